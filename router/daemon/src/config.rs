@@ -1,0 +1,290 @@
+//! config.toml as a total type: what is here can run. Defaults are those of a machine that only
+//! uses the network: no role, loopback entrances.
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+
+use wormholes_proto::{NodeId, ServiceName, Target};
+
+/// Everything that an operator can set.
+#[derive(Debug, Clone, Default)]
+pub struct Config {
+    /// `[node]`
+    pub node: NodeConfig,
+    /// `[[peer]]`
+    pub peers: Vec<PeerConfig>,
+    /// `[[entrance]]`
+    pub entrances: Vec<EntranceConfig>,
+    /// `[[service]]`
+    pub services: Vec<ServiceConfig>,
+    /// `[rules]`
+    pub rules: RulesConfig,
+    /// `[relay]`
+    pub relay: RoleConfig,
+    /// `[hop]`
+    pub hop: RoleConfig,
+    /// `[exit]`
+    pub exit: ExitConfig,
+    /// `[limits]`
+    pub limits: LimitsConfig,
+    /// `[control]`
+    pub control: ControlConfig,
+    /// `[metrics]`
+    pub metrics: MetricsConfig,
+    /// `[log]`
+    pub log: LogConfig,
+}
+
+/// `[node]`
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    /// A name for people; told to nobody.
+    pub name: String,
+    /// Keys and state, mode 0700.
+    pub data_dir: PathBuf,
+    /// UDP addresses that peers reach this node at; empty: none, this node only dials.
+    pub listen: Vec<SocketAddr>,
+    /// Addresses told to peers in the node record; empty: the listen addresses that are not
+    /// unspecified.
+    pub advertise: Vec<SocketAddr>,
+    /// Networks that this node is part of.
+    pub networks: Vec<String>,
+    /// Nodes of one family are never hops of one path.
+    pub family: Option<String>,
+}
+
+/// `[[peer]]`
+#[derive(Debug, Clone)]
+pub struct PeerConfig {
+    /// Petname, unique.
+    pub name: String,
+    /// Node id.
+    pub id: NodeId,
+    /// Where to dial it; may be empty when `via` names relays.
+    pub addresses: Vec<SocketAddr>,
+    /// 0 stranger, 1 friend of a friend, 2 friend (default), 3 own device.
+    pub trust: u8,
+    /// Petnames of relays that it is registered with.
+    pub via: Vec<String>,
+    /// Ask it to be this node's relay: register with it and stay connected.
+    pub register: bool,
+}
+
+/// `[[entrance]]`
+#[derive(Debug, Clone)]
+pub struct EntranceConfig {
+    /// What it speaks.
+    pub kind: EntranceKind,
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Where a TCP forward goes.
+    pub target: Option<Target>,
+    /// `user = "password"`; required beyond loopback.
+    pub users: BTreeMap<String, Secret>,
+    /// `c.label` in scripts.
+    pub label: Option<String>,
+}
+
+/// What an entrance speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EntranceKind {
+    /// SOCKS5 (RFC 1928, RFC 1929).
+    Socks5,
+    /// HTTP proxy: CONNECT and absolute-form (RFC 9110, RFC 9112).
+    Http,
+    /// Every connection goes to one target.
+    Tcp,
+}
+
+/// A text that no log, error or debug output shows.
+#[derive(Clone, Default, PartialEq, Eq, zeroize::ZeroizeOnDrop)]
+pub struct Secret(String);
+
+/// `[[service]]`
+#[derive(Debug, Clone)]
+pub struct ServiceConfig {
+    /// Its name in `<name>.<node>.wh`.
+    pub name: ServiceName,
+    /// The local address that it runs at.
+    pub target: SocketAddr,
+    /// Lowest trust that may use it; default 2.
+    pub min_trust: u8,
+}
+
+/// `[rules]`
+#[derive(Debug, Clone, Default)]
+pub struct RulesConfig {
+    /// Script files in order; paths relative to the config file.
+    pub scripts: Vec<PathBuf>,
+    /// What happens to flows that no script answers.
+    pub default: DefaultRule,
+    /// Named sets: files of domain suffixes, addresses and CIDR blocks.
+    pub sets: BTreeMap<String, PathBuf>,
+    /// How many decisions are kept for `why`; 0 keeps none.
+    pub record_decisions: usize,
+}
+
+/// The answer when no script answered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum DefaultRule {
+    /// End the flow.
+    #[default]
+    Block,
+    /// Dial from here.
+    Direct,
+}
+
+/// `[relay]`, `[hop]`: a role with its limits.
+#[derive(Debug, Clone)]
+pub struct RoleConfig {
+    /// Off by default.
+    pub enabled: bool,
+    /// At once, in all.
+    pub max_circuits: usize,
+    /// At once, per peer.
+    pub max_circuits_per_peer: usize,
+    /// Bytes a second, per peer; 0 is no limit.
+    pub bytes_per_second_per_peer: u64,
+    /// Bytes of one circuit; 0 is no limit.
+    pub max_bytes_per_circuit: u64,
+    /// A circuit on which nothing moves ends after this.
+    pub idle: Duration,
+}
+
+/// `[exit]`
+#[derive(Debug, Clone)]
+pub struct ExitConfig {
+    /// The role with its limits.
+    pub role: RoleConfig,
+    /// `0.0.0.0/0:80,443`; empty allows nothing.
+    pub allow: Vec<ExitRule>,
+    /// Lifts the ban on private addresses: tests and intranets.
+    pub allow_private: bool,
+}
+
+/// Addresses and ports that an exit may dial.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExitRule {
+    /// The block.
+    pub net: ipnet::IpNet,
+    /// First and last port of each range; empty allows all.
+    pub ports: Vec<(u16, u16)>,
+}
+
+/// `[limits]`
+#[derive(Debug, Clone)]
+pub struct LimitsConfig {
+    /// Open flows at once; more are refused.
+    pub flows: usize,
+    /// Connections at the entrances that have not yet said where they go.
+    pub pending_connections: usize,
+    /// How long a program may take to say where it goes.
+    pub handshake: Duration,
+    /// Peers connected at once.
+    pub peers: usize,
+    /// How long a stop waits for flows to end.
+    pub drain: Duration,
+}
+
+/// `[control]`
+#[derive(Debug, Clone)]
+pub struct ControlConfig {
+    /// The Unix socket; empty: `control.sock` in the data folder.
+    pub socket: Option<PathBuf>,
+    /// Its mode; default 0600.
+    pub mode: u32,
+    /// User ids beside the daemon's own and root that may change things; all others who can open
+    /// the socket observe.
+    pub operators: Vec<u32>,
+}
+
+/// `[metrics]`
+#[derive(Debug, Clone, Default)]
+pub struct MetricsConfig {
+    /// Where `/metrics` is served; none: nowhere.
+    pub listen: Option<SocketAddr>,
+}
+
+/// `[log]`
+#[derive(Debug, Clone)]
+pub struct LogConfig {
+    /// A tracing filter; default `info`.
+    pub level: String,
+    /// One JSON object a line instead of text.
+    pub json: bool,
+    /// Mask targets and addresses; default on.
+    pub mask: bool,
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+impl Default for NodeConfig {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            data_dir: PathBuf::from("/var/lib/wormholes"),
+            listen: Vec::new(),
+            advertise: Vec::new(),
+            networks: vec!["public".to_owned()],
+            family: None,
+        }
+    }
+}
+
+impl Default for RoleConfig {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            max_circuits: 1024,
+            max_circuits_per_peer: 64,
+            bytes_per_second_per_peer: 0,
+            max_bytes_per_circuit: 0,
+            idle: Duration::from_secs(300),
+        }
+    }
+}
+
+impl Default for ExitConfig {
+    fn default() -> Self {
+        Self {
+            role: RoleConfig::default(),
+            allow: Vec::new(),
+            allow_private: false,
+        }
+    }
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self {
+            flows: 16_384,
+            pending_connections: 1024,
+            handshake: Duration::from_secs(10),
+            peers: 1024,
+            drain: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Default for ControlConfig {
+    fn default() -> Self {
+        Self {
+            socket: None,
+            mode: 0o600,
+            operators: Vec::new(),
+        }
+    }
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self {
+            level: "info".to_owned(),
+            json: false,
+            mask: true,
+        }
+    }
+}

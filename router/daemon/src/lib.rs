@@ -1,0 +1,5 @@
+//! The Wormholes router as a library: a node that opens flows by script.
+
+mod config;
+
+pub use config::Config;

@@ -1,0 +1,166 @@
+//! What `route` returns: steps to try in order, with limits and marks.
+
+use std::{net::SocketAddr, time::Duration};
+
+use serde::Serialize;
+use wormholes_proto::NodeId;
+
+/// An ordered set of tunnels. Never empty: a plan that allows nothing is one `Block`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Plan {
+    /// Tried one after the other until one opens.
+    pub steps: Vec<Step>,
+    /// Nothing may be weaker than the first tunnel, and when all steps fail the flow ends.
+    pub closed: bool,
+}
+
+/// One step of a plan.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Step {
+    /// One tunnel, or several that race; the first to open wins. Never empty.
+    pub tunnels: Vec<Tunnel>,
+    /// Limits and marks of this step.
+    pub marks: Marks,
+}
+
+/// One way to a target.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Tunnel {
+    /// A local dial (`to` is none), or a stream to a peer that offers the service or exits.
+    Direct {
+        /// The peer; none dials from here.
+        to: Option<NodeId>,
+        /// The peer dials the target.
+        exit: bool,
+    },
+    /// Noise IK to `to` through a relay.
+    Relay {
+        /// The relay; none takes one that serves `to`.
+        via: Option<NodeId>,
+        /// The peer at the other end.
+        to: NodeId,
+        /// The peer dials the target.
+        exit: bool,
+    },
+    /// Layers of Noise over hops.
+    Onion {
+        /// How many nodes are passed, 1 to 8, the last included.
+        hops: u8,
+        /// The first hop; none takes the guard.
+        via: Option<NodeId>,
+        /// The last hop, which offers the service; none takes any exit.
+        to: Option<NodeId>,
+        /// With `to`: the last hop dials the target instead of offering a service.
+        exit: bool,
+        /// Take hops only among friends (trust 2 and more).
+        friends_only: bool,
+    },
+    /// An upstream SOCKS5 server, given names unresolved.
+    Socks {
+        /// Its address.
+        server: SocketAddr,
+    },
+    /// No way: the flow ends.
+    Block {
+        /// Shown in `why`.
+        why: String,
+    },
+}
+
+/// The kinds of tunnels, weakest first: the order that `.closed()` compares by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TunnelKind {
+    /// Somebody on the path sees both ends.
+    Direct,
+    /// An upstream SOCKS server: what it does with the flow is not known here.
+    Socks,
+    /// The relay sees both ends, not the content.
+    Relay,
+    /// No hop sees both ends.
+    Onion,
+    /// The flow ends here: as strong as it gets.
+    Block,
+}
+
+/// Limits and marks on a step. `None` is: no limit, no mark.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Marks {
+    /// How long opening may take; the daemon's default is 15 s, an onion's 30 s.
+    pub timeout: Option<Duration>,
+    /// Wait before opening.
+    pub delay: Option<Duration>,
+    /// Wait at random before each piece that is sent.
+    pub jitter: Option<Jitter>,
+    /// What is sent is padded to multiples of so many bytes.
+    pub pad_bytes: Option<u32>,
+    /// Both directions together, bytes a second.
+    pub bandwidth_bytes_per_s: Option<u64>,
+    /// The flow ends after so many bytes, both directions together.
+    pub max_bytes: Option<u64>,
+    /// Flows with different keys share no circuit.
+    pub isolate: Vec<String>,
+    /// Shown in `flows` and `why`.
+    pub label: Option<String>,
+}
+
+/// A distribution of waits.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(tag = "distribution", rename_all = "lowercase")]
+pub enum Jitter {
+    /// Between nothing and `max`, all alike.
+    Uniform {
+        /// The longest wait.
+        max: Duration,
+    },
+    /// Exponential; cut off at ten times the mean.
+    Exp {
+        /// The mean wait.
+        mean: Duration,
+    },
+}
+
+impl Tunnel {
+    /// Which kind of tunnel this is.
+    pub fn kind(&self) -> TunnelKind {
+        match self {
+            Self::Direct { .. } => TunnelKind::Direct,
+            Self::Socks { .. } => TunnelKind::Socks,
+            Self::Relay { .. } => TunnelKind::Relay,
+            Self::Onion { .. } => TunnelKind::Onion,
+            Self::Block { .. } => TunnelKind::Block,
+        }
+    }
+}
+
+impl TunnelKind {
+    /// The word for it in scripts, metrics and tables.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Socks => "socks",
+            Self::Relay => "relay",
+            Self::Onion => "onion",
+            Self::Block => "block",
+        }
+    }
+}
+
+impl Plan {
+    /// A plan that ends the flow.
+    pub fn block(why: impl Into<String>) -> Self {
+        Self::single(Tunnel::Block { why: why.into() })
+    }
+
+    /// A plan of one tunnel.
+    pub fn single(tunnel: Tunnel) -> Self {
+        Self {
+            steps: vec![Step {
+                tunnels: vec![tunnel],
+                marks: Marks::default(),
+            }],
+            closed: false,
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! What scripts see: snapshots that the daemon fills. Nothing here is live.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::SystemTime};
+
+use wormholes_proto::{NodeId, ServiceName};
+
+/// One flow, as `route(c)` sees it. A field that cost I/O is `None` unless a loaded script names
+/// it.
+#[derive(Debug, Clone)]
+pub struct Conn {
+    /// The flow's number.
+    pub id: u64,
+    /// 0, then 1 and 2 when all steps of an open plan failed.
+    pub attempt: u8,
+    /// What the attempt before failed with.
+    pub last_error: Option<String>,
+    /// `socks5`, `http`, `tcp` or `embed`.
+    pub entrance: &'static str,
+    /// The entrance's label in config.toml.
+    pub label: Option<String>,
+    /// `tcp`.
+    pub network: &'static str,
+    /// The name as asked for, or the address in text.
+    pub host: String,
+    /// The address: a literal, or what `need("ip")` found.
+    pub ip: Option<IpAddr>,
+    /// All addresses that `need("ip")` found.
+    pub ips: Vec<IpAddr>,
+    /// The port.
+    pub port: u16,
+    /// For `<service>.<node>.wh`: the node, when it is known.
+    pub node: Option<NodeId>,
+    /// For `.wh` names: the service; none is the node's default.
+    pub service: Option<ServiceName>,
+    /// Name of the program's executable, without its folder.
+    pub app: Option<String>,
+    /// Path of the program's executable.
+    pub app_path: Option<String>,
+    /// The program's user.
+    pub uid: Option<u32>,
+    /// SOCKS or proxy user name.
+    pub user: Option<String>,
+    /// Where the program connected from.
+    pub src: Option<IpAddr>,
+    /// 63 random bits, the flow's own.
+    pub rand: i64,
+    /// When it was asked.
+    pub now: SystemTime,
+    /// Local hour, 0 to 23, and weekday, 1 (Monday) to 7.
+    pub hour: u8,
+    /// See `hour`.
+    pub weekday: u8,
+}
+
+/// A peer or a relay, as scripts see it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NodeView {
+    /// The petname of config.toml; else the first eight characters of the id.
+    pub name: String,
+    /// The node id.
+    pub id: NodeId,
+    /// 0 stranger, 1 friend of a friend, 2 friend, 3 own device.
+    pub trust: u8,
+    /// A connection to it stands.
+    pub online: bool,
+    /// Round trip in milliseconds over the standing connection.
+    pub rtt_ms: Option<f64>,
+    /// Lost packets, 0 to 1, over the standing connection.
+    pub loss: f64,
+    /// How loaded it says it is, 0 to 1.
+    pub load: f64,
+    /// It has addresses that this node may dial.
+    pub has_address: bool,
+    /// Relays that it can be reached through.
+    pub relays: Vec<NodeId>,
+    /// The roles that its record offers.
+    pub roles: Roles,
+    /// The family that its record names; none when it names none.
+    pub family: Option<String>,
+    /// Facts about it by name (`credit`, …), set by plugins.
+    pub facts: BTreeMap<String, i64>,
+}
+
+/// Roles that a node offers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Roles {
+    /// Carries ciphertext between registered nodes.
+    pub relay: bool,
+    /// Peels onion layers.
+    pub hop: bool,
+    /// Dials targets.
+    pub exit: bool,
+}
+
+/// All nodes that scripts can name, replaced as a whole when it changes.
+#[derive(Debug, Clone, Default)]
+pub struct World {
+    /// Known nodes, in order of name.
+    pub nodes: Vec<Arc<NodeView>>,
+}
+
+/// Somebody asks this node to carry traffic to a registered node.
+#[derive(Debug, Clone)]
+pub struct RelayRequest {
+    /// Who asks.
+    pub from: Arc<NodeView>,
+    /// To whom.
+    pub to: Arc<NodeView>,
+    /// Bytes carried for `from` since midnight UTC.
+    pub bytes_today: u64,
+    /// When.
+    pub now: SystemTime,
+}
+
+/// Somebody asks this node to dial a target.
+#[derive(Debug, Clone)]
+pub struct ExitRequest {
+    /// Who asks: the peer, or the hop before when the flow came through an onion.
+    pub from: Arc<NodeView>,
+    /// The name as asked for, or the address in text.
+    pub host: String,
+    /// The address that will be dialled.
+    pub ip: IpAddr,
+    /// The port.
+    pub port: u16,
+    /// Bytes carried for `from` since midnight UTC.
+    pub bytes_today: u64,
+    /// When.
+    pub now: SystemTime,
+}
+
+/// What `on_event(e)` sees.
+#[derive(Debug, Clone)]
+pub struct RuleEvent {
+    /// `peer-up`, `peer-down`, `reload`, `quota`, …
+    pub kind: String,
+    /// The peer that it is about.
+    pub peer: Option<Arc<NodeView>>,
+    /// Why.
+    pub reason: String,
+    /// The label of the flow or step that it is about.
+    pub label: Option<String>,
+}
