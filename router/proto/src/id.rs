@@ -47,7 +47,7 @@ impl NodeId {
     clippy::expect_used,
     reason = "the alphabet is a constant and every test would find it broken"
 )]
-fn zbase32() -> &'static Encoding {
+pub(crate) fn zbase32() -> &'static Encoding {
     static ENCODING: LazyLock<Encoding> = LazyLock::new(|| {
         let mut spec = Specification::new();
         spec.symbols.push_str("ybndrfg8ejkmcpqxot1uwisza345h769");

@@ -4,15 +4,41 @@
 //! generators are arguments; machines have `handle_*` (input), `poll_*` (output), getters and
 //! commands, and nothing else.
 
+mod address;
+pub mod control;
 mod id;
+mod invite;
+mod noise;
+pub mod onion;
+mod record;
+mod rendezvous;
+pub mod sealed;
+mod socks;
 mod stream;
+mod suite;
 mod target;
+#[cfg(test)]
+mod testing;
 mod wire;
 
 pub use id::{NodeId, ParseNodeIdError, SIGNATURE_BYTES};
+pub use invite::{INVITE_PREFIX, Invite, InviteError, InviteRelay, MAX_INVITE_NAME_BYTES};
+pub use noise::{HandshakeError, NOISE_KEY_BYTES, StaticKeypair, generate_keypair};
+pub use record::{
+    MAX_FAMILY_BYTES, MAX_RECORD_ADDRESSES, MAX_RECORD_BYTES, MAX_RECORD_EXIT_PORTS,
+    MAX_RECORD_ONION_KEYS, MAX_RECORD_RELAYS, MAX_SET_RECORDS, NodeRecord, OnionKey, RecordBook,
+    RecordError, RecordOutcome, RecordSetError, RecordSetReader, Roles, SignedRecord, encode_set,
+};
+pub use rendezvous::{CircuitId, Expired, Rendezvous, RendezvousLimits};
+pub use socks::{
+    CredentialsError, MAX_SOCKS_MESSAGE_BYTES, SocksAuth, SocksClient, SocksClientError,
+    SocksClientState, SocksClientStep, SocksCredentials, SocksReply, SocksServer, SocksServerError,
+    SocksServerState, SocksServerStep,
+};
 pub use stream::{
     Answer, MAX_ANSWER_BYTES, MAX_OPEN_BYTES, Open, Reason, Remedy, StreamError, decode_answer,
     decode_open, encode_answer, encode_open,
 };
+pub use suite::Suite;
 pub use target::{Host, ParseTargetError, ServiceName, Target, is_special_use};
 pub use wire::{Reader, WireError, Writer};

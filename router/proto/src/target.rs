@@ -52,8 +52,10 @@ pub enum ParseTargetError {
     Service,
 }
 
-/// Whether `name` (lower case) or a parent of it must never go to an outside resolver or direct.
+/// Whether `name`, however it is spelt, or a parent of it must never go to an outside resolver or direct.
 pub fn is_special_use(name: &str) -> bool {
+    // A program that embeds a node may make a `Host::Name` without `Host::parse`.
+    let name = name.trim_end_matches('.').to_ascii_lowercase();
     SPECIAL_USE.iter().any(|suffix| {
         name.strip_suffix(suffix)
             .is_some_and(|head| head.is_empty() || head.ends_with('.'))
@@ -181,7 +183,7 @@ impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.host {
             Host::Ip(IpAddr::V6(ip)) => write!(f, "[{ip}]:{}", self.port),
-            host => write!(f, "{host}:{}", self.port),
+            host @ (Host::Name(_) | Host::Ip(_)) => write!(f, "{host}:{}", self.port),
         }
     }
 }
@@ -285,6 +287,8 @@ mod tests {
             "shop.bob.wh",
             "printer.local",
             "1.home.arpa",
+            "X.Onion",
+            "x.onion.",
         ] {
             assert!(is_special_use(name), "{name}");
         }

@@ -1,0 +1,37 @@
+//! The control protocol: JSON-RPC 2.0 over the daemon's Unix socket, one object a line.
+//!
+//! ```text
+//! client  {"jsonrpc":"2.0","id":1,"method":"why","params":{"flow":7}}
+//! daemon  {"jsonrpc":"2.0","id":1,"result":{…}}
+//!         {"jsonrpc":"2.0","id":1,"error":{"code":-32001,"message":"…","data":…}}
+//!         {"jsonrpc":"2.0","method":"event","params":{"seq":9,"at_unix_ms":…,"kind":"peer-up",…}}
+//! ```
+//! A line ends with LF and is at most [`MAX_REQUEST_BYTES`] long towards the daemon and
+//! [`MAX_RESPONSE_BYTES`] from it. Params go by name. Requests of one connection are answered in
+//! their order. Batches are refused; a request without an id is one too many to answer and is
+//! refused as well. Events come only after `events.subscribe`. `rpc.discover` returns an OpenRPC
+//! document that is made from the types here.
+
+mod call;
+mod discover;
+mod event;
+mod frame;
+mod report;
+
+pub use call::{
+    Call, FlowParams, FlowsParams, NoParams, PeerAddParams, PeerParams, Role, SubscribeParams,
+};
+pub use discover::discover;
+pub use event::{Event, EventBody, EventKind};
+pub use frame::{
+    ErrorCode, Incoming, LineBuffer, LineTooLong, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES, Rejected,
+    Request, RequestId, RpcError, decode_incoming, decode_request, encode_event, encode_request,
+    encode_response,
+};
+pub use report::{
+    Because, Check, ConfigReport, DecisionInfo, EntranceInfo, Explanation, FlowInfo, FlowList,
+    FlowState, FlowTotals, InviteReport, KeyInfo, NetReport, OnionKeyInfo, PROTOCOL_VERSION,
+    PathNode, PeerInfo, PeerList, PeerSource, PingReport, RelayRegistration, RoleLimits,
+    RoleReport, RoleSummary, Roles, RolesSummary, RuleName, ScriptDiagnostic, ScriptFile,
+    ScriptReport, ServiceInfo, Status, StepTried, Subscribed,
+};

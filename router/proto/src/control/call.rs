@@ -1,0 +1,180 @@
+//! The methods: their names, who may call them, what they take and what they return.
+
+use std::fmt;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::{
+    event::EventKind,
+    frame::{ErrorCode, RpcError},
+    report::{
+        ConfigReport, Explanation, FlowList, InviteReport, KeyInfo, NetReport, PeerInfo, PeerList,
+        PingReport, RoleReport, ScriptReport, Status, Subscribed,
+    },
+};
+
+/// Who may call a method. An observer sees what the node does, never where flows go.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Whoever may open the socket.
+    Observer,
+    /// The daemon's own user, root, and the `operators` of config.toml.
+    Operator,
+}
+
+/// What `rpc.discover` says about one method.
+pub(super) struct MethodSchema {
+    pub(super) name: &'static str,
+    pub(super) summary: &'static str,
+    pub(super) role: Role,
+    pub(super) params: Schema,
+    pub(super) result: Schema,
+}
+
+/// A method without params.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NoParams {}
+
+/// A flow, by number.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FlowParams {
+    /// The number that `flows` and events show.
+    pub flow: u64,
+}
+
+/// How many flows to list.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FlowsParams {
+    /// At most so many, newest first; default 100, at most 1000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+}
+
+/// A peer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PeerParams {
+    /// Its petname, its node id, or as much of the id's beginning as names one peer only.
+    pub peer: String,
+}
+
+/// A peer to add.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PeerAddParams {
+    /// What `peer.invite` of the other node printed.
+    pub invite: String,
+    /// Petname; none takes the name in the invite.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// 0 stranger, 1 friend of a friend, 2 friend (default), 3 own device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust: Option<u8>,
+}
+
+/// Which events to send.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SubscribeParams {
+    /// Empty: all kinds.
+    #[serde(default)]
+    pub kinds: Vec<EventKind>,
+}
+
+/// From one list: the calls, their names and roles, and what `rpc.discover` says.
+macro_rules! methods {
+    ($($name:literal $variant:ident($params:ty) $role:ident -> $result:ty, $summary:literal;)*) => {
+        /// A call of a method with its params.
+        #[derive(Debug, Clone, PartialEq)]
+        pub enum Call {
+            $(#[doc = $summary] $variant($params),)*
+        }
+
+        impl Call {
+            /// The method's name on the wire.
+            pub fn name(&self) -> &'static str {
+                match self { $(Self::$variant(_) => $name,)* }
+            }
+
+            /// The least role that may call it.
+            pub fn role(&self) -> Role {
+                match self { $(Self::$variant(_) => Role::$role,)* }
+            }
+
+            /// The params as an object.
+            pub fn params(&self) -> Value {
+                match self { $(Self::$variant(params) => serde_json::json!(params),)* }
+            }
+
+            /// Reads a call.
+            ///
+            /// # Errors
+            /// [`ErrorCode::NoMethod`] or [`ErrorCode::InvalidParams`].
+            pub fn read(method: &str, params: Map<String, Value>) -> Result<Self, RpcError> {
+                match method {
+                    $($name => read_params(params).map(Self::$variant),)*
+                    _ => Err(RpcError::new(
+                        ErrorCode::NoMethod,
+                        "no such method; rpc.discover lists them",
+                    )),
+                }
+            }
+        }
+
+        /// All methods, in the order of their list.
+        pub(super) fn schemas(generator: &mut SchemaGenerator) -> Vec<MethodSchema> {
+            vec![$(MethodSchema {
+                name: $name,
+                summary: $summary,
+                role: Role::$role,
+                params: <$params>::json_schema(generator),
+                result: generator.subschema_for::<$result>(),
+            },)*]
+        }
+    };
+}
+
+methods! {
+    "rpc.discover" Discover(NoParams) Observer -> Value, "Describes all methods (OpenRPC).";
+    "status" Status(NoParams) Observer -> Status, "What the node is and does.";
+    "peers" Peers(NoParams) Observer -> PeerList, "All nodes that this one knows.";
+    "peer.add" PeerAdd(PeerAddParams) Operator -> PeerInfo, "Adds a peer by its invite.";
+    "peer.remove" PeerRemove(PeerParams) Operator -> PeerInfo, "Removes a peer that was added.";
+    "peer.invite" PeerInvite(NoParams) Operator -> InviteReport, "Makes an invite to this node.";
+    "flows" Flows(FlowsParams) Observer -> FlowList, "Open flows, newest first.";
+    "why" Why(FlowParams) Operator -> Explanation, "Why a flow went as it did.";
+    "ping" Ping(PeerParams) Operator -> PingReport, "Measures a round trip to a peer.";
+    "netcheck" Netcheck(NoParams) Operator -> NetReport, "What can be reached, and why not.";
+    "script.list" ScriptList(NoParams) Observer -> ScriptReport, "The scripts in force.";
+    "script.load" ScriptLoad(NoParams) Operator -> ScriptReport, "Loads the scripts from their files.";
+    "script.rollback" ScriptRollback(NoParams) Operator -> ScriptReport, "Returns to the scripts before.";
+    "relay" Relay(NoParams) Observer -> RoleReport, "The role of carrying others' ciphertext.";
+    "hop" Hop(NoParams) Observer -> RoleReport, "The role of peeling onion layers.";
+    "exit" Exit(NoParams) Observer -> RoleReport, "The role of dialling targets for others.";
+    "key" Key(NoParams) Observer -> KeyInfo, "The node's public keys.";
+    "config" Config(NoParams) Operator -> ConfigReport, "The config in force, without secrets.";
+    "events.subscribe" Subscribe(SubscribeParams) Observer -> Subscribed, "Sends events on this connection.";
+    "events.unsubscribe" Unsubscribe(NoParams) Observer -> Subscribed, "Sends no more events.";
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Observer => "observer",
+            Self::Operator => "operator",
+        })
+    }
+}
+
+fn read_params<P: serde::de::DeserializeOwned>(params: Map<String, Value>) -> Result<P, RpcError> {
+    serde_json::from_value(Value::Object(params))
+        .map_err(|error| RpcError::new(ErrorCode::InvalidParams, error.to_string()))
+}

@@ -1,0 +1,164 @@
+//! `rpc.discover`: an OpenRPC 1.3 document made from the types of calls and reports.
+
+use schemars::generate::SchemaSettings;
+use serde_json::{Map, Value, json};
+
+use super::{
+    call::{MethodSchema, schemas},
+    event::Event,
+    frame::ErrorCode,
+    report::PROTOCOL_VERSION,
+};
+
+const ERRORS: [(ErrorCode, &str); 9] = [
+    (ErrorCode::Parse, "not JSON"),
+    (ErrorCode::InvalidRequest, "not a request"),
+    (ErrorCode::NoMethod, "no such method"),
+    (ErrorCode::InvalidParams, "the method takes other params"),
+    (ErrorCode::Internal, "a bug of the daemon"),
+    (ErrorCode::Failed, "it was tried and did not work"),
+    (ErrorCode::Denied, "the caller may not do that"),
+    (ErrorCode::NotFound, "no such flow, peer or generation"),
+    (ErrorCode::Busy, "a limit is reached"),
+];
+
+/// The document.
+pub fn discover() -> Value {
+    let mut settings = SchemaSettings::draft07();
+    settings.definitions_path = "/components/schemas".into();
+    settings.meta_schema = None;
+    let mut generator = settings.into_generator();
+    let methods: Vec<Value> = schemas(&mut generator).into_iter().map(method).collect();
+    let event = generator.subschema_for::<Event>();
+    let errors: Vec<Value> = ERRORS
+        .iter()
+        .map(|(code, message)| json!({ "code": *code as i64, "message": message }))
+        .collect();
+    json!({
+        "openrpc": "1.3.2",
+        "info": {
+            "title": "Wormholes control protocol",
+            "version": PROTOCOL_VERSION.to_string(),
+        },
+        "methods": methods,
+        "components": { "schemas": generator.take_definitions(true) },
+        "x-errors": errors,
+        "x-notifications": [{ "name": "event", "params": event }],
+    })
+}
+
+fn method(method: MethodSchema) -> Value {
+    let schema = method.params.as_value();
+    let required = |name: &str| {
+        schema
+            .get("required")
+            .and_then(Value::as_array)
+            .is_some_and(|names| names.iter().any(|required| required == name))
+    };
+    let none = Map::new();
+    let properties = schema
+        .get("properties")
+        .and_then(Value::as_object)
+        .unwrap_or(&none);
+    let params: Vec<Value> = properties
+        .iter()
+        .map(|(name, schema)| json!({ "name": name, "required": required(name), "schema": schema }))
+        .collect();
+    json!({
+        "name": method.name,
+        "summary": method.summary,
+        "paramStructure": "by-name",
+        "params": params,
+        "result": { "name": "result", "schema": method.result },
+        "x-role": method.role,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::{Call, Role};
+
+    /// Frozen: a method that goes, or asks for more rights, breaks people's programs.
+    #[test]
+    fn methods_keep_their_names_and_roles() {
+        let document = discover();
+        let methods: Vec<String> = document["methods"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|method| {
+                let text = |key: &str| method[key].as_str().unwrap().to_owned();
+                format!("{} {}", text("name"), text("x-role"))
+            })
+            .collect();
+        let expected = [
+            "rpc.discover observer",
+            "status observer",
+            "peers observer",
+            "peer.add operator",
+            "peer.remove operator",
+            "peer.invite operator",
+            "flows observer",
+            "why operator",
+            "ping operator",
+            "netcheck operator",
+            "script.list observer",
+            "script.load operator",
+            "script.rollback operator",
+            "relay observer",
+            "hop observer",
+            "exit observer",
+            "key observer",
+            "config operator",
+            "events.subscribe observer",
+            "events.unsubscribe observer",
+        ];
+        assert_eq!(methods, expected);
+    }
+
+    #[test]
+    fn params_are_described_and_every_reference_leads_somewhere() {
+        let document = discover();
+        let methods = document["methods"].as_array().unwrap();
+        let add = methods.iter().find(|m| m["name"] == "peer.add").unwrap();
+        let required: Vec<(&str, bool)> = add["params"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|p| (p["name"].as_str().unwrap(), p["required"] == true))
+            .collect();
+        assert_eq!(
+            required,
+            [("invite", true), ("name", false), ("trust", false)]
+        );
+        let text = document.to_string();
+        for reference in text.split("\"#/").skip(1) {
+            let pointer = format!("/{}", reference.split('"').next().unwrap());
+            assert!(document.pointer(&pointer).is_some(), "{pointer}");
+        }
+    }
+
+    #[test]
+    fn the_listed_roles_are_those_that_calls_have() {
+        for method in discover()["methods"].as_array().unwrap() {
+            let role: Role = serde_json::from_value(method["x-role"].clone()).unwrap();
+            let name = method["name"].as_str().unwrap();
+            let sample = serde_json::from_str(r#"{"flow":1,"peer":"p","invite":"i"}"#).unwrap();
+            let read = Call::read(name, Map::new())
+                .or_else(|_| Call::read(name, only(name, sample)))
+                .unwrap();
+            assert_eq!((read.name(), read.role()), (name, role));
+        }
+    }
+
+    fn only(method: &str, mut sample: Map<String, Value>) -> Map<String, Value> {
+        let key = match method {
+            "why" => "flow",
+            "peer.add" => "invite",
+            _ => "peer",
+        };
+        sample.retain(|name, _| name == key);
+        sample
+    }
+}

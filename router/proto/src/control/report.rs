@@ -1,0 +1,481 @@
+//! What methods return.
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::event::EventKind;
+use crate::id::NodeId;
+
+/// The version of this protocol. Additions keep it; what would mislead an older client does not.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// What `status` returns.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Status {
+    /// The daemon's version.
+    pub version: String,
+    /// [`PROTOCOL_VERSION`] of the daemon.
+    pub protocol: u32,
+    /// The name in its config; may be empty.
+    pub name: String,
+    /// Who it is.
+    #[schemars(with = "String")]
+    pub node_id: NodeId,
+    /// The daemon's process.
+    pub pid: u32,
+    /// Since its start.
+    pub uptime_seconds: u64,
+    /// Where peers reach it.
+    pub listen: Vec<SocketAddr>,
+    /// Where programs reach it.
+    pub entrances: Vec<EntranceInfo>,
+    /// What it offers to peers.
+    pub services: Vec<ServiceInfo>,
+    /// What it does for others.
+    pub roles: RolesSummary,
+    /// Nodes that it knows.
+    pub peers_known: usize,
+    /// Nodes that it is connected with.
+    pub peers_connected: usize,
+    /// Relays that it asked to make it reachable.
+    pub relays: Vec<RelayRegistration>,
+    /// Its flows.
+    pub flows: FlowTotals,
+    /// Its scripts.
+    pub scripts: ScriptReport,
+    /// What the caller may do here.
+    pub role: super::Role,
+}
+
+/// An entrance that is open.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct EntranceInfo {
+    /// `socks5`, `http` or `tcp`.
+    pub kind: String,
+    /// Where it listens; the port is the real one.
+    pub listen: SocketAddr,
+    /// Its label.
+    pub label: Option<String>,
+}
+
+/// A service that peers may use.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ServiceInfo {
+    /// Its name.
+    pub name: String,
+    /// The least trust that may use it.
+    pub min_trust: u8,
+}
+
+/// The roles in short.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct RolesSummary {
+    /// Carries ciphertext.
+    pub relay: RoleSummary,
+    /// Peels onion layers.
+    pub hop: RoleSummary,
+    /// Dials targets.
+    pub exit: RoleSummary,
+}
+
+/// One role in short.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct RoleSummary {
+    /// On in the config.
+    pub enabled: bool,
+    /// Circuits or streams that it carries.
+    pub active: usize,
+}
+
+/// A relay that shall make this node reachable.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct RelayRegistration {
+    /// Its petname.
+    pub name: String,
+    /// It serves this node's record.
+    pub registered: bool,
+    /// Why not.
+    pub error: Option<String>,
+}
+
+/// Flows counted since the start.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct FlowTotals {
+    /// Open.
+    pub open: u64,
+    /// Opened, by kind of tunnel.
+    pub opened: BTreeMap<String, u64>,
+    /// Blocked by a rule or the default.
+    pub blocked: u64,
+    /// Failed to open, or refused at a limit.
+    pub failed: u64,
+    /// From programs to targets.
+    pub bytes_sent: u64,
+    /// From targets to programs.
+    pub bytes_received: u64,
+}
+
+/// What `peers` returns.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PeerList {
+    /// In order of name.
+    pub peers: Vec<PeerInfo>,
+}
+
+/// A node that this one knows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PeerInfo {
+    /// Petname, else the beginning of its id.
+    pub name: String,
+    /// Who it is.
+    #[schemars(with = "String")]
+    pub id: NodeId,
+    /// How it is known.
+    pub source: PeerSource,
+    /// 0 stranger, 1 friend of a friend, 2 friend, 3 own device.
+    pub trust: u8,
+    /// A connection stands.
+    pub online: bool,
+    /// Round trip over the standing connection.
+    pub rtt_ms: Option<f64>,
+    /// Lost packets, 0 to 1, over the standing connection.
+    pub loss: f64,
+    /// Where it may be dialled.
+    pub addresses: Vec<SocketAddr>,
+    /// Names of relays that it may be reached through.
+    pub relays: Vec<String>,
+    /// What its record offers.
+    pub roles: Roles,
+    /// The family in its record.
+    pub family: Option<String>,
+}
+
+/// How a node is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PeerSource {
+    /// It stands in config.toml.
+    Config,
+    /// `peer.add`.
+    Added,
+    /// From another node's record set, or it called.
+    Learned,
+}
+
+/// Roles that a record offers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Roles {
+    /// Carries ciphertext.
+    pub relay: bool,
+    /// Peels onion layers.
+    pub hop: bool,
+    /// Dials targets.
+    pub exit: bool,
+}
+
+/// What `peer.invite` returns.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct InviteReport {
+    /// For the other node's `peer.add`.
+    pub invite: String,
+    /// What stands in the way of using it.
+    pub hints: Vec<String>,
+}
+
+/// What `flows` returns.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct FlowList {
+    /// How many are open.
+    pub open: u64,
+    /// Newest first.
+    pub flows: Vec<FlowInfo>,
+}
+
+/// An open flow.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct FlowInfo {
+    /// Its number.
+    pub flow: u64,
+    /// The kind of entrance.
+    pub entrance: String,
+    /// As asked for; none for observers.
+    pub target: Option<String>,
+    /// The kind of tunnel; none while it opens.
+    pub tunnel: Option<String>,
+    /// The nodes that it passes, nearest first; empty for observers.
+    pub path: Vec<PathNode>,
+    /// What decided; none is the default, or not yet.
+    pub rule: Option<RuleName>,
+    /// The label of the step taken.
+    pub label: Option<String>,
+    /// Since it was asked for.
+    pub age_ms: u64,
+    /// From the program to the target.
+    pub bytes_sent: u64,
+    /// From the target to the program.
+    pub bytes_received: u64,
+}
+
+/// A node of a path.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PathNode {
+    /// Petname, else the beginning of its id.
+    pub name: String,
+    /// Who it is.
+    #[schemars(with = "String")]
+    pub id: NodeId,
+}
+
+/// A line of a script.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RuleName {
+    /// The script's name.
+    pub script: String,
+    /// The line, from 1.
+    pub line: u32,
+}
+
+/// What `why` returns.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Explanation {
+    /// The flow's number.
+    pub flow: u64,
+    /// When it was asked for, milliseconds since 1970.
+    pub at_unix_ms: u64,
+    /// Where it stands.
+    pub state: FlowState,
+    /// The kind of entrance.
+    pub entrance: String,
+    /// As asked for.
+    pub target: String,
+    /// What decided last; none is the default.
+    pub rule: Option<RuleName>,
+    /// What the scripts said, in order: one answer for each look-up and attempt. Empty when
+    /// decisions are not recorded.
+    pub decisions: Vec<DecisionInfo>,
+    /// Tunnels tried, in order.
+    pub steps: Vec<StepTried>,
+    /// The kind of tunnel taken.
+    pub tunnel: Option<String>,
+    /// The nodes that it passes, nearest first.
+    pub path: Vec<PathNode>,
+    /// From the request to the open tunnel.
+    pub open_ms: Option<u64>,
+    /// From the program to the target.
+    pub bytes_sent: u64,
+    /// From the target to the program.
+    pub bytes_received: u64,
+    /// Why it ended or was refused.
+    pub end: Option<String>,
+}
+
+/// One answer of the scripts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct DecisionInfo {
+    /// 0, then 1 and 2 when all steps of an open plan failed.
+    pub attempt: u8,
+    /// The generation of scripts that decided.
+    pub generation: u64,
+    /// What decided; none is the default.
+    pub rule: Option<RuleName>,
+    /// The plan in words.
+    pub plan: String,
+    /// How long the scripts took.
+    pub took_us: u64,
+    /// What the scripts read, in order.
+    pub because: Vec<Because>,
+    /// What the scripts tagged the flow with.
+    pub tags: Vec<Because>,
+    /// What the scripts logged.
+    pub log: Vec<String>,
+    /// A script failed: the flow was blocked.
+    pub error: Option<String>,
+}
+
+/// Where a flow stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum FlowState {
+    /// A tunnel is being opened.
+    Opening,
+    /// Bytes may pass.
+    Open,
+    /// It was open.
+    Ended,
+    /// It never opened.
+    Refused,
+}
+
+/// A name and what it was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Because {
+    /// What was read.
+    pub name: String,
+    /// What it held.
+    pub value: String,
+}
+
+/// A tunnel that was tried.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct StepTried {
+    /// The tunnel in words.
+    pub tunnel: String,
+    /// Why it failed; none opened.
+    pub error: Option<String>,
+    /// How long it took.
+    pub took_ms: u64,
+}
+
+/// What `ping` returns.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PingReport {
+    /// The peer's name.
+    pub name: String,
+    /// Who it is.
+    #[schemars(with = "String")]
+    pub id: NodeId,
+    /// From asking to answer over the connection.
+    pub rtt_ms: f64,
+    /// The other end of the connection.
+    pub address: Option<SocketAddr>,
+    /// The connection was made for this; how long that took.
+    pub connect_ms: Option<f64>,
+}
+
+/// What `netcheck` returns.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct NetReport {
+    /// All that was looked at.
+    pub checks: Vec<Check>,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Check {
+    /// `listen`, `peer`, `relay`, `registration`, `socket`.
+    pub kind: String,
+    /// Which.
+    pub name: String,
+    /// It is as it should be.
+    pub ok: bool,
+    /// What was found.
+    pub detail: String,
+    /// What may be done about it.
+    pub hint: Option<String>,
+}
+
+/// What `script.*` return.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ScriptReport {
+    /// Counts up with each load.
+    pub generation: u64,
+    /// In the order that they are asked.
+    pub scripts: Vec<ScriptFile>,
+    /// What happens to flows that none answered.
+    pub default: String,
+    /// Decisions that ended in an error since the start.
+    pub errors: u64,
+    /// `script.rollback` has somewhere to go.
+    pub can_roll_back: bool,
+}
+
+/// A script in force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ScriptFile {
+    /// Its name in rules and errors.
+    pub name: String,
+    /// Where it was read; none for observers.
+    pub path: Option<PathBuf>,
+}
+
+/// Something wrong with a script. `script.load` that fails holds a list of them in `data`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ScriptDiagnostic {
+    /// The script's name.
+    pub script: String,
+    /// From 1; 0: the script as a whole.
+    pub line: u32,
+    /// From 1; 0: the line as a whole.
+    pub column: u32,
+    /// What is wrong.
+    pub message: String,
+}
+
+/// What `relay`, `hop` and `exit` return.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct RoleReport {
+    /// `relay`, `hop` or `exit`.
+    pub role: String,
+    /// On in the config.
+    pub enabled: bool,
+    /// Circuits or streams that it carries.
+    pub active: usize,
+    /// Carried since the start.
+    pub total: u64,
+    /// Bytes carried since the start, both directions together.
+    pub bytes: u64,
+    /// Refused since the start, by reason.
+    pub refused: BTreeMap<String, u64>,
+    /// Its limits.
+    pub limits: RoleLimits,
+    /// Relay: names of the nodes that are reachable through it; none for observers.
+    pub registered: Option<Vec<String>>,
+    /// Exit: what the config allows to dial.
+    pub allow: Vec<String>,
+}
+
+/// Limits of a role; 0 is no limit.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct RoleLimits {
+    /// At once, in all.
+    pub max_circuits: usize,
+    /// At once, per peer.
+    pub max_circuits_per_peer: usize,
+    /// Per peer.
+    pub bytes_per_second_per_peer: u64,
+    /// Of one circuit.
+    pub max_bytes_per_circuit: u64,
+    /// A circuit on which nothing moves ends after this.
+    pub idle_seconds: u64,
+}
+
+/// What `key` returns.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct KeyInfo {
+    /// The Ed25519 key that is the node's name.
+    #[schemars(with = "String")]
+    pub node_id: NodeId,
+    /// The X25519 key for relayed ends, in hexadecimal.
+    pub noise_key: String,
+    /// Keys for onion layers; empty without the hop role.
+    pub onion_keys: Vec<OnionKeyInfo>,
+    /// Where the secret is kept; none for observers.
+    pub identity_file: Option<PathBuf>,
+}
+
+/// A key for onion layers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct OnionKeyInfo {
+    /// In hexadecimal.
+    pub key_id: String,
+    /// The cipher.
+    pub suite: String,
+    /// Seconds since 1970.
+    pub expires_unix_seconds: u64,
+}
+
+/// What `config` returns.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ConfigReport {
+    /// The config as TOML; passwords read `…`.
+    pub toml: String,
+}
+
+/// What `events.subscribe` and `events.unsubscribe` return.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Subscribed {
+    /// The kinds that will be sent.
+    pub kinds: Vec<EventKind>,
+}

@@ -1,0 +1,267 @@
+//! SOCKS5 (RFC 1928) with user name and password (RFC 1929), both sides, CONNECT only.
+//!
+//! Not here: sockets, users, time-outs, BIND and UDP ASSOCIATE (answered 7), GSSAPI (not offered).
+//!
+//! ```text
+//! client                                server
+//! 5 | n | n methods                ->
+//!                                  <-   5 | method (0 none, 2 password, 255 no match)
+//! 1 | n | user | n | password      ->                            method 2 only
+//!                                  <-   1 | status (0 good)
+//! 5 | command | 0 | host | port    ->   host: 1 + 4 B, 3 + length u8 + name, 4 + 16 B
+//!                                  <-   5 | reply | 0 | host | port
+//! ```
+
+mod client;
+mod server;
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+};
+
+use thiserror::Error;
+use zeroize::ZeroizeOnDrop;
+
+use crate::{
+    stream::Reason,
+    target::Host,
+    wire::{Reader, WireError, Writer},
+};
+
+pub use client::{SocksClient, SocksClientError, SocksClientState, SocksClientStep};
+pub use server::{SocksAuth, SocksServer, SocksServerError, SocksServerState, SocksServerStep};
+
+/// The longest message either side sends: user name and password of 255 bytes each. A caller that
+/// keeps this much unread input never stalls a handshake.
+pub const MAX_SOCKS_MESSAGE_BYTES: usize = 513;
+
+const VERSION: u8 = 5;
+const PASSWORD_VERSION: u8 = 1;
+const METHOD_NONE: u8 = 0;
+const METHOD_PASSWORD: u8 = 2;
+const METHOD_NO_MATCH: u8 = 255;
+const CONNECT: u8 = 1;
+
+/// How a request ended (RFC 1928, section 6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Error)]
+#[repr(u8)]
+pub enum SocksReply {
+    /// The connection stands.
+    #[error("succeeded")]
+    Succeeded = 0,
+    /// None of the others.
+    #[error("general failure")]
+    GeneralFailure = 1,
+    /// A rule forbids it.
+    #[error("not allowed by the rules")]
+    NotAllowed = 2,
+    /// No route.
+    #[error("network unreachable")]
+    NetworkUnreachable = 3,
+    /// No such host, or it does not answer.
+    #[error("host unreachable")]
+    HostUnreachable = 4,
+    /// The target refused.
+    #[error("connection refused")]
+    ConnectionRefused = 5,
+    /// Timed out.
+    #[error("timed out")]
+    TtlExpired = 6,
+    /// BIND, UDP ASSOCIATE or an unknown command.
+    #[error("command not supported")]
+    CommandNotSupported = 7,
+    /// An unknown kind of address.
+    #[error("address type not supported")]
+    AddressTypeNotSupported = 8,
+}
+
+/// User name and password: what an entrance checks, or an isolation label. Debug shows neither.
+#[derive(Clone, PartialEq, Eq, ZeroizeOnDrop)]
+pub struct SocksCredentials {
+    user: String,
+    password: String,
+}
+
+/// A user name or a password that RFC 1929 cannot carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("a SOCKS user name or password has at most 255 bytes")]
+pub struct CredentialsError;
+
+impl SocksCredentials {
+    /// Checks the lengths.
+    ///
+    /// # Errors
+    /// [`CredentialsError`] when one is longer than 255 bytes.
+    pub fn new(user: &str, password: &str) -> Result<Self, CredentialsError> {
+        if user.len() > 255 || password.len() > 255 {
+            return Err(CredentialsError);
+        }
+        Ok(Self {
+            user: user.to_owned(),
+            password: password.to_owned(),
+        })
+    }
+
+    /// The user name.
+    pub fn user(&self) -> &str {
+        &self.user
+    }
+
+    /// The password.
+    pub fn password(&self) -> &str {
+        &self.password
+    }
+}
+
+impl fmt::Debug for SocksCredentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SocksCredentials(…)")
+    }
+}
+
+impl SocksReply {
+    const ALL: [Self; 9] = [
+        Self::Succeeded,
+        Self::GeneralFailure,
+        Self::NotAllowed,
+        Self::NetworkUnreachable,
+        Self::HostUnreachable,
+        Self::ConnectionRefused,
+        Self::TtlExpired,
+        Self::CommandNotSupported,
+        Self::AddressTypeNotSupported,
+    ];
+
+    /// Reads a wire number.
+    pub fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|reply| *reply as u8 == number)
+    }
+
+    /// The whole reply message. `bound` is where the far connection leaves from; a node does not
+    /// tell, and sends zeros.
+    pub fn encode(self, bound: Option<SocketAddr>) -> Vec<u8> {
+        let bound = bound.unwrap_or((Ipv4Addr::UNSPECIFIED, 0).into());
+        let mut writer = Writer::new();
+        writer.u8(VERSION).u8(self as u8).u8(0);
+        encode_host(&Host::Ip(bound.ip()), &mut writer);
+        writer.u16(bound.port());
+        writer.into_vec()
+    }
+}
+
+impl From<Reason> for SocksReply {
+    fn from(reason: Reason) -> Self {
+        match reason {
+            Reason::Denied | Reason::ForbiddenAddress => Self::NotAllowed,
+            Reason::NoService | Reason::NoNode | Reason::NameNotFound | Reason::Unreachable => {
+                Self::HostUnreachable
+            }
+            Reason::ConnectionRefused => Self::ConnectionRefused,
+            Reason::TimedOut => Self::TtlExpired,
+            Reason::Malformed
+            | Reason::Unsupported
+            | Reason::Busy
+            | Reason::StaleKey
+            | Reason::Handshake => Self::GeneralFailure,
+        }
+    }
+}
+
+/// Appends kind and host; the port follows.
+fn encode_host(host: &Host, writer: &mut Writer) {
+    match host {
+        Host::Ip(IpAddr::V4(ip)) => writer.u8(1).bytes(&ip.octets()),
+        Host::Name(name) => writer.u8(3).short_bytes(name.as_bytes()),
+        Host::Ip(IpAddr::V6(ip)) => writer.u8(4).bytes(&ip.octets()),
+    };
+}
+
+/// A host as it stands on the wire: a name is not looked at.
+enum WireHost<'a> {
+    Ip(IpAddr),
+    Name(&'a [u8]),
+    /// Its length is unknown, so that nothing behind it can be read.
+    UnknownKind,
+}
+
+fn decode_host<'a>(reader: &mut Reader<'a>) -> Result<WireHost<'a>, WireError> {
+    Ok(match reader.u8("address type")? {
+        1 => WireHost::Ip(reader.array::<4>("address")?.into()),
+        3 => WireHost::Name(reader.short_bytes("name")?),
+        4 => WireHost::Ip(reader.array::<16>("address")?.into()),
+        _ => WireHost::UnknownKind,
+    })
+}
+
+/// One message from the front of `input`: its value and length, or `None` when more is needed.
+fn take<T>(
+    input: &[u8],
+    read: impl FnOnce(&mut Reader<'_>) -> Result<T, WireError>,
+) -> Option<Result<(T, usize), WireError>> {
+    let mut reader = Reader::new(input);
+    match read(&mut reader) {
+        Ok(value) => Some(Ok((value, input.len() - reader.rest().len()))),
+        Err(WireError::Truncated(_)) => None,
+        Err(error) => Some(Err(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::for_mutations;
+
+    /// Runs a whole handshake over input that is all there: it must end, and take no more than
+    /// there is.
+    fn serve(input: &[u8]) {
+        let mut server = SocksServer::new(SocksAuth::Label);
+        let mut rest = input;
+        for _ in 0..4 {
+            let step = server.handle(rest);
+            rest = &rest[step.consumed..];
+            match step.state {
+                SocksServerState::CheckPassword(_) => server.handle_verdict(true),
+                SocksServerState::NeedMore => {
+                    assert!(rest.len() < MAX_SOCKS_MESSAGE_BYTES);
+                    return;
+                }
+                SocksServerState::Request(_) | SocksServerState::Failed(_) => return,
+            };
+        }
+        panic!("the handshake does not end");
+    }
+
+    #[test]
+    fn damaged_input_ends_a_servers_handshake() {
+        let login = b"\x05\x02\x00\x02\x01\x01u\x02pw";
+        let request = b"\x05\x01\x00\x03\x09a.example\x00\x50";
+        for_mutations(&[&login[..], request].concat(), serve);
+    }
+
+    #[test]
+    fn damaged_input_ends_a_clients_handshake() {
+        let answers = b"\x05\x02\x01\x00\x05\x00\x00\x03\x01x\x00\x50";
+        for_mutations(answers, |bytes| {
+            let credentials = SocksCredentials::new("u", "pw").unwrap();
+            let target = "a.example:80".parse().unwrap();
+            let (mut client, _) = SocksClient::new(target, Some(credentials));
+            let step = client.handle(bytes);
+            assert!(step.consumed <= bytes.len());
+            let ended = step.state != SocksClientState::NeedMore;
+            assert!(ended || bytes.len() - step.consumed < MAX_SOCKS_MESSAGE_BYTES);
+        });
+    }
+
+    #[test]
+    fn replies_keep_their_numbers() {
+        for (number, reply) in (0..).zip(SocksReply::ALL) {
+            assert_eq!(SocksReply::from_number(number), Some(reply));
+            assert_eq!(reply.encode(None), [5, number, 0, 1, 0, 0, 0, 0, 0, 0]);
+        }
+        assert_eq!(SocksReply::from_number(9), None);
+        let bound = "[::1]:80".parse().ok();
+        let expected = b"\x05\x00\x00\x04\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\x00\x50";
+        assert_eq!(SocksReply::Succeeded.encode(bound), expected);
+    }
+}
