@@ -1,9 +1,24 @@
 //! Rule scripts: Rhai in, plan out. Pure and synchronous; the daemon does what a plan says.
 
+mod api;
+mod cases;
+mod decision;
 mod plan;
+mod policy;
+mod script;
+mod sets;
+mod state;
+mod units;
 mod verdict;
 mod view;
 
+pub use cases::{CaseResult, TestReport, run_tests};
+pub use decision::{
+    Decision, Diagnostic, Level, Message, Outcome, RuleRef, Trace, VerdictDecision,
+};
 pub use plan::{Jitter, Marks, Plan, Step, Tunnel, TunnelKind};
-pub use verdict::{AddressDisclosure, Allowance, Verdict};
+pub use policy::{LoadEnv, Needs, Policy, ScriptSource, Surroundings, named_sets};
+pub use sets::{MAX_SET_ENTRIES, MAX_SETS, SetError, SetRegistry};
+pub use state::{KeptValue, MAX_KEYS, MAX_VALUE_BYTES, RuleState};
+pub use verdict::{Allowance, Verdict};
 pub use view::{Conn, ExitRequest, NodeView, RelayRequest, Roles, RuleEvent, World};

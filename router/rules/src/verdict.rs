@@ -25,18 +25,47 @@ pub struct Allowance {
     pub max_time: Option<Duration>,
     /// Ends when nothing moved for so long.
     pub idle: Option<Duration>,
-    /// What the peer may learn of this node's addresses (`accept` only).
-    pub address: Option<AddressDisclosure>,
 }
 
-/// What a peer may learn of this node's addresses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum AddressDisclosure {
-    /// All of them.
-    Direct,
-    /// The relays only.
-    RelayOnly,
-    /// None.
-    None,
+impl Allowance {
+    /// Keeps to both: of each limit the narrower one.
+    #[must_use]
+    pub fn narrowed(&self, other: &Self) -> Self {
+        fn least<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
+            one.into_iter().chain(other).min()
+        }
+        Self {
+            bandwidth_bytes_per_s: least(self.bandwidth_bytes_per_s, other.bandwidth_bytes_per_s),
+            max_bytes: least(self.max_bytes, other.max_bytes),
+            max_time: least(self.max_time, other.max_time),
+            idle: least(self.idle, other.idle),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_two_allowances_each_limit_is_the_narrower_one() {
+        let one = Allowance {
+            bandwidth_bytes_per_s: Some(9),
+            max_bytes: Some(5),
+            ..Allowance::default()
+        };
+        let other = Allowance {
+            bandwidth_bytes_per_s: Some(3),
+            idle: Some(Duration::from_secs(1)),
+            ..Allowance::default()
+        };
+        let both = Allowance {
+            bandwidth_bytes_per_s: Some(3),
+            max_bytes: Some(5),
+            max_time: None,
+            idle: Some(Duration::from_secs(1)),
+        };
+        assert_eq!(one.narrowed(&other), both);
+        assert_eq!(other.narrowed(&one), both);
+    }
 }

@@ -1,6 +1,11 @@
 //! What scripts see: snapshots that the daemon fills. Nothing here is live.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::SystemTime};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+    sync::Arc,
+    time::SystemTime,
+};
 
 use wormholes_proto::{NodeId, ServiceName};
 
@@ -95,8 +100,46 @@ pub struct Roles {
 /// All nodes that scripts can name, replaced as a whole when it changes.
 #[derive(Debug, Clone, Default)]
 pub struct World {
-    /// Known nodes, in order of name.
-    pub nodes: Vec<Arc<NodeView>>,
+    nodes: Vec<Arc<NodeView>>,
+    by_id: HashMap<NodeId, Arc<NodeView>>,
+    by_name: HashMap<String, Arc<NodeView>>,
+}
+
+impl World {
+    /// Takes the known nodes. Of two with one name, the first keeps it.
+    pub fn new(nodes: Vec<Arc<NodeView>>) -> Self {
+        let mut world = Self::default();
+        for node in &nodes {
+            world.by_id.entry(node.id).or_insert_with(|| node.clone());
+            world
+                .by_name
+                .entry(node.name.clone())
+                .or_insert_with(|| node.clone());
+        }
+        world.nodes = nodes;
+        world
+    }
+
+    /// All known nodes, in the order in which they were given.
+    pub fn nodes(&self) -> &[Arc<NodeView>] {
+        &self.nodes
+    }
+
+    /// The node with this id.
+    pub fn by_id(&self, id: &NodeId) -> Option<&Arc<NodeView>> {
+        self.by_id.get(id)
+    }
+
+    /// The node that `text` means: a petname, a node id, or `[<service>.]<node>.wh`.
+    pub fn find(&self, text: &str) -> Option<&Arc<NodeView>> {
+        let name = match text.strip_suffix(".wh") {
+            Some(rest) => rest.rsplit('.').next().unwrap_or(rest),
+            None => text,
+        };
+        self.by_name
+            .get(name)
+            .or_else(|| self.by_id.get(&name.parse().ok()?))
+    }
 }
 
 /// Somebody asks this node to carry traffic to a registered node.

@@ -1,0 +1,317 @@
+//! What scripts ask the host: nodes, sets, kept values, rates, quotas, samples; and what they tell
+//! it: log lines, notifications, tags.
+
+use std::sync::Arc;
+
+use rhai::{Array, Dynamic, Engine, FnPtr, ImmutableString, NativeCallContext};
+
+use crate::{
+    api::objects::{self, Peer},
+    decision::Level,
+    plan::Jitter,
+    script::call::{Call, ScriptResult},
+    state::{KeptValue, MAX_VALUE_BYTES},
+    units,
+    view::NodeView,
+};
+
+/// Nodes that `relays()` and `peers()` give: the nearest first, so that a script that looks at all
+/// of them stays within its limits.
+const MAX_LISTED: usize = 256;
+
+/// A named set as scripts hold it.
+#[derive(Debug, Clone)]
+struct SetHandle {
+    name: Arc<str>,
+    call: Arc<Call>,
+}
+
+pub(crate) fn register(engine: &mut Engine) {
+    engine.register_type_with_name::<SetHandle>("Set");
+    register_nodes(engine);
+    register_sets(engine);
+    register_kept(engine);
+    register_counters(engine);
+    register_reports(engine);
+}
+
+fn register_nodes(engine: &mut Engine) {
+    for name in ["peer", "relay"] {
+        engine
+            .register_fn(name, move |context: NativeCallContext, who: &str| {
+                node(&context, name, who)
+            })
+            // What `kv_get` gives when there is nothing.
+            .register_fn(name, |(): ()| ());
+    }
+    for (name, is_relay) in [("peers", false), ("relays", true)] {
+        engine
+            .register_fn(name, move |context: NativeCallContext| {
+                listed(&context, is_relay)
+            })
+            .register_fn(name, move |context: NativeCallContext, keep: FnPtr| {
+                let mut kept = Array::new();
+                for node in listed(&context, is_relay)? {
+                    if keep.call_within_context::<bool>(&context, (node.clone(),))? {
+                        kept.push(node);
+                    }
+                }
+                ScriptResult::Ok(kept)
+            });
+    }
+}
+
+fn register_sets(engine: &mut Engine) {
+    engine
+        .register_fn("set", |context: NativeCallContext, name: &str| {
+            let call = Call::of(&context)?;
+            if !call.surroundings.sets.contains(name) {
+                return Err(format!("no set is called {name}").into());
+            }
+            let name = name.into();
+            ScriptResult::Ok(SetHandle { name, call })
+        })
+        .register_fn("has", |set: &mut SetHandle, value: &str| {
+            let has = set.call.surroundings.sets.has(&set.name, value);
+            let question = format!("set(\"{}\").has(\"{value}\")", set.name);
+            set.call.answered(question, &has.into());
+            has
+        })
+        .register_fn("has", |_: &mut SetHandle, (): ()| false)
+        .register_fn("first_set", |context: NativeCallContext, value: &str| {
+            first_set(&context, value, None)
+        })
+        .register_fn(
+            "first_set",
+            |context: NativeCallContext, value: &str, among: Array| {
+                let among = among
+                    .into_iter()
+                    .map(Dynamic::into_string)
+                    .collect::<Result<Vec<_>, _>>()
+                    .map_err(|found| format!("first_set() takes a list of names, not {found}"))?;
+                first_set(&context, value, Some(&among))
+            },
+        );
+}
+
+fn register_kept(engine: &mut Engine) {
+    engine
+        .register_fn("kv_get", |context: NativeCallContext, key: &str| {
+            let call = Call::of(&context)?;
+            let kept = call.surroundings.state.get(call.now, &call.script, key);
+            let value = kept.map_or(Dynamic::UNIT, from_kept);
+            call.answered(format!("kv_get(\"{key}\")"), &value);
+            ScriptResult::Ok(value)
+        })
+        .register_fn(
+            "kv_set",
+            |context: NativeCallContext, key: &str, value: Dynamic| {
+                keep(&context, key, value, None)
+            },
+        )
+        .register_fn(
+            "kv_set",
+            |context: NativeCallContext, key: &str, value: Dynamic, ttl: Dynamic| {
+                keep(&context, key, value, Some(&ttl))
+            },
+        );
+}
+
+fn register_counters(engine: &mut Engine) {
+    engine
+        .register_fn(
+            "rate",
+            |context: NativeCallContext, key: &str, limit: i64, window: Dynamic| {
+                let call = Call::of(&context)?;
+                let window = units::duration(&window)?;
+                let limit = u32::try_from(limit).unwrap_or(0);
+                let state = &call.surroundings.state;
+                let fits = state.rate(call.now, &call.script, key, limit, window);
+                call.answered(format!("rate(\"{key}\", {limit})"), &fits.into());
+                ScriptResult::Ok(fits)
+            },
+        )
+        .register_fn(
+            "quota",
+            |context: NativeCallContext, key: &str, amount: i64, limit: i64, window: Dynamic| {
+                let call = Call::of(&context)?;
+                let window = units::duration(&window)?;
+                let amount = u64::try_from(amount).map_err(|_| "an amount is not negative")?;
+                let limit = u64::try_from(limit).unwrap_or(0);
+                let state = &call.surroundings.state;
+                let fits = state.quota(call.now, &call.script, key, amount, limit, window);
+                call.answered(format!("quota(\"{key}\", {amount}, {limit})"), &fits.into());
+                ScriptResult::Ok(fits)
+            },
+        )
+        .register_fn("quota", |context: NativeCallContext, key: &str| {
+            let call = Call::of(&context)?;
+            let state = &call.surroundings.state;
+            let used = state.quota_used(call.now, &call.script, key);
+            let used = Dynamic::from(i64::try_from(used).unwrap_or(i64::MAX));
+            call.answered(format!("quota(\"{key}\")"), &used);
+            ScriptResult::Ok(used)
+        })
+        .register_fn("sample", |shape: &str, random: i64| sample(shape, random))
+        .register_fn("hash", hash);
+}
+
+fn register_reports(engine: &mut Engine) {
+    engine
+        .register_fn(
+            "log",
+            |context: NativeCallContext, level: &str, text: ImmutableString| {
+                Call::of(&context)?.log(self::level(level)?, &text);
+                ScriptResult::Ok(())
+            },
+        )
+        .register_fn(
+            "notify",
+            |context: NativeCallContext, level: &str, text: ImmutableString| {
+                Call::of(&context)?.notify(self::level(level)?, &text);
+                ScriptResult::Ok(())
+            },
+        )
+        .register_fn(
+            "tag",
+            |context: NativeCallContext, key: &str, value: Dynamic| {
+                Call::of(&context)?.tag(key, &value);
+                ScriptResult::Ok(())
+            },
+        )
+        .register_fn("before", |text: &str, end: &str| {
+            ImmutableString::from(text.split_once(end).map_or(text, |cut| cut.0))
+        })
+        .register_fn("after", |text: &str, start: &str| {
+            ImmutableString::from(text.split_once(start).map_or("", |cut| cut.1))
+        });
+}
+
+/// The node that `who` means, or `()`.
+fn node(context: &NativeCallContext, function: &str, who: &str) -> ScriptResult<Dynamic> {
+    let call = Call::of(context)?;
+    let found = call.world.find(who).cloned();
+    let value = found.map_or(Dynamic::UNIT, |view| objects::peer(&call, view));
+    call.answered(format!("{function}(\"{who}\")"), &value);
+    Ok(value)
+}
+
+/// Online ones first, then by round trip.
+fn listed(context: &NativeCallContext, is_relay: bool) -> ScriptResult<Array> {
+    let call = Call::of(context)?;
+    let nodes = call.world.nodes().iter();
+    let mut nodes: Vec<&Arc<NodeView>> = nodes
+        .filter(|node| {
+            if is_relay {
+                node.roles.relay
+            } else {
+                node.trust > 0
+            }
+        })
+        .collect();
+    let rtt = |node: &NodeView| node.rtt_ms.unwrap_or(f64::INFINITY);
+    nodes.sort_by(|a, b| {
+        let online = b.online.cmp(&a.online);
+        online.then(rtt(a).total_cmp(&rtt(b)))
+    });
+    nodes.truncate(MAX_LISTED);
+    Ok(nodes
+        .into_iter()
+        .map(|node| objects::peer(&call, node.clone()))
+        .collect())
+}
+
+fn first_set(
+    context: &NativeCallContext,
+    value: &str,
+    among: Option<&[String]>,
+) -> ScriptResult<Dynamic> {
+    let call = Call::of(context)?;
+    let found = call.surroundings.sets.first(value, among);
+    let found = found.map_or(Dynamic::UNIT, Into::into);
+    call.answered(format!("first_set(\"{value}\")"), &found);
+    Ok(found)
+}
+
+fn keep(
+    context: &NativeCallContext,
+    key: &str,
+    value: Dynamic,
+    ttl: Option<&Dynamic>,
+) -> ScriptResult<()> {
+    let call = Call::of(context)?;
+    let ttl = ttl.map(units::duration).transpose()?;
+    let value = to_kept(value)?;
+    let state = &call.surroundings.state;
+    if state.set(call.now, &call.script, key, value, ttl) {
+        Ok(())
+    } else {
+        Err(format!("a kept value has at most {MAX_VALUE_BYTES} bytes with its key").into())
+    }
+}
+
+fn from_kept(value: KeptValue) -> Dynamic {
+    match value {
+        KeptValue::Bool(value) => value.into(),
+        KeptValue::Int(value) => value.into(),
+        KeptValue::Float(value) => value.into(),
+        KeptValue::Text(value) => value.into(),
+    }
+}
+
+fn to_kept(value: Dynamic) -> ScriptResult<Option<KeptValue>> {
+    if value.is_unit() {
+        return Ok(None);
+    }
+    let kept = value
+        .as_bool()
+        .map(KeptValue::Bool)
+        .or_else(|_| value.as_int().map(KeptValue::Int))
+        .or_else(|_| value.as_float().map(KeptValue::Float));
+    match kept {
+        Ok(kept) => Ok(Some(kept)),
+        Err(_) => match value.into_string() {
+            Ok(text) => Ok(Some(KeptValue::Text(text))),
+            Err(found) => {
+                Err(format!("kv_set() keeps text, numbers and true or false, not {found}").into())
+            }
+        },
+    }
+}
+
+fn level(text: &str) -> Result<Level, String> {
+    match text {
+        "debug" => Ok(Level::Debug),
+        "info" => Ok(Level::Info),
+        "warn" => Ok(Level::Warn),
+        "error" => Ok(Level::Error),
+        _ => Err(format!(
+            "`{text}` is not a level: write debug, info, warn or error"
+        )),
+    }
+}
+
+/// Seconds, drawn from a distribution with the given random bits: the same bits, the same answer.
+fn sample(shape: &str, random: i64) -> ScriptResult<f64> {
+    /// 2^53, the integers that a float holds.
+    const STEPS: i64 = 1 << 53;
+    #[expect(clippy::cast_precision_loss, reason = "both are at most 2^53")]
+    let uniform = (random.rem_euclid(STEPS)) as f64 / STEPS as f64;
+    Ok(match units::distribution(shape)? {
+        Jitter::Uniform { max } => max.as_secs_f64() * uniform,
+        Jitter::Exp { mean } => mean.as_secs_f64() * (-(1.0 - uniform).ln()).min(10.0),
+    })
+}
+
+/// FNV-1a, 63 bits: the same on every machine and in every version.
+fn hash(text: &str) -> i64 {
+    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    i64::try_from(hash >> 1).unwrap_or(i64::MAX)
+}
+
+/// How `why` shows a node.
+pub(crate) fn node_name(value: &Dynamic) -> Option<String> {
+    value.read_lock::<Peer>().map(|peer| peer.view.name.clone())
+}

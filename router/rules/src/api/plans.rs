@@ -1,0 +1,323 @@
+//! Plans as scripts build them: makers and methods.
+
+mod draft;
+
+use rhai::{Array, Dynamic, Engine, ImmutableString, Map, NativeCallContext};
+use wormholes_proto::NodeId;
+
+pub(crate) use self::draft::Draft;
+use self::draft::{DraftTunnel, Inner};
+use crate::{
+    api::objects::Peer,
+    plan::{Marks, TunnelKind},
+    script::call::{Call, ScriptResult, cut, line_of},
+    units,
+};
+
+/// Isolation keys of one step.
+const MAX_ISOLATION_KEYS: usize = 8;
+/// Bytes of a label, an isolation key or the reason of a block.
+const MAX_TEXT_BYTES: usize = 256;
+/// Hops that the onion's eight slots hold.
+const MAX_HOPS: u8 = 8;
+/// Relays that `best()` tries one after the other.
+const MAX_BEST_RELAYS: usize = 3;
+/// How long `best()` waits for a direct way that no connection stands on, before it tries a relay.
+const BEST_DIRECT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(4);
+
+pub(crate) fn register(engine: &mut Engine) {
+    engine.register_type_with_name::<Draft>("Plan");
+    register_makers(engine);
+    register_peer_makers(engine);
+    register_joins(engine);
+    register_aims(engine);
+    register_marks(engine);
+}
+
+fn register_makers(engine: &mut Engine) {
+    engine
+        .register_fn("plan", |context: NativeCallContext| {
+            Draft::steps(&context, Vec::new())
+        })
+        .register_fn("pass", |context: NativeCallContext| {
+            Draft::from_inner(Inner {
+                pass: true,
+                line: line_of(&context),
+                ..Inner::default()
+            })
+        })
+        .register_fn("direct", |context: NativeCallContext| {
+            Draft::single(&context, DraftTunnel::new(TunnelKind::Direct))
+        })
+        .register_fn("relay", |context: NativeCallContext, via: Peer| {
+            Draft::single(&context, relay(Some(via.view.id), None))
+        })
+        .register_fn("onion", |context: NativeCallContext, hops: i64| {
+            onion(&context, hops, &Map::new(), None)
+        })
+        .register_fn(
+            "onion",
+            |context: NativeCallContext, hops: i64, options: Map| {
+                onion(&context, hops, &options, None)
+            },
+        )
+        .register_fn("socks", |context: NativeCallContext, server: &str| {
+            let mut tunnel = DraftTunnel::new(TunnelKind::Socks);
+            tunnel.server = Some(server.parse().map_err(|_| {
+                format!("`{server}` is not the address of a server: write 127.0.0.1:1080")
+            })?);
+            ScriptResult::Ok(Draft::single(&context, tunnel))
+        })
+        .register_fn("block", |context: NativeCallContext| block(&context, ""))
+        .register_fn("block", |context: NativeCallContext, why: &str| {
+            block(&context, why)
+        })
+        .register_fn("need", |field: &str, mut plan: Draft| {
+            if field != "ip" {
+                return Err(
+                    format!("need(\"{field}\") does not exist; need(\"ip\", plan) does").into(),
+                );
+            }
+            plan.change(|inner| {
+                inner.need_ip = true;
+                Ok(())
+            })
+        });
+}
+
+fn register_peer_makers(engine: &mut Engine) {
+    engine
+        .register_fn("direct", |context: NativeCallContext, peer: Peer| {
+            Draft::single(&context, direct(&peer))
+        })
+        .register_fn("relayed", |context: NativeCallContext, peer: Peer| {
+            Draft::single(&context, relay(None, Some(peer.view.id)))
+        })
+        .register_fn(
+            "relayed",
+            |context: NativeCallContext, peer: Peer, via: Peer| {
+                Draft::single(&context, relay(Some(via.view.id), Some(peer.view.id)))
+            },
+        )
+        .register_fn(
+            "relayed",
+            |context: NativeCallContext, peer: Peer, via: &str| {
+                let call = Call::of(&context)?;
+                let via = call
+                    .world
+                    .find(via)
+                    .ok_or_else(|| format!("no relay is called {via}"))?;
+                ScriptResult::Ok(Draft::single(
+                    &context,
+                    relay(Some(via.id), Some(peer.view.id)),
+                ))
+            },
+        )
+        .register_fn(
+            "onion",
+            |context: NativeCallContext, peer: Peer, hops: i64| {
+                onion(&context, hops, &Map::new(), Some(peer.view.id))
+            },
+        )
+        // relay("name") is a node: with an end it becomes a plan.
+        .register_fn("to", |context: NativeCallContext, via: Peer, peer: Peer| {
+            Draft::single(&context, relay(Some(via.view.id), Some(peer.view.id)))
+        })
+        .register_fn("best", |context: NativeCallContext, peer: Peer| {
+            best(&context, &peer)
+        });
+}
+
+fn register_joins(engine: &mut Engine) {
+    engine
+        .register_fn("or", |plan: &mut Draft, next: Draft| plan.then(&next))
+        .register_fn("step", |plan: &mut Draft, next: Draft| plan.then(&next))
+        .register_fn("race", |plan: &mut Draft, other: Draft| plan.race(&other))
+        .register_fn("closed", |plan: &mut Draft| {
+            plan.change(|inner| {
+                inner.closed = true;
+                Ok(())
+            })
+        });
+}
+
+fn register_aims(engine: &mut Engine) {
+    engine
+        .register_fn("to", |plan: &mut Draft, peer: Peer| {
+            plan.aim(|tunnel| match tunnel.kind {
+                TunnelKind::Direct | TunnelKind::Relay | TunnelKind::Onion => {
+                    tunnel.to = Some(peer.view.id);
+                    Ok(())
+                }
+                TunnelKind::Socks | TunnelKind::Block => {
+                    Err(format!("{}() does not end at a peer", tunnel.kind.as_str()))
+                }
+            })
+        })
+        .register_fn("via", |plan: &mut Draft, peer: Peer| {
+            plan.aim(|tunnel| match tunnel.kind {
+                TunnelKind::Relay | TunnelKind::Onion => {
+                    tunnel.via = Some(peer.view.id);
+                    Ok(())
+                }
+                TunnelKind::Direct => {
+                    Err("direct() passes no node: write peer.relayed(via)".to_owned())
+                }
+                TunnelKind::Socks | TunnelKind::Block => {
+                    Err(format!("{}() passes no node", tunnel.kind.as_str()))
+                }
+            })
+        })
+        .register_fn("exit", |plan: &mut Draft| {
+            plan.aim(|tunnel| match tunnel.kind {
+                TunnelKind::Direct | TunnelKind::Relay | TunnelKind::Onion => {
+                    tunnel.exit = true;
+                    Ok(())
+                }
+                TunnelKind::Socks | TunnelKind::Block => {
+                    Err(format!("{}() has no exit", tunnel.kind.as_str()))
+                }
+            })
+        });
+}
+
+fn register_marks(engine: &mut Engine) {
+    engine
+        .register_fn("timeout", |plan: &mut Draft, wait: Dynamic| {
+            plan.mark(|marks| put(&mut marks.timeout, units::duration(&wait)))
+        })
+        .register_fn("delay", |plan: &mut Draft, wait: Dynamic| {
+            plan.mark(|marks| put(&mut marks.delay, units::duration(&wait)))
+        })
+        .register_fn("jitter", |plan: &mut Draft, shape: &str| {
+            plan.mark(|marks| put(&mut marks.jitter, units::distribution(shape)))
+        })
+        .register_fn("pad", |plan: &mut Draft, multiple: i64| {
+            plan.mark(|marks| {
+                let multiple = u32::try_from(multiple).ok();
+                marks.pad_bytes = Some(
+                    multiple
+                        .filter(|multiple| (1..=16_384).contains(multiple))
+                        .ok_or("pad() takes 1 to 16384 bytes")?,
+                );
+                Ok(())
+            })
+        })
+        .register_fn("bw", |plan: &mut Draft, rate: Dynamic| {
+            plan.mark(|marks| put(&mut marks.bandwidth_bytes_per_s, units::rate(&rate)))
+        })
+        .register_fn("bytes", |plan: &mut Draft, size: Dynamic| {
+            plan.mark(|marks| put(&mut marks.max_bytes, units::size(&size)))
+        })
+        .register_fn("isolate", |plan: &mut Draft, keys: Dynamic| {
+            plan.mark(|marks| {
+                marks.isolate = isolation_keys(&keys)?;
+                Ok(())
+            })
+        })
+        .register_fn("label", |plan: &mut Draft, label: ImmutableString| {
+            plan.mark(|marks| {
+                marks.label = Some(cut(label.to_string(), MAX_TEXT_BYTES));
+                Ok(())
+            })
+        });
+}
+
+fn put<T>(place: &mut Option<T>, value: Result<T, String>) -> Result<(), String> {
+    *place = Some(value?);
+    Ok(())
+}
+
+fn block(context: &NativeCallContext, why: &str) -> Draft {
+    let mut tunnel = DraftTunnel::new(TunnelKind::Block);
+    tunnel.why = cut(why.to_owned(), MAX_TEXT_BYTES);
+    Draft::single(context, tunnel)
+}
+
+fn direct(peer: &Peer) -> DraftTunnel {
+    let mut tunnel = DraftTunnel::new(TunnelKind::Direct);
+    tunnel.to = Some(peer.view.id);
+    tunnel
+}
+
+fn relay(via: Option<NodeId>, to: Option<NodeId>) -> DraftTunnel {
+    let mut tunnel = DraftTunnel::new(TunnelKind::Relay);
+    tunnel.via = via;
+    tunnel.to = to;
+    tunnel
+}
+
+fn onion(
+    context: &NativeCallContext,
+    hops: i64,
+    options: &Map,
+    to: Option<NodeId>,
+) -> ScriptResult<Draft> {
+    let mut tunnel = DraftTunnel::new(TunnelKind::Onion);
+    tunnel.to = to;
+    tunnel.hops = u8::try_from(hops)
+        .ok()
+        .filter(|hops| (1..=MAX_HOPS).contains(hops))
+        .ok_or_else(|| format!("onion() takes 1 to {MAX_HOPS} hops, not {hops}"))?;
+    let mut marks = Marks::default();
+    for (key, value) in options {
+        match key.as_str() {
+            "from" => match value.clone().into_string().as_deref() {
+                Ok("friends") => tunnel.friends_only = true,
+                Ok("any") => tunnel.friends_only = false,
+                _ => return Err("onion() takes hops from: \"any\" or \"friends\"".into()),
+            },
+            "isolate" => marks.isolate = isolation_keys(value)?,
+            _ => {
+                return Err(
+                    format!("onion() knows the options from and isolate, not {key}").into(),
+                );
+            }
+        }
+    }
+    let mut draft = Draft::single(context, tunnel);
+    draft.mark(|fresh| {
+        *fresh = marks;
+        Ok(())
+    })
+}
+
+/// Direct when there is a way, then through the peer's relays.
+fn best(context: &NativeCallContext, peer: &Peer) -> ScriptResult<Draft> {
+    let view = &peer.view;
+    let mut ways = Vec::new();
+    if view.has_address || view.online {
+        ways.push(direct(peer));
+    }
+    let mut relays = view.relays.clone();
+    let world = &peer.call.world;
+    relays.sort_by_key(|id| !world.by_id(id).is_some_and(|relay| relay.online));
+    relays.truncate(MAX_BEST_RELAYS);
+    ways.extend(relays.iter().map(|via| relay(Some(*via), Some(view.id))));
+    if ways.is_empty() {
+        ways.push(relay(None, Some(view.id)));
+    }
+    let mut draft = Draft::steps(context, ways);
+    let wait = !view.online && draft.inner.steps.len() > 1;
+    draft.change(|inner| {
+        if let Some(step) = inner.steps.first_mut().filter(|_| wait && view.has_address) {
+            step.marks.timeout = Some(BEST_DIRECT_TIMEOUT);
+        }
+        Ok(())
+    })
+}
+
+/// One key or a list of keys; what is not there counts as the empty key.
+fn isolation_keys(keys: &Dynamic) -> Result<Vec<String>, String> {
+    let key = |key: &Dynamic| match key.is_unit() {
+        true => String::new(),
+        false => cut(key.to_string(), MAX_TEXT_BYTES),
+    };
+    match keys.read_lock::<Array>() {
+        Some(list) if list.len() > MAX_ISOLATION_KEYS => {
+            Err(format!("isolate() takes at most {MAX_ISOLATION_KEYS} keys"))
+        }
+        Some(list) => Ok(list.iter().map(key).collect()),
+        None => Ok(vec![key(keys)]),
+    }
+}

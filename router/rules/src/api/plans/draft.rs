@@ -1,0 +1,325 @@
+//! A plan in the making: what its methods change, and the checks that end it.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use rhai::NativeCallContext;
+use wormholes_proto::NodeId;
+
+use crate::{
+    decision::Outcome,
+    plan::{Marks, Plan, Step, Tunnel, TunnelKind},
+    script::call::{ScriptResult, line_of},
+};
+
+/// Steps of one plan: more than a person waits for.
+const MAX_STEPS: usize = 16;
+/// Tunnels that race in one step.
+const MAX_RACERS: usize = 4;
+
+/// A plan in the making.
+#[derive(Debug, Clone)]
+pub(crate) struct Draft {
+    pub(super) inner: Arc<Inner>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub(super) struct Inner {
+    pub(super) steps: Vec<DraftStep>,
+    pub(super) closed: bool,
+    pub(super) pass: bool,
+    pub(super) need_ip: bool,
+    /// Where the first maker was called.
+    pub(super) line: usize,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct DraftStep {
+    pub(super) tunnels: Vec<DraftTunnel>,
+    pub(super) marks: Marks,
+}
+
+/// One tunnel, with what the methods may still change.
+#[derive(Debug, Clone)]
+pub(super) struct DraftTunnel {
+    pub(super) kind: TunnelKind,
+    pub(super) to: Option<NodeId>,
+    pub(super) via: Option<NodeId>,
+    pub(super) exit: bool,
+    pub(super) hops: u8,
+    pub(super) friends_only: bool,
+    pub(super) server: Option<SocketAddr>,
+    pub(super) why: String,
+}
+
+impl DraftTunnel {
+    pub(super) fn new(kind: TunnelKind) -> Self {
+        Self {
+            kind,
+            to: None,
+            via: None,
+            exit: false,
+            hops: 0,
+            friends_only: false,
+            server: None,
+            why: String::new(),
+        }
+    }
+
+    fn finish(self, flow_node: Option<NodeId>) -> Result<Tunnel, String> {
+        let Self {
+            kind,
+            to,
+            via,
+            exit,
+            hops,
+            friends_only,
+            server,
+            why,
+        } = self;
+        if exit && to.is_none() && kind == TunnelKind::Direct {
+            return Err("exit() needs the peer that dials: direct().to(peer).exit()".to_owned());
+        }
+        Ok(match kind {
+            TunnelKind::Direct => Tunnel::Direct { to, exit },
+            TunnelKind::Relay => Tunnel::Relay {
+                via,
+                to: to
+                    .or(flow_node)
+                    .ok_or("relay() needs the peer at its end: relay(via).to(peer)")?,
+                exit,
+            },
+            TunnelKind::Onion => Tunnel::Onion {
+                hops,
+                via,
+                to,
+                exit,
+                friends_only,
+            },
+            TunnelKind::Socks => Tunnel::Socks {
+                server: server.ok_or("socks() needs an address")?,
+            },
+            TunnelKind::Block => Tunnel::Block { why },
+        })
+    }
+}
+
+impl DraftStep {
+    /// A mark that a tunnel cannot keep would be a promise that nobody keeps.
+    fn check_marks(&self) -> Result<(), String> {
+        for kind in self.tunnels.iter().map(|tunnel| tunnel.kind) {
+            let padded = matches!(kind, TunnelKind::Relay | TunnelKind::Onion);
+            if self.marks.pad_bytes.is_some() && !padded {
+                return Err(format!(
+                    "{}() cannot pad; relay() and onion() can",
+                    kind.as_str()
+                ));
+            }
+            if !self.marks.isolate.is_empty() && kind == TunnelKind::Socks {
+                return Err("socks() cannot isolate: its server is not told".to_owned());
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Draft {
+    /// Where the script made it; 0 when that is not known.
+    pub(crate) fn line(&self) -> usize {
+        self.inner.line
+    }
+
+    /// Whether the next script shall answer.
+    pub(crate) fn is_pass(&self) -> bool {
+        self.inner.pass
+    }
+
+    /// Checks the whole and turns it into what the daemon runs. `flow_node` is the node that the
+    /// flow's own name means.
+    pub(crate) fn finish(self, flow_node: Option<NodeId>) -> Result<Outcome, String> {
+        let inner = Arc::unwrap_or_clone(self.inner);
+        if inner.pass {
+            return Ok(Outcome::Pass);
+        }
+        if inner.steps.is_empty() {
+            return Err("plan() has no step: add .step(direct()) or the like".to_owned());
+        }
+        let steps = inner
+            .steps
+            .into_iter()
+            .map(|step| {
+                step.check_marks()?;
+                let tunnels = step.tunnels.into_iter();
+                Ok(Step {
+                    tunnels: tunnels
+                        .map(|tunnel| tunnel.finish(flow_node))
+                        .collect::<Result<_, String>>()?,
+                    marks: step.marks,
+                })
+            })
+            .collect::<Result<_, String>>()?;
+        let plan = Plan {
+            steps,
+            closed: inner.closed,
+        };
+        plan.check_closed()?;
+        Ok(if inner.need_ip {
+            Outcome::NeedIp(plan)
+        } else {
+            Outcome::Plan(plan)
+        })
+    }
+
+    pub(super) fn single(context: &NativeCallContext, tunnel: DraftTunnel) -> Self {
+        Self::steps(context, vec![tunnel])
+    }
+
+    pub(super) fn steps(context: &NativeCallContext, tunnels: Vec<DraftTunnel>) -> Self {
+        let steps = tunnels
+            .into_iter()
+            .map(|tunnel| DraftStep {
+                tunnels: vec![tunnel],
+                marks: Marks::default(),
+            })
+            .collect();
+        Self::from_inner(Inner {
+            steps,
+            line: line_of(context),
+            ..Inner::default()
+        })
+    }
+
+    pub(super) fn from_inner(inner: Inner) -> Self {
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
+    pub(super) fn change(
+        &mut self,
+        change: impl FnOnce(&mut Inner) -> Result<(), String>,
+    ) -> ScriptResult<Self> {
+        let mut draft = self.clone();
+        let inner = Arc::make_mut(&mut draft.inner);
+        if inner.pass {
+            return Err("pass() takes no methods".into());
+        }
+        change(inner)?;
+        Ok(draft)
+    }
+
+    pub(super) fn mark(
+        &mut self,
+        mark: impl FnOnce(&mut Marks) -> Result<(), String>,
+    ) -> ScriptResult<Self> {
+        self.change(|inner| mark(&mut last_step(inner)?.marks))
+    }
+
+    /// Changes each tunnel of the last step.
+    pub(super) fn aim(
+        &mut self,
+        mut aim: impl FnMut(&mut DraftTunnel) -> Result<(), String>,
+    ) -> ScriptResult<Self> {
+        self.change(|inner| last_step(inner)?.tunnels.iter_mut().try_for_each(&mut aim))
+    }
+
+    pub(super) fn then(&mut self, next: &Self) -> ScriptResult<Self> {
+        self.change(|inner| {
+            if next.inner.pass || next.inner.need_ip {
+                return Err("pass() and need() are answers of their own, not steps".to_owned());
+            }
+            inner.steps.extend(next.inner.steps.iter().cloned());
+            // One closed part closes the whole: nobody means half of a promise.
+            inner.closed |= next.inner.closed;
+            if inner.line == 0 {
+                inner.line = next.inner.line;
+            }
+            if inner.steps.len() > MAX_STEPS {
+                return Err(format!("a plan has at most {MAX_STEPS} steps"));
+            }
+            Ok(())
+        })
+    }
+
+    pub(super) fn race(&mut self, other: &Self) -> ScriptResult<Self> {
+        self.change(|inner| {
+            let [racer] = other.inner.steps.as_slice() else {
+                return Err("race() takes a plan of one step".to_owned());
+            };
+            if racer.marks != Marks::default() {
+                return Err("limits follow race(): they hold for all that race".to_owned());
+            }
+            inner.closed |= other.inner.closed;
+            let step = last_step(inner)?;
+            step.tunnels.extend(racer.tunnels.iter().cloned());
+            if step.tunnels.len() > MAX_RACERS {
+                return Err(format!("at most {MAX_RACERS} tunnels race"));
+            }
+            Ok(())
+        })
+    }
+}
+
+impl Plan {
+    /// In a closed plan nothing is weaker than the first tunnel, and only equals race.
+    fn check_closed(&self) -> Result<(), String> {
+        let Some(first) = self.steps.first().and_then(|step| step.tunnels.first()) else {
+            return Ok(());
+        };
+        if !self.closed {
+            return Ok(());
+        }
+        let asked = first;
+        let first = asked.kind();
+        for step in &self.steps {
+            if let Some(weaker) = step.tunnels.iter().find_map(|one| one.weakness(asked)) {
+                return Err(format!(
+                    "a closed plan that begins with onion() may not go on with one {weaker}"
+                ));
+            }
+            let kinds = step.tunnels.iter().map(Tunnel::kind);
+            if let Some(weaker) = kinds.clone().find(|kind| *kind < first) {
+                return Err(format!(
+                    "a closed plan that begins with {} may not go on with {}, which is weaker",
+                    first.as_str(),
+                    weaker.as_str()
+                ));
+            }
+            if kinds.clone().min() != kinds.max() {
+                return Err("in a closed plan only tunnels of one kind race".to_owned());
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Tunnel {
+    /// What an onion lacks of the one that was asked for.
+    fn weakness(&self, asked: &Self) -> Option<&'static str> {
+        let Self::Onion {
+            hops: wanted,
+            friends_only: among_friends,
+            ..
+        } = asked
+        else {
+            return None;
+        };
+        match self {
+            Self::Onion { hops, .. } if hops < wanted => Some("of fewer hops"),
+            Self::Onion { friends_only, .. } if !friends_only && *among_friends => {
+                Some("that leaves the friends")
+            }
+            Self::Onion { .. }
+            | Self::Direct { .. }
+            | Self::Relay { .. }
+            | Self::Socks { .. }
+            | Self::Block { .. } => None,
+        }
+    }
+}
+
+fn last_step(inner: &mut Inner) -> Result<&mut DraftStep, String> {
+    inner
+        .steps
+        .last_mut()
+        .ok_or_else(|| "this follows a step: add .step(…) first".to_owned())
+}

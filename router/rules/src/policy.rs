@@ -1,0 +1,403 @@
+//! All loaded scripts as one policy: the chain of hooks, and what the host may ask of it.
+
+use std::{
+    collections::BTreeSet,
+    fmt,
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
+
+use rhai::{Dynamic, Position};
+
+use crate::{
+    api::{objects::Argument, plans::Draft, verdicts::DraftVerdict},
+    decision::{Decision, Diagnostic, Outcome, RuleRef, Trace, VerdictDecision},
+    plan::Plan,
+    script::{
+        RunError, Script,
+        call::{Call, cut},
+        hint::nearest,
+        lint::{Fault, Found},
+        names,
+    },
+    sets::SetRegistry,
+    state::RuleState,
+    verdict::{Allowance, Verdict},
+    view::{Conn, ExitRequest, NodeView, RelayRequest, RuleEvent, World},
+};
+
+/// Bytes of an error that a decision carries.
+const MAX_ERROR_BYTES: usize = 512;
+
+/// A script as it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScriptSource {
+    /// How messages name it; the file's name.
+    pub name: String,
+    /// Its text.
+    pub text: String,
+}
+
+/// What scripts stand on beside their arguments.
+#[derive(Debug, Clone, Default)]
+pub struct Surroundings {
+    /// The named sets.
+    pub sets: Arc<SetRegistry>,
+    /// What scripts keep; the same one goes on over reloads.
+    pub state: Arc<RuleState>,
+    /// Names of facts that plugins publish about peers.
+    pub facts: Arc<BTreeSet<String>>,
+}
+
+/// What scripts are checked against when they are loaded.
+#[derive(Debug, Clone, Default)]
+pub struct LoadEnv {
+    /// What they will stand on. A set that a script asks by `set(name)` and that is not here is an
+    /// error; in the list of a `first_set` it is a warning and has nothing.
+    pub surroundings: Surroundings,
+    /// Petnames and ids of known peers. A peer that a script names and that is not here is a
+    /// warning: it may become known.
+    pub known_peers: BTreeSet<String>,
+}
+
+/// Scripts that are checked and may be asked, in their order. Cheap to share, never changes.
+#[derive(Debug)]
+pub struct Policy {
+    scripts: Vec<Arc<Script>>,
+    surroundings: Surroundings,
+    warnings: Vec<Diagnostic>,
+}
+
+/// Which costly fields the scripts read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Some script reads `app` or `app_path`.
+    pub app: bool,
+    /// Some script reads `uid`.
+    pub uid: bool,
+}
+
+/// One answer of the chain, before its kind is known.
+struct Answer<'a> {
+    script: &'a Script,
+    result: Result<Dynamic, RunError>,
+}
+
+impl ScriptSource {
+    /// `fault` with this script's name.
+    pub(crate) fn fault(&self, fault: Fault) -> Diagnostic {
+        Diagnostic {
+            script: self.name.clone(),
+            line: fault.position.line().unwrap_or(0),
+            column: fault.position.position().unwrap_or(0),
+            message: fault.message,
+        }
+    }
+}
+
+impl Policy {
+    /// Compiles and checks `sources`; runs nothing.
+    ///
+    /// # Errors
+    /// Every fault of every script, each with its place and what to write instead.
+    pub fn load(sources: &[ScriptSource], env: &LoadEnv) -> Result<Self, Vec<Diagnostic>> {
+        let mut scripts = Vec::new();
+        let mut errors = Vec::new();
+        let mut warnings = Vec::new();
+        for source in sources {
+            match Script::compile(&source.name, &source.text) {
+                Ok((script, found)) => {
+                    let sets = &env.surroundings.sets;
+                    errors.extend(unknown_sets(source, &found.sets, sets));
+                    warnings.extend(unknown_sets(source, &found.listed_sets, sets));
+                    warnings.extend(unknown_peers(source, &found, &env.known_peers));
+                    scripts.push(Arc::new(script));
+                }
+                Err(faults) => {
+                    errors.extend(faults.into_iter().map(|fault| source.fault(fault)));
+                }
+            }
+        }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        Ok(Self {
+            scripts,
+            surroundings: env.surroundings.clone(),
+            warnings,
+        })
+    }
+
+    /// What is odd but no error: names of peers and of listed sets that are not known.
+    pub fn warnings(&self) -> &[Diagnostic] {
+        &self.warnings
+    }
+
+    /// Which costly fields the scripts read.
+    pub fn needs(&self) -> Needs {
+        let reads = |field: &str| {
+            self.scripts
+                .iter()
+                .any(|script| script.fields.contains(field))
+        };
+        Needs {
+            app: reads("app") || reads("app_path"),
+            uid: reads("uid"),
+        }
+    }
+
+    /// Asks how a flow shall travel. A script that fails blocks it.
+    pub fn route(&self, conn: &Conn, world: &Arc<World>, now: SystemTime) -> Decision {
+        let start = Instant::now();
+        let mut trace = Trace::default();
+        let answer = self.ask("route", Arc::new(conn.clone()), world, now, &mut trace);
+        let outcome = match answer {
+            Some(answer) => plan_of(answer, conn, &mut trace),
+            None => Outcome::Pass,
+        };
+        trace.took = start.elapsed();
+        Decision { outcome, trace }
+    }
+
+    /// Asks whether a peer may connect.
+    pub fn accept(
+        &self,
+        node: &Arc<NodeView>,
+        world: &Arc<World>,
+        now: SystemTime,
+    ) -> VerdictDecision {
+        self.verdict("accept", node.clone(), world, now)
+    }
+
+    /// Asks whether to carry traffic between two nodes.
+    pub fn relay(&self, request: &RelayRequest, world: &Arc<World>) -> VerdictDecision {
+        self.verdict("relay", Arc::new(request.clone()), world, request.now)
+    }
+
+    /// Asks whether to dial a target for somebody.
+    pub fn exit(&self, request: &ExitRequest, world: &Arc<World>) -> VerdictDecision {
+        self.verdict("exit", Arc::new(request.clone()), world, request.now)
+    }
+
+    /// Calls every `init`; call it once when the policy takes over.
+    pub fn init(&self, world: &Arc<World>, now: SystemTime) -> Trace {
+        let event = RuleEvent {
+            kind: "init".to_owned(),
+            peer: None,
+            reason: String::new(),
+            label: None,
+        };
+        self.tell("init", event, world, now)
+    }
+
+    /// Tells every `on_event` of `event`.
+    pub fn on_event(&self, event: &RuleEvent, world: &Arc<World>, now: SystemTime) -> Trace {
+        self.tell("on_event", event.clone(), world, now)
+    }
+
+    /// The same scripts on other ground.
+    pub(crate) fn standing_on(&self, surroundings: Surroundings) -> Self {
+        Self {
+            scripts: self.scripts.clone(),
+            surroundings,
+            warnings: Vec::new(),
+        }
+    }
+
+    /// The names of the sets that the scripts stand on.
+    pub(crate) fn sets(&self) -> impl Iterator<Item = &str> {
+        self.surroundings.sets.names()
+    }
+
+    fn verdict<T: fmt::Debug + Send + Sync + 'static>(
+        &self,
+        hook: &str,
+        argument: Arc<T>,
+        world: &Arc<World>,
+        now: SystemTime,
+    ) -> VerdictDecision {
+        let start = Instant::now();
+        let mut trace = Trace::default();
+        let verdict = self
+            .ask(hook, argument, world, now, &mut trace)
+            .map(|answer| verdict_of(hook, answer, &mut trace));
+        trace.took = start.elapsed();
+        VerdictDecision { verdict, trace }
+    }
+
+    fn tell(&self, hook: &str, event: RuleEvent, world: &Arc<World>, now: SystemTime) -> Trace {
+        let start = Instant::now();
+        let mut trace = Trace::default();
+        let event = Arc::new(event);
+        for script in self.having(hook) {
+            let call = self.new_call(script, world, now);
+            let argument = Dynamic::from(Argument {
+                view: event.clone(),
+                call: call.clone(),
+            });
+            let result = script.run(hook, argument, call.clone());
+            absorb(&mut trace, &call);
+            if let Err(error) = result {
+                trace.error = Some(error_text(&script.name, &error));
+            }
+        }
+        trace.took = start.elapsed();
+        trace
+    }
+
+    /// The first answer other than `pass()`.
+    fn ask<'a, T: fmt::Debug + Send + Sync + 'static>(
+        &'a self,
+        hook: &'a str,
+        view: Arc<T>,
+        world: &Arc<World>,
+        now: SystemTime,
+        trace: &mut Trace,
+    ) -> Option<Answer<'a>> {
+        for script in self.having(hook) {
+            let call = self.new_call(script, world, now);
+            let argument = Dynamic::from(Argument {
+                view: view.clone(),
+                call: call.clone(),
+            });
+            let result = script.run(hook, argument, call.clone());
+            absorb(trace, &call);
+            let passed = result.as_ref().is_ok_and(|value| {
+                value
+                    .read_lock::<Draft>()
+                    .is_some_and(|plan| plan.is_pass())
+            });
+            if !passed {
+                return Some(Answer { script, result });
+            }
+        }
+        None
+    }
+
+    fn having<'a>(&'a self, hook: &'a str) -> impl Iterator<Item = &'a Script> {
+        let scripts = self.scripts.iter().map(Arc::as_ref);
+        scripts.filter(move |script| script.has(hook))
+    }
+
+    fn new_call(&self, script: &Script, world: &Arc<World>, now: SystemTime) -> Arc<Call> {
+        Arc::new(Call::new(
+            script.name.clone(),
+            self.surroundings.clone(),
+            world.clone(),
+            now,
+        ))
+    }
+}
+
+fn plan_of(answer: Answer<'_>, conn: &Conn, trace: &mut Trace) -> Outcome {
+    let Answer { script, result } = answer;
+    let outcome = result.and_then(|value| {
+        let found = script.type_name(&value);
+        let draft = value.try_cast::<Draft>().ok_or_else(|| RunError {
+            line: 0,
+            message: format!("route() returned {found}, not a plan; end with pass()"),
+        })?;
+        let line = draft.line();
+        trace.rule = Some(rule(&script.name, line));
+        draft
+            .finish(conn.node)
+            .map_err(|message| RunError { line, message })
+    });
+    outcome.unwrap_or_else(|error| {
+        trace.rule = Some(rule(&script.name, error.line));
+        trace.error = Some(error_text(&script.name, &error));
+        Outcome::Plan(Plan::block(error_text(&script.name, &error)))
+    })
+}
+
+fn verdict_of(hook: &str, answer: Answer<'_>, trace: &mut Trace) -> Verdict {
+    let Answer { script, result } = answer;
+    let verdict = result.and_then(|value| {
+        let found = script.type_name(&value);
+        value.try_cast::<DraftVerdict>().ok_or_else(|| RunError {
+            line: 0,
+            message: format!("{hook}() returned {found}; end with allow(), deny() or pass()"),
+        })
+    });
+    let verdict = verdict.and_then(|draft| match &draft.verdict {
+        Verdict::Allow(limits) if hook == "accept" && *limits != Allowance::default() => {
+            Err(RunError {
+                line: draft.line,
+                message: names::NO_LIMITS.to_owned(),
+            })
+        }
+        Verdict::Allow(_) | Verdict::Deny(_) => Ok(draft),
+    });
+    match verdict {
+        Ok(draft) => {
+            trace.rule = Some(rule(&script.name, draft.line));
+            draft.verdict
+        }
+        Err(error) => {
+            trace.rule = Some(rule(&script.name, error.line));
+            trace.error = Some(error_text(&script.name, &error));
+            Verdict::Deny(error_text(&script.name, &error))
+        }
+    }
+}
+
+fn rule(script: &Arc<str>, line: usize) -> RuleRef {
+    RuleRef {
+        script: script.to_string(),
+        line,
+    }
+}
+
+fn error_text(script: &str, error: &RunError) -> String {
+    let text = format!("{script}:{}: {}", error.line, error.message);
+    cut(text, MAX_ERROR_BYTES)
+}
+
+fn absorb(trace: &mut Trace, call: &Call) {
+    let record = call.take_record();
+    trace.because.extend(record.because);
+    trace.tags.extend(record.tags);
+    trace.log.extend(record.log);
+    trace.notifications.extend(record.notifications);
+}
+
+/// Sets that `source` names and cannot do without; none when it does not compile.
+pub fn named_sets(source: &ScriptSource) -> BTreeSet<String> {
+    let found = Script::compile(&source.name, &source.text).map(|(_, found)| found.sets);
+    let sets = found.unwrap_or_default().into_iter();
+    sets.map(|(name, _)| name).collect()
+}
+
+fn unknown_sets<'a>(
+    source: &'a ScriptSource,
+    named: &'a [(String, Position)],
+    sets: &'a SetRegistry,
+) -> impl Iterator<Item = Diagnostic> + 'a {
+    let unknown = named.iter().filter(|(name, _)| !sets.contains(name));
+    unknown.map(move |(name, position)| {
+        let hint = match nearest(name, sets.names()) {
+            Some(near) => format!("; did you mean \"{near}\"?"),
+            None => "; name its file in [rules] sets of the config".to_owned(),
+        };
+        let message = format!("no set is called \"{name}\"{hint}");
+        let position = *position;
+        source.fault(Fault { position, message })
+    })
+}
+
+fn unknown_peers<'a>(
+    source: &'a ScriptSource,
+    found: &'a Found,
+    known: &'a BTreeSet<String>,
+) -> impl Iterator<Item = Diagnostic> + 'a {
+    let unknown = found.peers.iter().filter(|(name, _)| !known.contains(name));
+    unknown.map(move |(name, position)| {
+        let hint = match nearest(name, known.iter().map(String::as_str)) {
+            Some(near) => format!("; did you mean \"{near}\"?"),
+            None => String::new(),
+        };
+        let message = format!("no peer is known as \"{name}\"{hint}");
+        let position = *position;
+        source.fault(Fault { position, message })
+    })
+}

@@ -1,0 +1,271 @@
+//! The names that a script may use. Whatever is not here is refused when the script is loaded, so
+//! that nothing of Rhai's library is reachable that was not looked at.
+
+use super::hint::nearest;
+
+/// Hooks and how many arguments each has.
+pub(crate) const HOOKS: [(&str, usize); 6] = [
+    ("init", 1),
+    ("route", 1),
+    ("accept", 1),
+    ("relay", 1),
+    ("exit", 1),
+    ("on_event", 1),
+];
+
+/// What this crate registers.
+const HOST: &[&str] = &[
+    "accept",
+    "after",
+    "allow",
+    "before",
+    "best",
+    "block",
+    "bw",
+    "bytes",
+    "closed",
+    "delay",
+    "deny",
+    "direct",
+    "exit",
+    "first_set",
+    "for_time",
+    "has",
+    "hash",
+    "idle",
+    "isolate",
+    "jitter",
+    "kv_get",
+    "kv_set",
+    "label",
+    "log",
+    "need",
+    "notify",
+    "onion",
+    "or",
+    "pad",
+    "pass",
+    "peer",
+    "peers",
+    "plan",
+    "quota",
+    "race",
+    "rate",
+    "relay",
+    "relayed",
+    "relays",
+    "sample",
+    "set",
+    "socks",
+    "step",
+    "tag",
+    "timeout",
+    "to",
+    "via",
+];
+
+/// Of Rhai's library: what is linear in its arguments, allocates no more than they hold, and
+/// cannot panic. `pad` checks the limits before it allocates.
+const LIBRARY: &[&str] = &[
+    "abs",
+    "all",
+    "bits",
+    "ceiling",
+    "chars",
+    "clear",
+    "contains",
+    "ends_with",
+    "filter",
+    "find",
+    "find_map",
+    "floor",
+    "get",
+    "index_of",
+    "insert",
+    "int",
+    "is_empty",
+    "is_even",
+    "is_odd",
+    "is_zero",
+    "keys",
+    "len",
+    "map",
+    "max",
+    "min",
+    "parse_float",
+    "parse_int",
+    "pop",
+    "push",
+    "range",
+    "reduce",
+    "remove",
+    "reverse",
+    "round",
+    "shift",
+    "sign",
+    "some",
+    "sort",
+    "split",
+    "starts_with",
+    "sub_string",
+    "to_float",
+    "to_int",
+    "to_lower",
+    "to_string",
+    "to_upper",
+    "trim",
+    "truncate",
+    "type_of",
+    "values",
+];
+
+/// What the language calls operators and parses as calls.
+const OPERATORS: &[&str] = &[
+    "+", "-", "*", "/", "%", "**", "==", "!=", "<", ">", "<=", ">=", "!", "&", "|", "^", "<<",
+    ">>", "&&", "||", "..", "..=", "in", "!in", "??",
+];
+
+/// Library functions that take a closure: the only places where one may use outer variables.
+const CLOSURE_TAKERS: &[&str] = &[
+    "all", "filter", "find", "find_map", "index_of", "map", "peers", "reduce", "relays", "some",
+    "sort",
+];
+
+/// What people know from other scripts of this kind, and this build lacks.
+const NOT_BUILT: &[(&str, &str)] = &[
+    (
+        "address",
+        "; a peer that is let in learns this node's record",
+    ),
+    ("tor", "; onion(3) hides the sender too"),
+    ("i2p", ""),
+    ("punch", "; best() takes the direct way when there is one"),
+    ("stick", ""),
+    ("back_after", ""),
+    ("migrate", ""),
+    ("carrier", ""),
+    ("relays_best", "; sort relays() instead"),
+    ("fetch_decoy", ""),
+    ("cover", ""),
+    ("geo", ""),
+    ("asn", ""),
+    ("bill", ""),
+    ("dns", ""),
+    ("dns_fake", ""),
+    ("dns_static", ""),
+    ("dns_decoy", ""),
+    ("nxdomain", ""),
+    ("min_ttl", ""),
+];
+
+/// Why an allowance of `accept` is refused.
+pub(crate) const NO_LIMITS: &str =
+    "accept() takes no limits in this build; relay(q) and exit(x) do";
+
+/// Limits of an allowance. `accept` has none: who is let in is limited by what each request gets.
+pub(crate) const LIMITS: &[&str] = &["bw", "bytes", "for_time", "idle"];
+
+/// Hooks that people know and this build lacks.
+const HOOKS_NOT_BUILT: &[&str] = &["resolve", "decoy", "visit", "admit"];
+
+/// Fields that people know and this build lacks.
+const FIELDS_NOT_BUILT: &[(&str, &str)] = &[
+    ("sni", ""),
+    ("alpn", ""),
+    ("asn", ""),
+    ("country", ""),
+    ("net", ""),
+    ("caps", "; a node has is_relay, is_hop and is_exit"),
+    ("price", ""),
+    ("since", ""),
+    ("score", ""),
+    ("groups", ""),
+    ("path", "; a node has online and has_address"),
+];
+
+/// What Rhai has and a rule script must not.
+const FORBIDDEN: &[&str] = &[
+    "eval",
+    "sleep",
+    "replace",
+    "print",
+    "debug",
+    "timestamp",
+    "Fn",
+    "call",
+    "curry",
+    "parse_json",
+    "to_json",
+    "is_def_fn",
+    "is_def_var",
+    "is_shared",
+    "import",
+    "export",
+];
+
+/// Whether scripts may call `name`; `extra` is what the script itself defines.
+pub(crate) fn check_function(name: &str, extra: &[String]) -> Result<(), String> {
+    let known = |list: &[&str]| list.contains(&name);
+    if known(HOST) || known(LIBRARY) || is_operator(name) || extra.iter().any(|own| own == name) {
+        return Ok(());
+    }
+    if let Some((_, instead)) = NOT_BUILT.iter().find(|(not_built, _)| *not_built == name) {
+        return Err(format!("`{name}` is not in this build{instead}"));
+    }
+    if known(FORBIDDEN) {
+        return Err(format!("`{name}` is not available in rule scripts"));
+    }
+    let names = HOST.iter().chain(LIBRARY).copied();
+    let all = names.chain(extra.iter().map(String::as_str));
+    Err(match nearest(name, all) {
+        Some(near) => format!("no function is called `{name}`; did you mean `{near}`?"),
+        None => format!("no function is called `{name}`"),
+    })
+}
+
+/// Whether `name` is a field that only a later build has.
+pub(crate) fn check_field(name: &str) -> Result<(), String> {
+    match FIELDS_NOT_BUILT.iter().find(|(field, _)| *field == name) {
+        Some((_, instead)) => Err(format!("the field `{name}` is not in this build{instead}")),
+        None => Ok(()),
+    }
+}
+
+/// Whether a script may define a function `name` with so many parameters.
+pub(crate) fn check_definition(name: &str, parameters: usize) -> Result<(), String> {
+    if let Some((_, expected)) = HOOKS.iter().find(|(hook, _)| *hook == name) {
+        return if parameters == *expected {
+            Ok(())
+        } else {
+            Err(format!(
+                "the hook `{name}` takes {expected} argument, not {parameters}"
+            ))
+        };
+    }
+    if HOOKS_NOT_BUILT.contains(&name) {
+        return Err(format!("the hook `{name}` is not in this build"));
+    }
+    let taken = HOST.contains(&name) || LIBRARY.contains(&name) || FORBIDDEN.contains(&name);
+    if taken || NOT_BUILT.iter().any(|(not_built, _)| *not_built == name) {
+        return Err(format!(
+            "`{name}` is the host's; give your function another name"
+        ));
+    }
+    Ok(())
+}
+
+/// The hook that a function which nobody calls was probably meant to be.
+pub(crate) fn misspelt_hook(name: &str) -> Option<&'static str> {
+    let names = HOOKS.iter().map(|(hook, _)| *hook);
+    nearest(name, names.filter(|hook| *hook != name))
+}
+
+/// Whether a closure that uses outer variables may be an argument of `name`.
+pub(crate) fn takes_closure(name: &str) -> bool {
+    CLOSURE_TAKERS.contains(&name)
+}
+
+fn is_operator(name: &str) -> bool {
+    let plain = name.strip_suffix('=').unwrap_or(name);
+    OPERATORS.contains(&name) || OPERATORS.contains(&plain)
+}

@@ -1,0 +1,10 @@
+//! The crate from outside, as the daemon uses it.
+
+#[cfg(test)]
+mod common;
+#[cfg(test)]
+mod policy;
+#[cfg(test)]
+mod refusals;
+#[cfg(test)]
+mod scripts;

@@ -1,0 +1,316 @@
+//! Scripts loaded and asked from outside, as the daemon does it.
+
+use std::time::{Duration, SystemTime};
+
+use wormholes_rules::{
+    Allowance, ExitRequest, Jitter, Outcome, Plan, RelayRequest, RuleEvent, Tunnel, Verdict,
+};
+
+use crate::common::{conn, id, load, node, policy, route, world};
+
+fn plan_of(script: &str, host: &str) -> Plan {
+    let outcome = route(script, host).outcome;
+    let Outcome::Plan(plan) = outcome else {
+        panic!("{outcome:?}");
+    };
+    plan
+}
+
+fn why_blocked(script: &str) -> String {
+    let plan = plan_of(script, "x.example");
+    let Tunnel::Block { why } = plan.steps[0].tunnels[0].clone() else {
+        panic!("{plan:?}");
+    };
+    why
+}
+
+#[test]
+fn a_script_of_ten_lines_decides_by_name() {
+    let script = r#"
+const OPEN = [80, 443];
+fn route(c) {
+    if c.host.ends_with(".wh") {
+        if c.node == () { return block("unknown peer"); }
+        return c.node.best().closed();
+    }
+    if !global::OPEN.contains(c.port) || !OPEN.contains(c.port) { return block("port"); }
+    direct()
+        .timeout("3s")
+        .or(onion(3).jitter("exp 30ms"))
+}"#;
+    let decision = route(script, "x.example");
+    let rule = decision.trace.rule.unwrap();
+    assert_eq!((rule.script.as_str(), rule.line), ("test.rhai", 9));
+    let because = decision.trace.because;
+    assert!(
+        because.contains(&("c.host".into(), "x.example".into())),
+        "{because:?}"
+    );
+    assert!(
+        because.contains(&("c.port".into(), "443".into())),
+        "{because:?}"
+    );
+    let plan = plan_of(script, "x.example");
+    assert_eq!(plan.steps.len(), 2);
+    assert_eq!(plan.steps[0].marks.timeout, Some(Duration::from_secs(3)));
+    let mean = Duration::from_millis(30);
+    assert_eq!(plan.steps[1].marks.jitter, Some(Jitter::Exp { mean }));
+    assert_eq!(plan_of(script, "web.bob.wh").steps.len(), 2);
+    assert_eq!(
+        plan_of(script, "web.nobody.wh"),
+        Plan::block("unknown peer")
+    );
+}
+
+#[test]
+fn the_first_script_that_does_not_pass_answers() {
+    let first = "fn route(c) { if c.port == 22 { direct() } else { pass() } }";
+    let second = "fn route(c) { if c.host == \"a.example\" { onion(2) } else { pass() } }";
+    let policy = load(&[("one.rhai", first), ("two.rhai", second)]);
+    let ask = |host: &str| policy.route(&conn(host), &world(), SystemTime::UNIX_EPOCH);
+    assert_eq!(ask("a.example").trace.rule.unwrap().script, "two.rhai");
+    let passed = ask("b.example");
+    assert_eq!((passed.outcome, passed.trace.rule), (Outcome::Pass, None));
+    assert_eq!(passed.trace.because.len(), 2, "{:?}", passed.trace.because);
+}
+
+#[test]
+fn an_error_blocks_and_says_where() {
+    for (script, expected) in [
+        (
+            "fn route(c) {\n let a = [1];\n a[c.port];\n direct() }",
+            "test.rhai:3: ",
+        ),
+        ("fn route(c) { 7 }", "returned i64"),
+        ("fn route(c) { plan() }", "no step"),
+        ("fn route(c) { relay(\"r1\") }", "returned Peer, not a plan"),
+        ("fn route(c) { throw \"mine\" }", "mine"),
+        ("fn route(c) { onion(9) }", "1 to 8 hops"),
+        ("fn route(c) { direct().exit() }", "exit() needs the peer"),
+        (
+            "fn route(c) { relay(peer(\"r1\")) }",
+            "relay() needs the peer",
+        ),
+        ("fn route(c) { direct().timeout(\"soon\") }", "number"),
+        (
+            "fn route(c) { onion(3, #{ from: \"mars\" }) }",
+            "\"friends\"",
+        ),
+        ("fn route(c) { c.host.nothing }", "nothing"),
+        ("fn route(c) { socks(\"example:1080\") }", "address"),
+        (
+            "fn route(c) { set(c.host).has(c.host); direct() }",
+            "no set is called",
+        ),
+    ] {
+        let why = why_blocked(script);
+        assert!(why.contains(expected), "{script}: {why}");
+    }
+}
+
+#[test]
+fn a_closed_plan_holds_nothing_weaker_than_its_first_tunnel() {
+    let check = |plan: &str, expected: Option<&str>| {
+        let script = format!("fn route(c) {{ let p = peer(\"bob\"); {plan} }}");
+        let decision = route(&script, "x.example");
+        let error = decision.trace.error;
+        match expected {
+            None => assert_eq!(error, None, "{plan}"),
+            Some(text) => assert!(error.as_ref().unwrap().contains(text), "{plan}: {error:?}"),
+        }
+    };
+    check("onion(3).or(direct())", None);
+    check("onion(3).or(direct()).closed()", Some("weaker"));
+    check("onion(3).closed().or(direct())", Some("weaker"));
+    check("onion(3).or(onion(4)).closed()", None);
+    check("onion(3).or(onion(1)).closed()", Some("of fewer hops"));
+    check(
+        "onion(3, #{ from: \"friends\" }).or(onion(3)).closed()",
+        Some("leaves the friends"),
+    );
+    check(
+        "p.direct().or(p.relayed()).or(onion(2).to(p)).closed()",
+        None,
+    );
+    check("p.relayed().or(p.direct()).closed()", Some("weaker"));
+    check(
+        "p.relayed().or(socks(\"127.0.0.1:1080\")).closed()",
+        Some("weaker"),
+    );
+    check("relay(\"r1\").to(p).or(onion(1)).closed()", None);
+    check("p.direct().race(p.relayed())", None);
+    check("p.direct().race(p.relayed()).closed()", Some("one kind"));
+    check("p.direct().race(direct()).closed()", None);
+    check("onion(3).or(block(\"no\")).closed()", None);
+    check(
+        "direct().race(p.relayed().timeout(\"3s\"))",
+        Some("limits follow race()"),
+    );
+    check(
+        "plan().step(p.direct()).step(p.relayed(\"r1\").bw(\"1MB/s\")).closed()",
+        None,
+    );
+}
+
+#[test]
+fn need_ip_carries_its_plan() {
+    let script = "fn route(c) { if c.ip == () { return need(\"ip\", onion(3)); } direct() }";
+    let decision = route(script, "x.example");
+    assert!(matches!(decision.outcome, Outcome::NeedIp(_)));
+    let mut with_ip = conn("x.example");
+    with_ip.ip = Some([192, 0, 2, 1].into());
+    let decision = policy(script).route(&with_ip, &world(), SystemTime::UNIX_EPOCH);
+    assert!(matches!(decision.outcome, Outcome::Plan(_)));
+}
+
+#[test]
+fn marks_that_a_tunnel_cannot_keep_block_the_flow() {
+    let check = |plan: &str, expected: &str| {
+        let why = why_blocked(&format!("fn route(c) {{ let p = peer(\"bob\"); {plan} }}"));
+        assert!(why.contains(expected), "{plan}: {why}");
+    };
+    check("direct().pad(512)", "direct() cannot pad");
+    check("p.direct().exit().pad(512)", "direct() cannot pad");
+    check("onion(3).race(direct()).pad(512)", "direct() cannot pad");
+    check(
+        "onion(3).pad(512).or(socks(\"127.0.0.1:9\").pad(512))",
+        "socks() cannot pad",
+    );
+    check(
+        "socks(\"127.0.0.1:9\").isolate(c.user)",
+        "socks() cannot isolate",
+    );
+    let plan = plan_of(
+        "fn route(c) { onion(3).pad(512).isolate(1).or(direct()) }",
+        "x.example",
+    );
+    assert_eq!(plan.steps[0].marks.pad_bytes, Some(512));
+}
+
+#[test]
+fn limits_of_accept_that_a_helper_adds_deny() {
+    let policy = policy("fn slow(v) { v.bw(1000) }\nfn accept(p) { slow(allow()) }");
+    let verdict = policy.accept(&node("bob", 2), &world(), SystemTime::UNIX_EPOCH);
+    let Some(Verdict::Deny(why)) = verdict.verdict else {
+        panic!("{verdict:?}");
+    };
+    assert!(why.contains("takes no limits"), "{why}");
+}
+
+#[test]
+fn verdicts_carry_limits() {
+    let policy = policy(
+        r#"
+fn accept(p) { if p.trust >= 2 { allow() } else { deny("no friend") } }
+fn relay(q) {
+    if q.from.credit <= 0 { return deny("no credit"); }
+    allow().bytes(min(q.from.credit * 1000000, 500000000)).for_time("30m")
+}
+fn exit(x) {
+    if !rate("x:" + x.from.id, 2, "1m") { return deny("slow down"); }
+    allow().bw("1MB/s").idle("2m")
+}"#,
+    );
+    let (now, world) = (SystemTime::UNIX_EPOCH, world());
+    let bob = node("bob", 2);
+    let allowed = policy.accept(&bob, &world, now).verdict;
+    assert_eq!(allowed, Some(Verdict::Allow(Allowance::default())));
+    let denied = policy.accept(&node("eve", 0), &world, now).verdict;
+    assert_eq!(denied, Some(Verdict::Deny("no friend".into())));
+    let request = |credit| {
+        let mut from = (*bob).clone();
+        from.facts.extend([("credit".to_owned(), credit)]);
+        RelayRequest {
+            from: from.into(),
+            to: node("carol", 2),
+            bytes_today: 0,
+            now,
+        }
+    };
+    let denied = policy.relay(&request(0), &world).verdict;
+    assert_eq!(denied, Some(Verdict::Deny("no credit".into())));
+    let Some(Verdict::Allow(allowed)) = policy.relay(&request(3), &world).verdict else {
+        panic!("credit is there");
+    };
+    assert_eq!(allowed.max_bytes, Some(3_000_000));
+    let exit = ExitRequest {
+        from: bob,
+        host: "x.example".into(),
+        ip: [192, 0, 2, 1].into(),
+        port: 443,
+        bytes_today: 0,
+        now,
+    };
+    let verdicts: Vec<_> = (0..3).map(|_| policy.exit(&exit, &world).verdict).collect();
+    let Some(Verdict::Allow(allowed)) = &verdicts[0] else {
+        panic!("the first is allowed");
+    };
+    assert_eq!(allowed.idle, Some(Duration::from_secs(120)));
+    assert_eq!(verdicts[2], Some(Verdict::Deny("slow down".into())));
+}
+
+#[test]
+fn nodes_are_found_by_name_id_and_link_and_compared() {
+    let script = format!(
+        r#"fn route(c) {{
+    let b = peer("bob");
+    if b != peer("{}") || b != peer("web.bob.wh") || peer("nobody") != () || b == peer("r1") {{
+        return block("lookup");
+    }}
+    let up = relays(|r| r.up && r.name != c.host);
+    up.sort(|a, b| a.rtt < b.rtt);
+    if up.len != 2 || up[0].name != "r2" {{ return block("relays"); }}
+    b.relayed(up[0]).label(`via ${{up[0].name}}`)
+}}"#,
+        id("bob")
+    );
+    let plan = plan_of(&script, "x.example");
+    let (via, to) = (Some(id("r2")), id("bob"));
+    assert_eq!(
+        plan.steps[0].tunnels,
+        [Tunnel::Relay {
+            via,
+            to,
+            exit: false
+        }]
+    );
+    assert_eq!(plan.steps[0].marks.label.as_deref(), Some("via r2"));
+}
+
+#[test]
+fn scripts_remember_log_and_tag() {
+    let policy = policy(
+        r#"
+fn init(r) { kv_set("seen", 0); }
+fn route(c) {
+    let n = kv_get("seen") + 1;
+    kv_set("seen", n, "10m");
+    log("info", "flow " + n);
+    tag("count", n);
+    direct()
+}
+fn on_event(e) { if e.kind == "peer-down" { notify("warn", e.peer.name + ": " + e.reason); } }"#,
+    );
+    let (now, world) = (SystemTime::UNIX_EPOCH, world());
+    assert_eq!(policy.init(&world, now).error, None);
+    policy.route(&conn("a.example"), &world, now);
+    let trace = policy.route(&conn("a.example"), &world, now).trace;
+    assert_eq!(trace.tags, [("count".to_owned(), "2".to_owned())]);
+    assert_eq!(trace.log[0].text, "flow 2");
+    let event = RuleEvent {
+        kind: "peer-down".into(),
+        peer: Some(node("bob", 2)),
+        reason: "gone".into(),
+        label: None,
+    };
+    let trace = policy.on_event(&event, &world, now);
+    assert_eq!(trace.notifications[0].text, "bob: gone");
+}
+
+#[test]
+fn costly_fields_are_looked_up_only_when_named() {
+    let needs = policy("fn route(c) { if c.uid == 0 { block() } else { direct() } }").needs();
+    assert!(needs.uid && !needs.app);
+    let needs = policy("fn route(c) { let f = relays(|r| r.name == c.app); direct() }").needs();
+    assert!(needs.app && !needs.uid);
+}

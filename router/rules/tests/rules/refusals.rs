@@ -1,0 +1,200 @@
+//! What is refused when a script is loaded, each fault at its place.
+
+use wormholes_rules::Outcome;
+
+use crate::common::{load_error, policy, route};
+
+/// The script, the line and the column of its fault, and what the message says.
+const REFUSED: &[(&str, usize, usize, &str)] = &[
+    (
+        "fn route(c) {\n  tor()\n}",
+        2,
+        3,
+        "`tor` is not in this build",
+    ),
+    (
+        "fn accept(p) {\n  allow().address(\"relay-only\")\n}",
+        2,
+        11,
+        "`address` is not in this build",
+    ),
+    (
+        "fn exit(x) {\n  allow().log(\"none\")\n}",
+        2,
+        11,
+        "no `log` in this build",
+    ),
+    (
+        "fn accept(p) {\n  if p.trust > 1 { return allow(); }\n  allow().bw(\"1kB/s\")\n}",
+        3,
+        11,
+        "accept() takes no limits",
+    ),
+    (
+        "fn route(c) {\n  direct().punch()\n}",
+        2,
+        12,
+        "`punch` is not in this build",
+    ),
+    (
+        "fn route(c) {\n  direct().tmeout(3)\n}",
+        2,
+        12,
+        "did you mean `timeout`?",
+    ),
+    (
+        "fn route(c) {\n  if c.sni == () { direct() }\n}",
+        2,
+        8,
+        "the field `sni` is not",
+    ),
+    (
+        "fn route(c) {\n  if c.prot == 1 { direct() }\n}",
+        2,
+        8,
+        "did you mean `port`?",
+    ),
+    (
+        "fn accept(p) {\n  let t = p.country; allow()\n}",
+        2,
+        13,
+        "the field `country`",
+    ),
+    (
+        "fn route(c) {\n  need(\"ip\")\n}",
+        2,
+        3,
+        "need() wants the plan",
+    ),
+    (
+        "fn route(c) {\n  need(\"sniff\", direct())\n}",
+        2,
+        8,
+        "need(\"sniff\") is not",
+    ),
+    (
+        "\nfn rout(c) { direct() }",
+        2,
+        4,
+        "did you mean the hook `route`?",
+    ),
+    (
+        "\n fn resolve(q) { pass() }",
+        2,
+        5,
+        "the hook `resolve` is not in this build",
+    ),
+    ("fn route(c, d) { pass() }", 1, 4, "takes 1 argument, not 2"),
+    (
+        "fn route(c) {\n  allow().bill(c)\n}",
+        2,
+        11,
+        "`bill` is not in this build",
+    ),
+    ("fn route(c) {\n  eval(\"1\")\n}", 2, 3, "eval"),
+    (
+        "fn route(c) {\n  sleep(5)\n}",
+        2,
+        3,
+        "`sleep` is not available",
+    ),
+    (
+        "fn route(c) {\n  c.host.replace(\"a\", \"b\")\n}",
+        2,
+        10,
+        "`replace` is not available",
+    ),
+    ("fn route(c) {\n  print(1)\n}", 2, 3, "print"),
+    (
+        "fn route(c) {\n  timestamp()\n}",
+        2,
+        3,
+        "`timestamp` is not available",
+    ),
+    (
+        "fn route(c) {\n  let f = Fn(\"sleep\"); f.call(5)\n}",
+        2,
+        11,
+        "`Fn` is not available",
+    ),
+    (
+        "fn route(c) {\n  let f = |x| x + c.port; direct()\n}",
+        2,
+        11,
+        "a closure that uses",
+    ),
+    (
+        "import \"x\" as y;\nfn route(c) { direct() }",
+        1,
+        1,
+        "import",
+    ),
+    (
+        "let x = 1;\nfn route(c) { direct() }",
+        1,
+        1,
+        "only constants",
+    ),
+    (
+        "fn route(c) {\n  set(\"adz\").has(c.host)\n}",
+        2,
+        7,
+        "did you mean \"ads\"?",
+    ),
+    (
+        "fn route(c) {\n  derect()\n}",
+        2,
+        3,
+        "did you mean `direct`?",
+    ),
+    (
+        "fn route(c) {\n  hots\n}",
+        2,
+        3,
+        "no variable is called `hots`",
+    ),
+    ("fn route(c) { direct( }", 1, 23, ""),
+    (
+        "fn relay(q) { pass() }\nfn route(c) { relay(peer(\"r1\")) }",
+        2,
+        15,
+        "hides relay(name)",
+    ),
+    ("fn timeout(c) { 1 }", 1, 4, "is the host's"),
+    ("fn route(c) { exit() }", 1, 15, "exit() follows a plan"),
+    ("fn x() { this.y }", 1, 10, "`this` is not available"),
+];
+
+#[test]
+fn what_is_not_built_is_refused_by_name_line_and_column() {
+    for &(script, line, column, expected) in REFUSED {
+        let faults = load_error(script);
+        let fault = &faults[0];
+        assert!(fault.message.contains(expected), "{script}: {faults:?}");
+        let place = (fault.line, fault.column);
+        assert_eq!(place, (line, column), "{script}: {faults:?}");
+    }
+}
+
+#[test]
+fn all_faults_are_told_at_once_and_unknown_peers_are_warnings() {
+    let faults = load_error("fn route(c) { if c.port == 1 { tor() } else { i2p() } }");
+    assert_eq!(faults.len(), 2, "{faults:?}");
+    let listed = policy("fn route(c) { first_set(c.host, [\"nope\"]); pass() }");
+    assert_eq!(listed.warnings().len(), 1);
+    let policy = policy("fn route(c) { peer(\"bobb\").best() }");
+    let warning = policy.warnings()[0].to_string();
+    assert_eq!(
+        warning,
+        "test.rhai:1:20: no peer is known as \"bobb\"; did you mean \"bob\"?"
+    );
+}
+
+#[test]
+fn names_that_are_keys_of_the_scripts_own_maps_are_not_taken_for_fields() {
+    let script = "fn route(c) { let o = #{ country: 1, net: 2 }; o.net = 3; if o.country == 1 { direct() } else { pass() } }";
+    assert!(matches!(
+        route(script, "a.example").outcome,
+        Outcome::Plan(_)
+    ));
+}
