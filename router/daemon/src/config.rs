@@ -1,13 +1,27 @@
 //! config.toml as a total type: what is here can run. Defaults are those of a machine that only
-//! uses the network: no role, loopback entrances.
+//! uses the network: no role, loopback entrances. [`Config::load`] reads one; a program that
+//! embeds a node may as well fill one in.
+
+mod keys;
+mod load;
+mod read;
+mod sections;
+#[cfg(test)]
+mod tests;
+mod values;
+
+pub use load::{ConfigError, Problem};
+pub(crate) use sections::petname;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use wormholes_proto::{NodeId, ServiceName, Target};
 
 /// Everything that an operator can set.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Config {
+    /// The file that it came from; a reload reads it again.
+    pub file: Option<PathBuf>,
     /// `[node]`
     pub node: NodeConfig,
     /// `[[peer]]`
@@ -35,7 +49,7 @@ pub struct Config {
 }
 
 /// `[node]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct NodeConfig {
     /// A name for people; told to nobody.
     pub name: String,
@@ -53,7 +67,7 @@ pub struct NodeConfig {
 }
 
 /// `[[peer]]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct PeerConfig {
     /// Petname, unique.
     pub name: String,
@@ -70,7 +84,7 @@ pub struct PeerConfig {
 }
 
 /// `[[entrance]]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct EntranceConfig {
     /// What it speaks.
     pub kind: EntranceKind,
@@ -100,7 +114,7 @@ pub enum EntranceKind {
 pub struct Secret(String);
 
 /// `[[service]]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ServiceConfig {
     /// Its name in `<name>.<node>.wh`.
     pub name: ServiceName,
@@ -111,7 +125,7 @@ pub struct ServiceConfig {
 }
 
 /// `[rules]`
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct RulesConfig {
     /// Script files in order; paths relative to the config file.
     pub scripts: Vec<PathBuf>,
@@ -134,7 +148,7 @@ pub enum DefaultRule {
 }
 
 /// `[relay]`, `[hop]`: a role with its limits.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct RoleConfig {
     /// Off by default.
     pub enabled: bool,
@@ -151,7 +165,7 @@ pub struct RoleConfig {
 }
 
 /// `[exit]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct ExitConfig {
     /// The role with its limits.
     pub role: RoleConfig,
@@ -171,11 +185,12 @@ pub struct ExitRule {
 }
 
 /// `[limits]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct LimitsConfig {
     /// Open flows at once; more are refused.
     pub flows: usize,
-    /// Connections at the entrances that have not yet said where they go.
+    /// Connections at the entrances that have not yet said where they go; the oldest goes when
+    /// there are more.
     pub pending_connections: usize,
     /// How long a program may take to say where it goes.
     pub handshake: Duration,
@@ -186,7 +201,7 @@ pub struct LimitsConfig {
 }
 
 /// `[control]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ControlConfig {
     /// The Unix socket; empty: `control.sock` in the data folder.
     pub socket: Option<PathBuf>,
@@ -198,14 +213,14 @@ pub struct ControlConfig {
 }
 
 /// `[metrics]`
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct MetricsConfig {
     /// Where `/metrics` is served; none: nowhere.
     pub listen: Option<SocketAddr>,
 }
 
 /// `[log]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct LogConfig {
     /// A tracing filter; default `info`.
     pub level: String,
@@ -213,6 +228,31 @@ pub struct LogConfig {
     pub json: bool,
     /// Mask targets and addresses; default on.
     pub mask: bool,
+}
+
+impl Secret {
+    /// Takes a text into custody.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// Whether `text` is the secret; takes as long for a wrong text as for the right one.
+    pub fn matches(&self, text: &[u8]) -> bool {
+        use ring::digest::{SHA256, digest};
+        // Digests of equal length leak nothing useful, whatever the comparison's timing is.
+        digest(&SHA256, self.0.as_bytes()).as_ref() == digest(&SHA256, text).as_ref()
+    }
+}
+
+impl EntranceKind {
+    /// The word for it in config, scripts and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Socks5 => "socks5",
+            Self::Http => "http",
+            Self::Tcp => "tcp",
+        }
+    }
 }
 
 impl std::fmt::Debug for Secret {
@@ -234,6 +274,17 @@ impl Default for NodeConfig {
     }
 }
 
+impl Default for RulesConfig {
+    fn default() -> Self {
+        Self {
+            scripts: Vec::new(),
+            default: DefaultRule::Block,
+            sets: BTreeMap::new(),
+            record_decisions: 1024,
+        }
+    }
+}
+
 impl Default for RoleConfig {
     fn default() -> Self {
         Self {
@@ -243,16 +294,6 @@ impl Default for RoleConfig {
             bytes_per_second_per_peer: 0,
             max_bytes_per_circuit: 0,
             idle: Duration::from_secs(300),
-        }
-    }
-}
-
-impl Default for ExitConfig {
-    fn default() -> Self {
-        Self {
-            role: RoleConfig::default(),
-            allow: Vec::new(),
-            allow_private: false,
         }
     }
 }

@@ -1,5 +1,53 @@
 //! The Wormholes router as a library: a node that opens flows by script.
 
+mod ban;
+mod carrier;
 mod config;
+mod control;
+mod counters;
+mod dial;
+mod entrance;
+mod events;
+mod flow;
+mod gatekeeper;
+mod identity;
+mod log;
+mod metrics;
+mod names;
+mod network;
+mod node;
+mod peers;
+mod pipe;
+mod policy;
+mod program;
+mod records;
+mod registration;
+mod role;
+mod serve;
+mod tunnel;
 
-pub use config::Config;
+pub use carrier::{CarrierError, LinkError, TlsError};
+pub use config::{
+    Config, ConfigError, ControlConfig, DefaultRule, EntranceConfig, EntranceKind, ExitConfig,
+    ExitRule, LimitsConfig, LogConfig, MetricsConfig, NodeConfig, PeerConfig, Problem, RoleConfig,
+    RulesConfig, Secret, ServiceConfig,
+};
+pub use control::{BindControlError, ReadAddedError};
+pub use counters::{Counters, RoleCounters};
+pub use dial::DialError;
+pub use entrance::EntranceError;
+pub use flow::{Decided, Flow, FlowState, FlowTable, Forbidden, Refusal, Story, Totals, Tried};
+pub use gatekeeper::{Gatekeeper, OpenGate};
+pub use identity::IdentityError;
+pub use log::{LogError, init as init_log};
+pub use metrics::MetricsError;
+pub use network::{Network, NetworkOptions, StartError};
+pub use node::{EntranceInfo, Node, NodeCore, NodeError, NodeOptions, Reload, ReloadError};
+pub use peers::ConnectError;
+pub use pipe::{
+    CopyEnd, CopyLimits, CopyStop, FlowBytes, Pace, Pipe, PipeError, PipeReader, PipeWriter,
+    Witness, copy,
+};
+pub use policy::{Generation, LoadError, NothingBefore, PolicyHost, ScriptError, check};
+pub use role::{RoleAccount, RoleStatus};
+pub use tunnel::{ErrorKind, OpenError, Opened, Place, TunnelRequest};

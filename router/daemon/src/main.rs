@@ -1,2 +1,144 @@
-//! Skeleton.
-fn main() {}
+//! wormholed: the daemon. Reads the config, runs one node until a signal ends it.
+
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::Context;
+use clap::Parser;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use wormholed::{Config, Node, NodeOptions};
+
+/// Where packages put the config.
+const DEFAULT_CONFIG: &str = "/etc/wormholes/config.toml";
+
+/// The Wormholes router.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    /// The config file; without it /etc/wormholes/config.toml, and the defaults if there is none.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Read the config and the scripts, say what is wrong, and end.
+    #[arg(long)]
+    check: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = if arguments.check {
+        check(&arguments)
+    } else {
+        run(&arguments)
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("wormholed: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn check(arguments: &Arguments) -> anyhow::Result<()> {
+    let config = load(arguments)?;
+    wormholed::check(&config)?;
+    say("wormholed: the config and the scripts are good");
+    Ok(())
+}
+
+fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let config = load(arguments)?;
+    wormholed::init_log(&config.log)?;
+    raise_file_limit();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start threads")?;
+    runtime.block_on(serve(config))
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    let mut stop = Stop::listen()?;
+    let mut hangup = signal(SignalKind::hangup()).context("cannot listen to signals")?;
+    let options = NodeOptions {
+        owns_process: true,
+        watch_rules: true,
+        control: true,
+        ..NodeOptions::default()
+    };
+    let node = Node::start_with(config, options).await?;
+    tracing::info!(
+        id = %node.id(),
+        listen = ?node.listen_addresses(),
+        entrances = ?node.entrance_addresses(),
+        "node started"
+    );
+    loop {
+        tokio::select! {
+            () = stop.wanted() => break,
+            Some(()) = hangup.recv() => {
+                // Said by the node itself, success and failure.
+                let _ = node.reload().await;
+            }
+        }
+    }
+    tracing::info!("node stops; flows may finish");
+    tokio::select! {
+        () = node.shutdown() => {}
+        () = stop.wanted() => tracing::warn!("stopped at once, by a second signal"),
+    }
+    Ok(())
+}
+
+/// SIGTERM or SIGINT.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    fn listen() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("cannot listen to signals");
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn wanted(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+fn load(arguments: &Arguments) -> anyhow::Result<Config> {
+    let path = match &arguments.config {
+        Some(path) => path.as_path(),
+        None if Path::new(DEFAULT_CONFIG).exists() => Path::new(DEFAULT_CONFIG),
+        None => return Ok(Config::default()),
+    };
+    Ok(Config::load(path)?)
+}
+
+/// A flow takes two descriptors, and the usual limit is 1024.
+fn raise_file_limit() {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    if current != maximum && setrlimit(Resource::Nofile, raised).is_err() {
+        tracing::warn!(?current, "the limit of open files stays low");
+    }
+}
+
+/// Standard error may be closed: then there is nobody to tell.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}

@@ -1,0 +1,428 @@
+//! QUIC: the endpoints of this node, calls out and calls in.
+//!
+//! Every listen address is one UDP socket, used for calls in both directions, so that a NAT in
+//! front of it keeps one mapping. Calls with throw-away keys leave from sockets of their own: the
+//! port would name the node that listens on it.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
+use quinn::{
+    AckFrequencyConfig, ClientConfig, ConnectionError, Endpoint, EndpointConfig, Incoming,
+    ServerConfig, TokioRuntime, TransportConfig, VarInt,
+    crypto::rustls::{QuicClientConfig, QuicServerConfig},
+    rustls::pki_types::CertificateDer,
+};
+use ring::hmac;
+use socket2::{Domain, Protocol, Socket, Type};
+use wormholes_proto::NodeId;
+
+use super::{
+    CloseCode, Link, LinkError, Standing,
+    tls::{self, TlsError},
+};
+use crate::identity::Identity;
+
+/// Loopback lost about 1 % of the packets with the kernel's default of 208 KiB; 7 MiB holds 20 ms
+/// at 2.5 Gbit/s.
+const SOCKET_BUFFER_BYTES: usize = 7 << 20;
+/// One stream fills 500 Mbit/s at 100 ms.
+const STREAM_WINDOW_BYTES: u32 = 6 << 20;
+/// What one peer can make this node hold.
+const KNOWN_WINDOW_BYTES: u32 = 24 << 20;
+/// What a stranger can: onion circuits only, whose hops read at once.
+const STRANGER_WINDOW_BYTES: u32 = 4 << 20;
+/// What this node holds for one connection until it is acknowledged.
+const SEND_WINDOW_BYTES: u64 = 24 << 20;
+/// Streams that a peer may have open at once; more wait at its side.
+const KNOWN_STREAMS: u32 = 4096;
+/// The same for a stranger.
+const STRANGER_STREAMS: u32 = 256;
+/// A connection on which nothing arrives for so long is lost.
+const IDLE_TIMEOUT_MS: u32 = 15_000;
+/// Three chances before the other end gives up.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// Handshakes at once; from a quarter on, callers prove their address first (RFC 9000,
+/// section 8.1).
+const MAX_HANDSHAKES: usize = 512;
+/// Slow handshakes make room.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// As whom a call is made.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller {
+    config: ClientConfig,
+    throw_away: bool,
+}
+
+/// All endpoints of this node.
+#[derive(Debug)]
+pub(crate) struct Carrier {
+    /// Those that listen.
+    listeners: Vec<Bound>,
+    /// Dial only, for an address family that no listener serves.
+    dialers: Vec<Bound>,
+    /// Dial only, with throw-away keys.
+    strangers: Vec<Bound>,
+    myself: Caller,
+    handshakes: tokio::sync::Semaphore,
+}
+
+/// An endpoint on its socket.
+#[derive(Debug)]
+struct Bound {
+    endpoint: Endpoint,
+    families: Families,
+}
+
+/// Which addresses a socket reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Families {
+    V4,
+    V6,
+    Both,
+}
+
+/// QUIC that could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum CarrierError {
+    /// The socket could not be bound.
+    #[error("cannot listen on udp {address}")]
+    Bind {
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// TLS refused its configuration.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+impl Caller {
+    /// Calls as `identity`, which the callee learns.
+    ///
+    /// # Errors
+    /// [`TlsError`] when TLS refuses the key.
+    fn named(identity: &Identity) -> Result<Self, TlsError> {
+        Ok(Self {
+            config: client_config(identity)?,
+            throw_away: false,
+        })
+    }
+
+    /// Calls with a key that is used for one connection and never again.
+    ///
+    /// # Errors
+    /// [`TlsError`] when no key could be made.
+    pub(crate) fn throw_away() -> Result<Self, TlsError> {
+        let identity = Identity::throw_away().map_err(|error| TlsError(error.to_string()))?;
+        Ok(Self {
+            config: client_config(&identity)?,
+            throw_away: true,
+        })
+    }
+}
+
+impl Carrier {
+    /// Binds a socket for each of `listen`, and what is needed to dial.
+    ///
+    /// # Errors
+    /// [`CarrierError`] when a socket cannot be bound.
+    pub(crate) fn bind(listen: &[SocketAddr], identity: &Identity) -> Result<Self, CarrierError> {
+        let server = server_config(identity)?;
+        let listeners = listen
+            .iter()
+            .map(|address| {
+                let families = Families::of_listener(*address, listen);
+                Bound::new(*address, families, Some(server.clone()), identity)
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut dialers = Vec::new();
+        let mut strangers = Vec::new();
+        for (any, families) in [
+            (IpAddr::from(Ipv4Addr::UNSPECIFIED), Families::V4),
+            (IpAddr::from(Ipv6Addr::UNSPECIFIED), Families::V6),
+        ] {
+            // A machine without IPv6 only lacks what it could not reach anyway.
+            let bind = |ip: IpAddr| match Bound::new((ip, 0).into(), families, None, identity) {
+                Err(_) if families == Families::V6 => Ok(None),
+                other => other.map(Some),
+            };
+            if !listeners.iter().any(|bound| bound.families.reach(any)) {
+                dialers.extend(bind(any)?);
+            }
+            let listener = listen.iter().find(|own| own.is_ipv4() == any.is_ipv4());
+            strangers.extend(bind(listener.map_or(any, SocketAddr::ip))?);
+        }
+        Ok(Self {
+            listeners,
+            dialers,
+            strangers,
+            myself: Caller::named(identity)?,
+            handshakes: tokio::sync::Semaphore::new(MAX_HANDSHAKES),
+        })
+    }
+
+    /// Where this node listens, with the ports that the system chose.
+    pub(crate) fn listen_addresses(&self) -> Vec<SocketAddr> {
+        addresses(&self.listeners)
+    }
+
+    /// All sockets of this node.
+    pub(crate) fn own_addresses(&self) -> Vec<SocketAddr> {
+        [&self.listeners, &self.dialers, &self.strangers]
+            .into_iter()
+            .flat_map(|endpoints| addresses(endpoints))
+            .collect()
+    }
+
+    /// As this node itself.
+    pub(crate) fn myself(&self) -> &Caller {
+        &self.myself
+    }
+
+    /// Calls `id` at `address`. Cancel-safe: dropping it ends the attempt.
+    ///
+    /// # Errors
+    /// [`LinkError`] when nobody answers in time or another node does.
+    pub(crate) async fn dial(
+        &self,
+        caller: &Caller,
+        id: NodeId,
+        address: SocketAddr,
+    ) -> Result<Link, LinkError> {
+        let refused = |why: String| LinkError::Address { address, why };
+        let endpoint = self
+            .dialer(caller, address.ip())
+            .ok_or_else(|| refused("no socket of that address family".to_owned()))?;
+        let connecting = endpoint
+            .connect_with(caller.config.clone(), address, &id.to_string())
+            .map_err(|error| refused(error.to_string()))?;
+        match tokio::time::timeout(HANDSHAKE_TIMEOUT, connecting).await {
+            Ok(Ok(connection)) => Ok(Link::new(id, connection)),
+            Ok(Err(ConnectionError::TimedOut)) | Err(_) => Err(LinkError::NoAnswer { address }),
+            Ok(Err(error)) => Err(LinkError::Handshake {
+                address,
+                why: error.to_string(),
+            }),
+        }
+    }
+
+    fn dialer(&self, caller: &Caller, ip: IpAddr) -> Option<&Endpoint> {
+        let mut sockets = if caller.throw_away {
+            self.strangers.iter().chain(&[])
+        } else {
+            self.listeners.iter().chain(&self.dialers)
+        };
+        sockets
+            .find(|bound| bound.families.reach(ip))
+            .map(|bound| &bound.endpoint)
+    }
+
+    /// Takes the next call at any listener; `None` when the carrier is closed or never listens.
+    /// Its handshake is still to be done. Cancel-safe.
+    pub(crate) async fn accept(&self) -> Option<Incoming> {
+        if self.listeners.is_empty() {
+            return std::future::pending().await;
+        }
+        loop {
+            let mut calls: FuturesUnordered<_> = self
+                .listeners
+                .iter()
+                .map(|bound| bound.endpoint.accept().boxed())
+                .collect();
+            let incoming = calls.next().await.flatten()?;
+            drop(calls);
+            let free = self.handshakes.available_permits();
+            if free == 0 {
+                incoming.refuse();
+            } else if free < MAX_HANDSHAKES * 3 / 4 && incoming.may_retry() {
+                // Cannot fail: may_retry was asked.
+                let _ = incoming.retry();
+            } else {
+                return Some(incoming);
+            }
+        }
+    }
+
+    /// Does the handshake of a call.
+    ///
+    /// # Errors
+    /// [`LinkError`] when it breaks, takes too long, or there are too many.
+    pub(crate) async fn handshake(&self, incoming: Incoming) -> Result<Link, LinkError> {
+        let address = incoming.remote_address();
+        let failed = |why: String| LinkError::Handshake { address, why };
+        let Ok(_place) = self.handshakes.try_acquire() else {
+            incoming.refuse();
+            return Err(failed("too many at once".to_owned()));
+        };
+        let connection = tokio::time::timeout(HANDSHAKE_TIMEOUT, incoming)
+            .await
+            .map_err(|_| failed("too slow".to_owned()))?
+            .map_err(|error| failed(error.to_string()))?;
+        let id = connection
+            .peer_identity()
+            .and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok())
+            .and_then(|keys| tls::peer_id(&keys))
+            .ok_or_else(|| failed("no node id".to_owned()))?;
+        Ok(Link::new(id, connection))
+    }
+
+    /// Ends all connections and waits until their other ends were told.
+    pub(crate) async fn close(&self) {
+        let all = [&self.listeners, &self.dialers, &self.strangers];
+        for bound in all.into_iter().flatten() {
+            let code = VarInt::from_u32(CloseCode::Done as u32);
+            bound.endpoint.close(code, b"");
+        }
+        for bound in all.into_iter().flatten() {
+            bound.endpoint.wait_idle().await;
+        }
+    }
+}
+
+pub(super) fn set_standing(connection: &quinn::Connection, standing: Standing) {
+    let (window, streams) = match standing {
+        Standing::Stranger => (STRANGER_WINDOW_BYTES, STRANGER_STREAMS),
+        Standing::Known => (KNOWN_WINDOW_BYTES, KNOWN_STREAMS),
+    };
+    connection.set_receive_window(VarInt::from_u32(window));
+    connection.set_max_concurrent_bi_streams(VarInt::from_u32(streams));
+}
+
+impl Bound {
+    fn new(
+        address: SocketAddr,
+        families: Families,
+        server: Option<ServerConfig>,
+        identity: &Identity,
+    ) -> Result<Self, CarrierError> {
+        let failed = |source| CarrierError::Bind { address, source };
+        let socket = socket(address, families).map_err(failed)?;
+        let config = EndpointConfig::new(Arc::new(ResetKey(identity.reset_key())));
+        let endpoint =
+            Endpoint::new(config, server, socket, Arc::new(TokioRuntime)).map_err(failed)?;
+        Ok(Self { endpoint, families })
+    }
+}
+
+impl Families {
+    /// `[::]` takes IPv4 too, unless another listener has that port there.
+    fn of_listener(address: SocketAddr, listen: &[SocketAddr]) -> Self {
+        let taken = |port| listen.iter().any(|own| own.is_ipv4() && own.port() == port);
+        if address.is_ipv4() {
+            Self::V4
+        } else if address.ip().is_unspecified() && !taken(address.port()) {
+            Self::Both
+        } else {
+            Self::V6
+        }
+    }
+
+    fn reach(self, ip: IpAddr) -> bool {
+        match self {
+            Self::V4 => ip.is_ipv4(),
+            Self::V6 => ip.is_ipv6(),
+            Self::Both => true,
+        }
+    }
+}
+
+fn addresses(sockets: &[Bound]) -> Vec<SocketAddr> {
+    sockets
+        .iter()
+        .filter_map(|bound| bound.endpoint.local_addr().ok())
+        .collect()
+}
+
+fn socket(address: SocketAddr, families: Families) -> std::io::Result<UdpSocket> {
+    let domain = Domain::for_address(address);
+    let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(families == Families::V6)?;
+    }
+    enlarge_buffers(&socket);
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
+/// Bytes that the system grants a socket for receiving and sending, and what was asked for.
+pub(crate) fn granted_buffers() -> std::io::Result<(usize, usize, usize)> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+    enlarge_buffers(&socket);
+    // Linux counts its own overhead and reports twice what it grants (socket(7)).
+    let (receive, send) = (socket.recv_buffer_size()?, socket.send_buffer_size()?);
+    Ok((receive / 2, send / 2, SOCKET_BUFFER_BYTES))
+}
+
+/// As far as the system lets: beyond net.core.rmem_max only root may go.
+fn enlarge_buffers(socket: &Socket) {
+    use rustix::net::sockopt;
+    if sockopt::set_socket_recv_buffer_size_force(socket, SOCKET_BUFFER_BYTES).is_err() {
+        let _ = socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
+    }
+    if sockopt::set_socket_send_buffer_size_force(socket, SOCKET_BUFFER_BYTES).is_err() {
+        let _ = socket.set_send_buffer_size(SOCKET_BUFFER_BYTES);
+    }
+}
+
+fn client_config(identity: &Identity) -> Result<ClientConfig, TlsError> {
+    let crypto = QuicClientConfig::try_from(tls::client_config(identity)?)
+        .map_err(|error| TlsError(error.to_string()))?;
+    let mut config = ClientConfig::new(Arc::new(crypto));
+    config.transport_config(Arc::new(transport(KNOWN_WINDOW_BYTES, KNOWN_STREAMS)));
+    Ok(config)
+}
+
+fn server_config(identity: &Identity) -> Result<ServerConfig, TlsError> {
+    let crypto = QuicServerConfig::try_from(tls::server_config(identity)?)
+        .map_err(|error| TlsError(error.to_string()))?;
+    let mut config = ServerConfig::with_crypto(Arc::new(crypto));
+    // A caller is nobody until its key was seen.
+    config.transport_config(Arc::new(transport(STRANGER_WINDOW_BYTES, STRANGER_STREAMS)));
+    config.max_incoming(MAX_HANDSHAKES);
+    // A million-connection flood may not fill memory with first packets: 16 KiB holds a client
+    // hello with a post-quantum share.
+    config.incoming_buffer_size(16 << 10);
+    config.incoming_buffer_size_total(8 << 20);
+    Ok(config)
+}
+
+fn transport(window_bytes: u32, streams: u32) -> TransportConfig {
+    let mut config = TransportConfig::default();
+    config
+        .max_concurrent_bidi_streams(VarInt::from_u32(streams))
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
+        .receive_window(VarInt::from_u32(window_bytes))
+        .send_window(SEND_WINDOW_BYTES)
+        .max_idle_timeout(Some(VarInt::from_u32(IDLE_TIMEOUT_MS).into()))
+        .keep_alive_interval(Some(KEEP_ALIVE))
+        // Fewer acknowledgements to write and to read.
+        .ack_frequency_config(Some(AckFrequencyConfig::default()))
+        .datagram_receive_buffer_size(None);
+    config
+}
+
+/// Keys stateless resets (RFC 9000, section 10.3), the same after a restart.
+struct ResetKey(hmac::Key);
+
+impl quinn::crypto::HmacKey for ResetKey {
+    fn sign(&self, data: &[u8], signature_out: &mut [u8]) {
+        signature_out.copy_from_slice(hmac::sign(&self.0, data).as_ref());
+    }
+
+    fn signature_len(&self) -> usize {
+        hmac::HMAC_SHA256.digest_algorithm().output_len()
+    }
+
+    fn verify(&self, data: &[u8], signature: &[u8]) -> Result<(), quinn::crypto::CryptoError> {
+        hmac::verify(&self.0, data, signature).map_err(|_| quinn::crypto::CryptoError)
+    }
+}

@@ -1,0 +1,108 @@
+//! From a file to a [`Config`]: reading it, its mode, and what is wrong with it.
+
+use std::{
+    fmt, io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
+
+use thiserror::Error;
+
+use super::{Config, read, sections};
+
+/// Ten thousand peers fit; a larger file is the wrong one.
+const MAX_FILE_BYTES: u64 = 4 << 20;
+
+/// A config that cannot be used.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {}", .path.display())]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file is larger than any config.
+    #[error("{} is larger than {MAX_FILE_BYTES} bytes", .0.display())]
+    Size(PathBuf),
+    /// The file holds passwords, and others may read it.
+    #[error("{path} holds passwords and others may read it: chmod 600 {path}", path = .0.display())]
+    Mode(PathBuf),
+    /// The file's content is wrong.
+    #[error("{}", list(.path.as_deref(), .problems))]
+    Content {
+        /// Which file; none when the text came from elsewhere.
+        path: Option<PathBuf>,
+        /// In order of line, at least one.
+        problems: Vec<Problem>,
+    },
+}
+
+/// One mistake in a config.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The line, from 1.
+    pub line: usize,
+    /// What is wrong there.
+    pub message: String,
+}
+
+impl Config {
+    /// Reads a file. Relative paths in it start at its folder.
+    ///
+    /// # Errors
+    /// [`ConfigError`]; all mistakes of the content at once.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let unreadable = |source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        };
+        let metadata = std::fs::metadata(path).map_err(unreadable)?;
+        if metadata.len() > MAX_FILE_BYTES {
+            return Err(ConfigError::Size(path.to_owned()));
+        }
+        let text = std::fs::read_to_string(path).map_err(unreadable)?;
+        let path = std::path::absolute(path).map_err(unreadable)?;
+        let folder = path.parent().unwrap_or(Path::new("/"));
+        let mut config = Self::parse(&text, folder).map_err(|problems| ConfigError::Content {
+            path: Some(path.clone()),
+            problems,
+        })?;
+        let has_secrets = config.entrances.iter().any(|e| !e.users.is_empty());
+        if has_secrets && metadata.mode() & 0o077 != 0 {
+            return Err(ConfigError::Mode(path));
+        }
+        config.file = Some(path);
+        Ok(config)
+    }
+
+    /// Reads a text. Relative paths in it start at `folder`.
+    ///
+    /// # Errors
+    /// All mistakes, in order of line.
+    pub fn parse(text: &str, folder: &Path) -> Result<Self, Vec<Problem>> {
+        let root = read::parse(text).map_err(|problem| vec![problem])?;
+        let document = read::Document::new(text);
+        let config = sections::config(&document, root.get_ref(), folder);
+        let problems = document.into_problems();
+        if problems.is_empty() {
+            Ok(config)
+        } else {
+            Err(problems)
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.line, self.message)
+    }
+}
+
+fn list(path: Option<&Path>, problems: &[Problem]) -> String {
+    let file = path.map_or_else(|| "config".to_owned(), |path| path.display().to_string());
+    let lines = problems.iter().map(|problem| format!("{file}:{problem}"));
+    lines.collect::<Vec<_>>().join("\n")
+}

@@ -1,0 +1,314 @@
+//! Typed access to parsed TOML that collects every problem with its line, so that one run shows
+//! all mistakes of a file.
+
+use std::{cell::RefCell, fmt::Display, ops::RangeInclusive, time::Duration};
+
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+use super::{
+    keys::{ABSENT, SECTIONS, Section},
+    load::Problem,
+};
+
+/// How alike (0 to 1) a known key must be to be suggested; below it the guess is noise.
+const ALIKE: f64 = 0.6;
+
+/// A document with the problems found so far.
+#[derive(Debug)]
+pub(super) struct Document<'a> {
+    text: &'a str,
+    problems: RefCell<Vec<Problem>>,
+}
+
+/// One `[section]`, or one of `[[section]]`; an absent one has no keys.
+#[derive(Debug)]
+pub(super) struct Table<'a> {
+    document: &'a Document<'a>,
+    name: &'static str,
+    table: Option<&'a DeTable<'a>>,
+    offset: usize,
+}
+
+impl<'a> Document<'a> {
+    /// Starts without problems.
+    pub(super) fn new(text: &'a str) -> Self {
+        Self {
+            text,
+            problems: RefCell::default(),
+        }
+    }
+
+    /// The line of a byte, from 1.
+    fn line(&self, offset: usize) -> usize {
+        let before = self.text.as_bytes().get(..offset).unwrap_or_default();
+        1 + before.iter().filter(|byte| **byte == b'\n').count()
+    }
+
+    /// Notes a problem at a byte.
+    pub(super) fn problem(&self, offset: usize, message: impl Into<String>) {
+        let line = self.line(offset);
+        let message = message.into();
+        self.problems.borrow_mut().push(Problem { line, message });
+    }
+
+    /// All problems in order of line.
+    pub(super) fn into_problems(self) -> Vec<Problem> {
+        let mut problems = self.problems.into_inner();
+        problems.sort_by_key(|problem| problem.line);
+        problems
+    }
+
+    /// Refuses sections that no build or this build does not have.
+    pub(super) fn check_sections(&self, root: &DeTable<'_>) {
+        for key in root.keys() {
+            let name = key.get_ref().as_ref();
+            if SECTIONS.iter().any(|section| section.name == name) {
+                continue;
+            }
+            let message = if ABSENT.contains(&name) {
+                format!("this build has no [{name}]")
+            } else {
+                let known = SECTIONS.iter().map(|section| section.name);
+                format!("unknown section or key `{name}`{}", suggestion(name, known))
+            };
+            self.problem(key.span().start, message);
+        }
+    }
+
+    /// The section `name`.
+    pub(super) fn section(&'a self, root: &'a DeTable<'a>, name: &'static str) -> Table<'a> {
+        let value = root.get(name);
+        let table = value.and_then(|value| {
+            let table = value.get_ref().as_table();
+            if table.is_none() {
+                let message = format!("expected a section [{name}]");
+                self.problem(value.span().start, message);
+            }
+            table
+        });
+        let offset = value.map_or(0, |value| value.span().start);
+        self.table(name, table, offset)
+    }
+
+    /// All of `[[name]]`.
+    pub(super) fn sections(&'a self, root: &'a DeTable<'a>, name: &'static str) -> Vec<Table<'a>> {
+        let Some(value) = root.get(name) else {
+            return Vec::new();
+        };
+        let items = value.get_ref().as_array();
+        let items = items.map(|items| items.iter());
+        let tables = items.into_iter().flatten().filter_map(|item| {
+            let table = item.get_ref().as_table()?;
+            Some(self.table(name, Some(table), item.span().start))
+        });
+        let tables: Vec<_> = tables.collect();
+        if tables.is_empty() {
+            self.problem(value.span().start, format!("expected [[{name}]]"));
+        }
+        tables
+    }
+
+    fn table(
+        &'a self,
+        name: &'static str,
+        table: Option<&'a DeTable<'a>>,
+        offset: usize,
+    ) -> Table<'a> {
+        let known = SECTIONS.iter().find(|section| section.name == name);
+        let known = known.map_or(&[][..], |section: &Section| section.keys);
+        for key in table.into_iter().flat_map(DeTable::keys) {
+            let found = key.get_ref().as_ref();
+            if known.iter().all(|(name, _)| *name != found) {
+                let hint = suggestion(found, known.iter().map(|(name, _)| *name));
+                let message = format!("unknown key `{found}` in [{name}]{hint}");
+                self.problem(key.span().start, message);
+            }
+        }
+        Table {
+            document: self,
+            name,
+            table,
+            offset,
+        }
+    }
+}
+
+impl<'a> Table<'a> {
+    /// Notes a problem with `key`, or with the section when it has no such key.
+    pub(super) fn problem(&self, key: &str, message: impl Display) {
+        let value = self.table.and_then(|table| table.get(key));
+        let offset = value.map_or(self.offset, |value| value.span().start);
+        let name = self.name;
+        self.document
+            .problem(offset, format!("`{key}` in [{name}]: {message}"));
+    }
+
+    /// What `read` makes of the value; its error becomes a problem.
+    fn value<T>(
+        &self,
+        key: &'static str,
+        read: impl FnOnce(&'a DeValue<'a>) -> Result<T, String>,
+    ) -> Option<T> {
+        let value = self.table?.get(key)?;
+        match read(value.get_ref()) {
+            Ok(value) => Some(value),
+            Err(message) => {
+                self.problem(key, message);
+                None
+            }
+        }
+    }
+
+    /// A text that `parse` takes.
+    pub(super) fn parsed<T, E: Display>(
+        &self,
+        key: &'static str,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Option<T> {
+        self.value(key, |value| parsed(value, &parse))
+    }
+
+    /// Like [`Table::parsed`], for a key that must be there.
+    pub(super) fn required<T, E: Display>(
+        &self,
+        key: &'static str,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Option<T> {
+        if !self.has(key) {
+            self.problem(key, "missing");
+        }
+        self.parsed(key, parse)
+    }
+
+    /// A text, when there is one; its absence is no problem here.
+    pub(super) fn quiet_text(&self, key: &str) -> Option<String> {
+        let value = self.table?.get(key)?;
+        value.get_ref().as_str().map(str::to_owned)
+    }
+
+    /// Whether the file sets `key`.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.table.is_some_and(|table| table.contains_key(key))
+    }
+
+    /// A list of texts that `parse` takes.
+    pub(super) fn list<T, E: Display>(
+        &self,
+        key: &'static str,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Option<Vec<T>> {
+        self.value(key, |value| {
+            let items = value.as_array().ok_or("expected a list")?;
+            let items = items.iter().map(|item| parsed(item.get_ref(), &parse));
+            items.collect()
+        })
+    }
+
+    /// A list of integers within `range`.
+    pub(super) fn integers(
+        &self,
+        key: &'static str,
+        range: RangeInclusive<u64>,
+    ) -> Option<Vec<u64>> {
+        self.value(key, |value| {
+            let items = value.as_array().ok_or("expected a list")?;
+            items
+                .iter()
+                .map(|item| integer(item.get_ref(), &range))
+                .collect()
+        })
+    }
+
+    /// A table of texts.
+    pub(super) fn map<T, E: Display>(
+        &self,
+        key: &'static str,
+        parse: impl Fn(&str, &str) -> Result<T, E>,
+    ) -> Option<Vec<(String, T)>> {
+        self.value(key, |value| {
+            let table = value.as_table().ok_or("expected { name = \"text\", … }")?;
+            let items = table.iter().map(|(name, value)| {
+                let name: &str = name.get_ref();
+                let value = parsed(value.get_ref(), &|text: &str| parse(name, text));
+                value.map(|value| (name.to_owned(), value))
+            });
+            items.collect()
+        })
+    }
+
+    /// `true` or `false`.
+    pub(super) fn boolean(&self, key: &'static str) -> Option<bool> {
+        self.value(key, |value| {
+            value
+                .as_bool()
+                .ok_or_else(|| expected("true or false", value))
+        })
+    }
+
+    /// An integer within `range`.
+    pub(super) fn integer(&self, key: &'static str, range: RangeInclusive<u64>) -> Option<u64> {
+        self.value(key, |value| integer(value, &range))
+    }
+
+    /// A count within `range`.
+    pub(super) fn count(&self, key: &'static str, range: RangeInclusive<u64>) -> Option<usize> {
+        let count = self.integer(key, range)?;
+        usize::try_from(count).ok()
+    }
+
+    /// Whole seconds within `range`.
+    pub(super) fn seconds(
+        &self,
+        key: &'static str,
+        range: RangeInclusive<u64>,
+    ) -> Option<Duration> {
+        self.integer(key, range).map(Duration::from_secs)
+    }
+}
+
+fn parsed<T, E: Display>(
+    value: &DeValue<'_>,
+    parse: &impl Fn(&str) -> Result<T, E>,
+) -> Result<T, String> {
+    let text = value.as_str().ok_or_else(|| expected("a text", value))?;
+    parse(text).map_err(|error| error.to_string())
+}
+
+fn integer(value: &DeValue<'_>, range: &RangeInclusive<u64>) -> Result<u64, String> {
+    let integer = value
+        .as_integer()
+        .ok_or_else(|| expected("an integer", value))?;
+    u64::from_str_radix(integer.as_str(), integer.radix())
+        .ok()
+        .filter(|integer| range.contains(integer))
+        .ok_or_else(|| {
+            let (low, high) = (range.start(), range.end());
+            format!("{integer} is outside {low} to {high}")
+        })
+}
+
+fn expected(what: &str, found: &DeValue<'_>) -> String {
+    format!("expected {what}, found {}", found.type_str())
+}
+
+fn suggestion<'k>(unknown: &str, known: impl Iterator<Item = &'k str>) -> String {
+    let scored = known.map(|name| (strsim::jaro_winkler(unknown, name), name));
+    match scored.max_by(|a, b| a.0.total_cmp(&b.0)) {
+        Some((score, name)) if score >= ALIKE => format!("; did you mean `{name}`?"),
+        _ => String::new(),
+    }
+}
+
+/// Parses the text; a syntax error is the only problem then.
+pub(super) fn parse(text: &str) -> Result<Spanned<DeTable<'_>>, Problem> {
+    DeTable::parse(text).map_err(|error| {
+        let offset = error.span().map_or(0, |span| span.start);
+        Problem {
+            line: Document::new(text).line(offset),
+            message: error.message().to_owned(),
+        }
+    })
+}

@@ -1,0 +1,400 @@
+//! One function a section: its keys, checked into its type.
+
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use toml::de::DeTable;
+use wormholes_proto::{NodeId, ServiceName, Target};
+
+use super::{
+    Config, ControlConfig, DefaultRule, EntranceConfig, EntranceKind, ExitConfig, ExitRule,
+    LimitsConfig, LogConfig, MetricsConfig, NodeConfig, PeerConfig, RoleConfig, RulesConfig,
+    Secret, ServiceConfig,
+    read::{Document, Table},
+    values::file_mode,
+};
+
+/// Counts beyond this are typing errors, and would not fit in memory.
+const MAX_COUNT: u64 = 10_000_000;
+/// Waits beyond a day are typing errors.
+const MAX_SECONDS: u64 = 86_400;
+/// A node record has room for so many addresses.
+const MAX_ADVERTISED: usize = 8;
+/// A node record has room for a family of so many bytes.
+const MAX_FAMILY_BYTES: usize = 32;
+/// RFC 1929 gives user and password a length of one byte.
+const MAX_CREDENTIAL_BYTES: usize = 255;
+
+/// Checks a whole document; problems are left in it.
+pub(super) fn config<'a>(
+    document: &'a Document<'a>,
+    root: &'a DeTable<'a>,
+    folder: &Path,
+) -> Config {
+    document.check_sections(root);
+    let one = |name| document.section(root, name);
+    let many = |name| document.sections(root, name);
+    let config = Config {
+        file: None,
+        node: node(&one("node"), folder),
+        peers: peers(&many("peer")),
+        entrances: entrances(&many("entrance")),
+        services: services(&many("service")),
+        rules: rules(&one("rules"), folder),
+        relay: role(&one("relay")),
+        hop: role(&one("hop")),
+        exit: exit(&one("exit")),
+        limits: limits(&one("limits")),
+        control: control(&one("control"), folder),
+        metrics: metrics(&one("metrics")),
+        log: log(&one("log")),
+    };
+    for (name, role) in [("relay", &config.relay), ("hop", &config.hop)] {
+        if role.enabled && config.node.listen.is_empty() {
+            let message = "nobody can reach this node: set `listen` in [node]";
+            one(name).problem("enabled", message);
+        }
+    }
+    config
+}
+
+fn node(table: &Table<'_>, folder: &Path) -> NodeConfig {
+    let default = NodeConfig::default();
+    let node = NodeConfig {
+        name: table.parsed("name", text).unwrap_or(default.name),
+        data_dir: table
+            .parsed("data_dir", |text| path(folder, text))
+            .unwrap_or(default.data_dir),
+        listen: table
+            .list("listen", address_with_any_port)
+            .unwrap_or(default.listen),
+        advertise: table.list("advertise", address).unwrap_or_default(),
+        networks: table.list("networks", text).unwrap_or(default.networks),
+        family: table.parsed("family", family),
+    };
+    if node.advertise.len() > MAX_ADVERTISED {
+        table.problem("advertise", format!("more than {MAX_ADVERTISED} addresses"));
+    }
+    if node.advertise.iter().any(|a| a.ip().is_unspecified()) {
+        table.problem("advertise", "an unspecified address reaches nobody");
+    }
+    if node.networks != ["public"] {
+        table.problem("networks", "this build knows only \"public\"");
+    }
+    node
+}
+
+fn peers(tables: &[Table<'_>]) -> Vec<PeerConfig> {
+    let names = known_names(tables);
+    let mut peers: Vec<PeerConfig> = Vec::new();
+    for table in tables {
+        let (name, id) = (
+            table.required("name", petname),
+            table.required("id", node_id),
+        );
+        let (Some(name), Some(id)) = (name, id) else {
+            continue;
+        };
+        let peer = PeerConfig {
+            name,
+            id,
+            addresses: table.list("addresses", address).unwrap_or_default(),
+            trust: trust(table, "trust"),
+            via: table.list("via", text).unwrap_or_default(),
+            register: table.boolean("register").unwrap_or(false),
+        };
+        if peers.iter().any(|other| other.name == peer.name) {
+            table.problem("name", format!("a second peer {:?}", peer.name));
+        }
+        if peers.iter().any(|other| other.id == peer.id) {
+            table.problem("id", "a second peer with this id");
+        }
+        if let Some(relay) = peer.via.iter().find(|relay| !names.contains(relay)) {
+            table.problem("via", format!("no [[peer]] is named {relay:?}"));
+        }
+        if peer.register && peer.addresses.is_empty() {
+            table.problem("register", "a relay needs `addresses`");
+        }
+        peers.push(peer);
+    }
+    peers
+}
+
+fn known_names(tables: &[Table<'_>]) -> Vec<String> {
+    let quiet = |table: &Table<'_>| table.quiet_text("name");
+    tables.iter().filter_map(quiet).collect()
+}
+
+fn entrances(tables: &[Table<'_>]) -> Vec<EntranceConfig> {
+    let mut entrances: Vec<EntranceConfig> = Vec::new();
+    for table in tables {
+        let kind = table.required("kind", entrance_kind);
+        let listen = table.required("listen", address_with_any_port);
+        let (Some(kind), Some(listen)) = (kind, listen) else {
+            continue;
+        };
+        let users = table.map("users", credentials).unwrap_or_default();
+        let entrance = EntranceConfig {
+            kind,
+            listen,
+            target: table.parsed("target", str::parse::<Target>),
+            users: users.into_iter().collect(),
+            label: table.parsed("label", text),
+        };
+        check_entrance(table, &entrance);
+        if listen.port() != 0 && entrances.iter().any(|other| other.listen == listen) {
+            table.problem("listen", format!("a second entrance at {listen}"));
+        }
+        entrances.push(entrance);
+    }
+    entrances
+}
+
+fn check_entrance(table: &Table<'_>, entrance: &EntranceConfig) {
+    let is_tcp = entrance.kind == EntranceKind::Tcp;
+    match (is_tcp, &entrance.target) {
+        (true, None) => table.problem("target", "missing: a tcp entrance goes to one target"),
+        (false, Some(_)) => table.problem("target", "only a tcp entrance has one"),
+        (true, Some(_)) | (false, None) => {}
+    }
+    if is_tcp && !entrance.users.is_empty() {
+        table.problem("users", "a tcp entrance has no way to ask who connects");
+    }
+    if let Err(message) = entrance.check_exposure() {
+        table.problem("listen", message);
+    }
+}
+
+impl EntranceConfig {
+    /// Whether strangers could use the entrance.
+    ///
+    /// # Errors
+    /// It listens beyond loopback without users.
+    pub(crate) fn check_exposure(&self) -> Result<(), &'static str> {
+        let is_loopback = self.listen.ip().to_canonical().is_loopback();
+        match self.kind {
+            _ if is_loopback => Ok(()),
+            // It asks nobody for a name, whatever `users` says.
+            EntranceKind::Tcp => Err("a tcp entrance may listen on loopback only"),
+            EntranceKind::Socks5 | EntranceKind::Http if self.users.is_empty() => {
+                Err("an entrance beyond loopback needs `users`")
+            }
+            EntranceKind::Socks5 | EntranceKind::Http => Ok(()),
+        }
+    }
+}
+
+fn services(tables: &[Table<'_>]) -> Vec<ServiceConfig> {
+    let mut services: Vec<ServiceConfig> = Vec::new();
+    for table in tables {
+        let name = table.required("name", ServiceName::parse);
+        let target = table.required("target", address);
+        let _tcp = table.parsed("network", |text| match text {
+            "tcp" => Ok(()),
+            "udp" => Err("this build has no UDP services"),
+            _ => Err("expected \"tcp\""),
+        });
+        let (Some(name), Some(target)) = (name, target) else {
+            continue;
+        };
+        if services.iter().any(|other| other.name == name) {
+            table.problem("name", format!("a second service {:?}", name.as_str()));
+        }
+        services.push(ServiceConfig {
+            name,
+            target,
+            min_trust: trust(table, "min_trust"),
+        });
+    }
+    services
+}
+
+fn rules(table: &Table<'_>, folder: &Path) -> RulesConfig {
+    let default = RulesConfig::default();
+    let sets = table.map("sets", |_, text| path(folder, text));
+    RulesConfig {
+        scripts: table
+            .list("scripts", |text| path(folder, text))
+            .unwrap_or(default.scripts),
+        default: table
+            .parsed("default", default_rule)
+            .unwrap_or(default.default),
+        sets: sets.map_or(default.sets, BTreeMap::from_iter),
+        record_decisions: table
+            .count("record_decisions", 0..=1_000_000)
+            .unwrap_or(default.record_decisions),
+    }
+}
+
+fn role(table: &Table<'_>) -> RoleConfig {
+    let default = RoleConfig::default();
+    let bytes = |key, default| table.integer(key, 0..=u64::MAX).unwrap_or(default);
+    let count = |key, default| table.count(key, 1..=MAX_COUNT).unwrap_or(default);
+    RoleConfig {
+        enabled: table.boolean("enabled").unwrap_or(default.enabled),
+        max_circuits: count("max_circuits", default.max_circuits),
+        max_circuits_per_peer: count("max_circuits_per_peer", default.max_circuits_per_peer),
+        bytes_per_second_per_peer: bytes(
+            "bytes_per_second_per_peer",
+            default.bytes_per_second_per_peer,
+        ),
+        max_bytes_per_circuit: bytes("max_bytes_per_circuit", default.max_bytes_per_circuit),
+        idle: table
+            .seconds("idle_seconds", 1..=MAX_SECONDS)
+            .unwrap_or(default.idle),
+    }
+}
+
+fn exit(table: &Table<'_>) -> ExitConfig {
+    let exit = ExitConfig {
+        role: role(table),
+        allow: table
+            .list("allow", str::parse::<ExitRule>)
+            .unwrap_or_default(),
+        allow_private: table.boolean("allow_private").unwrap_or(false),
+    };
+    if exit.role.enabled && exit.allow.is_empty() {
+        table.problem("enabled", "an exit without `allow` dials nothing");
+    }
+    exit
+}
+
+fn limits(table: &Table<'_>) -> LimitsConfig {
+    let default = LimitsConfig::default();
+    let count = |key, default| table.count(key, 1..=MAX_COUNT).unwrap_or(default);
+    LimitsConfig {
+        flows: count("flows", default.flows),
+        pending_connections: count("pending_connections", default.pending_connections),
+        handshake: table
+            .seconds("handshake_seconds", 1..=MAX_SECONDS)
+            .unwrap_or(default.handshake),
+        peers: count("peers", default.peers),
+        drain: table
+            .seconds("drain_seconds", 0..=MAX_SECONDS)
+            .unwrap_or(default.drain),
+    }
+}
+
+fn control(table: &Table<'_>, folder: &Path) -> ControlConfig {
+    let default = ControlConfig::default();
+    let operators = table.integers("operators", 0..=u64::from(u32::MAX));
+    let operators = operators.unwrap_or_default().into_iter();
+    ControlConfig {
+        socket: table.parsed("socket", |text| path(folder, text)),
+        mode: table.parsed("mode", file_mode).unwrap_or(default.mode),
+        operators: operators.filter_map(|uid| uid.try_into().ok()).collect(),
+    }
+}
+
+fn metrics(table: &Table<'_>) -> MetricsConfig {
+    let listen = table.parsed("listen", address_with_any_port);
+    if listen.is_some_and(|address| !address.ip().to_canonical().is_loopback()) {
+        table.problem("listen", "metrics are served on loopback only");
+    }
+    MetricsConfig { listen }
+}
+
+fn log(table: &Table<'_>) -> LogConfig {
+    let default = LogConfig::default();
+    LogConfig {
+        level: table.parsed("level", log_level).unwrap_or(default.level),
+        json: table
+            .parsed("format", |text| match text {
+                "text" => Ok(false),
+                "json" => Ok(true),
+                _ => Err("expected \"text\" or \"json\""),
+            })
+            .unwrap_or(default.json),
+        mask: table.boolean("mask").unwrap_or(default.mask),
+    }
+}
+
+fn trust(table: &Table<'_>, key: &'static str) -> u8 {
+    let trust = table.integer(key, 0..=3);
+    trust.and_then(|trust| trust.try_into().ok()).unwrap_or(2)
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "shaped like the other parsers")]
+fn text(text: &str) -> Result<String, Infallible> {
+    Ok(text.to_owned())
+}
+
+fn path(folder: &Path, text: &str) -> Result<PathBuf, &'static str> {
+    if text.is_empty() {
+        return Err("expected a path");
+    }
+    Ok(folder.join(text))
+}
+
+fn address(text: &str) -> Result<SocketAddr, &'static str> {
+    address_with_any_port(text).and_then(|address| match address.port() {
+        0 => Err("port 0 reaches nothing"),
+        _ => Ok(address),
+    })
+}
+
+fn address_with_any_port(text: &str) -> Result<SocketAddr, &'static str> {
+    text.parse()
+        .map_err(|_| "expected an address and a port, like \"203.0.113.5:4433\" or \"[::]:4433\"")
+}
+
+fn family(text: &str) -> Result<String, String> {
+    if (1..=MAX_FAMILY_BYTES).contains(&text.len()) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("expected 1 to {MAX_FAMILY_BYTES} bytes"))
+    }
+}
+
+fn node_id(text: &str) -> Result<NodeId, String> {
+    text.parse::<NodeId>().map_err(|error| error.to_string())
+}
+
+/// A petname is a label of `.wh` names, and never looks like a node id.
+pub(crate) fn petname(text: &str) -> Result<String, &'static str> {
+    if text.parse::<NodeId>().is_ok() {
+        return Err("a petname may not look like a node id");
+    }
+    ServiceName::parse(text)
+        .map(|_| text.to_owned())
+        .map_err(|_| "expected 1 to 63 characters of a-z, 0-9 and '-'")
+}
+
+fn entrance_kind(text: &str) -> Result<EntranceKind, String> {
+    match text {
+        "socks5" => Ok(EntranceKind::Socks5),
+        "http" => Ok(EntranceKind::Http),
+        "tcp" => Ok(EntranceKind::Tcp),
+        "udp" | "dns" | "tun" => Err(format!("this build has no entrance of kind \"{text}\"")),
+        _ => Err("expected \"socks5\", \"http\" or \"tcp\"".to_owned()),
+    }
+}
+
+fn credentials(user: &str, password: &str) -> Result<Secret, String> {
+    let fits = |text: &str| (1..=MAX_CREDENTIAL_BYTES).contains(&text.len());
+    if fits(user) && fits(password) && !user.contains(':') {
+        Ok(Secret::new(password))
+    } else {
+        Err(format!(
+            "user and password have 1 to {MAX_CREDENTIAL_BYTES} bytes, a user no ':'"
+        ))
+    }
+}
+
+fn default_rule(text: &str) -> Result<DefaultRule, &'static str> {
+    match text {
+        "block" => Ok(DefaultRule::Block),
+        "direct" => Ok(DefaultRule::Direct),
+        _ => Err("expected \"block\" or \"direct\""),
+    }
+}
+
+fn log_level(text: &str) -> Result<String, &'static str> {
+    tracing_subscriber::EnvFilter::try_new(text)
+        .map(|_| text.to_owned())
+        .map_err(|_| "expected a level like \"info\" or a filter like \"warn,wormholed=debug\"")
+}

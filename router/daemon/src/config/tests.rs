@@ -1,0 +1,295 @@
+//! What config.toml at the top of the repository promises, and what a user is told about mistakes.
+
+use std::{collections::BTreeSet, path::Path};
+
+use super::{
+    Config, Problem,
+    keys::{Effect, SECTIONS},
+};
+
+const SHIPPED: &str = include_str!("../../../../config.toml");
+const ID: &str = "ybndrfg8ejkmcpqxot1uwisza345h769ybndrfg8ejkmcpqxot1y";
+
+/// Options are commented out without a space after `#`; prose has one.
+fn uncommented() -> String {
+    let lines = SHIPPED.lines().map(|line| match line.strip_prefix('#') {
+        Some(rest) if !rest.is_empty() && !rest.starts_with(' ') => rest,
+        _ => line,
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn the_shipped_config_says_nothing() {
+    let config = Config::parse(SHIPPED, Path::new("/")).unwrap();
+    assert_eq!(config, Config::default());
+}
+
+#[test]
+fn the_shipped_config_shows_each_default() {
+    let mut config = Config::parse(&uncommented(), Path::new("/etc/wormholes")).unwrap();
+    assert_eq!(config.peers.len(), 1);
+    assert_eq!(config.entrances.len(), 1);
+    assert_eq!(config.services.len(), 1);
+    // These have no default; the file shows examples.
+    config.peers.clear();
+    config.entrances.clear();
+    config.services.clear();
+    config.rules.scripts.clear();
+    config.rules.sets.clear();
+    config.node.family = None;
+    config.control.socket = None;
+    config.metrics.listen = None;
+    assert_eq!(config, Config::default());
+}
+
+#[test]
+fn the_shipped_config_has_every_key_with_its_mark() {
+    let mut section = "";
+    let mut comment = String::new();
+    let mut seen = BTreeSet::new();
+    for line in SHIPPED.lines() {
+        if let Some(prose) = line.strip_prefix("# ") {
+            comment.push_str(prose);
+            continue;
+        }
+        if let Some(name) = line.strip_prefix("#[") {
+            section = name.trim_matches(['[', ']']);
+        } else if let Some((key, _)) = line.trim_start_matches('#').split_once(" = ") {
+            seen.insert((section.to_owned(), key.to_owned()));
+            check_mark(section, key, &comment);
+        }
+        comment.clear();
+    }
+    let known = SECTIONS.iter().flat_map(|section| {
+        let keys = section.keys.iter();
+        keys.map(|(key, _)| (section.name.to_owned(), (*key).to_owned()))
+    });
+    assert_eq!(seen, known.collect::<BTreeSet<_>>());
+}
+
+fn check_mark(section: &str, key: &str, comment: &str) {
+    let known = SECTIONS.iter().find(|s| s.name == section);
+    let known = known.and_then(|s| s.keys.iter().find(|(name, _)| *name == key));
+    let (_, effect) = known.unwrap_or_else(|| panic!("[{section}] {key} is unknown"));
+    let mark = match effect {
+        Effect::Reloadable => "(reloadable)",
+        Effect::Restart => "(restart)",
+    };
+    assert!(comment.ends_with(mark), "[{section}] {key}: {comment:?}");
+}
+
+fn problems(text: &str) -> Vec<(usize, String)> {
+    let problems = Config::parse(text, Path::new("/")).unwrap_err();
+    let pairs = problems
+        .into_iter()
+        .map(|Problem { line, message }| (line, message));
+    pairs.collect()
+}
+
+fn check(text: &str, line: usize, message: &str) {
+    let found = problems(text);
+    let hit = found
+        .iter()
+        .any(|(at, said)| *at == line && said.contains(message));
+    assert!(
+        hit,
+        "expected {line}: {message} for {text:?}, got {found:?}"
+    );
+}
+
+#[test]
+fn unknown_keys_are_named_with_the_nearest_known_one() {
+    check(
+        "[node]\nlisten_on = []",
+        2,
+        "unknown key `listen_on` in [node]; did you mean `listen`?",
+    );
+    check(
+        "\n\n[entrence]\n",
+        3,
+        "unknown section or key `entrence`; did you mean `entrance`?",
+    );
+    check(
+        "[[peer]]\nname = 'a'\nadresses = []",
+        3,
+        "did you mean `addresses`?",
+    );
+    check("[log]\nqqq = 1", 2, "unknown key `qqq` in [log]");
+    check("flows = 1", 1, "unknown section or key `flows`");
+    check("[tor]\nenabled = true", 1, "this build has no [tor]");
+    check("[relay]\nidle = 3", 2, "did you mean `idle_seconds`?");
+}
+
+#[test]
+fn wrong_values_are_named_with_key_and_line() {
+    check(
+        "[node]\nlisten = ['x:1']",
+        2,
+        "`listen` in [node]: expected an address",
+    );
+    check("[node]\nlisten = '[::]:1'", 2, "expected a list");
+    check("[node]\nname = 3", 2, "expected a text, found integer");
+    check(
+        "[limits]\nflows = 0",
+        2,
+        "`flows` in [limits]: 0 is outside 1 to",
+    );
+    check("[limits]\nflows = -1", 2, "-1 is outside");
+    check(
+        "[limits]\ndrain_seconds = 1.5",
+        2,
+        "expected an integer, found float",
+    );
+    check(
+        "[relay]\nenabled = 'yes'",
+        2,
+        "expected true or false, found string",
+    );
+    check("[relay]\nenabled = true", 2, "set `listen` in [node]");
+    check("[exit]\nenabled = true", 2, "without `allow`");
+    check("[exit]\nallow = ['all']", 2, "expected block:ports");
+    check("[control]\nmode = '9'", 2, "octal");
+    check("[metrics]\nlisten = '0.0.0.0:1'", 2, "loopback only");
+    check("[log]\nformat = 'xml'", 2, "expected \"text\" or \"json\"");
+    check("[log]\nlevel = 'a=b=c'", 2, "expected a level");
+    check(
+        "[rules]\ndefault = 'tor'",
+        2,
+        "expected \"block\" or \"direct\"",
+    );
+    check("[rules]\nsets = ['ads.txt']", 2, "expected { name");
+    check("[node]\nname = ", 2, "");
+    check("node = 3", 1, "expected a section [node]");
+    check("[peer]\nname = 'a'", 1, "expected [[peer]]");
+}
+
+#[test]
+fn parts_that_do_not_fit_together_are_refused() {
+    check("[[peer]]\nname = 'a'", 1, "`id` in [peer]: missing");
+    check(
+        "[[peer]]\nname = 'A b'\nid = 'x'",
+        2,
+        "expected 1 to 63 characters",
+    );
+    check(
+        &format!("[[peer]]\nname = '{ID}'\nid = '{ID}'"),
+        2,
+        "may not look like a node id",
+    );
+    let peer = |name: &str, more: &str| format!("[[peer]]\nname = '{name}'\nid = '{ID}'\n{more}\n");
+    check(
+        &(peer("a", "") + peer("a", "").as_str()),
+        6,
+        "a second peer \"a\"",
+    );
+    check(
+        &(peer("a", "") + peer("b", "").as_str()),
+        7,
+        "a second peer with this id",
+    );
+    check(&peer("a", "via = ['r']"), 4, "no [[peer]] is named \"r\"");
+    check(&peer("a", "trust = 4"), 4, "4 is outside 0 to 3");
+    check(
+        &peer("a", "register = true"),
+        4,
+        "a relay needs `addresses`",
+    );
+    check(
+        "[[service]]\nname = 'a'\ntarget = '127.0.0.1:0'",
+        3,
+        "port 0",
+    );
+    check(
+        "[[service]]\nname = 'a'\ntarget = '127.0.0.1:1'\nnetwork = 'udp'",
+        4,
+        "no UDP",
+    );
+}
+
+#[test]
+fn entrances_that_strangers_could_use_are_refused() {
+    let entrance = |kind: &str, listen: &str, more: &str| {
+        format!("[[entrance]]\nkind = '{kind}'\nlisten = '{listen}'\n{more}\n")
+    };
+    check(
+        &entrance("socks5", "0.0.0.0:1080", ""),
+        3,
+        "beyond loopback needs `users`",
+    );
+    check(
+        &entrance("http", "[::]:1", ""),
+        3,
+        "beyond loopback needs `users`",
+    );
+    check(
+        &entrance("tcp", "10.0.0.1:1", "target = 'a.example:1'"),
+        3,
+        "loopback only",
+    );
+    check(
+        &entrance("tcp", "127.0.0.1:1", ""),
+        1,
+        "missing: a tcp entrance",
+    );
+    check(
+        &entrance("socks5", "127.0.0.1:1", "target = 'a.example:1'"),
+        4,
+        "only a tcp",
+    );
+    check(
+        &entrance("socks5", "127.0.0.1:1", "users = { a = '' }"),
+        4,
+        "1 to 255 bytes",
+    );
+    check(
+        &entrance("udp", "127.0.0.1:1", ""),
+        2,
+        "no entrance of kind \"udp\"",
+    );
+    let open = entrance("socks5", "0.0.0.0:1080", "users = { alice = 'pw' }");
+    let config = Config::parse(&open, Path::new("/")).unwrap();
+    assert!(config.entrances[0].users["alice"].matches(b"pw"));
+    assert!(!format!("{config:?}").contains("pw"));
+}
+
+#[test]
+fn paths_start_at_the_config_files_folder() {
+    let text = "[rules]\nscripts = ['a.rhai', '/b.rhai']\nsets = { ads = 'ads.txt' }";
+    let config = Config::parse(text, Path::new("/etc/wormholes")).unwrap();
+    assert_eq!(config.rules.scripts[0], Path::new("/etc/wormholes/a.rhai"));
+    assert_eq!(config.rules.scripts[1], Path::new("/b.rhai"));
+    assert_eq!(
+        config.rules.sets["ads"],
+        Path::new("/etc/wormholes/ads.txt")
+    );
+}
+
+#[test]
+fn a_file_with_passwords_must_be_the_owners_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("config.toml");
+    let text = "[[entrance]]\nkind='http'\nlisten='127.0.0.1:0'\nusers={a='b'}\n";
+    std::fs::write(&path, text).unwrap();
+    let set_mode = |mode| {
+        let mode = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(&path, mode).unwrap();
+    };
+    set_mode(0o644);
+    let error = Config::load(&path).unwrap_err().to_string();
+    assert!(error.contains("chmod 600"), "{error}");
+    set_mode(0o600);
+    assert_eq!(Config::load(&path).unwrap().file.as_ref(), Some(&path));
+}
+
+#[test]
+fn a_file_error_shows_file_and_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("config.toml");
+    std::fs::write(&path, "[node]\nnme = ''\n[log]\nmask = 1\n").unwrap();
+    let error = Config::load(&path).unwrap_err().to_string();
+    let expected = format!("{}:2: unknown key `nme` in [node]", path.display());
+    assert!(error.starts_with(&expected), "{error}");
+    assert!(error.contains(":4: `mask` in [log]"), "{error}");
+}

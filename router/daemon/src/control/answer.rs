@@ -1,0 +1,53 @@
+//! What each call does: one match, a function each.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde_json::Value;
+use wormholes_proto::control::{Call, ErrorCode, Role, RpcError, discover};
+
+use super::{flows, netcheck, peers, roles, rules, status};
+use crate::node::NodeCore;
+
+/// Carries out a call that its caller may make.
+pub(super) async fn answer(
+    core: &Arc<NodeCore>,
+    role: Role,
+    call: Call,
+) -> Result<Value, RpcError> {
+    match call {
+        Call::Discover(_) => Ok(discover()),
+        Call::Status(_) => encode(status::status(core, role)),
+        Call::Peers(_) => encode(peers::list(core)),
+        Call::PeerAdd(params) => encode(peers::add(core, params).await?),
+        Call::PeerRemove(params) => encode(peers::remove(core, &params).await?),
+        Call::PeerInvite(_) => encode(peers::invite(core)?),
+        Call::Flows(params) => encode(flows::list(core, role, &params)),
+        Call::Why(params) => encode(flows::why(core, &params)?),
+        Call::Ping(params) => encode(netcheck::ping(core, &params).await?),
+        Call::Netcheck(_) => encode(netcheck::netcheck(core).await),
+        Call::ScriptList(_) => encode(rules::list(core, role)),
+        Call::ScriptLoad(_) => encode(rules::load(core).await?),
+        Call::ScriptRollback(_) => encode(rules::roll_back(core).await?),
+        Call::Relay(_) => encode(roles::relay(core, role)),
+        Call::Hop(_) => encode(roles::hop(core)),
+        Call::Exit(_) => encode(roles::exit(core)),
+        Call::Key(_) => encode(status::key(core, role)),
+        Call::Config(_) => encode(status::config(core)),
+        Call::Subscribe(_) | Call::Unsubscribe(_) => {
+            let message = "the connection's own matter";
+            Err(RpcError::new(ErrorCode::Internal, message))
+        }
+    }
+}
+
+/// A report as JSON.
+pub(super) fn encode(report: impl Serialize) -> Result<Value, RpcError> {
+    serde_json::to_value(report)
+        .map_err(|error| RpcError::new(ErrorCode::Internal, error.to_string()))
+}
+
+/// It was tried and did not work.
+pub(super) fn failed(error: impl std::fmt::Display) -> RpcError {
+    RpcError::new(ErrorCode::Failed, error.to_string())
+}

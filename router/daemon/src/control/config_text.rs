@@ -1,0 +1,276 @@
+//! The config in force as the text of a config.toml. Passwords are left out.
+
+use std::{fmt::Display, net::SocketAddr, time::Duration};
+
+use toml::Value;
+
+use crate::config::{
+    Config, DefaultRule, EntranceConfig, EntranceKind, ExitConfig, PeerConfig, RoleConfig,
+    ServiceConfig,
+};
+
+/// What stands for a password.
+const HIDDEN: &str = "…";
+
+/// The text.
+pub(super) fn config_text(config: &Config) -> String {
+    let mut text = Text::default();
+    node(&mut text, config);
+    config.peers.iter().for_each(|p| peer(&mut text, p));
+    config.entrances.iter().for_each(|e| entrance(&mut text, e));
+    config.services.iter().for_each(|s| service(&mut text, s));
+    rules(&mut text, config);
+    role(text.section("[relay]"), &config.relay);
+    role(text.section("[hop]"), &config.hop);
+    exit(text.section("[exit]"), &config.exit);
+    rest(&mut text, config);
+    text.0
+}
+
+/// Sections of keys with their values.
+#[derive(Debug, Default)]
+struct Text(String);
+
+impl Text {
+    fn section(&mut self, head: &str) -> &mut Self {
+        if !self.0.is_empty() {
+            self.0.push('\n');
+        }
+        self.0.push_str(head);
+        self.0.push('\n');
+        self
+    }
+
+    fn key(&mut self, key: &str, value: impl Into<Value>) -> &mut Self {
+        self.0.push_str(&format!("{key} = {}\n", value.into()));
+        self
+    }
+
+    fn optional(&mut self, key: &str, value: Option<impl Into<Value>>) -> &mut Self {
+        match value {
+            Some(value) => self.key(key, value),
+            None => self,
+        }
+    }
+
+    fn count(&mut self, key: &str, value: impl TryInto<i64>) -> &mut Self {
+        self.key(key, value.try_into().unwrap_or(i64::MAX))
+    }
+
+    fn seconds(&mut self, key: &str, value: Duration) -> &mut Self {
+        self.count(key, value.as_secs())
+    }
+}
+
+fn node(text: &mut Text, config: &Config) {
+    let node = &config.node;
+    text.section("[node]")
+        .key("name", node.name.clone())
+        .key("data_dir", path(&node.data_dir))
+        .key("listen", list(&node.listen))
+        .key("advertise", list(&node.advertise))
+        .key("networks", list(&node.networks))
+        .optional("family", node.family.clone());
+}
+
+fn peer(text: &mut Text, peer: &PeerConfig) {
+    text.section("[[peer]]")
+        .key("name", peer.name.clone())
+        .key("id", peer.id.to_string())
+        .key("addresses", list(&peer.addresses))
+        .count("trust", peer.trust)
+        .key("via", list(&peer.via))
+        .key("register", peer.register);
+}
+
+fn entrance(text: &mut Text, entrance: &EntranceConfig) {
+    let kind = match entrance.kind {
+        EntranceKind::Socks5 => "socks5",
+        EntranceKind::Http => "http",
+        EntranceKind::Tcp => "tcp",
+    };
+    let users = entrance.users.keys();
+    let users: toml::Table = users.map(|user| (user.clone(), HIDDEN.into())).collect();
+    text.section("[[entrance]]")
+        .key("kind", kind)
+        .key("listen", entrance.listen.to_string())
+        .optional("target", entrance.target.as_ref().map(ToString::to_string))
+        .key("users", users)
+        .optional("label", entrance.label.clone());
+}
+
+fn service(text: &mut Text, service: &ServiceConfig) {
+    text.section("[[service]]")
+        .key("name", service.name.to_string())
+        .key("target", service.target.to_string())
+        .count("min_trust", service.min_trust);
+}
+
+fn rules(text: &mut Text, config: &Config) {
+    let rules = &config.rules;
+    let default = match rules.default {
+        DefaultRule::Block => "block",
+        DefaultRule::Direct => "direct",
+    };
+    let sets = rules.sets.iter();
+    let sets: toml::Table = sets
+        .map(|(name, file)| (name.clone(), path(file).into()))
+        .collect();
+    let scripts: Vec<String> = rules.scripts.iter().map(|script| path(script)).collect();
+    text.section("[rules]")
+        .key("scripts", scripts)
+        .key("default", default)
+        .key("sets", sets)
+        .count("record_decisions", rules.record_decisions);
+}
+
+fn role<'a>(text: &'a mut Text, role: &RoleConfig) -> &'a mut Text {
+    text.key("enabled", role.enabled)
+        .count("max_circuits", role.max_circuits)
+        .count("max_circuits_per_peer", role.max_circuits_per_peer)
+        .count("bytes_per_second_per_peer", role.bytes_per_second_per_peer)
+        .count("max_bytes_per_circuit", role.max_bytes_per_circuit)
+        .seconds("idle_seconds", role.idle)
+}
+
+fn exit(text: &mut Text, exit: &ExitConfig) {
+    role(text, &exit.role)
+        .key("allow", list(&exit.allow))
+        .key("allow_private", exit.allow_private);
+}
+
+fn rest(text: &mut Text, config: &Config) {
+    let limits = &config.limits;
+    text.section("[limits]")
+        .count("flows", limits.flows)
+        .count("pending_connections", limits.pending_connections)
+        .seconds("handshake_seconds", limits.handshake)
+        .count("peers", limits.peers)
+        .seconds("drain_seconds", limits.drain);
+    let control = &config.control;
+    let operators: Vec<i64> = control.operators.iter().copied().map(i64::from).collect();
+    text.section("[control]")
+        .optional("socket", control.socket.as_ref().map(|socket| path(socket)))
+        .key("mode", format!("{:04o}", control.mode))
+        .key("operators", operators);
+    let listen = config.metrics.listen.as_ref().map(SocketAddr::to_string);
+    text.section("[metrics]").optional("listen", listen);
+    let log = &config.log;
+    text.section("[log]")
+        .key("level", log.level.clone())
+        .key("format", if log.json { "json" } else { "text" })
+        .key("mask", log.mask);
+}
+
+fn path(path: &std::path::Path) -> String {
+    path.display().to_string()
+}
+
+fn list<T: Display>(items: &[T]) -> Vec<String> {
+    items.iter().map(ToString::to_string).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::Secret;
+
+    /// A config in which no key has its default; a key that `config_text` forgets comes back
+    /// different.
+    const FULL: &str = r#"
+[node]
+name = "ada"
+data_dir = "/data"
+listen = ["[::]:1"]
+advertise = ["192.0.2.1:2"]
+family = "ours"
+[[peer]]
+name = "bob"
+id = "yryonyebyryonyebyryonyebyryonyebyryonyebyryonyebyryo"
+addresses = ["192.0.2.2:3"]
+trust = 3
+via = ["bob"]
+register = true
+[[entrance]]
+kind = "http"
+listen = "127.0.0.1:4"
+users = { ada = "…" }
+label = "l"
+[[entrance]]
+kind = "tcp"
+listen = "127.0.0.1:5"
+target = "bob.wh:22"
+[[service]]
+name = "web"
+target = "127.0.0.1:6"
+min_trust = 1
+[rules]
+scripts = ["/a.rhai"]
+default = "direct"
+sets = { ads = "/ads.txt" }
+record_decisions = 7
+[relay]
+enabled = true
+max_circuits = 8
+max_circuits_per_peer = 9
+bytes_per_second_per_peer = 10
+max_bytes_per_circuit = 11
+idle_seconds = 12
+[hop]
+enabled = true
+idle_seconds = 13
+[exit]
+enabled = true
+allow = ["0.0.0.0/0:80,443-444"]
+allow_private = true
+idle_seconds = 14
+[limits]
+flows = 15
+pending_connections = 16
+handshake_seconds = 17
+peers = 18
+drain_seconds = 19
+[control]
+socket = "/c.sock"
+mode = "0660"
+operators = [20]
+[metrics]
+listen = "127.0.0.1:21"
+[log]
+level = "debug"
+format = "json"
+mask = false
+"#;
+
+    #[test]
+    fn the_text_reads_back_as_the_same_config() {
+        let config = Config::parse(FULL, Path::new("/")).unwrap();
+        let text = config_text(&config);
+        assert_eq!(
+            Config::parse(&text, Path::new("/")).unwrap(),
+            config,
+            "{text}"
+        );
+        let default = Config::default();
+        let text = config_text(&default);
+        assert_eq!(
+            Config::parse(&text, Path::new("/")).unwrap(),
+            default,
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn passwords_are_left_out() {
+        let mut config = Config::parse(FULL, Path::new("/")).unwrap();
+        for entrance in &mut config.entrances {
+            entrance
+                .users
+                .insert("eve".to_owned(), Secret::new("hunter2"));
+        }
+        let text = config_text(&config);
+        assert!(text.contains("eve") && !text.contains("hunter2"), "{text}");
+    }
+}

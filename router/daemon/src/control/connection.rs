@@ -1,0 +1,151 @@
+//! One control connection: requests in their order, events between them.
+
+use std::{io, sync::Arc, time::Duration};
+
+use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    time::timeout,
+};
+use wormholes_proto::control::{
+    Call, ErrorCode, Event, EventKind, LineBuffer, MAX_REQUEST_BYTES, Request, Role, RpcError,
+    Subscribed, decode_request, encode_event, encode_response,
+};
+
+use super::answer;
+use crate::{events::Subscription, node::NodeCore};
+
+/// A client that takes nothing for so long is gone or stuck.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Beyond any call's own bounds: it frees the connection when one of them fails to hold.
+const CALL_TIMEOUT: Duration = Duration::from_secs(120);
+/// Most requests fit.
+const READ_BYTES: usize = 4096;
+
+/// A connection and its state.
+#[derive(Debug)]
+pub(super) struct Connection {
+    core: Arc<NodeCore>,
+    reader: OwnedReadHalf,
+    writer: OwnedWriteHalf,
+    lines: LineBuffer,
+    subscription: Option<Subscription>,
+    role: Role,
+}
+
+enum Input {
+    Read(usize),
+    Event(Option<Event>),
+}
+
+impl Connection {
+    pub(super) fn new(core: Arc<NodeCore>, stream: UnixStream, role: Role) -> Self {
+        let (reader, writer) = stream.into_split();
+        Self {
+            core,
+            reader,
+            writer,
+            lines: LineBuffer::new(MAX_REQUEST_BYTES),
+            subscription: None,
+            role,
+        }
+    }
+
+    /// Serves until the client closes, breaks the bounds or stops reading.
+    pub(super) async fn serve(mut self) -> io::Result<()> {
+        let mut chunk = [0; READ_BYTES];
+        loop {
+            let input = tokio::select! {
+                read = self.reader.read(&mut chunk) => Input::Read(read?),
+                event = next(&mut self.subscription) => Input::Event(event),
+            };
+            match input {
+                Input::Read(0) | Input::Event(None) => return Ok(()),
+                Input::Read(count) => {
+                    self.lines
+                        .handle_input(chunk.get(..count).unwrap_or_default());
+                    self.answer_lines().await?;
+                }
+                Input::Event(Some(event)) => self.tell(event).await?,
+            }
+        }
+    }
+
+    async fn answer_lines(&mut self) -> io::Result<()> {
+        loop {
+            let line = match self.lines.poll_line() {
+                Ok(Some(line)) => line,
+                Ok(None) => return Ok(()),
+                Err(error) => {
+                    let answer = RpcError::new(ErrorCode::InvalidRequest, error.to_string());
+                    self.write(&encode_response(None, &Err(answer))).await?;
+                    return Err(io::Error::other(error));
+                }
+            };
+            if line.trim_ascii().is_empty() {
+                continue;
+            }
+            let answer = match decode_request(&line) {
+                Ok(request) => self.answer(request).await,
+                Err(rejected) => encode_response(rejected.id.as_ref(), &Err(rejected.error)),
+            };
+            self.write(&answer).await?;
+        }
+    }
+
+    async fn answer(&mut self, request: Request) -> Vec<u8> {
+        let result = self.carry_out(request.call).await;
+        encode_response(Some(&request.id), &result)
+    }
+
+    async fn carry_out(&mut self, call: Call) -> Result<Value, RpcError> {
+        if self.role < call.role() {
+            let message = format!("{} is for operators; this uid observes", call.name());
+            return Err(RpcError::new(ErrorCode::Denied, message));
+        }
+        if let Call::Subscribe(params) = call {
+            return answer::encode(self.subscribe(params.kinds));
+        }
+        if let Call::Unsubscribe(_) = call {
+            self.subscription = None;
+            return answer::encode(Subscribed { kinds: Vec::new() });
+        }
+        timeout(CALL_TIMEOUT, answer::answer(&self.core, self.role, call))
+            .await
+            .unwrap_or_else(|_| Err(RpcError::new(ErrorCode::Failed, "timed out")))
+    }
+
+    fn subscribe(&mut self, kinds: Vec<EventKind>) -> Subscribed {
+        self.subscription = Some(self.core.events.subscribe(kinds.clone()));
+        let kinds = if kinds.is_empty() {
+            EventKind::ALL.to_vec()
+        } else {
+            kinds
+        };
+        Subscribed { kinds }
+    }
+
+    async fn tell(&mut self, event: Event) -> io::Result<()> {
+        let event = match self.role {
+            Role::Operator => event,
+            Role::Observer => event.for_observer(),
+        };
+        self.write(&encode_event(&event)).await
+    }
+
+    async fn write(&mut self, line: &[u8]) -> io::Result<()> {
+        timeout(WRITE_TIMEOUT, self.writer.write_all(line)).await?
+    }
+}
+
+/// The next event; never, without a subscription.
+async fn next(subscription: &mut Option<Subscription>) -> Option<Event> {
+    match subscription {
+        Some(subscription) => subscription.next().await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,193 @@
+//! `flows` and `why`: the connections that the node carries, and how they came to travel so.
+
+use std::{
+    sync::atomic::Ordering::Relaxed,
+    time::{Duration, UNIX_EPOCH},
+};
+
+use wormholes_proto::{
+    NodeId,
+    control::{
+        Because, DecisionInfo, ErrorCode, Explanation, FlowInfo, FlowList, FlowParams,
+        FlowState as State, FlowsParams, PathNode, Role, RpcError, RuleName, StepTried,
+    },
+};
+use wormholes_rules::{Outcome, Plan, RuleRef, Step};
+
+use crate::{
+    config::DefaultRule,
+    flow::{Decided, Flow, FlowState, describe},
+    node::NodeCore,
+};
+
+const DEFAULT_LIMIT: u32 = 100;
+/// An answer stays far below the bound of a line.
+const MAX_LIMIT: u32 = 1000;
+
+pub(super) fn list(core: &NodeCore, role: Role, params: &FlowsParams) -> FlowList {
+    let limit = params.limit.unwrap_or(DEFAULT_LIMIT).min(MAX_LIMIT);
+    let flows = core.flows.living(limit as usize);
+    FlowList {
+        open: core.flows.open() as u64,
+        flows: flows.iter().map(|flow| info(core, role, flow)).collect(),
+    }
+}
+
+pub(super) fn why(core: &NodeCore, params: &FlowParams) -> Result<Explanation, RpcError> {
+    let flow = core.flows.find(params.flow).ok_or_else(|| {
+        let kept = core.config.rules.record_decisions;
+        let message = format!(
+            "flow {} is not known: open flows and the last {kept} are (`record_decisions` in [rules])",
+            params.flow
+        );
+        RpcError::new(ErrorCode::NotFound, message)
+    })?;
+    let story = flow.story();
+    let decisions = story.decisions.iter();
+    let tries = story.tries.into_iter();
+    Ok(Explanation {
+        flow: flow.id,
+        at_unix_ms: millis(flow.asked_at.duration_since(UNIX_EPOCH).unwrap_or_default()),
+        state: state(story.state),
+        entrance: flow.entrance.to_owned(),
+        target: flow.target.to_string(),
+        rule: story.rule.as_ref().map(rule_name),
+        decisions: decisions.map(|decided| decision(core, decided)).collect(),
+        steps: tries
+            .map(|tried| StepTried {
+                tunnel: tried.tunnel,
+                error: tried.error,
+                took_ms: millis(tried.took),
+            })
+            .collect(),
+        tunnel: story.tunnel.map(|kind| kind.as_str().to_owned()),
+        path: path(core, &story.path),
+        open_ms: story.open_took.map(millis),
+        bytes_sent: flow.bytes.up.load(Relaxed),
+        bytes_received: flow.bytes.down.load(Relaxed),
+        end: story.end,
+    })
+}
+
+fn info(core: &NodeCore, role: Role, flow: &Flow) -> FlowInfo {
+    let story = flow.summary();
+    let shown = role == Role::Operator;
+    FlowInfo {
+        flow: flow.id,
+        entrance: flow.entrance.to_owned(),
+        target: shown.then(|| flow.target.to_string()),
+        tunnel: story.tunnel.map(|kind| kind.as_str().to_owned()),
+        path: if shown {
+            path(core, &story.path)
+        } else {
+            Vec::new()
+        },
+        rule: story.rule.as_ref().map(rule_name),
+        label: story.label,
+        age_ms: millis(flow.asked.elapsed()),
+        bytes_sent: flow.bytes.up.load(Relaxed),
+        bytes_received: flow.bytes.down.load(Relaxed),
+    }
+}
+
+fn path(core: &NodeCore, ids: &[NodeId]) -> Vec<PathNode> {
+    let node = |id: &NodeId| PathNode {
+        name: core.network.view(*id).name.clone(),
+        id: *id,
+    };
+    ids.iter().map(node).collect()
+}
+
+fn decision(core: &NodeCore, decided: &Decided) -> DecisionInfo {
+    let trace = &decided.trace;
+    let plan = match &decided.outcome {
+        Outcome::Plan(plan) => plan_text(core, plan),
+        Outcome::NeedIp(plan) => format!("need the address, through {}", plan_text(core, plan)),
+        Outcome::Pass => match core.policy.current().default {
+            DefaultRule::Block => "default: block".to_owned(),
+            DefaultRule::Direct => "default: direct".to_owned(),
+        },
+    };
+    let log = trace.log.iter();
+    DecisionInfo {
+        attempt: decided.attempt,
+        generation: decided.generation,
+        rule: trace.rule.as_ref().map(rule_name),
+        plan,
+        took_us: u64::try_from(trace.took.as_micros()).unwrap_or(u64::MAX),
+        because: pairs(&trace.because),
+        tags: pairs(&trace.tags),
+        log: log.map(|message| message.text.clone()).collect(),
+        error: trace.error.clone(),
+    }
+}
+
+fn plan_text(core: &NodeCore, plan: &Plan) -> String {
+    let steps = plan.steps.iter().map(|step| step_text(core, step));
+    let text = steps.collect::<Vec<_>>().join(", else ");
+    if plan.closed {
+        format!("{text} (closed)")
+    } else {
+        text
+    }
+}
+
+fn step_text(core: &NodeCore, step: &Step) -> String {
+    let tunnels = step.tunnels.iter().map(|tunnel| describe(core, tunnel));
+    let mut text = tunnels.collect::<Vec<_>>().join(" against ");
+    let marks = &step.marks;
+    let times = [("timeout", marks.timeout), ("delay", marks.delay)];
+    for (name, time) in times {
+        if let Some(time) = time {
+            text += &format!(", {name} {} ms", time.as_millis());
+        }
+    }
+    let counts = [
+        ("pad to", marks.pad_bytes.map(u64::from), "bytes"),
+        ("at most", marks.bandwidth_bytes_per_s, "bytes/s"),
+        ("at most", marks.max_bytes, "bytes"),
+    ];
+    for (name, count, unit) in counts {
+        if let Some(count) = count {
+            text += &format!(", {name} {count} {unit}");
+        }
+    }
+    if marks.jitter.is_some() {
+        text += ", jitter";
+    }
+    if !marks.isolate.is_empty() {
+        text += &format!(", isolated by {}", marks.isolate.join(" and "));
+    }
+    if let Some(label) = &marks.label {
+        text += &format!(", label {label}");
+    }
+    text
+}
+
+fn pairs(pairs: &[(String, String)]) -> Vec<Because> {
+    let pair = |(name, value): &(String, String)| Because {
+        name: name.clone(),
+        value: value.clone(),
+    };
+    pairs.iter().map(pair).collect()
+}
+
+fn rule_name(rule: &RuleRef) -> RuleName {
+    RuleName {
+        script: rule.script.clone(),
+        line: u32::try_from(rule.line).unwrap_or(0),
+    }
+}
+
+fn state(state: FlowState) -> State {
+    match state {
+        FlowState::Opening => State::Opening,
+        FlowState::Open => State::Open,
+        FlowState::Ended => State::Ended,
+        FlowState::Refused => State::Refused,
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

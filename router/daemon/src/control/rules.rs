@@ -1,0 +1,57 @@
+//! `script.*`: the scripts in force.
+
+use std::sync::Arc;
+
+use serde_json::json;
+use wormholes_proto::control::{ErrorCode, Role, RpcError, ScriptFile, ScriptReport};
+
+use super::answer::failed;
+use crate::{
+    config::DefaultRule,
+    node::{NodeCore, ReloadError},
+};
+
+pub(super) fn list(core: &NodeCore, role: Role) -> ScriptReport {
+    let rules = core.policy.current();
+    let paths = rules.config.scripts.iter();
+    let scripts = rules.script_names().into_iter().zip(paths);
+    let (_, errors) = core.policy.errors();
+    ScriptReport {
+        generation: rules.number,
+        scripts: scripts
+            .map(|(name, path)| ScriptFile {
+                name,
+                path: (role == Role::Operator).then(|| path.clone()),
+            })
+            .collect(),
+        default: match rules.default {
+            DefaultRule::Block => "block".to_owned(),
+            DefaultRule::Direct => "direct".to_owned(),
+        },
+        errors,
+        can_roll_back: core.policy.can_roll_back(),
+    }
+}
+
+pub(super) async fn load(core: &Arc<NodeCore>) -> Result<ScriptReport, RpcError> {
+    match core.reload().await {
+        Ok(_) => Ok(list(core, Role::Operator)),
+        Err(ReloadError::Rules(error)) => Err(RpcError {
+            data: Some(json!({ "diagnostics": error.diagnostics() })),
+            ..RpcError::new(
+                ErrorCode::Failed,
+                "the scripts were not loaded; those before stay in force",
+            )
+        }),
+        Err(error @ (ReloadError::Config(_) | ReloadError::Stopping)) => Err(failed(error)),
+    }
+}
+
+pub(super) async fn roll_back(core: &Arc<NodeCore>) -> Result<ScriptReport, RpcError> {
+    // `init` of the scripts runs in it.
+    let policy = Arc::clone(&core.policy);
+    let back = tokio::task::spawn_blocking(move || policy.rollback()).await;
+    back.map_err(failed)?
+        .map_err(|error| RpcError::new(ErrorCode::NotFound, error.to_string()))?;
+    Ok(list(core, Role::Operator))
+}

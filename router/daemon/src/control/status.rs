@@ -1,0 +1,113 @@
+//! `status`, `key` and `config`: what the node is.
+
+use std::{
+    collections::BTreeMap,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use data_encoding::HEXLOWER;
+use wormholes_proto::control::{
+    ConfigReport, EntranceInfo, FlowTotals, KeyInfo, OnionKeyInfo, PROTOCOL_VERSION,
+    RelayRegistration, Role, ServiceInfo, Status,
+};
+
+use super::{config_text::config_text, roles, rules};
+use crate::{config::Config, identity, node::NodeCore};
+
+pub(super) fn status(core: &NodeCore, role: Role) -> Status {
+    let world = core.network.world();
+    let online = world.nodes().iter().filter(|node| node.online).count();
+    let services = core.config.services.iter();
+    let services = services.map(|service| ServiceInfo {
+        name: service.name.to_string(),
+        min_trust: service.min_trust,
+    });
+    let entrances = core.entrances().iter();
+    let entrances = entrances.map(|entrance| EntranceInfo {
+        kind: entrance.kind.to_owned(),
+        listen: entrance.listen,
+        label: entrance.label.clone(),
+    });
+    Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        protocol: PROTOCOL_VERSION,
+        name: core.config.node.name.clone(),
+        node_id: core.network.id(),
+        pid: std::process::id(),
+        uptime_seconds: core.started.elapsed().as_secs(),
+        listen: core.network.listen_addresses(),
+        entrances: entrances.collect(),
+        services: services.collect(),
+        roles: roles::summary(core),
+        peers_known: world.nodes().len(),
+        peers_connected: online,
+        relays: relays(core),
+        flows: totals(core),
+        scripts: rules::list(core, role),
+        role,
+    }
+}
+
+pub(super) fn key(core: &NodeCore, role: Role) -> KeyInfo {
+    let record = core.network.own_record();
+    let record = record.record();
+    let onion_keys = record.onion_keys.iter().map(|key| OnionKeyInfo {
+        key_id: HEXLOWER.encode(&key.key_id),
+        suite: key.suite.to_string(),
+        expires_unix_seconds: unix_seconds(key.expires),
+    });
+    let file = core.config.node.data_dir.join(identity::IDENTITY_FILE);
+    KeyInfo {
+        node_id: record.id,
+        noise_key: HEXLOWER.encode(&record.noise_key),
+        onion_keys: onion_keys.collect(),
+        identity_file: (role == Role::Operator).then_some(file),
+    }
+}
+
+/// The config of the start, with the rules that are in force and the peers that were added.
+pub(super) fn config(core: &NodeCore) -> ConfigReport {
+    let config = Config {
+        rules: core.policy.current().config.clone(),
+        peers: core.added.with(&core.config.peers),
+        ..core.config.clone()
+    };
+    ConfigReport {
+        toml: config_text(&config),
+    }
+}
+
+fn relays(core: &NodeCore) -> Vec<RelayRegistration> {
+    let registrations = core.network.registrations().into_iter();
+    let mut relays: Vec<RelayRegistration> = registrations
+        .map(|(id, state)| RelayRegistration {
+            name: core.network.view(id).name.clone(),
+            registered: state.is_ok(),
+            error: state.err(),
+        })
+        .collect();
+    relays.sort_by(|one, other| one.name.cmp(&other.name));
+    relays
+}
+
+fn totals(core: &NodeCore) -> FlowTotals {
+    let totals = core.flows.totals();
+    let opened: BTreeMap<String, u64> = totals
+        .opened
+        .iter()
+        .map(|(kind, count)| (kind.as_str().to_owned(), *count))
+        .collect();
+    FlowTotals {
+        open: core.flows.open() as u64,
+        opened,
+        blocked: totals.blocked,
+        failed: totals.failed,
+        bytes_sent: totals.up_bytes,
+        bytes_received: totals.down_bytes,
+    }
+}
+
+fn unix_seconds(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
+}

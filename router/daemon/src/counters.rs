@@ -1,0 +1,79 @@
+//! What the lower half of the node counts; `metrics` exports it, the control socket shows it.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+
+use wormholes_proto::Reason;
+
+/// Reasons are numbered from 1.
+const REASONS: usize = 14;
+
+/// All counters of a network.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Ciphertext carried between two peers.
+    pub relay: RoleCounters,
+    /// Onion layers peeled for others.
+    pub hop: RoleCounters,
+    /// Targets dialled for others.
+    pub exit: RoleCounters,
+    /// Services of this node used by others.
+    pub service: RoleCounters,
+    /// Calls whose handshake broke.
+    pub handshakes_failed: AtomicU64,
+    /// Calls that were turned away after the handshake.
+    pub links_refused: AtomicU64,
+    /// Streams whose first frame was no request that this node serves.
+    pub streams_refused: AtomicU64,
+    /// Onion circuits of this node's own that were built.
+    pub circuits_built: AtomicU64,
+    /// Onion circuits of this node's own that could not be built.
+    pub circuits_failed: AtomicU64,
+    /// Records that did not verify or broke their format.
+    pub records_refused: AtomicU64,
+}
+
+/// Counters of one thing that this node does for others.
+#[derive(Debug, Default)]
+pub struct RoleCounters {
+    /// Being served.
+    pub active: AtomicUsize,
+    /// Served since the start, those that are active included.
+    pub opened: AtomicU64,
+    /// Bytes copied, both directions.
+    pub bytes: AtomicU64,
+    refused: [AtomicU64; REASONS],
+}
+
+impl RoleCounters {
+    /// Counts a refusal.
+    pub(crate) fn refuse(&self, reason: Reason) {
+        if let Some(count) = self.refused.get(usize::from(reason as u8)) {
+            count.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Reasons that this was refused for, and how often.
+    pub fn refused(&self) -> Vec<(Reason, u64)> {
+        (0..=u8::MAX)
+            .zip(&self.refused)
+            .filter_map(|(number, count)| Some((Reason::from_number(number)?, count.load(Relaxed))))
+            .filter(|(_, count)| *count > 0)
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_its_counter() {
+        let counters = RoleCounters::default();
+        let all: Vec<Reason> = (0..=255).filter_map(Reason::from_number).collect();
+        for reason in &all {
+            counters.refuse(*reason);
+        }
+        let expected: Vec<_> = all.into_iter().map(|reason| (reason, 1)).collect();
+        assert_eq!(counters.refused(), expected);
+    }
+}

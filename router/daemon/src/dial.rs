@@ -1,0 +1,305 @@
+//! Dialling targets from this node: resolve, check every address, dial exactly what was checked.
+
+use std::{
+    io::ErrorKind,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use hickory_resolver::{
+    TokioResolver,
+    config::{NameServerConfigGroup, ResolverConfig},
+    name_server::TokioConnectionProvider,
+};
+use thiserror::Error;
+use tokio::net::TcpStream;
+use wormholes_proto::{Host, Reason, Target, is_special_use};
+
+use crate::ban::Ban;
+
+/// Each further address gets its try after this (RFC 8305, section 5).
+const NEXT_ADDRESS: Duration = Duration::from_millis(250);
+/// Addresses of one name that are tried; an answer fits so many.
+const MAX_ADDRESSES: usize = 32;
+
+/// Looks names up.
+#[derive(Debug)]
+pub(crate) struct Resolver {
+    resolver: Option<TokioResolver>,
+}
+
+/// A target that was not reached from here.
+#[derive(Debug, Clone, Error)]
+pub enum DialError {
+    /// The name has no address.
+    #[error("name not found")]
+    NameNotFound,
+    /// No name server answered, or none is configured.
+    #[error("names cannot be looked up: {0}")]
+    Resolver(String),
+    /// A name that never leaves in clear.
+    #[error("name is for special use and is not looked up")]
+    SpecialUse,
+    /// No address of the target may be dialled.
+    #[error("forbidden: {0}")]
+    Banned(String),
+    /// The config or a rule forbids it.
+    #[error("denied")]
+    Denied,
+    /// The target refused.
+    #[error("connection refused")]
+    Refused,
+    /// No route to it.
+    #[error("unreachable")]
+    Unreachable,
+    /// It did not answer in time.
+    #[error("timed out")]
+    TimedOut,
+    /// The system refused for its own reasons.
+    #[error("cannot dial: {0}")]
+    System(ErrorKind),
+}
+
+impl DialError {
+    /// The reason that goes over the wire, and that a reply at an entrance is chosen by.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::NameNotFound => Reason::NameNotFound,
+            Self::Resolver(_) | Self::Unreachable => Reason::Unreachable,
+            Self::SpecialUse | Self::Banned(_) => Reason::ForbiddenAddress,
+            Self::Denied => Reason::Denied,
+            Self::Refused => Reason::ConnectionRefused,
+            Self::TimedOut => Reason::TimedOut,
+            Self::System(_) => Reason::Busy,
+        }
+    }
+}
+
+impl From<Ban> for DialError {
+    fn from(ban: Ban) -> Self {
+        Self::Banned(ban.to_string())
+    }
+}
+
+impl Resolver {
+    /// Asks the servers of /etc/resolv.conf, or only `server` when it is given.
+    pub(crate) fn new(server: Option<SocketAddr>) -> Self {
+        let provider = TokioConnectionProvider::default;
+        let builder = match server {
+            Some(server) => {
+                let group =
+                    NameServerConfigGroup::from_ips_clear(&[server.ip()], server.port(), true);
+                let config = ResolverConfig::from_parts(None, Vec::new(), group);
+                Ok(TokioResolver::builder_with_config(config, provider()))
+            }
+            None => TokioResolver::builder_tokio(),
+        };
+        let resolver = match builder {
+            Ok(mut builder) => {
+                // A name means the same for every program: no search domains.
+                builder.options_mut().ndots = 0;
+                builder.options_mut().num_concurrent_reqs = 2;
+                Some(builder.build())
+            }
+            Err(error) => {
+                tracing::warn!(%error, "names cannot be looked up from this node");
+                None
+            }
+        };
+        Self { resolver }
+    }
+
+    /// All addresses of `host`, at most 32; a literal is its own. Never asks for names of special
+    /// use.
+    ///
+    /// # Errors
+    /// [`DialError`] when there are none.
+    pub(crate) async fn lookup(&self, host: &Host) -> Result<Vec<IpAddr>, DialError> {
+        let name = match host {
+            Host::Ip(ip) => return Ok(vec![*ip]),
+            Host::Name(name) => name,
+        };
+        if is_special_use(name) {
+            return Err(DialError::SpecialUse);
+        }
+        let Some(resolver) = &self.resolver else {
+            return Err(DialError::Resolver(
+                "no name server is configured".to_owned(),
+            ));
+        };
+        // The final dot: the name is whole.
+        match resolver.lookup_ip(format!("{name}.")).await {
+            Ok(found) => {
+                let addresses: Vec<IpAddr> = found.iter().take(MAX_ADDRESSES).collect();
+                if addresses.is_empty() {
+                    Err(DialError::NameNotFound)
+                } else {
+                    Ok(addresses)
+                }
+            }
+            Err(error) if error.is_no_records_found() => Err(DialError::NameNotFound),
+            Err(error) => Err(DialError::Resolver(error.to_string())),
+        }
+    }
+
+    /// All socket addresses of `target`.
+    ///
+    /// # Errors
+    /// [`DialError`] when there are none.
+    pub(crate) async fn resolve(&self, target: &Target) -> Result<Vec<SocketAddr>, DialError> {
+        let addresses = self.lookup(&target.host).await?;
+        let with_port = |ip| SocketAddr::new(ip, target.port);
+        Ok(addresses.into_iter().map(with_port).collect())
+    }
+}
+
+/// Keeps the addresses that `check` lets pass, in order.
+///
+/// # Errors
+/// The last refusal, when none passes.
+pub(crate) fn permitted(
+    addresses: Vec<SocketAddr>,
+    mut check: impl FnMut(SocketAddr) -> Result<(), DialError>,
+) -> Result<Vec<SocketAddr>, DialError> {
+    let mut refusal = DialError::NameNotFound;
+    let mut passed = Vec::new();
+    for address in addresses {
+        match check(address) {
+            Ok(()) => passed.push(address),
+            Err(error) => refusal = error,
+        }
+    }
+    if passed.is_empty() {
+        Err(refusal)
+    } else {
+        Ok(passed)
+    }
+}
+
+/// Connects to the first of `addresses` that answers; each next one starts when the one before
+/// failed or was slow. Dials nothing else.
+///
+/// # Errors
+/// [`DialError`] of the last that failed.
+pub(crate) async fn connect(
+    addresses: &[SocketAddr],
+    timeout: Duration,
+) -> Result<TcpStream, DialError> {
+    let all = first_to_open(addresses, |address| async move {
+        TcpStream::connect(address)
+            .await
+            .map_err(|error| dial_error(error.kind()))
+    });
+    match tokio::time::timeout(timeout, all).await {
+        Ok(result) => result.unwrap_or(Err(DialError::NameNotFound)),
+        Err(_) => Err(DialError::TimedOut),
+    }
+}
+
+/// Runs `open` on each address in turn, the next one as soon as the one before failed or took too
+/// long; the first success wins and the rest are dropped. `None` when there are no addresses.
+pub(crate) async fn first_to_open<T, E, F: Future<Output = Result<T, E>>>(
+    addresses: &[SocketAddr],
+    open: impl Fn(SocketAddr) -> F,
+) -> Option<Result<T, E>> {
+    let mut waiting = addresses.iter();
+    let mut running = FuturesUnordered::new();
+    running.push(open(*waiting.next()?));
+    loop {
+        let slow = async {
+            if waiting.len() == 0 {
+                std::future::pending::<()>().await;
+            }
+            tokio::time::sleep(NEXT_ADDRESS).await;
+        };
+        let failed = tokio::select! {
+            result = running.next() => match result? {
+                Ok(opened) => return Some(Ok(opened)),
+                Err(error) => Some(error),
+            },
+            () = slow => None,
+        };
+        match (waiting.next(), failed) {
+            (Some(address), _) => running.push(open(*address)),
+            (None, Some(error)) if running.is_empty() => return Some(Err(error)),
+            (None, _) => {}
+        }
+    }
+}
+
+fn dial_error(kind: ErrorKind) -> DialError {
+    let is = |kinds: &[ErrorKind]| kinds.contains(&kind);
+    if is(&[ErrorKind::ConnectionRefused, ErrorKind::ConnectionReset]) {
+        DialError::Refused
+    } else if is(&[
+        ErrorKind::NetworkUnreachable,
+        ErrorKind::HostUnreachable,
+        ErrorKind::AddrNotAvailable,
+    ]) {
+        DialError::Unreachable
+    } else if kind == ErrorKind::TimedOut {
+        DialError::TimedOut
+    } else {
+        DialError::System(kind)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn only_checked_addresses_remain() {
+        let check = |address: SocketAddr| {
+            crate::ban::banned(address.ip(), false).map_or(Ok(()), |ban| Err(ban.into()))
+        };
+        let mixed = vec![
+            address("127.0.0.1:80"),
+            address("1.1.1.1:80"),
+            address("[::1]:80"),
+        ];
+        assert_eq!(permitted(mixed, check).unwrap(), [address("1.1.1.1:80")]);
+        let bad = vec![address("127.0.0.1:80"), address("10.0.0.1:80")];
+        assert_eq!(
+            permitted(bad, check).unwrap_err().reason(),
+            Reason::ForbiddenAddress
+        );
+    }
+
+    #[tokio::test]
+    async fn special_names_are_never_asked_for() {
+        let resolver = Resolver::new(Some(address("127.0.0.1:9")));
+        for name in ["x.onion", "a.wh", "printer.local"] {
+            let host = Host::parse(name).unwrap();
+            let error = resolver.lookup(&host).await.unwrap_err();
+            assert!(matches!(error, DialError::SpecialUse), "{name}: {error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_slow_address_does_not_hold_up_the_next() {
+        let addresses = [
+            address("1.1.1.1:1"),
+            address("1.1.1.1:2"),
+            address("1.1.1.1:3"),
+        ];
+        let open = |address: SocketAddr| async move {
+            match address.port() {
+                1 => std::future::pending().await,
+                2 => Err("refused"),
+                port => Ok(port),
+            }
+        };
+        assert_eq!(first_to_open(&addresses, open).await, Some(Ok(3)));
+        assert_eq!(
+            first_to_open(&addresses[1..2], open).await,
+            Some(Err("refused"))
+        );
+        assert_eq!(first_to_open(&[], open).await, None);
+    }
+}

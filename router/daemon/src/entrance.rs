@@ -1,0 +1,203 @@
+//! Where programs come in. An entrance learns where a connection wants to go and hands it to
+//! `flow`; it decides nothing and resolves nothing.
+//!
+//! ```text
+//! listener -> place among the pending (bounded) -> handshake (timed) -> flow::run
+//! ```
+
+mod http;
+mod pending;
+mod socks5;
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use thiserror::Error;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::task::TaskTracker;
+use wormholes_proto::Target;
+
+use crate::{
+    config::{EntranceConfig, EntranceKind},
+    flow::{self, Asked, LocalEnd},
+    node::NodeCore,
+};
+
+pub(crate) use pending::Pending;
+
+use pending::Place;
+
+/// How long an entrance that ran out of file descriptors leaves the next connection waiting.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Connections that wait for `accept`; beyond the pending ones this only smooths bursts.
+const BACKLOG: i32 = 1024;
+
+/// An entrance that cannot open.
+#[derive(Debug, Error)]
+pub enum EntranceError {
+    /// The address is taken or not this machine's.
+    #[error("cannot listen on {address} for {kind}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// What it would speak.
+        kind: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// Strangers could use it.
+    #[error("entrance {address}: {why}")]
+    Exposed {
+        /// Where.
+        address: SocketAddr,
+        /// What is missing.
+        why: &'static str,
+    },
+}
+
+/// A bound entrance. Its socket closes when the node stops; connections live on.
+#[derive(Debug)]
+pub(crate) struct Entrance {
+    door: Arc<Door>,
+    listener: TcpListener,
+}
+
+/// What an entrance's connections share.
+#[derive(Debug)]
+struct Door {
+    config: EntranceConfig,
+    address: SocketAddr,
+}
+
+/// A connection that has not yet said where it goes; the place is given back when it has.
+#[derive(Debug)]
+struct Visitor {
+    stream: TcpStream,
+    from: SocketAddr,
+    place: Place,
+}
+
+impl Entrance {
+    /// Binds.
+    ///
+    /// # Errors
+    /// [`EntranceError`].
+    pub(crate) fn bind(config: EntranceConfig) -> Result<Self, EntranceError> {
+        let address = config.listen;
+        config
+            .check_exposure()
+            .map_err(|why| EntranceError::Exposed { address, why })?;
+        let (listener, address) = listen(address).map_err(|source| EntranceError::Listen {
+            address,
+            kind: config.kind.as_str(),
+            source,
+        })?;
+        let door = Arc::new(Door { config, address });
+        Ok(Self { door, listener })
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.door.address
+    }
+
+    /// What it speaks.
+    pub(crate) fn config(&self) -> &EntranceConfig {
+        &self.door.config
+    }
+
+    /// Takes connections until the node stops; their tasks belong to `core`.
+    pub(crate) async fn run(self, core: Arc<NodeCore>) {
+        let stop = core.stop.clone();
+        while let Some(accepted) = stop.run_until_cancelled(self.listener.accept()).await {
+            match accepted {
+                Ok((stream, from)) => self.door.visit(stream, from, &core),
+                Err(error) => {
+                    // Out of descriptors: those that end make room.
+                    tracing::warn!(%error, "an entrance cannot take a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+impl Door {
+    fn visit(self: &Arc<Self>, stream: TcpStream, from: SocketAddr, core: &Arc<NodeCore>) {
+        let visitor = Visitor {
+            stream,
+            from,
+            place: core.pending.enter(),
+        };
+        let (this, core) = (Arc::clone(self), Arc::clone(core));
+        let tasks: &TaskTracker = &core.tasks.clone();
+        tasks.spawn(async move { this.serve(visitor, core).await });
+    }
+
+    async fn serve(self: Arc<Self>, visitor: Visitor, core: Arc<NodeCore>) {
+        match self.config.kind {
+            EntranceKind::Socks5 => socks5::serve(&self, visitor, &core).await,
+            EntranceKind::Http => http::serve(&self, visitor, core).await,
+            EntranceKind::Tcp => self.forward(visitor, &core).await,
+        }
+    }
+
+    /// A connection that says nothing about where it goes: the config does.
+    async fn forward(&self, visitor: Visitor, core: &NodeCore) {
+        // `bind` took no tcp entrance without a target: the parser refuses it, and an embedding
+        // program gets a closed connection.
+        let Some(target) = self.config.target.clone() else {
+            return;
+        };
+        let asked = self.asked(visitor.from, target, None);
+        drop(visitor.place);
+        flow::run(core, asked, LocalEnd::Tcp(visitor.stream)).await;
+    }
+
+    fn asked(&self, from: SocketAddr, target: Target, login: Option<flow::Login>) -> Asked {
+        Asked {
+            entrance: self.config.kind.as_str(),
+            label: self.config.label.clone(),
+            login,
+            ends: Some((from, self.address)),
+            target,
+        }
+    }
+
+    fn refused(&self, core: &NodeCore, reason: &'static str) {
+        let labels = [self.config.kind.as_str(), reason];
+        core.metrics
+            .connections_refused
+            .with_label_values(&labels)
+            .inc();
+    }
+}
+
+fn listen(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
+    let domain = socket2::Domain::for_address(address);
+    let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    let listener = TcpListener::from_std(socket.into())?;
+    let address = listener.local_addr()?;
+    Ok((listener, address))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_do_not_guard_an_entrance_that_asks_nobody() {
+        let config = |kind| EntranceConfig {
+            kind,
+            listen: SocketAddr::from(([0, 0, 0, 0], 0)),
+            target: None,
+            users: [("alice".to_owned(), crate::config::Secret::new("pw"))].into(),
+            label: None,
+        };
+        assert!(config(EntranceKind::Tcp).check_exposure().is_err());
+        assert!(config(EntranceKind::Socks5).check_exposure().is_ok());
+    }
+}

@@ -1,0 +1,142 @@
+//! SOCKS5: the handshake machine of `proto` on a connection.
+
+use bytes::Bytes;
+use thiserror::Error;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+use wormholes_proto::{
+    MAX_SOCKS_MESSAGE_BYTES, SocksAuth, SocksServer, SocksServerError, SocksServerState, Target,
+};
+
+use super::{Door, Visitor};
+use crate::{
+    flow::{self, LocalEnd, Login},
+    node::NodeCore,
+};
+
+/// What a client asked for.
+struct Request {
+    target: Target,
+    login: Option<Login>,
+    /// What it sent beyond its request.
+    ahead: Bytes,
+}
+
+/// A handshake that came to nothing.
+#[derive(Debug, Error)]
+enum HandshakeError {
+    #[error("the client went away")]
+    Gone,
+    #[error(transparent)]
+    Protocol(#[from] SocksServerError),
+}
+
+/// Serves one connection.
+pub(super) async fn serve(door: &Door, visitor: Visitor, core: &NodeCore) {
+    let mut stream = visitor.stream;
+    let evicted = visitor.place.evicted();
+    let handshake =
+        tokio::time::timeout(core.config.limits.handshake, handshake(door, &mut stream));
+    let request = tokio::select! {
+        handshake = handshake => match handshake {
+            Ok(Ok(request)) => request,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, from = %visitor.from, "SOCKS handshake failed");
+                return door.refused(core, reason(&error));
+            }
+            Err(_) => return door.refused(core, "slow"),
+        },
+        () = evicted.cancelled() => return door.refused(core, "full"),
+        () = core.stop.cancelled() => return,
+    };
+    drop(visitor.place);
+    let local = LocalEnd::Socks {
+        stream,
+        ahead: request.ahead,
+    };
+    let asked = door.asked(visitor.from, request.target, request.login);
+    flow::run(core, asked, local).await;
+}
+
+async fn handshake(door: &Door, stream: &mut TcpStream) -> Result<Request, HandshakeError> {
+    let users = &door.config.users;
+    let auth = if users.is_empty() {
+        SocksAuth::Label
+    } else {
+        SocksAuth::Required
+    };
+    let mut server = SocksServer::new(auth);
+    let mut input = Vec::with_capacity(MAX_SOCKS_MESSAGE_BYTES);
+    let mut login = None;
+    loop {
+        let step = server.handle(&input);
+        input.drain(..step.consumed);
+        send(stream, &step.reply).await?;
+        match step.state {
+            SocksServerState::NeedMore => receive(stream, &mut input).await?,
+            SocksServerState::CheckPassword(given) => {
+                let secret = users.get(given.user());
+                let good = users.is_empty()
+                    || secret.is_some_and(|secret| secret.matches(given.password().as_bytes()));
+                send(stream, &server.handle_verdict(good)).await?;
+                if !good {
+                    return Err(SocksServerError::Password.into());
+                }
+                login = Some(Login::new(given.user(), given.password()));
+            }
+            SocksServerState::Request(target) => {
+                return Ok(Request {
+                    target,
+                    login,
+                    ahead: input.into(),
+                });
+            }
+            SocksServerState::Failed(error) => {
+                // The reply arrives only when the connection ends in order.
+                let _ = stream.shutdown().await;
+                return Err(error.into());
+            }
+        }
+    }
+}
+
+async fn send(stream: &mut TcpStream, bytes: &[u8]) -> Result<(), HandshakeError> {
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    stream
+        .write_all(bytes)
+        .await
+        .map_err(|_| HandshakeError::Gone)
+}
+
+/// Reads more. The machine needs at most one message at a time, so that the buffer stays bounded:
+/// it asks for more only while it holds less than that.
+async fn receive(stream: &mut TcpStream, input: &mut Vec<u8>) -> Result<(), HandshakeError> {
+    let room = MAX_SOCKS_MESSAGE_BYTES.saturating_sub(input.len()).max(1);
+    let mut limited = stream.take(room as u64);
+    match limited.read_buf(input).await {
+        Ok(read) if read > 0 => Ok(()),
+        Ok(_) | Err(_) => Err(HandshakeError::Gone),
+    }
+}
+
+fn reason(error: &HandshakeError) -> &'static str {
+    match error {
+        HandshakeError::Gone => "gone",
+        HandshakeError::Protocol(SocksServerError::NoMethod | SocksServerError::Password) => {
+            "login"
+        }
+        HandshakeError::Protocol(SocksServerError::Command(_) | SocksServerError::AddressType) => {
+            "unsupported"
+        }
+        HandshakeError::Protocol(
+            SocksServerError::NotSocks5(_)
+            | SocksServerError::Target
+            | SocksServerError::Malformed(_)
+            | SocksServerError::Unexpected,
+        ) => "malformed",
+    }
+}

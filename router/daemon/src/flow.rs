@@ -1,0 +1,75 @@
+//! The life of a flow, from an entrance to its end: [`run`] is the whole of it.
+//!
+//! Nothing here resolves a name before the plan says where, and nothing a script says lifts what
+//! `guard` forbids.
+
+mod decide;
+mod guard;
+mod local;
+mod login;
+mod open;
+mod record;
+mod refusal;
+mod table;
+
+use std::net::SocketAddr;
+
+use wormholes_proto::Target;
+
+use crate::{node::NodeCore, pipe};
+
+pub use guard::Forbidden;
+pub(crate) use local::LocalEnd;
+pub(crate) use login::Login;
+pub(crate) use open::describe;
+pub use refusal::Refusal;
+pub use table::{Decided, Flow, FlowState, FlowTable, Story, Totals, Tried};
+
+/// What an entrance learned about a flow.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    /// `socks5`, `http`, `tcp` or `embed`.
+    pub(crate) entrance: &'static str,
+    /// The entrance's label in config.toml.
+    pub(crate) label: Option<String>,
+    /// Whom the program says it is.
+    pub(crate) login: Option<Login>,
+    /// The program's end of the connection and the entrance's; none for a program that embeds the
+    /// node.
+    pub(crate) ends: Option<(SocketAddr, SocketAddr)>,
+    /// Where to.
+    pub(crate) target: Target,
+}
+
+/// Carries one flow: admit, decide, open with fallbacks, answer, copy, record.
+pub(crate) async fn run(core: &NodeCore, asked: Asked, mut local: LocalEnd) {
+    let flow = match core.flows.admit(asked.entrance, asked.target.clone()) {
+        Ok(flow) => flow,
+        Err(refusal) => {
+            record::turned_away(core, &asked, &refusal);
+            return local.refuse(refusal).await;
+        }
+    };
+    let route = tokio::select! {
+        route = decide::travel(core, &flow, &asked) => route,
+        () = local.gone() => Err(Refusal::Gone),
+        () = core.stop.cancelled() => Err(Refusal::Stopping),
+    };
+    let route = match route {
+        Ok(route) => route,
+        Err(refusal) => {
+            record::refused(core, &flow, &refusal);
+            return local.refuse(refusal).await;
+        }
+    };
+    let travelling = record::opened(core, &flow, &route);
+    let Some(near) = local.accept().await else {
+        return travelling.ended(Some(Refusal::Gone.to_string()));
+    };
+    let copy = pipe::copy(near, route.opened.pipe, &route.limits, &flow.bytes);
+    let end = tokio::select! {
+        end = copy => end.stop.map(|stop| stop.to_string()),
+        () = core.kill.cancelled() => Some(Refusal::Stopping.to_string()),
+    };
+    travelling.ended(end);
+}

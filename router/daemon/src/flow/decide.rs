@@ -1,0 +1,182 @@
+//! Asks the scripts until a plan opens, or no further answer may be asked for.
+
+use std::{sync::Arc, time::SystemTime};
+
+use rand::Rng;
+use wormholes_proto::Host;
+use wormholes_rules::{Conn, Outcome, Plan, RuleRef, Tunnel};
+
+use super::{
+    Asked, Decided, Forbidden, Refusal, guard,
+    open::{self, Route},
+    table::Place,
+};
+use crate::{config::DefaultRule, names, node::NodeCore, policy::Generation, program::Program};
+
+/// How often an open plan's failure asks the scripts again.
+const MAX_RETRIES: u8 = 2;
+
+/// A plan and who made it.
+#[derive(Debug)]
+pub(super) struct Choice {
+    pub(super) plan: Plan,
+    /// None: the default of config.toml.
+    pub(super) rule: Option<RuleRef>,
+}
+
+/// Decides and opens.
+pub(super) async fn travel(core: &NodeCore, flow: &Place, asked: &Asked) -> Result<Route, Refusal> {
+    // A flow keeps the rules that it began with.
+    let rules = core.policy.current();
+    let mut conn = snapshot(core, flow, asked, &rules).await?;
+    for attempt in 0.. {
+        conn.attempt = attempt;
+        let choice = decide(core, flow, asked, &rules, &mut conn).await?;
+        let closed = choice.plan.closed;
+        let failure = match open::plan(core, flow, asked, &conn, choice).await {
+            Ok(route) => return Ok(route),
+            Err(failure) => failure,
+        };
+        if closed || failure.is_final || attempt == MAX_RETRIES {
+            return Err(failure.refusal);
+        }
+        conn.last_error = Some(failure.refusal.to_string());
+    }
+    Err(Refusal::TimedOut)
+}
+
+/// Asks the scripts; looks the name up once when they need its address.
+async fn decide(
+    core: &NodeCore,
+    flow: &Place,
+    asked: &Asked,
+    rules: &Arc<Generation>,
+    conn: &mut Conn,
+) -> Result<Choice, Refusal> {
+    loop {
+        let decision = core.policy.route(rules, conn).await;
+        let rule = decision.trace.rule.clone();
+        let decided = core.flows.records().then(|| Decided {
+            attempt: conn.attempt,
+            generation: rules.number,
+            outcome: decision.outcome.clone(),
+            trace: decision.trace,
+        });
+        flow.tell(|story| {
+            story.rule.clone_from(&rule);
+            story.decisions.extend(decided);
+        });
+        match decision.outcome {
+            Outcome::Plan(plan) => return Ok(Choice { plan, rule }),
+            Outcome::Pass => return by_default(rules.default),
+            Outcome::NeedIp(_) if !conn.ips.is_empty() => {
+                let why = "a script asked twice for the address".to_owned();
+                return Err(Refusal::Blocked(why));
+            }
+            Outcome::NeedIp(plan) => {
+                guard::check_lookup(&asked.target.host)?;
+                conn.ips = open::lookup(core, flow, asked, &plan).await?;
+                conn.ip = conn.ips.first().copied();
+            }
+        }
+    }
+}
+
+fn by_default(default: DefaultRule) -> Result<Choice, Refusal> {
+    match default {
+        DefaultRule::Block => Err(Refusal::Blocked("no rule allows it".to_owned())),
+        DefaultRule::Direct => {
+            let direct = Tunnel::Direct {
+                to: None,
+                exit: false,
+            };
+            // Closed: asking the scripts again would yield the default again.
+            let plan = Plan {
+                closed: true,
+                ..Plan::single(direct)
+            };
+            Ok(Choice { plan, rule: None })
+        }
+    }
+}
+
+/// What the scripts see of the flow.
+async fn snapshot(
+    core: &NodeCore,
+    flow: &Place,
+    asked: &Asked,
+    rules: &Generation,
+) -> Result<Conn, Refusal> {
+    let host = &asked.target.host;
+    let world = core.network.world();
+    let named = names::resolve(host.name().unwrap_or_default(), &world)
+        .map_err(|error| Refusal::Name(error.to_string()))?;
+    let program = program(core, asked, rules).await?;
+    let ip = match host {
+        Host::Ip(ip) => Some(*ip),
+        Host::Name(_) => None,
+    };
+    let clock = Clock::read();
+    Ok(Conn {
+        id: flow.id,
+        attempt: 0,
+        last_error: None,
+        entrance: asked.entrance,
+        label: asked.label.clone(),
+        network: "tcp",
+        host: host.to_string(),
+        ip,
+        ips: ip.into_iter().collect(),
+        port: asked.target.port,
+        node: named.as_ref().and_then(|named| named.node),
+        service: named.and_then(|named| named.service),
+        app: program.app(),
+        app_path: program.path.map(|path| path.display().to_string()),
+        uid: program.uid,
+        user: asked.login.as_ref().map(|login| login.user().to_owned()),
+        src: asked.ends.map(|(theirs, _)| theirs.ip()),
+        rand: rand::rng().random_range(0..=i64::MAX),
+        now: clock.now,
+        hour: clock.hour,
+        weekday: clock.weekday,
+    })
+}
+
+/// The program behind the connection, as far as a script wants to know.
+async fn program(core: &NodeCore, asked: &Asked, rules: &Generation) -> Result<Program, Refusal> {
+    let needs = rules.needs;
+    let Some((theirs, ours)) = asked.ends.filter(|_| needs.app || needs.uid) else {
+        return Ok(Program::default());
+    };
+    let programs = core.programs.clone();
+    let find = move || programs.find(theirs, ours, needs.app);
+    // A look at /proc takes milliseconds; a socket's user alone does not.
+    let found = if needs.app {
+        tokio::task::spawn_blocking(find).await.ok().flatten()
+    } else {
+        find()
+    };
+    let program = found.unwrap_or_default();
+    if core.owns_process && program.pid == Some(std::process::id()) {
+        return Err(Forbidden::Loop.into());
+    }
+    Ok(program)
+}
+
+/// The time as scripts see it.
+struct Clock {
+    now: SystemTime,
+    hour: u8,
+    weekday: u8,
+}
+
+impl Clock {
+    fn read() -> Self {
+        let local = jiff::Zoned::now();
+        Self {
+            now: SystemTime::now(),
+            hour: local.hour().unsigned_abs(),
+            weekday: local.weekday().to_monday_one_offset().unsigned_abs(),
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! What no script can lift: names that must never leave in clear. Fail closed: a tunnel that could
+//! show such a name to an outside resolver, or ask the wrong node, does not open.
+
+use thiserror::Error;
+use wormholes_proto::{Host, NodeId, is_special_use};
+use wormholes_rules::Tunnel;
+
+/// A tunnel that a script chose and the host forbids.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Forbidden {
+    /// Dialled from here, by an exit or by a SOCKS server, the name would reach a resolver.
+    #[error("{0} tunnels would show this special-use name to an outside resolver")]
+    SpecialUse(&'static str),
+    /// Looked up, the name would reach a resolver.
+    #[error("special-use names are not looked up")]
+    Lookup,
+    /// The program at the other end is this daemon.
+    #[error("the flow comes from this router itself")]
+    Loop,
+    /// The name means one node, the tunnel ends at another.
+    #[error("the tunnel ends at another node than the name means")]
+    OtherNode,
+    /// The name means no node that is known here.
+    #[error("no node of that name is known here")]
+    UnknownNode,
+}
+
+/// Whether `tunnel` may carry a flow to `host`; `node` is the node that a `.wh` name means.
+///
+/// # Errors
+/// [`Forbidden`].
+pub(super) fn check(host: &Host, node: Option<NodeId>, tunnel: &Tunnel) -> Result<(), Forbidden> {
+    let Some(name) = host.name().filter(|name| is_special_use(name)) else {
+        return Ok(());
+    };
+    let Some(end) = service_end(tunnel) else {
+        return match tunnel {
+            Tunnel::Block { .. } => Ok(()),
+            Tunnel::Direct { .. }
+            | Tunnel::Relay { .. }
+            | Tunnel::Onion { .. }
+            | Tunnel::Socks { .. } => Err(Forbidden::SpecialUse(tunnel.kind().as_str())),
+        };
+    };
+    let is_wh = name == "wh" || name.ends_with(".wh");
+    match node {
+        _ if !is_wh => Ok(()),
+        Some(node) if node == end => Ok(()),
+        Some(_) => Err(Forbidden::OtherNode),
+        None => Err(Forbidden::UnknownNode),
+    }
+}
+
+/// Whether `host` may be looked up, wherever.
+///
+/// # Errors
+/// [`Forbidden::Lookup`].
+pub(super) fn check_lookup(host: &Host) -> Result<(), Forbidden> {
+    match host.name() {
+        Some(name) if is_special_use(name) => Err(Forbidden::Lookup),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// The node whose service the tunnel ends at; none when somebody dials the target.
+fn service_end(tunnel: &Tunnel) -> Option<NodeId> {
+    match tunnel {
+        Tunnel::Direct { to, exit: false }
+        | Tunnel::Onion {
+            to, exit: false, ..
+        } => *to,
+        Tunnel::Relay {
+            to, exit: false, ..
+        } => Some(*to),
+        Tunnel::Direct { exit: true, .. }
+        | Tunnel::Relay { exit: true, .. }
+        | Tunnel::Onion { exit: true, .. }
+        | Tunnel::Socks { .. }
+        | Tunnel::Block { .. } => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOB: NodeId = NodeId::from_bytes([1; 32]);
+    const EVE: NodeId = NodeId::from_bytes([2; 32]);
+
+    fn tunnels(to: Option<NodeId>, exit: bool) -> Vec<Tunnel> {
+        let onion = Tunnel::Onion {
+            hops: 3,
+            via: None,
+            to,
+            exit,
+            friends_only: false,
+        };
+        let mut tunnels = vec![Tunnel::Direct { to, exit }, onion];
+        if let Some(to) = to {
+            tunnels.push(Tunnel::Relay {
+                via: None,
+                to,
+                exit,
+            });
+        }
+        tunnels
+    }
+
+    fn check_all(name: &str, tunnels: &[Tunnel], expected: &Result<(), Forbidden>) {
+        let host = Host::parse(name).unwrap();
+        let node = (name == "web.bob.wh").then_some(BOB);
+        for tunnel in tunnels {
+            let mut found = check(&host, node, tunnel);
+            if let Err(Forbidden::SpecialUse(kind)) = &mut found {
+                *kind = "";
+            }
+            assert_eq!(&found, expected, "{name} by {tunnel:?}");
+        }
+    }
+
+    #[test]
+    fn special_use_names_are_never_dialled_outside() {
+        let outside = Err(Forbidden::SpecialUse(""));
+        let socks = Tunnel::Socks {
+            server: "127.0.0.1:9050".parse().unwrap(),
+        };
+        for name in [
+            "x.onion",
+            "a.i2p",
+            "printer.local",
+            "db.internal",
+            "web.bob.wh",
+            "tv.home.arpa",
+        ] {
+            check_all(name, &tunnels(None, false), &outside);
+            check_all(name, &tunnels(None, true), &outside);
+            check_all(name, &tunnels(Some(BOB), true), &outside);
+            check_all(name, std::slice::from_ref(&socks), &outside);
+            check_all(name, &[Tunnel::Block { why: String::new() }], &Ok(()));
+        }
+        check_all("a.example", &tunnels(None, false), &Ok(()));
+        check_all("127.0.0.1", &tunnels(None, true), &Ok(()));
+    }
+
+    #[test]
+    fn special_use_names_are_never_looked_up() {
+        let check = |name: &str| check_lookup(&Host::parse(name).unwrap());
+        assert_eq!(check("x.onion"), Err(Forbidden::Lookup));
+        assert_eq!(check("bob.wh"), Err(Forbidden::Lookup));
+        assert_eq!(check("a.example"), Ok(()));
+        assert_eq!(check("192.0.2.1"), Ok(()));
+    }
+
+    #[test]
+    fn a_wh_name_reaches_its_own_node_only() {
+        check_all("web.bob.wh", &tunnels(Some(BOB), false), &Ok(()));
+        check_all(
+            "web.bob.wh",
+            &tunnels(Some(EVE), false),
+            &Err(Forbidden::OtherNode),
+        );
+        check_all(
+            "web.carol.wh",
+            &tunnels(Some(EVE), false),
+            &Err(Forbidden::UnknownNode),
+        );
+        check_all("x.onion", &tunnels(Some(EVE), false), &Ok(()));
+    }
+}

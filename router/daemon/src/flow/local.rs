@@ -1,0 +1,90 @@
+//! The program's end of a flow: told once whether the flow opened, then a pipe.
+
+use bytes::Bytes;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::{io::AsyncWriteExt, net::TcpStream, sync::oneshot};
+use wormholes_proto::SocksReply;
+
+use super::Refusal;
+use crate::pipe::Pipe;
+
+/// Whom to tell whether the flow opened, when telling is not a message on the connection itself.
+pub(crate) type Answer = oneshot::Sender<Result<(), Refusal>>;
+
+/// Where a flow's bytes come from. A closed set: what each entrance hands over.
+#[derive(Debug)]
+pub(crate) enum LocalEnd {
+    /// A SOCKS5 client that waits for its reply.
+    Socks {
+        /// The connection.
+        stream: TcpStream,
+        /// What it sent too early.
+        ahead: Bytes,
+    },
+    /// An HTTP client that waits for the answer to its CONNECT.
+    Connect {
+        /// Makes the HTTP server answer.
+        answer: Answer,
+        /// The connection, once answered.
+        upgrade: OnUpgrade,
+    },
+    /// A connection that expects its target to speak.
+    Tcp(TcpStream),
+    /// This process.
+    Memory {
+        /// Tells the caller.
+        answer: Answer,
+        /// The near end of its stream.
+        pipe: Pipe,
+    },
+}
+
+impl LocalEnd {
+    /// Tells the program that the flow is open, and takes its bytes; none when it went away.
+    pub(super) async fn accept(self) -> Option<Pipe> {
+        match self {
+            Self::Socks { mut stream, ahead } => {
+                let reply = SocksReply::Succeeded.encode(None);
+                stream.write_all(&reply).await.ok()?;
+                Some(Pipe::tcp_ahead(stream, ahead))
+            }
+            Self::Connect { answer, upgrade } => {
+                answer.send(Ok(())).ok()?;
+                let parts = upgrade.await.ok()?.downcast::<TokioIo<TcpStream>>().ok()?;
+                Some(Pipe::tcp_ahead(parts.io.into_inner(), parts.read_buf))
+            }
+            Self::Tcp(stream) => Some(Pipe::tcp(stream)),
+            Self::Memory { answer, pipe } => {
+                answer.send(Ok(())).ok()?;
+                Some(pipe)
+            }
+        }
+    }
+
+    /// Tells the program why there is no flow. It may be gone: nobody else would want to know.
+    pub(super) async fn refuse(self, refusal: Refusal) {
+        match self {
+            Self::Socks { mut stream, .. } => {
+                let reply = refusal.socks_reply().encode(None);
+                if stream.write_all(&reply).await.is_ok() {
+                    let _ = stream.shutdown().await;
+                }
+            }
+            Self::Connect { answer, .. } | Self::Memory { answer, .. } => {
+                let _ = answer.send(Err(refusal));
+            }
+            // Dropping a pipe resets the connection: what a program sees of a refused one.
+            Self::Tcp(stream) => drop(Pipe::tcp(stream)),
+        }
+    }
+
+    /// Ends when nobody waits for the flow any more. A TCP client's half-close says nothing of
+    /// the kind, so that only ends that wait for an answer are known to be gone.
+    pub(super) async fn gone(&mut self) {
+        match self {
+            Self::Connect { answer, .. } | Self::Memory { answer, .. } => answer.closed().await,
+            Self::Socks { .. } | Self::Tcp(_) => std::future::pending().await,
+        }
+    }
+}

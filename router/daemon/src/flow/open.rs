@@ -1,0 +1,310 @@
+//! Opens a plan: its steps in order, the tunnels of a step at once, each held against `guard`.
+//! Whether the next one is tried is decided by an error's remedy and nothing else.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use wormholes_proto::{NodeId, Remedy};
+use wormholes_rules::{Conn, Marks, Plan, RuleRef, Step, Tunnel, TunnelKind};
+
+use super::{Asked, Refusal, Tried, decide::Choice, guard, table::Place};
+use crate::{
+    dial,
+    node::NodeCore,
+    pipe::CopyLimits,
+    tunnel::{OpenError, Opened, TunnelRequest},
+};
+
+/// How long a tunnel may take to open; RFC 1928 clients give up at some 20 s.
+const TIMEOUT: Duration = Duration::from_secs(15);
+/// An onion passes up to eight links.
+const ONION_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A tunnel that stands, and what the plan said about it.
+#[derive(Debug)]
+pub(super) struct Route {
+    pub(super) opened: Opened,
+    pub(super) limits: CopyLimits,
+    /// None: the default of config.toml.
+    pub(super) rule: Option<RuleRef>,
+    pub(super) label: Option<String>,
+}
+
+/// A plan that did not open.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) refusal: Refusal,
+    /// No other tunnel would do better.
+    pub(super) is_final: bool,
+}
+
+/// Opens the first step that can be opened.
+pub(super) async fn plan(
+    core: &NodeCore,
+    flow: &Place,
+    asked: &Asked,
+    conn: &Conn,
+    choice: Choice,
+) -> Result<Route, Failure> {
+    let mut failure = Failure {
+        refusal: Refusal::Blocked("the plan is empty".to_owned()),
+        is_final: true,
+    };
+    for step in choice.plan.steps {
+        tokio::time::sleep(step.marks.delay.unwrap_or_default()).await;
+        match race(core, flow, asked, conn, &step).await {
+            Ok(opened) => {
+                return Ok(Route {
+                    opened,
+                    limits: limits(&step.marks),
+                    rule: choice.rule,
+                    label: step.marks.label,
+                });
+            }
+            Err(failed) if failed.is_final => return Err(failed),
+            Err(failed) => failure = failed,
+        }
+    }
+    Err(failure)
+}
+
+/// Looks the target's name up through the first step that can.
+pub(super) async fn lookup(
+    core: &NodeCore,
+    flow: &Place,
+    asked: &Asked,
+    plan: &Plan,
+) -> Result<Vec<IpAddr>, Refusal> {
+    let mut refusal = Refusal::Blocked("the plan is empty".to_owned());
+    for step in &plan.steps {
+        for tunnel in &step.tunnels {
+            let start = Instant::now();
+            let isolation = isolation(asked, &step.marks);
+            let timeout = timeout(tunnel, &step.marks);
+            let host = &asked.target.host;
+            let found = core
+                .network
+                .resolve(tunnel, host, &isolation, timeout)
+                .await;
+            let what = format!("look-up through {}", describe(core, tunnel));
+            tried(core, flow, what, start, found.as_ref().err());
+            match found {
+                Ok(addresses) => return Ok(addresses),
+                Err(error) if error.kind().remedy == Remedy::GiveUp => return Err((&error).into()),
+                Err(error) => refusal = Refusal::from(&error),
+            }
+        }
+    }
+    Err(refusal)
+}
+
+/// Opens all tunnels of a step at once; the first to open wins, the others are dropped.
+async fn race(
+    core: &NodeCore,
+    flow: &Place,
+    asked: &Asked,
+    conn: &Conn,
+    step: &Step,
+) -> Result<Opened, Failure> {
+    let tunnels = step.tunnels.iter();
+    let mut running: FuturesUnordered<_> = tunnels
+        .map(|tunnel| one(core, flow, asked, conn, tunnel, &step.marks))
+        .collect();
+    let mut failure = Failure {
+        refusal: Refusal::Blocked("the step is empty".to_owned()),
+        is_final: true,
+    };
+    while let Some(result) = running.next().await {
+        match result {
+            Ok(opened) => return Ok(opened),
+            Err(failed) => failure = failed,
+        }
+    }
+    Err(failure)
+}
+
+/// Opens one tunnel; once more when its records turn out to be stale.
+async fn one(
+    core: &NodeCore,
+    flow: &Place,
+    asked: &Asked,
+    conn: &Conn,
+    tunnel: &Tunnel,
+    marks: &Marks,
+) -> Result<Opened, Failure> {
+    let start = Instant::now();
+    let what = describe(core, tunnel);
+    if let Err(forbidden) = guard::check(&asked.target.host, conn.node, tunnel) {
+        tried(core, flow, what, start, Some(&forbidden));
+        return Err(Failure {
+            refusal: forbidden.into(),
+            is_final: false,
+        });
+    }
+    let request = TunnelRequest {
+        target: asked.target.clone(),
+        service: conn.service.clone(),
+        isolation: isolation(asked, marks),
+        timeout: timeout(tunnel, marks),
+    };
+    let mut opened = dial(core, conn, tunnel, &request).await;
+    if matches!(&opened, Err(error) if error.kind().remedy == Remedy::RefreshRecords) {
+        // Peers that do not answer hold the flow up no longer than a tunnel may.
+        let refresh = core.network.refresh_records();
+        let _ = tokio::time::timeout(request.timeout, refresh).await;
+        opened = dial(core, conn, tunnel, &request).await;
+    }
+    tried(core, flow, what, start, opened.as_ref().err());
+    match opened {
+        Ok(opened) => {
+            let kind = opened.kind.as_str();
+            let histogram = core.metrics.flow_open.with_label_values(&[kind]);
+            histogram.observe(start.elapsed().as_secs_f64());
+            Ok(opened)
+        }
+        Err(error) => Err(Failure {
+            refusal: Refusal::from(&error),
+            is_final: error.kind().remedy == Remedy::GiveUp,
+        }),
+    }
+}
+
+/// A local dial goes to the addresses that the script saw, when it saw any: a name that changes
+/// between two look-ups does not get past a rule.
+async fn dial(
+    core: &NodeCore,
+    conn: &Conn,
+    tunnel: &Tunnel,
+    request: &TunnelRequest,
+) -> Result<Opened, OpenError> {
+    let is_local = matches!(tunnel, Tunnel::Direct { to: None, .. });
+    if !is_local || conn.ips.is_empty() {
+        return core.network.open(tunnel, request).await;
+    }
+    let addresses = conn.ips.iter();
+    let addresses: Vec<_> = addresses
+        .map(|ip| SocketAddr::new(*ip, request.target.port))
+        .collect();
+    let open = |address: SocketAddr| async move {
+        let request = TunnelRequest {
+            target: address.into(),
+            ..request.clone()
+        };
+        core.network.open(tunnel, &request).await
+    };
+    let opened = tokio::time::timeout(request.timeout, dial::first_to_open(&addresses, open));
+    match opened.await {
+        Ok(Some(result)) => result,
+        Ok(None) => Err(OpenError::NoWay("the name has no address")),
+        Err(_) => Err(OpenError::TimedOut(request.timeout)),
+    }
+}
+
+fn timeout(tunnel: &Tunnel, marks: &Marks) -> Duration {
+    let default = match tunnel.kind() {
+        TunnelKind::Onion => ONION_TIMEOUT,
+        TunnelKind::Direct | TunnelKind::Socks | TunnelKind::Relay | TunnelKind::Block => TIMEOUT,
+    };
+    marks.timeout.unwrap_or(default)
+}
+
+/// The script's keys, else the entrance and the login: programs that say who they are never share
+/// a circuit.
+fn isolation(asked: &Asked, marks: &Marks) -> String {
+    if !marks.isolate.is_empty() {
+        // Lengths keep ["a", "b"] and ["a,b"] apart.
+        let keys = marks.isolate.iter();
+        return keys.map(|key| format!("{}:{key},", key.len())).collect();
+    }
+    let login = asked.login.as_ref().map(super::Login::isolation);
+    let label = asked.label.as_deref().unwrap_or_default();
+    format!("{}:{label}/{}", label.len(), login.unwrap_or_default())
+}
+
+fn limits(marks: &Marks) -> CopyLimits {
+    CopyLimits {
+        bandwidth_bytes_per_s: marks.bandwidth_bytes_per_s,
+        max_bytes: marks.max_bytes,
+        jitter: marks.jitter,
+        pad_bytes: marks.pad_bytes,
+        ..CopyLimits::default()
+    }
+}
+
+fn tried(
+    core: &NodeCore,
+    flow: &Place,
+    tunnel: String,
+    start: Instant,
+    error: Option<&impl std::fmt::Display>,
+) {
+    if !core.flows.records() {
+        return;
+    }
+    let tried = Tried {
+        tunnel,
+        error: error.map(ToString::to_string),
+        took: start.elapsed(),
+    };
+    flow.tell(|story| story.tries.push(tried));
+}
+
+/// A tunnel as a person reads it, with petnames.
+pub(crate) fn describe(core: &NodeCore, tunnel: &Tunnel) -> String {
+    let world = core.network.world();
+    let name = |id: &NodeId| {
+        let view = world.by_id(id);
+        view.map_or_else(|| id.to_string(), |view| view.name.clone())
+    };
+    let end = |to: &Option<NodeId>, exit: bool| match (to, exit) {
+        (Some(to), true) => format!(" to {}, which exits", name(to)),
+        (Some(to), false) => format!(" to {}", name(to)),
+        (None, _) => String::new(),
+    };
+    let via = |via: &Option<NodeId>| {
+        via.as_ref()
+            .map_or(String::new(), |via| format!(" via {}", name(via)))
+    };
+    match tunnel {
+        Tunnel::Direct { to, exit } => format!("direct{}", end(to, *exit)),
+        Tunnel::Relay { via: by, to, exit } => {
+            format!("relay{}{}", end(&Some(*to), *exit), via(by))
+        }
+        Tunnel::Onion {
+            hops,
+            via: by,
+            to,
+            exit,
+            friends_only,
+        } => {
+            let friends = if *friends_only { " among friends" } else { "" };
+            format!("onion({hops}){}{}{friends}", end(to, *exit), via(by))
+        }
+        Tunnel::Socks { server } => format!("socks {server}"),
+        Tunnel::Block { why } => format!("block: {why}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::Login, *};
+
+    #[test]
+    fn labels_and_logins_never_meet_in_one_key() {
+        let key = |label: &str, user: &str| {
+            let asked = Asked {
+                entrance: "socks5",
+                label: Some(label.to_owned()),
+                login: Some(Login::new(user, "pw")),
+                ends: None,
+                target: SocketAddr::from(([192, 0, 2, 1], 80)).into(),
+            };
+            isolation(&asked, &Marks::default())
+        };
+        assert_ne!(key("a", "b/c"), key("a/b", "c"));
+        assert_eq!(key("a", "b"), key("a", "b"));
+    }
+}

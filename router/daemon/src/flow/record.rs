@@ -1,0 +1,155 @@
+//! What is kept of a flow when it changes: its story, the metrics, an event and a line of log.
+
+use std::{sync::atomic::Ordering::Relaxed, time::Instant};
+
+use wormholes_proto::control::{EventBody, RuleName};
+use wormholes_rules::{RuleRef, TunnelKind};
+
+use super::{Asked, FlowState, Refusal, open::Route, table::Place};
+use crate::{log::masked, node::NodeCore};
+
+/// An open flow, until its end is recorded.
+pub(super) struct Travelling<'a> {
+    core: &'a NodeCore,
+    flow: &'a Place,
+    kind: TunnelKind,
+    since: Instant,
+}
+
+/// A flow for which there was no place.
+pub(super) fn turned_away(core: &NodeCore, asked: &Asked, refusal: &Refusal) {
+    core.flows.count(|totals| totals.failed += 1);
+    count(core, asked.entrance, "none", refusal.outcome());
+}
+
+/// A flow that did not open.
+pub(super) fn refused(core: &NodeCore, flow: &Place, refusal: &Refusal) {
+    let why = refusal.to_string();
+    flow.tell(|story| {
+        story.state = FlowState::Refused;
+        story.end = Some(why.clone());
+    });
+    let blocked = refusal.outcome() == "blocked";
+    core.flows.count(|totals| match blocked {
+        true => totals.blocked += 1,
+        false => totals.failed += 1,
+    });
+    let tunnel = if blocked { "block" } else { "none" };
+    count(core, flow.entrance, tunnel, refusal.outcome());
+    let rule = flow.summary().rule;
+    tracing::info!(
+        flow = flow.id,
+        entrance = flow.entrance,
+        target = %masked(&flow.target),
+        rule = rule.as_ref().map(tracing::field::display),
+        outcome = refusal.outcome(),
+        "flow refused"
+    );
+    tracing::debug!(flow = flow.id, target = %flow.target, %why, "flow refused");
+    core.events.publish(EventBody::FlowRefused {
+        flow: flow.id,
+        entrance: flow.entrance.to_owned(),
+        target: Some(flow.target.to_string()),
+        rule: rule.as_ref().map(rule_name),
+        why: Some(why),
+    });
+}
+
+/// A flow whose tunnel stands.
+pub(super) fn opened<'a>(core: &'a NodeCore, flow: &'a Place, route: &Route) -> Travelling<'a> {
+    let kind = route.opened.kind;
+    let took = flow.asked.elapsed();
+    flow.tell(|story| {
+        story.state = FlowState::Open;
+        story.tunnel = Some(kind);
+        story.path.clone_from(&route.opened.path);
+        story.label.clone_from(&route.label);
+        story.rule.clone_from(&route.rule);
+        story.open_took = Some(took);
+    });
+    core.flows
+        .count(|totals| *totals.opened.entry(kind).or_default() += 1);
+    core.metrics.flows_open.inc();
+    tracing::info!(
+        flow = flow.id,
+        entrance = flow.entrance,
+        target = %masked(&flow.target),
+        rule = route.rule.as_ref().map(tracing::field::display),
+        tunnel = kind.as_str(),
+        ms = took.as_millis(),
+        "flow opened"
+    );
+    tracing::debug!(flow = flow.id, target = %flow.target, "flow opened");
+    core.events.publish(EventBody::FlowOpened {
+        flow: flow.id,
+        entrance: flow.entrance.to_owned(),
+        target: Some(flow.target.to_string()),
+        tunnel: kind.as_str().to_owned(),
+        rule: route.rule.as_ref().map(rule_name),
+        open_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+    });
+    Travelling {
+        core,
+        flow,
+        kind,
+        since: Instant::now(),
+    }
+}
+
+impl Travelling<'_> {
+    /// The flow ended; `why` when it did not end well.
+    pub(super) fn ended(self, why: Option<String>) {
+        let Self {
+            core, flow, kind, ..
+        } = self;
+        let (up, down) = (flow.bytes.up.load(Relaxed), flow.bytes.down.load(Relaxed));
+        for (direction, bytes) in [("up", up), ("down", down)] {
+            let labels = [kind.as_str(), direction];
+            core.metrics
+                .flow_bytes
+                .with_label_values(&labels)
+                .inc_by(bytes);
+        }
+        let outcome = if why.is_none() { "ok" } else { "broken" };
+        count(core, flow.entrance, kind.as_str(), outcome);
+        flow.tell(|story| {
+            story.state = FlowState::Ended;
+            story.end.clone_from(&why);
+        });
+        let lasted = self.since.elapsed().as_millis();
+        tracing::debug!(
+            flow = flow.id,
+            up,
+            down,
+            lasted_ms = lasted,
+            why,
+            "flow ended"
+        );
+        core.events.publish(EventBody::FlowEnded {
+            flow: flow.id,
+            tunnel: kind.as_str().to_owned(),
+            bytes_sent: up,
+            bytes_received: down,
+            duration_ms: u64::try_from(lasted).unwrap_or(u64::MAX),
+            error: why,
+        });
+    }
+}
+
+impl Drop for Travelling<'_> {
+    fn drop(&mut self) {
+        self.core.metrics.flows_open.dec();
+    }
+}
+
+fn count(core: &NodeCore, entrance: &str, tunnel: &str, outcome: &str) {
+    let labels = [entrance, tunnel, outcome];
+    core.metrics.flows.with_label_values(&labels).inc();
+}
+
+fn rule_name(rule: &RuleRef) -> RuleName {
+    RuleName {
+        script: rule.script.clone(),
+        line: u32::try_from(rule.line).unwrap_or(0),
+    }
+}

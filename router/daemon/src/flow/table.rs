@@ -1,0 +1,310 @@
+//! The flows that live, and those of late: what `flows` and `why` show.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    time::{Duration, Instant, SystemTime},
+};
+
+use dashmap::DashMap;
+use wormholes_proto::{NodeId, Target};
+use wormholes_rules::{Outcome, RuleRef, Trace, TunnelKind};
+
+use super::Refusal;
+use crate::pipe::FlowBytes;
+
+/// A flow, as long as somebody may ask about it.
+#[derive(Debug)]
+pub struct Flow {
+    /// Its number, from 1, never used again.
+    pub id: u64,
+    /// `socks5`, `http`, `tcp` or `embed`.
+    pub entrance: &'static str,
+    /// Where it goes.
+    pub target: Target,
+    /// When it was asked for.
+    pub asked_at: SystemTime,
+    /// The same, to measure with.
+    pub asked: Instant,
+    /// Bytes moved: up leaves the program.
+    pub bytes: FlowBytes,
+    story: Mutex<Story>,
+}
+
+/// What has become of a flow.
+#[derive(Debug, Clone, Default)]
+pub struct Story {
+    /// How far it is.
+    pub state: FlowState,
+    /// What the scripts said, in order; empty when nothing is recorded.
+    pub decisions: Vec<Decided>,
+    /// What was tried, in order; empty when nothing is recorded.
+    pub tries: Vec<Tried>,
+    /// How it travels.
+    pub tunnel: Option<TunnelKind>,
+    /// The nodes that it passes, as far as this node knows them.
+    pub path: Vec<NodeId>,
+    /// The rule that decided last; none is the default.
+    pub rule: Option<RuleRef>,
+    /// The label of the step that it took.
+    pub label: Option<String>,
+    /// From the request to the open tunnel.
+    pub open_took: Option<Duration>,
+    /// Why it ended other than well, or why it was refused.
+    pub end: Option<String>,
+}
+
+/// How far a flow is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum FlowState {
+    /// Decided or opened just now.
+    #[default]
+    Opening,
+    /// Bytes move.
+    Open,
+    /// It was open.
+    Ended,
+    /// It never was open.
+    Refused,
+}
+
+/// One answer of the scripts.
+#[derive(Debug, Clone)]
+pub struct Decided {
+    /// `c.attempt`.
+    pub attempt: u8,
+    /// The rules that were in force.
+    pub generation: u64,
+    /// The answer.
+    pub outcome: Outcome,
+    /// How it came about.
+    pub trace: Trace,
+}
+
+/// One tunnel that was tried.
+#[derive(Debug, Clone)]
+pub struct Tried {
+    /// Which one, as a script would write it.
+    pub tunnel: String,
+    /// Why it did not open; none when it did.
+    pub error: Option<String>,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// All flows of a node.
+#[derive(Debug)]
+pub struct FlowTable {
+    /// At most `max_open`; more are refused.
+    living: DashMap<u64, Arc<Flow>>,
+    open: AtomicUsize,
+    max_open: usize,
+    /// At most `max_kept`; the oldest goes.
+    kept: Mutex<VecDeque<Arc<Flow>>>,
+    max_kept: usize,
+    last_id: AtomicU64,
+    totals: Mutex<Totals>,
+}
+
+/// What has become of all flows since the start.
+#[derive(Debug, Clone, Default)]
+pub struct Totals {
+    /// Flows that opened, by kind of tunnel.
+    pub opened: BTreeMap<TunnelKind, u64>,
+    /// Flows that a rule or the host refused.
+    pub blocked: u64,
+    /// Flows that did not open for any other reason.
+    pub failed: u64,
+    /// Bytes of ended flows that left programs.
+    pub up_bytes: u64,
+    /// Bytes of ended flows that came to programs.
+    pub down_bytes: u64,
+}
+
+/// A place in the table, given back when dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    flow: Arc<Flow>,
+    table: Arc<FlowTable>,
+}
+
+impl Flow {
+    /// What has become of it.
+    pub fn story(&self) -> Story {
+        self.lock().clone()
+    }
+
+    /// How far it is and how it travels, without what the scripts read.
+    pub fn summary(&self) -> Story {
+        let story = self.lock();
+        Story {
+            state: story.state,
+            tunnel: story.tunnel,
+            path: story.path.clone(),
+            rule: story.rule.clone(),
+            label: story.label.clone(),
+            open_took: story.open_took,
+            end: story.end.clone(),
+            decisions: Vec::new(),
+            tries: Vec::new(),
+        }
+    }
+
+    /// Tells the story on.
+    pub(super) fn tell(&self, change: impl FnOnce(&mut Story)) {
+        change(&mut self.lock());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Story> {
+        self.story.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl FlowTable {
+    /// An empty table for `max_open` flows at once that remembers `max_kept`.
+    pub(crate) fn new(max_open: usize, max_kept: usize) -> Arc<Self> {
+        Arc::new(Self {
+            living: DashMap::new(),
+            open: AtomicUsize::new(0),
+            max_open,
+            kept: Mutex::default(),
+            max_kept,
+            last_id: AtomicU64::new(0),
+            totals: Mutex::default(),
+        })
+    }
+
+    /// What has become of all flows; living ones count with the bytes that they moved so far.
+    pub fn totals(&self) -> Totals {
+        let mut totals = self.count(|totals| totals.clone());
+        for flow in &self.living {
+            totals.up_bytes += flow.bytes.up.load(Relaxed);
+            totals.down_bytes += flow.bytes.down.load(Relaxed);
+        }
+        totals
+    }
+
+    /// Changes what is counted.
+    pub(super) fn count<T>(&self, change: impl FnOnce(&mut Totals) -> T) -> T {
+        change(&mut self.totals.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// How many flows live.
+    pub fn open(&self) -> usize {
+        self.open.load(Relaxed)
+    }
+
+    /// Flows that live, newest first.
+    pub fn living(&self, limit: usize) -> Vec<Arc<Flow>> {
+        let flows = self.living.iter().map(|flow| Arc::clone(flow.value()));
+        let mut flows: Vec<_> = flows.collect();
+        flows.sort_by_key(|flow| std::cmp::Reverse(flow.id));
+        flows.truncate(limit);
+        flows
+    }
+
+    /// A flow that lives or is remembered.
+    pub fn find(&self, id: u64) -> Option<Arc<Flow>> {
+        if let Some(flow) = self.living.get(&id) {
+            return Some(Arc::clone(flow.value()));
+        }
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.iter().find(|flow| flow.id == id).cloned()
+    }
+
+    /// Whether decisions are recorded.
+    pub(super) fn records(&self) -> bool {
+        self.max_kept > 0
+    }
+
+    /// Takes a place for a flow.
+    ///
+    /// # Errors
+    /// [`Refusal::Busy`].
+    pub(super) fn admit(
+        self: &Arc<Self>,
+        entrance: &'static str,
+        target: Target,
+    ) -> Result<Place, Refusal> {
+        let one_more = |open: usize| (open < self.max_open).then_some(open + 1);
+        self.open
+            .fetch_update(Relaxed, Relaxed, one_more)
+            .map_err(|_| Refusal::Busy)?;
+        let flow = Arc::new(Flow {
+            id: 1 + self.last_id.fetch_add(1, Relaxed),
+            entrance,
+            target,
+            asked_at: SystemTime::now(),
+            asked: Instant::now(),
+            bytes: FlowBytes::default(),
+            story: Mutex::default(),
+        });
+        self.living.insert(flow.id, Arc::clone(&flow));
+        if self.records() {
+            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            kept.truncate(self.max_kept - 1);
+            kept.push_front(Arc::clone(&flow));
+        }
+        Ok(Place {
+            flow,
+            table: Arc::clone(self),
+        })
+    }
+}
+
+impl std::ops::Deref for Place {
+    type Target = Flow;
+
+    fn deref(&self) -> &Flow {
+        &self.flow
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let bytes = &self.flow.bytes;
+        self.table.count(|totals| {
+            totals.up_bytes += bytes.up.load(Relaxed);
+            totals.down_bytes += bytes.down.load(Relaxed);
+        });
+        self.table.living.remove(&self.flow.id);
+        self.table.open.fetch_sub(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn admit(table: &Arc<FlowTable>) -> Result<Place, Refusal> {
+        table.admit("socks5", "a.example:80".parse().unwrap())
+    }
+
+    #[test]
+    fn places_are_bounded_and_given_back() {
+        let table = FlowTable::new(2, 0);
+        let first = admit(&table).unwrap();
+        let second = admit(&table).unwrap();
+        assert_eq!(admit(&table).unwrap_err(), Refusal::Busy);
+        assert_eq!(table.living(9).first().unwrap().id, second.id);
+        let gone = first.id;
+        drop(first);
+        assert!(table.find(gone).is_none(), "nothing is recorded");
+        assert_eq!((admit(&table).unwrap().id, table.open()), (3, 2));
+    }
+
+    #[test]
+    fn the_last_flows_are_remembered() {
+        let table = FlowTable::new(9, 2);
+        for _ in 0..3 {
+            admit(&table)
+                .unwrap()
+                .tell(|story| story.end = Some("x".to_owned()));
+        }
+        assert!(table.find(1).is_none());
+        assert_eq!(table.find(3).unwrap().story().end.as_deref(), Some("x"));
+    }
+}

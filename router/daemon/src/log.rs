@@ -1,0 +1,76 @@
+//! Logging: where it goes, and what it must not say.
+//!
+//! Targets and addresses in events of level info and above go through [`masked`]; events of level
+//! debug and trace, which somebody turned on to look at one machine, show them.
+
+use std::{
+    fmt,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use thiserror::Error;
+use tracing_subscriber::EnvFilter;
+
+use crate::config::LogConfig;
+
+/// Set once by [`init`]; a process has one log, however many nodes it embeds.
+static SHOW: AtomicBool = AtomicBool::new(false);
+
+/// Logging cannot start.
+#[derive(Debug, Error)]
+pub enum LogError {
+    /// `[log] level` is no tracing filter.
+    #[error("the log level is not a filter")]
+    Filter(#[from] tracing_subscriber::filter::ParseError),
+    /// The process has a log.
+    #[error("logging is set up already")]
+    Taken(#[from] tracing_subscriber::util::TryInitError),
+}
+
+/// Sends events to standard error as the config says. For binaries: a program that embeds a node
+/// has its own subscriber.
+///
+/// # Errors
+/// [`LogError`].
+pub fn init(config: &LogConfig) -> Result<(), LogError> {
+    use tracing_subscriber::util::SubscriberInitExt;
+
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::try_new(&config.level)?)
+        .with_writer(std::io::stderr);
+    if config.json {
+        builder.json().finish().try_init()?;
+    } else {
+        builder.with_ansi(false).finish().try_init()?;
+    }
+    SHOW.store(!config.mask, Ordering::Relaxed);
+    Ok(())
+}
+
+/// Shows `value` only where `[log] mask` is off.
+pub(crate) fn masked<T: fmt::Display>(value: T) -> Masked<T> {
+    Masked(value)
+}
+
+/// See [`masked`].
+pub(crate) struct Masked<T>(T);
+
+impl<T: fmt::Display> fmt::Display for Masked<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if SHOW.load(Ordering::Relaxed) {
+            self.0.fmt(f)
+        } else {
+            f.write_str("[masked]")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_masked_unless_the_config_shows_them() {
+        assert_eq!(masked("bob.example:80").to_string(), "[masked]");
+    }
+}

@@ -1,0 +1,308 @@
+//! Every number that the daemon counts, declared in one place: `wormholes_<noun>_<unit>[_total]`.
+//!
+//! Labels come from closed sets (entrance, tunnel kind, outcome, reason); a peer id or a host name
+//! never becomes one, since whoever reads metrics must not learn who talks with whom.
+
+use std::sync::{Arc, atomic::Ordering::Relaxed};
+
+use prometheus::{
+    Encoder, Error, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
+};
+
+use crate::counters::Counters;
+
+mod serve;
+
+pub use serve::MetricsError;
+pub(crate) use serve::MetricsServer;
+
+/// From a local dial (under a millisecond) to Tor-like waits.
+const OPEN_BUCKETS_SECONDS: [f64; 13] = [
+    0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0,
+];
+/// From a bare `direct()` (some microseconds) to the 50 ms at which a script is stopped.
+const DECISION_BUCKETS_SECONDS: [f64; 10] = [
+    0.000_005, 0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.001, 0.005, 0.02, 0.05,
+];
+
+/// The counters of one node.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    registry: Registry,
+    /// Flows that ended, by `entrance`, `tunnel` and `outcome`.
+    pub(crate) flows: IntCounterVec,
+    /// Flows that live.
+    pub(crate) flows_open: IntGauge,
+    /// Payload, by `tunnel` and `direction` (`up` leaves the program).
+    pub(crate) flow_bytes: IntCounterVec,
+    /// From the decision to an open tunnel, by `tunnel`.
+    pub(crate) flow_open: HistogramVec,
+    /// Time in scripts, by `hook`.
+    pub(crate) decision: HistogramVec,
+    /// Errors and limits hit in scripts, by `hook`.
+    pub(crate) script_errors: IntCounterVec,
+    /// The rules in force.
+    pub(crate) policy_generation: IntGauge,
+    /// Rules that failed to load.
+    pub(crate) policy_load_failures: IntCounter,
+    /// Connections at entrances that have not yet said where they go.
+    pub(crate) connections_pending: IntGauge,
+    /// Connections that entrances refused, by `entrance` and `reason`.
+    pub(crate) connections_refused: IntCounterVec,
+    /// What was refused of others, by `what` (`handshake`, `link`, `stream`, `record`).
+    peer_refusals: IntCounterVec,
+    /// Onion circuits of this node's own, by `outcome`.
+    onion_circuits: IntCounterVec,
+    /// What is served to others, by `role` (`relay`, `hop`, `exit`, `service`).
+    circuits_open: IntGaugeVec,
+    /// What was served to others since the start, by `role`.
+    circuits: IntCounterVec,
+    /// What others were refused, by `role` and `reason`.
+    circuits_refused: IntCounterVec,
+    /// Payload carried for others, by `role`.
+    carried_bytes: IntCounterVec,
+    /// Peers with a standing connection.
+    pub(crate) peers_connected: IntGauge,
+    /// Round trips to connected peers, by `stat` (`min`, `median`, `max`).
+    pub(crate) peer_rtt: GaugeVec,
+    /// Events that were not told to scripts because too many waited.
+    pub(crate) rule_events_dropped: IntCounter,
+}
+
+impl Metrics {
+    /// Declares everything, at zero.
+    ///
+    /// # Errors
+    /// A name is declared twice: a bug that every test finds.
+    #[expect(clippy::too_many_lines, reason = "a list, one entry a metric")]
+    pub(crate) fn new() -> Result<Arc<Self>, Error> {
+        let registry = Registry::new();
+        let declare = Declare(&registry);
+        declare
+            .gauges("build_info", "Version of this build", &["version"])?
+            .with_label_values(&[env!("CARGO_PKG_VERSION")])
+            .set(1);
+        let metrics = Self {
+            flows: declare.counters(
+                "flows_total",
+                "Flows that ended",
+                &["entrance", "tunnel", "outcome"],
+            )?,
+            flows_open: declare.gauge("flows_open", "Flows that live")?,
+            flow_bytes: declare.counters(
+                "flow_bytes_total",
+                "Payload of flows in bytes",
+                &["tunnel", "direction"],
+            )?,
+            flow_open: declare.histogram(
+                "flow_open_seconds",
+                "Time from the decision to an open tunnel",
+                &OPEN_BUCKETS_SECONDS,
+                "tunnel",
+            )?,
+            decision: declare.histogram(
+                "rule_decision_seconds",
+                "Time in rule scripts",
+                &DECISION_BUCKETS_SECONDS,
+                "hook",
+            )?,
+            script_errors: declare.counters(
+                "script_errors_total",
+                "Errors and limits hit in rule scripts",
+                &["hook"],
+            )?,
+            policy_generation: declare
+                .gauge("policy_generation", "Number of the rules in force")?,
+            policy_load_failures: declare
+                .counter("policy_load_failures_total", "Rules that failed to load")?,
+            connections_pending: declare.gauge(
+                "connections_pending",
+                "Connections that have not yet said where they go",
+            )?,
+            connections_refused: declare.counters(
+                "connections_refused_total",
+                "Connections that entrances refused",
+                &["entrance", "reason"],
+            )?,
+            peer_refusals: declare.counters(
+                "peer_refusals_total",
+                "What was refused of other nodes",
+                &["what"],
+            )?,
+            onion_circuits: declare.counters(
+                "onion_circuits_total",
+                "Onion circuits that this node built for itself",
+                &["outcome"],
+            )?,
+            circuits_open: declare.gauges(
+                "circuits_open",
+                "What is served to other nodes",
+                &["role"],
+            )?,
+            circuits: declare.counters(
+                "circuits_total",
+                "What was served to other nodes",
+                &["role"],
+            )?,
+            circuits_refused: declare.counters(
+                "circuits_refused_total",
+                "What other nodes were refused",
+                &["role", "reason"],
+            )?,
+            carried_bytes: declare.counters(
+                "carried_bytes_total",
+                "Payload carried for other nodes in bytes",
+                &["role"],
+            )?,
+            peers_connected: declare.gauge("peers_connected", "Peers with a connection")?,
+            peer_rtt: declare.float_gauges(
+                "peer_rtt_seconds",
+                "Round trips to connected peers",
+                &["stat"],
+            )?,
+            rule_events_dropped: declare.counter(
+                "rule_events_dropped_total",
+                "Events that were not told to scripts because too many waited",
+            )?,
+            registry,
+        };
+        Ok(Arc::new(metrics))
+    }
+
+    /// Takes the round trips of all connected peers, in seconds.
+    pub(crate) fn set_peers(&self, mut rtts: Vec<f64>) {
+        self.peers_connected
+            .set(i64::try_from(rtts.len()).unwrap_or(i64::MAX));
+        rtts.sort_by(f64::total_cmp);
+        let stats = [
+            ("min", rtts.first()),
+            ("median", rtts.get(rtts.len() / 2)),
+            ("max", rtts.last()),
+        ];
+        for (stat, value) in stats {
+            let gauge = self.peer_rtt.with_label_values(&[stat]);
+            gauge.set(value.copied().unwrap_or(0.0));
+        }
+    }
+
+    /// Takes what the network counted since the last time.
+    pub(crate) fn set_network(&self, counters: &Counters) {
+        for (what, count) in [
+            ("handshake", &counters.handshakes_failed),
+            ("link", &counters.links_refused),
+            ("stream", &counters.streams_refused),
+            ("record", &counters.records_refused),
+        ] {
+            catch_up(&self.peer_refusals, &[what], count.load(Relaxed));
+        }
+        for (outcome, count) in [
+            ("built", &counters.circuits_built),
+            ("failed", &counters.circuits_failed),
+        ] {
+            catch_up(&self.onion_circuits, &[outcome], count.load(Relaxed));
+        }
+        for (role, counters) in [
+            ("relay", &counters.relay),
+            ("hop", &counters.hop),
+            ("exit", &counters.exit),
+            ("service", &counters.service),
+        ] {
+            let active = i64::try_from(counters.active.load(Relaxed)).unwrap_or(i64::MAX);
+            self.circuits_open.with_label_values(&[role]).set(active);
+            catch_up(&self.circuits, &[role], counters.opened.load(Relaxed));
+            catch_up(&self.carried_bytes, &[role], counters.bytes.load(Relaxed));
+            for (reason, count) in counters.refused() {
+                let reason = reason.to_string();
+                catch_up(&self.circuits_refused, &[role, &reason], count);
+            }
+        }
+    }
+
+    /// The Prometheus text format.
+    ///
+    /// # Errors
+    /// The encoder failed: a bug.
+    pub(crate) fn render(&self) -> Result<Vec<u8>, Error> {
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(text)
+    }
+}
+
+/// Raises a counter to `count`, which is counted elsewhere and never falls.
+fn catch_up(counters: &IntCounterVec, labels: &[&str], count: u64) {
+    let counter = counters.with_label_values(labels);
+    counter.inc_by(count.saturating_sub(counter.get()));
+}
+
+/// Registers as it makes.
+struct Declare<'a>(&'a Registry);
+
+impl Declare<'_> {
+    fn register<C: Collector + Clone + 'static>(&self, collector: C) -> Result<C, Error> {
+        self.0.register(Box::new(collector.clone()))?;
+        Ok(collector)
+    }
+
+    fn counter(&self, name: &str, help: &str) -> Result<IntCounter, Error> {
+        self.register(IntCounter::with_opts(opts(name, help))?)
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, Error> {
+        self.register(IntCounterVec::new(opts(name, help), labels)?)
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> Result<IntGauge, Error> {
+        self.register(IntGauge::with_opts(opts(name, help))?)
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, Error> {
+        self.register(IntGaugeVec::new(opts(name, help), labels)?)
+    }
+
+    fn float_gauges(&self, name: &str, help: &str, labels: &[&str]) -> Result<GaugeVec, Error> {
+        self.register(GaugeVec::new(opts(name, help), labels)?)
+    }
+
+    fn histogram(
+        &self,
+        name: &str,
+        help: &str,
+        buckets: &[f64],
+        label: &str,
+    ) -> Result<HistogramVec, Error> {
+        let options = HistogramOpts {
+            common_opts: opts(name, help),
+            buckets: buckets.to_vec(),
+        };
+        self.register(HistogramVec::new(options, &[label])?)
+    }
+}
+
+fn opts(name: &str, help: &str) -> Opts {
+    Opts::new(format!("wormholes_{name}"), help)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_counted_is_rendered() {
+        let metrics = Metrics::new().unwrap();
+        metrics
+            .flows
+            .with_label_values(&["socks5", "direct", "ok"])
+            .inc();
+        metrics.set_peers(vec![0.03, 0.01, 0.02]);
+        let text = String::from_utf8(metrics.render().unwrap()).unwrap();
+        for line in [
+            r#"wormholes_flows_total{entrance="socks5",outcome="ok",tunnel="direct"} 1"#,
+            r#"wormholes_peer_rtt_seconds{stat="median"} 0.02"#,
+            "wormholes_peers_connected 3",
+        ] {
+            assert!(text.contains(line), "{line} in {text}");
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! Names of nodes and their services: `<service>.<node>.wh`, and `<node>.wh` for the default
+//! service. A node is named by its petname first, then by its id.
+
+use thiserror::Error;
+use wormholes_proto::{NodeId, ServiceName};
+use wormholes_rules::World;
+
+/// What a `.wh` name means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Named {
+    /// The node; none when nobody here is called that.
+    pub(crate) node: Option<NodeId>,
+    /// The service; none is the node's default.
+    pub(crate) service: Option<ServiceName>,
+}
+
+/// A name below `.wh` that cannot mean anything.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("a .wh name is <node>.wh or <service>.<node>.wh")]
+pub(crate) struct BadWhName;
+
+/// Reads a name; `None` when it is not below `.wh`.
+///
+/// # Errors
+/// [`BadWhName`] when it has too many or too few labels, or its service is no service name.
+pub(crate) fn resolve(name: &str, world: &World) -> Result<Option<Named>, BadWhName> {
+    if name == "wh" {
+        return Err(BadWhName);
+    }
+    let Some(rest) = name.strip_suffix(".wh") else {
+        return Ok(None);
+    };
+    let (service, node) = match rest.split_once('.') {
+        Some((service, node)) => (Some(service), node),
+        None => (None, rest),
+    };
+    if node.contains('.') {
+        return Err(BadWhName);
+    }
+    let service = service.map(ServiceName::parse).transpose();
+    Ok(Some(Named {
+        node: world
+            .find(node)
+            .map(|view| view.id)
+            .or_else(|| node.parse().ok()),
+        service: service.map_err(|_| BadWhName)?,
+    }))
+}

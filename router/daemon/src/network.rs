@@ -1,0 +1,537 @@
+//! The lower half of a node, put together: keys, carrier, peers, records, roles and tunnels.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use futures_util::{StreamExt, stream};
+use thiserror::Error;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use wormholes_proto::{HandshakeError, Host, NodeId, RecordError, SignedRecord};
+use wormholes_rules::{NodeView, Tunnel, World};
+
+use crate::{
+    ban::{self, Ban, OwnSockets},
+    carrier::{Carrier, CarrierError, CloseCode, Link},
+    config::{Config, PeerConfig},
+    counters::Counters,
+    dial::Resolver,
+    gatekeeper::Gatekeeper,
+    identity::{Identity, IdentityError},
+    peers::{ConnectError, Peers, WorldCache},
+    pipe::Witness,
+    records::{OwnRecord, REFRESH_PERIOD, Records},
+    registration::Registrations,
+    role::{Role, RoleStatus},
+    serve::{self, Asker, HopKeys, RelayDesk, Way},
+    tunnel::{self, OnionClient, OpenError, Opened, TunnelRequest},
+};
+
+/// Peers that are not connected are tried again after this.
+const CONNECT_PERIOD: Duration = Duration::from_secs(15);
+/// Peers that are kept connected, and dialled at once.
+const MAX_KEPT_PEERS: usize = 64;
+const MAX_DIALS: usize = 8;
+
+/// A node as others meet it. Made by [`Network::start`], ended by [`Network::shutdown`].
+#[derive(Debug)]
+pub struct Network {
+    config: Config,
+    options: NetworkOptions,
+    identity: Identity,
+    carrier: Carrier,
+    peers: Arc<Peers>,
+    records: Records,
+    world: WorldCache,
+    resolver: Resolver,
+    own_sockets: OwnSockets,
+    gatekeeper: Arc<dyn Gatekeeper>,
+    counters: Arc<Counters>,
+    exit: Role,
+    hop: Role,
+    hop_keys: HopKeys,
+    /// Generation of the keys in this node's record.
+    published_keys: AtomicU64,
+    onion: OnionClient,
+    relay: Role,
+    relay_desk: RelayDesk,
+    registrations: Registrations,
+    peers_changed: tokio::sync::Notify,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// What config.toml does not hold.
+#[derive(Debug, Clone, Default)]
+pub struct NetworkOptions {
+    /// The only name server to ask; `None` takes those of /etc/resolv.conf.
+    pub name_server: Option<SocketAddr>,
+    /// Sees what this node carries as relay and hop: for tests of what it cannot see.
+    pub witness: Option<Arc<dyn Witness>>,
+}
+
+/// A network that could not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The keys.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The sockets.
+    #[error(transparent)]
+    Carrier(#[from] CarrierError),
+    /// The onion keys.
+    #[error("cannot make onion keys: {0}")]
+    OnionKeys(#[from] HandshakeError),
+    /// The node's own record.
+    #[error("cannot make this node's record: {0}")]
+    Record(#[from] RecordError),
+}
+
+impl Network {
+    /// Reads the keys, binds the sockets, and serves.
+    ///
+    /// # Errors
+    /// [`StartError`] when keys, sockets or config.toml stand in the way.
+    pub fn start(
+        config: Config,
+        options: NetworkOptions,
+        gatekeeper: Arc<dyn Gatekeeper>,
+        counters: Arc<Counters>,
+    ) -> Result<Arc<Self>, StartError> {
+        let identity = Identity::load(&config.node.data_dir)?;
+        let carrier = Carrier::bind(&config.node.listen, &identity)?;
+        let own_sockets = OwnSockets::default();
+        for socket in carrier.own_addresses() {
+            own_sockets.add(socket);
+        }
+        let hop_keys = HopKeys::new(&identity)?;
+        let own_record = OwnRecord {
+            config: &config,
+            identity: &identity,
+            listen: carrier.listen_addresses(),
+            onion_keys: hop_keys.published(),
+            relays: relays_in(&config.peers),
+        };
+        let network = Arc::new(Self {
+            records: Records::new(own_record.sign(0)?),
+            peers: Arc::new(Peers::new(&config.peers, config.limits.peers)),
+            world: WorldCache::default(),
+            resolver: Resolver::new(options.name_server),
+            exit: Role::new(config.exit.role.clone()),
+            hop: Role::new(config.hop.clone()),
+            onion: OnionClient::new(&config.node.data_dir),
+            relay: Role::new(config.relay.clone()),
+            relay_desk: RelayDesk::new(&config.relay, config.limits.peers),
+            registrations: Registrations::default(),
+            peers_changed: tokio::sync::Notify::new(),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            published_keys: AtomicU64::new(hop_keys.generation()),
+            hop_keys,
+            config,
+            options,
+            identity,
+            carrier,
+            own_sockets,
+            gatekeeper,
+            counters,
+        });
+        network.spawn(serve::listen(Arc::clone(&network)));
+        network.spawn(keep_records(Arc::clone(&network)));
+        network
+            .registrations
+            .set(&network, &relays_in(&network.config.peers));
+        Ok(network)
+    }
+
+    /// This node's id.
+    pub fn id(&self) -> NodeId {
+        self.identity.id()
+    }
+
+    /// Where peers reach this node, with the ports that the system chose.
+    pub fn listen_addresses(&self) -> Vec<SocketAddr> {
+        self.carrier.listen_addresses()
+    }
+
+    /// This node's signed record.
+    pub fn own_record(&self) -> SignedRecord {
+        self.records.own()
+    }
+
+    /// Takes a record that came by other means: an invite, a plugin.
+    pub fn add_record(&self, record: SignedRecord) {
+        self.records.book().handle_record(record);
+        self.expire_world();
+    }
+
+    /// What is counted.
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.counters
+    }
+
+    /// Adds a socket that no flow may reach through this node: an entrance, the metrics page.
+    pub fn protect_socket(&self, socket: SocketAddr) {
+        self.own_sockets.add(socket);
+    }
+
+    /// All nodes as scripts see them, at most a second old.
+    pub fn world(&self) -> Arc<World> {
+        let build = || self.peers.world(self.id(), &self.records.book());
+        self.world.get(build)
+    }
+
+    /// Replaces the peers of config.toml, and parts from those that are gone.
+    pub fn set_peers(self: &Arc<Self>, peers: &[PeerConfig]) {
+        self.peers.set_known(peers);
+        self.publish();
+        self.registrations.set(self, &relays_in(peers));
+        self.peers_changed.notify_one();
+        let known = self.peers.known();
+        for link in self.peers.links() {
+            if known.get(&link.peer()).is_none() {
+                link.close(CloseCode::Done);
+            }
+        }
+        self.expire_world();
+    }
+
+    /// Opens `tunnel`. Dropping the future ends the attempt.
+    ///
+    /// # Errors
+    /// [`OpenError`], whose kind says whether another tunnel may do better.
+    pub async fn open(
+        self: &Arc<Self>,
+        tunnel: &Tunnel,
+        request: &TunnelRequest,
+    ) -> Result<Opened, OpenError> {
+        tunnel::open(self, tunnel, request).await
+    }
+
+    /// Looks `host` up at the end of `tunnel`.
+    ///
+    /// # Errors
+    /// [`OpenError`] as for [`Network::open`].
+    pub async fn resolve(
+        self: &Arc<Self>,
+        tunnel: &Tunnel,
+        host: &Host,
+        isolation: &str,
+        timeout: Duration,
+    ) -> Result<Vec<std::net::IpAddr>, OpenError> {
+        tunnel::resolve(self, tunnel, host, isolation, timeout).await
+    }
+
+    /// Connects to a peer, or says that it is connected: its round trip.
+    ///
+    /// # Errors
+    /// [`ConnectError`] when it cannot be reached.
+    pub async fn ping(self: &Arc<Self>, id: NodeId) -> Result<Duration, ConnectError> {
+        Ok(self.connect(id, None).await?.rtt())
+    }
+
+    /// Fetches the records of all peers that can be reached; whether anything was new.
+    pub async fn refresh_records(self: &Arc<Self>) -> bool {
+        self.connect_peers().await;
+        let known = self.peers.known();
+        let mut links = self.peers.links();
+        links.retain(|link| known.get(&link.peer()).is_some());
+        let news = self.records.refresh(links, &self.counters).await;
+        if news {
+            self.expire_world();
+        }
+        news
+    }
+
+    /// What the relay role does.
+    pub fn relay_status(&self) -> RoleStatus {
+        self.relay.status(&self.counters.relay)
+    }
+
+    /// What the hop role does.
+    pub fn hop_status(&self) -> RoleStatus {
+        self.hop.status(&self.counters.hop)
+    }
+
+    /// The nodes that onion paths of this node begin with, the primary first.
+    pub fn guards(&self) -> Vec<NodeId> {
+        self.onion.guards()
+    }
+
+    /// Nodes that are registered here as reachable through this relay.
+    pub fn registered(&self) -> Vec<NodeId> {
+        self.relay_desk.registered()
+    }
+
+    /// Each relay that shall make this node reachable, and whether it does or why not.
+    pub(crate) fn registrations(&self) -> Vec<(NodeId, Result<(), String>)> {
+        self.registrations.states()
+    }
+
+    /// What the exit role does.
+    pub fn exit_status(&self) -> RoleStatus {
+        self.exit.status(&self.counters.exit)
+    }
+
+    /// Takes no more calls, ends all connections and waits for every task.
+    pub async fn shutdown(&self) {
+        self.stop.cancel();
+        self.carrier.close().await;
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// A standing connection to `id`, or a new one, which is then served as well. `hint` is an
+    /// address to try when none is known.
+    pub(crate) async fn connect(
+        self: &Arc<Self>,
+        id: NodeId,
+        hint: Option<SocketAddr>,
+    ) -> Result<Link, ConnectError> {
+        self.connect_at(id, self.addresses_of(&id, hint)).await
+    }
+
+    /// As [`Self::connect`], for a stranger: unless config.toml names the node, only addresses that
+    /// `may_dial` allows are tried, whether the stranger gave them or a record that others passed
+    /// on.
+    pub(crate) async fn connect_for_stranger(
+        self: &Arc<Self>,
+        id: NodeId,
+        hint: SocketAddr,
+        may_dial: impl Fn(SocketAddr) -> bool,
+    ) -> Result<Link, ConnectError> {
+        let mut addresses = self.addresses_of(&id, Some(hint));
+        if self.peers.known().get(&id).is_none() {
+            addresses.retain(|address| may_dial(*address));
+        }
+        self.connect_at(id, addresses).await
+    }
+
+    async fn connect_at(
+        self: &Arc<Self>,
+        id: NodeId,
+        addresses: Vec<SocketAddr>,
+    ) -> Result<Link, ConnectError> {
+        if id == self.id() {
+            return Err(ConnectError::Myself);
+        }
+        let caller = self.carrier.myself();
+        let (link, new) = self
+            .peers
+            .connect(&self.carrier, caller, id, &addresses)
+            .await?;
+        if new {
+            let welcome = serve::is_welcome(self, &link);
+            let serve = serve::serve_link(Arc::clone(self), link.clone(), None, welcome);
+            self.spawn(serve);
+        }
+        Ok(link)
+    }
+
+    /// Connects to peers of config.toml that have addresses: scripts then see who is there, and
+    /// records arrive before they are needed.
+    async fn connect_peers(self: &Arc<Self>) {
+        let known = self.peers.known();
+        let missing = known
+            .iter()
+            .filter(|peer| !peer.addresses.is_empty() && self.peers.link(&peer.id).is_none());
+        let ids: Vec<NodeId> = missing.map(|peer| peer.id).take(MAX_KEPT_PEERS).collect();
+        stream::iter(ids)
+            .for_each_concurrent(MAX_DIALS, |id| async move {
+                if let Err(error) = self.connect(id, None).await {
+                    tracing::debug!(peer = %id, %error, "peer not reached");
+                }
+            })
+            .await;
+    }
+
+    /// Where a node may be dialled: config.toml first, then its record, else `hint`; never this
+    /// node's own sockets.
+    pub(crate) fn addresses_of(&self, id: &NodeId, hint: Option<SocketAddr>) -> Vec<SocketAddr> {
+        let mut addresses = Vec::new();
+        if let Some(peer) = self.peers.known().get(id) {
+            addresses.extend(&peer.addresses);
+        }
+        if let Some(record) = self.records.get(id) {
+            addresses.extend(&record.record().addresses);
+        }
+        if addresses.is_empty() {
+            addresses.extend(hint);
+        }
+        addresses.retain(|address| !self.own_sockets.contains(*address));
+        let mut seen = std::collections::HashSet::new();
+        addresses.retain(|address| seen.insert(*address));
+        addresses
+    }
+
+    /// Makes this node's record anew; relays hear of it at once, others when they ask.
+    fn publish(&self) {
+        let known = self.peers.known();
+        let relays = known.iter().filter(|peer| peer.register);
+        let record = OwnRecord {
+            config: &self.config,
+            identity: &self.identity,
+            listen: self.carrier.listen_addresses(),
+            onion_keys: self.hop_keys.published(),
+            relays: relays.map(|peer| peer.id).collect(),
+        };
+        match record.sign(self.records.last_own_sequence()) {
+            Ok(record) => self.records.set_own(record),
+            Err(error) => tracing::warn!(%error, "cannot renew this node's record"),
+        }
+    }
+
+    /// Tells others of onion keys that are new.
+    pub(crate) fn publish_new_keys(&self) {
+        let generation = self.hop_keys.generation();
+        if self.published_keys.swap(generation, Relaxed) != generation {
+            self.publish();
+        }
+    }
+
+    /// Fetches the records of a peer that has just come.
+    pub(crate) async fn learn_from(&self, link: &Link) {
+        if self
+            .records
+            .fetch(link, &self.counters)
+            .await
+            .unwrap_or(false)
+        {
+            self.expire_world();
+        }
+    }
+
+    /// Refuses addresses that are never dialled for others.
+    pub(crate) fn check_ban(&self, address: SocketAddr, allow_private: bool) -> Result<(), Ban> {
+        let own =
+            self.own_sockets.contains(address) || (!allow_private && ban::is_local(address.ip()));
+        match ban::banned(address.ip(), allow_private) {
+            Some(ban) => Err(ban),
+            None if own => Err(Ban::Own),
+            None => Ok(()),
+        }
+    }
+
+    /// A node as scripts see it now.
+    pub(crate) fn view(&self, id: NodeId) -> Arc<NodeView> {
+        let record = self.records.get(&id);
+        let record = record.as_ref().map(SignedRecord::record);
+        Arc::new(self.peers.view(&self.peers.known(), id, record))
+    }
+
+    /// Who asks, as scripts see it: through an onion comes nobody in particular.
+    pub(crate) fn asker_view(&self, asker: &Asker) -> Arc<NodeView> {
+        let view = self.view(asker.id);
+        if asker.way == Way::Onion {
+            let mut view = NodeView::clone(&view);
+            view.trust = 0;
+            return Arc::new(view);
+        }
+        view
+    }
+
+    /// Runs `task` until it ends or the node stops.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            stop.run_until_cancelled(task).await;
+        });
+    }
+
+    /// Scripts see the change at once.
+    pub(crate) fn expire_world(&self) {
+        self.world.expire();
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub(crate) fn carrier(&self) -> &Carrier {
+        &self.carrier
+    }
+
+    pub(crate) fn peers(&self) -> &Arc<Peers> {
+        &self.peers
+    }
+
+    pub(crate) fn records(&self) -> &Records {
+        &self.records
+    }
+
+    pub(crate) fn resolver(&self) -> &Resolver {
+        &self.resolver
+    }
+
+    pub(crate) fn own_sockets(&self) -> &OwnSockets {
+        &self.own_sockets
+    }
+
+    pub(crate) fn gatekeeper(&self) -> &dyn Gatekeeper {
+        &*self.gatekeeper
+    }
+
+    pub(crate) fn witness(&self) -> Option<Arc<dyn Witness>> {
+        self.options.witness.clone()
+    }
+
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    pub(crate) fn hop(&self) -> &Role {
+        &self.hop
+    }
+
+    pub(crate) fn hop_keys(&self) -> &HopKeys {
+        &self.hop_keys
+    }
+
+    pub(crate) fn onion(&self) -> &OnionClient {
+        &self.onion
+    }
+
+    pub(crate) fn relay(&self) -> &Role {
+        &self.relay
+    }
+
+    pub(crate) fn relay_desk(&self) -> &RelayDesk {
+        &self.relay_desk
+    }
+
+    pub(crate) fn exit(&self) -> &Role {
+        &self.exit
+    }
+}
+
+/// Peers that this node shall be reachable through.
+fn relays_in(peers: &[PeerConfig]) -> Vec<NodeId> {
+    let relays = peers.iter().filter(|peer| peer.register);
+    relays.map(|peer| peer.id).collect()
+}
+
+/// Keeps peers connected, and the records of others fresh.
+async fn keep_records(network: Arc<Network>) {
+    let mut refreshed = tokio::time::Instant::now();
+    loop {
+        network.connect_peers().await;
+        network.hop_keys.rotate();
+        network.publish_new_keys();
+        if network.records.is_outdated() {
+            network.publish();
+        }
+        if refreshed.elapsed() >= REFRESH_PERIOD {
+            network.refresh_records().await;
+            refreshed = tokio::time::Instant::now();
+        }
+        tokio::select! {
+            () = tokio::time::sleep(CONNECT_PERIOD) => {}
+            () = network.peers_changed.notified() => {}
+        }
+    }
+}

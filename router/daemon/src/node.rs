@@ -1,0 +1,238 @@
+//! One node, put together: rules, network, entrances, control and metrics. A program that embeds
+//! a node uses [`Node`]; the daemon does no more.
+
+mod core;
+mod reload;
+
+use std::{io, net::SocketAddr, path::Path, sync::Arc};
+
+use thiserror::Error;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::oneshot,
+};
+use wormholes_proto::{NodeId, Target};
+
+use crate::{
+    config::Config,
+    control::{BindControlError, ControlServer, ReadAddedError},
+    entrance::{Entrance, EntranceError},
+    flow::{self, Asked, LocalEnd, Refusal},
+    metrics::{MetricsError, MetricsServer},
+    network::{NetworkOptions, StartError},
+    pipe::Pipe,
+    policy::{self, LoadError},
+};
+
+pub(crate) use self::core::assemble;
+pub use self::core::{EntranceInfo, NodeCore};
+pub use reload::{Reload, ReloadError};
+
+/// A running node. Dropping it ends its flows at once; [`Node::shutdown`] lets them finish.
+#[derive(Debug)]
+pub struct Node {
+    core: Arc<NodeCore>,
+    control: Option<ControlServer>,
+    metrics: Option<SocketAddr>,
+}
+
+/// What a program that runs a node decides, rather than its config.
+#[derive(Debug, Clone, Default)]
+pub struct NodeOptions {
+    /// For the network.
+    pub network: NetworkOptions,
+    /// All sockets of this process are the node's: a program that connects to an entrance and is
+    /// this process makes a loop.
+    pub owns_process: bool,
+    /// Load the rules again when their files change.
+    pub watch_rules: bool,
+    /// Serve the control socket.
+    pub control: bool,
+}
+
+/// A node that did not start.
+#[derive(Debug, Error)]
+pub enum NodeError {
+    /// The rules are wrong.
+    #[error("rules: {0}")]
+    Rules(#[from] LoadError),
+    /// The peers that were added.
+    #[error(transparent)]
+    Added(#[from] ReadAddedError),
+    /// Keys or sockets between nodes.
+    #[error(transparent)]
+    Network(#[from] StartError),
+    /// A socket for programs.
+    #[error(transparent)]
+    Entrance(#[from] EntranceError),
+    /// The socket for metrics.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
+    /// The control socket.
+    #[error(transparent)]
+    Control(#[from] BindControlError),
+    /// A metric is declared twice: a bug.
+    #[error("metrics: {0}")]
+    Declaration(#[from] prometheus::Error),
+    /// A bound socket has no address: a bug of the system.
+    #[error("socket")]
+    Socket(#[from] io::Error),
+}
+
+impl Node {
+    /// Starts a node inside this process: without a control socket, and without watching files.
+    ///
+    /// # Errors
+    /// [`NodeError`] names what stands in the way.
+    pub async fn start(config: Config) -> Result<Self, NodeError> {
+        Self::start_with(config, NodeOptions::default()).await
+    }
+
+    /// Starts a node.
+    ///
+    /// # Errors
+    /// [`NodeError`] names what stands in the way.
+    pub async fn start_with(config: Config, options: NodeOptions) -> Result<Self, NodeError> {
+        let (core, rule_events) = assemble(config, &options)?;
+        // Whatever fails below, this ends what already runs.
+        let mut node = Self {
+            core,
+            control: None,
+            metrics: None,
+        };
+        let core = &node.core;
+        let entrances = core.config.entrances.iter().cloned();
+        let entrances = entrances
+            .map(Entrance::bind)
+            .collect::<Result<Vec<_>, _>>()?;
+        node.metrics = start_metrics(core).await?;
+        if options.control {
+            node.control = Some(ControlServer::start(Arc::clone(core))?);
+        }
+        core.open_entrances(entrances);
+        let tell = Arc::clone(&core.policy).tell_events(rule_events);
+        core.spawn_until_stop(tell);
+        if options.watch_rules {
+            core.tasks.spawn(policy::watch(Arc::clone(core)));
+        }
+        Ok(node)
+    }
+
+    /// This node's id.
+    pub fn id(&self) -> NodeId {
+        self.core.network.id()
+    }
+
+    /// Where its entrances listen, in the order of the config.
+    pub fn entrance_addresses(&self) -> Vec<SocketAddr> {
+        let entrances = self.core.entrances().iter();
+        entrances.map(|entrance| entrance.listen).collect()
+    }
+
+    /// Where peers reach it, with the ports that the system chose.
+    pub fn listen_addresses(&self) -> Vec<SocketAddr> {
+        self.core.network.listen_addresses()
+    }
+
+    /// Where `/metrics` is served.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics
+    }
+
+    /// Where the control socket is.
+    pub fn control_path(&self) -> Option<&Path> {
+        self.control.as_ref().map(ControlServer::path)
+    }
+
+    /// The node's parts.
+    pub fn core(&self) -> &Arc<NodeCore> {
+        &self.core
+    }
+
+    /// Opens a flow as an entrance would: the scripts decide how it travels. Half-closes pass
+    /// through; a flow that breaks ends the stream. Dropping the future gives the flow up.
+    ///
+    /// # Errors
+    /// [`Refusal`] says why the flow did not open.
+    pub async fn dial(
+        &self,
+        target: Target,
+    ) -> Result<impl AsyncRead + AsyncWrite + Unpin + Send + 'static, Refusal> {
+        let (pipe, stream) = Pipe::memory();
+        let (answer, answered) = oneshot::channel();
+        let asked = Asked {
+            entrance: "embed",
+            label: None,
+            login: None,
+            ends: None,
+            target,
+        };
+        let core = Arc::clone(&self.core);
+        let tasks = core.tasks.clone();
+        tasks.spawn(async move {
+            flow::run(&core, asked, LocalEnd::Memory { answer, pipe }).await;
+        });
+        answered.await.map_err(|_| Refusal::Stopping)??;
+        Ok(stream)
+    }
+
+    /// Reads the config's file again, when it came from one, and puts what is reloadable in force.
+    ///
+    /// # Errors
+    /// [`ReloadError`]; all stays as it was.
+    pub async fn reload(&self) -> Result<Reload, ReloadError> {
+        self.core.reload().await
+    }
+
+    /// Takes no more flows, lets living ones finish within the config's drain time, and ends.
+    pub async fn shutdown(mut self) {
+        self.core.stop.cancel();
+        self.core.tasks.close();
+        let drain = self.core.config.limits.drain;
+        if tokio::time::timeout(drain, self.core.tasks.wait())
+            .await
+            .is_err()
+        {
+            let flows = self.core.flows.open();
+            tracing::warn!(flows, "flows are cut off: the drain time is over");
+        }
+        self.core.kill.cancel();
+        self.core.tasks.wait().await;
+        if let Some(control) = self.control.take() {
+            control.shutdown().await;
+        }
+        self.core.network.shutdown().await;
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if self.core.kill.is_cancelled() {
+            return;
+        }
+        self.core.stop.cancel();
+        self.core.tasks.close();
+        self.core.kill.cancel();
+        // Peers are told in the background, where there is a runtime to do it.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let network = Arc::clone(&self.core.network);
+            runtime.spawn(async move { network.shutdown().await });
+        }
+    }
+}
+
+async fn start_metrics(core: &Arc<NodeCore>) -> Result<Option<SocketAddr>, NodeError> {
+    let Some(address) = core.config.metrics.listen else {
+        return Ok(None);
+    };
+    let server = MetricsServer::bind(address, Arc::clone(&core.metrics)).await?;
+    let address = server.local_addr()?;
+    core.network.protect_socket(address);
+    let watched = Arc::clone(core);
+    let serve = server.run(core.stop.clone(), move |metrics| {
+        metrics.set_network(watched.network.counters());
+        metrics.set_peers(watched.round_trips());
+    });
+    core.tasks.spawn(serve);
+    Ok(Some(address))
+}

@@ -1,0 +1,156 @@
+//! What the rooms of a node share.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
+
+use tokio::sync::mpsc;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use wormholes_rules::RuleEvent;
+
+use super::{NodeError, NodeOptions};
+use crate::{
+    config::Config,
+    control::AddedPeers,
+    counters::Counters,
+    entrance::{Entrance, Pending},
+    events::Events,
+    flow::FlowTable,
+    metrics::Metrics,
+    network::Network,
+    policy::PolicyHost,
+    program::Programs,
+};
+
+/// The parts of a running node.
+#[derive(Debug)]
+pub struct NodeCore {
+    /// As it was at the start; `policy` holds the rules in force.
+    pub config: Config,
+    /// Peers, tunnels and roles.
+    pub network: Arc<Network>,
+    /// The rules.
+    pub policy: Arc<PolicyHost>,
+    /// Flows, and why they went as they did.
+    pub flows: Arc<FlowTable>,
+    /// Peers that were added to those of the config.
+    pub(crate) added: AddedPeers,
+    /// When the node started.
+    pub started: Instant,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) events: Arc<Events>,
+    pub(crate) programs: Arc<Programs>,
+    /// Connections that have not yet said where they go.
+    pub(crate) pending: Arc<Pending>,
+    /// See [`NodeOptions::owns_process`].
+    pub(crate) owns_process: bool,
+    /// Everything that runs for entrances and flows.
+    pub(crate) tasks: TaskTracker,
+    /// No more flows.
+    pub(crate) stop: CancellationToken,
+    /// No flows at all.
+    pub(crate) kill: CancellationToken,
+    entrances: OnceLock<Vec<EntranceInfo>>,
+}
+
+/// An open entrance.
+#[derive(Debug, Clone)]
+pub struct EntranceInfo {
+    /// `socks5`, `http` or `tcp`.
+    pub kind: &'static str,
+    /// Where it listens, with the port that the system chose.
+    pub listen: SocketAddr,
+    /// Its label in config.toml.
+    pub label: Option<String>,
+}
+
+impl NodeCore {
+    /// The entrances that are open, in the order of the config.
+    pub fn entrances(&self) -> &[EntranceInfo] {
+        self.entrances.get().map_or(&[], Vec::as_slice)
+    }
+
+    /// Takes connections at `entrances`, and at once keeps flows from reaching them.
+    pub(super) fn open_entrances(self: &Arc<Self>, entrances: Vec<Entrance>) {
+        let infos = entrances.iter().map(|entrance| EntranceInfo {
+            kind: entrance.config().kind.as_str(),
+            listen: entrance.address(),
+            label: entrance.config().label.clone(),
+        });
+        // Set once: a node opens its entrances once.
+        let _ = self.entrances.set(infos.collect());
+        for entrance in &entrances {
+            self.network.protect_socket(entrance.address());
+        }
+        for entrance in entrances {
+            self.tasks.spawn(entrance.run(Arc::clone(self)));
+        }
+    }
+
+    /// Runs `task` until it ends or the node stops.
+    pub(super) fn spawn_until_stop(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            stop.run_until_cancelled(task).await;
+        });
+    }
+
+    /// Round trips to connected peers, in seconds.
+    pub(super) fn round_trips(&self) -> Vec<f64> {
+        let world = self.network.world();
+        let online = world.nodes().iter().filter(|node| node.online);
+        online
+            .map(|node| node.rtt_ms.unwrap_or_default() / 1000.0)
+            .collect()
+    }
+}
+
+/// Loads the rules and starts the network; nothing takes flows yet.
+pub(crate) fn assemble(
+    config: Config,
+    options: &NodeOptions,
+) -> Result<(Arc<NodeCore>, mpsc::Receiver<RuleEvent>), NodeError> {
+    let metrics = Metrics::new()?;
+    let events = Arc::new(Events::new());
+    let added = AddedPeers::load(&config.node.data_dir)?;
+    let all_peers = added.with(&config.peers);
+    let peers = all_peers.iter();
+    let known_peers = peers.flat_map(|peer| [peer.name.clone(), peer.id.to_string()]);
+    let (policy, rule_events) = PolicyHost::start(
+        &config.rules,
+        known_peers.collect(),
+        Arc::clone(&metrics),
+        Arc::clone(&events),
+    )?;
+    let gatekeeper = Arc::clone(&policy);
+    let counters = Arc::new(Counters::default());
+    let with_added = Config {
+        peers: all_peers,
+        ..config.clone()
+    };
+    let network = Network::start(with_added, options.network.clone(), gatekeeper, counters)?;
+    policy.attach(&network);
+    let core = NodeCore {
+        flows: FlowTable::new(config.limits.flows, config.rules.record_decisions),
+        pending: Pending::new(
+            config.limits.pending_connections,
+            metrics.connections_pending.clone(),
+        ),
+        config,
+        network,
+        policy,
+        added,
+        started: Instant::now(),
+        metrics,
+        events,
+        programs: Arc::default(),
+        owns_process: options.owns_process,
+        tasks: TaskTracker::new(),
+        stop: CancellationToken::new(),
+        kill: CancellationToken::new(),
+        entrances: OnceLock::new(),
+    };
+    Ok((Arc::new(core), rule_events))
+}

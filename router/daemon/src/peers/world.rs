@@ -1,0 +1,106 @@
+//! The snapshot of all nodes that scripts see.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+use wormholes_proto::{NodeId, NodeRecord, RecordBook};
+use wormholes_rules::{NodeView, Roles, World};
+
+use super::{Known, Peers};
+use crate::config::PeerConfig;
+
+/// How old a snapshot may be: round trips change slowly, and a flow pays nothing for a fresh one.
+const MAX_AGE: Duration = Duration::from_secs(1);
+/// Characters of the id that stand for a node without petname.
+const SHORT_NAME_CHARS: usize = 8;
+
+/// The last snapshot.
+#[derive(Debug, Default)]
+pub(crate) struct WorldCache(Mutex<Option<(Instant, Arc<World>)>>);
+
+impl WorldCache {
+    /// The snapshot, made anew by `build` when it is old.
+    pub(crate) fn get(&self, build: impl FnOnce() -> World) -> Arc<World> {
+        let mut cached = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*cached {
+            Some((made, world)) if made.elapsed() < MAX_AGE => Arc::clone(world),
+            _ => {
+                let world = Arc::new(build());
+                *cached = Some((Instant::now(), Arc::clone(&world)));
+                world
+            }
+        }
+    }
+
+    /// Something changed that scripts must see at once.
+    pub(crate) fn expire(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+impl Peers {
+    /// All peers of config.toml and all nodes of the book but this one, in order of name.
+    pub(crate) fn world(&self, own: NodeId, book: &RecordBook) -> World {
+        let known = self.known();
+        let ids: BTreeSet<NodeId> = known
+            .iter()
+            .map(|peer| peer.id)
+            .chain(book.iter().map(|record| record.id()))
+            .filter(|id| *id != own)
+            .collect();
+        let view = |id| Arc::new(self.view(&known, id, book.record(&id)));
+        let mut nodes: Vec<Arc<NodeView>> = ids.into_iter().map(view).collect();
+        nodes.sort_by(|one, other| one.name.cmp(&other.name));
+        World::new(nodes)
+    }
+
+    /// One node as scripts see it; `record` is its newest.
+    pub(crate) fn view(&self, known: &Known, id: NodeId, record: Option<&NodeRecord>) -> NodeView {
+        let config = known.get(&id);
+        let link = self.link(&id);
+        let has_address = config.is_some_and(|config| !config.addresses.is_empty())
+            || record.is_some_and(|record| !record.addresses.is_empty());
+        NodeView {
+            name: config.map_or_else(|| short_name(id), |config| config.name.clone()),
+            id,
+            trust: config.map_or(0, |config| config.trust),
+            online: link.is_some(),
+            rtt_ms: link.as_ref().map(|link| link.rtt().as_secs_f64() * 1000.0),
+            loss: link.as_ref().map_or(0.0, super::Link::loss),
+            load: 0.0,
+            has_address,
+            relays: relays(known, config, record),
+            roles: record.map_or_else(Roles::default, |record| Roles {
+                relay: record.roles.relay,
+                hop: record.roles.hop,
+                exit: record.roles.exit,
+            }),
+            family: record.and_then(|record| record.family.clone()),
+            facts: BTreeMap::new(),
+        }
+    }
+}
+
+/// Where a node can be reached through: what config.toml says, then what the node says.
+pub(crate) fn relays(
+    known: &Known,
+    config: Option<&PeerConfig>,
+    record: Option<&NodeRecord>,
+) -> Vec<NodeId> {
+    let via = config.into_iter().flat_map(|config| &config.via);
+    let mut relays: Vec<NodeId> = via.filter_map(|name| known.id(name)).collect();
+    for relay in record.into_iter().flat_map(|record| &record.relays) {
+        if !relays.contains(relay) {
+            relays.push(*relay);
+        }
+    }
+    relays
+}
+
+fn short_name(id: NodeId) -> String {
+    id.to_string().chars().take(SHORT_NAME_CHARS).collect()
+}

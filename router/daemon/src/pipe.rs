@@ -1,0 +1,472 @@
+//! The two directions of a flow, whatever carries them, and the copy between two of them.
+//!
+//! A pipe is a closed set of kinds behind four verbs: read a batch, write a batch, finish (this
+//! direction ends well; the other goes on) and abort (both ends learn that it broke). Dropping a
+//! writer that did not finish aborts it: an end that nobody meant never looks like a good one.
+
+mod cells;
+mod copy;
+mod pace;
+mod quic;
+mod sealed;
+mod tcp;
+
+use std::{fmt, io::ErrorKind, time::Duration};
+
+use bytes::Bytes;
+use thiserror::Error;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf},
+    net::TcpStream,
+};
+use wormholes_proto::{
+    Answer, MAX_ANSWER_BYTES, MAX_OPEN_BYTES, Open, decode_answer, decode_open, encode_answer,
+    encode_open,
+    onion::MessageKind,
+    sealed::{Opener, Sealer},
+};
+
+pub(crate) use cells::{CellOpener, CellSealer, CellTurner};
+pub use copy::{CopyEnd, CopyLimits, CopyStop, FlowBytes, Witness, copy};
+pub use pace::Pace;
+
+use cells::{HopReader, OnionReader, OnionWriter};
+use quic::{QuicReader, QuicWriter};
+use sealed::{SealedReader, SealedWriter};
+use tcp::{TcpReader, TcpWriter};
+
+/// Chunks that one read may yield. QUIC gives a chunk per packet: 32 of them make 45 KiB for one
+/// system call.
+const BATCH_CHUNKS: usize = 32;
+/// Read sizes of TCP and memory pipes: larger ones gained nothing on loopback.
+const READ_BYTES: usize = 64 << 10;
+
+/// A silent TCP connection is probed after this; programs keep theirs idle for hours.
+const KEEPALIVE: Duration = Duration::from_secs(120);
+/// Between probes, of which the system sends some nine.
+const KEEPALIVE_RETRY: Duration = Duration::from_secs(15);
+
+/// Both directions.
+#[derive(Debug)]
+pub struct Pipe {
+    /// What comes in.
+    pub reader: PipeReader,
+    /// What goes out.
+    pub writer: PipeWriter,
+}
+
+/// The direction that comes in.
+pub struct PipeReader {
+    source: Source,
+    /// Read, but not taken yet.
+    ahead: Bytes,
+}
+
+/// The direction that goes out.
+pub struct PipeWriter {
+    sink: Sink,
+}
+
+enum Source {
+    Tcp(TcpReader),
+    Quic(QuicReader),
+    Sealed(Box<SealedReader>),
+    Onion(Box<OnionReader>),
+    Hop(Box<HopReader>),
+    Memory(ReadHalf<DuplexStream>),
+}
+
+enum Sink {
+    Tcp(TcpWriter),
+    Quic(QuicWriter),
+    Sealed(Box<SealedWriter>),
+    Onion(Box<OnionWriter>),
+    Memory(WriteHalf<DuplexStream>),
+}
+
+/// Chunks on their way, in order.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    chunks: [Bytes; BATCH_CHUNKS],
+    len: usize,
+}
+
+/// A direction that broke.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum PipeError {
+    /// The other end broke it off.
+    #[error("reset by the other end")]
+    Reset,
+    /// It ended where more was due.
+    #[error("cut off")]
+    Cut,
+    /// What came breaks its format or does not verify.
+    #[error("malformed: {0}")]
+    Malformed(&'static str),
+    /// What carries it broke.
+    #[error("broken: {0}")]
+    Broken(String),
+}
+
+impl Pipe {
+    /// A TCP connection.
+    pub fn tcp(stream: TcpStream) -> Self {
+        Self::tcp_ahead(stream, Bytes::new())
+    }
+
+    /// A TCP connection from which `ahead` was read already.
+    pub fn tcp_ahead(stream: TcpStream, ahead: Bytes) -> Self {
+        // Small messages go at once; without it they only go later.
+        let _ = stream.set_nodelay(true);
+        // An end that vanished without a word gives its place back, if late.
+        let keepalive = socket2::TcpKeepalive::new()
+            .with_time(KEEPALIVE)
+            .with_interval(KEEPALIVE_RETRY);
+        let _ = socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive);
+        let (reader, writer) = stream.into_split();
+        Self::new(
+            Source::Tcp(TcpReader::new(reader)),
+            Sink::Tcp(TcpWriter::new(writer)),
+            ahead,
+        )
+    }
+
+    /// A stream in memory, and its other end.
+    pub fn memory() -> (Self, DuplexStream) {
+        let (near, far) = tokio::io::duplex(READ_BYTES);
+        let (reader, writer) = tokio::io::split(near);
+        (
+            Self::new(Source::Memory(reader), Sink::Memory(writer), Bytes::new()),
+            far,
+        )
+    }
+
+    pub(crate) fn quic(send: quinn::SendStream, recv: quinn::RecvStream) -> Self {
+        Self::new(
+            Source::Quic(QuicReader::new(recv)),
+            Sink::Quic(QuicWriter::new(send)),
+            Bytes::new(),
+        )
+    }
+
+    /// Seals a QUIC stream; `None` for any other pipe.
+    pub(crate) fn sealed(self, sealer: Sealer, opener: Opener) -> Option<Self> {
+        let (Source::Quic(recv), Sink::Quic(send)) = (self.reader.source, self.writer.sink) else {
+            return None;
+        };
+        let reader = SealedReader::new(recv, &self.reader.ahead, opener);
+        let writer = SealedWriter::new(send, sealer);
+        Some(Self::new(
+            Source::Sealed(Box::new(reader)),
+            Sink::Sealed(Box::new(writer)),
+            Bytes::new(),
+        ))
+    }
+
+    /// Makes a QUIC stream one end of an onion circuit; `None` for any other pipe.
+    pub(crate) fn onion(self, sealer: CellSealer, opener: CellOpener) -> Option<Self> {
+        let (Source::Quic(recv), Sink::Quic(send)) = (self.reader.source, self.writer.sink) else {
+            return None;
+        };
+        let reader = OnionReader::new(recv, &self.reader.ahead, opener);
+        let writer = OnionWriter::new(send, sealer);
+        Some(Self::new(
+            Source::Onion(Box::new(reader)),
+            Sink::Onion(Box::new(writer)),
+            Bytes::new(),
+        ))
+    }
+
+    /// Changes every cell that comes out of a QUIC stream; `None` for any other pipe.
+    pub(crate) fn turning(self, turner: CellTurner) -> Option<Self> {
+        let Source::Quic(recv) = self.reader.source else {
+            return None;
+        };
+        let reader = HopReader::new(recv, &self.reader.ahead, turner);
+        Some(Self {
+            reader: PipeReader {
+                source: Source::Hop(Box::new(reader)),
+                ahead: Bytes::new(),
+            },
+            writer: self.writer,
+        })
+    }
+
+    fn new(source: Source, sink: Sink, ahead: Bytes) -> Self {
+        Self {
+            reader: PipeReader { source, ahead },
+            writer: PipeWriter { sink },
+        }
+    }
+}
+
+impl PipeReader {
+    /// Takes what has come; `None` when this direction ended well. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`PipeError`] when it broke.
+    pub async fn read_chunk(&mut self) -> Result<Option<Bytes>, PipeError> {
+        if !self.ahead.is_empty() {
+            return Ok(Some(std::mem::take(&mut self.ahead)));
+        }
+        match &mut self.source {
+            Source::Tcp(tcp) => tcp.read_chunk().await,
+            Source::Quic(quic) => quic.read_chunk().await,
+            Source::Sealed(sealed) => sealed.read_chunk().await,
+            Source::Onion(onion) => onion.read_chunk().await,
+            Source::Hop(hop) => hop.read_chunk().await,
+            Source::Memory(memory) => {
+                let mut bytes = Vec::with_capacity(READ_BYTES);
+                let read = memory.read_buf(&mut bytes).await;
+                let len = read.map_err(|error| broken(&error))?;
+                Ok((len > 0).then(|| bytes.into()))
+            }
+        }
+    }
+
+    /// Fills `batch` with what has come; false when this direction ended well. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`PipeError`] when it broke.
+    pub(crate) async fn read_batch(&mut self, batch: &mut Batch) -> Result<bool, PipeError> {
+        if let Source::Quic(quic) = &mut self.source
+            && self.ahead.is_empty()
+        {
+            batch.len = quic.read_chunks(&mut batch.chunks).await?;
+            return Ok(batch.len > 0);
+        }
+        match self.read_chunk().await? {
+            Some(chunk) => {
+                batch.set(chunk);
+                Ok(true)
+            }
+            None => Ok(false),
+        }
+    }
+
+    /// Reads exactly `len` bytes.
+    ///
+    /// # Errors
+    /// [`PipeError::Cut`] when it ends before.
+    pub async fn read_exact(&mut self, len: usize) -> Result<Bytes, PipeError> {
+        if self.ahead.len() >= len {
+            return Ok(self.ahead.split_to(len));
+        }
+        let mut bytes = Vec::with_capacity(len);
+        while bytes.len() < len {
+            let mut chunk = self.read_chunk().await?.ok_or(PipeError::Cut)?;
+            let missing = len - bytes.len();
+            if chunk.len() > missing {
+                self.ahead = chunk.split_off(missing);
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(bytes.into())
+    }
+
+    /// Reads a frame that its length (u16) precedes; a frame of more than `max_len` bytes is
+    /// refused before it is read.
+    ///
+    /// # Errors
+    /// [`PipeError`] when it is cut or too long.
+    pub(crate) async fn read_frame(&mut self, max_len: usize) -> Result<Bytes, PipeError> {
+        let head = self.read_exact(2).await?;
+        let len = head
+            .iter()
+            .fold(0, |len, byte| len << 8 | usize::from(*byte));
+        if len > max_len {
+            return Err(PipeError::Malformed("frame too long"));
+        }
+        self.read_exact(len).await
+    }
+
+    /// Reads the OPEN that a stream begins with.
+    ///
+    /// # Errors
+    /// [`PipeError`]; what was read is to be refused as malformed.
+    pub(crate) async fn read_open(&mut self) -> Result<Open, PipeError> {
+        let frame = match &mut self.source {
+            Source::Onion(onion) => onion.read_greeting(MessageKind::Open).await?,
+            Source::Tcp(_)
+            | Source::Quic(_)
+            | Source::Sealed(_)
+            | Source::Hop(_)
+            | Source::Memory(_) => self.read_frame(MAX_OPEN_BYTES - 2).await?,
+        };
+        decode_open(&frame).map_err(|_| PipeError::Malformed("request"))
+    }
+
+    /// Reads the answer to an OPEN.
+    ///
+    /// # Errors
+    /// [`PipeError`] when there is none.
+    pub(crate) async fn read_answer(&mut self) -> Result<Answer, PipeError> {
+        let frame = match &mut self.source {
+            Source::Onion(onion) => onion.read_greeting(MessageKind::Answer).await?,
+            Source::Tcp(_)
+            | Source::Quic(_)
+            | Source::Sealed(_)
+            | Source::Hop(_)
+            | Source::Memory(_) => self.read_frame(MAX_ANSWER_BYTES - 2).await?,
+        };
+        decode_answer(&frame).map_err(|_| PipeError::Malformed("answer"))
+    }
+
+    /// Whether what is not read here takes room that other streams share.
+    pub(crate) fn shares_room(&self) -> bool {
+        match self.source {
+            Source::Quic(_) | Source::Sealed(_) | Source::Onion(_) | Source::Hop(_) => true,
+            Source::Tcp(_) | Source::Memory(_) => false,
+        }
+    }
+}
+
+impl PipeWriter {
+    /// Sends `chunk`, as soon as there is room.
+    ///
+    /// # Errors
+    /// [`PipeError`] when the direction broke.
+    pub async fn write_chunk(&mut self, chunk: Bytes) -> Result<(), PipeError> {
+        let mut batch = Batch::default();
+        batch.set(chunk);
+        self.write_batch(&mut batch).await
+    }
+
+    /// Sends all of `batch`, and empties it.
+    ///
+    /// # Errors
+    /// [`PipeError`] when the direction broke.
+    pub(crate) async fn write_batch(&mut self, batch: &mut Batch) -> Result<(), PipeError> {
+        match &mut self.sink {
+            Sink::Tcp(tcp) => tcp.write_chunks(batch.chunks_mut()).await?,
+            Sink::Quic(quic) => quic.write_chunks(batch.chunks_mut()).await?,
+            Sink::Sealed(sealed) => sealed.write_chunks(batch.chunks_mut()).await?,
+            Sink::Onion(onion) => onion.write_chunks(batch.chunks_mut()).await?,
+            Sink::Memory(memory) => {
+                for chunk in batch.chunks_mut() {
+                    memory
+                        .write_all(chunk)
+                        .await
+                        .map_err(|error| broken(&error))?;
+                }
+            }
+        }
+        batch.clear();
+        Ok(())
+    }
+
+    /// Sends what a stream begins with.
+    ///
+    /// # Errors
+    /// [`PipeError`] when the direction broke.
+    pub(crate) async fn send_open(&mut self, open: &Open) -> Result<(), PipeError> {
+        self.greet(MessageKind::Open, encode_open(open)).await
+    }
+
+    /// Answers an OPEN.
+    ///
+    /// # Errors
+    /// [`PipeError`] when the direction broke.
+    pub(crate) async fn send_answer(&mut self, answer: &Answer) -> Result<(), PipeError> {
+        self.greet(MessageKind::Answer, encode_answer(answer)).await
+    }
+
+    async fn greet(&mut self, kind: MessageKind, message: Vec<u8>) -> Result<(), PipeError> {
+        match &mut self.sink {
+            Sink::Onion(onion) => onion.send_greeting(kind, &message).await,
+            Sink::Tcp(_) | Sink::Quic(_) | Sink::Sealed(_) | Sink::Memory(_) => {
+                self.write_chunk(message.into()).await
+            }
+        }
+    }
+
+    /// Pads what is sent from here on to multiples of `pad_bytes`, when this kind can.
+    fn set_padding(&mut self, pad_bytes: u32) {
+        match &mut self.sink {
+            Sink::Sealed(sealed) => sealed.set_padding(pad_bytes),
+            Sink::Onion(onion) => onion.set_padding(pad_bytes),
+            Sink::Tcp(_) | Sink::Quic(_) | Sink::Memory(_) => {}
+        }
+    }
+
+    /// Ends this direction well.
+    ///
+    /// # Errors
+    /// [`PipeError`] when it broke before.
+    pub async fn finish(&mut self) -> Result<(), PipeError> {
+        match &mut self.sink {
+            Sink::Tcp(tcp) => tcp.finish().await,
+            Sink::Quic(quic) => quic.finish(),
+            Sink::Sealed(sealed) => sealed.finish().await,
+            Sink::Onion(onion) => onion.finish().await,
+            Sink::Memory(memory) => memory.shutdown().await.map_err(|error| broken(&error)),
+        }
+    }
+
+    /// Breaks this direction off, so that the other end learns that something is missing. An end
+    /// in memory only sees its stream end.
+    pub fn abort(self) {
+        // Writers that did not finish abort when dropped.
+        drop(self);
+    }
+}
+
+impl Batch {
+    fn set(&mut self, chunk: Bytes) {
+        if let Some(first) = self.chunks.first_mut() {
+            *first = chunk;
+            self.len = 1;
+        }
+    }
+
+    fn chunks_mut(&mut self) -> &mut [Bytes] {
+        self.chunks.get_mut(..self.len).unwrap_or_default()
+    }
+
+    /// Bytes in all chunks.
+    fn bytes(&self) -> u64 {
+        let chunks = self.chunks.iter().take(self.len);
+        chunks.map(|chunk| chunk.len() as u64).sum()
+    }
+
+    fn clear(&mut self) {
+        self.chunks_mut().fill(Bytes::new());
+        self.len = 0;
+    }
+}
+
+fn broken(error: &std::io::Error) -> PipeError {
+    let kind = error.kind();
+    if kind == ErrorKind::ConnectionReset || kind == ErrorKind::BrokenPipe {
+        PipeError::Reset
+    } else {
+        PipeError::Broken(kind.to_string())
+    }
+}
+
+impl fmt::Debug for PipeReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.source {
+            Source::Tcp(_) => "tcp",
+            Source::Quic(_) => "quic",
+            Source::Sealed(_) => "sealed",
+            Source::Onion(_) => "onion",
+            Source::Hop(_) => "hop",
+            Source::Memory(_) => "memory",
+        };
+        f.debug_tuple("PipeReader").field(&kind).finish()
+    }
+}
+
+impl fmt::Debug for PipeWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.sink {
+            Sink::Tcp(_) => "tcp",
+            Sink::Quic(_) => "quic",
+            Sink::Sealed(_) => "sealed",
+            Sink::Onion(_) => "onion",
+            Sink::Memory(_) => "memory",
+        };
+        f.debug_tuple("PipeWriter").field(&kind).finish()
+    }
+}

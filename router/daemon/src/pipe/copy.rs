@@ -1,0 +1,344 @@
+//! Copies between two pipes until both directions ended, or one broke.
+//!
+//! Both directions run in the caller's task: no channel, no other task, no lock per chunk.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use rand::Rng;
+use wormholes_rules::Jitter;
+
+use super::{Batch, Pace, Pipe, PipeError, PipeReader, PipeWriter};
+
+/// What a stream holds that nobody takes for so long is thrown away with it: its bytes fill a
+/// window that other streams share.
+const UNREAD_LIMIT: Duration = Duration::from_secs(60);
+/// Looks at a flow's idle time this often within it.
+const IDLE_CHECKS: u32 = 4;
+
+/// Limits of a copy. `None` is: no limit.
+#[derive(Debug, Clone, Default)]
+pub struct CopyLimits {
+    /// Both directions together.
+    pub bandwidth_bytes_per_s: Option<u64>,
+    /// Limits shared with other flows.
+    pub paces: Vec<Arc<Pace>>,
+    /// Both directions together.
+    pub max_bytes: Option<u64>,
+    /// From the start of the copy.
+    pub max_time: Option<Duration>,
+    /// How long nothing may move; found up to a quarter later.
+    pub idle: Option<Duration>,
+    /// Waits before each piece that goes from the first pipe to the second.
+    pub jitter: Option<Jitter>,
+    /// Pads what goes into the second pipe, when that can pad.
+    pub pad_bytes: Option<u32>,
+    /// Sees every byte that is copied: for proofs of what a node in between can see.
+    pub witness: Option<Arc<dyn Witness>>,
+}
+
+/// Sees what a node in between sees.
+pub trait Witness: Send + Sync + fmt::Debug {
+    /// Bytes that a `role` of this node (`relay`, `hop`) carried, in either direction.
+    fn saw(&self, role: &'static str, bytes: &[u8]);
+}
+
+/// Bytes that moved, readable while they do.
+#[derive(Debug, Default)]
+pub struct FlowBytes {
+    /// From the first pipe to the second.
+    pub up: AtomicU64,
+    /// From the second to the first.
+    pub down: AtomicU64,
+}
+
+/// How a copy ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CopyEnd {
+    /// Bytes from the first pipe to the second.
+    pub up_bytes: u64,
+    /// Bytes from the second to the first.
+    pub down_bytes: u64,
+    /// Why it ended; `None`: both directions ended well.
+    pub stop: Option<CopyStop>,
+}
+
+/// Why a copy ended before both directions did.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CopyStop {
+    /// The first pipe (the asker's) broke.
+    #[error("asker's side {0}")]
+    Near(PipeError),
+    /// The second pipe (the target's) broke.
+    #[error("target's side {0}")]
+    Far(PipeError),
+    /// Nothing moved for too long.
+    #[error("idle for too long")]
+    Idle,
+    /// One side read nothing for too long while bytes for it waited.
+    #[error("nobody read for too long")]
+    Unread,
+    /// As many bytes as the limit allows have moved.
+    #[error("byte limit reached")]
+    MaxBytes,
+    /// The time is over.
+    #[error("time limit reached")]
+    MaxTime,
+}
+
+/// What both directions look at.
+struct Shared<'a> {
+    limits: &'a CopyLimits,
+    own_pace: Option<Pace>,
+    bytes: &'a FlowBytes,
+}
+
+/// One of the two directions.
+struct Way<'a> {
+    from: &'a mut PipeReader,
+    into: &'a mut PipeWriter,
+    moved: &'a AtomicU64,
+    jitter: Option<Jitter>,
+    read_failed: fn(PipeError) -> CopyStop,
+    write_failed: fn(PipeError) -> CopyStop,
+}
+
+impl FlowBytes {
+    /// Both directions.
+    pub fn total(&self) -> u64 {
+        self.up
+            .load(Relaxed)
+            .saturating_add(self.down.load(Relaxed))
+    }
+}
+
+/// Copies `near` (the asker's side) and `far` (the target's) into each other. Half-closes pass
+/// through; when one direction breaks, both pipes are aborted. Dropping the future aborts too.
+pub async fn copy(near: Pipe, far: Pipe, limits: &CopyLimits, bytes: &FlowBytes) -> CopyEnd {
+    let mut near = near;
+    let mut far = far;
+    if let Some(pad_bytes) = limits.pad_bytes {
+        far.writer.set_padding(pad_bytes);
+    }
+    let shared = Shared {
+        limits,
+        own_pace: limits.bandwidth_bytes_per_s.map(Pace::new),
+        bytes,
+    };
+    let up = Way {
+        from: &mut near.reader,
+        into: &mut far.writer,
+        moved: &bytes.up,
+        jitter: limits.jitter,
+        read_failed: CopyStop::Near,
+        write_failed: CopyStop::Far,
+    };
+    let down = Way {
+        from: &mut far.reader,
+        into: &mut near.writer,
+        moved: &bytes.down,
+        jitter: None,
+        read_failed: CopyStop::Far,
+        write_failed: CopyStop::Near,
+    };
+    let stop = tokio::select! {
+        biased;
+        both = async { tokio::try_join!(shared.run(up), shared.run(down)) } => both.err(),
+        stop = shared.watch() => Some(stop),
+    };
+    CopyEnd {
+        up_bytes: bytes.up.load(Relaxed),
+        down_bytes: bytes.down.load(Relaxed),
+        stop,
+    }
+}
+
+impl Shared<'_> {
+    async fn run(&self, way: Way<'_>) -> Result<(), CopyStop> {
+        let mut batch = Batch::default();
+        while way
+            .from
+            .read_batch(&mut batch)
+            .await
+            .map_err(way.read_failed)?
+        {
+            let bytes = batch.bytes();
+            self.admit(bytes).await?;
+            if let Some(witness) = &self.limits.witness {
+                batch
+                    .chunks_mut()
+                    .iter()
+                    .for_each(|chunk| witness.saw("relay", chunk));
+            }
+            if let Some(jitter) = way.jitter {
+                tokio::time::sleep(draw(jitter)).await;
+            }
+            let write = way.into.write_batch(&mut batch);
+            if way.from.shares_room() {
+                let written = tokio::time::timeout(UNREAD_LIMIT, write).await;
+                written
+                    .map_err(|_| CopyStop::Unread)?
+                    .map_err(way.write_failed)?;
+            } else {
+                write.await.map_err(way.write_failed)?;
+            }
+            way.moved.fetch_add(bytes, Relaxed);
+        }
+        way.into.finish().await.map_err(way.write_failed)
+    }
+
+    /// Holds `bytes` back as the limits want.
+    async fn admit(&self, bytes: u64) -> Result<(), CopyStop> {
+        if let Some(max_bytes) = self.limits.max_bytes
+            && self.bytes.total().saturating_add(bytes) > max_bytes
+        {
+            return Err(CopyStop::MaxBytes);
+        }
+        let shared = self.limits.paces.iter().map(Arc::as_ref);
+        for pace in shared.chain(&self.own_pace) {
+            pace.pass(bytes).await;
+        }
+        Ok(())
+    }
+
+    /// Ends when the flow has been idle, or open, for too long.
+    async fn watch(&self) -> CopyStop {
+        let idle = async {
+            let Some(idle) = self.limits.idle else {
+                return std::future::pending().await;
+            };
+            let mut quiet_checks = 0;
+            while quiet_checks <= IDLE_CHECKS {
+                let before = self.bytes.total();
+                tokio::time::sleep(idle / IDLE_CHECKS).await;
+                let moved = self.bytes.total() != before;
+                quiet_checks = if moved { 0 } else { quiet_checks + 1 };
+            }
+        };
+        let time = async {
+            match self.limits.max_time {
+                Some(max_time) => tokio::time::sleep(max_time).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = idle => CopyStop::Idle,
+            () = time => CopyStop::MaxTime,
+        }
+    }
+}
+
+fn draw(jitter: Jitter) -> Duration {
+    let mut rng = rand::rng();
+    match jitter {
+        Jitter::Uniform { max } => max.mul_f64(rng.random::<f64>()),
+        Jitter::Exp { mean } => {
+            // The inverse of the distribution function; 1 - x is never 0.
+            let factor = -(1.0 - rng.random::<f64>()).ln();
+            mean.mul_f64(factor.min(10.0))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+
+    use super::*;
+
+    /// A copy between two memory pipes, and their outer ends.
+    fn pair(limits: CopyLimits) -> (DuplexStream, DuplexStream, tokio::task::JoinHandle<CopyEnd>) {
+        let (near, near_end) = Pipe::memory();
+        let (far, far_end) = Pipe::memory();
+        let task = tokio::spawn(async move {
+            let bytes = FlowBytes::default();
+            copy(near, far, &limits, &bytes).await
+        });
+        (near_end, far_end, task)
+    }
+
+    #[tokio::test]
+    async fn half_close_passes_and_the_other_direction_goes_on() {
+        let (mut near, mut far, task) = pair(CopyLimits::default());
+        near.write_all(b"question").await.unwrap();
+        near.shutdown().await.unwrap();
+        let mut question = String::new();
+        far.read_to_string(&mut question).await.unwrap();
+        assert_eq!(question, "question");
+        far.write_all(b"answer").await.unwrap();
+        far.shutdown().await.unwrap();
+        let mut answer = String::new();
+        near.read_to_string(&mut answer).await.unwrap();
+        assert_eq!(answer, "answer");
+        let end = task.await.unwrap();
+        assert_eq!((end.up_bytes, end.down_bytes, end.stop), (8, 6, None));
+    }
+
+    #[tokio::test]
+    async fn limits_end_the_flow() {
+        let idle = CopyLimits {
+            idle: Some(Duration::from_millis(40)),
+            ..CopyLimits::default()
+        };
+        let (_near, _far, task) = pair(idle);
+        assert_eq!(task.await.unwrap().stop, Some(CopyStop::Idle));
+
+        let max_time = CopyLimits {
+            max_time: Some(Duration::from_millis(40)),
+            ..CopyLimits::default()
+        };
+        let (_near, _far, task) = pair(max_time);
+        assert_eq!(task.await.unwrap().stop, Some(CopyStop::MaxTime));
+
+        let max_bytes = CopyLimits {
+            max_bytes: Some(10),
+            ..CopyLimits::default()
+        };
+        let (mut near, _far, task) = pair(max_bytes);
+        near.write_all(&[0; 11]).await.unwrap();
+        assert_eq!(task.await.unwrap().stop, Some(CopyStop::MaxBytes));
+    }
+
+    #[tokio::test]
+    async fn bandwidth_is_kept_over_both_directions() {
+        let limits = CopyLimits {
+            bandwidth_bytes_per_s: Some(400_000),
+            ..CopyLimits::default()
+        };
+        let (near, far, task) = pair(limits);
+        let start = tokio::time::Instant::now();
+        let send = |mut end: DuplexStream| async move {
+            let (mut reader, mut writer) = tokio::io::split(&mut end);
+            let write = async {
+                writer.write_all(&[0; 50_000]).await.unwrap();
+                writer.shutdown().await.unwrap();
+            };
+            let mut all = Vec::new();
+            let (_, read) = tokio::join!(write, reader.read_to_end(&mut all));
+            read.unwrap()
+        };
+        let (near_read, far_read) = tokio::join!(send(near), send(far));
+        assert_eq!((near_read, far_read), (50_000, 50_000));
+        assert!(
+            start.elapsed() >= Duration::from_millis(195),
+            "{:?}",
+            start.elapsed()
+        );
+        assert_eq!(task.await.unwrap().stop, None);
+    }
+
+    #[test]
+    fn jitter_stays_in_its_bounds() {
+        let second = Duration::from_secs(1);
+        for _ in 0..1000 {
+            assert!(draw(Jitter::Uniform { max: second }) <= second);
+            assert!(draw(Jitter::Exp { mean: second }) <= second * 10);
+        }
+    }
+}

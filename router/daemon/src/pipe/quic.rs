@@ -1,0 +1,85 @@
+//! QUIC streams as ends of a pipe.
+
+use bytes::Bytes;
+use quinn::{ReadError, RecvStream, SendStream, VarInt, WriteError};
+
+use super::PipeError;
+
+/// Asks for whatever has come: chunks are packets, never longer than a datagram.
+const MAX_CHUNK_BYTES: usize = 64 << 10;
+/// Says that a direction broke; what broke it is nobody's business.
+const ABORTED: VarInt = VarInt::from_u32(1);
+
+pub(super) struct QuicReader {
+    stream: RecvStream,
+}
+
+pub(super) struct QuicWriter {
+    stream: SendStream,
+    finished: bool,
+}
+
+impl QuicReader {
+    pub(super) fn new(stream: RecvStream) -> Self {
+        Self { stream }
+    }
+
+    pub(super) async fn read_chunk(&mut self) -> Result<Option<Bytes>, PipeError> {
+        let chunk = self.stream.read_chunk(MAX_CHUNK_BYTES, true).await;
+        Ok(chunk.map_err(read_error)?.map(|chunk| chunk.bytes))
+    }
+
+    /// Says how many chunks were filled; none at the end.
+    pub(super) async fn read_chunks(&mut self, chunks: &mut [Bytes]) -> Result<usize, PipeError> {
+        let filled = self.stream.read_chunks(chunks).await.map_err(read_error)?;
+        Ok(filled.unwrap_or(0))
+    }
+}
+
+impl QuicWriter {
+    pub(super) fn new(stream: SendStream) -> Self {
+        Self {
+            stream,
+            finished: false,
+        }
+    }
+
+    pub(super) async fn write_chunks(&mut self, chunks: &mut [Bytes]) -> Result<(), PipeError> {
+        self.stream
+            .write_all_chunks(chunks)
+            .await
+            .map_err(write_error)
+    }
+
+    pub(super) fn finish(&mut self) -> Result<(), PipeError> {
+        self.finished = true;
+        self.stream.finish().map_err(|_| PipeError::Reset)
+    }
+}
+
+/// quinn finishes a dropped stream, which would pass for a good end.
+impl Drop for QuicWriter {
+    fn drop(&mut self) {
+        if !self.finished {
+            let _ = self.stream.reset(ABORTED);
+        }
+    }
+}
+
+fn read_error(error: ReadError) -> PipeError {
+    match error {
+        ReadError::Reset(_) => PipeError::Reset,
+        ReadError::ConnectionLost(error) => PipeError::Broken(error.to_string()),
+        ReadError::ClosedStream | ReadError::IllegalOrderedRead | ReadError::ZeroRttRejected => {
+            PipeError::Cut
+        }
+    }
+}
+
+fn write_error(error: WriteError) -> PipeError {
+    match error {
+        WriteError::Stopped(_) => PipeError::Reset,
+        WriteError::ConnectionLost(error) => PipeError::Broken(error.to_string()),
+        WriteError::ClosedStream | WriteError::ZeroRttRejected => PipeError::Cut,
+    }
+}

@@ -1,0 +1,110 @@
+//! TCP ends of a pipe. An idle connection holds no buffer: one is taken when bytes wait.
+
+use std::io::{ErrorKind, IoSlice};
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::{
+    io::AsyncWriteExt,
+    net::tcp::{OwnedReadHalf, OwnedWriteHalf},
+};
+
+use super::{BATCH_CHUNKS, PipeError, READ_BYTES, broken};
+
+/// Below this, a new buffer costs less than the smaller reads.
+const MIN_READ_BYTES: usize = 16 << 10;
+
+pub(super) struct TcpReader {
+    half: OwnedReadHalf,
+    buffer: BytesMut,
+}
+
+pub(super) struct TcpWriter {
+    /// Taken when the direction ended well.
+    half: Option<OwnedWriteHalf>,
+}
+
+impl TcpReader {
+    pub(super) fn new(half: OwnedReadHalf) -> Self {
+        Self {
+            half,
+            buffer: BytesMut::new(),
+        }
+    }
+
+    pub(super) async fn read_chunk(&mut self) -> Result<Option<Bytes>, PipeError> {
+        loop {
+            if self.buffer.capacity() >= MIN_READ_BYTES {
+                match self.half.try_read_buf(&mut self.buffer) {
+                    Ok(0) => return Ok(None),
+                    Ok(_) => return Ok(Some(self.buffer.split().freeze())),
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                        self.buffer = BytesMut::new();
+                    }
+                    Err(error) => return Err(broken(&error)),
+                }
+            }
+            self.half.readable().await.map_err(|error| broken(&error))?;
+            if self.buffer.capacity() < MIN_READ_BYTES {
+                self.buffer = BytesMut::with_capacity(READ_BYTES);
+            }
+        }
+    }
+}
+
+impl TcpWriter {
+    pub(super) fn new(half: OwnedWriteHalf) -> Self {
+        Self { half: Some(half) }
+    }
+
+    pub(super) async fn write_chunks(&mut self, chunks: &mut [Bytes]) -> Result<(), PipeError> {
+        let half = self.half.as_mut().ok_or(PipeError::Cut)?;
+        let mut rest = chunks;
+        while !rest.is_empty() {
+            let mut slices = [IoSlice::new(&[]); BATCH_CHUNKS];
+            for (slice, chunk) in slices.iter_mut().zip(rest.iter()) {
+                *slice = IoSlice::new(chunk);
+            }
+            let used = slices
+                .get(..rest.len().min(BATCH_CHUNKS))
+                .unwrap_or_default();
+            let written = half
+                .write_vectored(used)
+                .await
+                .map_err(|error| broken(&error))?;
+            rest = advance(rest, written);
+        }
+        Ok(())
+    }
+
+    pub(super) async fn finish(&mut self) -> Result<(), PipeError> {
+        match self.half.take() {
+            Some(mut half) => half.shutdown().await.map_err(|error| broken(&error)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A direction that did not end well is reset: a FIN would pass for its end.
+impl Drop for TcpWriter {
+    fn drop(&mut self) {
+        if let Some(half) = self.half.take() {
+            let _ =
+                socket2::SockRef::from(half.as_ref()).set_linger(Some(std::time::Duration::ZERO));
+            half.forget();
+        }
+    }
+}
+
+/// Drops what was written from the front; empty chunks at the front go too.
+fn advance(chunks: &mut [Bytes], mut written: usize) -> &mut [Bytes] {
+    let mut whole = 0;
+    for chunk in chunks.iter_mut() {
+        if written < chunk.len() {
+            chunk.advance(written);
+            break;
+        }
+        written -= chunk.len();
+        whole += 1;
+    }
+    chunks.get_mut(whole..).unwrap_or_default()
+}

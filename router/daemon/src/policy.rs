@@ -1,0 +1,297 @@
+//! The rules in force: loads scripts and sets, swaps them as a whole, and asks them.
+//!
+//! A generation is what one load made. Loading compiles, checks, runs the scripts' own tests, and
+//! only then swaps; whatever fails leaves the rules before in force. Flows keep the generation
+//! that they began with.
+
+mod ask;
+mod load;
+mod watch;
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Instant, SystemTime},
+};
+
+use arc_swap::ArcSwap;
+use tokio::sync::{Semaphore, mpsc};
+use wormholes_proto::control::{EventBody, ScriptDiagnostic};
+use wormholes_rules::{Needs, Policy, RuleEvent, RuleState, World};
+
+use crate::{
+    config::{DefaultRule, RulesConfig},
+    events::Events,
+    metrics::Metrics,
+    network::Network,
+};
+
+pub use load::{LoadError, check};
+pub(crate) use watch::watch;
+
+use load::Sources;
+
+/// Generations that a rollback can return to; the oldest goes.
+const MAX_HISTORY: usize = 8;
+/// Errors of scripts that are shown; the oldest goes.
+const MAX_ERRORS: usize = 64;
+/// Events that wait for scripts; more are dropped and counted.
+const MAX_EVENTS: usize = 256;
+
+/// One set of rules.
+#[derive(Debug)]
+pub struct Generation {
+    /// Counts loads from 1.
+    pub number: u64,
+    /// When it was loaded.
+    pub loaded_at: SystemTime,
+    /// The files that it came from.
+    pub config: RulesConfig,
+    /// The answer when no script answers.
+    pub default: DefaultRule,
+    /// Which costly fields its scripts read.
+    pub needs: Needs,
+    policy: Policy,
+    /// What it was made of: a load of the same makes no new generation.
+    sources: Sources,
+    /// Until when its scripts count as slow, in milliseconds since `loaded`.
+    slow_until_ms: AtomicU64,
+    loaded: Instant,
+}
+
+/// An error of a script while it ran.
+#[derive(Debug, Clone)]
+pub struct ScriptError {
+    /// When.
+    pub at: SystemTime,
+    /// `route`, `accept`, …
+    pub hook: &'static str,
+    /// Script, line and message.
+    pub message: String,
+}
+
+/// Holds the rules in force and asks them.
+pub struct PolicyHost {
+    current: ArcSwap<Generation>,
+    history: Mutex<VecDeque<Arc<Generation>>>,
+    last_number: AtomicU64,
+    /// One load at a time.
+    loading: Mutex<()>,
+    state: Arc<RuleState>,
+    errors: Mutex<VecDeque<ScriptError>>,
+    error_count: AtomicU64,
+    network: OnceLock<Weak<Network>>,
+    slow_places: Semaphore,
+    rule_events: mpsc::Sender<RuleEvent>,
+    metrics: Arc<Metrics>,
+    events: Arc<Events>,
+}
+
+/// No generation to return to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("there are no earlier rules to return to")]
+pub struct NothingBefore;
+
+impl PolicyHost {
+    /// Loads the first generation. Blocks while it reads files.
+    ///
+    /// # Errors
+    /// [`LoadError`]: a node does not start with rules that are wrong.
+    pub(crate) fn start(
+        config: &RulesConfig,
+        known_peers: Vec<String>,
+        metrics: Arc<Metrics>,
+        events: Arc<Events>,
+    ) -> Result<(Arc<Self>, mpsc::Receiver<RuleEvent>), LoadError> {
+        let state = Arc::new(RuleState::default());
+        let sources = Sources::read(config)?;
+        let policy = load::compile(&sources, &state, known_peers)?;
+        let first = Generation::new(1, config, policy, sources);
+        let (rule_events, receiver) = mpsc::channel(MAX_EVENTS);
+        metrics.policy_generation.set(1);
+        let host = Self {
+            current: ArcSwap::from_pointee(first),
+            history: Mutex::default(),
+            last_number: AtomicU64::new(1),
+            loading: Mutex::default(),
+            state,
+            errors: Mutex::default(),
+            error_count: AtomicU64::new(0),
+            network: OnceLock::new(),
+            slow_places: Semaphore::new(ask::slow_places()),
+            rule_events,
+            metrics,
+            events,
+        };
+        Ok((Arc::new(host), receiver))
+    }
+
+    /// Gives the scripts the world that they see, and calls their `init`.
+    pub(crate) fn attach(&self, network: &Arc<Network>) {
+        // Called once, by the node that owns both.
+        let _ = self.network.set(Arc::downgrade(network));
+        self.init(&self.current());
+    }
+
+    /// The rules in force.
+    pub fn current(&self) -> Arc<Generation> {
+        self.current.load_full()
+    }
+
+    /// Loads `config` and puts it in force. Blocks while it reads files and runs tests.
+    ///
+    /// # Errors
+    /// [`LoadError`]; the rules before stay in force.
+    pub fn load(&self, config: &RulesConfig) -> Result<Arc<Generation>, LoadError> {
+        let _one_at_a_time = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
+        let known_peers = self.known_peers();
+        let loaded = Sources::read(config).and_then(|sources| {
+            let current = self.current();
+            if current.sources == sources && current.config == *config {
+                tracing::info!(generation = current.number, "rules are unchanged");
+                return Ok(None);
+            }
+            let policy = load::compile(&sources, &self.state, known_peers)?;
+            Ok(Some((sources, policy)))
+        });
+        match loaded {
+            Ok(None) => Ok(self.current()),
+            Ok(Some((sources, policy))) => {
+                let number = 1 + self.last_number.fetch_add(1, Relaxed);
+                let next = Arc::new(Generation::new(number, config, policy, sources));
+                let before = self.current.swap(Arc::clone(&next));
+                let mut history = lock(&self.history);
+                history.truncate(MAX_HISTORY - 1);
+                history.push_front(before);
+                drop(history);
+                self.took_over(&next);
+                Ok(next)
+            }
+            Err(error) => {
+                self.metrics.policy_load_failures.inc();
+                tracing::warn!(%error, "rules were not loaded; those before stay in force");
+                let diagnostics = error.diagnostics();
+                self.events.publish(EventBody::ScriptFailed { diagnostics });
+                Err(error)
+            }
+        }
+    }
+
+    /// Returns to the rules before. The files are not touched: the next load reads them again.
+    ///
+    /// # Errors
+    /// [`NothingBefore`].
+    pub fn rollback(&self) -> Result<Arc<Generation>, NothingBefore> {
+        let _one_at_a_time = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = lock(&self.history).pop_front().ok_or(NothingBefore)?;
+        self.current.store(Arc::clone(&before));
+        self.took_over(&before);
+        Ok(before)
+    }
+
+    /// Whether there are rules to return to.
+    pub fn can_roll_back(&self) -> bool {
+        !lock(&self.history).is_empty()
+    }
+
+    /// The last errors of scripts, newest first, and how many there were in all.
+    pub fn errors(&self) -> (Vec<ScriptError>, u64) {
+        let errors = lock(&self.errors).iter().cloned().collect();
+        (errors, self.error_count.load(Relaxed))
+    }
+
+    fn took_over(&self, generation: &Generation) {
+        self.metrics
+            .policy_generation
+            .set(i64::try_from(generation.number).unwrap_or(i64::MAX));
+        tracing::info!(generation = generation.number, "rules in force");
+        self.events.publish(EventBody::ScriptLoaded {
+            generation: generation.number,
+            scripts: generation.script_names(),
+        });
+        self.init(generation);
+    }
+
+    fn world(&self) -> Arc<World> {
+        let network = self.network.get().and_then(Weak::upgrade);
+        network.map_or_else(Arc::default, |network| network.world())
+    }
+
+    fn known_peers(&self) -> Vec<String> {
+        let world = self.world();
+        let nodes = world.nodes().iter();
+        nodes
+            .flat_map(|node| [node.name.clone(), node.id.to_string()])
+            .collect()
+    }
+}
+
+impl Generation {
+    fn new(number: u64, config: &RulesConfig, policy: Policy, sources: Sources) -> Self {
+        for warning in policy.warnings() {
+            tracing::warn!(%warning, "rule script");
+        }
+        Self {
+            number,
+            loaded_at: SystemTime::now(),
+            config: config.clone(),
+            default: config.default,
+            needs: policy.needs(),
+            policy,
+            sources,
+            slow_until_ms: AtomicU64::new(0),
+            loaded: Instant::now(),
+        }
+    }
+
+    /// The scripts' names, in the order in which they are asked.
+    pub fn script_names(&self) -> Vec<String> {
+        self.sources.script_names()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl fmt::Debug for PolicyHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PolicyHost")
+            .field("generation", &self.current().number)
+            .finish_non_exhaustive()
+    }
+}
+
+impl LoadError {
+    /// Each fault with its place, for people and for the control socket.
+    pub fn diagnostics(&self) -> Vec<ScriptDiagnostic> {
+        let number = |n: usize| u32::try_from(n).unwrap_or(0);
+        match self {
+            Self::Scripts(faults) => faults
+                .iter()
+                .map(|fault| ScriptDiagnostic {
+                    script: fault.script.clone(),
+                    line: number(fault.line),
+                    column: number(fault.column),
+                    message: fault.message.clone(),
+                })
+                .collect(),
+            Self::Read { path, .. } | Self::Size { path } => vec![ScriptDiagnostic {
+                script: path.display().to_string(),
+                line: 0,
+                column: 0,
+                message: self.to_string(),
+            }],
+            Self::Set(_) => vec![ScriptDiagnostic {
+                script: String::new(),
+                line: 0,
+                column: 0,
+                message: self.to_string(),
+            }],
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! From files to a policy: read, compile, check, run the scripts' own tests.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use thiserror::Error;
+use wormholes_rules::{
+    Diagnostic, LoadEnv, Policy, RuleState, ScriptSource, SetError, SetRegistry, Surroundings,
+    run_tests,
+};
+
+use crate::config::{Config, RulesConfig};
+
+/// A script is read by people; a larger file is none.
+const MAX_SCRIPT_BYTES: u64 = 1 << 20;
+/// The largest public block lists have some 100 MiB.
+const MAX_SET_BYTES: u64 = 256 << 20;
+
+/// Rules that were not loaded.
+#[derive(Debug, Error)]
+pub enum LoadError {
+    /// A file cannot be read.
+    #[error("cannot read {}: {source}", .path.display())]
+    Read {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file is too large.
+    #[error("{} is too large for a script or a set", .path.display())]
+    Size {
+        /// Which one.
+        path: PathBuf,
+    },
+    /// A set holds what no set can hold.
+    #[error(transparent)]
+    Set(#[from] SetError),
+    /// Scripts are wrong, or fail their own tests.
+    #[error("{}", list(.0))]
+    Scripts(Vec<Diagnostic>),
+}
+
+/// The files of one load, as they were read.
+#[derive(Debug, PartialEq)]
+pub(super) struct Sources {
+    scripts: Vec<ScriptSource>,
+    /// The tests of each script, when it has some.
+    cases: Vec<Option<ScriptSource>>,
+    sets: BTreeMap<String, SetFile>,
+}
+
+/// A set's file; its text is not kept, which may be large.
+#[derive(Debug, PartialEq)]
+struct SetFile {
+    path: PathBuf,
+    digest: [u8; 32],
+}
+
+impl Sources {
+    /// Reads all files of `config`.
+    pub(super) fn read(config: &RulesConfig) -> Result<Self, LoadError> {
+        let scripts = config.scripts.iter().map(|path| script(path));
+        let cases = config.scripts.iter().map(|path| {
+            let path = cases_path(path);
+            path.exists().then(|| script(&path)).transpose()
+        });
+        let sets = config.sets.iter().map(|(name, path)| {
+            let digest = digest(&read(path, MAX_SET_BYTES)?);
+            let path = path.clone();
+            Ok((name.clone(), SetFile { path, digest }))
+        });
+        Ok(Self {
+            scripts: scripts.collect::<Result<_, LoadError>>()?,
+            cases: cases.collect::<Result<_, LoadError>>()?,
+            sets: sets.collect::<Result<_, LoadError>>()?,
+        })
+    }
+
+    pub(super) fn script_names(&self) -> Vec<String> {
+        let scripts = self.scripts.iter();
+        scripts.map(|script| script.name.clone()).collect()
+    }
+}
+
+impl Sources {
+    /// What the scripts' own tests found wrong.
+    fn failed_cases(&self) -> Vec<Diagnostic> {
+        let pairs = self.scripts.iter().zip(&self.cases);
+        let reports = pairs.filter_map(|(script, cases)| {
+            let cases = cases.as_ref()?;
+            Some(run_tests(script, cases))
+        });
+        let failures = reports.flat_map(|report| {
+            let cases = report.cases.into_iter();
+            let failures = cases.filter_map(|case| case.failure);
+            failures.chain(report.faults).collect::<Vec<_>>()
+        });
+        failures.collect()
+    }
+}
+
+/// Reads, compiles and checks the rules of a config that no node runs.
+///
+/// # Errors
+/// [`LoadError`] with every fault.
+pub fn check(config: &Config) -> Result<(), LoadError> {
+    let sources = Sources::read(&config.rules)?;
+    let peers = config.peers.iter();
+    let known_peers = peers.flat_map(|peer| [peer.name.clone(), peer.id.to_string()]);
+    compile(&sources, &Arc::default(), known_peers.collect()).map(drop)
+}
+
+/// Compiles and checks `sources`, and runs their tests.
+pub(super) fn compile(
+    sources: &Sources,
+    state: &Arc<RuleState>,
+    known_peers: Vec<String>,
+) -> Result<Policy, LoadError> {
+    let mut sets = SetRegistry::default();
+    for (name, file) in &sources.sets {
+        let text = read(&file.path, MAX_SET_BYTES)?;
+        sets.load(name, &file.path.display().to_string(), &text)?;
+    }
+    let env = LoadEnv {
+        surroundings: Surroundings {
+            sets: Arc::new(sets),
+            state: Arc::clone(state),
+            ..Surroundings::default()
+        },
+        known_peers: known_peers.into_iter().collect(),
+    };
+    let policy = Policy::load(&sources.scripts, &env).map_err(LoadError::Scripts)?;
+    let failures = sources.failed_cases();
+    if failures.is_empty() {
+        Ok(policy)
+    } else {
+        Err(LoadError::Scripts(failures))
+    }
+}
+
+/// Where a script's own tests are: `NAME.test.rhai` beside `NAME.rhai`.
+pub(super) fn cases_path(script: &Path) -> PathBuf {
+    script.with_extension("test.rhai")
+}
+
+fn script(path: &Path) -> Result<ScriptSource, LoadError> {
+    let text = read(path, MAX_SCRIPT_BYTES)?;
+    let name = path.file_name().unwrap_or(path.as_os_str());
+    Ok(ScriptSource {
+        name: name.to_string_lossy().into_owned(),
+        text,
+    })
+}
+
+fn read(path: &Path, max_bytes: u64) -> Result<String, LoadError> {
+    let unreadable = |source| LoadError::Read {
+        path: path.to_owned(),
+        source,
+    };
+    if fs::metadata(path).map_err(unreadable)?.len() > max_bytes {
+        return Err(LoadError::Size {
+            path: path.to_owned(),
+        });
+    }
+    fs::read_to_string(path).map_err(unreadable)
+}
+
+fn digest(text: &str) -> [u8; 32] {
+    let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
+    let mut bytes = [0; 32];
+    for (to, from) in bytes.iter_mut().zip(digest.as_ref()) {
+        *to = *from;
+    }
+    bytes
+}
+
+fn list(faults: &[Diagnostic]) -> String {
+    let lines = faults.iter().map(ToString::to_string);
+    lines.collect::<Vec<_>>().join("\n")
+}

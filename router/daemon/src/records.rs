@@ -1,0 +1,251 @@
+//! What this node says about itself, and what it knows of others: whole sets of signed records,
+//! exchanged with every peer. Nobody is ever asked for one node's record alone, which would tell
+//! whom a flow goes to.
+
+use std::{
+    net::SocketAddr,
+    sync::{Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use tokio::{sync::watch, time::Instant};
+use wormholes_proto::{
+    Answer, MAX_RECORD_ADDRESSES, MAX_RECORD_EXIT_PORTS, MAX_RECORD_RELAYS, NodeId, NodeRecord,
+    OnionKey, Open, RecordBook, RecordError, RecordOutcome, RecordSetReader, Roles, SignedRecord,
+    Suite,
+};
+
+use crate::{
+    carrier::Link,
+    config::Config,
+    counters::Counters,
+    identity::Identity,
+    pipe::{Pipe, PipeError},
+};
+
+/// Sets are fetched again this often from every connected peer.
+pub(crate) const REFRESH_PERIOD: Duration = Duration::from_secs(300);
+/// A refresh on demand waits so long after the one before: 4 MiB each are not for nothing.
+const REFRESH_PAUSE: Duration = Duration::from_secs(2);
+/// Fetching a set may take so long.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The records that this node has.
+#[derive(Debug)]
+pub(crate) struct Records {
+    book: Mutex<RecordBook>,
+    own: watch::Sender<SignedRecord>,
+    /// Held while a refresh runs; when the last one ended.
+    refresh: tokio::sync::Mutex<Option<Instant>>,
+}
+
+/// What goes into this node's own record.
+#[derive(Debug)]
+pub(crate) struct OwnRecord<'a> {
+    pub(crate) config: &'a Config,
+    pub(crate) identity: &'a Identity,
+    pub(crate) listen: Vec<SocketAddr>,
+    pub(crate) onion_keys: Vec<OnionKey>,
+    pub(crate) relays: Vec<NodeId>,
+}
+
+impl OwnRecord<'_> {
+    /// Signs it. The sequence is the time in milliseconds, or one more than the last.
+    ///
+    /// # Errors
+    /// [`RecordError`] when config.toml holds what a record cannot.
+    pub(crate) fn sign(self, last_sequence: u64) -> Result<SignedRecord, RecordError> {
+        let advertise = &self.config.node.advertise;
+        let mut addresses = if advertise.is_empty() {
+            let told = self
+                .listen
+                .into_iter()
+                .filter(|own| !own.ip().is_unspecified());
+            told.collect()
+        } else {
+            advertise.clone()
+        };
+        addresses.truncate(MAX_RECORD_ADDRESSES);
+        let mut relays = self.relays;
+        relays.truncate(MAX_RECORD_RELAYS);
+        let record = NodeRecord {
+            id: self.identity.id(),
+            sequence: now_ms().max(last_sequence.saturating_add(1)),
+            addresses,
+            noise_key: *self.identity.noise().public(),
+            suite: Suite::fastest_here(),
+            onion_keys: self.onion_keys,
+            roles: Roles {
+                relay: self.config.relay.enabled,
+                hop: self.config.hop.enabled,
+                exit: self.config.exit.role.enabled,
+            },
+            exit_ports: exit_ports(self.config),
+            family: self.config.node.family.clone(),
+            relays,
+        };
+        record.sign(|message| self.identity.sign(message))
+    }
+}
+
+impl Records {
+    pub(crate) fn new(own: SignedRecord) -> Self {
+        let mut book = RecordBook::new();
+        book.handle_record(own.clone());
+        Self {
+            book: Mutex::new(book),
+            own: watch::Sender::new(own),
+            refresh: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// All of them, this node's own included.
+    pub(crate) fn book(&self) -> MutexGuard<'_, RecordBook> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// This node's own.
+    pub(crate) fn own(&self) -> SignedRecord {
+        self.own.borrow().clone()
+    }
+
+    /// The highest sequence that this node ever gave itself, as far as anybody remembers.
+    pub(crate) fn last_own_sequence(&self) -> u64 {
+        let own = self.own();
+        let known = self.get(&own.id());
+        known
+            .map_or(0, |known| known.record().sequence)
+            .max(own.record().sequence)
+    }
+
+    /// Whether others hold a record of a former life of this node for newer than its own: its
+    /// clock went backwards.
+    pub(crate) fn is_outdated(&self) -> bool {
+        self.last_own_sequence() > self.own().record().sequence
+    }
+
+    /// This node's own, and each that follows it.
+    pub(crate) fn follow_own(&self) -> watch::Receiver<SignedRecord> {
+        self.own.subscribe()
+    }
+
+    /// Replaces this node's own.
+    pub(crate) fn set_own(&self, own: SignedRecord) {
+        self.book().handle_record(own.clone());
+        self.own.send_replace(own);
+    }
+
+    /// The newest record of a node.
+    pub(crate) fn get(&self, id: &NodeId) -> Option<SignedRecord> {
+        self.book().get(id).cloned()
+    }
+
+    /// Fetches the whole sets of all `links` at once, unless that was done a moment ago; whether
+    /// anything is new.
+    pub(crate) async fn refresh(&self, links: Vec<Link>, counters: &Counters) -> bool {
+        let asked = Instant::now();
+        let mut last = self.refresh.lock().await;
+        if let Some(last) = *last {
+            if last > asked {
+                return true;
+            }
+            let due = last.checked_add(REFRESH_PAUSE).unwrap_or(last);
+            tokio::time::sleep_until(due).await;
+        }
+        let fetches = links.iter().map(|link| self.fetch(link, counters));
+        let news = futures_util::future::join_all(fetches).await;
+        *last = Some(Instant::now());
+        news.into_iter().any(|new| new.unwrap_or(false))
+    }
+
+    /// Fetches the whole set of one peer; whether anything is new.
+    pub(crate) async fn fetch(&self, link: &Link, counters: &Counters) -> Result<bool, FetchError> {
+        let fetch = self.fetch_set(link, counters);
+        let result = tokio::time::timeout(FETCH_TIMEOUT, fetch).await;
+        let result = result.unwrap_or(Err(FetchError::TimedOut));
+        if let Err(error) = &result {
+            tracing::debug!(peer = %link.peer(), %error, "no records from the peer");
+        }
+        result
+    }
+
+    async fn fetch_set(&self, link: &Link, counters: &Counters) -> Result<bool, FetchError> {
+        let mut pipe = link.open().await?;
+        pipe.writer.send_open(&Open::Records).await?;
+        pipe.writer.finish().await?;
+        if let Answer::Refused(reason) = pipe.reader.read_answer().await? {
+            return Err(FetchError::Refused(reason));
+        }
+        let mut set = RecordSetReader::new();
+        let mut news = false;
+        while let Some(chunk) = pipe.reader.read_chunk().await? {
+            set.handle_bytes(&chunk);
+            while let Some(record) = set.poll_record()? {
+                news |= self.take(&record, counters);
+            }
+        }
+        set.handle_end()?;
+        Ok(news)
+    }
+
+    /// Takes one encoded record; whether it is new. One that does not verify is counted, the rest
+    /// of its set is judged by itself.
+    fn take(&self, record: &[u8], counters: &Counters) -> bool {
+        match self.book().handle_bytes(record) {
+            Ok(outcome) => matches!(outcome, RecordOutcome::New | RecordOutcome::Newer),
+            Err(error) => {
+                counters.records_refused.fetch_add(1, Relaxed);
+                tracing::debug!(%error, "record refused");
+                false
+            }
+        }
+    }
+
+    /// Sends the whole set down a stream that was accepted.
+    pub(crate) async fn serve(&self, pipe: Pipe) -> Result<(), PipeError> {
+        let mut pipe = pipe;
+        let set = self.book().encode_set();
+        pipe.writer.write_chunk(set.into()).await?;
+        pipe.writer.finish().await
+    }
+}
+
+/// A set of records that was not fetched.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FetchError {
+    #[error(transparent)]
+    Link(#[from] crate::carrier::LinkError),
+    #[error(transparent)]
+    Pipe(#[from] PipeError),
+    #[error(transparent)]
+    Set(#[from] wormholes_proto::RecordSetError),
+    #[error("refused: {0}")]
+    Refused(wormholes_proto::Reason),
+    #[error("timed out")]
+    TimedOut,
+}
+
+/// A summary of what the exit dials: ranges of ports, whatever the address.
+fn exit_ports(config: &Config) -> Vec<(u16, u16)> {
+    if !config.exit.role.enabled {
+        return Vec::new();
+    }
+    let mut ports: Vec<(u16, u16)> = Vec::new();
+    for rule in &config.exit.allow {
+        if rule.ports.is_empty() {
+            return vec![(1, u16::MAX)];
+        }
+        ports.extend(&rule.ports);
+    }
+    ports.sort_unstable();
+    ports.dedup();
+    ports.truncate(MAX_RECORD_EXIT_PORTS);
+    ports
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

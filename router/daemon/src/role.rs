@@ -1,0 +1,326 @@
+//! One thing that this node does for others, within the limits of config.toml: who is being
+//! served, how much each had today, and how fast.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use wormholes_proto::{NodeId, Reason};
+use wormholes_rules::Allowance;
+
+use crate::{
+    config::RoleConfig,
+    counters::RoleCounters,
+    pipe::{CopyLimits, FlowBytes, Pace},
+};
+
+/// Nodes whose use is remembered. Overflow rule: those that are not being served are forgotten,
+/// the least used first.
+const MAX_ACCOUNTS: usize = 4096;
+const SECONDS_A_DAY: u64 = 86_400;
+
+/// A role with its limits and its accounts.
+#[derive(Debug)]
+pub(crate) struct Role {
+    config: RoleConfig,
+    accounts: Mutex<Accounts>,
+}
+
+/// What one node had.
+#[derive(Debug, Default)]
+struct Account {
+    active: usize,
+    pace: Option<Arc<Pace>>,
+    day: u64,
+    bytes_today: Arc<AtomicU64>,
+}
+
+#[derive(Debug, Default)]
+struct Accounts {
+    active: usize,
+    by_node: HashMap<NodeId, Account>,
+}
+
+/// A place in a role; dropping it frees it.
+#[derive(Debug)]
+pub(crate) struct Place<'a> {
+    role: &'a Role,
+    counters: &'a RoleCounters,
+    node: NodeId,
+    pace: Option<Arc<Pace>>,
+    bytes_today: Arc<AtomicU64>,
+    /// What the flow in this place moved.
+    pub(crate) bytes: FlowBytes,
+}
+
+/// What a role does now, for the control socket.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct RoleStatus {
+    /// Whether config.toml turns it on.
+    pub enabled: bool,
+    /// Being served.
+    pub active: usize,
+    /// At once, in all.
+    pub max_active: usize,
+    /// Served since the start.
+    pub opened: u64,
+    /// Bytes carried since the start, both directions.
+    pub bytes: u64,
+    /// Refusals by reason.
+    pub refused: Vec<(String, u64)>,
+    /// By node, those with the most bytes today first.
+    pub nodes: Vec<RoleAccount>,
+}
+
+/// What one node had of a role.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct RoleAccount {
+    /// Who.
+    pub id: NodeId,
+    /// Being served.
+    pub active: usize,
+    /// Bytes since midnight UTC, both directions.
+    pub bytes_today: u64,
+}
+
+impl Role {
+    pub(crate) fn new(config: RoleConfig) -> Self {
+        Self {
+            config,
+            accounts: Mutex::default(),
+        }
+    }
+
+    /// Takes a place for `node`.
+    ///
+    /// # Errors
+    /// [`Reason::Unsupported`] when the role is off, [`Reason::Busy`] at a limit.
+    pub(crate) fn enter<'a>(
+        &'a self,
+        counters: &'a RoleCounters,
+        node: NodeId,
+    ) -> Result<Place<'a>, Reason> {
+        if !self.config.enabled {
+            return Err(Reason::Unsupported);
+        }
+        let mut accounts = self.accounts();
+        if accounts.active >= self.config.max_circuits {
+            return Err(Reason::Busy);
+        }
+        accounts.make_room();
+        let account = accounts.by_node.entry(node).or_default();
+        if account.active >= self.config.max_circuits_per_peer {
+            return Err(Reason::Busy);
+        }
+        account.active += 1;
+        account.turn_day(today());
+        let rate = self.config.bytes_per_second_per_peer;
+        if rate > 0 && account.pace.is_none() {
+            account.pace = Some(Arc::new(Pace::new(rate)));
+        }
+        let (pace, bytes_today) = (account.pace.clone(), Arc::clone(&account.bytes_today));
+        accounts.active += 1;
+        counters.active.fetch_add(1, Relaxed);
+        counters.opened.fetch_add(1, Relaxed);
+        Ok(Place {
+            role: self,
+            counters,
+            node,
+            pace,
+            bytes_today,
+            bytes: FlowBytes::default(),
+        })
+    }
+
+    /// Bytes that `node` had since midnight UTC.
+    pub(crate) fn bytes_today(&self, node: &NodeId) -> u64 {
+        let accounts = self.accounts();
+        let account = accounts
+            .by_node
+            .get(node)
+            .filter(|account| account.day == today());
+        account.map_or(0, |account| account.bytes_today.load(Relaxed))
+    }
+
+    /// What it does now.
+    pub(crate) fn status(&self, counters: &RoleCounters) -> RoleStatus {
+        let mut nodes: Vec<RoleAccount> = self
+            .accounts()
+            .by_node
+            .iter()
+            .map(|(id, account)| RoleAccount {
+                id: *id,
+                active: account.active,
+                bytes_today: account.bytes_today.load(Relaxed),
+            })
+            .collect();
+        nodes.sort_by_key(|account| (std::cmp::Reverse(account.bytes_today), account.id));
+        RoleStatus {
+            enabled: self.config.enabled,
+            active: counters.active.load(Relaxed),
+            max_active: self.config.max_circuits,
+            opened: counters.opened.load(Relaxed),
+            bytes: counters.bytes.load(Relaxed),
+            refused: counters
+                .refused()
+                .into_iter()
+                .map(|(reason, count)| (reason.to_string(), count))
+                .collect(),
+            nodes,
+        }
+    }
+
+    fn accounts(&self) -> std::sync::MutexGuard<'_, Accounts> {
+        self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Accounts {
+    fn make_room(&mut self) {
+        if self.by_node.len() < MAX_ACCOUNTS {
+            return;
+        }
+        let idle = self
+            .by_node
+            .iter()
+            .filter(|(_, account)| account.active == 0);
+        let least = idle.min_by_key(|(_, account)| account.bytes_today.load(Relaxed));
+        if let Some(id) = least.map(|(id, _)| *id) {
+            self.by_node.remove(&id);
+        }
+    }
+}
+
+impl Account {
+    fn turn_day(&mut self, day: u64) {
+        if self.day != day {
+            self.day = day;
+            self.bytes_today = Arc::default();
+        }
+    }
+}
+
+impl Place<'_> {
+    /// Limits of a copy in this place: config.toml's and those of a rule's allowance.
+    pub(crate) fn limits(&self, allowance: &Allowance) -> CopyLimits {
+        let own_max = Some(self.role.config.max_bytes_per_circuit).filter(|max| *max > 0);
+        let own_idle = Some(self.role.config.idle);
+        CopyLimits {
+            bandwidth_bytes_per_s: allowance.bandwidth_bytes_per_s,
+            paces: self.pace.iter().cloned().collect(),
+            max_bytes: least(own_max, allowance.max_bytes),
+            max_time: allowance.max_time,
+            idle: least(own_idle, allowance.idle),
+            jitter: None,
+            pad_bytes: None,
+            witness: None,
+        }
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let bytes = self.bytes.total();
+        self.bytes_today.fetch_add(bytes, Relaxed);
+        self.counters.bytes.fetch_add(bytes, Relaxed);
+        self.counters.active.fetch_sub(1, Relaxed);
+        let mut accounts = self.role.accounts();
+        accounts.active = accounts.active.saturating_sub(1);
+        if let Some(account) = accounts.by_node.get_mut(&self.node) {
+            account.active = account.active.saturating_sub(1);
+        }
+    }
+}
+
+fn least<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}
+
+/// Days since 1970.
+fn today() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs() / SECONDS_A_DAY)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn role(max_circuits: usize, max_circuits_per_peer: usize) -> Role {
+        Role::new(RoleConfig {
+            enabled: true,
+            max_circuits,
+            max_circuits_per_peer,
+            ..RoleConfig::default()
+        })
+    }
+
+    fn node(byte: u8) -> NodeId {
+        NodeId::from_bytes([byte; 32])
+    }
+
+    #[test]
+    fn places_are_limited_per_node_and_in_all() {
+        let counters = RoleCounters::default();
+        let role = role(3, 2);
+        let first = role.enter(&counters, node(1)).unwrap();
+        let _second = role.enter(&counters, node(1)).unwrap();
+        assert_eq!(role.enter(&counters, node(1)).err(), Some(Reason::Busy));
+        let _third = role.enter(&counters, node(2)).unwrap();
+        assert_eq!(role.enter(&counters, node(3)).err(), Some(Reason::Busy));
+        drop(first);
+        let _fourth = role.enter(&counters, node(3)).unwrap();
+        assert_eq!(role.status(&counters).active, 3);
+    }
+
+    #[test]
+    fn bytes_are_summed_by_node() {
+        let counters = RoleCounters::default();
+        let role = role(3, 2);
+        let place = role.enter(&counters, node(1)).unwrap();
+        place.bytes.up.store(5, Relaxed);
+        drop(place);
+        let place = role.enter(&counters, node(1)).unwrap();
+        place.bytes.down.store(7, Relaxed);
+        drop(place);
+        assert_eq!(role.bytes_today(&node(1)), 12);
+        assert_eq!(role.bytes_today(&node(2)), 0);
+        assert_eq!(role.status(&counters).bytes, 12);
+    }
+
+    #[test]
+    fn a_role_that_is_off_serves_nobody() {
+        let role = Role::new(RoleConfig::default());
+        let counters = RoleCounters::default();
+        assert_eq!(
+            role.enter(&counters, node(1)).err(),
+            Some(Reason::Unsupported)
+        );
+    }
+
+    #[test]
+    fn the_least_used_account_makes_room() {
+        let counters = RoleCounters::default();
+        let role = role(MAX_ACCOUNTS * 2, 1);
+        for number in 0..=MAX_ACCOUNTS {
+            let mut bytes = [0; 32];
+            bytes[..8].copy_from_slice(&number.to_be_bytes());
+            let place = role.enter(&counters, NodeId::from_bytes(bytes)).unwrap();
+            place.bytes.up.store(number as u64, Relaxed);
+        }
+        let status = role.status(&counters);
+        assert_eq!(status.nodes.len(), MAX_ACCOUNTS);
+        assert_eq!(
+            status.nodes.last().map(|account| account.bytes_today),
+            Some(1)
+        );
+    }
+}

@@ -1,0 +1,283 @@
+//! What this node does for others: every stream that comes in is read, authorised and served here.
+//!
+//! A stranger may only send a CREATE, and only where the hop role is on. Whoever comes through a
+//! relay or an onion asks inside for targets and services only.
+
+mod exit;
+mod hop;
+mod records;
+mod relay;
+mod service;
+#[cfg(test)]
+mod tests;
+
+use std::{sync::Arc, sync::atomic::Ordering::Relaxed, time::Duration};
+
+use futures_util::{FutureExt, future::BoxFuture};
+use quinn::Incoming;
+use wormholes_proto::{Answer, NodeId, Open, Reason};
+use wormholes_rules::{NodeView, RuleEvent, Verdict};
+
+pub(crate) use hop::HopKeys;
+pub(crate) use relay::RelayDesk;
+
+use crate::{
+    carrier::{CloseCode, Link, Standing},
+    network::Network,
+    peers::StrangerPlace,
+    pipe::{CopyEnd, Pipe},
+};
+
+/// Whoever opens a stream says why within this.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+/// A stranger without a stream makes room after this, at most twice as long.
+const STRANGER_IDLE: Duration = Duration::from_secs(60);
+
+/// Who asks, as far as it is known.
+#[derive(Debug, Clone)]
+pub(crate) struct Asker {
+    /// The peer; for an onion the hop before.
+    pub(crate) id: NodeId,
+    /// Its trust; an onion's asker is nobody.
+    pub(crate) trust: u8,
+    /// How the request came.
+    pub(crate) way: Way,
+}
+
+/// How a request came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// On a connection to a peer.
+    Peer,
+    /// On a connection to a stranger.
+    Stranger,
+    /// Sealed, through a relay.
+    Relayed,
+    /// In the last layer of an onion.
+    Onion,
+}
+
+/// Takes calls until the node stops.
+pub(crate) async fn listen(network: Arc<Network>) {
+    while let Some(incoming) = network.carrier().accept().await {
+        let taker = Arc::clone(&network);
+        network.spawn(async move { call(taker, incoming).await });
+    }
+}
+
+async fn call(network: Arc<Network>, incoming: Incoming) {
+    let link = match network.carrier().handshake(incoming).await {
+        Ok(link) => link,
+        Err(error) => {
+            network.counters().handshakes_failed.fetch_add(1, Relaxed);
+            tracing::debug!(%error, "call failed");
+            return;
+        }
+    };
+    match admit(&network, &link) {
+        Ok(stranger) => serve_link(network, link, stranger, true).await,
+        Err(code) => {
+            network.counters().links_refused.fetch_add(1, Relaxed);
+            link.close(code);
+        }
+    }
+}
+
+/// Decides who may connect; a stranger gets a place to hold.
+fn admit(network: &Arc<Network>, link: &Link) -> Result<Option<StrangerPlace>, CloseCode> {
+    let id = link.peer();
+    let known = network.peers().known().get(&id).is_some();
+    if id == network.id() || (!known && !network.config().hop.enabled) {
+        return Err(CloseCode::Denied);
+    }
+    if let Verdict::Deny(why) = network.gatekeeper().accept(&network.view(id)) {
+        tracing::debug!(peer = %id, why, "connection denied");
+        return Err(CloseCode::Denied);
+    }
+    if !known {
+        link.set_standing(Standing::Stranger);
+        return network.peers().stranger().map(Some).ok_or(CloseCode::Busy);
+    }
+    link.set_standing(Standing::Known);
+    network.peers().seat(link).map_err(|_| CloseCode::Busy)?;
+    Ok(None)
+}
+
+/// Serves the streams of a connection until it closes. Strangers hold their place meanwhile.
+/// Who is not `welcome` is called, and asks for nothing.
+/// Boxed: serving a stream may connect to a further node, whose connection is served here too.
+pub(crate) fn serve_link(
+    network: Arc<Network>,
+    link: Link,
+    stranger: Option<StrangerPlace>,
+    welcome: bool,
+) -> BoxFuture<'static, ()> {
+    serve_streams(network, link, stranger, welcome).boxed()
+}
+
+async fn serve_streams(
+    network: Arc<Network>,
+    link: Link,
+    stranger: Option<StrangerPlace>,
+    welcome: bool,
+) {
+    let known = stranger.is_none() && network.peers().known().get(&link.peer()).is_some();
+    if known {
+        announce(&network, &link, "peer-up", String::new());
+        let fetcher = (Arc::clone(&network), link.clone());
+        network.spawn(async move { fetcher.0.learn_from(&fetcher.1).await });
+    }
+    // Each stream holds a clone: whoever counts one has no stream open.
+    let streams = Arc::new(());
+    let lost = loop {
+        match tokio::time::timeout(STRANGER_IDLE, link.accept()).await {
+            Ok(Ok(pipe)) => {
+                let server = Arc::clone(&network);
+                let (opener, stream) = (link.clone(), Arc::clone(&streams));
+                network.spawn(async move {
+                    serve_stream(server, opener, pipe, welcome).await;
+                    drop(stream);
+                });
+            }
+            Ok(Err(error)) => break error,
+            Err(_) if stranger.is_some() && Arc::strong_count(&streams) == 1 => {
+                link.close(CloseCode::Done);
+            }
+            Err(_) => {}
+        }
+    };
+    let gone = network.peers().unseat(&link);
+    if gone {
+        network.relay_desk().disconnected(&link.peer());
+    }
+    if known && gone {
+        announce(&network, &link, "peer-down", lost.to_string());
+    }
+}
+
+fn announce(network: &Network, link: &Link, kind: &str, reason: String) {
+    let peer: Arc<NodeView> = network.view(link.peer());
+    tracing::info!(peer = peer.name, kind, reason, "connection changed");
+    network.expire_world();
+    network.gatekeeper().event(RuleEvent {
+        kind: kind.to_owned(),
+        peer: Some(peer),
+        reason,
+        label: None,
+    });
+}
+
+/// Whether the rules let in a node that was called from here: a call that this node makes opens
+/// no door of its own.
+pub(crate) fn is_welcome(network: &Network, link: &Link) -> bool {
+    let verdict = network.gatekeeper().accept(&network.view(link.peer()));
+    matches!(verdict, Verdict::Allow(_))
+}
+
+async fn serve_stream(network: Arc<Network>, link: Link, mut pipe: Pipe, welcome: bool) {
+    let open = tokio::time::timeout(OPEN_TIMEOUT, pipe.reader.read_open()).await;
+    let Ok(Ok(open)) = open else {
+        network.counters().streams_refused.fetch_add(1, Relaxed);
+        refuse(pipe, Reason::Malformed).await;
+        return;
+    };
+    // Callers come through a relay that this node called; each is asked for by itself.
+    if !welcome && !matches!(open, Open::Relayed) {
+        network.counters().streams_refused.fetch_add(1, Relaxed);
+        return refuse(pipe, Reason::Denied).await;
+    }
+    let trust = network
+        .peers()
+        .known()
+        .get(&link.peer())
+        .map(|peer| peer.trust);
+    let asker = Asker {
+        id: link.peer(),
+        trust: trust.unwrap_or(0),
+        way: if trust.is_some() {
+            Way::Peer
+        } else {
+            Way::Stranger
+        },
+    };
+    serve_open(&network, &asker, &link, open, pipe).await;
+}
+
+async fn serve_open(network: &Arc<Network>, asker: &Asker, link: &Link, open: Open, pipe: Pipe) {
+    match open {
+        Open::Exit(_) | Open::Resolve(_) | Open::Service(_) if asker.way == Way::Peer => {
+            serve_target(network, asker, open, pipe).await;
+        }
+        Open::Records if asker.way == Way::Peer => records::serve(network, pipe).await,
+        Open::Register(record) if asker.way == Way::Peer => {
+            relay::register(network, asker, &record, pipe).await;
+        }
+        Open::Relay(to) if asker.way == Way::Peer => relay::serve(network, asker, to, pipe).await,
+        Open::Relayed if asker.way == Way::Peer => relay::called(network, link, pipe).await,
+        Open::Create { key_id, slots } => hop::serve(network, asker, &key_id, &slots, pipe).await,
+        Open::Exit(_)
+        | Open::Resolve(_)
+        | Open::Service(_)
+        | Open::Relay(_)
+        | Open::Channel
+        | Open::Register(_)
+        | Open::Relayed
+        | Open::Records => {
+            network.counters().streams_refused.fetch_add(1, Relaxed);
+            refuse(pipe, Reason::Denied).await;
+        }
+    }
+}
+
+/// Serves what anybody who was let in may ask for, on whatever way the request came.
+pub(crate) async fn serve_target(network: &Arc<Network>, asker: &Asker, open: Open, pipe: Pipe) {
+    match open {
+        Open::Exit(target) => exit::serve(network, asker, &target, pipe).await,
+        Open::Resolve(host) => exit::resolve(network, asker, &host, pipe).await,
+        Open::Service(name) => service::serve(network, asker, name.as_ref(), pipe).await,
+        Open::Relay(_)
+        | Open::Create { .. }
+        | Open::Channel
+        | Open::Register(_)
+        | Open::Relayed
+        | Open::Records => {
+            network.counters().streams_refused.fetch_add(1, Relaxed);
+            refuse(pipe, Reason::Denied).await;
+        }
+    }
+}
+
+/// Tells the asker why not.
+pub(crate) async fn refuse(mut pipe: Pipe, reason: Reason) {
+    // Who does not listen to the refusal misses nothing else.
+    if pipe
+        .writer
+        .send_answer(&Answer::Refused(reason))
+        .await
+        .is_ok()
+    {
+        let _ = pipe.writer.finish().await;
+    }
+}
+
+/// Grants what was asked for.
+async fn accept(pipe: &mut Pipe, body: Vec<u8>) -> bool {
+    let answer = Answer::Accepted(body);
+    pipe.writer.send_answer(&answer).await.is_ok()
+}
+
+/// What the log says when a flow that was served ends.
+fn log_end(role: &'static str, asker: &Asker, end: &CopyEnd) {
+    let why = end
+        .stop
+        .as_ref()
+        .map_or_else(|| "done".to_owned(), ToString::to_string);
+    tracing::debug!(
+        role,
+        from = %asker.id,
+        up_bytes = end.up_bytes,
+        down_bytes = end.down_bytes,
+        why,
+        "flow served"
+    );
+}

@@ -1,0 +1,256 @@
+//! The relay role, and what comes to this node through relays of its own.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
+    time::{Duration, Instant, SystemTime},
+};
+
+use wormholes_proto::{
+    Answer, CircuitId, NodeId, Open, Reason, Rendezvous, RendezvousLimits, SignedRecord,
+    sealed::{HELLO_BYTES, OwnEnd, handle_hello},
+};
+use wormholes_rules::{Allowance, RelayRequest, Verdict};
+
+use super::{Asker, Way, accept, log_end, refuse, serve_target};
+use crate::{
+    carrier::Link,
+    config::RoleConfig,
+    network::Network,
+    pipe::{self, CopyLimits, Pipe, PipeError},
+};
+
+/// A registration lasts as long as its connection; this only clears what was missed.
+const REGISTRATION: Duration = Duration::from_secs(1800);
+/// The called node answers the relay, and the caller's first message comes, within this.
+const CALLED_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Who is registered here, and which circuits run.
+#[derive(Debug)]
+pub(crate) struct RelayDesk {
+    rendezvous: Mutex<Rendezvous>,
+    start: Instant,
+}
+
+/// A circuit in the book; dropping it closes it.
+struct OpenCircuit<'a> {
+    desk: &'a RelayDesk,
+    id: CircuitId,
+}
+
+impl RelayDesk {
+    /// Bytes and idle time of a circuit are for its copy to keep.
+    pub(crate) fn new(config: &RoleConfig, max_registered: usize) -> Self {
+        let limits = RendezvousLimits {
+            max_registered,
+            registration: REGISTRATION,
+            max_circuits: config.max_circuits,
+            max_circuits_per_peer: config.max_circuits_per_peer,
+            max_bytes_per_circuit: None,
+            idle: Duration::from_secs(u64::from(u32::MAX)),
+        };
+        Self {
+            rendezvous: Mutex::new(Rendezvous::new(limits)),
+            start: Instant::now(),
+        }
+    }
+
+    /// Nodes registered here.
+    pub(crate) fn registered(&self) -> Vec<NodeId> {
+        self.rendezvous().records().map(SignedRecord::id).collect()
+    }
+
+    /// Forgets a node whose connection is gone.
+    pub(crate) fn disconnected(&self, id: &NodeId) {
+        self.rendezvous().handle_disconnected(id);
+    }
+
+    fn register(&self, peer: NodeId, record: SignedRecord) -> Result<(), Reason> {
+        let now = self.start.elapsed();
+        let mut rendezvous = self.rendezvous();
+        while rendezvous.poll_expired(now).is_some() {}
+        rendezvous.handle_register(now, peer, record)
+    }
+
+    fn open(&self, from: NodeId, to: NodeId) -> Result<OpenCircuit<'_>, Reason> {
+        let now = self.start.elapsed();
+        let id = self.rendezvous().handle_relay_request(now, from, to)?;
+        Ok(OpenCircuit { desk: self, id })
+    }
+
+    fn rendezvous(&self) -> MutexGuard<'_, Rendezvous> {
+        self.rendezvous
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for OpenCircuit<'_> {
+    fn drop(&mut self) {
+        self.desk.rendezvous().handle_circuit_closed(self.id);
+    }
+}
+
+/// Takes a registration.
+pub(super) async fn register(network: &Network, asker: &Asker, record: &[u8], mut pipe: Pipe) {
+    let registered = if network.config().relay.enabled {
+        SignedRecord::decode(record)
+            .map_err(|_| Reason::Malformed)
+            .and_then(|record| {
+                network.relay_desk().register(asker.id, record.clone())?;
+                network.add_record(record);
+                Ok(())
+            })
+    } else {
+        Err(Reason::Unsupported)
+    };
+    match registered {
+        Ok(()) => {
+            tracing::debug!(peer = %asker.id, "registered");
+            if accept(&mut pipe, Vec::new()).await {
+                let _ = pipe.writer.finish().await;
+            }
+        }
+        Err(reason) => {
+            network.counters().relay.refuse(reason);
+            refuse(pipe, reason).await;
+        }
+    }
+}
+
+/// Joins the caller with a registered node. What they say is theirs.
+pub(super) async fn serve(network: &Arc<Network>, asker: &Asker, to: NodeId, mut pipe: Pipe) {
+    let counters = &network.counters().relay;
+    let granted = async {
+        let place = network.relay().enter(counters, asker.id)?;
+        let circuit = network.relay_desk().open(asker.id, to)?;
+        let allowance = ask_rules(network, asker, to)?;
+        let far = call(network, to).await?;
+        Ok::<_, Reason>((place, circuit, allowance, far))
+    };
+    let (place, circuit, allowance, far) = match granted.await {
+        Ok(granted) => granted,
+        Err(reason) => {
+            counters.refuse(reason);
+            return refuse(pipe, reason).await;
+        }
+    };
+    if accept(&mut pipe, Vec::new()).await {
+        let limits = CopyLimits {
+            witness: network.witness(),
+            ..place.limits(&allowance)
+        };
+        let end = pipe::copy(pipe, far, &limits, &place.bytes).await;
+        tracing::debug!(
+            target: "wormholes::learned",
+            role = "relay",
+            from = %asker.id,
+            to = %to,
+            up_bytes = end.up_bytes,
+            down_bytes = end.down_bytes,
+            "relay learned who spoke with whom, and how much"
+        );
+        log_end("relay", asker, &end);
+    }
+    drop(circuit);
+}
+
+fn ask_rules(network: &Network, asker: &Asker, to: NodeId) -> Result<Allowance, Reason> {
+    let request = RelayRequest {
+        from: network.view(asker.id),
+        to: network.view(to),
+        bytes_today: network.relay().bytes_today(&asker.id),
+        now: SystemTime::now(),
+    };
+    match network.gatekeeper().relay(&request) {
+        Verdict::Allow(allowance) => Ok(allowance),
+        Verdict::Deny(why) => {
+            tracing::debug!(from = %asker.id, to = %to, why, "relay denied by rule");
+            Err(Reason::Denied)
+        }
+    }
+}
+
+/// Opens a stream to the registered node. It called; it is not called back.
+async fn call(network: &Network, to: NodeId) -> Result<Pipe, Reason> {
+    let link = network.peers().link(&to).ok_or(Reason::NoNode)?;
+    let call = async {
+        let mut pipe = link.open().await.map_err(|_| Reason::Unreachable)?;
+        let sent = pipe.writer.send_open(&Open::Relayed).await;
+        sent.map_err(|_| Reason::Unreachable)?;
+        match pipe.reader.read_answer().await {
+            Ok(Answer::Accepted(_)) => Ok(pipe),
+            Ok(Answer::Refused(reason)) => Err(reason),
+            Err(_) => Err(Reason::Unreachable),
+        }
+    };
+    let called = tokio::time::timeout(CALLED_TIMEOUT, call).await;
+    called.unwrap_or(Err(Reason::TimedOut))
+}
+
+/// Takes a caller that a relay of this node's own brings. Whoever does not prove to be a peer sees
+/// a reset, whatever the cause.
+pub(super) async fn called(network: &Arc<Network>, relay: &Link, mut pipe: Pipe) {
+    let known = network.peers().known();
+    if !known.get(&relay.peer()).is_some_and(|peer| peer.register) {
+        network.counters().streams_refused.fetch_add(1, Relaxed);
+        return refuse(pipe, Reason::Denied).await;
+    }
+    let taken = async {
+        if !accept(&mut pipe, Vec::new()).await {
+            return Err(PipeError::Reset);
+        }
+        take_caller(network, pipe).await
+    };
+    match tokio::time::timeout(CALLED_TIMEOUT, taken).await {
+        Ok(Ok((asker, open, pipe))) => {
+            tracing::debug!(from = %asker.id, relay = %relay.peer(), "called through a relay");
+            serve_target(network, &asker, open, pipe).await;
+        }
+        Ok(Err(error)) => {
+            network.counters().streams_refused.fetch_add(1, Relaxed);
+            tracing::debug!(relay = %relay.peer(), %error, "caller refused");
+        }
+        Err(_) => {
+            network.counters().streams_refused.fetch_add(1, Relaxed);
+        }
+    }
+}
+
+async fn take_caller(network: &Network, pipe: Pipe) -> Result<(Asker, Open, Pipe), PipeError> {
+    let mut pipe = pipe;
+    let hello = pipe.reader.read_exact(HELLO_BYTES).await?;
+    let own_record = network.own_record();
+    let own = OwnEnd {
+        noise: network.identity().noise(),
+        record: &own_record,
+    };
+    let sequence = |id: &NodeId| {
+        network
+            .records()
+            .get(id)
+            .map(|known| known.record().sequence)
+    };
+    let (session, answer) =
+        handle_hello(own, &hello, sequence, &mut rand::rng()).map_err(|error| {
+            tracing::debug!(%error, "a caller's handshake does not hold");
+            PipeError::Malformed("handshake")
+        })?;
+    let id = session.peer.id();
+    let trust = network.peers().known().get(&id).map(|peer| peer.trust);
+    let trust = trust.ok_or(PipeError::Malformed("caller that is no peer"))?;
+    if let Verdict::Deny(_) = network.gatekeeper().accept(&network.view(id)) {
+        return Err(PipeError::Malformed("caller that a rule denies"));
+    }
+    pipe.writer.write_chunk(answer.into()).await?;
+    let sealed = pipe.sealed(session.sealer, session.opener);
+    let mut pipe = sealed.ok_or(PipeError::Malformed("stream"))?;
+    // Its first frame proves that the caller is here now and no replay.
+    let open = pipe.reader.read_open().await?;
+    network.add_record(session.peer);
+    let asker = Asker {
+        id,
+        trust,
+        way: Way::Relayed,
+    };
+    Ok((asker, open, pipe))
+}

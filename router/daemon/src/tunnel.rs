@@ -1,0 +1,309 @@
+//! Opens tunnels: one match over their kinds, and one error that says what may be done about it.
+
+mod direct;
+mod onion;
+mod relay;
+mod socks;
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use thiserror::Error;
+use wormholes_proto::{Answer, Host, NodeId, Open, Reader, Reason, Remedy, ServiceName, Target};
+use wormholes_rules::{Tunnel, TunnelKind};
+
+pub(crate) use onion::OnionClient;
+
+use onion::OnionPlan;
+
+use crate::{
+    dial::DialError,
+    network::Network,
+    peers::ConnectError,
+    pipe::{Pipe, PipeError},
+};
+
+/// What a flow wants of a tunnel.
+#[derive(Debug, Clone)]
+pub struct TunnelRequest {
+    /// Where to; the end of the tunnel dials it, unless the tunnel ends at a service.
+    pub target: Target,
+    /// For tunnels that end at a peer's service: which; none is its default.
+    pub service: Option<ServiceName>,
+    /// Flows with different keys share no circuit.
+    pub isolation: String,
+    /// How long opening may take.
+    pub timeout: Duration,
+}
+
+/// A tunnel that stands.
+#[derive(Debug)]
+pub struct Opened {
+    /// The target's side.
+    pub pipe: Pipe,
+    /// The nodes on the way, in order; empty for a local dial.
+    pub path: Vec<NodeId>,
+    /// What was opened.
+    pub kind: TunnelKind,
+}
+
+/// A tunnel that did not open.
+#[derive(Debug, Clone, Error)]
+pub enum OpenError {
+    /// The plan blocks.
+    #[error("blocked: {0}")]
+    Blocked(String),
+    /// The local dial failed.
+    #[error("dialling from here: {0}")]
+    Dial(#[from] DialError),
+    /// A node could not be connected to.
+    #[error("connecting to {node}: {source}")]
+    Connect {
+        /// Which one.
+        node: NodeId,
+        /// Why not.
+        source: ConnectError,
+    },
+    /// A node refused.
+    #[error("refused by {node}: {reason}")]
+    Refused {
+        /// Which one.
+        node: NodeId,
+        /// Its reason.
+        reason: Reason,
+    },
+    /// The tunnel broke while it was being opened.
+    #[error("tunnel to {node}: {source}")]
+    Broken {
+        /// The node that it was being opened to.
+        node: NodeId,
+        /// How.
+        source: PipeError,
+    },
+    /// No onion path can be laid.
+    #[error("no onion path: {0}")]
+    NoPath(String),
+    /// The upstream SOCKS server failed.
+    #[error("upstream SOCKS server: {0}")]
+    Upstream(Reason),
+    /// Nobody that can serve as what the plan wants is known.
+    #[error("{0}")]
+    NoWay(&'static str),
+    /// The time was over.
+    #[error("not open within {} ms", .0.as_millis())]
+    TimedOut(Duration),
+}
+
+/// Where a tunnel failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Place {
+    /// The rules of this node.
+    Rule,
+    /// This node.
+    Local,
+    /// The first node on the way, or its connection.
+    Peer,
+    /// A node further on, or the target behind it.
+    Remote,
+}
+
+/// Where it failed, and what may be done about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ErrorKind {
+    /// Where.
+    pub place: Place,
+    /// What to do: fallback is decided by this only.
+    pub remedy: Remedy,
+}
+
+impl OpenError {
+    /// Where it failed, and what may be done about it.
+    pub fn kind(&self) -> ErrorKind {
+        let place = match self {
+            Self::Blocked(_) => Place::Rule,
+            Self::Dial(_) | Self::NoPath(_) | Self::NoWay(_) | Self::TimedOut(_) => Place::Local,
+            Self::Connect { .. } | Self::Broken { .. } => Place::Peer,
+            Self::Refused { .. } | Self::Upstream(_) => Place::Remote,
+        };
+        let remedy = match self {
+            Self::Blocked(_) => Remedy::GiveUp,
+            Self::Dial(DialError::SpecialUse) => Remedy::OtherTunnel,
+            Self::Dial(error) => error.reason().remedy(),
+            Self::Refused { reason, .. } => reason.remedy(),
+            Self::Connect { .. }
+            | Self::Broken { .. }
+            | Self::NoPath(_)
+            | Self::Upstream(_)
+            | Self::NoWay(_)
+            | Self::TimedOut(_) => Remedy::OtherTunnel,
+        };
+        ErrorKind { place, remedy }
+    }
+
+    /// The one reason of the wire's list that stands for it: what a reply at an entrance is
+    /// chosen by.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Blocked(_) => Reason::Denied,
+            Self::Dial(error) => error.reason(),
+            Self::Connect { source, .. } => source.reason(),
+            Self::Refused { reason, .. } | Self::Upstream(reason) => *reason,
+            Self::Broken { .. } | Self::NoPath(_) | Self::NoWay(_) => Reason::Unreachable,
+            Self::TimedOut(_) => Reason::TimedOut,
+        }
+    }
+}
+
+/// Opens `tunnel`. Dropping the future ends the attempt.
+///
+/// # Errors
+/// [`OpenError`], whose kind says whether another tunnel may do better.
+pub(crate) async fn open(
+    network: &Arc<Network>,
+    tunnel: &Tunnel,
+    request: &TunnelRequest,
+) -> Result<Opened, OpenError> {
+    let timeout = request.timeout;
+    let opened = tokio::time::timeout(timeout, open_any(network, tunnel, request)).await;
+    opened.unwrap_or(Err(OpenError::TimedOut(timeout)))
+}
+
+async fn open_any(
+    network: &Arc<Network>,
+    tunnel: &Tunnel,
+    request: &TunnelRequest,
+) -> Result<Opened, OpenError> {
+    let wanted = |exit: bool| match exit {
+        true => Open::Exit(request.target.clone()),
+        false => Open::Service(request.service.clone()),
+    };
+    match tunnel {
+        Tunnel::Direct { to: None, .. } => direct::dial(network, &request.target).await,
+        Tunnel::Direct { to: Some(to), exit } => {
+            let (pipe, _) = direct::ask(network, *to, &wanted(*exit)).await?;
+            Ok(Opened {
+                pipe,
+                path: vec![*to],
+                kind: TunnelKind::Direct,
+            })
+        }
+        Tunnel::Relay { via, to, exit } => {
+            let (relay, pipe, _) = relay::ask(network, *via, *to, &wanted(*exit)).await?;
+            Ok(Opened {
+                pipe,
+                path: vec![relay, *to],
+                kind: TunnelKind::Relay,
+            })
+        }
+        Tunnel::Onion { to, exit, .. } => {
+            // Without a named end the last hop is any that exits.
+            let open = wanted(*exit || to.is_none());
+            let plan = onion_plan(tunnel)?;
+            let (path, pipe, _) = onion::ask(network, plan, &request.isolation, &open).await?;
+            Ok(Opened {
+                pipe,
+                path,
+                kind: TunnelKind::Onion,
+            })
+        }
+        Tunnel::Socks { server } => socks::open(network, *server, &request.target).await,
+        Tunnel::Block { why } => Err(OpenError::Blocked(why.clone())),
+    }
+}
+
+/// Looks `host` up at the end of `tunnel`.
+///
+/// # Errors
+/// [`OpenError`] as for [`open`].
+pub(crate) async fn resolve(
+    network: &Arc<Network>,
+    tunnel: &Tunnel,
+    host: &Host,
+    isolation: &str,
+    timeout: Duration,
+) -> Result<Vec<IpAddr>, OpenError> {
+    let found = resolve_any(network, tunnel, host, isolation);
+    let found = tokio::time::timeout(timeout, found).await;
+    found.unwrap_or(Err(OpenError::TimedOut(timeout)))
+}
+
+async fn resolve_any(
+    network: &Arc<Network>,
+    tunnel: &Tunnel,
+    host: &Host,
+    isolation: &str,
+) -> Result<Vec<IpAddr>, OpenError> {
+    let open = Open::Resolve(host.clone());
+    match tunnel {
+        Tunnel::Direct { to: None, .. } => Ok(network.resolver().lookup(host).await?),
+        Tunnel::Direct { to: Some(to), .. } => {
+            let (_, body) = direct::ask(network, *to, &open).await?;
+            decode_addresses(*to, &body)
+        }
+        Tunnel::Relay { via, to, .. } => {
+            let (_, _, body) = relay::ask(network, *via, *to, &open).await?;
+            decode_addresses(*to, &body)
+        }
+        Tunnel::Onion { .. } => {
+            let plan = onion_plan(tunnel)?;
+            let (path, _, body) = onion::ask(network, plan, isolation, &open).await?;
+            let last = path.last().copied().unwrap_or_else(|| network.id());
+            decode_addresses(last, &body)
+        }
+        Tunnel::Socks { .. } => Err(OpenError::NoWay("a SOCKS server looks no names up")),
+        Tunnel::Block { why } => Err(OpenError::Blocked(why.clone())),
+    }
+}
+
+fn onion_plan(tunnel: &Tunnel) -> Result<OnionPlan, OpenError> {
+    match tunnel {
+        Tunnel::Onion {
+            hops,
+            via,
+            to,
+            friends_only,
+            ..
+        } => Ok(OnionPlan {
+            hops: *hops,
+            via: *via,
+            to: *to,
+            friends_only: *friends_only,
+        }),
+        Tunnel::Direct { .. }
+        | Tunnel::Relay { .. }
+        | Tunnel::Socks { .. }
+        | Tunnel::Block { .. } => Err(OpenError::NoWay("not an onion tunnel")),
+    }
+}
+
+/// Sends an OPEN to `node` at the other end of `pipe`, and takes its answer.
+async fn ask_on(pipe: &mut Pipe, node: NodeId, open: &Open) -> Result<Vec<u8>, OpenError> {
+    let broken = |source| OpenError::Broken { node, source };
+    pipe.writer.send_open(open).await.map_err(broken)?;
+    match pipe.reader.read_answer().await.map_err(broken)? {
+        Answer::Accepted(body) => Ok(body),
+        Answer::Refused(reason) => Err(OpenError::Refused { node, reason }),
+    }
+}
+
+/// Reads the answer to a RESOLVE.
+fn decode_addresses(node: NodeId, body: &[u8]) -> Result<Vec<IpAddr>, OpenError> {
+    let read = || {
+        let mut reader = Reader::new(body);
+        let count = reader.u8("count")?;
+        let addresses = (0..count).map(|_| match reader.u8("kind")? {
+            4 => Ok(IpAddr::from(reader.array::<4>("address")?)),
+            6 => Ok(IpAddr::from(reader.array::<16>("address")?)),
+            _ => Err(wormholes_proto::WireError::Invalid("kind")),
+        });
+        let addresses = addresses.collect::<Result<Vec<_>, _>>()?;
+        reader.finish()?;
+        Ok::<_, wormholes_proto::WireError>(addresses)
+    };
+    match read() {
+        Ok(addresses) if !addresses.is_empty() => Ok(addresses),
+        Ok(_) | Err(_) => Err(OpenError::Broken {
+            node,
+            source: PipeError::Malformed("addresses"),
+        }),
+    }
+}

@@ -1,0 +1,61 @@
+//! Direct tunnels: a dial from here, or one stream to a peer.
+
+use std::{sync::Arc, time::Duration};
+
+use wormholes_proto::{NodeId, Open, Target};
+use wormholes_rules::TunnelKind;
+
+use super::{OpenError, Opened, ask_on};
+use crate::{
+    ban::Ban,
+    dial::{self, DialError},
+    network::Network,
+    pipe::{Pipe, PipeError},
+};
+
+/// The flow's own limit ends it earlier; this one is the system's.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Dials `target` from here. Private addresses are this machine's own business; the node's own
+/// sockets are not: a flow to them would come back.
+pub(super) async fn dial(network: &Network, target: &Target) -> Result<Opened, OpenError> {
+    let addresses = network.resolver().resolve(target).await?;
+    let addresses = dial::permitted(addresses, |address| {
+        if network.own_sockets().contains(address) {
+            Err(DialError::from(Ban::Own))
+        } else {
+            Ok(())
+        }
+    })?;
+    let stream = dial::connect(&addresses, DIAL_TIMEOUT).await?;
+    Ok(Opened {
+        pipe: Pipe::tcp(stream),
+        path: Vec::new(),
+        kind: TunnelKind::Direct,
+    })
+}
+
+/// Opens a stream to a peer and asks for `open`; the answer's body comes with it.
+pub(super) async fn ask(
+    network: &Arc<Network>,
+    node: NodeId,
+    open: &Open,
+) -> Result<(Pipe, Vec<u8>), OpenError> {
+    let link = network
+        .connect(node, None)
+        .await
+        .map_err(|source| OpenError::Connect { node, source })?;
+    let mut pipe = link.open().await.map_err(|error| OpenError::Broken {
+        node,
+        source: PipeError::Broken(error.to_string()),
+    })?;
+    let body = match ask_on(&mut pipe, node, open).await {
+        // A door shut on the whole connection says more than the broken stream on it.
+        Err(OpenError::Broken { .. }) if link.is_closed() => {
+            let source = link.closed().await.into();
+            return Err(OpenError::Connect { node, source });
+        }
+        other => other?,
+    };
+    Ok((pipe, body))
+}

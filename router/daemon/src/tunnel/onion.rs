@@ -1,0 +1,277 @@
+//! Onion tunnels, seen from the client: a path, a circuit on it, and the request inside.
+//!
+//! A path is kept per isolation key; every flow gets a circuit of its own on it, if possible one
+//! that was built ahead. The client speaks with the first hop only.
+
+mod first_hop;
+mod paths;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+
+use wormholes_proto::{
+    Answer, NodeId, Open, Reason, Remedy, Suite,
+    onion::{CREATED_BYTES, ClientBuild, LastHop, PathHop, PathKey, PathRequest},
+};
+
+use super::{OpenError, ask_on};
+use crate::{
+    network::Network,
+    pipe::{CellOpener, CellSealer, Pipe, PipeError},
+};
+
+use first_hop::FirstHops;
+use paths::Paths;
+
+/// Paths that are tried for one flow, the same one with fresh keys included.
+const MAX_ATTEMPTS: usize = 3;
+/// Circuits that wait for flows, one per path. Overflow: none is built ahead.
+const MAX_SPARES: usize = 64;
+/// Well below the idle time after which hops let a circuit go.
+const SPARE_LIFETIME: Duration = Duration::from_secs(60);
+
+/// What this node keeps for its own onion tunnels.
+#[derive(Debug)]
+pub(crate) struct OnionClient {
+    paths: Paths,
+    first_hops: FirstHops,
+    spares: Mutex<BTreeMap<PathKey, Spare>>,
+}
+
+/// A circuit that was built ahead.
+#[derive(Debug)]
+struct Spare {
+    path: Vec<PathHop>,
+    pipe: Pipe,
+    built: Instant,
+}
+
+/// What a plan says about an onion tunnel.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct OnionPlan {
+    pub(super) hops: u8,
+    pub(super) via: Option<NodeId>,
+    pub(super) to: Option<NodeId>,
+    pub(super) friends_only: bool,
+}
+
+impl OnionClient {
+    /// Reads the guards that `data_dir` keeps.
+    pub(crate) fn new(data_dir: &std::path::Path) -> Self {
+        Self {
+            paths: Paths::new(data_dir),
+            first_hops: FirstHops::default(),
+            spares: Mutex::default(),
+        }
+    }
+
+    /// Guards of this node, the primary first.
+    pub(crate) fn guards(&self) -> Vec<NodeId> {
+        self.paths.guards()
+    }
+
+    fn take_spare(&self, key: &PathKey, path: &[PathHop]) -> Option<Pipe> {
+        let mut spares = self.spares.lock().unwrap_or_else(PoisonError::into_inner);
+        let spare = spares.remove(key)?;
+        let fits = spare.path == path && spare.built.elapsed() < SPARE_LIFETIME;
+        fits.then_some(spare.pipe)
+    }
+
+    fn keep_spare(&self, key: PathKey, spare: Spare) {
+        let mut spares = self.spares.lock().unwrap_or_else(PoisonError::into_inner);
+        if spares.len() >= MAX_SPARES {
+            spares.retain(|_, spare| spare.built.elapsed() < SPARE_LIFETIME);
+        }
+        if spares.len() < MAX_SPARES {
+            spares.insert(key, spare);
+        }
+    }
+
+    fn wants_spare(&self, key: &PathKey) -> bool {
+        let spares = self.spares.lock().unwrap_or_else(PoisonError::into_inner);
+        spares.len() < MAX_SPARES && !spares.contains_key(key)
+    }
+}
+
+/// Opens a circuit as `plan` says and asks its last hop for `open`. Returns the path, the stream
+/// and the answer's body.
+pub(super) async fn ask(
+    network: &Arc<Network>,
+    plan: OnionPlan,
+    isolation: &str,
+    open: &Open,
+) -> Result<(Vec<NodeId>, Pipe, Vec<u8>), OpenError> {
+    let key = PathKey {
+        isolation: isolation.to_owned(),
+        request: PathRequest {
+            own: network.id(),
+            hops: plan.hops,
+            via: plan.via,
+            to: plan.to,
+            friends_only: plan.friends_only,
+            last: last_hop(open),
+            suite: Suite::fastest_here(),
+        },
+    };
+    let mut failed = OpenError::NoWay("no onion path");
+    for _ in 0..MAX_ATTEMPTS {
+        let path = network.onion().paths.choose(network, &key).await?;
+        match ask_over(network, &key, &path, open).await {
+            Ok((pipe, body)) => {
+                build_ahead(network, key, path.clone());
+                return Ok((ids(&path), pipe, body));
+            }
+            Err(error) if error.is_answer() => return Err(error.into_open(&path)),
+            Err(error) => {
+                network.onion().paths.forget(&key);
+                if error.remedy() == Some(Remedy::RefreshRecords) {
+                    network.refresh_records().await;
+                }
+                failed = error.into_open(&path);
+            }
+        }
+    }
+    Err(failed)
+}
+
+/// A circuit that was not built, or was of no use.
+#[derive(Debug)]
+enum CircuitError {
+    /// A hop, counted from 0, failed.
+    Hop(usize, Reason),
+    /// The circuit broke.
+    Broken(PipeError),
+    /// The last hop's answer: the circuit did its work.
+    Answer(OpenError),
+}
+
+impl CircuitError {
+    fn is_answer(&self) -> bool {
+        matches!(self, Self::Answer(_))
+    }
+
+    fn remedy(&self) -> Option<Remedy> {
+        match self {
+            Self::Hop(_, reason) => Some(reason.remedy()),
+            Self::Broken(_) | Self::Answer(_) => None,
+        }
+    }
+
+    fn into_open(self, path: &[PathHop]) -> OpenError {
+        match self {
+            Self::Hop(hop, reason) => match path.get(hop) {
+                Some(hop) => OpenError::Refused {
+                    node: hop.id,
+                    reason,
+                },
+                None => OpenError::NoWay("an onion hop failed"),
+            },
+            Self::Broken(source) => match path.first() {
+                Some(first) => OpenError::Broken {
+                    node: first.id,
+                    source,
+                },
+                None => OpenError::NoWay("the onion circuit broke"),
+            },
+            Self::Answer(error) => error,
+        }
+    }
+}
+
+async fn ask_over(
+    network: &Arc<Network>,
+    key: &PathKey,
+    path: &[PathHop],
+    open: &Open,
+) -> Result<(Pipe, Vec<u8>), CircuitError> {
+    let last = path.last().map_or_else(|| network.id(), |hop| hop.id);
+    if let Some(mut spare) = network.onion().take_spare(key, path) {
+        match ask_on(&mut spare, last, open).await {
+            Ok(body) => return Ok((spare, body)),
+            // It died while it waited: a new one will do.
+            Err(OpenError::Broken { .. }) => {}
+            Err(error) => return Err(CircuitError::Answer(error)),
+        }
+    }
+    let mut pipe = build(network, path).await?;
+    match ask_on(&mut pipe, last, open).await {
+        Ok(body) => Ok((pipe, body)),
+        Err(OpenError::Broken { source, .. }) => Err(CircuitError::Broken(source)),
+        Err(error) => Err(CircuitError::Answer(error)),
+    }
+}
+
+/// Builds a circuit: one CREATE to the first hop, one CREATED back.
+async fn build(network: &Arc<Network>, path: &[PathHop]) -> Result<Pipe, CircuitError> {
+    let built = try_build(network, path).await;
+    let counters = network.counters();
+    match &built {
+        Ok(_) => counters.circuits_built.fetch_add(1, Relaxed),
+        Err(error) => {
+            tracing::debug!(?error, hops = path.len(), "no onion circuit");
+            counters.circuits_failed.fetch_add(1, Relaxed)
+        }
+    };
+    built
+}
+
+async fn try_build(network: &Arc<Network>, path: &[PathHop]) -> Result<Pipe, CircuitError> {
+    let first = path.first().ok_or(CircuitError::Hop(0, Reason::NoNode))?;
+    let (build, create) = ClientBuild::new(path, &mut rand::rng())
+        .map_err(|_| CircuitError::Hop(0, Reason::Malformed))?;
+    let open = Open::Create {
+        key_id: create.key_id,
+        slots: create.slots,
+    };
+    let (pipe, answer) = first_hop::ask(network, first, &open).await?;
+    let created: [u8; CREATED_BYTES] = match answer {
+        Answer::Accepted(created) => created
+            .try_into()
+            .map_err(|_| CircuitError::Hop(0, Reason::Malformed))?,
+        Answer::Refused(reason) => return Err(CircuitError::Hop(0, reason)),
+    };
+    let circuit = build
+        .handle_created(&created)
+        .map_err(|error| CircuitError::Hop(error.hop, error.reason))?;
+    let (sealer, opener) = circuit.split();
+    pipe.onion(
+        CellSealer::Client(Box::new(sealer)),
+        CellOpener::Client(opener),
+    )
+    .ok_or(CircuitError::Hop(0, Reason::Unsupported))
+}
+
+/// Has a circuit ready for the next flow on this path.
+fn build_ahead(network: &Arc<Network>, key: PathKey, path: Vec<PathHop>) {
+    if !network.onion().wants_spare(&key) {
+        return;
+    }
+    let builder = Arc::clone(network);
+    network.spawn(async move {
+        if let Ok(pipe) = build(&builder, &path).await {
+            let built = Instant::now();
+            builder.onion().keep_spare(key, Spare { path, pipe, built });
+        }
+    });
+}
+
+fn last_hop(open: &Open) -> LastHop {
+    match open {
+        Open::Exit(target) => LastHop::Exit(target.port),
+        Open::Resolve(_) => LastHop::Resolve,
+        Open::Service(_)
+        | Open::Relay(_)
+        | Open::Create { .. }
+        | Open::Channel
+        | Open::Register(_)
+        | Open::Relayed
+        | Open::Records => LastHop::Services,
+    }
+}
+
+fn ids(path: &[PathHop]) -> Vec<NodeId> {
+    path.iter().map(|hop| hop.id).collect()
+}

@@ -1,0 +1,162 @@
+//! Connections to first hops, made with throw-away keys: the hop learns an address, not a node.
+//!
+//! A hop whose door stays shut to strangers gets this node's own name, if it is a peer.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use wormholes_proto::{Answer, NodeId, Open, Reason, onion::PathHop};
+
+use super::CircuitError;
+use crate::{
+    carrier::{Caller, Link, LinkError},
+    dial::first_to_open,
+    network::Network,
+    pipe::{Pipe, PipeError},
+};
+
+/// First hops at once: the guards and those that plans name. Overflow: those without a connection
+/// are forgotten, then a newcomer is refused.
+const MAX_FIRST_HOPS: usize = 64;
+
+/// Connections to first hops.
+#[derive(Debug, Default)]
+pub(super) struct FirstHops(Mutex<HashMap<NodeId, Arc<FirstHop>>>);
+
+#[derive(Debug, Default)]
+struct FirstHop(tokio::sync::Mutex<Door>);
+
+/// How a hop is reached.
+#[derive(Debug, Default)]
+enum Door {
+    #[default]
+    Unknown,
+    /// With a key that is good for this connection only.
+    Stranger(Link),
+    /// It lets friends in only.
+    Friend,
+}
+
+/// Sends a CREATE to the first hop, and takes its answer.
+pub(super) async fn ask(
+    network: &Arc<Network>,
+    hop: &PathHop,
+    open: &Open,
+) -> Result<(Pipe, Answer), CircuitError> {
+    let first_hop = network.onion().first_hops.entry(hop.id);
+    let first_hop = first_hop.ok_or(CircuitError::Hop(0, Reason::Busy))?;
+    let link = first_hop.stranger(network, hop).await?;
+    if let Some(link) = link {
+        match ask_link(&link, open).await {
+            Err(reason) if reason == Reason::Denied && is_peer(network, hop) => {
+                first_hop.make_friend().await;
+            }
+            Err(reason) => return Err(CircuitError::Hop(0, reason)),
+            Ok((_, Answer::Refused(Reason::Denied))) if is_peer(network, hop) => {
+                first_hop.make_friend().await;
+            }
+            Ok(answered) => return Ok(answered),
+        }
+    }
+    let link = network.connect(hop.id, Some(hop.address)).await;
+    let link = link.map_err(|error| CircuitError::Hop(0, error.reason()))?;
+    ask_link(&link, open)
+        .await
+        .map_err(|reason| CircuitError::Hop(0, reason))
+}
+
+async fn ask_link(link: &Link, open: &Open) -> Result<(Pipe, Answer), Reason> {
+    let asked = async {
+        let mut pipe = link
+            .open()
+            .await
+            .map_err(|error| PipeError::Broken(error.to_string()))?;
+        pipe.writer.send_open(open).await?;
+        let answer = pipe.reader.read_answer().await?;
+        Ok::<_, PipeError>((pipe, answer))
+    };
+    match asked.await {
+        Ok(answered) => Ok(answered),
+        Err(_) if link.is_closed() => match link.closed().await {
+            LinkError::Closed(reason) => Err(reason),
+            LinkError::NoAnswer { .. }
+            | LinkError::Handshake { .. }
+            | LinkError::Address { .. }
+            | LinkError::Lost(_) => Err(Reason::Unreachable),
+        },
+        Err(_) => Err(Reason::Handshake),
+    }
+}
+
+fn is_peer(network: &Network, hop: &PathHop) -> bool {
+    network.peers().known().get(&hop.id).is_some()
+}
+
+impl FirstHops {
+    fn entry(&self, id: NodeId) -> Option<Arc<FirstHop>> {
+        let mut hops = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(hop) = hops.get(&id) {
+            return Some(Arc::clone(hop));
+        }
+        if hops.len() >= MAX_FIRST_HOPS {
+            hops.retain(|_, hop| !hop.is_idle());
+        }
+        if hops.len() >= MAX_FIRST_HOPS {
+            return None;
+        }
+        let hop = Arc::new(FirstHop::default());
+        hops.insert(id, Arc::clone(&hop));
+        Some(hop)
+    }
+}
+
+impl FirstHop {
+    fn is_idle(&self) -> bool {
+        self.0.try_lock().is_ok_and(|door| match &*door {
+            Door::Unknown | Door::Friend => true,
+            Door::Stranger(link) => link.is_closed(),
+        })
+    }
+
+    async fn make_friend(&self) {
+        *self.0.lock().await = Door::Friend;
+    }
+
+    /// The standing connection, or a new one; `None` when the hop demands a friend.
+    async fn stranger(
+        &self,
+        network: &Arc<Network>,
+        hop: &PathHop,
+    ) -> Result<Option<Link>, CircuitError> {
+        let mut door = self.0.lock().await;
+        match &*door {
+            Door::Friend => return Ok(None),
+            Door::Stranger(link) if !link.is_closed() => return Ok(Some(link.clone())),
+            Door::Stranger(_) | Door::Unknown => {}
+        }
+        let caller = Caller::throw_away().map_err(|error| {
+            tracing::warn!(%error, "no throw-away key");
+            CircuitError::Hop(0, Reason::Busy)
+        })?;
+        let mut addresses: Vec<SocketAddr> = network.addresses_of(&hop.id, Some(hop.address));
+        if !addresses.contains(&hop.address) {
+            addresses.push(hop.address);
+        }
+        let dial = |address| network.carrier().dial(&caller, hop.id, address);
+        let link = match first_to_open(&addresses, dial).await {
+            Some(Ok(link)) => link,
+            Some(Err(error)) => {
+                tracing::debug!(%error, "first hop not reached");
+                network.onion().paths.unreachable(&hop.id);
+                return Err(CircuitError::Hop(0, Reason::Unreachable));
+            }
+            None => return Err(CircuitError::Hop(0, Reason::NoNode)),
+        };
+        network.onion().paths.reached(&hop.id);
+        *door = Door::Stranger(link.clone());
+        Ok(Some(link))
+    }
+}

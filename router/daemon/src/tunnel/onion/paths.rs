@@ -1,0 +1,138 @@
+//! Which path a flow takes: kept ones first, then a new one from the records that are known. The
+//! guards live on disk.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Instant, SystemTime},
+};
+
+use wormholes_proto::{
+    NodeId, SignedRecord,
+    onion::{Candidate, Guards, PathCache, PathError, PathHop, PathKey, choose_path},
+};
+
+use super::OpenError;
+use crate::{identity::write_private, network::Network};
+
+const GUARDS_FILE: &str = "guards.json";
+
+/// Paths in use, and the guards.
+#[derive(Debug)]
+pub(super) struct Paths {
+    file: PathBuf,
+    guards: Mutex<Guards>,
+    cache: Mutex<PathCache>,
+}
+
+impl Paths {
+    pub(super) fn new(data_dir: &Path) -> Self {
+        let file = data_dir.join(GUARDS_FILE);
+        Self {
+            guards: Mutex::new(read_guards(&file)),
+            file,
+            cache: Mutex::new(PathCache::new()),
+        }
+    }
+
+    /// The kept path for `key`, or a new one; without enough records they are fetched first.
+    pub(super) async fn choose(
+        &self,
+        network: &Arc<Network>,
+        key: &PathKey,
+    ) -> Result<Vec<PathHop>, OpenError> {
+        if let Some(path) = self.cache().get(key, Instant::now()) {
+            return Ok(path.to_vec());
+        }
+        let mut chosen = self.choose_new(network, key);
+        if chosen.is_err() {
+            network.refresh_records().await;
+            chosen = self.choose_new(network, key);
+        }
+        let path = chosen.map_err(|error| OpenError::NoPath(error.to_string()))?;
+        let mut cache = self.cache();
+        cache.insert(key.clone(), path.clone(), Instant::now());
+        Ok(path)
+    }
+
+    /// The path is of no use.
+    pub(super) fn forget(&self, key: &PathKey) {
+        self.cache().remove(key);
+    }
+
+    /// A first hop could not be connected to.
+    pub(super) fn unreachable(&self, id: &NodeId) {
+        self.lock_guards().handle_unreachable(id, SystemTime::now());
+    }
+
+    /// A first hop was connected to.
+    pub(super) fn reached(&self, id: &NodeId) {
+        self.lock_guards().handle_reached(id);
+    }
+
+    pub(super) fn guards(&self) -> Vec<NodeId> {
+        let guards = self.lock_guards();
+        guards
+            .guards()
+            .iter()
+            .map(wormholes_proto::onion::Guard::id)
+            .collect()
+    }
+
+    fn choose_new(&self, network: &Network, key: &PathKey) -> Result<Vec<PathHop>, PathError> {
+        let records: Vec<SignedRecord> = network.records().book().iter().cloned().collect();
+        let known = network.peers().known();
+        let candidates: Vec<Candidate<'_>> = records
+            .iter()
+            .map(|record| Candidate {
+                record: record.record(),
+                trust: known.get(&record.id()).map_or(0, |peer| peer.trust),
+            })
+            .collect();
+        let now = SystemTime::now();
+        let mut rng = rand::rng();
+        let mut guards = self.lock_guards();
+        if guards.handle_candidates(&candidates, network.id(), now, &mut rng) {
+            self.save(network, &guards);
+        }
+        choose_path(&candidates, &key.request, &guards, now, &mut rng)
+    }
+
+    /// Writes off the path of flows: a disk may be slow.
+    fn save(&self, network: &Network, guards: &Guards) {
+        let file = self.file.clone();
+        let Ok(text) = serde_json::to_vec_pretty(guards) else {
+            return;
+        };
+        network.spawn(async move {
+            let write = move || write_private(&file, &text);
+            if let Ok(Err(error)) = tokio::task::spawn_blocking(write).await {
+                tracing::warn!(%error, "cannot keep the guards");
+            }
+        });
+    }
+
+    fn lock_guards(&self) -> MutexGuard<'_, Guards> {
+        self.guards.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn cache(&self) -> MutexGuard<'_, PathCache> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A file that cannot be read is said aloud: new guards are a risk.
+fn read_guards(file: &Path) -> Guards {
+    match std::fs::read(file) {
+        Ok(text) => serde_json::from_slice(&text).unwrap_or_else(|error| {
+            tracing::warn!(%error, file = %file.display(), "the guards cannot be read; choosing new ones");
+            Guards::new()
+        }),
+        Err(error) => {
+            if error.kind() != std::io::ErrorKind::NotFound {
+                tracing::warn!(%error, file = %file.display(), "the guards cannot be read; choosing new ones");
+            }
+            Guards::new()
+        }
+    }
+}

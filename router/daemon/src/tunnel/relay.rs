@@ -1,0 +1,141 @@
+//! Relayed tunnels: Noise IK with the peer at the other end, through a node that both reach.
+
+use std::sync::Arc;
+
+use wormholes_proto::{
+    Answer, NodeId, Open, Reason, SignedRecord, encode_open,
+    sealed::{ANSWER_BYTES, Initiator, OwnEnd},
+};
+
+use super::{OpenError, ask_on};
+use crate::{
+    network::Network,
+    peers::relays,
+    pipe::{Pipe, PipeError},
+};
+
+/// A peer is asked for through so many relays; each costs a part of the time.
+const MAX_RELAYS: usize = 4;
+
+/// Opens a stream to `to` through `via`, or through any relay that may serve it, and asks for
+/// `open` inside. Returns the relay, the stream and the answer's body.
+pub(super) async fn ask(
+    network: &Arc<Network>,
+    via: Option<NodeId>,
+    to: NodeId,
+    open: &Open,
+) -> Result<(NodeId, Pipe, Vec<u8>), OpenError> {
+    let mut record = record_of(network, to).await?;
+    let relays = via.map_or_else(|| candidates(network, &to, &record), |via| vec![via]);
+    let mut failed = OpenError::NoWay("no relay of the peer is known");
+    for relay in relays.into_iter().take(MAX_RELAYS) {
+        let mut sealed = seal(network, relay, &record).await;
+        if sealed.is_err() && network.refresh_records().await {
+            // Its key may have changed: the new record says so.
+            let newer = record_of(network, to).await?;
+            if newer.record().noise_key != record.record().noise_key {
+                record = newer;
+                sealed = seal(network, relay, &record).await;
+            }
+        }
+        match sealed {
+            Ok(mut pipe) => {
+                let body = ask_on(&mut pipe, to, open).await?;
+                return Ok((relay, pipe, body));
+            }
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
+}
+
+/// The peer's record: without it there is no key to seal for.
+async fn record_of(network: &Arc<Network>, id: NodeId) -> Result<SignedRecord, OpenError> {
+    if let Some(record) = network.records().get(&id) {
+        return Ok(record);
+    }
+    connect_relays(network, &id).await;
+    network.refresh_records().await;
+    let record = network.records().get(&id);
+    record.ok_or(OpenError::NoWay("the peer's record is not known"))
+}
+
+/// Those that config.toml names as the peer's relays have its record.
+async fn connect_relays(network: &Arc<Network>, id: &NodeId) {
+    let known = network.peers().known();
+    for relay in relays(&known, known.get(id), None) {
+        if let Err(error) = network.connect(relay, None).await {
+            tracing::debug!(%relay, %error, "relay not reached");
+        }
+    }
+}
+
+/// Relays that may serve the peer, those that are connected first.
+fn candidates(network: &Network, id: &NodeId, record: &SignedRecord) -> Vec<NodeId> {
+    let known = network.peers().known();
+    let mut relays = relays(&known, known.get(id), Some(record.record()));
+    relays.retain(|relay| *relay != network.id());
+    relays.sort_by_key(|relay| network.peers().link(relay).is_none());
+    relays
+}
+
+/// Asks the relay for a circuit and does the handshake on it. The first message goes with the
+/// request, so that it costs one round trip.
+async fn seal(
+    network: &Arc<Network>,
+    relay: NodeId,
+    record: &SignedRecord,
+) -> Result<Pipe, OpenError> {
+    let to = record.id();
+    let broken = |source| OpenError::Broken {
+        node: relay,
+        source,
+    };
+    let unsealed = || OpenError::Refused {
+        node: to,
+        reason: Reason::Handshake,
+    };
+    let link = network
+        .connect(relay, None)
+        .await
+        .map_err(|source| OpenError::Connect {
+            node: relay,
+            source,
+        })?;
+    let mut pipe = link
+        .open()
+        .await
+        .map_err(|error| broken(PipeError::Broken(error.to_string())))?;
+    let own_record = network.own_record();
+    let own = OwnEnd {
+        noise: network.identity().noise(),
+        record: &own_record,
+    };
+    let suite = own_record.record().suite.common(record.record().suite);
+    let (initiator, hello) = Initiator::new(own, record.record(), suite, &mut rand::rng())
+        .map_err(|error| {
+            tracing::debug!(%error, "cannot call through a relay");
+            unsealed()
+        })?;
+    let first = [encode_open(&Open::Relay(to)), hello].concat();
+    pipe.writer
+        .write_chunk(first.into())
+        .await
+        .map_err(broken)?;
+    if let Answer::Refused(reason) = pipe.reader.read_answer().await.map_err(broken)? {
+        return Err(OpenError::Refused {
+            node: relay,
+            reason,
+        });
+    }
+    let answer = pipe.reader.read_exact(ANSWER_BYTES).await;
+    let session = answer.map_err(|_| unsealed()).and_then(|answer| {
+        initiator.handle_answer(&answer).map_err(|error| {
+            tracing::debug!(peer = %to, %error, "the other end does not hold");
+            unsealed()
+        })
+    })?;
+    network.add_record(session.peer);
+    pipe.sealed(session.sealer, session.opener)
+        .ok_or_else(unsealed)
+}

@@ -1,0 +1,17 @@
+//! Several nodes in one process: what travels between them, and what they refuse.
+
+#[cfg(test)]
+#[path = "network/direct.rs"]
+mod direct;
+#[cfg(test)]
+#[path = "network/onion.rs"]
+mod onion;
+#[cfg(test)]
+#[path = "network/relay.rs"]
+mod relay;
+#[cfg(test)]
+#[path = "network/support.rs"]
+mod support;
+#[cfg(test)]
+#[path = "network/upstream.rs"]
+mod upstream;

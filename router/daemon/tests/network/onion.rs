@@ -1,0 +1,411 @@
+//! Onion tunnels over real connections: what works, what each hop can know, what breaks how.
+
+use std::{net::Ipv4Addr, sync::Arc, sync::atomic::Ordering::Relaxed, time::Duration};
+
+use wormholed::{Config, Gatekeeper, NetworkOptions, OpenGate, PipeError};
+use wormholes_proto::{Host, NodeId, Reason};
+use wormholes_rules::{
+    Allowance, ExitRequest, NodeView, RelayRequest, RuleEvent, Tunnel, TunnelKind, Verdict,
+};
+
+use crate::support::*;
+
+/// A client, a hub that both it and the hops know, and hops that never heard of the client.
+struct Scene {
+    client: Node,
+    hub: Node,
+    hops: Vec<Node>,
+    seen: Vec<Arc<Seen>>,
+}
+
+fn hop_and_exit(config: &mut Config) {
+    config.hop = enabled();
+    exits(config);
+}
+
+/// `first` is the second byte of the client's address; the hub and the hops follow.
+async fn scene(first: u8, n_hops: u8, edit: impl Fn(u8, &mut Config)) -> Scene {
+    let client = node(first, |_| {});
+    let hub = node(first + 1, |_| {});
+    let mut hops = Vec::new();
+    let mut seen = Vec::new();
+    for number in 0..n_hops {
+        let witness = Arc::new(Seen::default());
+        let options = NetworkOptions {
+            name_server: Some(name_server(vec![Ipv4Addr::new(127, 9, 9, 9)]).await),
+            witness: Some(Arc::clone(&witness) as _),
+        };
+        let edit = |config: &mut Config| {
+            hop_and_exit(config);
+            edit(number, config);
+        };
+        hops.push(guarded_node(
+            first + 2 + number,
+            edit,
+            Arc::new(OpenGate),
+            options,
+        ));
+        seen.push(witness);
+    }
+    let scene = Scene {
+        client,
+        hub,
+        hops,
+        seen,
+    };
+    scene.client.network.set_peers(&[peer(&scene.hub)]);
+    let mut all: Vec<_> = scene.hops.iter().map(peer).collect();
+    all.push(peer(&scene.client));
+    scene.hub.network.set_peers(&all);
+    for hop in &scene.hops {
+        hop.network.set_peers(&[peer(&scene.hub)]);
+    }
+    scene.informed().await;
+    scene
+}
+
+impl Scene {
+    /// The client knows as many hops as there are.
+    async fn informed(&self) {
+        let knows = || {
+            let world = self.client.network.world();
+            world.nodes().iter().filter(|node| node.roles.hop).count() >= self.hops.len()
+        };
+        within(async {
+            while !knows() {
+                self.client.network.refresh_records().await;
+            }
+        })
+        .await;
+    }
+
+    fn hop(&self, id: NodeId) -> usize {
+        self.hops
+            .iter()
+            .position(|hop| hop.network.id() == id)
+            .expect("a hop")
+    }
+}
+
+fn onion(hops: u8) -> Tunnel {
+    Tunnel::Onion {
+        hops,
+        via: None,
+        to: None,
+        exit: true,
+        friends_only: false,
+    }
+}
+
+fn onion_to(hops: u8, to: &Node, exit: bool) -> Tunnel {
+    Tunnel::Onion {
+        hops,
+        via: None,
+        to: Some(to.network.id()),
+        exit,
+        friends_only: false,
+    }
+}
+
+#[tokio::test]
+async fn one_to_eight_hops_carry_a_flow_and_none_knows_both_ends() {
+    let echo = echo_server().await;
+    let scene = scene(80, 8, |_, _| {}).await;
+    let mut bytes = noise(300_000);
+    bytes[..20].copy_from_slice(b"a very secret phrase");
+    for hops in 1..=8 {
+        let opened = scene
+            .client
+            .network
+            .open(&onion(hops), &request(echo))
+            .await;
+        let opened = opened.unwrap_or_else(|error| panic!("{hops} hops: {error}"));
+        assert_eq!(
+            (opened.kind, opened.path.len()),
+            (TunnelKind::Onion, usize::from(hops))
+        );
+        assert_eq!(
+            exchange(opened, &bytes).await.unwrap(),
+            bytes,
+            "{hops} hops"
+        );
+    }
+    assert!(scene.seen.iter().map(|seen| seen.len()).sum::<usize>() > 2_000_000);
+    for (hop, seen) in scene.hops.iter().zip(&scene.seen) {
+        assert!(!seen.contains(b"a very secret phrase"));
+        assert!(!seen.contains(&bytes[100_000..100_032]));
+        let served = hop.network.hop_status().nodes;
+        let client = scene.client.network.id();
+        assert!(
+            served.iter().all(|account| account.id != client),
+            "the client gave its name"
+        );
+    }
+}
+
+#[tokio::test]
+async fn hops_that_do_not_exit_pass_on_to_nodes_that_they_never_heard_of() {
+    let echo = echo_server().await;
+    let client = node(133, |_| {});
+    let only_hop = |config: &mut Config| config.hop = enabled();
+    let hops = [
+        node(134, only_hop),
+        node(135, only_hop),
+        node(136, hop_and_exit),
+    ];
+    let peers: Vec<_> = hops.iter().map(peer).collect();
+    client.network.set_peers(&peers);
+    for hop in &hops {
+        hop.network.set_peers(&[peer(&client)]);
+    }
+    let opened = client
+        .network
+        .open(&onion(3), &request(echo))
+        .await
+        .unwrap();
+    assert_eq!(opened.path[2], hops[2].network.id());
+    assert_eq!(exchange(opened, b"passed on").await.unwrap(), b"passed on");
+}
+
+#[tokio::test]
+async fn half_close_and_refusals_pass_through_all_layers() {
+    let late = late_server().await;
+    let scene = scene(91, 3, |_, _| {}).await;
+    let network = &scene.client.network;
+    let opened = network.open(&onion(3), &request(late)).await.unwrap();
+    assert_eq!(
+        exchange(opened, &noise(70_000)).await.unwrap(),
+        b"got 70000"
+    );
+    let error = network
+        .open(&onion(3), &request(closed_port().await))
+        .await
+        .unwrap_err();
+    assert_eq!(error.reason(), Reason::ConnectionRefused, "{error}");
+    let metadata: wormholes_proto::Target = "169.254.169.254:80".parse().unwrap();
+    let error = network
+        .open(&onion(3), &request(metadata))
+        .await
+        .unwrap_err();
+    assert_eq!(error.reason(), Reason::ForbiddenAddress, "{error}");
+    let host = Host::parse("a.example").unwrap();
+    let found = network
+        .resolve(&onion(3), &host, "", Duration::from_secs(20))
+        .await
+        .unwrap();
+    assert_eq!(found, [Ipv4Addr::new(127, 9, 9, 9)]);
+}
+
+#[tokio::test]
+async fn a_service_at_the_end_of_an_onion_serves_nobody_in_particular() {
+    let echo = echo_server().await;
+    let scene = scene(96, 3, move |_, config| {
+        let mut open = service("open", echo);
+        open.min_trust = 0;
+        config.services = vec![open, service("friends", echo)];
+    })
+    .await;
+    let network = &scene.client.network;
+    let tunnel = onion_to(3, &scene.hops[1], false);
+    let opened = network
+        .open(&tunnel, &service_request("open"))
+        .await
+        .unwrap();
+    assert_eq!(opened.path[2], scene.hops[1].network.id());
+    assert_eq!(exchange(opened, b"anybody").await.unwrap(), b"anybody");
+    let error = network
+        .open(&tunnel, &service_request("friends"))
+        .await
+        .unwrap_err();
+    assert_eq!(error.reason(), Reason::NoService);
+}
+
+#[tokio::test]
+async fn circuits_are_built_ahead_and_paths_kept_per_isolation_key() {
+    let echo = echo_server().await;
+    let scene = scene(101, 6, |_, _| {}).await;
+    let network = &scene.client.network;
+    let first = network.open(&onion(3), &request(echo)).await.unwrap();
+    let built = || network.counters().circuits_built.load(Relaxed);
+    until("a spare is built", || built() == 2).await;
+    let second = network.open(&onion(3), &request(echo)).await.unwrap();
+    assert_eq!(first.path, second.path);
+    assert!(network.guards().contains(&first.path[0]));
+    assert_eq!(exchange(first, b"one").await.unwrap(), b"one");
+    assert_eq!(exchange(second, b"two").await.unwrap(), b"two");
+    assert!(built() <= 3);
+    let mut paths = std::collections::HashSet::new();
+    for key in 0..20 {
+        let mut other = request(echo);
+        other.isolation = format!("key {key}");
+        paths.insert(network.open(&onion(3), &other).await.unwrap().path);
+    }
+    assert!(
+        paths.len() > 1,
+        "keys of different flows share no path by rule"
+    );
+    let guards = network.guards();
+    assert!(paths.iter().all(|path| guards.contains(&path[0])));
+}
+
+#[tokio::test]
+async fn a_hop_that_dies_breaks_the_flow_and_the_next_one_takes_another_path() {
+    let echo = echo_server().await;
+    let scene = scene(110, 5, |_, _| {}).await;
+    let network = &scene.client.network;
+    let mut opened = network.open(&onion(3), &request(echo)).await.unwrap();
+    opened.pipe.writer.write_chunk("x".into()).await.unwrap();
+    assert_eq!(
+        within(opened.pipe.reader.read_chunk()).await,
+        Ok(Some("x".into()))
+    );
+    let dead = opened.path[1];
+    scene.hops[scene.hop(dead)].network.shutdown().await;
+    let broken = within(opened.pipe.reader.read_chunk()).await.unwrap_err();
+    assert!(
+        matches!(broken, PipeError::Reset | PipeError::Broken(_)),
+        "{broken}"
+    );
+    let next = within(async {
+        loop {
+            if let Ok(opened) = network.open(&onion(3), &request(echo)).await {
+                return opened;
+            }
+        }
+    })
+    .await;
+    assert!(!next.path.contains(&dead));
+    assert_eq!(exchange(next, b"again").await.unwrap(), b"again");
+}
+
+#[tokio::test]
+async fn a_restarted_hop_has_new_keys_and_is_found_again() {
+    let echo = echo_server().await;
+    let dir = tempfile::tempdir().unwrap();
+    let data_dir = dir.path().join("data");
+    let client = node(117, |_| {});
+    let start = |port: u16| {
+        let data_dir = data_dir.clone();
+        try_node(118, move |config| {
+            hop_and_exit(config);
+            config.node.data_dir = data_dir;
+            config.node.listen[0].set_port(port);
+        })
+    };
+    let hop = start(0).unwrap();
+    befriend(&[&client, &hop]);
+    let network = &client.network;
+    let opened = network.open(&onion(1), &request(echo)).await.unwrap();
+    assert_eq!(exchange(opened, b"one").await.unwrap(), b"one");
+    let port = hop.network.listen_addresses()[0].port();
+    hop.network.shutdown().await;
+    drop(hop);
+    let mut restarted = None;
+    until("the port is free again", || {
+        restarted = start(port).ok();
+        restarted.is_some()
+    })
+    .await;
+    let hop = restarted.unwrap();
+    hop.network.set_peers(&[peer(&client)]);
+    let opened = within(async {
+        loop {
+            if let Ok(opened) = network.open(&onion(1), &request(echo)).await {
+                return opened;
+            }
+        }
+    })
+    .await;
+    assert_eq!(exchange(opened, b"two").await.unwrap(), b"two");
+}
+
+/// Lets friends in only.
+#[derive(Debug)]
+struct FriendsOnly;
+
+impl Gatekeeper for FriendsOnly {
+    fn accept(&self, node: &NodeView) -> Verdict {
+        if node.trust >= 2 {
+            Verdict::Allow(Allowance::default())
+        } else {
+            Verdict::Deny("stranger".to_owned())
+        }
+    }
+
+    fn relay(&self, _request: &RelayRequest) -> Verdict {
+        Verdict::Deny("no".to_owned())
+    }
+
+    fn exit(&self, _request: &ExitRequest) -> Verdict {
+        Verdict::Allow(Allowance::default())
+    }
+
+    fn event(&self, _event: RuleEvent) {}
+}
+
+#[tokio::test]
+async fn a_hop_that_demands_a_friend_learns_who_calls() {
+    let echo = echo_server().await;
+    let client = node(121, |_| {});
+    let hop = guarded_node(
+        122,
+        hop_and_exit,
+        Arc::new(FriendsOnly),
+        NetworkOptions::default(),
+    );
+    befriend(&[&client, &hop]);
+    let opened = client
+        .network
+        .open(&onion(1), &request(echo))
+        .await
+        .unwrap();
+    assert_eq!(exchange(opened, b"friend").await.unwrap(), b"friend");
+    let served = hop.network.hop_status().nodes;
+    assert_eq!(served[0].id, client.network.id());
+}
+
+#[tokio::test]
+async fn without_hops_there_is_no_path_and_the_error_says_so() {
+    let echo = echo_server().await;
+    let client = node(124, |_| {});
+    let plain = node(125, exits);
+    befriend(&[&client, &plain]);
+    let error = client
+        .network
+        .open(&onion(3), &request(echo))
+        .await
+        .unwrap_err();
+    assert!(error.to_string().starts_with("no onion path: "), "{error}");
+    let named = onion_to(3, &plain, true);
+    let error = client
+        .network
+        .open(&named, &request(echo))
+        .await
+        .unwrap_err();
+    assert!(error.to_string().starts_with("no onion path: "), "{error}");
+}
+
+#[tokio::test]
+async fn circuits_at_a_hop_are_limited() {
+    let echo = echo_server().await;
+    let client = node(127, |_| {});
+    let hop = node(128, |config| {
+        hop_and_exit(config);
+        config.hop.max_circuits = 2;
+    });
+    befriend(&[&client, &hop]);
+    let first = client
+        .network
+        .open(&onion(1), &request(echo))
+        .await
+        .unwrap();
+    until("the spare takes the second place", || {
+        hop.network.hop_status().active == 2
+    })
+    .await;
+    let mut other = request(echo);
+    other.isolation = "other".to_owned();
+    let error = client.network.open(&onion(1), &other).await.unwrap_err();
+    assert_eq!(error.reason(), Reason::Busy, "{error}");
+    drop(first);
+}

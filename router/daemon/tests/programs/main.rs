@@ -1,0 +1,18 @@
+//! Nodes as programs meet them: real sockets on port 0, targets that run here.
+
+#[cfg(test)]
+mod embed;
+#[cfg(test)]
+mod hostile;
+#[cfg(test)]
+mod http;
+#[cfg(test)]
+mod limits;
+#[cfg(test)]
+mod rules;
+#[cfg(test)]
+mod socks5;
+#[cfg(test)]
+mod support;
+#[cfg(test)]
+mod tcp;
