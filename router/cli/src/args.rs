@@ -1,0 +1,140 @@
+//! What can be typed.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+use clap_complete::Shell;
+use wormholes_proto::control::EventKind;
+
+/// See and steer a running wormholed.
+#[derive(Debug, Parser)]
+#[command(
+    name = "wormholes",
+    version,
+    after_help = "Exit status: 0 done, 1 failed, 2 wrong usage, 3 the daemon is not running, \
+                  4 denied."
+)]
+pub(crate) struct Args {
+    /// Print one JSON object instead of text
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// The daemon's control socket [default: $WORMHOLES_SOCKET, else
+    /// /run/wormholes/control.sock or /var/lib/wormholes/control.sock]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// What the node is and does, on one screen
+    Status,
+    /// All nodes that this one knows
+    Peers,
+    /// Add, invite or remove a peer
+    #[command(subcommand)]
+    Peer(PeerCommand),
+    /// Open flows, newest first
+    Flows {
+        /// At most so many
+        #[arg(long, value_name = "N", default_value_t = 100,
+              value_parser = clap::value_parser!(u32).range(1..=1000))]
+        limit: u32,
+    },
+    /// Why a flow went as it did: the rule, what it read, the tunnels tried
+    Why {
+        /// The number that `flows` and `events` show
+        flow: u64,
+    },
+    /// Measure the round trip to a peer, connecting when no connection stands
+    Ping {
+        /// Petname, node id, or the beginning of one
+        peer: String,
+        /// How often, a second apart
+        #[arg(long, short, value_name = "N", default_value_t = 4,
+              value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        count: u32,
+    },
+    /// What of the configured network can be reached, and why not
+    Netcheck,
+    /// Check, test, load and roll back rule scripts
+    #[command(subcommand)]
+    Script(ScriptCommand),
+    /// The role of carrying others' ciphertext
+    Relay,
+    /// The role of peeling onion layers
+    Hop,
+    /// The role of dialling targets for others
+    Exit,
+    /// The node's public keys
+    Key,
+    /// The config in force, without secrets
+    Config,
+    /// Print events as they happen, until interrupted
+    Events {
+        /// Only these kinds, with commas between
+        #[arg(long, value_name = "KIND", value_delimiter = ',')]
+        kinds: Vec<EventKind>,
+    },
+    /// Print completions for a shell
+    Completions {
+        /// For which
+        shell: Shell,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PeerCommand {
+    /// Add a peer by the invite that it printed
+    Add {
+        /// What `wormholes peer invite` printed there
+        invite: String,
+        /// What to call it here [default: the name in the invite]
+        #[arg(long)]
+        name: Option<String>,
+        /// 0 stranger, 1 friend of a friend, 2 friend, 3 own device
+        #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(0..=3))]
+        trust: u8,
+    },
+    /// Print an invite to this node, for `wormholes peer add` on another
+    Invite,
+    /// Remove a peer that was added by invite
+    Remove {
+        /// Petname, node id, or the beginning of one
+        peer: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ScriptCommand {
+    /// Check scripts without running them; needs no daemon
+    Check(ScriptFiles),
+    /// Run the cases beside scripts (NAME.test.rhai for NAME.rhai); needs no daemon
+    Test(ScriptFiles),
+    /// The scripts in force
+    List,
+    /// Load the scripts again from their files; when one fails, nothing changes
+    Load,
+    /// Return to the scripts before the last load
+    Rollback,
+}
+
+/// Scripts on the disk, and what they stand on.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ScriptFiles {
+    /// Scripts in the order in which they are asked
+    #[arg(required_unless_present = "config", value_name = "SCRIPT")]
+    pub(crate) files: Vec<PathBuf>,
+    /// A wormholed config: its scripts when none are named, its sets and its peers
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// A named set and its file; a set without a file is taken as empty, unless --config is given
+    #[arg(long = "set", value_name = "NAME=FILE", value_parser = named_set)]
+    pub(crate) sets: Vec<(String, PathBuf)>,
+}
+
+fn named_set(text: &str) -> Result<(String, PathBuf), &'static str> {
+    let (name, file) = text.split_once('=').ok_or("expected NAME=FILE")?;
+    Ok((name.to_owned(), file.into()))
+}

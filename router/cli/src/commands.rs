@@ -1,0 +1,89 @@
+//! What each command does: ask, then show. How a report looks is a pure function beside it.
+
+mod events;
+mod explain;
+mod flows;
+mod network;
+mod node;
+mod offline;
+mod peers;
+mod roles;
+mod script;
+mod status;
+
+use std::{io::Write, path::PathBuf};
+
+use clap::CommandFactory;
+use clap_complete::Shell;
+use serde::{Serialize, de::DeserializeOwned};
+use wormholes_proto::control::{Call, FlowParams, FlowsParams, NoParams};
+
+use crate::{
+    args::{Args, Command},
+    client::Client,
+    error::CliError,
+    output::{Output, Style},
+};
+
+/// The daemon, connected to when it is first needed, and where to print.
+#[derive(Debug)]
+struct Context<'a> {
+    socket: Option<PathBuf>,
+    output: &'a mut Output,
+}
+
+/// Does what was typed.
+pub(crate) fn run(args: Args, output: &mut Output) -> Result<(), CliError> {
+    let mut context = Context {
+        socket: args.socket,
+        output,
+    };
+    match args.command {
+        Command::Status => context.show(&Call::Status(NoParams {}), status::render),
+        Command::Peers => context.show(&Call::Peers(NoParams {}), peers::render),
+        Command::Peer(command) => peers::run(&mut context, command),
+        Command::Flows { limit } => {
+            let limit = Some(limit);
+            context.show(&Call::Flows(FlowsParams { limit }), flows::render)
+        }
+        Command::Why { flow } => context.show(&Call::Why(FlowParams { flow }), explain::render),
+        Command::Ping { peer, count } => network::ping(&mut context, &peer, count),
+        Command::Netcheck => network::netcheck(&mut context),
+        Command::Script(command) => script::run(&mut context, command),
+        Command::Relay => context.show(&Call::Relay(NoParams {}), roles::render),
+        Command::Hop => context.show(&Call::Hop(NoParams {}), roles::render),
+        Command::Exit => context.show(&Call::Exit(NoParams {}), roles::render),
+        Command::Key => context.show(&Call::Key(NoParams {}), node::render_key),
+        Command::Config => context.show(&Call::Config(NoParams {}), node::render_config),
+        Command::Events { kinds } => events::run(&mut context, kinds),
+        Command::Completions { shell } => completions(context.output, shell),
+    }
+}
+
+impl Context<'_> {
+    fn connect(&self) -> Result<Client, CliError> {
+        Client::connect(self.socket.as_deref())
+    }
+
+    /// Asks once and shows the answer.
+    fn show<T: Serialize + DeserializeOwned>(
+        &mut self,
+        call: &Call,
+        render: fn(&T, Style) -> String,
+    ) -> Result<(), CliError> {
+        let report: T = self.connect()?.report(call)?;
+        self.output.report(&report, |style| render(&report, style))
+    }
+}
+
+fn completions(output: &mut Output, shell: Shell) -> Result<(), CliError> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Args::command(), "wormholes", &mut script);
+    Ok(output.bytes().write_all(&script)?)
+}
+
+/// A name and a value on a line of the screen.
+fn field(style: Style, name: &str, value: &str) -> String {
+    let name = style.paint(crate::output::Tone::Head, &format!("{name:<11}"));
+    format!("{name}{}\n", crate::format::clean(value))
+}

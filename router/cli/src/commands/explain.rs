@@ -1,0 +1,181 @@
+//! `wormholes why FLOW`: what was asked, what decided, what was tried, what came of it.
+
+use wormholes_proto::control::{Because, DecisionInfo, Explanation, FlowState, StepTried};
+
+use super::field;
+use crate::{
+    format,
+    output::{Style, Tone},
+};
+
+pub(super) fn render(why: &Explanation, style: Style) -> String {
+    let field = |name: &str, value: &str| field(style, name, value);
+    let mut text = field("flow", &format!("{} ({})", why.flow, state(why.state)));
+    text += &field(
+        "asked",
+        &format!("{} at {}", why.target, format::utc(why.at_unix_ms)),
+    );
+    text += &field("entrance", &why.entrance);
+    if why.decisions.is_empty() {
+        text += &field("rule", &format::rule(why.rule.as_ref()));
+    }
+    for decision in &why.decisions {
+        text += &decided(decision, style);
+    }
+    for (index, step) in why.steps.iter().enumerate() {
+        text += &tried(style, index, step);
+    }
+    if let Some(tunnel) = &why.tunnel {
+        let opened = why.open_ms.map(format::milliseconds);
+        let opened = opened.map_or_else(String::new, |time| format!(", open after {time}"));
+        text += &field("tunnel", &format!("{tunnel}{opened}"));
+    }
+    if !why.path.is_empty() {
+        text += &field("path", &format::path(&why.path));
+    }
+    text += &field(
+        "bytes",
+        &format!(
+            "{} sent, {} received",
+            format::bytes(why.bytes_sent),
+            format::bytes(why.bytes_received)
+        ),
+    );
+    if let Some(end) = &why.end {
+        text += &field("end", end);
+    }
+    text
+}
+
+fn state(state: FlowState) -> &'static str {
+    match state {
+        FlowState::Opening => "opening",
+        FlowState::Open => "open",
+        FlowState::Ended => "ended",
+        FlowState::Refused => "refused",
+    }
+}
+
+fn decided(decision: &DecisionInfo, style: Style) -> String {
+    let field = |name: &str, value: &str| field(style, name, value);
+    let rule = match &decision.rule {
+        Some(_) => format::rule(decision.rule.as_ref()),
+        None => "no script answered".to_owned(),
+    };
+    let again = match decision.attempt {
+        0 => String::new(),
+        attempt => format!(", attempt {attempt}"),
+    };
+    let (generation, took) = (decision.generation, decision.took_us);
+    let mut text = field(
+        "rule",
+        &format!("{rule} (generation {generation}, {took} us{again})"),
+    );
+    text += &pairs(style, "because", &decision.because);
+    text += &pairs(style, "tags", &decision.tags);
+    for line in &decision.log {
+        text += &field("log", line);
+    }
+    if let Some(error) = &decision.error {
+        text += &field("error", error);
+    }
+    text += &field("plan", &decision.plan);
+    text
+}
+
+fn pairs(style: Style, name: &str, pairs: &[Because]) -> String {
+    pairs
+        .iter()
+        .enumerate()
+        .map(|(index, pair)| {
+            let name = if index == 0 { name } else { "" };
+            field(style, name, &format!("{} = {}", pair.name, pair.value))
+        })
+        .collect()
+}
+
+fn tried(style: Style, index: usize, step: &StepTried) -> String {
+    let name = if index == 0 { "tried" } else { "" };
+    let took = format::milliseconds(step.took_ms);
+    let (tone, result) = match &step.error {
+        None => (Tone::Good, "opened".to_owned()),
+        Some(error) => (Tone::Bad, format::clean(error)),
+    };
+    let mut line = field(style, name, &step.tunnel);
+    line.pop();
+    format!("{line}: {} ({took})\n", style.paint(tone, &result))
+}
+
+#[cfg(test)]
+mod tests {
+    use wormholes_proto::{
+        NodeId,
+        control::{PathNode, RuleName},
+    };
+
+    use super::*;
+
+    #[test]
+    fn a_decision_reads_from_question_to_end() {
+        let pair = |name: &str, value: &str| Because {
+            name: name.to_owned(),
+            value: value.to_owned(),
+        };
+        let step = |tunnel: &str, error: Option<&str>| StepTried {
+            tunnel: tunnel.to_owned(),
+            error: error.map(str::to_owned),
+            took_ms: 12,
+        };
+        let why = Explanation {
+            flow: 7,
+            at_unix_ms: 1_795_238_255_000,
+            state: FlowState::Open,
+            entrance: "socks5".to_owned(),
+            target: "a.example:443".to_owned(),
+            rule: None,
+            decisions: vec![DecisionInfo {
+                attempt: 0,
+                generation: 3,
+                rule: Some(RuleName {
+                    script: "default.rhai".to_owned(),
+                    line: 12,
+                }),
+                plan: "direct to bob, else onion(3)".to_owned(),
+                took_us: 41,
+                because: vec![pair("c.host", "a.example"), pair("set(ads).has", "false")],
+                tags: Vec::new(),
+                log: vec!["a line".to_owned()],
+                error: None,
+            }],
+            steps: vec![
+                step("direct to bob", Some("timed out")),
+                step("onion(3)", None),
+            ],
+            tunnel: Some("onion".to_owned()),
+            path: vec![PathNode {
+                name: "ada".to_owned(),
+                id: NodeId::from_bytes([1; 32]),
+            }],
+            open_ms: Some(30),
+            bytes_sent: 1,
+            bytes_received: 2,
+            end: None,
+        };
+        let expected = "\
+flow       7 (open)
+asked      a.example:443 at 2026-11-21 05:17:35Z
+entrance   socks5
+rule       default.rhai:12 (generation 3, 41 us)
+because    c.host = a.example
+           set(ads).has = false
+log        a line
+plan       direct to bob, else onion(3)
+tried      direct to bob: timed out (12 ms)
+           onion(3): opened (12 ms)
+tunnel     onion, open after 30 ms
+path       ada
+bytes      1 B sent, 2 B received
+";
+        assert_eq!(render(&why, Style::default()), expected);
+    }
+}

@@ -1,0 +1,189 @@
+//! `wormholes peers` and `peer add | invite | remove`.
+
+use wormholes_proto::control::{
+    Call, InviteReport, NoParams, PeerAddParams, PeerInfo, PeerList, PeerParams, PeerSource, Roles,
+};
+
+use super::Context;
+use crate::{
+    args::PeerCommand,
+    error::CliError,
+    format,
+    output::{Style, Tone},
+    table::{Cell, Table},
+};
+
+pub(super) fn run(context: &mut Context<'_>, command: PeerCommand) -> Result<(), CliError> {
+    match command {
+        PeerCommand::Add {
+            invite,
+            name,
+            trust,
+        } => context.show(
+            &Call::PeerAdd(PeerAddParams {
+                invite,
+                name,
+                trust: Some(trust),
+            }),
+            |peer: &PeerInfo, _| {
+                format!(
+                    "added {} (trust {}): {}\n",
+                    format::clean(&peer.name),
+                    peer.trust,
+                    peer.id
+                )
+            },
+        ),
+        PeerCommand::Invite => context.show(&Call::PeerInvite(NoParams {}), invite),
+        PeerCommand::Remove { peer } => context.show(
+            &Call::PeerRemove(PeerParams { peer }),
+            |peer: &PeerInfo, _| format!("removed {}: {}\n", format::clean(&peer.name), peer.id),
+        ),
+    }
+}
+
+pub(super) fn render(list: &PeerList, style: Style) -> String {
+    if list.peers.is_empty() {
+        return "no peers; `wormholes peer add INVITE` adds one\n".to_owned();
+    }
+    let mut table = Table::new(&[
+        "NAME",
+        "STATE",
+        ">RTT",
+        ">LOSS",
+        "TRUST",
+        "ROLES",
+        "KNOWN",
+        "~REACHED AT",
+    ]);
+    for peer in &list.peers {
+        table.row(row(peer));
+    }
+    table.render(style)
+}
+
+fn row(peer: &PeerInfo) -> [Cell; 8] {
+    let (tone, state) = if peer.online {
+        (Tone::Good, "online")
+    } else {
+        (Tone::Faint, "offline")
+    };
+    let rtt = peer
+        .rtt_ms
+        .filter(|_| peer.online)
+        .map_or_else(|| "-".to_owned(), |rtt| format!("{rtt:.1} ms"));
+    let loss = if peer.online {
+        format!("{:.1} %", peer.loss * 100.0)
+    } else {
+        "-".to_owned()
+    };
+    let source = match peer.source {
+        PeerSource::Config => "config",
+        PeerSource::Added => "added",
+        PeerSource::Learned => "learned",
+    };
+    [
+        peer.name.as_str().into(),
+        Cell::toned(tone, state),
+        rtt.into(),
+        loss.into(),
+        trust(peer.trust).into(),
+        roles(peer.roles).into(),
+        source.into(),
+        reached_at(peer).into(),
+    ]
+}
+
+fn trust(trust: u8) -> String {
+    match trust {
+        0 => "stranger".to_owned(),
+        1 => "known".to_owned(),
+        2 => "friend".to_owned(),
+        3 => "own".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+fn roles(roles: Roles) -> String {
+    let names: Vec<&str> = [
+        (roles.relay, "relay"),
+        (roles.hop, "hop"),
+        (roles.exit, "exit"),
+    ]
+    .into_iter()
+    .filter_map(|(offered, name)| offered.then_some(name))
+    .collect();
+    if names.is_empty() {
+        "-".to_owned()
+    } else {
+        names.join(",")
+    }
+}
+
+fn reached_at(peer: &PeerInfo) -> String {
+    let addresses = peer.addresses.iter().map(ToString::to_string);
+    let relays = peer.relays.iter().map(|relay| format!("via {relay}"));
+    let ways: Vec<String> = addresses.chain(relays).collect();
+    if ways.is_empty() {
+        "-".to_owned()
+    } else {
+        ways.join(", ")
+    }
+}
+
+/// The invite alone on its line, so that it can be copied, then what stands in its way.
+fn invite(report: &InviteReport, style: Style) -> String {
+    let mut text = format!("{}\n", format::clean(&report.invite));
+    for hint in &report.hints {
+        let hint = format!("note: {}", format::clean(hint));
+        text.push_str(&style.paint(Tone::Faint, &hint));
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use wormholes_proto::NodeId;
+
+    use super::*;
+
+    #[test]
+    fn peers_are_a_table() {
+        let bob = PeerInfo {
+            name: "bob".to_owned(),
+            id: NodeId::from_bytes([1; 32]),
+            source: PeerSource::Config,
+            trust: 2,
+            online: true,
+            rtt_ms: Some(12.345),
+            loss: 0.015,
+            addresses: vec!["203.0.113.5:4433".parse().unwrap()],
+            relays: vec!["harbour".to_owned()],
+            roles: Roles {
+                relay: true,
+                hop: false,
+                exit: true,
+            },
+            family: None,
+        };
+        let stranger = PeerInfo {
+            name: "\u{1b}[31mev".to_owned(),
+            trust: 0,
+            online: false,
+            source: PeerSource::Learned,
+            addresses: Vec::new(),
+            relays: Vec::new(),
+            roles: Roles::default(),
+            ..bob.clone()
+        };
+        let peers = vec![bob, stranger];
+        let text = render(&PeerList { peers }, Style::default());
+        let expected = "\
+NAME     STATE        RTT   LOSS  TRUST     ROLES       KNOWN    REACHED AT
+bob      online   12.3 ms  1.5 %  friend    relay,exit  config   203.0.113.5:4433, via harbour
+\u{fffd}[31mev  offline        -      -  stranger  -           learned  -
+";
+        assert_eq!(text, expected);
+    }
+}

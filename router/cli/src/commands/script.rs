@@ -1,0 +1,60 @@
+//! `wormholes script`: the scripts of the daemon, and those on the disk.
+
+use serde_json::Value;
+use wormholes_proto::control::{Call, NoParams, RpcError, ScriptDiagnostic, ScriptReport};
+
+use super::{Context, field, offline};
+use crate::{args::ScriptCommand, error::CliError, format, output::Style};
+
+pub(super) fn run(context: &mut Context<'_>, command: ScriptCommand) -> Result<(), CliError> {
+    match command {
+        ScriptCommand::Check(files) => offline::check(context.output, &files),
+        ScriptCommand::Test(files) => offline::test(context.output, &files),
+        ScriptCommand::List => context.show(&Call::ScriptList(NoParams {}), render),
+        ScriptCommand::Load => context
+            .show(&Call::ScriptLoad(NoParams {}), render)
+            .map_err(|error| with_diagnostics(error, context.output.json)),
+        ScriptCommand::Rollback => context.show(&Call::ScriptRollback(NoParams {}), render),
+    }
+}
+
+fn render(report: &ScriptReport, style: Style) -> String {
+    let rollback = if report.can_roll_back {
+        " (rollback possible)"
+    } else {
+        ""
+    };
+    let mut text = field(
+        style,
+        "generation",
+        &format!("{}{rollback}", report.generation),
+    );
+    for (index, script) in report.scripts.iter().enumerate() {
+        let name = if index == 0 { "scripts" } else { "" };
+        let path = script.path.as_ref().map(|path| path.display().to_string());
+        text += &field(style, name, &path.unwrap_or_else(|| script.name.clone()));
+    }
+    text += &field(style, "else", &report.default);
+    text += &field(style, "errors", &report.errors.to_string());
+    text
+}
+
+/// A load that failed lists what is wrong: one line each, as compilers print it.
+fn with_diagnostics(error: CliError, json: bool) -> CliError {
+    let CliError::Rpc(RpcError {
+        message,
+        data: Some(data),
+        ..
+    }) = &error
+    else {
+        return error;
+    };
+    let diagnostics = data.get("diagnostics").cloned().unwrap_or(Value::Null);
+    match serde_json::from_value::<Vec<ScriptDiagnostic>>(diagnostics) {
+        Ok(diagnostics) if !json => {
+            let lines: Vec<String> = diagnostics.iter().map(format::diagnostic).collect();
+            CliError::Failed(format!("{}\n{}", format::clean(message), lines.join("\n")))
+        }
+        _ => error,
+    }
+}

@@ -1,0 +1,216 @@
+//! `wormholes status`: one screen of 24 lines and 80 columns.
+
+use wormholes_proto::control::{FlowTotals, RoleSummary, ScriptReport, Status};
+
+use super::field;
+use crate::{format, output::Style};
+
+/// The screen's columns; longer lists end in `…`.
+const COLUMNS: usize = 80;
+/// What the names of fields take.
+const NAME_COLUMNS: usize = 11;
+
+pub(super) fn render(status: &Status, style: Style) -> String {
+    let field = |name: &str, value: &str| field(style, name, &fit(value));
+    let uptime = format::seconds(status.uptime_seconds);
+    let head = format!(
+        "wormholed {}, up {uptime}, process {}",
+        status.version, status.pid
+    );
+    let mut text = field("node", &name(&status.name, &head));
+    text += &field("id", &status.node_id.to_string());
+    let listen = list(status.listen.iter(), "nowhere: it only dials");
+    text += &field("listen", &listen);
+    text += &field("entrances", &list(entrances(status).iter(), "none"));
+    let services = list(status.services.iter().map(|s| &s.name), "none");
+    text += &field("services", &services);
+    text += &field("roles", &roles(status));
+    text += &field("relayed by", &list(relays(status).iter(), "none asked"));
+    let (known, connected) = (status.peers_known, status.peers_connected);
+    text += &field("peers", &format!("{known} known, {connected} connected"));
+    for (name, value) in flows(&status.flows) {
+        text += &field(name, &value);
+    }
+    text += &field("scripts", &scripts(&status.scripts));
+    text += &field("you", &format!("{} of this node", status.role));
+    text
+}
+
+fn flows(totals: &FlowTotals) -> [(&'static str, String); 3] {
+    let FlowTotals {
+        open,
+        opened,
+        blocked,
+        failed,
+        bytes_sent,
+        bytes_received,
+    } = totals;
+    let opened = opened.iter().map(|(kind, count)| format!("{kind} {count}"));
+    let (sent, received) = (format::bytes(*bytes_sent), format::bytes(*bytes_received));
+    [
+        (
+            "flows",
+            format!("{open} open, {blocked} blocked, {failed} failed"),
+        ),
+        ("opened", list(opened, "none")),
+        ("bytes", format!("{sent} sent, {received} received")),
+    ]
+}
+
+fn relays(status: &Status) -> Vec<String> {
+    status
+        .relays
+        .iter()
+        .map(|relay| {
+            let state = if relay.registered { "yes" } else { "NO" };
+            format!("{} {state}", relay.name)
+        })
+        .collect()
+}
+
+fn name(name: &str, head: &str) -> String {
+    if name.is_empty() {
+        head.to_owned()
+    } else {
+        format!("{name} ({head})")
+    }
+}
+
+fn entrances(status: &Status) -> Vec<String> {
+    status
+        .entrances
+        .iter()
+        .map(|entrance| format!("{} {}", entrance.kind, entrance.listen))
+        .collect()
+}
+
+fn roles(status: &Status) -> String {
+    let role = |name: &str, role: &RoleSummary| {
+        if role.enabled {
+            format!("{name} on ({} active)", role.active)
+        } else {
+            format!("{name} off")
+        }
+    };
+    let roles = &status.roles;
+    format!(
+        "{}, {}, {}",
+        role("relay", &roles.relay),
+        role("hop", &roles.hop),
+        role("exit", &roles.exit)
+    )
+}
+
+fn scripts(report: &ScriptReport) -> String {
+    let names = list(report.scripts.iter().map(|script| &script.name), "none");
+    format!(
+        "generation {}, {} errors, else {}: {names}",
+        report.generation, report.errors, report.default
+    )
+}
+
+fn list<T: ToString>(items: impl Iterator<Item = T>, none: &str) -> String {
+    let items: Vec<String> = items.map(|item| item.to_string()).collect();
+    if items.is_empty() {
+        none.to_owned()
+    } else {
+        items.join(", ")
+    }
+}
+
+fn fit(value: &str) -> String {
+    let room = COLUMNS - NAME_COLUMNS;
+    if value.chars().count() <= room {
+        return value.to_owned();
+    }
+    let kept: String = value.chars().take(room - 1).collect();
+    format!("{kept}…")
+}
+
+#[cfg(test)]
+mod tests {
+    use wormholes_proto::{
+        NodeId,
+        control::{EntranceInfo, RelayRegistration, Role, RolesSummary, ScriptFile, ServiceInfo},
+    };
+
+    use super::*;
+
+    fn role(active: usize) -> RoleSummary {
+        RoleSummary {
+            enabled: active > 0,
+            active,
+        }
+    }
+
+    fn busy() -> Status {
+        Status {
+            version: "0.1.0".to_owned(),
+            protocol: 1,
+            name: "a name that somebody typed without an end, and then typed some more".to_owned(),
+            node_id: NodeId::from_bytes([7; 32]),
+            pid: 4_194_304,
+            uptime_seconds: 90_061,
+            listen: vec!["[::]:4433".parse().unwrap(); 9],
+            entrances: (0..9)
+                .map(|port| EntranceInfo {
+                    kind: "socks5".to_owned(),
+                    listen: ([127, 0, 0, 1], 1080 + port).into(),
+                    label: None,
+                })
+                .collect(),
+            services: vec![
+                ServiceInfo {
+                    name: "web".to_owned(),
+                    min_trust: 2,
+                };
+                40
+            ],
+            roles: RolesSummary {
+                relay: role(1000),
+                hop: role(1000),
+                exit: role(0),
+            },
+            peers_known: 4096,
+            peers_connected: 1024,
+            relays: vec![
+                RelayRegistration {
+                    name: "harbour".to_owned(),
+                    registered: false,
+                    error: Some("no answer".to_owned()),
+                };
+                20
+            ],
+            flows: FlowTotals {
+                open: u64::MAX,
+                ..FlowTotals::default()
+            },
+            scripts: ScriptReport {
+                generation: 3,
+                scripts: vec![
+                    ScriptFile {
+                        name: "default.rhai".to_owned(),
+                        path: None,
+                    };
+                    30
+                ],
+                default: "block".to_owned(),
+                errors: 0,
+                can_roll_back: false,
+            },
+            role: Role::Operator,
+        }
+    }
+
+    #[test]
+    fn the_busiest_node_fits_a_screen() {
+        let text = render(&busy(), Style::default());
+        assert!(text.lines().count() <= 24, "{text}");
+        for line in text.lines() {
+            assert!(line.chars().count() <= COLUMNS, "{line}");
+        }
+        assert!(text.contains(&NodeId::from_bytes([7; 32]).to_string()));
+        assert!(text.contains("relay on (1000 active)"));
+        assert!(text.contains("exit off"));
+    }
+}

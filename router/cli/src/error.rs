@@ -1,0 +1,80 @@
+//! What can go wrong, and the exit status that says so.
+
+use std::{io, path::PathBuf, process::ExitCode};
+
+use serde_json::{Value, json};
+use thiserror::Error;
+use wormholes_proto::control::{ErrorCode, RpcError};
+
+#[derive(Debug, Error)]
+pub(crate) enum CliError {
+    #[error(
+        "wormholed is not running: nothing answers at {}\n\
+         start it with `wormholed --config FILE`, or name its socket with --socket PATH",
+        path.display()
+    )]
+    NotRunning { path: PathBuf },
+    #[error(
+        "permission denied: {}\n\
+         run this as the daemon's user, or widen `mode` under [control] in its config",
+        path.display()
+    )]
+    SocketDenied { path: PathBuf },
+    #[error("cannot talk with the daemon at {}: {source}", path.display())]
+    Socket { path: PathBuf, source: io::Error },
+    #[error("the daemon closed the connection")]
+    Closed,
+    #[error("{0}")]
+    Rpc(RpcError),
+    #[error("cannot read the daemon's answer ({0}); is it of another version?")]
+    Answer(serde_json::Error),
+    #[error("cannot read {}: {source}", path.display())]
+    ReadFile { path: PathBuf, source: io::Error },
+    #[error("{}: {message}", path.display())]
+    File { path: PathBuf, message: String },
+    #[error("cannot print: {0}")]
+    Print(#[from] io::Error),
+    #[error("{0}")]
+    Failed(String),
+    /// All that matters is printed already.
+    #[error("failed")]
+    Told,
+}
+
+impl CliError {
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::NotRunning { .. } => 3,
+            Self::SocketDenied { .. } => 4,
+            Self::Rpc(error) if error.is(ErrorCode::Denied) => 4,
+            // Whoever reads has seen enough (`wormholes flows | head`).
+            Self::Print(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
+            Self::Rpc(_)
+            | Self::Socket { .. }
+            | Self::Closed
+            | Self::Answer(_)
+            | Self::ReadFile { .. }
+            | Self::File { .. }
+            | Self::Print(_)
+            | Self::Told
+            | Self::Failed(_) => 1,
+        })
+    }
+
+    /// For `--json`.
+    pub(crate) fn to_json(&self) -> Value {
+        match self {
+            Self::Rpc(error) => json!({ "error": error }),
+            Self::NotRunning { .. }
+            | Self::SocketDenied { .. }
+            | Self::Socket { .. }
+            | Self::Closed
+            | Self::Answer(_)
+            | Self::ReadFile { .. }
+            | Self::File { .. }
+            | Self::Print(_)
+            | Self::Told
+            | Self::Failed(_) => json!({ "error": { "message": self.to_string() } }),
+        }
+    }
+}

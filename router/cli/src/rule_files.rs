@@ -1,0 +1,152 @@
+//! Scripts on the disk with their sets and the peers that they may name: what the daemon would
+//! load, read without it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+use wormholes_rules::{LoadEnv, ScriptSource, SetRegistry, named_sets};
+
+use crate::{args::ScriptFiles, error::CliError};
+
+/// What the name of a file of cases ends with.
+const CASES_SUFFIX: &str = ".test.rhai";
+
+/// Scripts and what they stand on.
+#[derive(Debug)]
+pub(crate) struct RuleFiles {
+    /// In the order in which they are asked, with their files.
+    pub(crate) scripts: Vec<(PathBuf, ScriptSource)>,
+    /// For the check.
+    pub(crate) env: LoadEnv,
+    /// Whether `env` knows the peers that scripts may name.
+    pub(crate) knows_peers: bool,
+    /// Sets that were taken as empty.
+    pub(crate) empty_sets: Vec<String>,
+}
+
+/// The part of a daemon's config that scripts stand on; the daemon checks the rest.
+#[derive(Debug, Default, Deserialize)]
+struct Config {
+    #[serde(default)]
+    rules: Rules,
+    #[serde(default)]
+    peer: Vec<Peer>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Rules {
+    #[serde(default)]
+    scripts: Vec<PathBuf>,
+    #[serde(default)]
+    sets: BTreeMap<String, PathBuf>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Peer {
+    name: String,
+    id: String,
+}
+
+impl RuleFiles {
+    /// Reads all files. Files of cases among the scripts are passed over, so that
+    /// `scripts/*.rhai` can be named.
+    pub(crate) fn read(args: &ScriptFiles) -> Result<Self, CliError> {
+        let config = args.config.as_deref().map(read_config).transpose()?;
+        let knows_peers = config.is_some();
+        let config = config.unwrap_or_default();
+        let files = if args.files.is_empty() {
+            &config.rules.scripts
+        } else {
+            &args.files
+        };
+        let files = files.iter().filter(|file| !is_cases(file));
+        let scripts = files
+            .map(|file| Ok((file.clone(), read_script(file)?)))
+            .collect::<Result<Vec<_>, CliError>>()?;
+        let mut sets = SetRegistry::default();
+        let given = args.sets.iter().map(|(name, file)| (name, file));
+        for (name, file) in config.rules.sets.iter().chain(given) {
+            let loaded = sets.load(name, &file.display().to_string(), &read(file)?);
+            loaded.map_err(|error| CliError::Failed(error.to_string()))?;
+        }
+        let empty_sets = if knows_peers {
+            Vec::new()
+        } else {
+            add_empty_sets(&mut sets, &scripts)
+        };
+        let names = config.peer.into_iter();
+        let known_peers = names.flat_map(|peer| [peer.name, peer.id]).collect();
+        let mut env = LoadEnv {
+            known_peers,
+            ..LoadEnv::default()
+        };
+        env.surroundings.sets = sets.into();
+        Ok(Self {
+            scripts,
+            env,
+            knows_peers,
+            empty_sets,
+        })
+    }
+}
+
+/// The cases beside a script; none when there is no such file.
+pub(crate) fn read_cases(script: &Path) -> Result<Option<ScriptSource>, CliError> {
+    let cases = script.with_extension("test.rhai");
+    if cases.exists() {
+        read_script(&cases).map(Some)
+    } else {
+        Ok(None)
+    }
+}
+
+fn read_config(path: &Path) -> Result<Config, CliError> {
+    let mut config: Config = toml::from_str(&read(path)?).map_err(|error| CliError::File {
+        path: path.to_owned(),
+        message: error.to_string(),
+    })?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let files = config.rules.scripts.iter_mut();
+    for file in files.chain(config.rules.sets.values_mut()) {
+        *file = folder.join(&*file);
+    }
+    Ok(config)
+}
+
+fn add_empty_sets(sets: &mut SetRegistry, scripts: &[(PathBuf, ScriptSource)]) -> Vec<String> {
+    let named: BTreeSet<String> = scripts
+        .iter()
+        .flat_map(|(_, script)| named_sets(script))
+        .collect();
+    let missing = named.into_iter().filter(|name| !sets.contains(name));
+    let missing: Vec<String> = missing.collect();
+    for name in &missing {
+        // Only too many sets can be wrong with an empty one; then the check says so.
+        let _ = sets.load(name, "", "");
+    }
+    missing
+}
+
+fn read_script(path: &Path) -> Result<ScriptSource, CliError> {
+    let name = path.file_name().unwrap_or(path.as_os_str());
+    Ok(ScriptSource {
+        name: name.to_string_lossy().into_owned(),
+        text: read(path)?,
+    })
+}
+
+fn read(path: &Path) -> Result<String, CliError> {
+    fs::read_to_string(path).map_err(|source| CliError::ReadFile {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn is_cases(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default();
+    name.to_string_lossy().ends_with(CASES_SUFFIX)
+}
