@@ -1,0 +1,226 @@
+//! The load: one server that sinks, echoes or hangs up, and clients that measure against it.
+//!
+//! The client's first byte says what the connection is for. `B`: all bytes are counted, and the
+//! count (u64, big-endian) is sent back after the end. `E`: bytes are echoed. The same clients
+//! measure raw TCP, the references and the router, so that rows differ only in what lies between.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+};
+use wormholes_proto::{SocksClient, SocksClientState, SocksCredentials, Target};
+
+/// What one write of the bulk clients carries.
+const BULK_WRITE_BYTES: usize = 256 << 10;
+/// Connections that the rate clients keep going at once.
+const RATE_CLIENTS: usize = 16;
+
+/// How a client gets to the server.
+#[derive(Debug, Clone)]
+pub(crate) enum Way {
+    /// A TCP connection to this address ends at the server.
+    Tcp(SocketAddr),
+    /// Through a SOCKS5 entrance; the user name tells the script which tunnel to take.
+    Socks {
+        /// The entrance.
+        entrance: SocketAddr,
+        /// The user name.
+        user: String,
+        /// What is asked for.
+        target: Target,
+    },
+}
+
+/// Round-trip times of one byte.
+#[derive(Debug)]
+pub(crate) struct Echo {
+    /// Half were faster.
+    pub(crate) p50: Duration,
+    /// One in a hundred was slower.
+    pub(crate) p99: Duration,
+}
+
+/// Starts the server; it runs until the runtime ends.
+pub(crate) async fn start_server() -> Result<SocketAddr> {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+    let address = listener.local_addr()?;
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            // A client that goes away ends only its own connection.
+            tokio::spawn(async move { serve(stream).await.ok() });
+        }
+    });
+    Ok(address)
+}
+
+async fn serve(mut stream: TcpStream) -> Result<()> {
+    stream.set_nodelay(true)?;
+    let mut buffer = vec![0; BULK_WRITE_BYTES];
+    match stream.read_u8().await? {
+        b'B' => {
+            let mut count = 0u64;
+            loop {
+                match stream.read(&mut buffer).await? {
+                    0 => break,
+                    len => count += u64::try_from(len)?,
+                }
+            }
+            stream.write_u64(count).await?;
+        }
+        b'E' => loop {
+            let len = stream.read(&mut buffer).await?;
+            if len == 0 {
+                break;
+            }
+            stream
+                .write_all(buffer.get(..len).unwrap_or_default())
+                .await?;
+        },
+        other => bail!("unknown use {other}"),
+    }
+    stream.shutdown().await?;
+    Ok(())
+}
+
+impl Way {
+    /// A connection to the server.
+    pub(crate) async fn connect(&self) -> Result<TcpStream> {
+        match self {
+            Self::Tcp(address) => {
+                let stream = TcpStream::connect(address).await?;
+                stream.set_nodelay(true)?;
+                Ok(stream)
+            }
+            Self::Socks {
+                entrance,
+                user,
+                target,
+            } => connect_socks(*entrance, user, target)
+                .await
+                .with_context(|| format!("{user} to {target}")),
+        }
+    }
+}
+
+async fn connect_socks(entrance: SocketAddr, user: &str, target: &Target) -> Result<TcpStream> {
+    let mut stream = TcpStream::connect(entrance).await?;
+    stream.set_nodelay(true)?;
+    let credentials = SocksCredentials::new(user, "bench")?;
+    let (mut client, greeting) = SocksClient::new(target.clone(), Some(credentials));
+    stream.write_all(&greeting).await?;
+    let mut input = Vec::new();
+    loop {
+        ensure!(
+            stream.read_buf(&mut input).await? > 0,
+            "the entrance closed the connection"
+        );
+        let step = client.handle(&input);
+        input.drain(..step.consumed);
+        stream.write_all(&step.send).await?;
+        match step.state {
+            SocksClientState::NeedMore => {}
+            SocksClientState::Connected(_) => return Ok(stream),
+            SocksClientState::Failed(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Bytes a second that arrive over `streams` connections at once.
+pub(crate) async fn bulk(way: &Way, streams: usize, time: Duration) -> Result<f64> {
+    let mut clients = JoinSet::new();
+    let mut connections = Vec::new();
+    for _ in 0..streams {
+        connections.push(way.connect().await?);
+    }
+    let started = Instant::now();
+    for connection in connections {
+        clients.spawn(bulk_client(connection, started + time));
+    }
+    let mut bytes = 0;
+    while let Some(count) = clients.join_next().await {
+        bytes += count??;
+    }
+    Ok(bytes as f64 / started.elapsed().as_secs_f64())
+}
+
+async fn bulk_client(mut stream: TcpStream, until: Instant) -> Result<u64> {
+    let buffer = vec![0x5a; BULK_WRITE_BYTES];
+    let mut sent = 0u64;
+    stream.write_u8(b'B').await?;
+    while Instant::now() < until {
+        stream.write_all(&buffer).await?;
+        sent += u64::try_from(buffer.len())?;
+    }
+    stream.shutdown().await?;
+    let count = stream.read_u64().await?;
+    ensure!(count == sent, "{sent} bytes were sent and {count} arrived");
+    Ok(count)
+}
+
+/// Sends one byte at a time and waits for its echo.
+pub(crate) async fn echo(way: &Way, time: Duration) -> Result<Echo> {
+    let mut stream = way.connect().await?;
+    stream.write_u8(b'E').await?;
+    let mut times = Vec::new();
+    let until = Instant::now() + time;
+    while Instant::now() < until {
+        let sent = Instant::now();
+        stream.write_u8(1).await?;
+        stream.read_u8().await?;
+        times.push(sent.elapsed());
+    }
+    times.sort_unstable();
+    let at = |share: usize| {
+        times
+            .get(times.len() * share / 100)
+            .copied()
+            .context("no echo came back")
+    };
+    Ok(Echo {
+        p50: at(50)?,
+        p99: at(99)?,
+    })
+}
+
+/// Connections a second that are opened, echo a byte and are closed.
+pub(crate) async fn rate(way: &Way, time: Duration) -> Result<f64> {
+    let started = Instant::now();
+    let mut clients = JoinSet::new();
+    for _ in 0..RATE_CLIENTS {
+        let way = way.clone();
+        clients.spawn(async move {
+            let mut count = 0u64;
+            while started.elapsed() < time {
+                let mut stream = way.connect().await?;
+                stream.write_all(b"E1").await?;
+                stream.read_u8().await?;
+                count += 1;
+            }
+            anyhow::Ok(count)
+        });
+    }
+    let mut count = 0;
+    while let Some(one) = clients.join_next().await {
+        count += one??;
+    }
+    Ok(count as f64 / started.elapsed().as_secs_f64())
+}
+
+/// Opens `count` connections that say nothing more, and hands them out.
+pub(crate) async fn idle(way: &Way, count: usize) -> Result<Vec<TcpStream>> {
+    let mut streams = Vec::with_capacity(count);
+    for _ in 0..count {
+        let mut stream = way.connect().await?;
+        stream.write_all(b"E1").await?;
+        stream.read_u8().await?;
+        streams.push(stream);
+    }
+    Ok(streams)
+}

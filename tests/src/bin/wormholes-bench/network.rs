@@ -1,0 +1,184 @@
+//! The nodes that the router's rows run over: a client, a server that offers the load's server as
+//! a service, a friend that offers it behind a relay, and two hops.
+
+use std::net::SocketAddr;
+
+use anyhow::Result;
+use wormholes_proto::Target;
+use wormholes_tests::{Daemon, Setup};
+
+use crate::load::Way;
+
+/// The user name at the entrance decides the tunnel.
+const SCRIPT: &str = r#"
+fn route(c) {
+    switch c.user {
+        "direct" => direct(),
+        "service" => c.node.direct().closed(),
+        "relay" => c.node.relayed("relay").closed(),
+        "onion1" => onion(1).to(c.node).closed(),
+        "onion3" => onion(3).to(c.node).closed(),
+        _ => block("not a row of the bench"),
+    }
+}
+"#;
+
+/// A kind of tunnel that is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Route {
+    /// A local dial.
+    Direct,
+    /// A service of a peer over QUIC.
+    Service,
+    /// The same through a relay.
+    Relay,
+    /// The same over one hop, the peer itself.
+    Onion1,
+    /// The same over three hops.
+    Onion3,
+}
+
+/// The running nodes.
+#[derive(Debug)]
+pub(crate) struct Network {
+    load: SocketAddr,
+    entrance: SocketAddr,
+    client: Daemon,
+    server: Daemon,
+    relay: Daemon,
+    friend: Daemon,
+    hops: [Daemon; 2],
+}
+
+impl Route {
+    /// In the order of the table.
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Direct,
+        Self::Service,
+        Self::Relay,
+        Self::Onion1,
+        Self::Onion3,
+    ];
+
+    /// As rows call it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Direct => "local direct",
+            Self::Service => "service over QUIC",
+            Self::Relay => "relay",
+            Self::Onion1 => "onion(1)",
+            Self::Onion3 => "onion(3)",
+        }
+    }
+
+    fn user(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Service => "service",
+            Self::Relay => "relay",
+            Self::Onion1 => "onion1",
+            Self::Onion3 => "onion3",
+        }
+    }
+}
+
+impl Network {
+    /// Starts the nodes; `load` is where the load's server listens.
+    pub(crate) async fn start(load: SocketAddr) -> Result<Self> {
+        let service = format!("[[service]]\nname = \"load\"\ntarget = \"{load}\"\nmin_trust = 0");
+        let client = Setup::new("client")?;
+        let friend = Setup::new("friend")?;
+        let known = |setup: Setup| setup.peer_id("client", client.id(), 2, "");
+        let hop = |name: &str, listen: &str| {
+            let setup = Setup::new(name)?
+                .listen(listen)
+                .config("[hop]\nenabled = true");
+            anyhow::Ok(known(setup))
+        };
+        let relay = known(Setup::new("relay")?.listen("127.61.0.1:0"))
+            .peer_id("friend", friend.id(), 2, "")
+            .config("[relay]\nenabled = true")
+            .start()
+            .await?;
+        let hops = [
+            hop("hop1", "127.62.0.1:0")?.start().await?,
+            hop("hop2", "127.63.0.1:0")?.start().await?,
+        ];
+        let server = hop("server", "127.64.0.1:0")?
+            .config(&service)
+            .start()
+            .await?;
+        let friend = known(friend)
+            .config(&service)
+            .config(&format!("{}register = true", peer_section(&relay)))
+            .start()
+            .await?;
+        let client = client
+            .entrances()
+            .script("bench.rhai", SCRIPT)
+            .peer(&relay, 2)
+            .peer(&server, 2)
+            .peer(&hops[0], 2)
+            .peer(&hops[1], 2)
+            .peer_id("friend", friend.id(), 2, "via = [\"relay\"]")
+            .start()
+            .await?;
+        let entrance = client.entrance("socks5")?;
+        Ok(Self {
+            load,
+            entrance,
+            client,
+            server,
+            relay,
+            friend,
+            hops,
+        })
+    }
+
+    /// How the load gets to its server by this route.
+    pub(crate) fn way(&self, route: Route) -> Way {
+        let target = match route {
+            Route::Direct => self.load.into(),
+            Route::Service | Route::Onion1 | Route::Onion3 => service_of("server"),
+            Route::Relay => service_of("friend"),
+        };
+        Way::Socks {
+            entrance: self.entrance,
+            user: route.user().to_owned(),
+            target,
+        }
+    }
+
+    /// The processes on the way.
+    pub(crate) fn pids(&self, route: Route) -> Vec<u32> {
+        let client = &self.client;
+        let on_the_way = match route {
+            Route::Direct => vec![client],
+            Route::Service | Route::Onion1 => vec![client, &self.server],
+            Route::Relay => vec![client, &self.relay, &self.friend],
+            Route::Onion3 => vec![client, &self.hops[0], &self.hops[1], &self.server],
+        };
+        on_the_way.into_iter().map(Daemon::pid).collect()
+    }
+
+    /// The client's process.
+    pub(crate) fn client_pid(&self) -> u32 {
+        self.client.pid()
+    }
+}
+
+fn peer_section(peer: &Daemon) -> String {
+    let address = peer
+        .listen()
+        .map(|address| format!("{address}"))
+        .unwrap_or_default();
+    format!(
+        "[[peer]]\nname = {:?}\nid = \"{}\"\naddresses = [\"{address}\"]\n",
+        peer.name(),
+        peer.id()
+    )
+}
+
+fn service_of(node: &str) -> Target {
+    Target::new(wormholes_proto::Host::Name(format!("load.{node}.wh")), 80)
+}

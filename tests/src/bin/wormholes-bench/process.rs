@@ -1,0 +1,36 @@
+//! What a process has used, from /proc.
+
+use std::fs;
+
+use anyhow::{Context, Result};
+
+/// CPU seconds of the processes together, user and system (proc(5), `stat` fields 14 and 15).
+pub(crate) fn cpu_seconds(pids: &[u32]) -> Result<f64> {
+    let ticks_per_second = rustix::param::clock_ticks_per_second() as f64;
+    let mut ticks = 0;
+    for pid in pids {
+        let path = format!("/proc/{pid}/stat");
+        let stat = fs::read_to_string(&path).with_context(|| path.clone())?;
+        // The name in parentheses may hold spaces: count from behind it.
+        let (_, fields) = stat.rsplit_once(") ").context("no process name in stat")?;
+        for field in fields.split(' ').skip(11).take(2) {
+            ticks += field.parse::<u64>().with_context(|| path.clone())?;
+        }
+    }
+    Ok(ticks as f64 / ticks_per_second)
+}
+
+/// Resident memory of the processes together, in bytes (proc(5), `statm` field 2).
+pub(crate) fn resident_bytes(pids: &[u32]) -> Result<u64> {
+    let mut pages = 0;
+    for pid in pids {
+        let path = format!("/proc/{pid}/statm");
+        let statm = fs::read_to_string(&path).with_context(|| path.clone())?;
+        let field = statm
+            .split(' ')
+            .nth(1)
+            .context("no resident size in statm")?;
+        pages += field.parse::<u64>().with_context(|| path.clone())?;
+    }
+    Ok(pages * u64::try_from(rustix::param::page_size())?)
+}

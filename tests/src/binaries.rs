@@ -1,0 +1,75 @@
+//! The programs under test: found where cargo built them, and run to their end.
+
+use std::{
+    env,
+    path::PathBuf,
+    process::{Command, Output},
+    sync::OnceLock,
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::workspace;
+
+static FOLDER: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+
+/// The path of a program of this workspace, up to date.
+///
+/// # Errors
+/// When it cannot be built.
+pub fn binary(name: &str) -> Result<PathBuf> {
+    let folder = FOLDER
+        .get_or_init(|| folder().map_err(|error| format!("{error:#}")))
+        .as_ref()
+        .map_err(|error| anyhow::anyhow!("{error}"))?;
+    let path = folder.join(name);
+    if !path.exists() {
+        bail!("{} is not built", path.display());
+    }
+    Ok(path)
+}
+
+/// `cargo xtask` says where it built them; a plain `cargo test` builds them here.
+fn folder() -> Result<PathBuf> {
+    if let Some(folder) = env::var_os("WORMHOLES_BIN_DIR") {
+        return Ok(folder.into());
+    }
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    run(Command::new(cargo)
+        .args(["build", "--quiet", "--workspace", "--bins"])
+        .current_dir(workspace::root()))?;
+    let this = env::current_exe().context("cannot find this program")?;
+    let in_target = |folder: &&std::path::Path| folder.ends_with("debug");
+    let folder = this.ancestors().find(in_target);
+    Ok(folder
+        .context("this program is in no target folder")?
+        .into())
+}
+
+/// Runs a program and returns its standard output.
+///
+/// # Errors
+/// When it cannot start or ends with another status than 0; its standard error is in the text.
+pub fn run(command: &mut Command) -> Result<String> {
+    let output = output(command)?;
+    if !output.status.success() {
+        bail!(
+            "{command:?} ended with {}:\n{}{}",
+            output.status,
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Runs a program and returns all that it said.
+///
+/// # Errors
+/// When it cannot start.
+pub fn output(command: &mut Command) -> Result<Output> {
+    command
+        .stdin(std::process::Stdio::null())
+        .output()
+        .with_context(|| format!("cannot start {command:?}"))
+}

@@ -1,0 +1,292 @@
+//! Packets on loopback as the kernel carried them, searched for what must not be in them.
+//!
+//! Needs CAP_NET_RAW. Only IPv4 TCP and UDP are looked at: UDP is what nodes speak among each other,
+//! and TCP is where the markers do appear, so that not finding them means something. Each packet is searched for every
+//! marker and then forgotten, so that a capture of any length stays small. The kernel shows a
+//! packet on loopback twice, once going and once coming: counts are of both.
+
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddrV4},
+    os::fd::OwnedFd,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use rustix::net::{
+    AddressFamily, Protocol, RecvFlags, SocketFlags, SocketType, recv, socket_with,
+    sockopt::{Timeout, set_socket_recv_buffer_size_force, set_socket_timeout},
+};
+
+/// ETH_P_IP in network order, as packet(7) wants it.
+const ETH_P_IP: u32 = 0x0800_u16.to_be() as u32;
+/// Offloaded packets on loopback reach 64 KiB.
+const MAX_PACKET_BYTES: usize = 70_000;
+/// A bulk transfer on loopback outruns a reader for moments.
+const RECEIVE_BUFFER_BYTES: usize = 64 << 20;
+/// How soon a stop is noticed.
+const STOP_NOTICED: Duration = Duration::from_millis(50);
+/// Enough to read a full buffer.
+const LONGEST_END: Duration = Duration::from_millis(500);
+
+/// A running capture.
+#[derive(Debug)]
+pub struct Capture {
+    stop: Arc<AtomicBool>,
+    seen: Arc<Mutex<Seen>>,
+    reader: Option<JoinHandle<()>>,
+}
+
+type Seen = BTreeMap<Ends, Traffic>;
+
+/// From where to where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Ends {
+    is_udp: bool,
+    from: SocketAddrV4,
+    to: SocketAddrV4,
+}
+
+/// Packets between two ends.
+#[derive(Debug, Clone, Default)]
+struct Traffic {
+    packets: u64,
+    found: Vec<u64>,
+}
+
+/// What a capture saw.
+#[derive(Debug, Clone)]
+pub struct Captured {
+    markers: Vec<Vec<u8>>,
+    seen: Seen,
+}
+
+impl Capture {
+    /// Starts to look for `markers` in all that loopback carries.
+    ///
+    /// # Errors
+    /// When the kernel does not allow it.
+    pub fn start(markers: &[&[u8]]) -> Result<Self> {
+        let socket = open().context("cannot capture packets; are you root?")?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let seen = Arc::new(Mutex::new(Seen::new()));
+        let markers: Vec<Vec<u8>> = markers.iter().map(|marker| marker.to_vec()).collect();
+        let reader = {
+            let (stop, seen) = (stop.clone(), seen.clone());
+            thread::spawn(move || read(&socket, &markers, &stop, &seen))
+        };
+        Ok(Self {
+            stop,
+            seen,
+            reader: Some(reader),
+        })
+    }
+
+    /// Stops, and gives what was seen of `markers`, which are those given at the start.
+    pub fn finish(mut self, markers: &[&[u8]]) -> Captured {
+        self.end();
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        Captured {
+            markers: markers.iter().map(|marker| marker.to_vec()).collect(),
+            seen: seen.clone(),
+        }
+    }
+
+    fn end(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(reader) = self.reader.take() {
+            let _panic_was_printed = reader.join();
+        }
+    }
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl Captured {
+    /// How many UDP packets from or to this address and port there were.
+    pub fn packets_at(&self, address: SocketAddrV4) -> u64 {
+        self.udp_at(address)
+            .map(|(_, traffic)| traffic.packets)
+            .sum()
+    }
+
+    /// How many UDP packets from or to this address and port have `marker` in them.
+    pub fn found_at(&self, marker: &[u8], address: SocketAddrV4) -> u64 {
+        let found = self.udp_at(address).map(|(_, traffic)| traffic);
+        self.count(marker, found)
+    }
+
+    /// How many TCP packets have `marker` in them: those between a program and its entrance, and
+    /// between a node and the target.
+    pub fn found_over_tcp(&self, marker: &[u8]) -> u64 {
+        let tcp = self.seen.iter().filter(|(ends, _)| !ends.is_udp);
+        self.count(marker, tcp.map(|(_, traffic)| traffic))
+    }
+
+    /// The addresses and ports that exchanged UDP packets with this one.
+    pub fn neighbours(&self, address: SocketAddrV4) -> Vec<SocketAddrV4> {
+        let mut found: Vec<_> = self
+            .udp_at(address)
+            .map(|(ends, _)| {
+                if ends.from == address {
+                    ends.to
+                } else {
+                    ends.from
+                }
+            })
+            .collect();
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+
+    fn count<'a>(&self, marker: &[u8], traffic: impl Iterator<Item = &'a Traffic>) -> u64 {
+        let index = self.markers.iter().position(|one| one == marker);
+        let found = |traffic: &Traffic| traffic.found.get(index?).copied();
+        traffic.filter_map(found).sum()
+    }
+
+    fn udp_at(&self, address: SocketAddrV4) -> impl Iterator<Item = (&Ends, &Traffic)> {
+        let is_at = move |ends: &Ends| ends.from == address || ends.to == address;
+        self.seen
+            .iter()
+            .filter(move |(ends, _)| ends.is_udp && is_at(ends))
+    }
+}
+
+fn open() -> rustix::io::Result<OwnedFd> {
+    let protocol = std::num::NonZeroU32::new(ETH_P_IP).map(Protocol::from_raw);
+    let socket = socket_with(
+        AddressFamily::PACKET,
+        SocketType::DGRAM,
+        SocketFlags::CLOEXEC,
+        protocol,
+    )?;
+    set_socket_timeout(&socket, Timeout::Recv, Some(STOP_NOTICED))?;
+    set_socket_recv_buffer_size_force(&socket, RECEIVE_BUFFER_BYTES)?;
+    Ok(socket)
+}
+
+fn read(socket: &OwnedFd, markers: &[Vec<u8>], stop: &AtomicBool, seen: &Mutex<Seen>) {
+    let mut buffer = vec![0; MAX_PACKET_BYTES];
+    let mut end = None;
+    loop {
+        // What came before the stop is read to its end. Others may use loopback too, so that the
+        // socket need not become empty.
+        if stop.load(Ordering::Relaxed) {
+            let end = *end.get_or_insert_with(|| Instant::now() + LONGEST_END);
+            if Instant::now() > end {
+                return;
+            }
+        }
+        match recv(socket, &mut buffer[..], RecvFlags::empty()) {
+            Ok((n_bytes, _)) => {
+                if let Some(packet) = buffer.get(..n_bytes) {
+                    let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+                    note(packet, markers, &mut seen);
+                }
+            }
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {
+                if stop.load(Ordering::Relaxed) {
+                    return;
+                }
+            }
+            Err(_) => return,
+        }
+    }
+}
+
+fn note(packet: &[u8], markers: &[Vec<u8>], seen: &mut Seen) {
+    let Some(ends) = ends(packet) else { return };
+    let traffic = seen.entry(ends).or_insert_with(|| Traffic {
+        found: vec![0; markers.len()],
+        ..Traffic::default()
+    });
+    traffic.packets += 1;
+    for (found, marker) in traffic.found.iter_mut().zip(markers) {
+        *found += u64::from(contains(packet, marker));
+    }
+}
+
+/// The ends of an IPv4 packet (RFC 791) with TCP (6) or UDP (17) in it.
+fn ends(packet: &[u8]) -> Option<Ends> {
+    let header_bytes = usize::from(packet.first()? & 0x0f) * 4;
+    let protocol = *packet.get(9)?;
+    if packet.first()? >> 4 != 4 || ![6, 17].contains(&protocol) {
+        return None;
+    }
+    let address = |at: usize| {
+        let bytes: [u8; 4] = packet.get(at..at + 4)?.try_into().ok()?;
+        Some(Ipv4Addr::from(bytes))
+    };
+    let port = |at: usize| {
+        let bytes: [u8; 2] = packet.get(at..at + 2)?.try_into().ok()?;
+        Some(u16::from_be_bytes(bytes))
+    };
+    Some(Ends {
+        is_udp: protocol == 17,
+        from: SocketAddrV4::new(address(12)?, port(header_bytes)?),
+        to: SocketAddrV4::new(address(16)?, port(header_bytes + 2)?),
+    })
+}
+
+/// Looks for the first byte, then for the rest: bulk packets have few of any one byte.
+fn contains(packet: &[u8], marker: &[u8]) -> bool {
+    let Some((first, rest)) = marker.split_first() else {
+        return true;
+    };
+    let mut left = packet;
+    while let Some(at) = left.iter().position(|byte| byte == first) {
+        left = left.get(at + 1..).unwrap_or_default();
+        if left.starts_with(rest) {
+            return true;
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Looking proves nothing unless it finds what is there.
+    #[test]
+    fn a_marker_that_is_sent_is_found() {
+        let marker = b"a marker that no other test sends";
+        let capture = Capture::start(&[marker, b"another"]).unwrap();
+        let receiver = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let std::net::SocketAddr::V4(to) = receiver.local_addr().unwrap() else {
+            panic!("not IPv4");
+        };
+        sender
+            .send_to(&[b"aaa", &marker[..], b"zzz"].concat(), to)
+            .unwrap();
+        let captured = capture.finish(&[marker, b"another"]);
+        assert!(captured.packets_at(to) >= 1);
+        assert!(captured.found_at(marker, to) >= 1);
+        assert_eq!(captured.found_at(b"another", to), 0);
+        assert_eq!(captured.neighbours(to).len(), 1);
+    }
+
+    #[test]
+    fn markers_are_found_wherever_they_begin() {
+        for (packet, marker, expected) in [
+            (&b"aab"[..], &b"ab"[..], true),
+            (b"ab", b"ab", true),
+            (b"abc", b"bcd", false),
+            (b"", b"a", false),
+        ] {
+            assert_eq!(contains(packet, marker), expected, "{packet:?} {marker:?}");
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Network namespaces: several hosts on one machine, joined by pairs of virtual wires.
+//!
+//! Needs root. A namespace ends with its value, and its wires with it.
+
+use std::{
+    net::Ipv4Addr,
+    process::Command,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use anyhow::Result;
+
+use crate::binaries::run;
+
+/// Tells apart the namespaces of one process; the process id tells processes apart.
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+/// A host.
+#[derive(Debug)]
+pub struct Namespace {
+    name: String,
+}
+
+/// The two ends of a wire: addresses in one /24, the first on the first host.
+#[derive(Debug, Clone, Copy)]
+pub struct Link {
+    /// On the first host.
+    pub first: Ipv4Addr,
+    /// On the second host.
+    pub second: Ipv4Addr,
+}
+
+impl Namespace {
+    /// Makes a host with loopback up and nothing else.
+    ///
+    /// # Errors
+    /// When this is not root.
+    pub fn new() -> Result<Self> {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("wh{}n{number}", std::process::id());
+        ip(&["netns", "add", &name])?;
+        let namespace = Self { name };
+        namespace.ip(&["link", "set", "lo", "up"])?;
+        Ok(namespace)
+    }
+
+    /// Its name for `ip netns exec`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Runs `ip` in it.
+    ///
+    /// # Errors
+    /// When that fails.
+    pub fn ip(&self, words: &[&str]) -> Result<()> {
+        let mut all = vec!["-n", &self.name];
+        all.extend(words);
+        ip(&all)
+    }
+
+    /// Runs `nft` in it with these rules.
+    ///
+    /// # Errors
+    /// When they are not accepted.
+    pub fn nft(&self, rules: &str) -> Result<()> {
+        run(self.command("nft").arg(rules)).map(drop)
+    }
+
+    /// A program that will run in it.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.name, program]);
+        command
+    }
+
+    /// Joins two hosts by a wire.
+    ///
+    /// # Errors
+    /// When an address is taken.
+    pub fn join(&self, other: &Self, link: Link) -> Result<()> {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        // Interface names have at most 15 characters.
+        let near = format!("w{}a{number}", std::process::id() % 100_000);
+        let far = format!("w{}b{number}", std::process::id() % 100_000);
+        ip(&[
+            "link",
+            "add",
+            &near,
+            "netns",
+            &self.name,
+            "type",
+            "veth",
+            "peer",
+            "name",
+            &far,
+            "netns",
+            &other.name,
+        ])?;
+        for (host, interface, address) in [(self, &near, link.first), (other, &far, link.second)] {
+            host.ip(&["address", "add", &format!("{address}/24"), "dev", interface])?;
+            host.ip(&["link", "set", interface, "up"])?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let _gone_already = ip(&["netns", "delete", &self.name]);
+    }
+}
+
+fn ip(words: &[&str]) -> Result<()> {
+    run(Command::new("ip").args(words)).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn joined_hosts_reach_each_other() {
+        let (a, b) = (Namespace::new().unwrap(), Namespace::new().unwrap());
+        let link = Link {
+            first: [192, 168, 77, 1].into(),
+            second: [192, 168, 77, 2].into(),
+        };
+        a.join(&b, link).unwrap();
+        let routes = run(a.command("ip").args(["route", "get", "192.168.77.2"])).unwrap();
+        assert!(routes.contains("src 192.168.77.1"), "{routes}");
+        b.nft("table ip filter {\nchain input {\ntype filter hook input priority 0;\n}\n}\n")
+            .unwrap();
+    }
+}

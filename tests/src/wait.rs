@@ -1,0 +1,31 @@
+//! Waiting for a condition: the one place where tests look at the clock again and again.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+/// Long enough for a busy machine of two cores; a condition that takes longer does not come.
+pub const LIMIT: Duration = Duration::from_secs(30);
+
+/// The first pause between two looks; each is twice the one before, up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(2);
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+
+/// Looks until `look` gives something.
+///
+/// # Errors
+/// When it gave nothing within [`LIMIT`]; the error names `what` was awaited.
+pub async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> Result<T> {
+    let deadline = Instant::now() + LIMIT;
+    let mut pause = FIRST_PAUSE;
+    loop {
+        if let Some(found) = look().await {
+            return Ok(found);
+        }
+        if Instant::now() > deadline {
+            bail!("waited {} s for {what}", LIMIT.as_secs());
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}

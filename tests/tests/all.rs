@@ -1,0 +1,41 @@
+//! The one integration binary: a plain list of what is in it.
+
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    reason = "a test ends by panicking"
+)]
+
+#[path = "all/bad_input.rs"]
+mod bad_input;
+#[path = "all/cli.rs"]
+mod cli;
+#[path = "all/clients.rs"]
+mod clients;
+#[path = "all/demo.rs"]
+mod demo;
+#[path = "all/features.rs"]
+mod features;
+#[path = "all/kills.rs"]
+mod kills;
+#[path = "all/onion_build.rs"]
+mod onion_build;
+#[path = "all/readme.rs"]
+mod readme;
+#[path = "all/scenario_records.rs"]
+mod scenario_records;
+#[path = "all/scenario_rendezvous.rs"]
+mod scenario_rendezvous;
+#[path = "all/scenario_sealed.rs"]
+mod scenario_sealed;
+#[path = "all/sim.rs"]
+mod sim;
+#[path = "all/telemetry.rs"]
+mod telemetry;
+#[path = "all/tidy.rs"]
+mod tidy;
+#[path = "all/tidy_text.rs"]
+mod tidy_text;

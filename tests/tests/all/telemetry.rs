@@ -1,0 +1,60 @@
+//! Metrics, as Prometheus' own checker sees them.
+
+use std::{
+    io::Write,
+    process::{Command, Stdio},
+};
+
+use wormholes_tests::{Setup, TestNetwork, curl};
+
+#[tokio::test]
+async fn promtool_finds_nothing_to_complain_about() {
+    let network = TestNetwork::start("fn route(c) { onion(3) }")
+        .await
+        .unwrap();
+    let proxy = format!("socks5h://{}", network.client.entrance("socks5").unwrap());
+    let fetched = curl(&proxy, &network.outside_url("/"), &[]).await.unwrap();
+    assert_eq!(fetched.status, 200, "{fetched:?}");
+    for node in [&network.client, &network.relay] {
+        let metrics = metrics(node).await;
+        check_metrics(&metrics);
+        for secret in [node.id().to_string().as_str(), "outside.example"] {
+            assert!(!metrics.contains(secret), "a label says {secret}");
+        }
+    }
+    let metrics = metrics(&network.client).await;
+    for name in ["wormholes_flows", "wormholes_peers"] {
+        assert!(metrics.contains(name), "{name} is missing:\n{metrics}");
+    }
+    assert!(metrics.contains("onion"), "no flow was counted:\n{metrics}");
+}
+
+#[tokio::test]
+async fn nothing_is_served_where_metrics_are_off() {
+    let node = Setup::new("quiet").unwrap().start().await.unwrap();
+    assert_eq!(node.metrics(), None);
+}
+
+async fn metrics(node: &wormholes_tests::Daemon) -> String {
+    let url = format!("http://{}/metrics", node.metrics().unwrap());
+    let fetched = curl("", &url, &[]).await.unwrap();
+    assert_eq!(fetched.status, 200, "{fetched:?}");
+    String::from_utf8(fetched.body).unwrap()
+}
+
+fn check_metrics(text: &str) {
+    let mut promtool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = promtool.stdin.take().unwrap();
+    input.write_all(text.as_bytes()).unwrap();
+    drop(input);
+    let output = promtool.wait_with_output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    assert!(output.status.success() && said.is_empty(), "{said}\n{text}");
+}

@@ -1,0 +1,115 @@
+//! The walls between crates, checked with `cargo metadata`: who may depend on whom.
+
+use std::{collections::BTreeMap, process::Command};
+
+use wormholes_tests::workspace;
+
+/// Each crate with the crates of this workspace that it may know.
+const ARROWS: &[(&str, &[&str])] = &[
+    ("wormholes-proto", &[]),
+    ("wormholes-rules", &["wormholes-proto"]),
+    ("wormholed", &["wormholes-proto", "wormholes-rules"]),
+    ("wormholes-cli", &["wormholes-proto", "wormholes-rules"]),
+    (
+        "wormholes-tests",
+        &["wormholed", "wormholes-proto", "wormholes-rules"],
+    ),
+    ("xtask", &[]),
+];
+
+/// Crates that do I/O, tell the time or draw randomness, and so stay out of pure crates.
+const IMPURE: &[&str] = &[
+    "async-std",
+    "getrandom",
+    "hickory-resolver",
+    "hyper",
+    "mio",
+    "notify",
+    "quinn",
+    "rand",
+    "reqwest",
+    "rustix",
+    "rustls",
+    "smol",
+    "socket2",
+    "tokio",
+    "tracing-subscriber",
+];
+
+/// Crates that open network sockets; the daemon is the one place for them.
+const NETWORK: &[&str] = &["hickory-resolver", "hyper", "quinn", "reqwest", "socket2"];
+
+#[test]
+fn crates_know_only_those_below_them() {
+    let allowed: BTreeMap<_, _> = ARROWS.iter().copied().collect();
+    for (name, dependencies) in packages() {
+        let known = allowed
+            .get(name.as_str())
+            .unwrap_or_else(|| panic!("{name} is a new crate: give it its arrows here"));
+        for dependency in dependencies.iter().filter(|d| is_ours(d)) {
+            let ok = known.contains(&dependency.as_str());
+            assert!(ok, "{name} may not depend on {dependency}");
+        }
+    }
+}
+
+#[test]
+fn protocol_and_rules_are_pure() {
+    let packages = packages();
+    for name in ["wormholes-proto", "wormholes-rules"] {
+        for dependency in &packages[name] {
+            let ok = !IMPURE.contains(&dependency.as_str());
+            assert!(ok, "{name} is sans-I/O and may not depend on {dependency}");
+        }
+    }
+}
+
+#[test]
+fn only_the_daemon_opens_network_sockets() {
+    for (name, dependencies) in packages() {
+        if ["wormholed", "wormholes-tests"].contains(&name.as_str()) {
+            continue;
+        }
+        for dependency in dependencies {
+            let ok = !NETWORK.contains(&dependency.as_str());
+            assert!(ok, "{name} may not depend on {dependency}");
+        }
+    }
+}
+
+#[test]
+fn every_crate_takes_the_lints_and_the_licence_of_the_workspace() {
+    for file in workspace::files(&["toml"]).unwrap() {
+        let is_member = file.path.ends_with("/Cargo.toml");
+        if is_member && file.text.contains("[package]") {
+            for line in ["[lints]\nworkspace = true", "license.workspace = true"] {
+                assert!(file.text.contains(line), "{} lacks {line:?}", file.path);
+            }
+        }
+    }
+}
+
+fn is_ours(name: &str) -> bool {
+    ARROWS.iter().any(|(ours, _)| *ours == name)
+}
+
+/// Every crate of the workspace with the names of its direct dependencies of all kinds.
+fn packages() -> BTreeMap<String, Vec<String>> {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--no-deps", "--offline", "--format-version=1"])
+        .current_dir(workspace::root())
+        .output()
+        .unwrap();
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+    metadata["packages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|package| {
+            let dependencies = package["dependencies"].as_array().unwrap();
+            let names = dependencies.iter().map(|d| text(&d["name"])).collect();
+            (text(&package["name"]), names)
+        })
+        .collect()
+}
