@@ -1,0 +1,45 @@
+//! `cargo xtask bench PART`: measures optimised builds against what the machine can do.
+//!
+//! This builds; the program `wormholes-bench` of the tests crate measures and prints the rows.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::ValueEnum;
+
+use crate::stage::{Stages, cargo, check, program, target_dir};
+
+/// What to measure.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// The part.
+    part: Part,
+    /// Print one JSON object on the last line of standard output.
+    #[arg(long)]
+    json: bool,
+}
+
+/// The parts that have benches.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Part {
+    /// Bulk, echo, new flows, CPU and memory, for each kind of tunnel.
+    Router,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let mut stages = Stages::new();
+    stages.run("build", || {
+        check(cargo().args(["build", "--release", "--workspace", "--bins", "--locked"]))
+    })?;
+    let binaries = target_dir().join("release");
+    let mut bench = program(binaries.join("wormholes-bench"));
+    bench.env("WORMHOLES_BIN_DIR", &binaries);
+    match arguments.part {
+        Part::Router => bench.arg("router"),
+    };
+    if arguments.json {
+        bench.arg("--json");
+    }
+    stages.run("bench", || check(&mut bench))?;
+    Ok(ExitCode::SUCCESS)
+}

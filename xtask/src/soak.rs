@@ -1,0 +1,69 @@
+//! `cargo xtask soak [NAME]`: the tests that have a size, at full size.
+//!
+//! Such tests read `WORMHOLES_SOAK`, a factor for their number of rounds; continuous integration
+//! runs them with 1.
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+use crate::{
+    setup,
+    stage::{Stages, cargo, check, target_dir, workspace},
+};
+
+/// What to run.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// One of them; all without.
+    name: Option<String>,
+    /// How many times the rounds of continuous integration.
+    #[arg(long, default_value_t = 100)]
+    factor: u32,
+}
+
+/// Every test module that reads the factor says so with this call.
+const MARK: &str = "soak_rounds(";
+
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let names = names()?;
+    let chosen: Vec<_> = match &arguments.name {
+        Some(name) if names.contains(name) => vec![name.clone()],
+        Some(name) => bail!("no soak of the name {name}; there are: {}", names.join(" ")),
+        None => names,
+    };
+    let mut stages = Stages::new();
+    stages.run("setup", || setup::packages(setup::TEST_TOOLS))?;
+    stages.run("build", || {
+        check(cargo().args(["build", "--workspace", "--all-targets", "--locked"]))
+    })?;
+    for name in chosen {
+        stages.run(&name, || soak(&name, arguments.factor))?;
+    }
+    stages.print();
+    Ok(ExitCode::SUCCESS)
+}
+
+fn soak(name: &str, factor: u32) -> Result<()> {
+    check(
+        cargo()
+            .args(["test", "--workspace", "--locked", "--test", "all", "--"])
+            .arg(format!("{name}::"))
+            .env("WORMHOLES_BIN_DIR", target_dir().join("debug"))
+            .env("WORMHOLES_SOAK", factor.to_string()),
+    )
+}
+
+/// The test modules that have a size, by name.
+fn names() -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(workspace().join("tests/tests/all"))? {
+        let path = entry?.path();
+        let is_rust = path.extension().is_some_and(|extension| extension == "rs");
+        if is_rust && std::fs::read_to_string(&path)?.contains(MARK) {
+            names.extend(path.file_stem().map(|stem| stem.to_string_lossy().into()));
+        }
+    }
+    names.sort();
+    Ok(names)
+}

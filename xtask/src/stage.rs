@@ -1,0 +1,115 @@
+//! Stages: programs run one after the other, their output passed through, their time taken.
+
+use std::{
+    env,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+
+/// The stages of one command, with the time that each took.
+#[derive(Debug)]
+pub(crate) struct Stages {
+    started: Instant,
+    done: Vec<(String, Duration, bool)>,
+}
+
+/// Where the workspace is.
+pub(crate) fn workspace() -> PathBuf {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    manifest.parent().unwrap_or(manifest).to_path_buf()
+}
+
+/// Where cargo builds.
+pub(crate) fn target_dir() -> PathBuf {
+    env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from)
+}
+
+/// The cargo that runs this.
+pub(crate) fn cargo() -> Command {
+    program(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+/// A program that will run in the workspace.
+pub(crate) fn program(name: impl AsRef<std::ffi::OsStr>) -> Command {
+    let mut command = Command::new(name);
+    command.current_dir(workspace());
+    command
+}
+
+impl Stages {
+    pub(crate) fn new() -> Self {
+        Self {
+            started: Instant::now(),
+            done: Vec::new(),
+        }
+    }
+
+    /// Runs `work` as a stage and prints what it took. A failure is kept and passed on.
+    pub(crate) fn run<T>(&mut self, name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        eprintln!("== {name}");
+        let started = Instant::now();
+        let outcome = work();
+        let took = started.elapsed();
+        eprintln!("== {name}: {:.1} s", took.as_secs_f64());
+        self.done.push((name.to_owned(), took, outcome.is_ok()));
+        outcome.with_context(|| format!("stage {name}"))
+    }
+
+    /// The time since the first stage.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// One line for each stage, to standard error.
+    pub(crate) fn print(&self) {
+        for (name, took, ok) in &self.done {
+            let mark = if *ok { "ok" } else { "FAILED" };
+            eprintln!("{:>8.1} s  {name:<8} {mark}", took.as_secs_f64());
+        }
+        eprintln!("{:>8.1} s  in all", self.elapsed().as_secs_f64());
+    }
+}
+
+/// Runs a program to its end with its output passed through.
+///
+/// # Errors
+/// When it cannot start or ends with another status than 0.
+pub(crate) fn check(command: &mut Command) -> Result<()> {
+    let status = command
+        .status()
+        .with_context(|| format!("cannot start {}", shown(command)))?;
+    if !status.success() {
+        bail!("{} ended with {status}", shown(command));
+    }
+    Ok(())
+}
+
+/// Runs a program, passes each line of its standard output to `see` and on; true when it ended
+/// with status 0.
+pub(crate) fn watch(command: &mut Command, mut see: impl FnMut(&str)) -> Result<bool> {
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start {}", shown(command)))?;
+    if let Some(output) = child.stdout.take() {
+        for line in BufReader::new(output).split(b'\n') {
+            let line = line.context("cannot read its output")?;
+            let line = String::from_utf8_lossy(&line);
+            println!("{line}");
+            see(&line);
+        }
+    }
+    Ok(child.wait()?.success())
+}
+
+fn shown(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect::<Vec<_>>()
+        .join(" ")
+}
