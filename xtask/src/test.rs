@@ -12,9 +12,8 @@ use crate::{
     stage::{Stages, cargo, check, program, target_dir, watch},
 };
 
-/// Continuous integration gives up a run after an hour. A cold clone on two free cores takes about
-/// a quarter of that; what comes near the limit has lost its right proportions.
-const TIME_LIMIT: Duration = Duration::from_secs(50 * 60);
+/// A cold clone on two busy cores took 11 minutes; what passes this has lost its right proportions.
+const TIME_LIMIT: Duration = Duration::from_secs(15 * 60);
 
 /// What the test binaries said, added up.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
