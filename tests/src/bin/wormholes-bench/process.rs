@@ -19,18 +19,3 @@ pub(crate) fn cpu_seconds(pids: &[u32]) -> Result<f64> {
     }
     Ok(ticks as f64 / ticks_per_second)
 }
-
-/// Resident memory of the processes together, in bytes (proc(5), `statm` field 2).
-pub(crate) fn resident_bytes(pids: &[u32]) -> Result<u64> {
-    let mut pages = 0;
-    for pid in pids {
-        let path = format!("/proc/{pid}/statm");
-        let statm = fs::read_to_string(&path).with_context(|| path.clone())?;
-        let field = statm
-            .split(' ')
-            .nth(1)
-            .context("no resident size in statm")?;
-        pages += field.parse::<u64>().with_context(|| path.clone())?;
-    }
-    Ok(pages * u64::try_from(rustix::param::page_size())?)
-}

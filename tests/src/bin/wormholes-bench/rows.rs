@@ -4,6 +4,7 @@ use std::{future::Future, time::Duration};
 
 use anyhow::{Context, Result};
 use serde::Serialize;
+use wormholes_tests::resident_bytes;
 
 use crate::{
     load::{self, Way},
@@ -257,10 +258,10 @@ async fn cpu(network: &Network, route: Route) -> Result<Row> {
 /// Memory of the client's node for a flow on which nothing moves.
 async fn idle(network: &Network) -> Result<Row> {
     let way = network.way(Route::Service);
-    let pids = [network.client_pid()];
-    let before = process::resident_bytes(&pids)?;
+    let pid = network.client_pid();
+    let before = resident_bytes(pid)?;
     let flows = load::idle(&way, IDLE_FLOWS).await?;
-    let grown = process::resident_bytes(&pids)?.saturating_sub(before);
+    let grown = resident_bytes(pid)?.saturating_sub(before);
     let value = grown as f64 / 1024.0 / flows.len() as f64;
     Ok(Row::new(
         "idle flow, client daemon".to_owned(),
