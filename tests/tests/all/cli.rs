@@ -182,6 +182,7 @@ async fn an_invite_makes_a_peer_that_can_be_pinged_and_removed() {
     let (ada, bob) = pair().await;
     let ping = ada.json(&["ping", "bob", "--count", "1"]).await;
     assert_eq!(ping["pings"][0]["id"], bob.node.id().to_string());
+    assert!(ping["pings"][0]["rtt_ms"].as_f64().unwrap() > 0.0);
     // None where the connection that nodes keep to their peers stood before the ping.
     let connect = &ping["pings"][0]["connect_ms"];
     assert!(connect.is_number() || connect.is_null(), "{connect}");
