@@ -152,7 +152,7 @@ impl LineBuffer {
         Ok(Some(line))
     }
 
-    /// Whether part of a line waits for its end.
+    /// Whether no part of a line waits for its end.
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
