@@ -4,9 +4,7 @@ use anyhow::{Context, Result};
 use rand::SeedableRng;
 use rand_chacha::ChaCha20Rng;
 use ring::signature::{Ed25519KeyPair, KeyPair};
-use wormholes_proto::{
-    NodeId, NodeRecord, RecordError, Roles, SignedRecord, StaticKeypair, Suite, generate_keypair,
-};
+use wormholes_proto::{NodeId, NodeRecord, RecordError, Roles, SignedRecord, StaticKeypair, Suite};
 
 /// A node's keys.
 #[derive(Debug)]
@@ -30,7 +28,7 @@ impl TestNode {
         Ok(Self {
             id: NodeId::from_bytes(public),
             signing,
-            noise: generate_keypair(&mut rng)?,
+            noise: StaticKeypair::generate(&mut rng)?,
         })
     }
 

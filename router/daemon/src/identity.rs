@@ -22,7 +22,7 @@ use rustls::{
     sign::CertifiedKey,
 };
 use thiserror::Error;
-use wormholes_proto::{NodeId, SIGNATURE_BYTES, StaticKeypair, generate_keypair};
+use wormholes_proto::{NodeId, SIGNATURE_BYTES, StaticKeypair};
 use zeroize::Zeroizing;
 
 /// Its file in the data folder.
@@ -179,7 +179,7 @@ impl fmt::Debug for Identity {
 }
 
 fn new_noise() -> Result<StaticKeypair, IdentityError> {
-    generate_keypair(&mut rand::rng()).map_err(|_| IdentityError::Random)
+    StaticKeypair::generate(&mut rand::rng()).map_err(|_| IdentityError::Random)
 }
 
 fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> IdentityError {

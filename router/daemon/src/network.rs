@@ -55,7 +55,7 @@ pub struct Network {
     exit: Role,
     hop: Role,
     hop_keys: HopKeys,
-    /// Generation of the keys in this node's record.
+    /// Revision of the keys in this node's record.
     published_keys: AtomicU64,
     onion: OnionClient,
     relay: Role,
@@ -131,7 +131,7 @@ impl Network {
             peers_changed: tokio::sync::Notify::new(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
-            published_keys: AtomicU64::new(hop_keys.generation()),
+            published_keys: AtomicU64::new(hop_keys.revision()),
             hop_keys,
             config,
             options,
@@ -388,8 +388,8 @@ impl Network {
 
     /// Tells others of onion keys that are new.
     pub(crate) fn publish_new_keys(&self) {
-        let generation = self.hop_keys.generation();
-        if self.published_keys.swap(generation, Relaxed) != generation {
+        let revision = self.hop_keys.revision();
+        if self.published_keys.swap(revision, Relaxed) != revision {
             self.publish();
         }
     }

@@ -46,6 +46,16 @@ pub(crate) enum Pattern {
 }
 
 impl StaticKeypair {
+    /// Makes a key pair from the caller's randomness.
+    ///
+    /// # Errors
+    /// [`HandshakeError`] when snow is built without Curve25519.
+    pub fn generate(rng: &mut (impl CryptoRng + ?Sized)) -> Result<Self, HandshakeError> {
+        let mut private = Zeroizing::new([0; NOISE_KEY_BYTES]);
+        rng.fill_bytes(&mut private[..]);
+        Self::from_private(*private)
+    }
+
     /// Takes a private key, as it was stored.
     ///
     /// # Errors
@@ -81,18 +91,6 @@ impl From<snow::Error> for HandshakeError {
     fn from(_: snow::Error) -> Self {
         Self
     }
-}
-
-/// Makes a key pair from the caller's randomness.
-///
-/// # Errors
-/// [`HandshakeError`] when snow is built without Curve25519.
-pub fn generate_keypair(
-    rng: &mut (impl CryptoRng + ?Sized),
-) -> Result<StaticKeypair, HandshakeError> {
-    let mut private = Zeroizing::new([0; NOISE_KEY_BYTES]);
-    rng.fill_bytes(&mut private[..]);
-    StaticKeypair::from_private(*private)
 }
 
 /// Begins one handshake: the caller adds keys and prologue and builds one side of it, once.
@@ -169,8 +167,8 @@ mod tests {
 
     fn check_ik(suite: Suite) {
         let (alice, bob) = (
-            generate_keypair(&mut rng(1)).unwrap(),
-            generate_keypair(&mut rng(2)).unwrap(),
+            StaticKeypair::generate(&mut rng(1)).unwrap(),
+            StaticKeypair::generate(&mut rng(2)).unwrap(),
         );
         let mut initiator = handshake_builder(Pattern::Ik, suite, &mut rng(3))
             .and_then(|b| Ok(b.local_private_key(alice.private())?))
@@ -202,7 +200,7 @@ mod tests {
 
     #[test]
     fn a_seed_repeats_a_handshake_and_another_does_not() {
-        let bob = generate_keypair(&mut rng(2)).unwrap();
+        let bob = StaticKeypair::generate(&mut rng(2)).unwrap();
         let first_message = |seed| {
             let mut wire = [0; 64];
             let mut initiator = handshake_builder(Pattern::Nk, Suite::ChaChaPoly, &mut rng(seed))
@@ -218,7 +216,7 @@ mod tests {
 
     #[test]
     fn a_private_key_is_never_printed() {
-        let pair = generate_keypair(&mut rng(1)).unwrap();
+        let pair = StaticKeypair::generate(&mut rng(1)).unwrap();
         assert_eq!(format!("{pair:?}"), "StaticKeypair { .. }");
     }
 }

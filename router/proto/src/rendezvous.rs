@@ -40,7 +40,7 @@ pub struct Rendezvous {
     registered: BTreeMap<NodeId, Registration>,
     circuits: BTreeMap<CircuitId, Circuit>,
     /// Circuits that each caller has open; no entry is none.
-    n_circuits_from: BTreeMap<NodeId, usize>,
+    circuits_by_caller: BTreeMap<NodeId, usize>,
     next_circuit: u64,
 }
 
@@ -74,7 +74,7 @@ impl Rendezvous {
             limits,
             registered: BTreeMap::new(),
             circuits: BTreeMap::new(),
-            n_circuits_from: BTreeMap::new(),
+            circuits_by_caller: BTreeMap::new(),
             next_circuit: 0,
         }
     }
@@ -144,7 +144,7 @@ impl Rendezvous {
             return Err(Reason::NoNode);
         }
         let is_full = self.circuits.len() >= self.limits.max_circuits
-            || self.circuits_from(&from) >= self.limits.max_circuits_per_peer;
+            || self.n_circuits_from(&from) >= self.limits.max_circuits_per_peer;
         if is_full {
             return Err(Reason::Busy);
         }
@@ -157,7 +157,7 @@ impl Rendezvous {
             expires: now + self.limits.idle,
         };
         self.circuits.insert(id, circuit);
-        *self.n_circuits_from.entry(from).or_default() += 1;
+        *self.circuits_by_caller.entry(from).or_default() += 1;
         Ok(id)
     }
 
@@ -188,10 +188,10 @@ impl Rendezvous {
         let Some(circuit) = self.circuits.remove(&circuit) else {
             return;
         };
-        if let Some(count) = self.n_circuits_from.get_mut(&circuit.from) {
+        if let Some(count) = self.circuits_by_caller.get_mut(&circuit.from) {
             *count -= 1;
             if *count == 0 {
-                self.n_circuits_from.remove(&circuit.from);
+                self.circuits_by_caller.remove(&circuit.from);
             }
         }
     }
@@ -234,13 +234,16 @@ impl Rendezvous {
     }
 
     /// How many circuits are open.
-    pub fn circuits(&self) -> usize {
+    pub fn n_circuits(&self) -> usize {
         self.circuits.len()
     }
 
     /// How many circuits `peer` has opened.
-    pub fn circuits_from(&self, peer: &NodeId) -> usize {
-        self.n_circuits_from.get(peer).copied().unwrap_or_default()
+    pub fn n_circuits_from(&self, peer: &NodeId) -> usize {
+        self.circuits_by_caller
+            .get(peer)
+            .copied()
+            .unwrap_or_default()
     }
 }
 
@@ -317,9 +320,9 @@ mod tests {
         assert_eq!(fourth, Err(Reason::Busy));
         relay.handle_circuit_closed(first);
         relay.handle_circuit_closed(first);
-        assert_eq!((relay.circuits(), relay.circuits_from(&id(3))), (2, 1));
+        assert_eq!((relay.n_circuits(), relay.n_circuits_from(&id(3))), (2, 1));
         assert_eq!(relay.handle_disconnected(&id(1)).len(), 2);
-        assert_eq!((relay.circuits(), relay.circuits_from(&id(3))), (0, 0));
+        assert_eq!((relay.n_circuits(), relay.n_circuits_from(&id(3))), (0, 0));
     }
 
     #[test]
@@ -332,7 +335,7 @@ mod tests {
         assert_eq!(over, Err(Reason::Busy));
         let closed = relay.handle_circuit_bytes(now, circuit, 1);
         assert_eq!(closed, Err(Reason::NoNode));
-        assert_eq!(relay.circuits(), 0);
+        assert_eq!(relay.n_circuits(), 0);
     }
 
     #[test]

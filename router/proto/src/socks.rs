@@ -218,7 +218,7 @@ mod tests {
         let mut server = SocksServer::new(SocksAuth::Label);
         let mut rest = input;
         for _ in 0..4 {
-            let step = server.handle(rest);
+            let step = server.handle_input(rest);
             rest = &rest[step.consumed..];
             match step.state {
                 SocksServerState::CheckPassword(_) => server.handle_verdict(true),
@@ -246,7 +246,7 @@ mod tests {
             let credentials = SocksCredentials::new("u", "pw").unwrap();
             let target = "a.example:80".parse().unwrap();
             let (mut client, _) = SocksClient::new(target, Some(credentials));
-            let step = client.handle(bytes);
+            let step = client.handle_input(bytes);
             assert!(step.consumed <= bytes.len());
             let ended = step.state != SocksClientState::NeedMore;
             assert!(ended || bytes.len() - step.consumed < MAX_SOCKS_MESSAGE_BYTES);

@@ -11,7 +11,7 @@ use ring::signature::{Ed25519KeyPair, KeyPair};
 
 use crate::{
     id::NodeId,
-    noise::{StaticKeypair, generate_keypair},
+    noise::StaticKeypair,
     record::{NodeRecord, OnionKey, Roles, SignedRecord},
     suite::Suite,
 };
@@ -28,7 +28,7 @@ impl TestNode {
         Self {
             number,
             signing: Ed25519KeyPair::from_seed_unchecked(&[number; 32]).unwrap(),
-            noise: generate_keypair(&mut rng(number.into())).unwrap(),
+            noise: StaticKeypair::generate(&mut rng(number.into())).unwrap(),
         }
     }
 

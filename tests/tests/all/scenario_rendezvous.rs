@@ -203,11 +203,14 @@ fn is_registered(net: &SimNet<Place>, place: usize) -> bool {
 fn check(net: &SimNet<Place>) {
     let rendezvous = &relay(net).rendezvous;
     assert!(rendezvous.records().count() <= LIMITS.max_registered);
-    assert!(rendezvous.circuits() <= LIMITS.max_circuits);
-    let counts = relay(net).ids.iter().map(|id| rendezvous.circuits_from(id));
+    assert!(rendezvous.n_circuits() <= LIMITS.max_circuits);
+    let counts = relay(net)
+        .ids
+        .iter()
+        .map(|id| rendezvous.n_circuits_from(id));
     let counts: Vec<_> = counts.collect();
     assert!(counts.iter().all(|n| *n <= LIMITS.max_circuits_per_peer));
-    assert_eq!(counts.iter().sum::<usize>(), rendezvous.circuits());
+    assert_eq!(counts.iter().sum::<usize>(), rendezvous.n_circuits());
 }
 
 #[test]
@@ -286,12 +289,12 @@ fn a_circuit_on_which_nothing_moves_ends() {
     assert!(net.run_until(5 * SECOND, |net| is_registered(net, 1)));
     let to = node(&net, 1).keys.id();
     net.command(2, |_, _, out| out.send(RELAY, Message::Relay(to)));
-    assert!(net.run_until(SECOND, |net| relay(net).rendezvous.circuits() == 1));
+    assert!(net.run_until(SECOND, |net| relay(net).rendezvous.n_circuits() == 1));
     // The relay loses sight of the caller, whose close never comes.
     net.partition(&[2], &[RELAY]);
-    assert!(
-        net.run_until(LIMITS.idle + SECOND, |net| relay(net).rendezvous.circuits()
-            == 0)
-    );
+    assert!(net.run_until(
+        LIMITS.idle + SECOND,
+        |net| relay(net).rendezvous.n_circuits() == 0
+    ));
     assert!(is_registered(&net, 1));
 }

@@ -71,7 +71,7 @@ async fn handshake(door: &Door, stream: &mut TcpStream) -> Result<Request, Hands
     let mut input = Vec::with_capacity(MAX_SOCKS_MESSAGE_BYTES);
     let mut login = None;
     loop {
-        let step = server.handle(&input);
+        let step = server.handle_input(&input);
         input.drain(..step.consumed);
         send(stream, &step.reply).await?;
         match step.state {

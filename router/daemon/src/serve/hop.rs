@@ -52,13 +52,16 @@ impl HopKeys {
     }
 
     /// Changes whenever what is published does.
-    pub(crate) fn generation(&self) -> u64 {
-        self.keys().generation()
+    pub(crate) fn revision(&self) -> u64 {
+        self.keys().revision()
     }
 
     /// Replaces keys that had their day.
     pub(crate) fn rotate(&self) {
-        if let Err(error) = self.keys().rotate(SystemTime::now(), &mut rand::rng()) {
+        if let Err(error) = self
+            .keys()
+            .handle_timeout(SystemTime::now(), &mut rand::rng())
+        {
             tracing::warn!(%error, "cannot renew the onion keys");
         }
     }
@@ -172,7 +175,7 @@ async fn pass_on(
         Ok(behind) => behind,
         Err(reason) => {
             counters.refuse(reason);
-            if let Ok(created) = pending.fail(reason)
+            if let Ok(created) = pending.handle_failure(reason)
                 && accept(&mut pipe, created.to_vec()).await
             {
                 let _ = pipe.writer.finish().await;

@@ -38,7 +38,7 @@ pub(super) async fn open(
         if stream.read_buf(&mut input).await.map_err(lost)? == 0 {
             return Err(OpenError::Upstream(Reason::Unreachable));
         }
-        let step = client.handle(&input);
+        let step = client.handle_input(&input);
         let _ = input.split_to(step.consumed);
         stream.write_all(&step.send).await.map_err(lost)?;
         match step.state {

@@ -127,7 +127,7 @@ impl HopPending {
     ///
     /// # Errors
     /// [`HandshakeError`] when the handshake cannot go on, which no input causes.
-    pub fn fail(self, reason: Reason) -> Result<[u8; CREATED_BYTES], HandshakeError> {
+    pub fn handle_failure(self, reason: Reason) -> Result<[u8; CREATED_BYTES], HandshakeError> {
         let (created, _) = self.answer(Some(reason), &[0; CREATED_BYTES])?;
         Ok(created)
     }

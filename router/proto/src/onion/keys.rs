@@ -14,7 +14,7 @@ use rand_core::CryptoRng;
 
 use crate::{
     id::NodeId,
-    noise::{HandshakeError, StaticKeypair, generate_keypair},
+    noise::{HandshakeError, StaticKeypair},
     record::OnionKey,
     suite::Suite,
 };
@@ -38,7 +38,7 @@ pub struct OnionKeys {
     id: NodeId,
     /// One entry per suite, each once.
     rings: Vec<Ring>,
-    generation: u64,
+    revision: u64,
     max_seen: usize,
 }
 
@@ -87,7 +87,7 @@ impl OnionKeys {
         Ok(Self {
             id,
             rings,
-            generation: 0,
+            revision: 0,
             max_seen,
         })
     }
@@ -98,11 +98,11 @@ impl OnionKeys {
     }
 
     /// Grows whenever [`published`](Self::published) changes: time for a new record.
-    pub fn generation(&self) -> u64 {
-        self.generation
+    pub fn revision(&self) -> u64 {
+        self.revision
     }
 
-    /// When [`rotate`](Self::rotate) has work next.
+    /// When [`handle_timeout`](Self::handle_timeout) has work next.
     pub fn poll_timeout(&self) -> Option<SystemTime> {
         self.rings.iter().map(Ring::timeout).min()
     }
@@ -111,7 +111,7 @@ impl OnionKeys {
     ///
     /// # Errors
     /// [`HandshakeError`] when no key can be made, which no input causes.
-    pub fn rotate(
+    pub fn handle_timeout(
         &mut self,
         now: SystemTime,
         rng: &mut (impl CryptoRng + ?Sized),
@@ -123,7 +123,7 @@ impl OnionKeys {
                 let new = Key::generate(suite, self.max_seen, now, rng)?;
                 let old = std::mem::replace(&mut ring.current, new);
                 ring.old = Some(old).filter(|old| now < old.public.expires);
-                self.generation += 1;
+                self.revision += 1;
             }
         }
         Ok(())
@@ -188,7 +188,7 @@ impl OnionKeys {
                         Key::generate(ring.current.public.suite, self.max_seen, now, rng)
                 {
                     ring.current = new;
-                    self.generation += 1;
+                    self.revision += 1;
                 }
                 return taken;
             }
@@ -215,7 +215,7 @@ impl Key {
     ) -> Result<Self, HandshakeError> {
         let mut key_id = [0; 8];
         rng.fill_bytes(&mut key_id);
-        let keypair = generate_keypair(rng)?;
+        let keypair = StaticKeypair::generate(rng)?;
         let public = OnionKey {
             key_id,
             suite,
@@ -240,7 +240,7 @@ fn whole_seconds(time: SystemTime) -> SystemTime {
 impl fmt::Debug for OnionKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OnionKeys")
-            .field("generation", &self.generation)
+            .field("revision", &self.revision)
             .finish_non_exhaustive()
     }
 }
@@ -296,16 +296,16 @@ mod tests {
         let day = 24 * 3600;
         let first = keys.published()[0];
         assert_eq!(keys.poll_timeout(), Some(at(day)));
-        keys.rotate(at(day - 1), &mut rng(2)).unwrap();
-        assert_eq!((keys.generation(), keys.published()[0]), (0, first));
+        keys.handle_timeout(at(day - 1), &mut rng(2)).unwrap();
+        assert_eq!((keys.revision(), keys.published()[0]), (0, first));
 
-        keys.rotate(at(day), &mut rng(2)).unwrap();
-        assert_eq!(keys.generation(), 2);
+        keys.handle_timeout(at(day), &mut rng(2)).unwrap();
+        assert_eq!(keys.revision(), 2);
         assert_ne!(keys.published()[0], first);
         assert_eq!(keys.poll_timeout(), Some(at(day + 3600)));
         assert_eq!(create(&mut keys, first, at(day + 3599), 3), "last");
         assert_eq!(create(&mut keys, first, at(day + 3600), 4), "stale");
-        keys.rotate(at(day + 3600), &mut rng(5)).unwrap();
+        keys.handle_timeout(at(day + 3600), &mut rng(5)).unwrap();
         assert_eq!(keys.poll_timeout(), Some(at(2 * day)));
     }
 
@@ -313,7 +313,7 @@ mod tests {
     fn a_key_that_overslept_is_not_kept_as_old() {
         let mut keys = keys(9);
         let first = keys.published()[0];
-        keys.rotate(at(26 * 3600), &mut rng(2)).unwrap();
+        keys.handle_timeout(at(26 * 3600), &mut rng(2)).unwrap();
         assert_eq!(create(&mut keys, first, at(26 * 3600), 3), "stale");
     }
 
@@ -331,9 +331,9 @@ mod tests {
         let mut keys = keys(2);
         let first = keys.published()[0];
         assert_eq!(create(&mut keys, first, UNIX_EPOCH, 3), "last");
-        assert_eq!(keys.generation(), 0);
+        assert_eq!(keys.revision(), 0);
         assert_eq!(create(&mut keys, first, UNIX_EPOCH, 4), "last");
-        assert_eq!(keys.generation(), 1);
+        assert_eq!(keys.revision(), 1);
         assert_eq!(create(&mut keys, first, UNIX_EPOCH, 5), "stale");
         let second = keys.published()[0];
         assert_eq!(create(&mut keys, second, UNIX_EPOCH, 5), "last");
@@ -344,11 +344,11 @@ mod tests {
         let mut keys = keys(2);
         let first = keys.published()[0];
         let now = at(24 * 3600);
-        keys.rotate(now, &mut rng(2)).unwrap();
+        keys.handle_timeout(now, &mut rng(2)).unwrap();
         assert_eq!(create(&mut keys, first, now, 3), "last");
         assert_eq!(create(&mut keys, first, now, 4), "last");
         assert_eq!(create(&mut keys, first, now, 5), "stale");
-        assert_eq!(keys.generation(), 2, "the published keys stayed");
+        assert_eq!(keys.revision(), 2, "the published keys stayed");
     }
 
     #[test]
@@ -365,6 +365,6 @@ mod tests {
 
     #[test]
     fn secrets_are_not_printed() {
-        assert_eq!(format!("{:?}", keys(1)), "OnionKeys { generation: 0, .. }");
+        assert_eq!(format!("{:?}", keys(1)), "OnionKeys { revision: 0, .. }");
     }
 }

@@ -89,7 +89,7 @@ impl SocksClient {
     }
 
     /// Takes what the proxy has sent and was not consumed before.
-    pub fn handle(&mut self, input: &[u8]) -> SocksClientStep {
+    pub fn handle_input(&mut self, input: &[u8]) -> SocksClientStep {
         let mut step = SocksClientStep {
             consumed: 0,
             send: Vec::new(),
@@ -210,7 +210,7 @@ mod tests {
             let (mut pending, mut last) = (Vec::new(), SocksClientState::NeedMore);
             for bytes in input.chunks(chunk) {
                 pending.extend_from_slice(bytes);
-                let step = client.handle(&pending);
+                let step = client.handle_input(&pending);
                 pending.drain(..step.consumed);
                 out.extend(step.send);
                 last = step.state;

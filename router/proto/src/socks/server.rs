@@ -103,7 +103,7 @@ impl SocksServer {
     }
 
     /// Takes what the client has sent and was not consumed before.
-    pub fn handle(&mut self, input: &[u8]) -> SocksServerStep {
+    pub fn handle_input(&mut self, input: &[u8]) -> SocksServerStep {
         let mut step = SocksServerStep {
             consumed: 0,
             reply: Vec::new(),
@@ -131,7 +131,7 @@ impl SocksServer {
     }
 
     /// Takes the caller's answer to [`SocksServerState::CheckPassword`] and returns what to send.
-    /// After a no the connection is to be closed; after a yes [`SocksServer::handle`] goes on.
+    /// After a no the connection is to be closed; after a yes [`SocksServer::handle_input`] goes on.
     pub fn handle_verdict(&mut self, good: bool) -> Vec<u8> {
         let good = good && self.phase == Phase::Verdict;
         self.phase = if good { Phase::Request } else { Phase::Done };
@@ -269,7 +269,7 @@ mod tests {
             for bytes in input.chunks(chunk) {
                 pending.extend_from_slice(bytes);
                 loop {
-                    let step = server.handle(&pending);
+                    let step = server.handle_input(&pending);
                     pending.drain(..step.consumed);
                     sent.extend_from_slice(&step.reply);
                     last = match step.state {
@@ -378,7 +378,10 @@ mod tests {
     #[test]
     fn debug_shows_no_credentials() {
         let mut server = SocksServer::new(SocksAuth::Label);
-        let shown = format!("{:?}", server.handle(b"\x05\x01\x02\x01\x04alex\x06secret"));
+        let shown = format!(
+            "{:?}",
+            server.handle_input(b"\x05\x01\x02\x01\x04alex\x06secret")
+        );
         assert!(
             !shown.contains("alex") && !shown.contains("secret"),
             "{shown}"

@@ -113,7 +113,7 @@ impl OnionNet {
         self.now = now;
         for node in &mut self.nodes {
             assert!(node.poll_timeout().is_some_and(|due| due <= now));
-            node.rotate(now, &mut self.rng).unwrap();
+            node.handle_timeout(now, &mut self.rng).unwrap();
         }
     }
 
@@ -193,7 +193,7 @@ impl OnionNet {
                 let key_id = forward.create.key_id;
                 self.told[hop] = Some((forward.next, forward.address, key_id));
                 match self.create(hop + 1, forward.create, hook) {
-                    Err(reason) => forward.pending.fail(reason).unwrap(),
+                    Err(reason) => forward.pending.handle_failure(reason).unwrap(),
                     Ok(behind) => {
                         let (created, circuit) = forward.pending.handle_created(&behind).unwrap();
                         self.hops.push(circuit.split());

@@ -121,7 +121,7 @@ async fn connect_socks(entrance: SocketAddr, user: &str, target: &Target) -> Res
             stream.read_buf(&mut input).await? > 0,
             "the entrance closed the connection"
         );
-        let step = client.handle(&input);
+        let step = client.handle_input(&input);
         input.drain(..step.consumed);
         stream.write_all(&step.send).await?;
         match step.state {
