@@ -1,6 +1,9 @@
-//! Which cipher a Noise handshake and what follows it use. X25519 and SHA-256 are the same in both.
+//! Which cipher a Noise handshake and what follows it use, and the nonces that count under its keys.
+//! X25519 and SHA-256 are the same in both suites.
 
 use std::fmt;
+
+use ring::aead::{self, Nonce};
 
 /// A cipher suite. The number is the wire's and never changes meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -43,6 +46,14 @@ impl Suite {
         }
     }
 
+    /// The cipher itself.
+    pub(crate) fn aead(self) -> &'static aead::Algorithm {
+        match self {
+            Self::AesGcm => &aead::AES_256_GCM,
+            Self::ChaChaPoly => &aead::CHACHA20_POLY1305,
+        }
+    }
+
     /// The suite's name in a Noise protocol name (Noise, section 12).
     pub(crate) const fn noise_name(self) -> &'static str {
         match self {
@@ -50,6 +61,16 @@ impl Suite {
             Self::ChaChaPoly => "ChaChaPoly",
         }
     }
+}
+
+/// A nonce that counts: 4 zero bytes and the number, 8 bytes big-endian. No key may see a number
+/// twice.
+pub(crate) fn counter_nonce(number: u64) -> Nonce {
+    let mut bytes = [0; aead::NONCE_LEN];
+    if let Some(low) = bytes.last_chunk_mut() {
+        *low = number.to_be_bytes();
+    }
+    Nonce::assume_unique_for_key(bytes)
 }
 
 impl fmt::Display for Suite {

@@ -46,7 +46,7 @@ pub(super) const CREATE_BODY_BYTES: usize = CREATE_BYTES - CREATE_SLOT_BYTES;
 /// Slots 1..7 of a CREATED.
 pub(super) const CREATED_BODY_BYTES: usize = CREATED_BYTES - CREATED_SLOT_BYTES;
 
-const STATUS_BYTES: usize = 16;
+pub(super) const STATUS_BYTES: usize = 16;
 /// The status number itself leaves 120 bits: a second preimage stays out of reach.
 const COMMITMENT_BYTES: usize = STATUS_BYTES - 1;
 

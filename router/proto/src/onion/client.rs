@@ -17,7 +17,7 @@ use crate::{
 use super::{
     build::{
         CREATE_BODY_BYTES, CREATE_BYTES, CREATE_SLOT_BYTES, CREATED_BYTES, CREATED_SLOT_BYTES,
-        Create, MAX_HOPS, Status, created_behind, next_create, previous_create_body,
+        Create, MAX_HOPS, STATUS_BYTES, Status, created_behind, next_create, previous_create_body,
         previous_created, prologue,
     },
     route::{NextHop, Route},
@@ -150,7 +150,12 @@ impl ClientBuild {
         let mut dropped = Vec::with_capacity(statuses.len());
         let mut from_behind = [0; CREATED_BYTES];
         for (layer, _) in answered.clone().rev() {
-            dropped.push(from_behind.last_chunk().copied().unwrap_or([0; 64]));
+            dropped.push(
+                from_behind
+                    .last_chunk()
+                    .copied()
+                    .unwrap_or([0; CREATED_SLOT_BYTES]),
+            );
             let slot = [0; CREATED_SLOT_BYTES];
             from_behind = previous_created(&layer.stream_key, slot, &from_behind)
                 .map_err(|HandshakeError| BuildError::handshake(0))?;
@@ -191,7 +196,7 @@ impl Layer {
         let slot = created
             .first_chunk::<CREATED_SLOT_BYTES>()
             .ok_or(HandshakeError)?;
-        let mut status = [0; 16];
+        let mut status = [0; STATUS_BYTES];
         self.noise.read_message(slot, &mut status)?;
         Ok(Status::decode(status))
     }

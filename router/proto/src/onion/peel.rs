@@ -4,6 +4,8 @@
 
 use std::fmt;
 
+use crate::noise::TAG_BYTES;
+
 use super::{
     cell::{CellError, CellSize, Delivered, MessageKind, MessageOrder, frame, unframe},
     schedule::{CellCounter, LayerKeys},
@@ -105,7 +107,7 @@ impl HopDown {
         let (size, area, payload) = CellSize::split(cell)?;
         let counter = self.counter.take()?;
         let slots = Slots::from_bytes(area);
-        let committed = slots.with_first([0; 16]);
+        let committed = slots.with_first([0; TAG_BYTES]);
         self.keys
             .open(counter, size, slots.first(), committed, payload)?;
         slots

@@ -12,7 +12,7 @@
 //! in unoptimised builds too, where a generic one is fifteen times slower.
 
 use ring::{
-    aead::{self, Aad, LessSafeKey, Nonce, UnboundKey},
+    aead::{self, Aad, LessSafeKey, UnboundKey},
     error::Unspecified,
     hkdf,
 };
@@ -20,7 +20,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     noise::{HandshakeError, TAG_BYTES},
-    suite::Suite,
+    suite::{Suite, counter_nonce},
 };
 
 use super::{
@@ -74,14 +74,6 @@ pub(super) fn layer_keys(
     ))
 }
 
-fn nonce_bytes(counter: u64) -> [u8; 12] {
-    let mut nonce = [0; 12];
-    if let Some(tail) = nonce.last_chunk_mut() {
-        *tail = counter.to_be_bytes();
-    }
-    nonce
-}
-
 impl StreamKey {
     pub(super) fn new(key: &[u8; 32]) -> Result<Self, HandshakeError> {
         UnboundKey::new(&aead::CHACHA20_POLY1305, key)
@@ -91,9 +83,8 @@ impl StreamKey {
 
     /// XORs `bytes` with the stream of `nonce`.
     pub(super) fn apply(&self, nonce: u64, bytes: &mut [u8]) -> Result<(), HandshakeError> {
-        let nonce = Nonce::assume_unique_for_key(nonce_bytes(nonce));
         self.0
-            .seal_in_place_separate_tag(nonce, Aad::empty(), bytes)
+            .seal_in_place_separate_tag(counter_nonce(nonce), Aad::empty(), bytes)
             .map(|_| ())
             .map_err(|Unspecified| HandshakeError)
     }
@@ -117,12 +108,8 @@ impl LayerKeys {
             Direction::Down => (b"down tag", b"down slots"),
             Direction::Up => (b"up tag", b"up slots"),
         };
-        let algorithm = match suite {
-            Suite::AesGcm => &aead::AES_256_GCM,
-            Suite::ChaChaPoly => &aead::CHACHA20_POLY1305,
-        };
         let secret = hkdf::Salt::new(hkdf::HKDF_SHA256, SALT).extract(secret);
-        let tag_key = UnboundKey::new(algorithm, &*expand(&secret, tag_info)?)
+        let tag_key = UnboundKey::new(suite.aead(), &*expand(&secret, tag_info)?)
             .map_err(|Unspecified| HandshakeError)?;
         Ok(Self {
             tag_key: LessSafeKey::new(tag_key),
@@ -143,7 +130,7 @@ impl LayerKeys {
         slots: Slots,
         payload: &mut [u8],
     ) -> Result<[u8; TAG_BYTES], CellError> {
-        let nonce = Nonce::assume_unique_for_key(nonce_bytes(counter));
+        let nonce = counter_nonce(counter);
         self.tag_key
             .seal_in_place_separate_tag(nonce, associated_data(size, slots), payload)
             .ok()
@@ -160,7 +147,7 @@ impl LayerKeys {
         slots: Slots,
         payload: &mut [u8],
     ) -> Result<(), CellError> {
-        let nonce = Nonce::assume_unique_for_key(nonce_bytes(counter));
+        let nonce = counter_nonce(counter);
         self.tag_key
             .open_in_place_separate_tag(
                 nonce,

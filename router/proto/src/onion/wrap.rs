@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::noise::TAG_BYTES;
+
 use super::{
     build::MAX_HOPS,
     cell::{CellError, CellSize, Delivered, MessageKind, MessageOrder, frame, unframe},
@@ -121,7 +123,9 @@ impl ClientSealer {
         // Left as they are these slots would reach the first hop as zeros.
         let pad = self.pad_key.slots(counter)?;
         let n_pads = MAX_HOPS - n_hops;
-        Ok(slots.with_head_of(pad, n_pads + 1).with_first([0; 16]))
+        Ok(slots
+            .with_head_of(pad, n_pads + 1)
+            .with_first([0; TAG_BYTES]))
     }
 }
 

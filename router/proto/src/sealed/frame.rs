@@ -3,11 +3,14 @@
 use std::fmt;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use ring::aead::{AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+use ring::aead::{Aad, LessSafeKey, Nonce, UnboundKey};
 use zeroize::Zeroizing;
 
 use super::SealedError;
-use crate::{noise::TAG_BYTES, suite::Suite};
+use crate::{
+    noise::TAG_BYTES,
+    suite::{Suite, counter_nonce},
+};
 
 const LENGTH_BYTES: usize = 2;
 /// Kind and size.
@@ -226,11 +229,7 @@ struct FrameKey {
 impl FrameKey {
     fn new(suite: Suite, key: [u8; 32]) -> Result<Self, SealedError> {
         let key = Zeroizing::new(key);
-        let algorithm = match suite {
-            Suite::AesGcm => &AES_256_GCM,
-            Suite::ChaChaPoly => &CHACHA20_POLY1305,
-        };
-        let unbound = UnboundKey::new(algorithm, &key[..]).map_err(|_| SealedError::Frame)?;
+        let unbound = UnboundKey::new(suite.aead(), &key[..]).map_err(|_| SealedError::Frame)?;
         Ok(Self {
             suite,
             aead: LessSafeKey::new(unbound),
@@ -244,21 +243,17 @@ impl FrameKey {
             // Noise, section 4.2: the next key is what zeros encrypt to; their tag is not needed.
             let _tag = self
                 .aead
-                .seal_in_place_separate_tag(nonce(u64::MAX), Aad::empty(), &mut next_key[..])
+                .seal_in_place_separate_tag(
+                    counter_nonce(u64::MAX),
+                    Aad::empty(),
+                    &mut next_key[..],
+                )
                 .map_err(|_| SealedError::Frame)?;
             *self = Self::new(self.suite, *next_key)?;
         }
         self.next += 1;
-        Ok(nonce(self.next - 1))
+        Ok(counter_nonce(self.next - 1))
     }
-}
-
-fn nonce(number: u64) -> Nonce {
-    let mut bytes = [0; 12];
-    if let Some(low) = bytes.last_chunk_mut::<8>() {
-        *low = number.to_be_bytes();
-    }
-    Nonce::assume_unique_for_key(bytes)
 }
 
 /// What a frame's size is a multiple of.
