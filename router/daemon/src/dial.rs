@@ -14,14 +14,12 @@ use hickory_resolver::{
 };
 use thiserror::Error;
 use tokio::net::TcpStream;
-use wormholes_proto::{Host, Reason, Target, is_special_use};
+use wormholes_proto::{Host, MAX_RESOLVED_ADDRESSES, Reason, Target, is_special_use};
 
 use crate::ban::Ban;
 
 /// Each further address gets its try after this (RFC 8305, section 5).
 const NEXT_ADDRESS: Duration = Duration::from_millis(250);
-/// Addresses of one name that are tried; an answer fits so many.
-const MAX_ADDRESSES: usize = 32;
 
 /// Looks names up.
 #[derive(Debug)]
@@ -110,8 +108,8 @@ impl Resolver {
         Self { resolver }
     }
 
-    /// All addresses of `host`, at most 32; a literal is its own. Never asks for names of special
-    /// use.
+    /// All addresses of `host`, at most as many as an answer carries; a literal is its own. Never
+    /// asks for names of special use.
     ///
     /// # Errors
     /// [`DialError`] when there are none.
@@ -131,7 +129,7 @@ impl Resolver {
         // The final dot: the name is whole.
         match resolver.lookup_ip(format!("{name}.")).await {
             Ok(found) => {
-                let addresses: Vec<IpAddr> = found.iter().take(MAX_ADDRESSES).collect();
+                let addresses: Vec<IpAddr> = found.iter().take(MAX_RESOLVED_ADDRESSES).collect();
                 if addresses.is_empty() {
                     Err(DialError::NameNotFound)
                 } else {

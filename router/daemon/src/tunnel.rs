@@ -8,7 +8,9 @@ mod socks;
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use thiserror::Error;
-use wormholes_proto::{Answer, Host, NodeId, Open, Reader, Reason, Remedy, ServiceName, Target};
+use wormholes_proto::{
+    Answer, Host, NodeId, Open, Reason, Remedy, ServiceName, Target, decode_resolved,
+};
 use wormholes_rules::{Tunnel, TunnelKind};
 
 pub(crate) use onion::OnionClient;
@@ -287,23 +289,8 @@ async fn ask_on(pipe: &mut Pipe, node: NodeId, open: &Open) -> Result<Vec<u8>, O
 
 /// Reads the answer to a RESOLVE.
 fn decode_addresses(node: NodeId, body: &[u8]) -> Result<Vec<IpAddr>, OpenError> {
-    let read = || {
-        let mut reader = Reader::new(body);
-        let count = reader.u8("count")?;
-        let addresses = (0..count).map(|_| match reader.u8("kind")? {
-            4 => Ok(IpAddr::from(reader.array::<4>("address")?)),
-            6 => Ok(IpAddr::from(reader.array::<16>("address")?)),
-            _ => Err(wormholes_proto::WireError::Invalid("kind")),
-        });
-        let addresses = addresses.collect::<Result<Vec<_>, _>>()?;
-        reader.finish()?;
-        Ok::<_, wormholes_proto::WireError>(addresses)
-    };
-    match read() {
-        Ok(addresses) if !addresses.is_empty() => Ok(addresses),
-        Ok(_) | Err(_) => Err(OpenError::Broken {
-            node,
-            source: PipeError::Malformed("addresses"),
-        }),
-    }
+    decode_resolved(body).map_err(|_| OpenError::Broken {
+        node,
+        source: PipeError::Malformed("addresses"),
+    })
 }

@@ -1,7 +1,8 @@
-//! Socket addresses as records and invites carry them.
+//! Addresses as records, invites and answers carry them.
 //!
 //! ```text
-//! addresses  count u8 | count times: kind u8 (4, 6) | 4 B or 16 B | port u16
+//! ip         kind u8 (4, 6) | 4 B or 16 B
+//! addresses  count u8 | count times: ip | port u16
 //! ```
 
 use std::net::{IpAddr, SocketAddr};
@@ -19,10 +20,7 @@ pub(crate) fn is_dialable(address: &SocketAddr) -> bool {
 pub(crate) fn encode_addresses(addresses: &[SocketAddr], writer: &mut Writer) {
     writer.u8(u8::try_from(addresses.len()).unwrap_or(u8::MAX));
     for address in addresses {
-        match address.ip() {
-            IpAddr::V4(ip) => writer.u8(4).bytes(&ip.octets()),
-            IpAddr::V6(ip) => writer.u8(6).bytes(&ip.octets()),
-        };
+        encode_ip(address.ip(), writer);
         writer.u16(address.port());
     }
 }
@@ -33,11 +31,7 @@ pub(crate) fn decode_addresses(
     max: usize,
 ) -> Result<Vec<SocketAddr>, WireError> {
     decode_list(reader, max, "address count", |reader| {
-        let ip = match reader.u8("address kind")? {
-            4 => IpAddr::from(reader.array::<4>("address")?),
-            6 => IpAddr::from(reader.array::<16>("address")?),
-            _ => return Err(WireError::Invalid("address kind")),
-        };
+        let ip = decode_ip(reader)?;
         let address = SocketAddr::new(ip, reader.u16("port")?);
         if is_dialable(&address) {
             Ok(address)
@@ -45,6 +39,23 @@ pub(crate) fn decode_addresses(
             Err(WireError::Invalid("address"))
         }
     })
+}
+
+/// Appends one address without a port.
+pub(crate) fn encode_ip(ip: IpAddr, writer: &mut Writer) {
+    match ip {
+        IpAddr::V4(ip) => writer.u8(4).bytes(&ip.octets()),
+        IpAddr::V6(ip) => writer.u8(6).bytes(&ip.octets()),
+    };
+}
+
+/// Reads what [`encode_ip`] wrote.
+pub(crate) fn decode_ip(reader: &mut Reader<'_>) -> Result<IpAddr, WireError> {
+    match reader.u8("address kind")? {
+        4 => Ok(reader.array::<4>("address")?.into()),
+        6 => Ok(reader.array::<16>("address")?.into()),
+        _ => Err(WireError::Invalid("address kind")),
+    }
 }
 
 /// Reads a count in one byte and so many items.

@@ -36,8 +36,9 @@ pub use socks::{
     SocksServerState, SocksServerStep,
 };
 pub use stream::{
-    Answer, MAX_ANSWER_BYTES, MAX_OPEN_BYTES, Open, Reason, Remedy, StreamError, decode_answer,
-    decode_open, encode_answer, encode_open,
+    Answer, MAX_ANSWER_BYTES, MAX_OPEN_BYTES, MAX_RESOLVED_ADDRESSES, Open, Reason, Remedy,
+    StreamError, decode_answer, decode_open, decode_resolved, encode_answer, encode_open,
+    encode_resolved,
 };
 pub use suite::Suite;
 pub use target::{Host, ParseTargetError, ServiceName, Target, is_special_use};

@@ -15,15 +15,18 @@
 //! target  kind u8 (1 name, 4, 6) | length u8 + name, 4 B or 16 B | port u16
 //!
 //! ANSWER  length u16 | status u8 | body          length 1 to 1023
-//!   0 accepted  body by kind: resolve: count u8, then (4, 4 B) or (6, 16 B) each;
+//!   0 accepted  body by kind: resolve: count u8 (1 to 32), each: kind u8 (4, 6), 4 B or 16 B;
 //!               create: CREATED 512 B; others: empty
 //!   1 refused   reason u8
 //! ```
 //! After ACCEPTED the stream carries the flow's bytes; FIN ends a direction, a reset ends both.
 
+use std::net::IpAddr;
+
 use thiserror::Error;
 
 use crate::{
+    address::{decode_ip, decode_list, encode_ip},
     id::NodeId,
     target::{Host, ServiceName, Target},
     wire::{Reader, WireError, Writer},
@@ -31,8 +34,10 @@ use crate::{
 
 /// The largest OPEN with its length: a create (1,291 bytes) with room to spare.
 pub const MAX_OPEN_BYTES: usize = 2049;
-/// The largest answer with its length: CREATED (515 bytes), or 32 resolved addresses, fit.
+/// The largest answer with its length: CREATED (515 bytes), or all resolved addresses, fit.
 pub const MAX_ANSWER_BYTES: usize = 1025;
+/// Addresses in the answer to a resolve: more than any name needs.
+pub const MAX_RESOLVED_ADDRESSES: usize = 32;
 
 /// Bytes of the slots of a CREATE; `onion` owns what is in them.
 const CREATE_SLOTS_BYTES: usize = 1280;
@@ -270,6 +275,33 @@ pub fn decode_answer(frame: &[u8]) -> Result<Answer, StreamError> {
     }
 }
 
+/// Writes what ACCEPTED to a resolve adds; addresses beyond [`MAX_RESOLVED_ADDRESSES`] are left
+/// out.
+pub fn encode_resolved(addresses: impl ExactSizeIterator<Item = IpAddr>) -> Vec<u8> {
+    let count = addresses.len().min(MAX_RESOLVED_ADDRESSES);
+    let mut body = Writer::new();
+    body.u8(u8::try_from(count).unwrap_or(u8::MAX));
+    for ip in addresses.take(count) {
+        encode_ip(ip, &mut body);
+    }
+    body.into_vec()
+}
+
+/// Reads what [`encode_resolved`] wrote: never empty.
+///
+/// # Errors
+/// [`WireError`]: the other node broke the protocol.
+pub fn decode_resolved(body: &[u8]) -> Result<Vec<IpAddr>, WireError> {
+    let mut reader = Reader::new(body);
+    let max = MAX_RESOLVED_ADDRESSES;
+    let addresses = decode_list(&mut reader, max, "address count", decode_ip)?;
+    reader.finish()?;
+    if addresses.is_empty() {
+        return Err(WireError::Invalid("address count"));
+    }
+    Ok(addresses)
+}
+
 fn bounded(frame: &[u8], max_with_length: usize) -> Result<(), StreamError> {
     let fits = (1..=max_with_length - 2).contains(&frame.len());
     if fits {
@@ -357,6 +389,34 @@ mod tests {
         ] {
             assert_eq!(decode_open(&encode_open(&open)[2..]), Ok(open));
         }
+    }
+
+    /// Frozen: other builds speak these bytes.
+    #[test]
+    fn resolved_addresses_keep_their_bytes() {
+        let addresses: [IpAddr; 2] = ["203.0.113.5".parse().unwrap(), "::1".parse().unwrap()];
+        let bytes = encode_resolved(addresses.into_iter());
+        let expected = b"\x02\x04\xcb\0\x71\x05\x06\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01";
+        assert_eq!(bytes, expected);
+        assert_eq!(decode_resolved(&bytes), Ok(addresses.to_vec()));
+    }
+
+    #[test]
+    fn resolved_addresses_are_at_least_one_and_fit_an_answer() {
+        let many = encode_resolved(vec![IpAddr::from([1_u16; 8]); 40].into_iter());
+        assert_eq!(
+            decode_resolved(&many).unwrap().len(),
+            MAX_RESOLVED_ADDRESSES
+        );
+        assert!(encode_answer(&Answer::Accepted(many)).len() <= MAX_ANSWER_BYTES);
+        let none = encode_resolved(std::iter::empty());
+        let too_many = [vec![33], vec![4; 33 * 5]].concat();
+        for body in [none, too_many] {
+            let read = decode_resolved(&body);
+            assert_eq!(read, Err(WireError::Invalid("address count")));
+        }
+        let trailing = decode_resolved(b"\x01\x04\x01\x02\x03\x04\x05");
+        assert_eq!(trailing, Err(WireError::Trailing(1)));
     }
 
     #[test]

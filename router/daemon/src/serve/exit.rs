@@ -9,7 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use wormholes_proto::{Host, Target, Writer};
+use wormholes_proto::{Host, Target, encode_resolved};
 use wormholes_rules::{Allowance, ExitRequest, NodeView, Verdict};
 
 use super::{Asker, accept, log_end, refuse};
@@ -86,7 +86,12 @@ pub(super) async fn resolve(network: &Arc<Network>, asker: &Asker, host: &Host, 
     };
     match found.await {
         Ok(addresses) => {
-            if accept(&mut pipe, encode_addresses(&addresses)).await {
+            if accept(
+                &mut pipe,
+                encode_resolved(addresses.iter().map(SocketAddr::ip)),
+            )
+            .await
+            {
                 let _ = pipe.writer.finish().await;
             }
         }
@@ -159,17 +164,4 @@ fn not_banned(
     network
         .check_ban(address, config.allow_private)
         .map_err(DialError::from)
-}
-
-/// A RESOLVE's answer: count u8, then kind u8 (4, 6) and the address each.
-fn encode_addresses(addresses: &[SocketAddr]) -> Vec<u8> {
-    let mut writer = Writer::new();
-    writer.u8(u8::try_from(addresses.len()).unwrap_or(u8::MAX));
-    for address in addresses {
-        match address.ip() {
-            std::net::IpAddr::V4(ip) => writer.u8(4).bytes(&ip.octets()),
-            std::net::IpAddr::V6(ip) => writer.u8(6).bytes(&ip.octets()),
-        };
-    }
-    writer.into_vec()
 }
