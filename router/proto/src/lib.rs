@@ -12,6 +12,7 @@ mod noise;
 pub mod onion;
 mod record;
 mod rendezvous;
+mod roles;
 pub mod sealed;
 mod socks;
 mod stream;
@@ -27,9 +28,10 @@ pub use noise::{HandshakeError, NOISE_KEY_BYTES, StaticKeypair};
 pub use record::{
     MAX_FAMILY_BYTES, MAX_RECORD_ADDRESSES, MAX_RECORD_BYTES, MAX_RECORD_EXIT_PORTS,
     MAX_RECORD_ONION_KEYS, MAX_RECORD_RELAYS, MAX_SET_RECORDS, NodeRecord, OnionKey, RecordBook,
-    RecordError, RecordOutcome, RecordSetError, RecordSetReader, Roles, SignedRecord, encode_set,
+    RecordError, RecordOutcome, RecordSetError, RecordSetReader, SignedRecord, encode_set,
 };
 pub use rendezvous::{CircuitId, Expired, Rendezvous, RendezvousLimits};
+pub use roles::Roles;
 pub use socks::{
     CredentialsError, MAX_SOCKS_MESSAGE_BYTES, SocksAuth, SocksClient, SocksClientError,
     SocksClientState, SocksClientStep, SocksCredentials, SocksReply, SocksServer, SocksServerError,

@@ -32,6 +32,7 @@ use thiserror::Error;
 use crate::{
     address::{decode_addresses, decode_list, encode_addresses, is_dialable},
     id::{NodeId, SIGNATURE_BYTES},
+    roles::Roles,
     suite::Suite,
     wire::{Reader, WireError, Writer},
 };
@@ -93,17 +94,6 @@ pub struct OnionKey {
     pub public: [u8; 32],
     /// Not to be used from then on; whole seconds.
     pub expires: SystemTime,
-}
-
-/// What a node does for others.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Roles {
-    /// Carries ciphertext between two peers.
-    pub relay: bool,
-    /// Peels onion layers.
-    pub hop: bool,
-    /// Dials targets.
-    pub exit: bool,
 }
 
 /// A record whose signature holds, with the bytes that were signed. Cheap to clone.
@@ -297,28 +287,6 @@ impl Eq for SignedRecord {}
 impl fmt::Debug for SignedRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("SignedRecord").field(&self.record).finish()
-    }
-}
-
-impl Roles {
-    const RELAY: u8 = 1;
-    const HOP: u8 = 2;
-    const EXIT: u8 = 4;
-
-    fn bits(self) -> u8 {
-        let bit = |on, bit| if on { bit } else { 0 };
-        bit(self.relay, Self::RELAY) | bit(self.hop, Self::HOP) | bit(self.exit, Self::EXIT)
-    }
-
-    fn from_bits(bits: u8) -> Result<Self, WireError> {
-        if bits & !(Self::RELAY | Self::HOP | Self::EXIT) != 0 {
-            return Err(WireError::Invalid("roles"));
-        }
-        Ok(Self {
-            relay: bits & Self::RELAY != 0,
-            hop: bits & Self::HOP != 0,
-            exit: bits & Self::EXIT != 0,
-        })
     }
 }
 

@@ -12,7 +12,8 @@ use ring::signature::{Ed25519KeyPair, KeyPair};
 use crate::{
     id::NodeId,
     noise::StaticKeypair,
-    record::{NodeRecord, OnionKey, Roles, SignedRecord},
+    record::{NodeRecord, OnionKey, SignedRecord},
+    roles::Roles,
     suite::Suite,
 };
 

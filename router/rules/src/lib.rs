@@ -21,4 +21,4 @@ pub use policy::{LoadEnv, Needs, Policy, ScriptSource, Surroundings, named_sets}
 pub use sets::{MAX_SET_ENTRIES, MAX_SETS, SetError, SetRegistry};
 pub use state::{KeptValue, MAX_KEYS, MAX_VALUE_BYTES, RuleState};
 pub use verdict::{Allowance, Verdict};
-pub use view::{Conn, ExitRequest, NodeView, RelayRequest, Roles, RuleEvent, World};
+pub use view::{Conn, ExitRequest, NodeView, RelayRequest, RuleEvent, World};

@@ -7,7 +7,7 @@ use std::{
     time::SystemTime,
 };
 
-use wormholes_proto::{NodeId, ServiceName};
+use wormholes_proto::{NodeId, Roles, ServiceName};
 
 /// One flow, as `route(c)` sees it. A field that cost I/O is `None` unless a loaded script names
 /// it.
@@ -84,17 +84,6 @@ pub struct NodeView {
     pub family: Option<String>,
     /// Facts about it by name (`credit`, …), set by plugins.
     pub facts: BTreeMap<String, i64>,
-}
-
-/// Roles that a node offers.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Roles {
-    /// Carries ciphertext between registered nodes.
-    pub relay: bool,
-    /// Peels onion layers.
-    pub hop: bool,
-    /// Dials targets.
-    pub exit: bool,
 }
 
 /// All nodes that scripts can name, replaced as a whole when it changes.

@@ -1,7 +1,10 @@
 //! `wormholes peers` and `peer add | invite | remove`.
 
-use wormholes_proto::control::{
-    Call, InviteReport, NoParams, PeerAddParams, PeerInfo, PeerList, PeerParams, PeerSource, Roles,
+use wormholes_proto::{
+    Roles,
+    control::{
+        Call, InviteReport, NoParams, PeerAddParams, PeerInfo, PeerList, PeerParams, PeerSource,
+    },
 };
 
 use super::Context;

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 use wormholes_proto::{
     Invite, InviteRelay, NodeId,
     control::{
-        ErrorCode, InviteReport, PeerAddParams, PeerInfo, PeerList, PeerParams, PeerSource, Roles,
+        ErrorCode, InviteReport, PeerAddParams, PeerInfo, PeerList, PeerParams, PeerSource,
         RpcError,
     },
 };
@@ -161,11 +161,7 @@ fn info(core: &NodeCore, node: &NodeView) -> PeerInfo {
         relays: relays
             .map(|relay| core.network.view(*relay).name.clone())
             .collect(),
-        roles: Roles {
-            relay: node.roles.relay,
-            hop: node.roles.hop,
-            exit: node.roles.exit,
-        },
+        roles: node.roles,
         family: node.family.clone(),
     }
 }

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::time::Instant;
 use wormholes_proto::{NodeId, NodeRecord, RecordBook};
-use wormholes_rules::{NodeView, Roles, World};
+use wormholes_rules::{NodeView, World};
 
 use super::{Known, Peers};
 use crate::config::PeerConfig;
@@ -74,11 +74,7 @@ impl Peers {
             load: 0.0,
             has_address,
             relays: relays(known, config, record),
-            roles: record.map_or_else(Roles::default, |record| Roles {
-                relay: record.roles.relay,
-                hop: record.roles.hop,
-                exit: record.roles.exit,
-            }),
+            roles: record.map(|record| record.roles).unwrap_or_default(),
             family: record.and_then(|record| record.family.clone()),
             facts: BTreeMap::new(),
         }

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::event::EventKind;
-use crate::id::NodeId;
+use crate::{id::NodeId, roles::Roles};
 
 /// The version of this protocol. Additions keep it; what would mislead an older client does not.
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -162,17 +162,6 @@ pub enum PeerSource {
     Added,
     /// From another node's record set, or it called.
     Learned,
-}
-
-/// Roles that a record offers.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Roles {
-    /// Carries ciphertext.
-    pub relay: bool,
-    /// Peels onion layers.
-    pub hop: bool,
-    /// Dials targets.
-    pub exit: bool,
 }
 
 /// What `peer.invite` returns.

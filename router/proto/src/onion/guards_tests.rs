@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 
 use super::*;
 use crate::{
-    record::{NodeRecord, OnionKey, Roles},
+    record::{NodeRecord, OnionKey},
+    roles::Roles,
     testing::rng,
 };
 

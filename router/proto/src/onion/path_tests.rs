@@ -6,10 +6,7 @@ use std::{
 };
 
 use super::*;
-use crate::{
-    record::{OnionKey, Roles},
-    testing::rng,
-};
+use crate::{record::OnionKey, roles::Roles, testing::rng};
 
 const NOW: SystemTime = UNIX_EPOCH;
 

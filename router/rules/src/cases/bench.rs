@@ -8,7 +8,7 @@ use std::{
 };
 
 use rhai::{Array, Dynamic, Engine, EvalAltResult, FnPtr, Map, NativeCallContext};
-use wormholes_proto::{NodeId, ServiceName};
+use wormholes_proto::{NodeId, Roles, ServiceName};
 
 use super::{CaseResult, answer::Answer};
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
     sets::SetRegistry,
     state::RuleState,
     units,
-    view::{Conn, ExitRequest, NodeView, RelayRequest, Roles, RuleEvent, World},
+    view::{Conn, ExitRequest, NodeView, RelayRequest, RuleEvent, World},
 };
 
 /// When cases begin: Monday, 1 January 2024, noon UTC.

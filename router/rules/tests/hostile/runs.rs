@@ -7,9 +7,9 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use wormholes_proto::NodeId;
+use wormholes_proto::{NodeId, Roles};
 use wormholes_rules::{
-    Conn, LoadEnv, NodeView, Outcome, Policy, Roles, ScriptSource, SetRegistry, Tunnel, World,
+    Conn, LoadEnv, NodeView, Outcome, Policy, ScriptSource, SetRegistry, Tunnel, World,
 };
 
 use crate::{

@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
-use wormholes_proto::NodeId;
+use wormholes_proto::{NodeId, Roles};
 use wormholes_rules::{
-    Conn, Decision, Diagnostic, LoadEnv, NodeView, Policy, Roles, ScriptSource, SetRegistry,
-    Surroundings, World,
+    Conn, Decision, Diagnostic, LoadEnv, NodeView, Policy, ScriptSource, SetRegistry, Surroundings,
+    World,
 };
 
 /// An id that is made of the name, so that messages can be read.
