@@ -312,6 +312,17 @@ impl PipeReader {
         decode_answer(&frame).map_err(|_| PipeError::Malformed("answer"))
     }
 
+    /// Ends when the other end broke the stream off: nobody waits for an answer on it. Only streams
+    /// between nodes tell. Cancel-safe.
+    pub(crate) async fn aborted(&mut self) {
+        match &mut self.source {
+            Source::Quic(quic) => quic.aborted().await,
+            Source::Sealed(sealed) => sealed.aborted().await,
+            Source::Onion(onion) => onion.aborted().await,
+            Source::Hop(_) | Source::Tcp(_) | Source::Memory(_) => std::future::pending().await,
+        }
+    }
+
     /// Whether what is not read here takes room that other streams share.
     pub(crate) fn shares_room(&self) -> bool {
         match self.source {

@@ -247,6 +247,15 @@ pub(crate) async fn serve_target(network: &Arc<Network>, asker: &Asker, open: Op
     }
 }
 
+/// Does `work` for whoever waits at the other end of `pipe`; `None` when nobody does any more. What
+/// was begun is dropped then, and gives its place back.
+async fn while_asked<T>(pipe: &mut Pipe, work: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        done = work => Some(done),
+        () = pipe.reader.aborted() => None,
+    }
+}
+
 /// Tells the asker why not.
 pub(crate) async fn refuse(mut pipe: Pipe, reason: Reason) {
     // Who does not listen to the refusal misses nothing else.

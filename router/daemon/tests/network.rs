@@ -4,6 +4,12 @@
 #[path = "network/direct.rs"]
 mod direct;
 #[cfg(test)]
+#[path = "network/lookups.rs"]
+mod lookups;
+#[cfg(test)]
+#[path = "shared/name_server.rs"]
+mod name_server;
+#[cfg(test)]
 #[path = "network/onion.rs"]
 mod onion;
 #[cfg(test)]

@@ -77,6 +77,10 @@ impl OnionReader {
         }
     }
 
+    pub(super) async fn aborted(&mut self) {
+        self.cells.stream.aborted().await;
+    }
+
     pub(super) async fn read_chunk(&mut self) -> Result<Option<Bytes>, PipeError> {
         loop {
             let (kind, data) = self.read_message().await?;

@@ -29,6 +29,14 @@ impl QuicReader {
         Ok(chunk.map_err(read_error)?.map(|chunk| chunk.bytes))
     }
 
+    /// Ends when the other end broke this direction off, or the connection is lost. Cancel-safe.
+    pub(super) async fn aborted(&mut self) {
+        // A direction that ended well is none that broke off.
+        if let Ok(None) = self.stream.received_reset().await {
+            std::future::pending().await
+        }
+    }
+
     /// Says how many chunks were filled; none at the end.
     pub(super) async fn read_chunks(&mut self, chunks: &mut [Bytes]) -> Result<usize, PipeError> {
         let filled = self.stream.read_chunks(chunks).await.map_err(read_error)?;

@@ -31,6 +31,10 @@ impl SealedReader {
         }
     }
 
+    pub(super) async fn aborted(&mut self) {
+        self.stream.aborted().await;
+    }
+
     pub(super) async fn read_chunk(&mut self) -> Result<Option<Bytes>, PipeError> {
         let mut chunks = [const { Bytes::new() }; BATCH_CHUNKS];
         loop {

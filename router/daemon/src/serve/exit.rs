@@ -12,7 +12,7 @@ use std::{
 use wormholes_proto::{Host, Target, encode_resolved};
 use wormholes_rules::{Allowance, ExitRequest, NodeView, Verdict};
 
-use super::{Asker, accept, log_end, refuse};
+use super::{Asker, accept, log_end, refuse, while_asked};
 use crate::{
     config::ExitConfig,
     dial::{self, DialError},
@@ -40,9 +40,10 @@ pub(super) async fn serve(network: &Arc<Network>, asker: &Asker, target: &Target
         let stream = dial::connect(&addresses, DIAL_TIMEOUT).await?;
         Ok::<_, DialError>((stream, allowance))
     };
-    let (stream, allowance) = match opened.await {
-        Ok(opened) => opened,
-        Err(error) => {
+    let (stream, allowance) = match while_asked(&mut pipe, opened).await {
+        None => return,
+        Some(Ok(opened)) => opened,
+        Some(Err(error)) => {
             tracing::debug!(from = %asker.id, %error, "exit refused");
             counters.refuse(error.reason());
             return refuse(pipe, error.reason()).await;
@@ -84,21 +85,17 @@ pub(super) async fn resolve(network: &Arc<Network>, asker: &Asker, host: &Host, 
         };
         dial::permitted(addresses, check).map_err(|error| error.reason())
     };
-    match found.await {
-        Ok(addresses) => {
-            if accept(
-                &mut pipe,
-                encode_resolved(addresses.iter().map(SocketAddr::ip)),
-            )
-            .await
-            {
-                let _ = pipe.writer.finish().await;
-            }
-        }
-        Err(reason) => {
+    let addresses = match while_asked(&mut pipe, found).await {
+        None => return,
+        Some(Ok(addresses)) => addresses,
+        Some(Err(reason)) => {
             counters.refuse(reason);
-            refuse(pipe, reason).await;
+            return refuse(pipe, reason).await;
         }
+    };
+    let answer = encode_resolved(addresses.iter().map(SocketAddr::ip));
+    if accept(&mut pipe, answer).await {
+        let _ = pipe.writer.finish().await;
     }
 }
 

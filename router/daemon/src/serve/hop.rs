@@ -15,7 +15,7 @@ use wormholes_proto::{
 };
 use wormholes_rules::Allowance;
 
-use super::{Asker, Way, accept, log_end, refuse, serve_target};
+use super::{Asker, Way, accept, log_end, refuse, serve_target, while_asked};
 use crate::{
     ban::banned,
     identity::Identity,
@@ -170,10 +170,12 @@ async fn pass_on(
     };
     let counters = &network.counters().hop;
     let behind = call(network, next, address, &open);
-    let behind = tokio::time::timeout(FORWARD_TIMEOUT, behind).await;
-    let (mut far, created) = match behind.unwrap_or(Err(Reason::TimedOut)) {
-        Ok(behind) => behind,
-        Err(reason) => {
+    let behind = tokio::time::timeout(FORWARD_TIMEOUT, behind);
+    let behind = async { behind.await.unwrap_or(Err(Reason::TimedOut)) };
+    let (mut far, created) = match while_asked(&mut pipe, behind).await {
+        None => return,
+        Some(Ok(behind)) => behind,
+        Some(Err(reason)) => {
             counters.refuse(reason);
             if let Ok(created) = pending.handle_failure(reason)
                 && accept(&mut pipe, created.to_vec()).await

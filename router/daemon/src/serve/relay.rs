@@ -11,7 +11,7 @@ use wormholes_proto::{
 };
 use wormholes_rules::{Allowance, RelayRequest, Verdict};
 
-use super::{Asker, Way, accept, log_end, refuse, serve_target};
+use super::{Asker, Way, accept, log_end, refuse, serve_target, while_asked};
 use crate::{
     carrier::Link,
     config::RoleConfig,
@@ -127,9 +127,10 @@ pub(super) async fn serve(network: &Arc<Network>, asker: &Asker, to: NodeId, mut
         let far = call(network, to).await?;
         Ok::<_, Reason>((place, circuit, allowance, far))
     };
-    let (place, circuit, allowance, far) = match granted.await {
-        Ok(granted) => granted,
-        Err(reason) => {
+    let (place, circuit, allowance, far) = match while_asked(&mut pipe, granted).await {
+        None => return,
+        Some(Ok(granted)) => granted,
+        Some(Err(reason)) => {
             counters.refuse(reason);
             return refuse(pipe, reason).await;
         }

@@ -7,7 +7,7 @@ use std::{
 
 use wormholes_proto::{Reason, ServiceName};
 
-use super::{Asker, accept, log_end, refuse};
+use super::{Asker, accept, log_end, refuse, while_asked};
 use crate::{
     ban::Ban,
     dial::{self, DialError},
@@ -37,14 +37,16 @@ pub(super) async fn serve(
         return refuse(pipe, Reason::NoService).await;
     };
     // Through an entrance of this node its peers would pass for local programs.
-    let dialled = if network.own_sockets().contains(service.target) {
-        Err(DialError::from(Ban::Own))
-    } else {
+    let dialled = async {
+        if network.own_sockets().contains(service.target) {
+            return Err(DialError::from(Ban::Own));
+        }
         dial::connect(&[service.target], DIAL_TIMEOUT).await
     };
-    let stream = match dialled {
-        Ok(stream) => stream,
-        Err(error) => {
+    let stream = match while_asked(&mut pipe, dialled).await {
+        None => return,
+        Some(Ok(stream)) => stream,
+        Some(Err(error)) => {
             tracing::warn!(service = %service.name, %error, "the service does not answer");
             counters.refuse(error.reason());
             return refuse(pipe, error.reason()).await;

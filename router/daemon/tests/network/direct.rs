@@ -8,7 +8,7 @@ use wormholes_rules::{
     Allowance, ExitRequest, NodeView, RelayRequest, RuleEvent, Tunnel, TunnelKind, Verdict,
 };
 
-use crate::support::*;
+use crate::{name_server::NameServer, support::*};
 
 const LOCAL: Tunnel = Tunnel::Direct {
     to: None,
@@ -253,13 +253,13 @@ async fn an_exit_keeps_the_ban_list() {
 async fn an_exit_dials_only_what_it_checked() {
     let echo = echo_server().await;
     let public = Ipv4Addr::new(127, 0, 0, 1);
-    let rebinding = vec![
+    let rebinding = [
         Ipv4Addr::new(169, 254, 169, 254),
         public,
         Ipv4Addr::UNSPECIFIED,
     ];
     let options = NetworkOptions {
-        name_server: Some(name_server(rebinding).await),
+        name_server: Some(NameServer::start(&rebinding).await.address),
         witness: None,
     };
     let client = node(28, |_| {});
@@ -281,29 +281,6 @@ async fn an_exit_dials_only_what_it_checked() {
         refusal(&client, &tunnel, target).await,
         Reason::ForbiddenAddress
     );
-}
-
-#[tokio::test]
-async fn names_are_looked_up_at_the_exit() {
-    let options = NetworkOptions {
-        name_server: Some(name_server(vec![Ipv4Addr::new(127, 9, 9, 9)]).await),
-        witness: None,
-    };
-    let client = node(30, |_| {});
-    let exit = guarded_node(31, exits, Arc::new(OpenGate), options);
-    befriend(&[&client, &exit]);
-    let host = Host::parse("a.example").unwrap();
-    let resolve = |tunnel| {
-        let network = Arc::clone(&client.network);
-        let host = host.clone();
-        async move {
-            network
-                .resolve(&tunnel, &host, "", std::time::Duration::from_secs(9))
-                .await
-        }
-    };
-    let found = resolve(to(&exit, true)).await.unwrap();
-    assert_eq!(found, [Ipv4Addr::new(127, 9, 9, 9)]);
 }
 
 /// Allows exits to one port, refuses connections from one node.
@@ -399,26 +376,6 @@ async fn an_entrance_of_the_node_is_no_service() {
     let service = (to(&server, false), service_request("proxy"));
     let opened = client.network.open(&service.0, &service.1).await;
     assert_eq!(opened.unwrap_err().reason(), Reason::ForbiddenAddress);
-}
-
-#[tokio::test]
-async fn an_exit_looks_up_only_what_it_may_dial() {
-    let options = NetworkOptions {
-        name_server: Some(name_server(vec![Ipv4Addr::new(127, 9, 9, 9)]).await),
-        witness: None,
-    };
-    let client = node(75, |_| {});
-    let edit = |config: &mut wormholed::Config| {
-        exits(config);
-        config.exit.allow = vec!["192.0.2.0/24:80".parse().unwrap()];
-    };
-    let exit = guarded_node(76, edit, Arc::new(OpenGate), options);
-    befriend(&[&client, &exit]);
-    let host = Host::parse("a.example").unwrap();
-    let tunnel = to(&exit, true);
-    let patience = std::time::Duration::from_secs(9);
-    let found = client.network.resolve(&tunnel, &host, "", patience).await;
-    assert_eq!(found.unwrap_err().reason(), Reason::Denied);
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use wormholes_rules::{
     Allowance, ExitRequest, NodeView, RelayRequest, RuleEvent, Tunnel, TunnelKind, Verdict,
 };
 
-use crate::support::*;
+use crate::{name_server::NameServer, support::*};
 
 /// A client, a hub that both it and the hops know, and hops that never heard of the client.
 struct Scene {
@@ -32,7 +32,11 @@ async fn scene(first: u8, n_hops: u8, edit: impl Fn(u8, &mut Config)) -> Scene {
     for number in 0..n_hops {
         let witness = Arc::new(Seen::default());
         let options = NetworkOptions {
-            name_server: Some(name_server(vec![Ipv4Addr::new(127, 9, 9, 9)]).await),
+            name_server: Some(
+                NameServer::start(&[Ipv4Addr::new(127, 9, 9, 9)])
+                    .await
+                    .address,
+            ),
             witness: Some(Arc::clone(&witness) as _),
         };
         let edit = |config: &mut Config| {

@@ -9,7 +9,7 @@ use std::{
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, UdpSocket},
+    net::TcpListener,
 };
 use wormholed::{
     Config, Counters, ExitRule, Gatekeeper, Network, NetworkOptions, OpenGate, Opened, PeerConfig,
@@ -226,41 +226,6 @@ pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     tokio::time::timeout(PATIENCE, poll)
         .await
         .unwrap_or_else(|_| panic!("{what}"));
-}
-
-/// A name server that answers every A query with the next of `answers`, the last one for ever.
-pub(crate) async fn name_server(answers: Vec<Ipv4Addr>) -> SocketAddr {
-    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let address = socket.local_addr().unwrap();
-    let mut left: Vec<Ipv4Addr> = answers.into_iter().rev().collect();
-    tokio::spawn(async move {
-        let mut query = [0; 512];
-        while let Ok((len, from)) = socket.recv_from(&mut query).await {
-            let is_a = query[..len].windows(4).any(|bytes| bytes == [0, 1, 0, 1]);
-            let answer = match left.len() {
-                _ if !is_a => None,
-                1 => left.first().copied(),
-                _ => left.pop(),
-            };
-            let _ = socket
-                .send_to(&dns_answer(&query[..len], answer), from)
-                .await;
-        }
-    });
-    address
-}
-
-/// Answers a query of one question (RFC 1035, section 4.1); TTL 0.
-fn dns_answer(query: &[u8], answer: Option<Ipv4Addr>) -> Vec<u8> {
-    let name_end = 12 + query[12..].iter().position(|byte| *byte == 0).unwrap() + 1;
-    let mut message = query[..2].to_vec();
-    message.extend([0x81, 0x80, 0, 1, 0, u8::from(answer.is_some()), 0, 0, 0, 0]);
-    message.extend(&query[12..name_end + 4]);
-    if let Some(ip) = answer {
-        message.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4]);
-        message.extend(ip.octets());
-    }
-    message
 }
 
 /// Keeps what a node in between sees.
