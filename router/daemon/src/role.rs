@@ -206,6 +206,16 @@ impl Account {
 }
 
 impl Place<'_> {
+    /// Counts a question and its answer as bytes, and waits as the node's own speed wants.
+    pub(crate) async fn pass(&self, question_bytes: usize, answer_bytes: usize) {
+        let (up, down) = (question_bytes as u64, answer_bytes as u64);
+        self.bytes.up.fetch_add(up, Relaxed);
+        self.bytes.down.fetch_add(down, Relaxed);
+        if let Some(pace) = &self.pace {
+            pace.pass(up + down).await;
+        }
+    }
+
     /// Limits of a copy in this place: config.toml's and those of a rule's allowance.
     pub(crate) fn limits(&self, allowance: &Allowance) -> CopyLimits {
         let own_max = Some(self.role.config.max_bytes_per_circuit).filter(|max| *max > 0);

@@ -144,17 +144,17 @@ pub struct RelayRequest {
     pub now: SystemTime,
 }
 
-/// Somebody asks this node to dial a target.
+/// Somebody asks this node to dial a target, or to look its name up.
 #[derive(Debug, Clone)]
 pub struct ExitRequest {
     /// Who asks: the peer, or the hop before when the flow came through an onion.
     pub from: Arc<NodeView>,
     /// The name as asked for, or the address in text.
     pub host: String,
-    /// The address that will be dialled.
+    /// The address that will be dialled, or told.
     pub ip: IpAddr,
-    /// The port.
-    pub port: u16,
+    /// The port; none when the name is only looked up.
+    pub port: Option<u16>,
     /// Bytes carried for `from` since midnight UTC.
     pub bytes_today: u64,
     /// When.

@@ -1,7 +1,7 @@
 //! The exit role: targets dialled, and names looked up, for others.
 //!
 //! The order is the point: the name is resolved here, each address passes the ban list, config.toml
-//! and the rules, and only addresses that passed are dialled.
+//! and the rules, and only addresses that passed are dialled, or told.
 
 use std::{
     net::SocketAddr,
@@ -9,12 +9,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use wormholes_proto::{Host, Target, encode_resolved};
-use wormholes_rules::{Allowance, ExitRequest, NodeView, Verdict};
+use wormholes_proto::{Host, Reason, Target, encode_resolved};
+use wormholes_rules::{Allowance, ExitRequest, Verdict};
 
 use super::{Asker, accept, log_end, refuse, while_asked};
 use crate::{
-    config::ExitConfig,
+    config::{ExitConfig, ExitRule},
     dial::{self, DialError},
     network::Network,
     pipe::{self, Pipe},
@@ -36,7 +36,8 @@ pub(super) async fn serve(network: &Arc<Network>, asker: &Asker, target: &Target
         }
     };
     let opened = async {
-        let (addresses, allowance) = permitted(network, asker, target).await?;
+        let port = Some(target.port);
+        let (addresses, allowance) = permitted(network, asker, &target.host, port).await?;
         let stream = dial::connect(&addresses, DIAL_TIMEOUT).await?;
         Ok::<_, DialError>((stream, allowance))
     };
@@ -64,64 +65,66 @@ pub(super) async fn serve(network: &Arc<Network>, asker: &Asker, target: &Target
     }
 }
 
-/// Looks `host` up and answers with the addresses that an exit would dial.
+/// Looks `host` up and answers with the addresses that an exit would dial. What is asked and
+/// answered counts as bytes; the limits of a verdict are for streams that stay.
 pub(super) async fn resolve(network: &Arc<Network>, asker: &Asker, host: &Host, mut pipe: Pipe) {
     let counters = &network.counters().exit;
     let found = async {
-        let _place = network.exit().enter(counters, asker.id)?;
-        let target = Target::new(host.clone(), 0);
-        let addresses = lookup(network, &target)
+        let place = network.exit().enter(counters, asker.id)?;
+        let (addresses, _) = permitted(network, asker, host, None)
             .await
-            .map_err(|error| error.reason())?;
-        let config = &network.config().exit;
-        let check = |address: SocketAddr| {
-            not_banned(network, config, address)?;
-            // What is dialled at no port is nobody's to look up here.
-            let allowed = config
-                .allow
-                .iter()
-                .any(|rule| rule.net.contains(&address.ip()));
-            allowed.then_some(()).ok_or(DialError::Denied)
-        };
-        dial::permitted(addresses, check).map_err(|error| error.reason())
+            .map_err(|error| {
+                tracing::debug!(from = %asker.id, %error, "look-up refused");
+                error.reason()
+            })?;
+        let answer = encode_resolved(addresses.iter().map(SocketAddr::ip));
+        place.pass(host.to_string().len(), answer.len()).await;
+        Ok::<_, Reason>(answer)
     };
-    let addresses = match while_asked(&mut pipe, found).await {
+    let answer = match while_asked(&mut pipe, found).await {
         None => return,
-        Some(Ok(addresses)) => addresses,
+        Some(Ok(answer)) => answer,
         Some(Err(reason)) => {
             counters.refuse(reason);
             return refuse(pipe, reason).await;
         }
     };
-    let answer = encode_resolved(addresses.iter().map(SocketAddr::ip));
     if accept(&mut pipe, answer).await {
         let _ = pipe.writer.finish().await;
     }
 }
 
-async fn lookup(network: &Network, target: &Target) -> Result<Vec<SocketAddr>, DialError> {
-    let resolve = network.resolver().resolve(target);
-    let found = tokio::time::timeout(RESOLVE_TIMEOUT, resolve).await;
-    found.unwrap_or(Err(DialError::TimedOut))
-}
-
-/// The addresses of `target` that may be dialled for `asker`, and the narrowest of the rules'
-/// limits.
+/// The addresses of `host` that may be dialled at `port` for `asker`, or told when there is no
+/// port; and the narrowest of the rules' limits.
 async fn permitted(
     network: &Arc<Network>,
     asker: &Asker,
-    target: &Target,
+    host: &Host,
+    port: Option<u16>,
 ) -> Result<(Vec<SocketAddr>, Allowance), DialError> {
     let config = &network.config().exit;
     let from = network.asker_view(asker);
     let bytes_today = network.exit().bytes_today(&asker.id);
     let mut allowance = Allowance::default();
-    let addresses = dial::permitted(lookup(network, target).await?, |address| {
+    let addresses = lookup(network, host, port.unwrap_or(0)).await?;
+    let addresses = dial::permitted(addresses, |address| {
         not_banned(network, config, address)?;
-        if !config.allow.iter().any(|rule| rule.allows(address)) {
+        let listed = |rule: &ExitRule| match port {
+            Some(_) => rule.allows(address),
+            // What is dialled at no port is nobody's to look up here.
+            None => rule.net.contains(&address.ip()),
+        };
+        if !config.allow.iter().any(listed) {
             return Err(DialError::Denied);
         }
-        let request = exit_request(&from, target, address, bytes_today);
+        let request = ExitRequest {
+            from: Arc::clone(&from),
+            host: host.to_string(),
+            ip: address.ip(),
+            port,
+            bytes_today,
+            now: SystemTime::now(),
+        };
         match network.gatekeeper().exit(&request) {
             Verdict::Allow(given) => {
                 // A name's addresses are one target: the limits of all verdicts hold.
@@ -137,20 +140,11 @@ async fn permitted(
     Ok((addresses, allowance))
 }
 
-fn exit_request(
-    from: &Arc<NodeView>,
-    target: &Target,
-    address: SocketAddr,
-    bytes_today: u64,
-) -> ExitRequest {
-    ExitRequest {
-        from: Arc::clone(from),
-        host: target.host.to_string(),
-        ip: address.ip(),
-        port: address.port(),
-        bytes_today,
-        now: SystemTime::now(),
-    }
+async fn lookup(network: &Network, host: &Host, port: u16) -> Result<Vec<SocketAddr>, DialError> {
+    let target = Target::new(host.clone(), port);
+    let resolve = network.resolver().resolve(&target);
+    let found = tokio::time::timeout(RESOLVE_TIMEOUT, resolve).await;
+    found.unwrap_or(Err(DialError::TimedOut))
 }
 
 fn not_banned(

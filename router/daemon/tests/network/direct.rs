@@ -303,7 +303,7 @@ impl Gatekeeper for Rules {
     }
 
     fn exit(&self, request: &ExitRequest) -> Verdict {
-        if request.port != self.port || request.from.trust < 2 {
+        if request.port != Some(self.port) || request.from.trust < 2 {
             return Verdict::Deny("port".to_owned());
         }
         Verdict::Allow(Allowance {

@@ -39,6 +39,10 @@ async fn names_are_looked_up_at_the_exit() {
     let found = look_up(&client, &exit).await.unwrap();
     assert_eq!(found, [Ipv4Addr::new(127, 9, 9, 9)]);
     assert!(names.asked().iter().all(|name| name == "a.example"));
+    until("the exit counts what was asked and told", || {
+        exit.network.exit_status().bytes == "a.example".len() as u64 + 6
+    })
+    .await;
 }
 
 #[tokio::test]

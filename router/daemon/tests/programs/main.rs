@@ -9,6 +9,11 @@ mod http;
 #[cfg(test)]
 mod limits;
 #[cfg(test)]
+mod lookups;
+#[cfg(test)]
+#[path = "../shared/name_server.rs"]
+mod name_server;
+#[cfg(test)]
 mod rules;
 #[cfg(test)]
 mod socks5;

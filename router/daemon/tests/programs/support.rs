@@ -1,13 +1,15 @@
 //! A node with rules, servers that it can reach, and clients that speak byte by byte.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
-use wormholed::{Config, Node, NodeOptions};
+use wormholed::{Config, NetworkOptions, Node, NodeOptions, PeerConfig, Story};
+
+use crate::name_server::NameServer;
 
 /// A running node whose files vanish with it.
 pub(crate) struct TestNode {
@@ -31,19 +33,48 @@ impl TestNode {
         let dir = tempfile::tempdir().unwrap();
         let write = |name, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
         write("rules.rhai", script);
-        let config = if config.contains("[rules]") {
-            config.replace("[rules]", "[rules]\nscripts = ['rules.rhai']")
-        } else {
-            format!("{config}\n[rules]\nscripts = ['rules.rhai']\n")
-        };
-        write(
-            "config.toml",
-            &format!("{config}\n[node]\ndata_dir = 'data'\n"),
-        );
+        let config = with_key(config, "[rules]", "scripts = ['rules.rhai']");
+        let config = with_key(&config, "[node]", "data_dir = 'data'");
+        write("config.toml", &config);
         make_private(&dir.path().join("config.toml"));
         let config = Config::load(&dir.path().join("config.toml")).unwrap();
         let node = Node::start_with(config, options).await.unwrap();
         Self { node, dir }
+    }
+
+    /// Starts a node that dials whatever its script lets pass, and asks `names` only.
+    pub(crate) async fn exit(script: &str, names: &NameServer) -> Self {
+        let config = "[node]\nlisten = ['127.0.0.1:0']\n\
+            [exit]\nenabled = true\nallow = ['0.0.0.0/0']\nallow_private = true\n";
+        Self::start_with(script, config, asking(names)).await
+    }
+
+    /// Makes this node know the others by these names, and them this one as `client`.
+    pub(crate) fn befriend(&self, others: &[(&str, &Self)]) {
+        let peers: Vec<_> = others.iter().map(|(name, node)| node.peer(name)).collect();
+        self.node.core().network.set_peers(&peers);
+        for (_, node) in others {
+            node.node.core().network.set_peers(&[self.peer("client")]);
+        }
+    }
+
+    fn peer(&self, name: &str) -> PeerConfig {
+        PeerConfig {
+            name: name.to_owned(),
+            id: self.node.id(),
+            addresses: self.node.listen_addresses(),
+            trust: 2,
+            via: Vec::new(),
+            register: false,
+        }
+    }
+
+    /// What has become of a flow, and of each tunnel that was tried for it.
+    pub(crate) fn story(&self, flow: u64) -> (Story, Vec<(String, Option<String>)>) {
+        let story = self.node.core().flows.find(flow).unwrap().story();
+        let tries = story.tries.iter();
+        let tries = tries.map(|tried| (tried.tunnel.clone(), tried.error.clone()));
+        (story.clone(), tries.collect())
     }
 
     /// Where the first entrance listens.
@@ -75,6 +106,38 @@ impl TestNode {
         let value = text.lines().find_map(|found| found.strip_prefix(line));
         value.map(|value| value.trim().parse().unwrap())
     }
+}
+
+/// A node that asks `names` and no other name server.
+pub(crate) fn asking(names: &NameServer) -> NodeOptions {
+    NodeOptions {
+        network: NetworkOptions {
+            name_server: Some(names.address),
+            witness: None,
+        },
+        ..NodeOptions::default()
+    }
+}
+
+/// `config` with one key more in this section.
+fn with_key(config: &str, section: &str, key: &str) -> String {
+    if config.contains(section) {
+        config.replace(section, &format!("{section}\n{key}"))
+    } else {
+        format!("{config}\n{section}\n{key}\n")
+    }
+}
+
+/// Waits until `condition` holds.
+pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let mut looks = tokio::time::interval(Duration::from_millis(5));
+    let poll = async {
+        while !condition() {
+            looks.tick().await;
+        }
+    };
+    let found = tokio::time::timeout(Duration::from_secs(30), poll).await;
+    assert!(found.is_ok(), "waited in vain: {what}");
 }
 
 fn make_private(path: &std::path::Path) {

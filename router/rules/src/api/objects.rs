@@ -150,7 +150,10 @@ const EXIT_REQUEST: &[Field<ExitRequest>] = &[
     ("host", |x| x.view.host.as_str().into()),
     ("domain", |x| domain(&x.view.host).into()),
     ("ip", |x| address(Some(x.view.ip))),
-    ("port", |x| int(u64::from(x.view.port))),
+    ("port", |x| {
+        let port = x.view.port.map(u64::from);
+        port.map_or(Dynamic::UNIT, int)
+    }),
     ("bytes_today", |x| int(x.view.bytes_today)),
     ("now", |x| seconds(x.view.now)),
 ];

@@ -182,6 +182,11 @@ impl Given {
         self.fields.remove(field).filter(|value| !value.is_unit())
     }
 
+    /// Whether the case says that there is none.
+    fn is_none(&self, field: &str) -> bool {
+        self.fields.get(field).is_some_and(Dynamic::is_unit)
+    }
+
     fn typed<T>(
         &mut self,
         field: &str,
@@ -322,11 +327,12 @@ fn register_hooks(engine: &mut Engine, bench: &Shared) {
         let bench = lock(&shared);
         let mut given = Given::new("exit", given);
         let ip = given.address("ip")?.ok_or("exit() wants an ip")?;
+        let is_lookup = given.is_none("port");
         let request = ExitRequest {
             from: bench.node(&given.text("from")?.unwrap_or_default()),
             host: given.text("host")?.unwrap_or_else(|| ip.to_string()),
             ip,
-            port: given.small("port", 443)?,
+            port: Some(given.small("port", 443)?).filter(|_| !is_lookup),
             bytes_today: given.small("bytes_today", 0)?,
             now: bench.now,
         };

@@ -237,7 +237,7 @@ fn exit(x) {
         from: bob,
         host: "x.example".into(),
         ip: [192, 0, 2, 1].into(),
-        port: 443,
+        port: Some(443),
         bytes_today: 0,
         now,
     };
