@@ -171,7 +171,8 @@ pub struct ExitConfig {
     pub role: RoleConfig,
     /// `0.0.0.0/0:80,443`; empty allows nothing.
     pub allow: Vec<ExitRule>,
-    /// Lifts the ban on private addresses: tests and intranets.
+    /// Lifts the ban on private addresses that others name (targets, next hops, answers to
+    /// look-ups): tests and intranets.
     pub allow_private: bool,
 }
 

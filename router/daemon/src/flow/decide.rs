@@ -16,6 +16,18 @@ use crate::{config::DefaultRule, names, node::NodeCore, policy::Generation, prog
 /// How often an open plan's failure asks the scripts again.
 const MAX_RETRIES: u8 = 2;
 
+/// A flow on its way to a tunnel.
+#[derive(Debug)]
+pub(super) struct Trip<'a> {
+    pub(super) core: &'a NodeCore,
+    pub(super) flow: &'a Place,
+    pub(super) asked: &'a Asked,
+    /// What the scripts see.
+    pub(super) conn: Conn,
+    /// The addresses in `conn` are another node's word.
+    pub(super) told: bool,
+}
+
 /// A plan and who made it.
 #[derive(Debug)]
 pub(super) struct Choice {
@@ -28,55 +40,57 @@ pub(super) struct Choice {
 pub(super) async fn travel(core: &NodeCore, flow: &Place, asked: &Asked) -> Result<Route, Refusal> {
     // A flow keeps the rules that it began with.
     let rules = core.policy.current();
-    let mut conn = snapshot(core, flow, asked, &rules).await?;
+    let mut trip = Trip {
+        core,
+        flow,
+        asked,
+        conn: snapshot(core, flow, asked, &rules).await?,
+        told: false,
+    };
     for attempt in 0.. {
-        conn.attempt = attempt;
-        let choice = decide(core, flow, asked, &rules, &mut conn).await?;
+        trip.conn.attempt = attempt;
+        let choice = decide(&mut trip, &rules).await?;
         let closed = choice.plan.closed;
-        let failure = match open::plan(core, flow, asked, &conn, choice).await {
+        let failure = match open::plan(&trip, choice).await {
             Ok(route) => return Ok(route),
             Err(failure) => failure,
         };
         if closed || failure.is_final || attempt == MAX_RETRIES {
             return Err(failure.refusal);
         }
-        conn.last_error = Some(failure.refusal.to_string());
+        trip.conn.last_error = Some(failure.refusal.to_string());
     }
     Err(Refusal::TimedOut)
 }
 
 /// Asks the scripts; looks the name up once when they need its address.
-async fn decide(
-    core: &NodeCore,
-    flow: &Place,
-    asked: &Asked,
-    rules: &Arc<Generation>,
-    conn: &mut Conn,
-) -> Result<Choice, Refusal> {
+async fn decide(trip: &mut Trip<'_>, rules: &Arc<Generation>) -> Result<Choice, Refusal> {
     loop {
-        let decision = core.policy.route(rules, conn).await;
+        let decision = trip.core.policy.route(rules, &trip.conn).await;
         let rule = decision.trace.rule.clone();
-        let decided = core.flows.records().then(|| Decided {
-            attempt: conn.attempt,
+        let decided = trip.core.flows.records().then(|| Decided {
+            attempt: trip.conn.attempt,
             generation: rules.number,
             outcome: decision.outcome.clone(),
             trace: decision.trace,
         });
-        flow.tell(|story| {
+        trip.flow.tell(|story| {
             story.rule.clone_from(&rule);
             story.decisions.extend(decided);
         });
         match decision.outcome {
             Outcome::Plan(plan) => return Ok(Choice { plan, rule }),
             Outcome::Pass => return by_default(rules.default),
-            Outcome::NeedIp(_) if !conn.ips.is_empty() => {
+            Outcome::NeedIp(_) if !trip.conn.ips.is_empty() => {
                 let why = "a script asked twice for the address".to_owned();
                 return Err(Refusal::Blocked(why));
             }
             Outcome::NeedIp(plan) => {
-                guard::check_lookup(&asked.target.host)?;
-                conn.ips = open::lookup(core, flow, asked, &plan).await?;
-                conn.ip = conn.ips.first().copied();
+                guard::check_lookup(&trip.asked.target.host)?;
+                let found = open::lookup(trip, &plan).await?;
+                trip.told = found.told;
+                trip.conn.ip = found.ips.first().copied();
+                trip.conn.ips = found.ips;
             }
         }
     }

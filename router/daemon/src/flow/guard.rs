@@ -1,9 +1,15 @@
-//! What no script can lift: names that must never leave in clear. Fail closed: a tunnel that could
-//! show such a name to an outside resolver, or ask the wrong node, does not open.
+//! What no script can lift: names that must never leave in clear, and addresses that nobody else
+//! may send this node to. Fail closed: a tunnel that could show such a name to an outside resolver,
+//! ask the wrong node, or reach into this node's own neighbourhood on another's word, does not
+//! open.
+
+use std::net::{IpAddr, SocketAddr};
 
 use thiserror::Error;
 use wormholes_proto::{Host, NodeId, is_special_use};
 use wormholes_rules::Tunnel;
+
+use crate::network::Network;
 
 /// A tunnel that a script chose and the host forbids.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -14,6 +20,12 @@ pub enum Forbidden {
     /// Looked up, the name would reach a resolver.
     #[error("special-use names are not looked up")]
     Lookup,
+    /// Another node gave this address, which is of a kind that nobody dials for others.
+    #[error(
+        "another node says that the name is at {0} ({1}), which is not dialled from here on its \
+         word: let that node dial it"
+    )]
+    Told(IpAddr, String),
     /// The program at the other end is this daemon.
     #[error("the flow comes from this router itself")]
     Loop,
@@ -62,6 +74,20 @@ pub(super) fn check_lookup(host: &Host) -> Result<(), Forbidden> {
     }
 }
 
+/// Whether addresses that another node gave may be dialled from here. One that may not spoils all:
+/// the scripts decided on the whole answer, and an honest exit of the open internet names none.
+///
+/// # Errors
+/// [`Forbidden::Told`].
+pub(super) fn check_told(network: &Network, ips: &[IpAddr], port: u16) -> Result<(), Forbidden> {
+    let allow_private = network.config().exit.allow_private;
+    ips.iter().try_for_each(|ip| {
+        network
+            .check_ban(SocketAddr::new(*ip, port), allow_private)
+            .map_err(|ban| Forbidden::Told(*ip, ban.to_string()))
+    })
+}
+
 /// The node whose service the tunnel ends at; none when somebody dials the target.
 fn service_end(tunnel: &Tunnel) -> Option<NodeId> {
     match tunnel {
@@ -82,7 +108,12 @@ fn service_end(tunnel: &Tunnel) -> Option<NodeId> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::{
+        config::Config, counters::Counters, gatekeeper::OpenGate, network::NetworkOptions,
+    };
 
     const BOB: NodeId = NodeId::from_bytes([1; 32]);
     const EVE: NodeId = NodeId::from_bytes([2; 32]);
@@ -165,5 +196,43 @@ mod tests {
             &Err(Forbidden::UnknownNode),
         );
         check_all("x.onion", &tunnels(Some(EVE), false), &Ok(()));
+    }
+
+    /// Whether a node with this setting would dial `ips` on another's word.
+    async fn told(allow_private: bool, ips: &[&str]) -> Result<(), Forbidden> {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = Config::default();
+        config.node.data_dir = dir.path().join("data");
+        config.exit.allow_private = allow_private;
+        let (options, counters) = (NetworkOptions::default(), Arc::<Counters>::default());
+        let network = Network::start(config, options, Arc::new(OpenGate), counters).unwrap();
+        network.protect_socket("8.8.4.4:80".parse().unwrap());
+        let ips: Vec<IpAddr> = ips.iter().map(|ip| ip.parse().unwrap()).collect();
+        let checked = check_told(&network, &ips, 80);
+        network.shutdown().await;
+        checked
+    }
+
+    #[tokio::test]
+    async fn one_address_of_the_ban_list_spoils_what_another_node_said() {
+        let public = ["1.1.1.1", "2606:4700::1111"];
+        assert_eq!(told(false, &public).await, Ok(()));
+        for (bad, why, is_private) in [
+            ("127.0.0.1", "loopback address", true),
+            ("192.168.1.1", "private address", true),
+            ("fd12::1", "private address", true),
+            ("fe80::1", "link-local address", true),
+            ("169.254.169.254", "cloud metadata address", false),
+            ("::ffff:10.0.0.1", "translated address", false),
+            ("0.0.0.0", "unspecified address", false),
+            ("8.8.4.4", "the node's own address", false),
+        ] {
+            let forbidden = Err(Forbidden::Told(bad.parse().unwrap(), why.to_owned()));
+            for answer in [&[bad, public[0]][..], &[public[0], bad], &[bad]] {
+                assert_eq!(told(false, answer).await, forbidden, "{answer:?}");
+            }
+            let lifted = if is_private { Ok(()) } else { forbidden };
+            assert_eq!(told(true, &[bad]).await, lifted, "{bad}");
+        }
     }
 }

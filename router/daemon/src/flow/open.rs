@@ -8,9 +8,13 @@ use std::{
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use wormholes_proto::{NodeId, Remedy};
-use wormholes_rules::{Conn, Marks, Plan, RuleRef, Step, Tunnel, TunnelKind};
+use wormholes_rules::{Marks, Plan, RuleRef, Step, Tunnel, TunnelKind};
 
-use super::{Asked, Refusal, Tried, decide::Choice, guard, table::Place};
+use super::{
+    Asked, Forbidden, Refusal, Tried,
+    decide::{Choice, Trip},
+    guard,
+};
 use crate::{
     dial,
     node::NodeCore,
@@ -41,21 +45,23 @@ pub(super) struct Failure {
     pub(super) is_final: bool,
 }
 
+/// Addresses that a look-up found.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) ips: Vec<IpAddr>,
+    /// They are another node's word.
+    pub(super) told: bool,
+}
+
 /// Opens the first step that can be opened.
-pub(super) async fn plan(
-    core: &NodeCore,
-    flow: &Place,
-    asked: &Asked,
-    conn: &Conn,
-    choice: Choice,
-) -> Result<Route, Failure> {
+pub(super) async fn plan(trip: &Trip<'_>, choice: Choice) -> Result<Route, Failure> {
     let mut failure = Failure {
         refusal: Refusal::Blocked("the plan is empty".to_owned()),
         is_final: true,
     };
     for step in choice.plan.steps {
         tokio::time::sleep(step.marks.delay.unwrap_or_default()).await;
-        match race(core, flow, asked, conn, &step).await {
+        match race(trip, &step).await {
             Ok(opened) => {
                 return Ok(Route {
                     opened,
@@ -72,27 +78,23 @@ pub(super) async fn plan(
 }
 
 /// Looks the target's name up through the first step that can.
-pub(super) async fn lookup(
-    core: &NodeCore,
-    flow: &Place,
-    asked: &Asked,
-    plan: &Plan,
-) -> Result<Vec<IpAddr>, Refusal> {
+pub(super) async fn lookup(trip: &Trip<'_>, plan: &Plan) -> Result<Found, Refusal> {
     let mut refusal = Refusal::Blocked("the plan is empty".to_owned());
+    let host = &trip.asked.target.host;
     for step in &plan.steps {
         for tunnel in &step.tunnels {
             let start = Instant::now();
-            let isolation = isolation(asked, &step.marks);
+            let isolation = isolation(trip.asked, &step.marks);
             let timeout = timeout(tunnel, &step.marks);
-            let host = &asked.target.host;
-            let found = core
-                .network
-                .resolve(tunnel, host, &isolation, timeout)
-                .await;
-            let what = format!("look-up through {}", describe(core, tunnel));
-            tried(core, flow, what, start, found.as_ref().err());
+            let network = &trip.core.network;
+            let found = network.resolve(tunnel, host, &isolation, timeout).await;
+            let what = format!("look-up through {}", describe(trip.core, tunnel));
+            trip.tried(what, start, found.as_ref().err());
             match found {
-                Ok(addresses) => return Ok(addresses),
+                Ok(ips) => {
+                    let told = !is_local(tunnel);
+                    return Ok(Found { ips, told });
+                }
                 Err(error) if error.kind().remedy == Remedy::GiveUp => return Err((&error).into()),
                 Err(error) => refusal = Refusal::from(&error),
             }
@@ -102,16 +104,10 @@ pub(super) async fn lookup(
 }
 
 /// Opens all tunnels of a step at once; the first to open wins, the others are dropped.
-async fn race(
-    core: &NodeCore,
-    flow: &Place,
-    asked: &Asked,
-    conn: &Conn,
-    step: &Step,
-) -> Result<Opened, Failure> {
+async fn race(trip: &Trip<'_>, step: &Step) -> Result<Opened, Failure> {
     let tunnels = step.tunnels.iter();
     let mut running: FuturesUnordered<_> = tunnels
-        .map(|tunnel| one(core, flow, asked, conn, tunnel, &step.marks))
+        .map(|tunnel| one(trip, tunnel, &step.marks))
         .collect();
     let mut failure = Failure {
         refusal: Refusal::Blocked("the step is empty".to_owned()),
@@ -127,41 +123,34 @@ async fn race(
 }
 
 /// Opens one tunnel; once more when its records turn out to be stale.
-async fn one(
-    core: &NodeCore,
-    flow: &Place,
-    asked: &Asked,
-    conn: &Conn,
-    tunnel: &Tunnel,
-    marks: &Marks,
-) -> Result<Opened, Failure> {
+async fn one(trip: &Trip<'_>, tunnel: &Tunnel, marks: &Marks) -> Result<Opened, Failure> {
     let start = Instant::now();
-    let what = describe(core, tunnel);
-    if let Err(forbidden) = guard::check(&asked.target.host, conn.node, tunnel) {
-        tried(core, flow, what, start, Some(&forbidden));
+    let what = describe(trip.core, tunnel);
+    if let Err(forbidden) = check(trip, tunnel) {
+        trip.tried(what, start, Some(&forbidden));
         return Err(Failure {
             refusal: forbidden.into(),
             is_final: false,
         });
     }
     let request = TunnelRequest {
-        target: asked.target.clone(),
-        service: conn.service.clone(),
-        isolation: isolation(asked, marks),
+        target: trip.asked.target.clone(),
+        service: trip.conn.service.clone(),
+        isolation: isolation(trip.asked, marks),
         timeout: timeout(tunnel, marks),
     };
-    let mut opened = dial(core, conn, tunnel, &request).await;
+    let mut opened = dial(trip, tunnel, &request).await;
     if matches!(&opened, Err(error) if error.kind().remedy == Remedy::RefreshRecords) {
         // Peers that do not answer hold the flow up no longer than a tunnel may.
-        let refresh = core.network.refresh_records();
+        let refresh = trip.core.network.refresh_records();
         let _ = tokio::time::timeout(request.timeout, refresh).await;
-        opened = dial(core, conn, tunnel, &request).await;
+        opened = dial(trip, tunnel, &request).await;
     }
-    tried(core, flow, what, start, opened.as_ref().err());
+    trip.tried(what, start, opened.as_ref().err());
     match opened {
         Ok(opened) => {
             let kind = opened.kind.as_str();
-            let histogram = core.metrics.flow_open.with_label_values(&[kind]);
+            let histogram = trip.core.metrics.flow_open.with_label_values(&[kind]);
             histogram.observe(start.elapsed().as_secs_f64());
             Ok(opened)
         }
@@ -172,19 +161,27 @@ async fn one(
     }
 }
 
+/// Holds a tunnel against what no script can lift.
+fn check(trip: &Trip<'_>, tunnel: &Tunnel) -> Result<(), Forbidden> {
+    guard::check(&trip.asked.target.host, trip.conn.node, tunnel)?;
+    if trip.told && is_local(tunnel) {
+        guard::check_told(&trip.core.network, &trip.conn.ips, trip.asked.target.port)?;
+    }
+    Ok(())
+}
+
 /// A local dial goes to the addresses that the script saw, when it saw any: a name that changes
 /// between two look-ups does not get past a rule.
 async fn dial(
-    core: &NodeCore,
-    conn: &Conn,
+    trip: &Trip<'_>,
     tunnel: &Tunnel,
     request: &TunnelRequest,
 ) -> Result<Opened, OpenError> {
-    let is_local = matches!(tunnel, Tunnel::Direct { to: None, .. });
-    if !is_local || conn.ips.is_empty() {
-        return core.network.open(tunnel, request).await;
+    let network = &trip.core.network;
+    if !is_local(tunnel) || trip.conn.ips.is_empty() {
+        return network.open(tunnel, request).await;
     }
-    let addresses = conn.ips.iter();
+    let addresses = trip.conn.ips.iter();
     let addresses: Vec<_> = addresses
         .map(|ip| SocketAddr::new(*ip, request.target.port))
         .collect();
@@ -193,7 +190,7 @@ async fn dial(
             target: address.into(),
             ..request.clone()
         };
-        core.network.open(tunnel, &request).await
+        network.open(tunnel, &request).await
     };
     let opened = tokio::time::timeout(request.timeout, dial::first_to_open(&addresses, open));
     match opened.await {
@@ -201,6 +198,11 @@ async fn dial(
         Ok(None) => Err(OpenError::NoWay("the name has no address")),
         Err(_) => Err(OpenError::TimedOut(request.timeout)),
     }
+}
+
+/// Whether this node itself looks names up and dials.
+fn is_local(tunnel: &Tunnel) -> bool {
+    matches!(tunnel, Tunnel::Direct { to: None, .. })
 }
 
 fn timeout(tunnel: &Tunnel, marks: &Marks) -> Duration {
@@ -234,22 +236,19 @@ fn limits(marks: &Marks) -> CopyLimits {
     }
 }
 
-fn tried(
-    core: &NodeCore,
-    flow: &Place,
-    tunnel: String,
-    start: Instant,
-    error: Option<&impl std::fmt::Display>,
-) {
-    if !core.flows.records() {
-        return;
+impl Trip<'_> {
+    /// Keeps what came of a tunnel for `why`.
+    fn tried(&self, tunnel: String, start: Instant, error: Option<&impl std::fmt::Display>) {
+        if !self.core.flows.records() {
+            return;
+        }
+        let tried = Tried {
+            tunnel,
+            error: error.map(ToString::to_string),
+            took: start.elapsed(),
+        };
+        self.flow.tell(|story| story.tries.push(tried));
     }
-    let tried = Tried {
-        tunnel,
-        error: error.map(ToString::to_string),
-        took: start.elapsed(),
-    };
-    flow.tell(|story| story.tries.push(tried));
 }
 
 /// A tunnel as a person reads it, with petnames.
