@@ -23,6 +23,8 @@ mod features;
 mod kills;
 #[path = "all/onion_build.rs"]
 mod onion_build;
+#[path = "all/plans.rs"]
+mod plans;
 #[path = "all/readme.rs"]
 mod readme;
 #[path = "all/scenario_records.rs"]

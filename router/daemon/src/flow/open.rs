@@ -82,6 +82,7 @@ pub(super) async fn lookup(trip: &Trip<'_>, plan: &Plan) -> Result<Found, Refusa
     let mut refusal = Refusal::Blocked("the plan is empty".to_owned());
     let host = &trip.asked.target.host;
     for step in &plan.steps {
+        tokio::time::sleep(step.marks.delay.unwrap_or_default()).await;
         for tunnel in &step.tunnels {
             let start = Instant::now();
             let isolation = isolation(trip.asked, &step.marks);
@@ -103,23 +104,32 @@ pub(super) async fn lookup(trip: &Trip<'_>, plan: &Plan) -> Result<Found, Refusa
     Err(refusal)
 }
 
-/// Opens all tunnels of a step at once; the first to open wins, the others are dropped.
+/// Opens all tunnels of a step at once; the first to open wins, the others are dropped, which ends
+/// what they had begun.
 async fn race(trip: &Trip<'_>, step: &Step) -> Result<Opened, Failure> {
-    let tunnels = step.tunnels.iter();
-    let mut running: FuturesUnordered<_> = tunnels
-        .map(|tunnel| one(trip, tunnel, &step.marks))
-        .collect();
-    let mut failure = Failure {
-        refusal: Refusal::Blocked("the step is empty".to_owned()),
-        is_final: true,
-    };
-    while let Some(result) = running.next().await {
+    let start = Instant::now();
+    let mut racers: Vec<&Tunnel> = step.tunnels.iter().collect();
+    let open = async |tunnel| (tunnel, one(trip, tunnel, &step.marks).await);
+    let mut running: FuturesUnordered<_> = racers.iter().copied().map(open).collect();
+    let mut failures = Vec::new();
+    while let Some((tunnel, result)) = running.next().await {
+        racers.retain(|racer| !std::ptr::eq(*racer, tunnel));
         match result {
-            Ok(opened) => return Ok(opened),
-            Err(failed) => failure = failed,
+            Ok(opened) => {
+                for loser in racers {
+                    trip.tried(describe(trip.core, loser), start, Some(&"lost the race"));
+                }
+                return Ok(opened);
+            }
+            Err(failure) => failures.push(failure),
         }
     }
-    Err(failure)
+    // A failure that no other tunnel mends ends the plan, whichever racer was the last.
+    let worst = failures.into_iter().max_by_key(|failure| failure.is_final);
+    Err(worst.unwrap_or_else(|| Failure {
+        refusal: Refusal::Blocked("the step is empty".to_owned()),
+        is_final: true,
+    }))
 }
 
 /// Opens one tunnel; once more when its records turn out to be stale.

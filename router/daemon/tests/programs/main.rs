@@ -14,6 +14,8 @@ mod lookups;
 #[path = "../shared/name_server.rs"]
 mod name_server;
 #[cfg(test)]
+mod plans;
+#[cfg(test)]
 mod rules;
 #[cfg(test)]
 mod socks5;
