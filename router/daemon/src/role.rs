@@ -226,9 +226,7 @@ impl Place<'_> {
             max_bytes: least(own_max, allowance.max_bytes),
             max_time: allowance.max_time,
             idle: least(own_idle, allowance.idle),
-            jitter: None,
-            pad_bytes: None,
-            witness: None,
+            ..CopyLimits::default()
         }
     }
 }

@@ -19,5 +19,8 @@ mod relay;
 #[path = "network/support.rs"]
 mod support;
 #[cfg(test)]
+#[path = "network/unread.rs"]
+mod unread;
+#[cfg(test)]
 #[path = "network/upstream.rs"]
 mod upstream;

@@ -16,15 +16,18 @@ use wormholes_rules::Jitter;
 
 use super::{Batch, Pace, Pipe, PipeError, PipeReader, PipeWriter};
 
-/// What a stream holds that nobody takes for so long is thrown away with it: its bytes fill a
-/// window that other streams share.
+/// Longer than a program that lives leaves its bytes lying; meanwhile they fill a window that other
+/// streams share.
 const UNREAD_LIMIT: Duration = Duration::from_secs(60);
 /// Looks at a flow's idle time this often within it.
 const IDLE_CHECKS: u32 = 4;
 
 /// Limits of a copy. `None` is: no limit.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct CopyLimits {
+    /// How long one side may leave bytes of a stream between nodes untaken before the flow ends;
+    /// 60 s by default. Only those streams share room with others.
+    pub unread: Duration,
     /// Both directions together.
     pub bandwidth_bytes_per_s: Option<u64>,
     /// Limits shared with other flows.
@@ -41,6 +44,22 @@ pub struct CopyLimits {
     pub pad_bytes: Option<u32>,
     /// Sees every byte that is copied: for proofs of what a node in between can see.
     pub witness: Option<Arc<dyn Witness>>,
+}
+
+impl Default for CopyLimits {
+    fn default() -> Self {
+        Self {
+            unread: UNREAD_LIMIT,
+            bandwidth_bytes_per_s: None,
+            paces: Vec::new(),
+            max_bytes: None,
+            max_time: None,
+            idle: None,
+            jitter: None,
+            pad_bytes: None,
+            witness: None,
+        }
+    }
 }
 
 /// Sees what a node in between sees.
@@ -181,7 +200,7 @@ impl Shared<'_> {
             }
             let write = way.into.write_batch(&mut batch);
             if way.from.shares_room() {
-                let written = tokio::time::timeout(UNREAD_LIMIT, write).await;
+                let written = tokio::time::timeout(self.limits.unread, write).await;
                 written
                     .map_err(|_| CopyStop::Unread)?
                     .map_err(way.write_failed)?;
