@@ -73,6 +73,21 @@ pub enum OpenError {
         /// Its reason.
         reason: Reason,
     },
+    /// A hop of an onion path failed, as far as the hop before it can be believed.
+    #[error("onion hop {node}: {}", hop_failure(*.reason))]
+    Hop {
+        /// Which one.
+        node: NodeId,
+        /// What the hop before it, or this node, says of it.
+        reason: Reason,
+    },
+    /// No circuit came to be in its time. Which hop keeps silent, none of those before it can
+    /// tell: all wait equally long, so that the wait tells no hop its position.
+    #[error("no onion circuit over {hops} hops in time: one of them does not answer")]
+    NoCircuit {
+        /// How many there are.
+        hops: usize,
+    },
     /// The tunnel broke while it was being opened.
     #[error("tunnel to {node}: {source}")]
     Broken {
@@ -124,14 +139,20 @@ impl OpenError {
             Self::Blocked(_) => Place::Rule,
             Self::Dial(_) | Self::NoPath(_) | Self::NoWay(_) | Self::TimedOut(_) => Place::Local,
             Self::Connect { .. } | Self::Broken { .. } => Place::Peer,
-            Self::Refused { .. } | Self::Upstream(_) => Place::Remote,
+            Self::Refused { .. }
+            | Self::Hop { .. }
+            | Self::NoCircuit { .. }
+            | Self::Upstream(_) => Place::Remote,
         };
         let remedy = match self {
             Self::Blocked(_) => Remedy::GiveUp,
             Self::Dial(DialError::SpecialUse) => Remedy::OtherTunnel,
             Self::Dial(error) => error.reason().remedy(),
             Self::Refused { reason, .. } => reason.remedy(),
-            Self::Connect { .. }
+            // A hop's word ends no plan: the paths that it is not on may do.
+            Self::Hop { .. }
+            | Self::NoCircuit { .. }
+            | Self::Connect { .. }
             | Self::Broken { .. }
             | Self::NoPath(_)
             | Self::Upstream(_)
@@ -149,9 +170,34 @@ impl OpenError {
             Self::Dial(error) => error.reason(),
             Self::Connect { source, .. } => source.reason(),
             Self::Refused { reason, .. } | Self::Upstream(reason) => *reason,
+            Self::Hop { reason, .. } => match reason {
+                Reason::Malformed
+                | Reason::Unsupported
+                | Reason::Busy
+                | Reason::StaleKey
+                | Reason::Handshake => *reason,
+                // Said of a hop, these are no answer of the target's, nor of a rule here.
+                Reason::Denied
+                | Reason::NoService
+                | Reason::NoNode
+                | Reason::NameNotFound
+                | Reason::ForbiddenAddress
+                | Reason::Unreachable
+                | Reason::ConnectionRefused
+                | Reason::TimedOut => Reason::Unreachable,
+            },
             Self::Broken { .. } | Self::NoPath(_) | Self::NoWay(_) => Reason::Unreachable,
-            Self::TimedOut(_) => Reason::TimedOut,
+            Self::NoCircuit { .. } | Self::TimedOut(_) => Reason::TimedOut,
         }
+    }
+}
+
+/// The list has the words for targets; a hop is none.
+fn hop_failure(reason: Reason) -> String {
+    if reason == Reason::Unreachable {
+        "not reached".to_owned()
+    } else {
+        reason.to_string()
     }
 }
 
@@ -200,7 +246,9 @@ async fn open_any(
             // Without a named end the last hop is any that exits.
             let open = wanted(*exit || to.is_none());
             let plan = onion_plan(tunnel)?;
-            let (path, pipe, _) = onion::ask(network, plan, &request.isolation, &open).await?;
+            let isolation = &request.isolation;
+            let (path, pipe, _) =
+                onion::ask(network, plan, isolation, &open, request.timeout).await?;
             Ok(Opened {
                 pipe,
                 path,
@@ -223,7 +271,7 @@ pub(crate) async fn resolve(
     isolation: &str,
     timeout: Duration,
 ) -> Result<Vec<IpAddr>, OpenError> {
-    let found = resolve_any(network, tunnel, host, isolation);
+    let found = resolve_any(network, tunnel, host, isolation, timeout);
     let found = tokio::time::timeout(timeout, found).await;
     found.unwrap_or(Err(OpenError::TimedOut(timeout)))
 }
@@ -233,6 +281,7 @@ async fn resolve_any(
     tunnel: &Tunnel,
     host: &Host,
     isolation: &str,
+    timeout: Duration,
 ) -> Result<Vec<IpAddr>, OpenError> {
     let open = Open::Resolve(host.clone());
     match tunnel {
@@ -247,7 +296,7 @@ async fn resolve_any(
         }
         Tunnel::Onion { .. } => {
             let plan = onion_plan(tunnel)?;
-            let (path, _, body) = onion::ask(network, plan, isolation, &open).await?;
+            let (path, _, body) = onion::ask(network, plan, isolation, &open, timeout).await?;
             let last = path.last().copied().unwrap_or_else(|| network.id());
             decode_addresses(last, &body)
         }

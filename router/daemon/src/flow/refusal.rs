@@ -154,6 +154,11 @@ mod tests {
             HostUnreachable,
             502,
         );
+        let hop = |reason| OpenError::Hop { node, reason };
+        check(&hop(Reason::Denied), "unreachable", HostUnreachable, 502);
+        check(&hop(Reason::Busy), "failed", GeneralFailure, 502);
+        let silent = OpenError::NoCircuit { hops: 3 };
+        check(&silent, "timeout", TtlExpired, 504);
         check(&dial(DialError::TimedOut), "timeout", TtlExpired, 504);
         check(&refused(Reason::Busy), "failed", GeneralFailure, 502);
         assert_eq!(Refusal::Busy.http_status().as_u16(), 503);

@@ -32,6 +32,10 @@ const MAX_ATTEMPTS: usize = 3;
 const MAX_SPARES: usize = 64;
 /// Well below the idle time after which hops let a circuit go.
 const SPARE_LIFETIME: Duration = Duration::from_secs(60);
+/// What may hang gets one part in so many of the time that is left: the rest is for another try.
+const PATIENCE_PARTS: u32 = 3;
+/// Building ahead holds nobody up; hops give up sooner.
+const BUILD_AHEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What this node keeps for its own onion tunnels.
 #[derive(Debug)]
@@ -97,13 +101,19 @@ impl OnionClient {
 }
 
 /// Opens a circuit as `plan` says and asks its last hop for `open`. Returns the path, the stream
-/// and the answer's body.
+/// and the answer's body. A path that hangs is given up in time for another within `timeout`,
+/// which the caller keeps.
 pub(super) async fn ask(
     network: &Arc<Network>,
     plan: OnionPlan,
     isolation: &str,
     open: &Open,
+    timeout: Duration,
 ) -> Result<(Vec<NodeId>, Pipe, Vec<u8>), OpenError> {
+    let time = TimeLeft {
+        since: Instant::now(),
+        timeout,
+    };
     let key = PathKey {
         isolation: isolation.to_owned(),
         request: PathRequest {
@@ -119,14 +129,14 @@ pub(super) async fn ask(
     let mut failed = OpenError::NoWay("no onion path");
     for _ in 0..MAX_ATTEMPTS {
         let path = network.onion().paths.choose(network, &key).await?;
-        match ask_over(network, &key, &path, open).await {
+        match ask_over(network, &key, &path, open, time).await {
             Ok((pipe, body)) => {
                 build_ahead(network, key, path.clone());
                 return Ok((ids(&path), pipe, body));
             }
             Err(error) if error.is_answer() => return Err(error.into_open(&path)),
             Err(error) => {
-                network.onion().paths.forget(&key);
+                network.onion().paths.forget(&key, &path);
                 if error.remedy() == Some(Remedy::RefreshRecords) {
                     network.refresh_records().await;
                 }
@@ -137,11 +147,20 @@ pub(super) async fn ask(
     Err(failed)
 }
 
+/// The time that opening may take.
+#[derive(Debug, Clone, Copy)]
+struct TimeLeft {
+    since: Instant,
+    timeout: Duration,
+}
+
 /// A circuit that was not built, or was of no use.
 #[derive(Debug)]
 enum CircuitError {
     /// A hop, counted from 0, failed.
     Hop(usize, Reason),
+    /// No hop said anything in time, or one said so of those behind it.
+    TimedOut,
     /// The circuit broke.
     Broken(PipeError),
     /// The last hop's answer: the circuit did its work.
@@ -156,19 +175,20 @@ impl CircuitError {
     fn remedy(&self) -> Option<Remedy> {
         match self {
             Self::Hop(_, reason) => Some(reason.remedy()),
-            Self::Broken(_) | Self::Answer(_) => None,
+            Self::TimedOut | Self::Broken(_) | Self::Answer(_) => None,
         }
     }
 
     fn into_open(self, path: &[PathHop]) -> OpenError {
         match self {
             Self::Hop(hop, reason) => match path.get(hop) {
-                Some(hop) => OpenError::Refused {
+                Some(hop) => OpenError::Hop {
                     node: hop.id,
                     reason,
                 },
                 None => OpenError::NoWay("an onion hop failed"),
             },
+            Self::TimedOut => OpenError::NoCircuit { hops: path.len() },
             Self::Broken(source) => match path.first() {
                 Some(first) => OpenError::Broken {
                     node: first.id,
@@ -186,17 +206,19 @@ async fn ask_over(
     key: &PathKey,
     path: &[PathHop],
     open: &Open,
+    time: TimeLeft,
 ) -> Result<(Pipe, Vec<u8>), CircuitError> {
     let last = path.last().map_or_else(|| network.id(), |hop| hop.id);
     if let Some(mut spare) = network.onion().take_spare(key, path) {
-        match ask_on(&mut spare, last, open).await {
-            Ok(body) => return Ok((spare, body)),
-            // It died while it waited: a new one will do.
-            Err(OpenError::Broken { .. }) => {}
-            Err(error) => return Err(CircuitError::Answer(error)),
+        let asked = ask_on(&mut spare, last, open);
+        match tokio::time::timeout(time.patience(), asked).await {
+            Ok(Ok(body)) => return Ok((spare, body)),
+            // It died while it waited: a new one will do, or tell that the path is dead.
+            Ok(Err(OpenError::Broken { .. })) | Err(_) => {}
+            Ok(Err(error)) => return Err(CircuitError::Answer(error)),
         }
     }
-    let mut pipe = build(network, path).await?;
+    let mut pipe = build(network, path, time.patience()).await?;
     match ask_on(&mut pipe, last, open).await {
         Ok(body) => Ok((pipe, body)),
         Err(OpenError::Broken { source, .. }) => Err(CircuitError::Broken(source)),
@@ -204,9 +226,21 @@ async fn ask_over(
     }
 }
 
+impl TimeLeft {
+    /// How long to wait for something that may hang.
+    fn patience(self) -> Duration {
+        self.timeout.saturating_sub(self.since.elapsed()) / PATIENCE_PARTS
+    }
+}
+
 /// Builds a circuit: one CREATE to the first hop, one CREATED back.
-async fn build(network: &Arc<Network>, path: &[PathHop]) -> Result<Pipe, CircuitError> {
-    let built = try_build(network, path).await;
+async fn build(
+    network: &Arc<Network>,
+    path: &[PathHop],
+    patience: Duration,
+) -> Result<Pipe, CircuitError> {
+    let built = tokio::time::timeout(patience, try_build(network, path)).await;
+    let built = built.unwrap_or(Err(CircuitError::TimedOut));
     let counters = network.counters();
     match &built {
         Ok(_) => counters.circuits_built.fetch_add(1, Relaxed),
@@ -233,9 +267,14 @@ async fn try_build(network: &Arc<Network>, path: &[PathHop]) -> Result<Pipe, Cir
             .map_err(|_| CircuitError::Hop(0, Reason::Malformed))?,
         Answer::Refused(reason) => return Err(CircuitError::Hop(0, reason)),
     };
-    let circuit = build
-        .handle_created(&created)
-        .map_err(|error| CircuitError::Hop(error.hop, error.reason))?;
+    let circuit = build.handle_created(&created).map_err(|error| {
+        if error.reason == Reason::TimedOut {
+            // Some hop's wait was over, which says nothing of the one behind it.
+            CircuitError::TimedOut
+        } else {
+            CircuitError::Hop(error.hop, error.reason)
+        }
+    })?;
     let (sealer, opener) = circuit.split();
     pipe.onion(
         CellSealer::Client(Box::new(sealer)),
@@ -251,7 +290,7 @@ fn build_ahead(network: &Arc<Network>, key: PathKey, path: Vec<PathHop>) {
     }
     let builder = Arc::clone(network);
     network.spawn(async move {
-        if let Ok(pipe) = build(&builder, &path).await {
+        if let Ok(pipe) = build(&builder, &path, BUILD_AHEAD_TIMEOUT).await {
             let built = Instant::now();
             builder.onion().keep_spare(key, Spare { path, pipe, built });
         }

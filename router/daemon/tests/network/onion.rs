@@ -1,9 +1,13 @@
 //! Onion tunnels over real connections: what works, what each hop can know, what breaks how.
 
-use std::{net::Ipv4Addr, sync::Arc, sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{
+    net::Ipv4Addr,
+    sync::{Arc, Mutex, atomic::Ordering::Relaxed, mpsc},
+    time::Duration,
+};
 
-use wormholed::{Config, Gatekeeper, NetworkOptions, OpenGate, PipeError};
-use wormholes_proto::{Host, NodeId, Reason};
+use wormholed::{Config, Gatekeeper, NetworkOptions, OpenError, OpenGate, PipeError};
+use wormholes_proto::{Host, NodeId, Reason, Remedy};
 use wormholes_rules::{
     Allowance, ExitRequest, NodeView, RelayRequest, RuleEvent, Tunnel, TunnelKind, Verdict,
 };
@@ -321,6 +325,73 @@ async fn a_restarted_hop_has_new_keys_and_is_found_again() {
     })
     .await;
     assert_eq!(exchange(opened, b"two").await.unwrap(), b"two");
+}
+
+/// Takes connections and serves none of them: a node that froze, until the sender is dropped.
+#[derive(Debug)]
+struct Frozen(Mutex<mpsc::Receiver<()>>);
+
+impl Gatekeeper for Frozen {
+    fn accept(&self, _node: &NodeView) -> Verdict {
+        let _thawed = self.0.lock().unwrap().recv();
+        Verdict::Deny("frozen".to_owned())
+    }
+
+    fn relay(&self, _request: &RelayRequest) -> Verdict {
+        Verdict::Deny("frozen".to_owned())
+    }
+
+    fn exit(&self, _request: &ExitRequest) -> Verdict {
+        Verdict::Deny("frozen".to_owned())
+    }
+
+    fn event(&self, _event: RuleEvent) {}
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_hop_that_keeps_silent_is_given_up_and_nobody_is_blamed() {
+    let client = node(137, |_| {});
+    let hop = node(138, |config| config.hop = enabled());
+    let (thaw, frozen) = mpsc::channel();
+    let gate = Frozen(Mutex::new(frozen));
+    let silent = guarded_node(139, hop_and_exit, Arc::new(gate), NetworkOptions::default());
+    befriend(&[&client, &hop]);
+    client.network.add_record(silent.network.own_record());
+    hop.network.ping(client.network.id()).await.unwrap();
+    client.network.refresh_records().await;
+    let mut request = request(closed_port().await);
+    request.timeout = Duration::from_secs(3);
+    let tunnel = onion_to(2, &silent, true);
+    let error = client.network.open(&tunnel, &request).await.unwrap_err();
+    drop(thaw);
+    // Earlier than the whole time: each path gets a part of it.
+    let OpenError::NoCircuit { hops: 2 } = error else {
+        panic!("{error}");
+    };
+    assert_eq!(error.kind().remedy, Remedy::OtherTunnel);
+    assert_eq!(error.reason(), Reason::TimedOut);
+    let failed = client.network.counters().circuits_failed.load(Relaxed);
+    assert!(failed >= 3, "{failed}");
+}
+
+#[tokio::test]
+async fn a_hop_that_is_not_reached_is_named_and_ends_no_plan() {
+    let client = node(141, |_| {});
+    let hop = node(142, |config| config.hop = enabled());
+    let dead = node(143, hop_and_exit);
+    befriend(&[&client, &hop]);
+    client.network.add_record(dead.network.own_record());
+    client.network.ping(hop.network.id()).await.unwrap();
+    client.network.refresh_records().await;
+    dead.network.shutdown().await;
+    let request = request(closed_port().await);
+    let tunnel = onion_to(2, &dead, true);
+    let error = client.network.open(&tunnel, &request).await.unwrap_err();
+    let expected = format!("onion hop {}: not reached", dead.network.id());
+    assert_eq!(error.to_string(), expected);
+    assert_eq!(error.kind().remedy, Remedy::OtherTunnel);
+    let refused = hop.network.counters().hop.refused();
+    assert_eq!(refused.first().unwrap().0, Reason::Unreachable);
 }
 
 /// Lets friends in only.

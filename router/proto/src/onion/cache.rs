@@ -62,9 +62,11 @@ impl PathCache {
         self.paths.insert(key, CachedPath { hops, chosen: now });
     }
 
-    /// Forgets a path on which no circuit could be built.
-    pub fn remove(&mut self, key: &PathKey) {
-        self.paths.remove(key);
+    /// Forgets a path on which no circuit could be built; one that replaced it stays.
+    pub fn remove(&mut self, key: &PathKey, hops: &[PathHop]) {
+        if self.paths.get(key).is_some_and(|path| path.hops == hops) {
+            self.paths.remove(key);
+        }
     }
 
     /// How many paths are kept.
@@ -87,8 +89,10 @@ impl CachedPath {
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "an Instant has no other source")]
 mod tests {
+    use std::{net::SocketAddr, time::SystemTime};
+
     use super::*;
-    use crate::{NodeId, Suite, onion::LastHop};
+    use crate::{NodeId, OnionKey, Suite, onion::LastHop};
 
     fn key(number: usize) -> PathKey {
         PathKey {
@@ -105,6 +109,19 @@ mod tests {
         }
     }
 
+    fn hop() -> PathHop {
+        PathHop {
+            id: NodeId::from_bytes([1; 32]),
+            address: SocketAddr::from(([192, 0, 2, 1], 1)),
+            key: OnionKey {
+                key_id: [1; 8],
+                suite: Suite::AesGcm,
+                public: [1; 32],
+                expires: SystemTime::UNIX_EPOCH,
+            },
+        }
+    }
+
     #[test]
     fn a_path_is_kept_ten_minutes_for_its_key_only() {
         let start = Instant::now();
@@ -117,7 +134,13 @@ mod tests {
         let mut other_port = key(1);
         other_port.request.last = LastHop::Exit(22);
         assert!(cache.get(&other_port, start).is_none());
-        cache.remove(&key(1));
+        cache.remove(&key(1), &[hop()]);
+        assert_eq!(
+            cache.len(),
+            1,
+            "another flow's new path is not the one that failed"
+        );
+        cache.remove(&key(1), &[]);
         assert!(cache.is_empty());
     }
 

@@ -56,8 +56,8 @@ impl Paths {
     }
 
     /// The path is of no use.
-    pub(super) fn forget(&self, key: &PathKey) {
-        self.cache().remove(key);
+    pub(super) fn forget(&self, key: &PathKey, path: &[PathHop]) {
+        self.cache().remove(key, path);
     }
 
     /// A first hop could not be connected to.
