@@ -200,9 +200,7 @@ impl<'a> Plan<'a> {
         let hop = |(number, name)| {
             Ok(registered_at(self.setup(name)?, relay)
                 .listen(&format!("127.{number}.0.1:0"))
-                .config("[hop]\nenabled = true")
-                // The ban on private addresses holds for the next hop too.
-                .config("[exit]\nallow_private = true"))
+                .config("[hop]\nenabled = true"))
         };
         (1..).zip(HOPS).map(hop).collect()
     }

@@ -49,7 +49,7 @@ pub(crate) enum Ban {
 
 impl Ban {
     /// Whether `allow_private` of config.toml lifts it: networks that an intranet may mean.
-    fn is_private(self) -> bool {
+    pub(crate) fn is_private(self) -> bool {
         match self {
             Self::Loopback | Self::Private | Self::LinkLocal | Self::SharedNat => true,
             Self::Metadata

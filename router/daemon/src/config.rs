@@ -35,7 +35,7 @@ pub struct Config {
     /// `[relay]`
     pub relay: RoleConfig,
     /// `[hop]`
-    pub hop: RoleConfig,
+    pub hop: HopConfig,
     /// `[exit]`
     pub exit: ExitConfig,
     /// `[limits]`
@@ -147,7 +147,7 @@ pub enum DefaultRule {
     Direct,
 }
 
-/// `[relay]`, `[hop]`: a role with its limits.
+/// `[relay]`: a role with its limits; those of `[hop]` and `[exit]` are the same.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RoleConfig {
     /// Off by default.
@@ -162,6 +162,16 @@ pub struct RoleConfig {
     pub max_bytes_per_circuit: u64,
     /// A circuit on which nothing moves ends after this.
     pub idle: Duration,
+}
+
+/// `[hop]`
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct HopConfig {
+    /// The role with its limits.
+    pub role: RoleConfig,
+    /// Lifts the ban on private addresses of next hops: tests and intranets. A node that itself is
+    /// only at private addresses of a kind may always be a neighbour of others there.
+    pub allow_private: bool,
 }
 
 /// `[exit]`

@@ -29,8 +29,8 @@ mod tunnel;
 pub use carrier::{CarrierError, LinkError, TlsError};
 pub use config::{
     Config, ConfigError, ControlConfig, DefaultRule, EntranceConfig, EntranceKind, ExitConfig,
-    ExitRule, LimitsConfig, LogConfig, MetricsConfig, NodeConfig, PeerConfig, Problem, RoleConfig,
-    RulesConfig, Secret, ServiceConfig,
+    ExitRule, HopConfig, LimitsConfig, LogConfig, MetricsConfig, NodeConfig, PeerConfig, Problem,
+    RoleConfig, RulesConfig, Secret, ServiceConfig,
 };
 pub use control::{BindControlError, ReadAddedError};
 pub use counters::{Counters, RoleCounters};

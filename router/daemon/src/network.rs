@@ -123,7 +123,7 @@ impl Network {
             world: WorldCache::default(),
             resolver: Resolver::new(options.name_server),
             exit: Role::new(config.exit.role.clone()),
-            hop: Role::new(config.hop.clone()),
+            hop: Role::new(config.hop.role.clone()),
             onion: OnionClient::new(&config.node.data_dir),
             relay: Role::new(config.relay.clone()),
             relay_desk: RelayDesk::new(&config.relay, config.limits.peers),
@@ -296,20 +296,30 @@ impl Network {
         self.connect_at(id, self.addresses_of(&id, hint)).await
     }
 
-    /// As [`Self::connect`], for a stranger: unless config.toml names the node, only addresses that
-    /// `may_dial` allows are tried, whether the stranger gave them or a record that others passed
-    /// on.
+    /// As [`Self::connect`], for a stranger: but for those in config.toml, only addresses that pass
+    /// `check` are tried, whether the stranger gave them or a record that others passed on.
     pub(crate) async fn connect_for_stranger(
         self: &Arc<Self>,
         id: NodeId,
         hint: SocketAddr,
-        may_dial: impl Fn(SocketAddr) -> bool,
+        check: impl Fn(SocketAddr) -> Result<(), Ban>,
     ) -> Result<Link, ConnectError> {
         let mut addresses = self.addresses_of(&id, Some(hint));
-        if self.peers.known().get(&id).is_none() {
-            addresses.retain(|address| may_dial(*address));
+        let mut banned = self.own_sockets.contains(hint).then_some(Ban::Own);
+        let known = self.peers.known();
+        let named = known.get(&id).map_or(&[][..], |peer| &peer.addresses);
+        addresses.retain(|address| match check(*address) {
+            Err(ban) if !named.contains(address) => {
+                banned = Some(ban);
+                false
+            }
+            Ok(()) | Err(_) => true,
+        });
+        // A connection that stands needs no address.
+        match (self.connect_at(id, addresses).await, banned) {
+            (Err(ConnectError::NoAddress), Some(ban)) => Err(ban.into()),
+            (connected, _) => connected,
         }
-        self.connect_at(id, addresses).await
     }
 
     async fn connect_at(

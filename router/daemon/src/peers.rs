@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use wormholes_proto::{NodeId, Reason};
 
 use crate::{
+    ban::Ban,
     carrier::{Caller, Carrier, CloseCode, Link, LinkError},
     config::PeerConfig,
     dial::first_to_open,
@@ -79,6 +80,9 @@ pub enum ConnectError {
     /// No address of it is known.
     #[error("no address of the node is known")]
     NoAddress,
+    /// Strangers may not have this node dial any address of it.
+    #[error("no address of the node may be dialled for strangers: {0}")]
+    Forbidden(String),
     /// It is this node.
     #[error("the node is this one")]
     Myself,
@@ -101,6 +105,7 @@ impl ConnectError {
     pub fn reason(&self) -> Reason {
         match self {
             Self::NoAddress | Self::Myself => Reason::NoNode,
+            Self::Forbidden(_) => Reason::ForbiddenAddress,
             Self::TooMany | Self::Tls(_) => Reason::Busy,
             Self::BackingOff(error) | Self::Link(error) => match error {
                 LinkError::Closed(reason) => *reason,
@@ -109,6 +114,15 @@ impl ConnectError {
                 LinkError::Address { .. } | LinkError::Lost(_) => Reason::Unreachable,
             },
         }
+    }
+}
+
+impl From<Ban> for ConnectError {
+    fn from(ban: Ban) -> Self {
+        Self::Forbidden(match ban.is_private() {
+            true => format!("{ban}; `allow_private` in [hop] of config.toml allows it"),
+            false => ban.to_string(),
+        })
     }
 }
 

@@ -77,7 +77,7 @@ impl OwnRecord<'_> {
             onion_keys: self.onion_keys,
             roles: Roles {
                 relay: self.config.relay.enabled,
-                hop: self.config.hop.enabled,
+                hop: self.config.hop.role.enabled,
                 exit: self.config.exit.role.enabled,
             },
             exit_ports: exit_ports(self.config),

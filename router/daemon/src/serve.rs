@@ -87,7 +87,7 @@ async fn call(network: Arc<Network>, incoming: Incoming) {
 fn admit(network: &Arc<Network>, link: &Link) -> Result<Option<StrangerPlace>, CloseCode> {
     let id = link.peer();
     let known = network.peers().known().get(&id).is_some();
-    if id == network.id() || (!known && !network.config().hop.enabled) {
+    if id == network.id() || (!known && !network.config().hop.role.enabled) {
         return Err(CloseCode::Denied);
     }
     if let Verdict::Deny(why) = network.gatekeeper().accept(&network.view(id)) {

@@ -73,7 +73,18 @@ pub(super) const SECTIONS: [Section; 12] = [
         ],
     ),
     section("relay", &ROLE),
-    section("hop", &ROLE),
+    section(
+        "hop",
+        &[
+            ROLE[0],
+            ROLE[1],
+            ROLE[2],
+            ROLE[3],
+            ROLE[4],
+            ROLE[5],
+            ("allow_private", Restart),
+        ],
+    ),
     section(
         "exit",
         &[

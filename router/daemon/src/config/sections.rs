@@ -12,8 +12,8 @@ use wormholes_proto::{NodeId, ServiceName, Target};
 
 use super::{
     Config, ControlConfig, DefaultRule, EntranceConfig, EntranceKind, ExitConfig, ExitRule,
-    LimitsConfig, LogConfig, MetricsConfig, NodeConfig, PeerConfig, RoleConfig, RulesConfig,
-    Secret, ServiceConfig,
+    HopConfig, LimitsConfig, LogConfig, MetricsConfig, NodeConfig, PeerConfig, RoleConfig,
+    RulesConfig, Secret, ServiceConfig,
     read::{Document, Table},
     values::file_mode,
 };
@@ -46,14 +46,14 @@ pub(super) fn config<'a>(
         services: services(&many("service")),
         rules: rules(&one("rules"), folder),
         relay: role(&one("relay")),
-        hop: role(&one("hop")),
+        hop: hop(&one("hop")),
         exit: exit(&one("exit")),
         limits: limits(&one("limits")),
         control: control(&one("control"), folder),
         metrics: metrics(&one("metrics")),
         log: log(&one("log")),
     };
-    for (name, role) in [("relay", &config.relay), ("hop", &config.hop)] {
+    for (name, role) in [("relay", &config.relay), ("hop", &config.hop.role)] {
         if role.enabled && config.node.listen.is_empty() {
             let message = "nobody can reach this node: set `listen` in [node]";
             one(name).problem("enabled", message);
@@ -246,6 +246,13 @@ fn role(table: &Table<'_>) -> RoleConfig {
         idle: table
             .seconds("idle_seconds", 1..=MAX_SECONDS)
             .unwrap_or(default.idle),
+    }
+}
+
+fn hop(table: &Table<'_>) -> HopConfig {
+    HopConfig {
+        role: role(table),
+        allow_private: table.boolean("allow_private").unwrap_or(false),
     }
 }
 

@@ -21,7 +21,7 @@ pub(super) fn config_text(config: &Config) -> String {
     config.services.iter().for_each(|s| service(&mut text, s));
     rules(&mut text, config);
     role(text.section("[relay]"), &config.relay);
-    role(text.section("[hop]"), &config.hop);
+    role(text.section("[hop]"), &config.hop.role).key("allow_private", config.hop.allow_private);
     exit(text.section("[exit]"), &config.exit);
     rest(&mut text, config);
     text.0
@@ -220,6 +220,7 @@ max_bytes_per_circuit = 11
 idle_seconds = 12
 [hop]
 enabled = true
+allow_private = true
 idle_seconds = 13
 [exit]
 enabled = true

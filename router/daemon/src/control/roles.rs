@@ -14,7 +14,7 @@ pub(super) fn summary(core: &NodeCore) -> RolesSummary {
     };
     RolesSummary {
         relay: role(&config.relay, &counters.relay),
-        hop: role(&config.hop, &counters.hop),
+        hop: role(&config.hop.role, &counters.hop),
         exit: role(&config.exit.role, &counters.exit),
     }
 }
@@ -33,7 +33,7 @@ pub(super) fn relay(core: &NodeCore, role: Role) -> RoleReport {
 }
 
 pub(super) fn hop(core: &NodeCore) -> RoleReport {
-    report("hop", &core.config.hop, &core.network.counters().hop)
+    report("hop", &core.config.hop.role, &core.network.counters().hop)
 }
 
 pub(super) fn exit(core: &NodeCore) -> RoleReport {

@@ -17,7 +17,7 @@ use wormholes_rules::Allowance;
 
 use super::{Asker, Way, accept, log_end, refuse, serve_target, while_asked};
 use crate::{
-    ban::banned,
+    ban::{Ban, banned},
     identity::Identity,
     network::Network,
     pipe::{self, CellOpener, CellSealer, CellTurner, CopyLimits, Pipe},
@@ -225,11 +225,14 @@ async fn call(
     open: &Open,
 ) -> Result<(Pipe, [u8; CREATED_BYTES]), Reason> {
     let link = network
-        .connect_for_stranger(next, address, |address| may_dial(network, address))
+        .connect_for_stranger(next, address, |address| check_next(network, address))
         .await
         .map_err(|error| {
             tracing::debug!(%next, %error, "next hop not reached");
-            Reason::Unreachable
+            match error.reason() == Reason::ForbiddenAddress {
+                true => Reason::ForbiddenAddress,
+                false => Reason::Unreachable,
+            }
         })?;
     let mut pipe = link.open().await.map_err(|_| Reason::Unreachable)?;
     let sent = pipe.writer.send_open(open).await;
@@ -245,14 +248,15 @@ async fn call(
 }
 
 /// A client or somebody's record chose the address, so that it may not send this node into its own
-/// neighbourhood; unless the neighbourhood is where this node tells others that it lives.
-fn may_dial(network: &Network, address: SocketAddr) -> bool {
-    let allow_private = network.config().exit.allow_private;
-    let Some(ban) = banned(address.ip(), allow_private) else {
-        return true;
-    };
+/// neighbourhood; unless that is the only place where this node tells others that it is.
+fn check_next(network: &Network, address: SocketAddr) -> Result<(), Ban> {
+    let checked = network.check_ban(address, network.config().hop.allow_private);
     let own = network.own_record();
     let own = own.record().addresses.iter();
-    own.filter_map(|own| banned(own.ip(), false))
-        .any(|own| own == ban)
+    // None: at an address that is not banned.
+    let homes: Option<Vec<Ban>> = own.map(|own| banned(own.ip(), false)).collect();
+    match (checked, homes) {
+        (Err(ban), Some(homes)) if homes.contains(&ban) => Ok(()),
+        (checked, _) => checked,
+    }
 }

@@ -1,14 +1,22 @@
 //! Bad input on streams, sent by a stranger over a real connection.
 
-use std::{net::SocketAddr, sync::Arc, sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{
+    net::{SocketAddr, UdpSocket},
+    sync::Arc,
+    sync::atomic::Ordering::Relaxed,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use tempfile::TempDir;
-use wormholes_proto::{Answer, Open, Reason, encode_open, onion::ClientBuild, onion::PathHop};
+use wormholes_proto::{
+    Answer, NodeId, NodeRecord, Open, Reason, Roles, SignedRecord, Suite, encode_open,
+    onion::{BuildError, CREATED_BYTES, ClientBuild, Create, PathHop},
+};
 
 use crate::{
     carrier::{Caller, Carrier, Link},
-    config::Config,
+    config::{Config, PeerConfig},
     counters::Counters,
     gatekeeper::OpenGate,
     identity::Identity,
@@ -25,11 +33,16 @@ struct Scene {
 }
 
 async fn scene() -> Scene {
+    scene_with(|_| {}).await
+}
+
+async fn scene_with(edit: impl FnOnce(&mut Config)) -> Scene {
     let dir = tempfile::tempdir().unwrap();
     let mut config = Config::default();
     config.node.data_dir = dir.path().join("data");
     config.node.listen = vec![SocketAddr::from(([127, 0, 0, 1], 0))];
-    config.hop.enabled = true;
+    config.hop.role.enabled = true;
+    edit(&mut config);
     let counters = Arc::new(Counters::default());
     let options = NetworkOptions::default();
     let hop = Network::start(config, options, Arc::new(OpenGate), counters).unwrap();
@@ -78,11 +91,180 @@ impl Scene {
 
     fn create(&self) -> Vec<u8> {
         let (_, create) = ClientBuild::new(&self.path(), &mut rand::rng()).unwrap();
-        encode_open(&Open::Create {
-            key_id: create.key_id,
-            slots: create.slots,
-        })
+        encode_create(create)
     }
+
+    /// Has the hop pass a circuit on to `next` at `address`: how that failed, by its word.
+    async fn pass_on(&self, next: NodeId, address: SocketAddr) -> BuildError {
+        let [hop] = self.path();
+        let behind = PathHop {
+            id: next,
+            address,
+            key: hop.key,
+        };
+        let (build, create) = ClientBuild::new(&[hop, behind], &mut rand::rng()).unwrap();
+        let answer = self.answer(&encode_create(create)).await;
+        let Ok(Answer::Accepted(created)) = answer else {
+            panic!("{answer:?}");
+        };
+        let created: [u8; CREATED_BYTES] = created.try_into().unwrap();
+        build.handle_created(&created).unwrap_err()
+    }
+
+    /// Whether a packet comes to `socket` at `address` when the hop is to pass a circuit on there;
+    /// else it says that it is forbidden to.
+    async fn dials(&self, next: NodeId, address: SocketAddr, socket: &UdpSocket) -> bool {
+        let came = async {
+            let mut looks = tokio::time::interval(Duration::from_millis(5));
+            while socket.recv_from(&mut [0; 2048]).is_err() {
+                looks.tick().await;
+            }
+        };
+        tokio::select! {
+            error = self.pass_on(next, address) => {
+                assert_eq!(error.reason, Reason::ForbiddenAddress);
+                false
+            }
+            () = came => true,
+        }
+    }
+}
+
+fn encode_create(create: Create) -> Vec<u8> {
+    encode_open(&Open::Create {
+        key_id: create.key_id,
+        slots: create.slots,
+    })
+}
+
+/// A socket on loopback at which nobody answers.
+fn silent_socket() -> (UdpSocket, SocketAddr) {
+    let socket = UdpSocket::bind("127.65.0.1:0").unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let address = socket.local_addr().unwrap();
+    (socket, address)
+}
+
+/// Somebody's record with these addresses.
+fn record_at(addresses: Vec<SocketAddr>) -> SignedRecord {
+    let identity = Identity::throw_away().unwrap();
+    let record = NodeRecord {
+        id: identity.id(),
+        sequence: 1,
+        addresses,
+        noise_key: [1; 32],
+        suite: Suite::AesGcm,
+        onion_keys: Vec::new(),
+        roles: Roles::default(),
+        exit_ports: Vec::new(),
+        family: None,
+        relays: Vec::new(),
+    };
+    record.sign(|message| identity.sign(message)).unwrap()
+}
+
+/// Told to everybody, dialled by nobody here.
+const PUBLIC: &str = "1.1.1.1:4433";
+
+#[tokio::test]
+async fn a_hop_passes_on_to_no_banned_address() {
+    let public = |config: &mut Config| config.node.advertise = vec![PUBLIC.parse().unwrap()];
+    let scene = scene_with(public).await;
+    let (socket, silent) = silent_socket();
+    let own = scene.hop.listen_addresses()[0];
+    let mut banned = vec![silent, own];
+    banned.extend(
+        [
+            "10.0.0.1:4433",
+            "172.16.0.1:4433",
+            "192.168.1.1:53",
+            "169.254.1.1:4433",
+            "169.254.169.254:80",
+            "100.64.0.1:4433",
+            "198.18.0.1:4433",
+            "240.0.0.1:4433",
+            "[::1]:4433",
+            "[fe80::1]:4433",
+            "[fd00:ec2::254]:80",
+            "[fc00::1]:4433",
+            "[64:ff9b::a00:1]:4433",
+            "[2002:a00:1::1]:4433",
+        ]
+        .map(|address| address.parse::<SocketAddr>().unwrap()),
+    );
+    let forbidden = BuildError {
+        hop: 1,
+        reason: Reason::ForbiddenAddress,
+    };
+    for address in &banned {
+        // The client's word, and a record that others passed on.
+        let stranger = NodeId::from_bytes([9; 32]);
+        assert_eq!(
+            scene.pass_on(stranger, *address).await,
+            forbidden,
+            "{address}"
+        );
+        let record = record_at(vec![*address, silent]);
+        let id = record.id();
+        scene.hop.add_record(record);
+        let public = PUBLIC.parse().unwrap();
+        assert_eq!(scene.pass_on(id, public).await, forbidden, "{address}");
+    }
+    let refused = scene.hop.counters().hop.refused();
+    let times = 2 * banned.len() as u64;
+    assert_eq!(refused, [(Reason::ForbiddenAddress, times)]);
+    let nothing = socket.recv_from(&mut [0; 2048]).unwrap_err();
+    assert_eq!(nothing.kind(), std::io::ErrorKind::WouldBlock);
+}
+
+#[tokio::test]
+async fn a_hop_passes_on_to_private_addresses_where_it_lives_or_is_told_to() {
+    let at = |addresses: &[&str], allow_private| {
+        let advertise = addresses.iter().map(|address| address.parse().unwrap());
+        let advertise: Vec<SocketAddr> = advertise.collect();
+        scene_with(move |config| {
+            config.node.advertise = advertise;
+            config.hop.allow_private = allow_private;
+        })
+    };
+    for (told, allow_private, dials) in [
+        (&[][..], false, true),
+        (&["127.0.0.1:1", "10.0.0.1:1"], false, true),
+        (&["127.0.0.1:1", PUBLIC], false, false),
+        (&["10.0.0.1:1"], false, false),
+        (&[PUBLIC], true, true),
+    ] {
+        let scene = at(told, allow_private).await;
+        let (socket, silent) = silent_socket();
+        let dialled = scene
+            .dials(NodeId::from_bytes([9; 32]), silent, &socket)
+            .await;
+        assert_eq!(dialled, dials, "at {told:?}, allow_private {allow_private}");
+    }
+}
+
+#[tokio::test]
+async fn a_hop_passes_on_to_private_addresses_that_its_config_names() {
+    let public = |config: &mut Config| config.node.advertise = vec![PUBLIC.parse().unwrap()];
+    let scene = scene_with(public).await;
+    let (socket, silent) = silent_socket();
+    let record = record_at(vec![silent]);
+    let mut peer = PeerConfig {
+        name: "neighbour".to_owned(),
+        id: record.id(),
+        addresses: Vec::new(),
+        trust: 2,
+        via: Vec::new(),
+        register: false,
+    };
+    scene.hop.add_record(record);
+    scene.hop.set_peers(std::slice::from_ref(&peer));
+    assert!(!scene.dials(peer.id, silent, &socket).await, "its own word");
+    peer.addresses = vec![silent];
+    scene.hop.set_peers(std::slice::from_ref(&peer));
+    // It is dialled, and nobody is there.
+    let failed = scene.pass_on(peer.id, silent).await;
+    assert_eq!(failed.reason, Reason::Unreachable);
 }
 
 #[tokio::test]

@@ -142,7 +142,7 @@ async fn a_stranger_at_a_hop_may_ask_for_no_service() {
     let echo = echo_server().await;
     let client = node(19, |_| {});
     let hop = node(20, |config| {
-        config.hop = enabled();
+        config.hop.role = enabled();
         config.services = vec![service("echo", echo)];
     });
     client.network.set_peers(&[peer(&hop)]);

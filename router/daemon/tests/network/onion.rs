@@ -23,7 +23,7 @@ struct Scene {
 }
 
 fn hop_and_exit(config: &mut Config) {
-    config.hop = enabled();
+    config.hop.role = enabled();
     exits(config);
 }
 
@@ -155,7 +155,7 @@ async fn one_to_eight_hops_carry_a_flow_and_none_knows_both_ends() {
 async fn hops_that_do_not_exit_pass_on_to_nodes_that_they_never_heard_of() {
     let echo = echo_server().await;
     let client = node(133, |_| {});
-    let only_hop = |config: &mut Config| config.hop = enabled();
+    let only_hop = |config: &mut Config| config.hop.role = enabled();
     let hops = [
         node(134, only_hop),
         node(135, only_hop),
@@ -351,7 +351,7 @@ impl Gatekeeper for Frozen {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_hop_that_keeps_silent_is_given_up_and_nobody_is_blamed() {
     let client = node(137, |_| {});
-    let hop = node(138, |config| config.hop = enabled());
+    let hop = node(138, |config| config.hop.role = enabled());
     let (thaw, frozen) = mpsc::channel();
     let gate = Frozen(Mutex::new(frozen));
     let silent = guarded_node(139, hop_and_exit, Arc::new(gate), NetworkOptions::default());
@@ -377,7 +377,7 @@ async fn a_hop_that_keeps_silent_is_given_up_and_nobody_is_blamed() {
 #[tokio::test]
 async fn a_hop_that_is_not_reached_is_named_and_ends_no_plan() {
     let client = node(141, |_| {});
-    let hop = node(142, |config| config.hop = enabled());
+    let hop = node(142, |config| config.hop.role = enabled());
     let dead = node(143, hop_and_exit);
     befriend(&[&client, &hop]);
     client.network.add_record(dead.network.own_record());
@@ -466,7 +466,7 @@ async fn circuits_at_a_hop_are_limited() {
     let client = node(127, |_| {});
     let hop = node(128, |config| {
         hop_and_exit(config);
-        config.hop.max_circuits = 2;
+        config.hop.role.max_circuits = 2;
     });
     befriend(&[&client, &hop]);
     let first = client
