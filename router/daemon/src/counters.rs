@@ -1,6 +1,9 @@
 //! What the lower half of the node counts; `metrics` exports it, the control socket shows it.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+};
 
 use wormholes_proto::Reason;
 
@@ -39,8 +42,8 @@ pub struct RoleCounters {
     pub active: AtomicUsize,
     /// Served since the start, those that are active included.
     pub opened: AtomicU64,
-    /// Bytes copied, both directions.
-    pub bytes: AtomicU64,
+    /// Bytes copied, both directions, those of flows that live included.
+    pub bytes: Arc<AtomicU64>,
     refused: [AtomicU64; REASONS],
 }
 

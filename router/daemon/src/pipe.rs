@@ -10,6 +10,7 @@ mod pace;
 mod quic;
 mod sealed;
 mod tcp;
+mod toll;
 
 use std::{fmt, io::ErrorKind, time::Duration};
 
@@ -27,8 +28,10 @@ use wormholes_proto::{
 };
 
 pub(crate) use cells::{CellOpener, CellSealer, CellTurner};
+pub(crate) use copy::watch;
 pub use copy::{CopyEnd, CopyLimits, CopyStop, FlowBytes, Witness, copy};
 pub use pace::Pace;
+pub(crate) use toll::Toll;
 
 use cells::{HopReader, OnionReader, OnionWriter};
 use quic::{QuicReader, QuicWriter};
@@ -106,6 +109,9 @@ pub enum PipeError {
     /// What carries it broke.
     #[error("broken: {0}")]
     Broken(String),
+    /// As many bytes as this node's limit allows have moved.
+    #[error("byte limit reached")]
+    Limit,
 }
 
 impl Pipe {
@@ -163,13 +169,19 @@ impl Pipe {
         ))
     }
 
-    /// Makes a QUIC stream one end of an onion circuit; `None` for any other pipe.
-    pub(crate) fn onion(self, sealer: CellSealer, opener: CellOpener) -> Option<Self> {
+    /// Makes a QUIC stream one end of an onion circuit, whose cells `toll` is due on; `None` for
+    /// any other pipe.
+    pub(crate) fn onion(
+        self,
+        sealer: CellSealer,
+        opener: CellOpener,
+        toll: Option<Toll>,
+    ) -> Option<Self> {
         let (Source::Quic(recv), Sink::Quic(send)) = (self.reader.source, self.writer.sink) else {
             return None;
         };
-        let reader = OnionReader::new(recv, &self.reader.ahead, opener);
-        let writer = OnionWriter::new(send, sealer);
+        let reader = OnionReader::new(recv, &self.reader.ahead, opener, toll.clone());
+        let writer = OnionWriter::new(send, sealer, toll);
         Some(Self::new(
             Source::Onion(Box::new(reader)),
             Sink::Onion(Box::new(writer)),

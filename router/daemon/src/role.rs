@@ -53,9 +53,8 @@ pub(crate) struct Place<'a> {
     counters: &'a RoleCounters,
     node: NodeId,
     pace: Option<Arc<Pace>>,
-    bytes_today: Arc<AtomicU64>,
     /// What the flow in this place moved.
-    pub(crate) bytes: FlowBytes,
+    pub(crate) bytes: Arc<FlowBytes>,
 }
 
 /// What a role does now, for the control socket.
@@ -123,7 +122,11 @@ impl Role {
         if rate > 0 && account.pace.is_none() {
             account.pace = Some(Arc::new(Pace::new(rate)));
         }
-        let (pace, bytes_today) = (account.pace.clone(), Arc::clone(&account.bytes_today));
+        let sums = vec![
+            Arc::clone(&account.bytes_today),
+            Arc::clone(&counters.bytes),
+        ];
+        let pace = account.pace.clone();
         accounts.active += 1;
         counters.active.fetch_add(1, Relaxed);
         counters.opened.fetch_add(1, Relaxed);
@@ -132,8 +135,7 @@ impl Role {
             counters,
             node,
             pace,
-            bytes_today,
-            bytes: FlowBytes::default(),
+            bytes: Arc::new(FlowBytes::part_of(sums)),
         })
     }
 
@@ -200,7 +202,7 @@ impl Account {
     fn turn_day(&mut self, day: u64) {
         if self.day != day {
             self.day = day;
-            self.bytes_today = Arc::default();
+            self.bytes_today.store(0, Relaxed);
         }
     }
 }
@@ -233,9 +235,6 @@ impl Place<'_> {
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        let bytes = self.bytes.total();
-        self.bytes_today.fetch_add(bytes, Relaxed);
-        self.counters.bytes.fetch_add(bytes, Relaxed);
         self.counters.active.fetch_sub(1, Relaxed);
         let mut accounts = self.role.accounts();
         accounts.active = accounts.active.saturating_sub(1);
@@ -294,10 +293,11 @@ mod tests {
         let counters = RoleCounters::default();
         let role = role(3, 2);
         let place = role.enter(&counters, node(1)).unwrap();
-        place.bytes.up.store(5, Relaxed);
+        place.bytes.moved_up(5);
+        assert_eq!(role.bytes_today(&node(1)), 5, "while it moves");
         drop(place);
         let place = role.enter(&counters, node(1)).unwrap();
-        place.bytes.down.store(7, Relaxed);
+        place.bytes.moved_down(7);
         drop(place);
         assert_eq!(role.bytes_today(&node(1)), 12);
         assert_eq!(role.bytes_today(&node(2)), 0);
@@ -322,7 +322,7 @@ mod tests {
             let mut bytes = [0; 32];
             bytes[..8].copy_from_slice(&number.to_be_bytes());
             let place = role.enter(&counters, NodeId::from_bytes(bytes)).unwrap();
-            place.bytes.up.store(number as u64, Relaxed);
+            place.bytes.moved_up(number as u64);
         }
         let status = role.status(&counters);
         assert_eq!(status.nodes.len(), MAX_ACCOUNTS);

@@ -4,6 +4,9 @@
 #[path = "network/direct.rs"]
 mod direct;
 #[cfg(test)]
+#[path = "network/limits.rs"]
+mod limits;
+#[cfg(test)]
 #[path = "network/lookups.rs"]
 mod lookups;
 #[cfg(test)]

@@ -8,7 +8,7 @@ use wormholes_proto::onion::{
 };
 
 use super::{
-    BATCH_CHUNKS, PipeError,
+    BATCH_CHUNKS, PipeError, Toll,
     quic::{QuicReader, QuicWriter},
 };
 
@@ -48,12 +48,14 @@ pub(crate) enum CellTurner {
 pub(super) struct OnionReader {
     cells: CellReader,
     opener: CellOpener,
+    toll: Option<Toll>,
 }
 
 pub(super) struct OnionWriter {
     stream: QuicWriter,
     sealer: CellSealer,
     large_only: bool,
+    toll: Option<Toll>,
 }
 
 pub(super) struct HopReader {
@@ -70,10 +72,16 @@ struct CellReader {
 
 impl OnionReader {
     /// `ahead` is what was read from `stream` already.
-    pub(super) fn new(stream: QuicReader, ahead: &[u8], opener: CellOpener) -> Self {
+    pub(super) fn new(
+        stream: QuicReader,
+        ahead: &[u8],
+        opener: CellOpener,
+        toll: Option<Toll>,
+    ) -> Self {
         Self {
             cells: CellReader::new(stream, ahead),
             opener,
+            toll,
         }
     }
 
@@ -111,6 +119,9 @@ impl OnionReader {
             }
         }
         let len = self.cells.whole_cell()?.unwrap_or_default();
+        if let Some(toll) = &self.toll {
+            toll.pass_in(len as u64).await?;
+        }
         let mut cell = self.cells.pending.split_to(len);
         cell.advance(CLASS_BYTES);
         let delivered: Result<Delivered, CellError> = match &mut self.opener {
@@ -123,11 +134,12 @@ impl OnionReader {
 }
 
 impl OnionWriter {
-    pub(super) fn new(stream: QuicWriter, sealer: CellSealer) -> Self {
+    pub(super) fn new(stream: QuicWriter, sealer: CellSealer, toll: Option<Toll>) -> Self {
         Self {
             stream,
             sealer,
             large_only: false,
+            toll,
         }
     }
 
@@ -152,7 +164,7 @@ impl OnionWriter {
             self.seal(MessageKind::Data, data, size, &mut cells)?;
             rest = after;
         }
-        self.stream.write_chunks(&mut [cells.freeze()]).await
+        self.send(cells).await
     }
 
     /// Sends the first message, with its length.
@@ -164,14 +176,21 @@ impl OnionWriter {
         let size = CellSize::for_data(message.len()).ok_or_else(out_of_order)?;
         let mut cell = BytesMut::new();
         self.seal(kind, message, size, &mut cell)?;
-        self.stream.write_chunks(&mut [cell.freeze()]).await
+        self.send(cell).await
     }
 
     pub(super) async fn finish(&mut self) -> Result<(), PipeError> {
         let mut cell = BytesMut::new();
         self.seal(MessageKind::End, &[], self.size_for(0), &mut cell)?;
-        self.stream.write_chunks(&mut [cell.freeze()]).await?;
+        self.send(cell).await?;
         self.stream.finish()
+    }
+
+    async fn send(&mut self, cells: BytesMut) -> Result<(), PipeError> {
+        if let Some(toll) = &self.toll {
+            toll.pass_out(cells.len() as u64).await?;
+        }
+        self.stream.write_chunks(&mut [cells.freeze()]).await
     }
 
     fn size_for(&self, len: usize) -> CellSize {

@@ -75,6 +75,8 @@ pub struct FlowBytes {
     pub up: AtomicU64,
     /// From the second to the first.
     pub down: AtomicU64,
+    /// Sums over many flows that these bytes are part of.
+    sums: Vec<Arc<AtomicU64>>,
 }
 
 /// How a copy ended.
@@ -122,13 +124,36 @@ struct Shared<'a> {
 struct Way<'a> {
     from: &'a mut PipeReader,
     into: &'a mut PipeWriter,
-    moved: &'a AtomicU64,
+    moved: fn(&FlowBytes, u64),
     jitter: Option<Jitter>,
     read_failed: fn(PipeError) -> CopyStop,
     write_failed: fn(PipeError) -> CopyStop,
 }
 
 impl FlowBytes {
+    /// Nothing so far; what moves is added to `sums` too.
+    pub(crate) fn part_of(sums: Vec<Arc<AtomicU64>>) -> Self {
+        Self {
+            sums,
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn moved_up(&self, bytes: u64) {
+        self.moved(&self.up, bytes);
+    }
+
+    pub(crate) fn moved_down(&self, bytes: u64) {
+        self.moved(&self.down, bytes);
+    }
+
+    fn moved(&self, direction: &AtomicU64, bytes: u64) {
+        direction.fetch_add(bytes, Relaxed);
+        for sum in &self.sums {
+            sum.fetch_add(bytes, Relaxed);
+        }
+    }
+
     /// Both directions.
     pub fn total(&self) -> u64 {
         self.up
@@ -153,7 +178,7 @@ pub async fn copy(near: Pipe, far: Pipe, limits: &CopyLimits, bytes: &FlowBytes)
     let up = Way {
         from: &mut near.reader,
         into: &mut far.writer,
-        moved: &bytes.up,
+        moved: FlowBytes::moved_up,
         jitter: limits.jitter,
         read_failed: CopyStop::Near,
         write_failed: CopyStop::Far,
@@ -161,7 +186,7 @@ pub async fn copy(near: Pipe, far: Pipe, limits: &CopyLimits, bytes: &FlowBytes)
     let down = Way {
         from: &mut far.reader,
         into: &mut near.writer,
-        moved: &bytes.down,
+        moved: FlowBytes::moved_down,
         jitter: None,
         read_failed: CopyStop::Far,
         write_failed: CopyStop::Near,
@@ -169,7 +194,7 @@ pub async fn copy(near: Pipe, far: Pipe, limits: &CopyLimits, bytes: &FlowBytes)
     let stop = tokio::select! {
         biased;
         both = async { tokio::try_join!(shared.run(up), shared.run(down)) } => both.err(),
-        stop = shared.watch() => Some(stop),
+        stop = watch(limits, bytes) => Some(stop),
     };
     CopyEnd {
         up_bytes: bytes.up.load(Relaxed),
@@ -188,7 +213,10 @@ impl Shared<'_> {
             .map_err(way.read_failed)?
         {
             let bytes = batch.bytes();
-            self.admit(bytes).await?;
+            self.limits.admit(self.bytes, bytes).await?;
+            if let Some(pace) = &self.own_pace {
+                pace.pass(bytes).await;
+            }
             if let Some(witness) = &self.limits.witness {
                 batch
                     .chunks_mut()
@@ -207,49 +235,50 @@ impl Shared<'_> {
             } else {
                 write.await.map_err(way.write_failed)?;
             }
-            way.moved.fetch_add(bytes, Relaxed);
+            (way.moved)(self.bytes, bytes);
         }
         way.into.finish().await.map_err(way.write_failed)
     }
+}
 
-    /// Holds `bytes` back as the limits want.
-    async fn admit(&self, bytes: u64) -> Result<(), CopyStop> {
-        if let Some(max_bytes) = self.limits.max_bytes
-            && self.bytes.total().saturating_add(bytes) > max_bytes
+impl CopyLimits {
+    /// Holds `bytes` back, after those that moved, as the limits over all flows and of bytes want.
+    pub(super) async fn admit(&self, moved: &FlowBytes, bytes: u64) -> Result<(), CopyStop> {
+        if let Some(max_bytes) = self.max_bytes
+            && moved.total().saturating_add(bytes) > max_bytes
         {
             return Err(CopyStop::MaxBytes);
         }
-        let shared = self.limits.paces.iter().map(Arc::as_ref);
-        for pace in shared.chain(&self.own_pace) {
+        for pace in &self.paces {
             pace.pass(bytes).await;
         }
         Ok(())
     }
+}
 
-    /// Ends when the flow has been idle, or open, for too long.
-    async fn watch(&self) -> CopyStop {
-        let idle = async {
-            let Some(idle) = self.limits.idle else {
-                return std::future::pending().await;
-            };
-            let mut quiet_checks = 0;
-            while quiet_checks <= IDLE_CHECKS {
-                let before = self.bytes.total();
-                tokio::time::sleep(idle / IDLE_CHECKS).await;
-                let moved = self.bytes.total() != before;
-                quiet_checks = if moved { 0 } else { quiet_checks + 1 };
-            }
+/// Ends when nothing has moved for too long, or it has taken too long in all.
+pub(crate) async fn watch(limits: &CopyLimits, moved: &FlowBytes) -> CopyStop {
+    let idle = async {
+        let Some(idle) = limits.idle else {
+            return std::future::pending().await;
         };
-        let time = async {
-            match self.limits.max_time {
-                Some(max_time) => tokio::time::sleep(max_time).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            () = idle => CopyStop::Idle,
-            () = time => CopyStop::MaxTime,
+        let mut quiet_checks = 0;
+        while quiet_checks <= IDLE_CHECKS {
+            let before = moved.total();
+            tokio::time::sleep(idle / IDLE_CHECKS).await;
+            let is_quiet = moved.total() == before;
+            quiet_checks = if is_quiet { quiet_checks + 1 } else { 0 };
         }
+    };
+    let time = async {
+        match limits.max_time {
+            Some(max_time) => tokio::time::sleep(max_time).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = idle => CopyStop::Idle,
+        () = time => CopyStop::MaxTime,
     }
 }
 

@@ -20,7 +20,7 @@ use crate::{
     ban::{Ban, banned},
     identity::Identity,
     network::Network,
-    pipe::{self, CellOpener, CellSealer, CellTurner, CopyLimits, Pipe},
+    pipe::{self, CellOpener, CellSealer, CellTurner, CopyLimits, Pipe, Toll},
     role::Place,
 };
 
@@ -123,18 +123,25 @@ async fn end(
         return;
     }
     let (down, up) = circuit.split();
-    let Some(mut pipe) = pipe.onion(
+    let limits = place.limits(&Allowance::default());
+    let Some(pipe) = pipe.onion(
         CellSealer::Last(Box::new(up)),
         CellOpener::Last(Box::new(down)),
+        Some(Toll::new(limits.clone(), Arc::clone(&place.bytes))),
     ) else {
         return;
     };
-    // A circuit that was built ahead waits for its flow.
-    let patience = place
-        .limits(&Allowance::default())
-        .idle
-        .unwrap_or(FORWARD_TIMEOUT);
-    let Ok(Ok(open)) = tokio::time::timeout(patience, pipe.reader.read_open()).await else {
+    tokio::select! {
+        () = serve_inside(network, asker, pipe) => {}
+        stop = pipe::watch(&limits, &place.bytes) => {
+            tracing::debug!(role = "last hop", from = %asker.id, %stop, "circuit ended");
+        }
+    }
+}
+
+/// What the client asked the last hop for. A circuit that was built ahead waits for its flow.
+async fn serve_inside(network: &Arc<Network>, asker: &Asker, mut pipe: Pipe) {
+    let Ok(open) = pipe.reader.read_open().await else {
         return;
     };
     let inside = Asker {

@@ -55,11 +55,10 @@ pub(super) async fn serve(
     counters.opened.fetch_add(1, Relaxed);
     if accept(&mut pipe, Vec::new()).await {
         let active = Active::new(&counters.active);
-        let bytes = FlowBytes::default();
+        let bytes = FlowBytes::part_of(vec![Arc::clone(&counters.bytes)]);
         let limits = CopyLimits::default();
         let end = pipe::copy(pipe, Pipe::tcp(stream), &limits, &bytes).await;
         drop(active);
-        counters.bytes.fetch_add(bytes.total(), Relaxed);
         log_end("service", asker, &end);
     }
 }

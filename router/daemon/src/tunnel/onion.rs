@@ -279,6 +279,7 @@ async fn try_build(network: &Arc<Network>, path: &[PathHop]) -> Result<Pipe, Cir
     pipe.onion(
         CellSealer::Client(Box::new(sealer)),
         CellOpener::Client(opener),
+        None,
     )
     .ok_or(CircuitError::Hop(0, Reason::Unsupported))
 }

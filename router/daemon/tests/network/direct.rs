@@ -379,27 +379,6 @@ async fn an_entrance_of_the_node_is_no_service() {
 }
 
 #[tokio::test]
-async fn places_at_an_exit_are_limited() {
-    let echo = echo_server().await;
-    let client = node(35, |_| {});
-    let exit = node(36, |config| {
-        exits(config);
-        config.exit.role.max_circuits_per_peer = 1;
-    });
-    befriend(&[&client, &exit]);
-    let tunnel = to(&exit, true);
-    let first = client.network.open(&tunnel, &request(echo)).await.unwrap();
-    assert_eq!(refusal(&client, &tunnel, echo).await, Reason::Busy);
-    drop(first);
-    until("the place is free", || {
-        exit.network.exit_status().active == 0
-    })
-    .await;
-    let again = client.network.open(&tunnel, &request(echo)).await.unwrap();
-    assert_eq!(exchange(again, b"x").await.unwrap(), b"x");
-}
-
-#[tokio::test]
 async fn a_dead_peer_is_an_error_and_then_left_alone() {
     let client = node(37, |_| {});
     let server = node(38, |_| {});

@@ -459,28 +459,3 @@ async fn without_hops_there_is_no_path_and_the_error_says_so() {
         .unwrap_err();
     assert!(error.to_string().starts_with("no onion path: "), "{error}");
 }
-
-#[tokio::test]
-async fn circuits_at_a_hop_are_limited() {
-    let echo = echo_server().await;
-    let client = node(127, |_| {});
-    let hop = node(128, |config| {
-        hop_and_exit(config);
-        config.hop.role.max_circuits = 2;
-    });
-    befriend(&[&client, &hop]);
-    let first = client
-        .network
-        .open(&onion(1), &request(echo))
-        .await
-        .unwrap();
-    until("the spare takes the second place", || {
-        hop.network.hop_status().active == 2
-    })
-    .await;
-    let mut other = request(echo);
-    other.isolation = "other".to_owned();
-    let error = client.network.open(&onion(1), &other).await.unwrap_err();
-    assert_eq!(error.reason(), Reason::Busy, "{error}");
-    drop(first);
-}

@@ -173,37 +173,6 @@ async fn refusals_of_the_relay_and_behind_it_are_told_apart() {
 }
 
 #[tokio::test]
-async fn places_at_a_relay_are_limited() {
-    let echo = echo_server().await;
-    let scene = scene(
-        59,
-        |config| config.relay.max_circuits_per_peer = 1,
-        |config| config.services = vec![service("echo", echo)],
-    )
-    .await;
-    let network = &scene.client.network;
-    let first = network
-        .open(&scene.tunnel(false), &service_request("echo"))
-        .await
-        .unwrap();
-    let error = network
-        .open(&scene.tunnel(false), &service_request("echo"))
-        .await
-        .unwrap_err();
-    assert_eq!(error.reason(), Reason::Busy);
-    drop(first);
-    until("the place is free", || {
-        scene.relay.network.relay_status().active == 0
-    })
-    .await;
-    let again = network
-        .open(&scene.tunnel(false), &service_request("echo"))
-        .await
-        .unwrap();
-    assert_eq!(exchange(again, b"x").await.unwrap(), b"x");
-}
-
-#[tokio::test]
 async fn a_relay_that_dies_breaks_its_flows_and_its_friend_comes_back_to_another() {
     let echo = echo_server().await;
     let scene = scene(
