@@ -30,6 +30,16 @@ fn every_row_of_the_demo_is_as_the_script_says() {
         assert_eq!(row["ttfb_ms"].is_null(), is_blocked, "{row}");
         assert_eq!(row["mb_per_s"].is_null(), is_blocked, "{row}");
     }
+    let nodes = |row: &Value| -> Vec<String> {
+        let learned = row["learned"].as_object().unwrap();
+        learned.keys().cloned().collect()
+    };
+    assert_eq!(nodes(&rows[0]), ["relay"]);
+    assert_eq!(nodes(&rows[1]), ["friend", "relay"]);
+    let hops = nodes(&rows[2]);
+    assert!(hops.len() == 3 && hops[0] == "exit", "{hops:?}");
+    assert!(hops[1..].iter().all(|hop| hop.starts_with("hop-")));
+    assert!(nodes(&rows[3]).is_empty(), "{}", rows[3]);
     let learned = rows[2]["learned"].to_string();
     assert!(learned.contains("exit learned the target"), "{learned}");
     assert!(progress.contains("wormholes why"), "{progress}");

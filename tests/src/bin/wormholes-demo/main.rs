@@ -11,6 +11,7 @@
 )]
 
 mod learned;
+mod quiet;
 mod row;
 mod table;
 

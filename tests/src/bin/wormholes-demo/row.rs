@@ -7,7 +7,10 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use wormholes_tests::{Capture, Fetched, OUTSIDE, SITE_GREETING, TestNetwork, curl};
 
-use crate::learned::{self, Learned};
+use crate::{
+    learned::{self, Before, Learned},
+    quiet,
+};
 
 /// Enough to show a rate, small enough for an unoptimised build.
 const BULK_BYTES: usize = 8 << 20;
@@ -68,7 +71,8 @@ pub(crate) async fn ask(network: &TestNetwork, case: &Case) -> Result<Row> {
     let url = url(network, case);
     let proxy = format!("socks5h://{}", network.client.entrance("socks5")?);
     let markers = [case.name.as_bytes(), SITE_GREETING.as_bytes()];
-    let marks = learned::log_marks(network);
+    quiet::wait(network).await?;
+    let before = Before::of(network).await?;
     let mut events = network.client.events().await?;
     let capture = Capture::start(&markers)?;
     let front = curl(&proxy, &url, &[]).await?;
@@ -76,10 +80,13 @@ pub(crate) async fn ask(network: &TestNetwork, case: &Case) -> Result<Row> {
         .next(|event| is_about(event, case.name))
         .await
         .with_context(|| format!("no event about {}: {}", case.name, front.error))?;
-    let captured = capture.finish(&markers);
+    quiet::wait(network).await?;
+    let captured = capture.finish();
     let flow = event.get("flow").and_then(Value::as_u64).unwrap_or(0);
     let why = network.client.call("why", json!({"flow": flow})).await?;
-    let Learned { facts, mut wrong } = learned::collect(network, case, &captured, &marks).await?;
+    let path = path(&why);
+    let Learned { facts, mut wrong } =
+        learned::collect(network, case, &path, &captured, &before).await?;
     wrong.extend(complaints(case, &front, &why));
     if captured.found_over_tcp(case.name.as_bytes()) == 0 {
         wrong.push("the capture missed what curl said to the entrance".to_owned());
