@@ -4,7 +4,7 @@ use std::io::{self, BufWriter, IsTerminal, Stderr, Stdout, Write};
 
 use serde_json::Value;
 
-use crate::error::CliError;
+use crate::{error::CliError, format::clean};
 
 /// Standard output and what is known of it.
 #[derive(Debug)]
@@ -77,6 +77,18 @@ impl Output {
     /// Text as it is.
     pub(crate) fn text(&mut self, text: &str) -> Result<(), CliError> {
         Ok(self.stdout.write_all(text.as_bytes())?)
+    }
+
+    /// Says what people should know beside the answer, on standard error; the JSON has it already.
+    pub(crate) fn notes(&mut self, notes: &[String]) -> Result<(), CliError> {
+        if self.json {
+            return Ok(());
+        }
+        self.stdout.flush()?;
+        for note in notes {
+            writeln!(self.stderr, "note: {}", clean(note))?;
+        }
+        Ok(())
     }
 
     /// Bytes as they are.

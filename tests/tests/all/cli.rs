@@ -204,6 +204,15 @@ async fn an_invite_makes_a_peer_that_can_be_pinged_and_removed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_invite_stands_alone_on_standard_output() {
+    let ada = start("ada", "").await;
+    let run = ada.run(&["peer", "invite"]).await;
+    assert_eq!(run.stdout.lines().count(), 1, "{}", run.stdout);
+    assert!(run.stdout.starts_with("wormholes-invite:"));
+    assert!(run.stderr.starts_with("note: "), "{}", run.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn flows_are_listed_and_explained() {
     let (ada, _bob) = pair().await;
     let target = || "echo.bob.wh:1".parse().unwrap();

@@ -37,7 +37,7 @@ pub(super) fn run(context: &mut Context<'_>, command: PeerCommand) -> Result<(),
                 )
             },
         ),
-        PeerCommand::Invite => context.show(&Call::PeerInvite(NoParams {}), invite),
+        PeerCommand::Invite => invite(context),
         PeerCommand::Remove { peer } => context.show(
             &Call::PeerRemove(PeerParams { peer }),
             |peer: &PeerInfo, _| format!("removed {}: {}\n", format::clean(&peer.name), peer.id),
@@ -134,15 +134,15 @@ fn reached_at(peer: &PeerInfo) -> String {
     }
 }
 
-/// The invite alone on its line, so that it can be copied, then what stands in its way.
-fn invite(report: &InviteReport, style: Style) -> String {
-    let mut text = format!("{}\n", format::clean(&report.invite));
-    for hint in &report.hints {
-        let hint = format!("note: {}", format::clean(hint));
-        text.push_str(&style.paint(Tone::Faint, &hint));
-        text.push('\n');
-    }
-    text
+/// The invite alone on standard output, so that it can be copied and piped; what stands in its way
+/// goes to standard error.
+fn invite(context: &mut Context<'_>) -> Result<(), CliError> {
+    let call = Call::PeerInvite(NoParams {});
+    let report: InviteReport = context.connect()?.report(&call)?;
+    context
+        .output
+        .report(&report, |_| format!("{}\n", format::clean(&report.invite)))?;
+    context.output.notes(&report.hints)
 }
 
 #[cfg(test)]
