@@ -34,16 +34,27 @@ fn folder() -> Result<PathBuf> {
     if let Some(folder) = env::var_os("WORMHOLES_BIN_DIR") {
         return Ok(folder.into());
     }
-    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    run(Command::new(cargo)
-        .args(["build", "--quiet", "--workspace", "--bins"])
-        .current_dir(workspace::root()))?;
+    run(cargo().args(["build", "--quiet", "--workspace", "--bins"]))?;
     let this = env::current_exe().context("cannot find this program")?;
     let in_target = |folder: &&std::path::Path| folder.ends_with("debug");
     let folder = this.ancestors().find(in_target);
     Ok(folder
         .context("this program is in no target folder")?
         .into())
+}
+
+/// The cargo that runs this, in the workspace. What it said of this package is taken out of its
+/// environment: build scripts that look at it would run again, and all that hangs on them.
+pub fn cargo() -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for (name, _) in env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(&name);
+        }
+    }
+    command.current_dir(workspace::root());
+    command
 }
 
 /// Runs a program and returns its standard output.

@@ -22,14 +22,14 @@ mod udp_link;
 mod wait;
 pub mod workspace;
 
-pub use binaries::{binary, output, run};
+pub use binaries::{binary, cargo, output, run};
 pub use capture::{Capture, Captured};
 pub use client::{Fetched, curl, socks5_connect};
 pub use daemon::Daemon;
 pub use identity::Identity;
 pub use log::LogLines;
 pub use namespace::{Link, Namespace};
-pub use network::{CLIENT, EXIT, FRIEND, HOPS, More, OUTSIDE, RELAY, TestNetwork};
+pub use network::{CLIENT, EXIT, FRIEND, HOPS, More, OUTSIDE, RELAY, SCRIPT_NAME, TestNetwork};
 pub use rpc::{Events, RpcError, call};
 pub use setup::Setup;
 pub use site::{EchoServer, SITE_GREETING, Site, SiteRequest};

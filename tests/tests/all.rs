@@ -17,6 +17,8 @@ mod cli;
 mod clients;
 #[path = "all/demo.rs"]
 mod demo;
+#[path = "all/embed.rs"]
+mod embed;
 #[path = "all/features.rs"]
 mod features;
 #[path = "all/kills.rs"]

@@ -8,10 +8,18 @@
 use std::path::Path;
 
 use anyhow::Context;
+use tokio::io::{self, AsyncWriteExt};
 use wormholed::{Config, Node};
 
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Runtime::new()?;
+    let result = runtime.block_on(run());
+    // A read of standard input cannot be cancelled; it must not keep the program.
+    runtime.shutdown_background();
+    result
+}
+
+async fn run() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
     let (Some(config), Some(target)) = (arguments.next(), arguments.next()) else {
         anyhow::bail!("usage: embed CONFIG HOST:PORT");
@@ -27,13 +35,19 @@ async fn talk(node: &Node, target: &str) -> anyhow::Result<()> {
     let stream = node.dial(target.parse()?).await?;
     let (mut reader, mut writer) = tokio::io::split(stream);
     let send = async {
-        tokio::io::copy(&mut tokio::io::stdin(), &mut writer).await?;
-        tokio::io::AsyncWriteExt::shutdown(&mut writer).await
+        io::copy(&mut io::stdin(), &mut writer).await?;
+        writer.shutdown().await
     };
-    let mut out = tokio::io::stdout();
-    let receive = tokio::io::copy(&mut reader, &mut out);
-    // The target may answer and end before it has read everything.
-    let (_, received) = tokio::join!(send, receive);
-    received?;
-    Ok(tokio::io::AsyncWriteExt::flush(&mut out).await?)
+    let receive = async {
+        let mut out = io::stdout();
+        io::copy(&mut reader, &mut out).await?;
+        out.flush().await
+    };
+    tokio::pin!(receive);
+    // The target's end is the end, whatever standard input still holds.
+    tokio::select! {
+        received = &mut receive => received?,
+        _sent = send => receive.await?,
+    }
+    Ok(())
 }
