@@ -78,7 +78,8 @@ impl Capture {
     /// # Errors
     /// When the kernel does not allow it.
     pub fn start(markers: &[&[u8]]) -> Result<Self> {
-        let socket = open().context("cannot capture packets; are you root?")?;
+        let socket =
+            open().context("cannot capture packets: run this as root, or with CAP_NET_RAW")?;
         let stop = Arc::new(AtomicBool::new(false));
         let seen = Arc::new(Mutex::new(Seen::new()));
         let markers: Vec<Vec<u8>> = markers.iter().map(|marker| marker.to_vec()).collect();

@@ -31,6 +31,9 @@ pub const HOPS: [&str; 3] = ["hop-1", "hop-2", "hop-3"];
 /// A name that only the exit can resolve.
 pub const OUTSIDE: &str = "outside.example";
 
+/// What the client's script is called.
+pub const SCRIPT_NAME: &str = "rules.rhai";
+
 /// Where the outside is: neither a node's nor the client's address.
 const OUTSIDE_IP: Ipv4Addr = Ipv4Addr::new(127, 50, 0, 1);
 
@@ -219,7 +222,7 @@ impl<'a> Plan<'a> {
             .entrances()
             .config("[metrics]\nlisten = \"127.0.0.1:0\"")
             .config(self.more.client)
-            .script("rules.rhai", self.script);
+            .script(SCRIPT_NAME, self.script);
         client = self.knows(client, FRIEND, 2, VIA_RELAY)?;
         client = self.knows(client, EXIT, 2, VIA_RELAY)?;
         for name in HOPS {

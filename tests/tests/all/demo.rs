@@ -1,21 +1,19 @@
 //! The demo, as `cargo xtask demo --json` runs it.
 
-use std::process::Command;
+use std::{
+    fs,
+    process::{Command, Output},
+};
 
 use serde_json::Value;
-use wormholes_tests::{binary, output};
+use wormholes_tests::{binary, cargo, output, workspace};
 
 #[test]
 fn every_row_of_the_demo_is_as_the_script_says() {
-    let mut demo = Command::new(binary("wormholes-demo").unwrap());
-    let folder = binary("wormholed").unwrap();
-    demo.arg("--json")
-        .env("WORMHOLES_BIN_DIR", folder.parent().unwrap());
-    let output = output(&mut demo).unwrap();
+    let output = output(cargo().args(["xtask", "demo", "--json"])).unwrap();
     let progress = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{progress}");
-    let text = String::from_utf8(output.stdout).unwrap();
-    let result: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    let result = result(&output);
     assert_eq!(result["ok"], true, "{result}");
     let rows = result["rows"].as_array().unwrap();
     let tunnels: Vec<_> = rows.iter().map(|row| row["tunnel"].as_str()).collect();
@@ -43,4 +41,32 @@ fn every_row_of_the_demo_is_as_the_script_says() {
     let learned = rows[2]["learned"].to_string();
     assert!(learned.contains("exit learned the target"), "{learned}");
     assert!(progress.contains("wormholes why"), "{progress}");
+}
+
+/// Otherwise a request that fails for any reason would pass for a blocked one.
+#[test]
+fn the_demo_fails_when_a_name_goes_another_way() {
+    let script = fs::read_to_string(workspace::root().join("scripts/demo.rhai")).unwrap();
+    let promised = r#"return block("the demo blocks this name");"#;
+    let folder = tempfile::tempdir().unwrap();
+    let changed = folder.path().join("changed.rhai");
+    let script_changed = script.replace(promised, "return direct().closed();");
+    assert_ne!(script, script_changed);
+    fs::write(&changed, script_changed).unwrap();
+    let mut demo = Command::new(binary("wormholes-demo").unwrap());
+    demo.arg("--json").arg("--script").arg(&changed);
+    let output = output(&mut demo).unwrap();
+    assert!(!output.status.success());
+    let result = result(&output);
+    assert_eq!(result["ok"], false, "{result}");
+    let rows = result["rows"].as_array().unwrap();
+    let right: Vec<_> = rows.iter().map(|row| row["ok"] == true).collect();
+    assert_eq!(right, [true, true, true, false], "{result}");
+    assert_eq!(rows[3]["tunnel"], "none");
+}
+
+/// What `--json` printed.
+fn result(output: &Output) -> Value {
+    let text = String::from_utf8_lossy(&output.stdout);
+    serde_json::from_str(text.lines().last().unwrap()).unwrap()
 }

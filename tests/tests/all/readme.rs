@@ -13,7 +13,7 @@ use std::{
 
 use serde_json::json;
 use tempfile::TempDir;
-use wormholes_tests::{Link, Namespace, binary, call, run, until, workspace};
+use wormholes_tests::{Link, Namespace, call, cargo, run, until, workspace};
 
 /// A fenced block: the machine that it names after `sh`, and its lines.
 #[derive(Debug, PartialEq, Eq)]
@@ -25,12 +25,14 @@ struct Block {
 struct Machine {
     namespace: Namespace,
     home: TempDir,
+    path: String,
 }
 
 #[tokio::test]
 async fn the_tour_of_the_readme_works_as_it_stands() {
     let blocks = blocks(&readme());
-    let machines = machines();
+    let path = build(&blocks);
+    let machines = machines(&path);
     let mut pasted = BTreeMap::new();
     let mut said = String::new();
     for block in &blocks {
@@ -40,6 +42,9 @@ async fn the_tour_of_the_readme_works_as_it_stands() {
         said += &machine.run(&block.commands, &mut pasted);
         if block.commands.contains("wormholed --config config.toml &") {
             machine.wait_for_daemon().await;
+        }
+        if block.commands.contains("http.server") {
+            machine.wait_for_site().await;
         }
     }
     assert!(said.contains("hello from my friend"), "{said}");
@@ -62,11 +67,34 @@ fn every_shell_block_of_the_readme_belongs_to_a_machine() {
     let [two_commands] = plain.as_slice() else {
         panic!("more than the two commands stand outside the tour");
     };
-    for line in two_commands.commands.lines() {
-        let name = line.split_whitespace().nth(2).unwrap();
-        let file = workspace::root().join(format!("xtask/src/{name}.rs"));
-        assert!(file.exists(), "no such command: {line}");
+    let lines = two_commands.commands.lines();
+    let commands = lines.map(|line| line.split('#').next().unwrap().trim());
+    // The first is run by the demo's test, the second is what runs this one.
+    assert_eq!(
+        commands.collect::<Vec<_>>(),
+        ["cargo xtask demo", "cargo xtask test"]
+    );
+    let ci = fs::read_to_string(workspace::root().join(".ci/run")).unwrap();
+    assert!(ci.contains("cargo xtask test"));
+}
+
+/// Runs the block that builds, in the checkout; gives the search path that it leaves.
+fn build(blocks: &[Block]) -> String {
+    let block = blocks.iter().find(|block| block.machine == "build");
+    let script = format!("set -eu\n{}\necho \"$PATH\"", block.unwrap().commands);
+    let mut shell = Command::new("bash");
+    shell
+        .args(["--noprofile", "--norc", "-c", &script])
+        .env_remove("CARGO_TARGET_DIR")
+        .current_dir(workspace::root());
+    for (name, value) in cargo().get_envs() {
+        if value.is_none() {
+            shell.env_remove(name);
+        }
     }
+    let printed = run(&mut shell);
+    let printed = printed.unwrap();
+    printed.lines().last().unwrap().to_owned()
 }
 
 fn readme() -> String {
@@ -97,10 +125,11 @@ fn blocks(markdown: &str) -> Vec<Block> {
 }
 
 /// The server at 203.0.113.5, and two machines that reach it and not each other.
-fn machines() -> BTreeMap<&'static str, Machine> {
+fn machines(path: &str) -> BTreeMap<&'static str, Machine> {
     let new = || Machine {
         namespace: Namespace::new().unwrap(),
         home: TempDir::with_prefix("wormholes-tour-").unwrap(),
+        path: path.to_owned(),
     };
     let (relay, laptop, friend) = (new(), new(), new());
     let server = Ipv4Addr::new(203, 0, 113, 5);
@@ -127,11 +156,6 @@ impl Machine {
     /// Runs the lines in a shell that remembers its variables and its folder from block to block.
     fn run(&self, commands: &str, pasted: &mut BTreeMap<String, String>) -> String {
         let home = self.home.path();
-        let programs = binary("wormholed").unwrap();
-        let path = format!(
-            "{}:/usr/sbin:/usr/bin:/bin",
-            programs.parent().unwrap().display()
-        );
         // Standard output goes to a file: a daemon in the background would keep a pipe open.
         let script = format!(
             "set -eu\n[ -e ~/.memory ] && . ~/.memory\n{commands}\n\
@@ -146,7 +170,7 @@ impl Machine {
             .env_clear()
             .envs(pasted.iter())
             .env("HOME", home)
-            .env("PATH", path)
+            .env("PATH", &self.path)
             .current_dir(home)
             .stdin(Stdio::null())
             .stdout(new_file(&out))
@@ -165,6 +189,15 @@ impl Machine {
             pasted.insert(name.to_owned(), value.trim_matches('\'').to_owned());
         }
         read(&out)
+    }
+
+    async fn wait_for_site(&self) {
+        until("the site of the tour", async || {
+            let mut look = self.namespace.command("nc");
+            run(look.args(["-z", "127.0.0.1", "8080"])).ok()
+        })
+        .await
+        .unwrap();
     }
 
     async fn wait_for_daemon(&self) {

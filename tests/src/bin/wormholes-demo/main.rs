@@ -15,11 +15,15 @@ mod quiet;
 mod row;
 mod table;
 
-use std::process::ExitCode;
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Parser;
-use wormholes_tests::TestNetwork;
+use tokio::signal::unix::{SignalKind, signal};
+use wormholes_tests::{Capture, TestNetwork};
 
 use row::{CASES, Row};
 
@@ -32,6 +36,9 @@ struct Arguments {
     /// Leave the network up until Ctrl-C and print commands to play with it.
     #[arg(long)]
     stay: bool,
+    /// The client's script, in place of scripts/demo.rhai, which the rows are held against.
+    #[arg(long, hide = true)]
+    script: Option<PathBuf>,
 }
 
 #[tokio::main]
@@ -42,29 +49,39 @@ async fn main() -> ExitCode {
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("error: {error:#}");
+            if arguments.json {
+                let error = format!("{error:#}");
+                println!(
+                    "{}",
+                    serde_json::json!({"ok": false, "rows": [], "error": error})
+                );
+            }
             ExitCode::FAILURE
         }
     }
 }
 
 async fn run(arguments: &Arguments) -> Result<bool> {
-    eprintln!("starting a client, a relay, a friend behind it, and four hops");
-    let script = wormholes_tests::workspace::root().join("scripts/demo.rhai");
-    let script = std::fs::read_to_string(&script).context("cannot read scripts/demo.rhai")?;
-    let network = TestNetwork::start(&script).await?;
-    let mut rows = Vec::new();
-    for case in &CASES {
-        eprintln!("asking for {}", case.name);
-        rows.push(row::ask(&network, case).await?);
-    }
+    let (network, rows) = tokio::select! {
+        shown = show(arguments) => shown?,
+        stopped = stop_asked() => {
+            stopped?;
+            bail!("stopped before the end");
+        }
+    };
     let ok = rows.iter().all(|row| row.ok);
-    eprintln!("{}", table::render(&rows));
+    let table = table::render(&rows);
+    let why = why(&network, &rows)?;
+    if arguments.json {
+        eprintln!("{table}\n{why}");
+    } else {
+        println!("{table}\n{why}");
+    }
     if !ok {
         for node in network.nodes() {
             eprintln!("---- log of {} ----\n{}", node.name(), node.log().last(30));
         }
     }
-    why(&network, &rows)?;
     if arguments.stay {
         stay(&network).await?;
     }
@@ -74,14 +91,44 @@ async fn run(arguments: &Arguments) -> Result<bool> {
     Ok(ok)
 }
 
-/// `wormholes why` for the flow that went through the onion.
-fn why(network: &TestNetwork, rows: &[Row]) -> Result<()> {
-    let onion = rows.iter().find(|row| row.tunnel == "onion");
-    if let Some(flow) = onion.map(|row| row.flow.to_string()) {
-        eprintln!("$ wormholes why {flow}");
-        eprintln!("{}", network.client.cli(&["why", &flow])?);
+/// Starts the network and asks for each name.
+async fn show(arguments: &Arguments) -> Result<(TestNetwork, Vec<Row>)> {
+    Capture::start(&[]).context("the demo shows what others see on the wire")?;
+    eprintln!("starting a client, a relay, a friend behind it, and four hops");
+    let read = |path: &Path| {
+        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+    };
+    let promised = read(&wormholes_tests::workspace::root().join("scripts/demo.rhai"))?;
+    let network = match &arguments.script {
+        Some(path) => TestNetwork::start(&read(path)?).await?,
+        None => TestNetwork::start(&promised).await?,
+    };
+    let mut rows = Vec::new();
+    for case in &CASES {
+        eprintln!("asking for {}", case.name);
+        rows.push(row::ask(&network, &promised, case).await?);
+    }
+    Ok((network, rows))
+}
+
+/// Ctrl-C, or being told to end: what was started is ended, and its folders removed, on the way out.
+async fn stop_asked() -> Result<()> {
+    let mut terminated = signal(SignalKind::terminate())?;
+    tokio::select! {
+        interrupted = tokio::signal::ctrl_c() => interrupted?,
+        _ = terminated.recv() => {}
     }
     Ok(())
+}
+
+/// `wormholes why` for the flow that went through the onion.
+fn why(network: &TestNetwork, rows: &[Row]) -> Result<String> {
+    let Some(onion) = rows.iter().find(|row| row.tunnel == "onion") else {
+        return Ok(String::new());
+    };
+    let flow = onion.flow.to_string();
+    let said = network.client.cli(&["why", &flow])?;
+    Ok(format!("$ wormholes why {flow}\n{said}"))
 }
 
 async fn stay(network: &TestNetwork) -> Result<()> {
@@ -101,6 +148,5 @@ async fn stay(network: &TestNetwork) -> Result<()> {
     for node in network.nodes() {
         eprintln!("  # {}: {}", node.name(), node.folder().display());
     }
-    tokio::signal::ctrl_c().await?;
-    Ok(())
+    stop_asked().await
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result};
 use serde::Serialize;
 use serde_json::{Value, json};
-use wormholes_tests::{Capture, Fetched, OUTSIDE, SITE_GREETING, TestNetwork, curl};
+use wormholes_tests::{Capture, Fetched, OUTSIDE, SCRIPT_NAME, SITE_GREETING, TestNetwork, curl};
 
 use crate::{
     learned::{self, Before, Learned},
@@ -20,6 +20,8 @@ const BULK_BYTES: usize = 8 << 20;
 pub(crate) struct Case {
     /// The host name.
     pub(crate) name: &'static str,
+    /// What the deciding line of the script says.
+    pub(crate) line: &'static str,
     /// The tunnel that it shall take.
     pub(crate) tunnel: &'static str,
     /// The nodes that it may pass, in order; in an onion the first two are any of the hops.
@@ -30,21 +32,25 @@ pub(crate) struct Case {
 pub(crate) const CASES: [Case; 4] = [
     Case {
         name: "wiki.relay.wh",
+        line: "return c.node.best().closed();",
         tunnel: "direct",
         path: &["relay"],
     },
     Case {
         name: "web.friend.wh",
+        line: "return c.node.best().closed();",
         tunnel: "relay",
         path: &["relay", "friend"],
     },
     Case {
         name: OUTSIDE,
+        line: "return onion(3).closed();",
         tunnel: "onion",
         path: &["hop", "hop", "exit"],
     },
     Case {
         name: "tracker.blocked.example",
+        line: "return block(\"the demo blocks this name\");",
         tunnel: "block",
         path: &[],
     },
@@ -67,7 +73,7 @@ pub(crate) struct Row {
 }
 
 /// Asks twice: once for the first byte, once for a rate; looks at everything in between.
-pub(crate) async fn ask(network: &TestNetwork, case: &Case) -> Result<Row> {
+pub(crate) async fn ask(network: &TestNetwork, script: &str, case: &Case) -> Result<Row> {
     let url = url(network, case);
     let proxy = format!("socks5h://{}", network.client.entrance("socks5")?);
     let markers = [case.name.as_bytes(), SITE_GREETING.as_bytes()];
@@ -88,6 +94,10 @@ pub(crate) async fn ask(network: &TestNetwork, case: &Case) -> Result<Row> {
     let Learned { facts, mut wrong } =
         learned::collect(network, case, &path, &captured, &before).await?;
     wrong.extend(complaints(case, &front, &why));
+    let promised = promised_rule(script, case.line);
+    if promised.as_ref() != Some(&rule(&why)) {
+        wrong.push(format!("decided by {}, not by {promised:?}", rule(&why)));
+    }
     if captured.found_over_tcp(case.name.as_bytes()) == 0 {
         wrong.push("the capture missed what curl said to the entrance".to_owned());
     }
@@ -150,19 +160,30 @@ fn complaints(case: &Case, front: &Fetched, why: &Value) -> Vec<String> {
     wrong
 }
 
+/// The tunnel that stood; `block` only where the script's plan was to block.
 fn tunnel(why: &Value) -> String {
     let taken = why.get("tunnel").and_then(Value::as_str);
-    let refused = why.get("state").and_then(Value::as_str) == Some("refused");
+    let plan = last_decision(why).and_then(|decision| decision.get("plan")?.as_str());
+    let blocked = plan.is_some_and(|plan| plan.starts_with("block"));
     taken
-        .unwrap_or(if refused { "block" } else { "none" })
+        .unwrap_or(if blocked { "block" } else { "none" })
         .to_owned()
 }
 
-/// The line of the last decision: a flow is decided again when all steps failed.
+/// Where the script has the line, in the form in which `why` names rules.
+fn promised_rule(script: &str, line: &str) -> Option<String> {
+    let number = script.lines().position(|text| text.contains(line))? + 1;
+    Some(format!("{SCRIPT_NAME}:{number}"))
+}
+
+/// A flow is decided again when all steps failed.
+fn last_decision(why: &Value) -> Option<&Value> {
+    why.get("decisions")?.as_array()?.last()
+}
+
+/// The line of the last decision.
 fn rule(why: &Value) -> String {
-    let decisions = why.get("decisions").and_then(Value::as_array);
-    let last = decisions.and_then(|decisions| decisions.last());
-    let rule = last.and_then(|decision| decision.get("rule"));
+    let rule = last_decision(why).and_then(|decision| decision.get("rule"));
     let script = rule.and_then(|rule| rule.get("script")?.as_str());
     let line = rule.and_then(|rule| rule.get("line")?.as_u64());
     match (script, line) {
