@@ -134,6 +134,17 @@ impl Tunnel {
     }
 }
 
+impl Jitter {
+    /// The wait that `uniform`, drawn from 0 to below 1, stands for.
+    pub fn wait(self, uniform: f64) -> Duration {
+        match self {
+            Self::Uniform { max } => max.mul_f64(uniform),
+            // The inverse of the distribution function; 1 - x is never 0.
+            Self::Exp { mean } => mean.mul_f64((-(1.0 - uniform).ln()).min(10.0)),
+        }
+    }
+}
+
 impl TunnelKind {
     /// The word for it in scripts, metrics and tables.
     pub fn as_str(self) -> &'static str {
@@ -162,5 +173,28 @@ impl Plan {
             }],
             closed: false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_stays_within_its_distribution() {
+        let second = Duration::from_secs(1);
+        let (uniform, exp) = (
+            Jitter::Uniform { max: second },
+            Jitter::Exp { mean: second },
+        );
+        assert_eq!(
+            (uniform.wait(0.0), exp.wait(0.0)),
+            (Duration::ZERO, Duration::ZERO)
+        );
+        assert_eq!(uniform.wait(0.5), second / 2);
+        assert_eq!(exp.wait(1.0 - (-1.0_f64).exp()).as_millis(), 1000);
+        let almost_one = 1.0 - f64::EPSILON;
+        assert!(uniform.wait(almost_one) <= second);
+        assert_eq!(exp.wait(almost_one), second * 10, "cut off");
     }
 }

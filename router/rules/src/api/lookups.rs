@@ -8,7 +8,6 @@ use rhai::{Array, Dynamic, Engine, FnPtr, ImmutableString, NativeCallContext};
 use crate::{
     api::objects::{self, Peer},
     decision::Level,
-    plan::Jitter,
     script::call::{Call, ScriptResult},
     state::{KeptValue, MAX_VALUE_BYTES},
     units,
@@ -297,10 +296,7 @@ fn sample(shape: &str, random: i64) -> ScriptResult<f64> {
     const STEPS: i64 = 1 << 53;
     #[expect(clippy::cast_precision_loss, reason = "both are at most 2^53")]
     let uniform = (random.rem_euclid(STEPS)) as f64 / STEPS as f64;
-    Ok(match units::distribution(shape)? {
-        Jitter::Uniform { max } => max.as_secs_f64() * uniform,
-        Jitter::Exp { mean } => mean.as_secs_f64() * (-(1.0 - uniform).ln()).min(10.0),
-    })
+    Ok(units::distribution(shape)?.wait(uniform).as_secs_f64())
 }
 
 /// FNV-1a, 63 bits: the same on every machine and in every version.
