@@ -127,15 +127,7 @@ fn run(cases: &ScriptSource, bench: &Arc<Mutex<Bench>>) -> Result<(), Vec<Diagno
     let result = catch_unwind(AssertUnwindSafe(|| engine.run_ast(&ast)));
     match result {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => {
-            let error = script::run_error(&error);
-            Err(vec![Diagnostic {
-                script: cases.name.clone(),
-                line: error.line,
-                column: 0,
-                message: error.message,
-            }])
-        }
+        Ok(Err(error)) => Err(vec![script::run_error(&error).fault_of(&cases.name)]),
         Err(_) => Err(vec![
             cases.fault(Fault::nowhere("a function of the host failed")),
         ]),

@@ -26,7 +26,7 @@ use self::{
     limits::{Guard, Limits},
     lint::{Dialect, Fault, Found},
 };
-use crate::api;
+use crate::{api, decision::Diagnostic};
 
 /// Bytes of one script: some thousand rules. Larger tables belong into sets.
 const MAX_SOURCE_BYTES: usize = 256 * 1024;
@@ -49,6 +49,18 @@ pub(crate) struct Script {
 pub(crate) struct RunError {
     pub(crate) line: usize,
     pub(crate) message: String,
+}
+
+impl RunError {
+    /// As a fault of the script called `script`.
+    pub(crate) fn fault_of(self, script: &str) -> Diagnostic {
+        Diagnostic {
+            script: script.to_owned(),
+            line: self.line,
+            column: 0,
+            message: self.message,
+        }
+    }
 }
 
 impl Script {

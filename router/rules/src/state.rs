@@ -42,9 +42,12 @@ pub enum KeptValue {
 struct Inner {
     kept: HashMap<String, HashMap<String, Kept>>,
     writes: u64,
-    rates: HashMap<(String, String), SystemTime>,
-    quotas: HashMap<(String, String), Quota>,
+    rates: HashMap<CounterKey, SystemTime>,
+    quotas: HashMap<CounterKey, Quota>,
 }
+
+/// The script and its key.
+type CounterKey = (String, String);
 
 #[derive(Debug)]
 struct Kept {
@@ -129,11 +132,8 @@ impl RuleState {
         let mut inner = self.lock();
         let rates = &mut inner.rates;
         let key = (script.to_owned(), key.to_owned());
-        if !rates.contains_key(&key) && rates.len() >= MAX_COUNTERS {
-            rates.retain(|_, full_at| *full_at > now);
-            if rates.len() >= MAX_COUNTERS {
-                return false;
-            }
+        if !has_place(rates, &key, |full_at| *full_at > now) {
+            return false;
         }
         let Some(each) = window.checked_div(limit) else {
             return false;
@@ -161,22 +161,13 @@ impl RuleState {
         let mut inner = self.lock();
         let quotas = &mut inner.quotas;
         let key = (script.to_owned(), key.to_owned());
-        if !quotas.contains_key(&key) && quotas.len() >= MAX_COUNTERS {
-            quotas.retain(|_, quota| quota.ends > now);
-            if quotas.len() >= MAX_COUNTERS {
-                return false;
-            }
+        if !has_place(quotas, &key, |quota| quota.ends > now) {
+            return false;
         }
-        let fresh = Quota {
-            used: 0,
-            ends: now + window,
-        };
-        let quota = quotas.entry(key).or_insert(Quota {
-            used: 0,
-            ends: fresh.ends,
-        });
+        let ends = now + window;
+        let quota = quotas.entry(key).or_insert(Quota { used: 0, ends });
         if quota.ends <= now {
-            *quota = fresh;
+            *quota = Quota { used: 0, ends };
         }
         let used = quota.used.saturating_add(amount);
         if used <= limit {
@@ -198,6 +189,20 @@ impl RuleState {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether `key` may count: it does already, or there is a place for it when those that count
+/// nothing any more are gone.
+fn has_place<T>(
+    counters: &mut HashMap<CounterKey, T>,
+    key: &CounterKey,
+    counts: impl Fn(&T) -> bool,
+) -> bool {
+    if !counters.contains_key(key) && counters.len() >= MAX_COUNTERS {
+        counters.retain(|_, counter| counts(counter));
+        return counters.len() < MAX_COUNTERS;
+    }
+    true
 }
 
 fn make_room(keys: &mut HashMap<String, Kept>, now: SystemTime) {

@@ -12,7 +12,6 @@ use wormholes_proto::{NodeId, Roles, ServiceName};
 
 use super::{CaseResult, answer::Answer};
 use crate::{
-    decision::Diagnostic,
     policy::{Policy, Surroundings},
     script::{self, call::ScriptResult},
     sets::SetRegistry,
@@ -377,15 +376,8 @@ fn case(
     let start = Instant::now();
     let result = body.call_within_context::<Dynamic>(context, ());
     let mut bench = lock(shared);
-    let failure = result.as_ref().err().map(|error| {
-        let error = script::run_error(error);
-        Diagnostic {
-            script: bench.file.clone(),
-            line: error.line,
-            column: 0,
-            message: error.message,
-        }
-    });
+    let failure = result.as_ref().err();
+    let failure = failure.map(|error| script::run_error(error).fault_of(&bench.file));
     bench.results.push(CaseResult {
         name: name.to_owned(),
         failure,
