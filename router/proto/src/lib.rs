@@ -33,9 +33,9 @@ pub use record::{
 pub use rendezvous::{CircuitId, Expired, Rendezvous, RendezvousLimits};
 pub use roles::Roles;
 pub use socks::{
-    CredentialsError, MAX_SOCKS_MESSAGE_BYTES, SocksAuth, SocksClient, SocksClientError,
-    SocksClientState, SocksClientStep, SocksCredentials, SocksReply, SocksServer, SocksServerError,
-    SocksServerState, SocksServerStep,
+    CredentialsError, MAX_CREDENTIAL_BYTES, MAX_SOCKS_MESSAGE_BYTES, SocksAuth, SocksClient,
+    SocksClientError, SocksClientState, SocksClientStep, SocksCredentials, SocksReply, SocksServer,
+    SocksServerError, SocksServerState, SocksServerStep,
 };
 pub use stream::{
     Answer, MAX_ANSWER_BYTES, MAX_OPEN_BYTES, MAX_RESOLVED_ADDRESSES, Open, Reason, Remedy,
@@ -43,5 +43,5 @@ pub use stream::{
     encode_resolved,
 };
 pub use suite::Suite;
-pub use target::{Host, ParseTargetError, ServiceName, Target, is_special_use};
+pub use target::{Host, MAX_NAME_BYTES, ParseTargetError, ServiceName, Target, is_special_use};
 pub use wire::{Reader, WireError, Writer};

@@ -32,9 +32,11 @@ use crate::{
 pub use client::{SocksClient, SocksClientError, SocksClientState, SocksClientStep};
 pub use server::{SocksAuth, SocksServer, SocksServerError, SocksServerState, SocksServerStep};
 
-/// The longest message either side sends: user name and password of 255 bytes each. A caller that
+/// The longest message either side sends: user name and password at full length. A caller that
 /// keeps this much unread input never stalls a handshake.
-pub const MAX_SOCKS_MESSAGE_BYTES: usize = 513;
+pub const MAX_SOCKS_MESSAGE_BYTES: usize = 3 + 2 * MAX_CREDENTIAL_BYTES;
+/// Bytes of a user name, and of a password: their lengths are one byte (RFC 1929, section 2).
+pub const MAX_CREDENTIAL_BYTES: usize = 255;
 
 const VERSION: u8 = 5;
 const PASSWORD_VERSION: u8 = 1;
@@ -85,16 +87,16 @@ pub struct SocksCredentials {
 
 /// A user name or a password that RFC 1929 cannot carry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("a SOCKS user name or password has at most 255 bytes")]
+#[error("a SOCKS user name or password has at most {MAX_CREDENTIAL_BYTES} bytes")]
 pub struct CredentialsError;
 
 impl SocksCredentials {
     /// Checks the lengths.
     ///
     /// # Errors
-    /// [`CredentialsError`] when one is longer than 255 bytes.
+    /// [`CredentialsError`] when one is longer than [`MAX_CREDENTIAL_BYTES`].
     pub fn new(user: &str, password: &str) -> Result<Self, CredentialsError> {
-        if user.len() > 255 || password.len() > 255 {
+        if user.len().max(password.len()) > MAX_CREDENTIAL_BYTES {
             return Err(CredentialsError);
         }
         Ok(Self {

@@ -10,8 +10,8 @@ use thiserror::Error;
 
 use crate::wire::{Reader, WireError, Writer};
 
-/// A DNS name has at most 253 characters in text (RFC 1035, section 2.3.4).
-const MAX_NAME_BYTES: usize = 253;
+/// Bytes of a DNS name in text, hence at most 127 labels (RFC 1035, section 2.3.4).
+pub const MAX_NAME_BYTES: usize = 253;
 
 /// Suffixes that never leave in clear: DESIGN "Names"; RFC 7686, RFC 6762, RFC 8375.
 const SPECIAL_USE: [&str; 6] = ["onion", "i2p", "wh", "local", "internal", "home.arpa"];

@@ -16,13 +16,12 @@ use std::{
 
 use ipnet::IpNet;
 use thiserror::Error;
+use wormholes_proto::MAX_NAME_BYTES;
 
 /// Entries of one set: ten times the largest public block list in use.
 pub const MAX_SET_ENTRIES: usize = 5_000_000;
 /// Sets of one node: a set's number fits two bytes.
 pub const MAX_SETS: usize = 10_000;
-/// A name has at most 253 bytes (RFC 1035, section 2.3.4), hence at most 127 labels.
-const MAX_NAME_BYTES: usize = 253;
 
 /// All named sets. Filled once, then only read.
 #[derive(Debug, Default)]

@@ -8,7 +8,9 @@ use std::{
 };
 
 use toml::de::DeTable;
-use wormholes_proto::{NodeId, ServiceName, Target};
+use wormholes_proto::{
+    MAX_CREDENTIAL_BYTES, MAX_FAMILY_BYTES, MAX_RECORD_ADDRESSES, NodeId, ServiceName, Target,
+};
 
 use super::{
     Config, ControlConfig, DefaultRule, EntranceConfig, EntranceKind, ExitConfig, ExitRule,
@@ -22,12 +24,6 @@ use super::{
 const MAX_COUNT: u64 = 10_000_000;
 /// Waits beyond a day are typing errors.
 const MAX_SECONDS: u64 = 86_400;
-/// A node record has room for so many addresses.
-const MAX_ADVERTISED: usize = 8;
-/// A node record has room for a family of so many bytes.
-const MAX_FAMILY_BYTES: usize = 32;
-/// RFC 1929 gives user and password a length of one byte.
-const MAX_CREDENTIAL_BYTES: usize = 255;
 
 /// Checks a whole document; problems are left in it.
 pub(super) fn config<'a>(
@@ -76,8 +72,11 @@ fn node(table: &Table<'_>, folder: &Path) -> NodeConfig {
         networks: table.list("networks", text).unwrap_or(default.networks),
         family: table.parsed("family", family),
     };
-    if node.advertise.len() > MAX_ADVERTISED {
-        table.problem("advertise", format!("more than {MAX_ADVERTISED} addresses"));
+    if node.advertise.len() > MAX_RECORD_ADDRESSES {
+        table.problem(
+            "advertise",
+            format!("more than {MAX_RECORD_ADDRESSES} addresses"),
+        );
     }
     if node.advertise.iter().any(|a| a.ip().is_unspecified()) {
         table.problem("advertise", "an unspecified address reaches nobody");

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use wormholes_proto::{
-    Invite, InviteRelay, NodeId,
+    Invite, InviteRelay, MAX_RECORD_ADDRESSES, MAX_RECORD_RELAYS, NodeId,
     control::{
         ErrorCode, InviteReport, PeerAddParams, PeerInfo, PeerList, PeerParams, PeerSource,
         RpcError,
@@ -16,9 +16,6 @@ use crate::node::NodeCore;
 
 /// What an invite calls a node that has no name.
 const NAMELESS: &str = "node";
-/// As many as an invite holds (module `invite`).
-const MAX_INVITE_ADDRESSES: usize = 8;
-const MAX_INVITE_RELAYS: usize = 4;
 /// Fewer characters of an id may be a typing error.
 const MIN_ID_CHARS: usize = 4;
 
@@ -76,7 +73,7 @@ pub(super) fn invite(core: &NodeCore) -> Result<InviteReport, RpcError> {
     let relays: Vec<InviteRelay> = record
         .relays
         .iter()
-        .take(MAX_INVITE_RELAYS)
+        .take(MAX_RECORD_RELAYS)
         .map(|relay| InviteRelay {
             id: *relay,
             addresses: addresses(core, *relay),
@@ -138,7 +135,7 @@ pub(super) fn addresses(core: &NodeCore, id: NodeId) -> Vec<SocketAddr> {
             }
         }
     }
-    addresses.truncate(MAX_INVITE_ADDRESSES);
+    addresses.truncate(MAX_RECORD_ADDRESSES);
     addresses
 }
 

@@ -3,7 +3,7 @@
 mod draft;
 
 use rhai::{Array, Dynamic, Engine, ImmutableString, Map, NativeCallContext};
-use wormholes_proto::NodeId;
+use wormholes_proto::{NodeId, onion::MAX_HOPS};
 
 pub(crate) use self::draft::Draft;
 use self::draft::{DraftTunnel, Inner};
@@ -18,8 +18,6 @@ use crate::{
 const MAX_ISOLATION_KEYS: usize = 8;
 /// Bytes of a label, an isolation key or the reason of a block.
 const MAX_TEXT_BYTES: usize = 256;
-/// Hops that the onion's eight slots hold.
-const MAX_HOPS: u8 = 8;
 /// Relays that `best()` tries one after the other.
 const MAX_BEST_RELAYS: usize = 3;
 /// How long `best()` waits for a direct way that no connection stands on, before it tries a relay.
@@ -257,7 +255,7 @@ fn onion(
     tunnel.to = to;
     tunnel.hops = u8::try_from(hops)
         .ok()
-        .filter(|hops| (1..=MAX_HOPS).contains(hops))
+        .filter(|hops| (1..=MAX_HOPS).contains(&usize::from(*hops)))
         .ok_or_else(|| format!("onion() takes 1 to {MAX_HOPS} hops, not {hops}"))?;
     let mut marks = Marks::default();
     for (key, value) in options {
