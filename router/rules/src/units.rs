@@ -79,6 +79,12 @@ pub(crate) fn distribution(text: &str) -> Result<Jitter, String> {
     }
 }
 
+/// Puts what a script gave into its place.
+pub(crate) fn put<T>(place: &mut Option<T>, value: Result<T, String>) -> Result<(), String> {
+    *place = Some(value?);
+    Ok(())
+}
+
 /// A number as seconds or the like; none for anything else.
 fn number(value: &Dynamic) -> Option<f64> {
     #[expect(clippy::cast_precision_loss, reason = "bounded by a month of seconds")]

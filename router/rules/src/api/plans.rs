@@ -11,7 +11,7 @@ use crate::{
     api::objects::Peer,
     plan::{Marks, TunnelKind},
     script::call::{Call, ScriptResult, cut, line_of},
-    units,
+    units::{self, put},
 };
 
 /// Isolation keys of one step.
@@ -219,11 +219,6 @@ fn register_marks(engine: &mut Engine) {
                 Ok(())
             })
         });
-}
-
-fn put<T>(place: &mut Option<T>, value: Result<T, String>) -> Result<(), String> {
-    *place = Some(value?);
-    Ok(())
 }
 
 fn block(context: &NativeCallContext, why: &str) -> Draft {

@@ -4,7 +4,7 @@ use rhai::{Dynamic, Engine, NativeCallContext};
 
 use crate::{
     script::call::{ScriptResult, cut, line_of},
-    units,
+    units::{self, put},
     verdict::{Allowance, Verdict},
 };
 
@@ -55,11 +55,6 @@ pub(crate) fn register(engine: &mut Engine) {
         .register_fn("idle", |verdict: &mut DraftVerdict, time: Dynamic| {
             verdict.limit(|allowed| put(&mut allowed.idle, units::duration(&time)))
         });
-}
-
-fn put<T>(place: &mut Option<T>, value: Result<T, String>) -> Result<(), String> {
-    *place = Some(value?);
-    Ok(())
 }
 
 fn deny(context: &NativeCallContext, why: &str) -> DraftVerdict {
