@@ -80,22 +80,7 @@ pub(crate) fn rule(rule: Option<&RuleName>) -> String {
 
 /// `default.rhai:12:5: message`
 pub(crate) fn diagnostic(diagnostic: &ScriptDiagnostic) -> String {
-    place(
-        &diagnostic.script,
-        diagnostic.line as usize,
-        diagnostic.column as usize,
-        &diagnostic.message,
-    )
-}
-
-/// As compilers print it; 0 is no place.
-pub(crate) fn place(script: &str, line: usize, column: usize, message: &str) -> String {
-    let (script, message) = (clean(script), clean(message));
-    match (line, column) {
-        (0, _) => format!("{script}: {message}"),
-        (line, 0) => format!("{script}:{line}: {message}"),
-        (line, column) => format!("{script}:{line}:{column}: {message}"),
-    }
+    clean(&diagnostic.to_string())
 }
 
 /// `a > b > c`

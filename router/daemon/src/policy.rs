@@ -20,7 +20,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use tokio::sync::{Semaphore, mpsc};
-use wormholes_proto::control::{EventBody, ScriptDiagnostic};
+use wormholes_proto::control::EventBody;
 use wormholes_rules::{Needs, Policy, RuleEvent, RuleState, World};
 
 use crate::{
@@ -263,35 +263,5 @@ impl fmt::Debug for PolicyHost {
         f.debug_struct("PolicyHost")
             .field("generation", &self.current().number)
             .finish_non_exhaustive()
-    }
-}
-
-impl LoadError {
-    /// Each fault with its place, for people and for the control socket.
-    pub fn diagnostics(&self) -> Vec<ScriptDiagnostic> {
-        let number = |n: usize| u32::try_from(n).unwrap_or(0);
-        match self {
-            Self::Scripts(faults) => faults
-                .iter()
-                .map(|fault| ScriptDiagnostic {
-                    script: fault.script.clone(),
-                    line: number(fault.line),
-                    column: number(fault.column),
-                    message: fault.message.clone(),
-                })
-                .collect(),
-            Self::Read { path, .. } | Self::Size { path } => vec![ScriptDiagnostic {
-                script: path.display().to_string(),
-                line: 0,
-                column: 0,
-                message: self.to_string(),
-            }],
-            Self::Set(_) => vec![ScriptDiagnostic {
-                script: String::new(),
-                line: 0,
-                column: 0,
-                message: self.to_string(),
-            }],
-        }
     }
 }

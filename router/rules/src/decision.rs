@@ -1,8 +1,9 @@
 //! What a run of the scripts yields: the answer, the rule that gave it, and what it read.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use serde::Serialize;
+use wormholes_proto::control::{RuleName, ScriptDiagnostic};
 
 use crate::{plan::Plan, verdict::Verdict};
 
@@ -100,18 +101,39 @@ pub struct Diagnostic {
     pub message: String,
 }
 
-impl std::fmt::Display for Diagnostic {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "{}:{}:{}: {}",
-            self.script, self.line, self.column, self.message
-        )
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        ScriptDiagnostic::from(self).fmt(f)
     }
 }
 
-impl std::fmt::Display for RuleRef {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl From<&Diagnostic> for ScriptDiagnostic {
+    fn from(fault: &Diagnostic) -> Self {
+        Self {
+            script: fault.script.clone(),
+            line: number(fault.line),
+            column: number(fault.column),
+            message: fault.message.clone(),
+        }
+    }
+}
+
+impl From<&RuleRef> for RuleName {
+    fn from(rule: &RuleRef) -> Self {
+        Self {
+            script: rule.script.clone(),
+            line: number(rule.line),
+        }
+    }
+}
+
+/// Of a line or a column; what is larger than any script is no place.
+fn number(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(0)
+}
+
+impl fmt::Display for RuleRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.script, self.line)
     }
 }

@@ -1,6 +1,6 @@
 //! `wormholes why FLOW`: what was asked, what decided, what was tried, what came of it.
 
-use wormholes_proto::control::{Because, DecisionInfo, Explanation, FlowState, StepTried};
+use wormholes_proto::control::{Because, DecisionInfo, Explanation, StepTried};
 
 use super::field;
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
 
 pub(super) fn render(why: &Explanation, style: Style) -> String {
     let field = |name: &str, value: &str| field(style, name, value);
-    let mut text = field("flow", &format!("{} ({})", why.flow, state(why.state)));
+    let mut text = field("flow", &format!("{} ({})", why.flow, why.state));
     text += &field(
         "asked",
         &format!("{} at {}", why.target, format::utc(why.at_unix_ms)),
@@ -45,15 +45,6 @@ pub(super) fn render(why: &Explanation, style: Style) -> String {
         text += &field("end", end);
     }
     text
-}
-
-fn state(state: FlowState) -> &'static str {
-    match state {
-        FlowState::Opening => "opening",
-        FlowState::Open => "open",
-        FlowState::Ended => "ended",
-        FlowState::Refused => "refused",
-    }
 }
 
 fn decided(decision: &DecisionInfo, style: Style) -> String {
@@ -110,7 +101,7 @@ fn tried(style: Style, index: usize, step: &StepTried) -> String {
 mod tests {
     use wormholes_proto::{
         NodeId,
-        control::{PathNode, RuleName},
+        control::{FlowState, PathNode, RuleName},
     };
 
     use super::*;

@@ -96,27 +96,22 @@ fn render(report: &TestReport, style: Style) -> String {
     let mut text = format!("{name}: {verdict}, {passed} passed, {failed} failed\n");
     for case in failures {
         if let Some(failure) = &case.failure {
-            let (name, failure) = (format::clean(&case.name), place(failure));
+            let (name, failure) = (
+                format::clean(&case.name),
+                format::diagnostic(&failure.into()),
+            );
             text += &format!("  {name}\n    {failure}\n");
         }
     }
     for fault in &report.faults {
-        text += &format!("  {}\n", place(fault));
+        text += &format!("  {}\n", format::diagnostic(&fault.into()));
     }
     text
 }
 
 fn line(style: Style, tone: Tone, word: &str, diagnostic: &Diagnostic) -> String {
-    format!("{}: {}\n", style.paint(tone, word), place(diagnostic))
-}
-
-fn place(diagnostic: &Diagnostic) -> String {
-    format::place(
-        &diagnostic.script,
-        diagnostic.line,
-        diagnostic.column,
-        &diagnostic.message,
-    )
+    let place = format::diagnostic(&diagnostic.into());
+    format!("{}: {place}\n", style.paint(tone, word))
 }
 
 /// All is said; only the exit status is missing.

@@ -8,15 +8,15 @@ use std::{
 use wormholes_proto::{
     NodeId,
     control::{
-        Because, DecisionInfo, ErrorCode, Explanation, FlowInfo, FlowList, FlowParams,
-        FlowState as State, FlowsParams, PathNode, Role, RpcError, RuleName, StepTried,
+        Because, DecisionInfo, ErrorCode, Explanation, FlowInfo, FlowList, FlowParams, FlowsParams,
+        PathNode, Role, RpcError, RuleName, StepTried,
     },
 };
-use wormholes_rules::{Outcome, Plan, RuleRef, Step};
+use wormholes_rules::{Outcome, Plan, Step};
 
 use crate::{
     config::DefaultRule,
-    flow::{Decided, Flow, FlowState, describe},
+    flow::{Decided, Flow, describe},
     node::NodeCore,
 };
 
@@ -48,10 +48,10 @@ pub(super) fn why(core: &NodeCore, params: &FlowParams) -> Result<Explanation, R
     Ok(Explanation {
         flow: flow.id,
         at_unix_ms: millis(flow.asked_at.duration_since(UNIX_EPOCH).unwrap_or_default()),
-        state: state(story.state),
+        state: story.state,
         entrance: flow.entrance.to_owned(),
         target: flow.target.to_string(),
-        rule: story.rule.as_ref().map(rule_name),
+        rule: story.rule.as_ref().map(RuleName::from),
         decisions: decisions.map(|decided| decision(core, decided)).collect(),
         steps: tries
             .map(|tried| StepTried {
@@ -82,7 +82,7 @@ fn info(core: &NodeCore, role: Role, flow: &Flow) -> FlowInfo {
         } else {
             Vec::new()
         },
-        rule: story.rule.as_ref().map(rule_name),
+        rule: story.rule.as_ref().map(RuleName::from),
         label: story.label,
         age_ms: millis(flow.asked.elapsed()),
         bytes_sent: flow.bytes.up.load(Relaxed),
@@ -112,7 +112,7 @@ fn decision(core: &NodeCore, decided: &Decided) -> DecisionInfo {
     DecisionInfo {
         attempt: decided.attempt,
         generation: decided.generation,
-        rule: trace.rule.as_ref().map(rule_name),
+        rule: trace.rule.as_ref().map(RuleName::from),
         plan,
         took_us: u64::try_from(trace.took.as_micros()).unwrap_or(u64::MAX),
         because: pairs(&trace.because),
@@ -170,22 +170,6 @@ fn pairs(pairs: &[(String, String)]) -> Vec<Because> {
         value: value.clone(),
     };
     pairs.iter().map(pair).collect()
-}
-
-fn rule_name(rule: &RuleRef) -> RuleName {
-    RuleName {
-        script: rule.script.clone(),
-        line: u32::try_from(rule.line).unwrap_or(0),
-    }
-}
-
-fn state(state: FlowState) -> State {
-    match state {
-        FlowState::Opening => State::Opening,
-        FlowState::Open => State::Open,
-        FlowState::Ended => State::Ended,
-        FlowState::Refused => State::Refused,
-    }
 }
 
 fn millis(time: Duration) -> u64 {

@@ -2,10 +2,10 @@
 
 use std::{sync::atomic::Ordering::Relaxed, time::Instant};
 
-use wormholes_proto::control::{EventBody, RuleName};
-use wormholes_rules::{RuleRef, TunnelKind};
+use wormholes_proto::control::{EventBody, FlowState, RuleName};
+use wormholes_rules::TunnelKind;
 
-use super::{Asked, FlowState, Refusal, open::Route, table::Place};
+use super::{Asked, Refusal, open::Route, table::Place};
 use crate::{log::masked, node::NodeCore};
 
 /// An open flow, until its end is recorded.
@@ -50,7 +50,7 @@ pub(super) fn refused(core: &NodeCore, flow: &Place, refusal: &Refusal) {
         flow: flow.id,
         entrance: flow.entrance.to_owned(),
         target: Some(flow.target.to_string()),
-        rule: rule.as_ref().map(rule_name),
+        rule: rule.as_ref().map(RuleName::from),
         why: Some(why),
     });
 }
@@ -85,7 +85,7 @@ pub(super) fn opened<'a>(core: &'a NodeCore, flow: &'a Place, route: &Route) -> 
         entrance: flow.entrance.to_owned(),
         target: Some(flow.target.to_string()),
         tunnel: kind.as_str().to_owned(),
-        rule: route.rule.as_ref().map(rule_name),
+        rule: route.rule.as_ref().map(RuleName::from),
         open_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
     });
     Travelling {
@@ -145,11 +145,4 @@ impl Drop for Travelling<'_> {
 fn count(core: &NodeCore, entrance: &str, tunnel: &str, outcome: &str) {
     let labels = [entrance, tunnel, outcome];
     core.metrics.flows.with_label_values(&labels).inc();
-}
-
-fn rule_name(rule: &RuleRef) -> RuleName {
-    RuleName {
-        script: rule.script.clone(),
-        line: u32::try_from(rule.line).unwrap_or(0),
-    }
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use dashmap::DashMap;
-use wormholes_proto::{NodeId, Target};
+use wormholes_proto::{NodeId, Target, control::FlowState};
 use wormholes_rules::{Outcome, RuleRef, Trace, TunnelKind};
 
 use super::Refusal;
@@ -55,20 +55,6 @@ pub struct Story {
     pub open_took: Option<Duration>,
     /// Why it ended other than well, or why it was refused.
     pub end: Option<String>,
-}
-
-/// How far a flow is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum FlowState {
-    /// Decided or opened just now.
-    #[default]
-    Opening,
-    /// Bytes move.
-    Open,
-    /// It was open.
-    Ended,
-    /// It never was open.
-    Refused,
 }
 
 /// One answer of the scripts.

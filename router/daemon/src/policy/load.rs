@@ -8,6 +8,7 @@ use std::{
 };
 
 use thiserror::Error;
+use wormholes_proto::control::ScriptDiagnostic;
 use wormholes_rules::{
     Diagnostic, LoadEnv, Policy, RuleState, ScriptSource, SetError, SetRegistry, Surroundings,
     run_tests,
@@ -61,6 +62,25 @@ struct SetFile {
     digest: [u8; 32],
 }
 
+impl LoadError {
+    /// Each fault with its place, for people and for the control socket.
+    pub fn diagnostics(&self) -> Vec<ScriptDiagnostic> {
+        let of_file = |script: String| {
+            vec![ScriptDiagnostic {
+                script,
+                line: 0,
+                column: 0,
+                message: self.to_string(),
+            }]
+        };
+        match self {
+            Self::Scripts(faults) => faults.iter().map(ScriptDiagnostic::from).collect(),
+            Self::Read { path, .. } | Self::Size { path } => of_file(path.display().to_string()),
+            Self::Set(_) => of_file(String::new()),
+        }
+    }
+}
+
 impl Sources {
     /// Reads all files of `config`.
     pub(super) fn read(config: &RulesConfig) -> Result<Self, LoadError> {
@@ -85,9 +105,7 @@ impl Sources {
         let scripts = self.scripts.iter();
         scripts.map(|script| script.name.clone()).collect()
     }
-}
 
-impl Sources {
     /// What the scripts' own tests found wrong.
     fn failed_cases(&self) -> Vec<Diagnostic> {
         let pairs = self.scripts.iter().zip(&self.cases);

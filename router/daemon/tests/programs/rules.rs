@@ -1,7 +1,8 @@
 //! What scripts decide, and how rules change while flows live.
 
 use tokio::io::AsyncWriteExt;
-use wormholed::{FlowState, NodeOptions};
+use wormholed::NodeOptions;
+use wormholes_proto::control::FlowState;
 
 use crate::support::{DIRECT, SOCKS, TestNode, closed_port, echo, greeter, read};
 

@@ -1,6 +1,6 @@
 //! What methods return.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -284,10 +284,11 @@ pub struct DecisionInfo {
 }
 
 /// Where a flow stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum FlowState {
     /// A tunnel is being opened.
+    #[default]
     Opening,
     /// Bytes may pass.
     Open,
@@ -467,4 +468,28 @@ pub struct ConfigReport {
 pub struct Subscribed {
     /// The kinds that will be sent.
     pub kinds: Vec<EventKind>,
+}
+
+impl fmt::Display for FlowState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Opening => "opening",
+            Self::Open => "open",
+            Self::Ended => "ended",
+            Self::Refused => "refused",
+        })
+    }
+}
+
+/// As compilers print it: `default.rhai:12:5: message`.
+impl fmt::Display for ScriptDiagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.script)?;
+        match (self.line, self.column) {
+            (0, _) => {}
+            (line, 0) => write!(f, ":{line}")?,
+            (line, column) => write!(f, ":{line}:{column}")?,
+        }
+        write!(f, ": {}", self.message)
+    }
 }
