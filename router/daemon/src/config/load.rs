@@ -17,12 +17,12 @@ const MAX_FILE_BYTES: u64 = 4 << 20;
 #[derive(Debug, Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("cannot read {}", .path.display())]
+    #[error("cannot read {}: {cause}", .path.display())]
     Read {
         /// Which file.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The file is larger than any config.
     #[error("{} is larger than {MAX_FILE_BYTES} bytes", .0.display())]
@@ -55,9 +55,9 @@ impl Config {
     /// # Errors
     /// [`ConfigError`]; all mistakes of the content at once.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let unreadable = |source| ConfigError::Read {
+        let unreadable = |cause| ConfigError::Read {
             path: path.to_owned(),
-            source,
+            cause,
         };
         let metadata = std::fs::metadata(path).map_err(unreadable)?;
         if metadata.len() > MAX_FILE_BYTES {

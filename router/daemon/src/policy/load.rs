@@ -25,12 +25,12 @@ const MAX_SET_BYTES: u64 = 256 << 20;
 #[derive(Debug, Error)]
 pub enum LoadError {
     /// A file cannot be read.
-    #[error("cannot read {}: {source}", .path.display())]
+    #[error("cannot read {}: {cause}", .path.display())]
     Read {
         /// Which one.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        cause: io::Error,
     },
     /// A file is too large.
     #[error("{} is too large for a script or a set", .path.display())]
@@ -176,9 +176,9 @@ fn script(path: &Path) -> Result<ScriptSource, LoadError> {
 }
 
 fn read(path: &Path, max_bytes: u64) -> Result<String, LoadError> {
-    let unreadable = |source| LoadError::Read {
+    let unreadable = |cause| LoadError::Read {
         path: path.to_owned(),
-        source,
+        cause,
     };
     if fs::metadata(path).map_err(unreadable)?.len() > max_bytes {
         return Err(LoadError::Size {
