@@ -15,6 +15,8 @@ mod bad_input;
 mod cli;
 #[path = "all/clients.rs"]
 mod clients;
+#[path = "all/daemon.rs"]
+mod daemon;
 #[path = "all/demo.rs"]
 mod demo;
 #[path = "all/embed.rs"]
