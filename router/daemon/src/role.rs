@@ -211,8 +211,8 @@ impl Place<'_> {
     /// Counts a question and its answer as bytes, and waits as the node's own speed wants.
     pub(crate) async fn pass(&self, question_bytes: usize, answer_bytes: usize) {
         let (up, down) = (question_bytes as u64, answer_bytes as u64);
-        self.bytes.up.fetch_add(up, Relaxed);
-        self.bytes.down.fetch_add(down, Relaxed);
+        self.bytes.moved_up(up);
+        self.bytes.moved_down(down);
         if let Some(pace) = &self.pace {
             pace.pass(up + down).await;
         }
