@@ -181,8 +181,8 @@ pub struct ExitConfig {
     pub role: RoleConfig,
     /// `0.0.0.0/0:80,443`; empty allows nothing.
     pub allow: Vec<ExitRule>,
-    /// Lifts the ban on private addresses that others name (targets, next hops, answers to
-    /// look-ups): tests and intranets.
+    /// Lifts the ban on private addresses that others name as targets, or in answers to look-ups of
+    /// this node's own: tests and intranets.
     pub allow_private: bool,
 }
 
