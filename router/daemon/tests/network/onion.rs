@@ -394,6 +394,37 @@ async fn a_hop_that_is_not_reached_is_named_and_ends_no_plan() {
     assert_eq!(refused.first().unwrap().0, Reason::Unreachable);
 }
 
+#[tokio::test]
+async fn a_hop_calls_the_next_for_nobody_who_left() {
+    let socket = std::net::UdpSocket::bind("127.147.0.1:0").unwrap();
+    let silent = socket.local_addr().unwrap();
+    let is_found_there = |number, config: &mut Config| {
+        if number == 1 {
+            config.node.advertise = vec![silent];
+        }
+    };
+    let scene = scene(140, 2, is_found_there).await;
+    let [first, last] = scene.hops.as_slice() else {
+        panic!("two hops");
+    };
+    let tunnel = Tunnel::Onion {
+        hops: 2,
+        via: Some(first.network.id()),
+        to: Some(last.network.id()),
+        exit: true,
+        friends_only: false,
+    };
+    let request = request(closed_port().await);
+    let at_work = || first.network.hop_status().active > 0;
+    tokio::select! {
+        opened = scene.client.network.open(&tunnel, &request) => panic!("{opened:?}"),
+        () = until("the first hop calls the next", at_work) => {}
+    }
+    until("the first hop is free", || !at_work()).await;
+    // Nobody waited for the silent hop's time to be over.
+    assert_eq!(first.network.counters().hop.refused(), []);
+}
+
 /// Lets friends in only.
 #[derive(Debug)]
 struct FriendsOnly;
