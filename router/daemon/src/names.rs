@@ -1,5 +1,5 @@
 //! Names of nodes and their services: `<service>.<node>.wh`, and `<node>.wh` for the default
-//! service. A node is named by its petname first, then by its id.
+//! service. A node is named by its petname first, then by its whole id.
 
 use thiserror::Error;
 use wormholes_proto::{NodeId, ServiceName};

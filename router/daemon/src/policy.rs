@@ -223,10 +223,9 @@ impl PolicyHost {
 
     fn known_peers(&self) -> Vec<String> {
         let world = self.world();
-        let nodes = world.nodes().iter();
-        nodes
-            .flat_map(|node| [node.name.clone(), node.id.to_string()])
-            .collect()
+        let ids = world.nodes().iter().map(|node| node.id.to_string());
+        let peers = world.nodes().iter().filter(|node| node.is_peer);
+        ids.chain(peers.map(|peer| peer.name.clone())).collect()
     }
 }
 

@@ -60,8 +60,11 @@ pub struct Conn {
 /// A peer or a relay, as scripts see it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NodeView {
-    /// The petname of config.toml; else the first eight characters of the id.
+    /// What people and scripts read: a peer's petname; else how the id begins, and `…`, which no
+    /// petname contains. Only a peer is found by it.
     pub name: String,
+    /// The operator gave it its name: it stands in config.toml, or was added.
+    pub is_peer: bool,
     /// The node id.
     pub id: NodeId,
     /// 0 stranger, 1 friend of a friend, 2 friend, 3 own device.
@@ -95,15 +98,15 @@ pub struct World {
 }
 
 impl World {
-    /// Takes the known nodes. Of two with one name, the first keeps it.
+    /// Takes the known nodes. Of two peers with one name, the first keeps it.
     pub fn new(nodes: Vec<Arc<NodeView>>) -> Self {
         let mut world = Self::default();
         for node in &nodes {
             world.by_id.entry(node.id).or_insert_with(|| node.clone());
-            world
-                .by_name
-                .entry(node.name.clone())
-                .or_insert_with(|| node.clone());
+        }
+        for peer in nodes.iter().filter(|node| node.is_peer) {
+            let named = world.by_name.entry(peer.name.clone());
+            named.or_insert_with(|| peer.clone());
         }
         world.nodes = nodes;
         world
@@ -119,7 +122,8 @@ impl World {
         self.by_id.get(id)
     }
 
-    /// The node that `text` means: a petname, a node id, or `[<service>.]<node>.wh`.
+    /// The node that `text` means: a petname, a whole node id, or `[<service>.]<node>.wh`. A part
+    /// of an id means nothing: anybody can make an id that begins as another's name.
     pub fn find(&self, text: &str) -> Option<&Arc<NodeView>> {
         let name = match text.strip_suffix(".wh") {
             Some(rest) => rest.rsplit('.').next().unwrap_or(rest),

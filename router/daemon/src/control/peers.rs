@@ -105,6 +105,8 @@ pub(super) fn find(core: &NodeCore, text: &str) -> Result<Arc<NodeView>, RpcErro
     if let Some(node) = world.find(text) {
         return Ok(Arc::clone(node));
     }
+    // As it was shown, with the mark that it is cut.
+    let text = text.trim_end_matches('…');
     let begins =
         |node: &&Arc<NodeView>| text.len() >= MIN_ID_CHARS && node.id.to_string().starts_with(text);
     let mut fitting = world.nodes().iter().filter(begins);

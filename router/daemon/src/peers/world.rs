@@ -15,7 +15,7 @@ use crate::config::PeerConfig;
 
 /// How old a snapshot may be: round trips change slowly, and a flow pays nothing for a fresh one.
 const MAX_AGE: Duration = Duration::from_secs(1);
-/// Characters of the id that stand for a node without petname.
+/// Characters of the id that people are shown of a node without petname.
 const SHORT_NAME_CHARS: usize = 8;
 
 /// The last snapshot.
@@ -66,6 +66,7 @@ impl Peers {
             || record.is_some_and(|record| !record.addresses.is_empty());
         NodeView {
             name: config.map_or_else(|| short_name(id), |config| config.name.clone()),
+            is_peer: config.is_some(),
             id,
             trust: config.map_or(0, |config| config.trust),
             online: link.is_some(),
@@ -97,6 +98,60 @@ pub(crate) fn relays(
     relays
 }
 
+/// No petname: a script that compares names takes nobody for a peer whose id begins so.
 fn short_name(id: NodeId) -> String {
-    id.to_string().chars().take(SHORT_NAME_CHARS).collect()
+    let id = id.to_string();
+    id.chars().take(SHORT_NAME_CHARS).chain(['…']).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{config::Config, identity::Identity, names, records::OwnRecord};
+
+    /// A stranger's signed word about itself.
+    fn record_of(stranger: &Identity) -> wormholes_proto::SignedRecord {
+        let record = OwnRecord {
+            config: &Config::default(),
+            identity: stranger,
+            listen: Vec::new(),
+            onion_keys: Vec::new(),
+            relays: Vec::new(),
+        };
+        record.sign(0).unwrap()
+    }
+
+    #[test]
+    fn a_stranger_takes_over_no_petname() {
+        let stranger = Identity::throw_away().unwrap();
+        let id_text = stranger.id().to_string();
+        // Whom this node calls as the stranger's id begins; the stranger's id sorts first.
+        let friend = PeerConfig {
+            name: id_text[..SHORT_NAME_CHARS].to_owned(),
+            id: NodeId::from_bytes([0xff; 32]),
+            addresses: Vec::new(),
+            trust: 2,
+            via: Vec::new(),
+            register: false,
+        };
+        let mut book = RecordBook::new();
+        book.handle_record(record_of(&stranger));
+        let own = NodeId::from_bytes([0; 32]);
+        let node_of = |peers: &[PeerConfig], name: &str| {
+            let world = Peers::new(peers, 8).world(own, &book);
+            names::resolve(name, &world).unwrap().unwrap().node
+        };
+        let (short, whole) = (
+            format!("web.{}.wh", friend.name),
+            format!("web.{id_text}.wh"),
+        );
+        let (peer, nobody) = ([friend.clone()], []);
+        assert_eq!(node_of(&peer, &short), Some(friend.id));
+        assert_eq!(node_of(&nobody, &short), None);
+        assert_eq!(node_of(&nobody, &whole), Some(stranger.id()));
+        let world = Peers::new(&nobody, 8).world(own, &book);
+        let shown = &world.by_id(&stranger.id()).unwrap().name;
+        assert!(world.find(shown).is_none(), "{shown} is for display");
+        assert_ne!(*shown, friend.name, "a script would take it for the friend");
+    }
 }

@@ -134,6 +134,7 @@ impl Bench {
     fn add_node(&mut self, name: &str, given: Map) -> ScriptResult<()> {
         let mut given = Given::new("peer", given);
         let mut node = stranger(name);
+        node.is_peer = true;
         node.trust = given.small("trust", 2)?;
         node.online = given.flag("online")?.unwrap_or(false);
         node.rtt_ms = given.float("rtt")?;
@@ -414,6 +415,7 @@ fn shown(value: &Dynamic) -> String {
 fn stranger(name: &str) -> NodeView {
     NodeView {
         name: name.to_owned(),
+        is_peer: false,
         id: id_of(name),
         trust: 0,
         online: false,

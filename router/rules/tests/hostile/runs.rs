@@ -63,6 +63,7 @@ fn world() -> Arc<World> {
         id[..2].copy_from_slice(&index.to_be_bytes());
         Arc::new(NodeView {
             name: format!("n{index}"),
+            is_peer: true,
             id: NodeId::from_bytes(id),
             trust: 2,
             online: index.is_multiple_of(2),

@@ -18,6 +18,7 @@ pub(crate) fn id(name: &str) -> NodeId {
 pub(crate) fn node(name: &str, trust: u8) -> Arc<NodeView> {
     Arc::new(NodeView {
         name: name.to_owned(),
+        is_peer: true,
         id: id(name),
         trust,
         online: true,
