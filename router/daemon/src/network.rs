@@ -434,15 +434,9 @@ impl Network {
         Arc::new(self.peers.view(&self.peers.known(), id, record))
     }
 
-    /// Who asks, as scripts see it: through an onion comes nobody in particular.
-    pub(crate) fn asker_view(&self, asker: &Asker) -> Arc<NodeView> {
-        let view = self.view(asker.id);
-        if asker.way == Way::Onion {
-            let mut view = NodeView::clone(&view);
-            view.trust = 0;
-            return Arc::new(view);
-        }
-        view
+    /// Who asks, as scripts see it; none through an onion, where the hop before only passes on.
+    pub(crate) fn asker_view(&self, asker: &Asker) -> Option<Arc<NodeView>> {
+        (asker.way != Way::Onion).then(|| self.view(asker.id))
     }
 
     /// Runs `task` until it ends or the node stops.

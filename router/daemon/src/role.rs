@@ -31,7 +31,16 @@ pub(crate) struct Role {
     accounts: Mutex<Accounts>,
 }
 
-/// What one node had.
+/// Whose account is charged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Customer {
+    /// The node that asks, or the one that passes on what an onion's asker wants.
+    pub(crate) node: NodeId,
+    /// What comes in onions is not the node's own: others shall not use its share up.
+    pub(crate) onion: bool,
+}
+
+/// What one customer had.
 #[derive(Debug, Default)]
 struct Account {
     active: usize,
@@ -43,7 +52,7 @@ struct Account {
 #[derive(Debug, Default)]
 struct Accounts {
     active: usize,
-    by_node: HashMap<NodeId, Account>,
+    by_customer: HashMap<Customer, Account>,
 }
 
 /// A place in a role; dropping it frees it.
@@ -51,7 +60,7 @@ struct Accounts {
 pub(crate) struct Place<'a> {
     role: &'a Role,
     counters: &'a RoleCounters,
-    node: NodeId,
+    customer: Customer,
     pace: Option<Arc<Pace>>,
     /// What the flow in this place moved.
     pub(crate) bytes: Arc<FlowBytes>,
@@ -95,15 +104,16 @@ impl Role {
         }
     }
 
-    /// Takes a place for `node`.
+    /// Takes a place for `customer`.
     ///
     /// # Errors
     /// [`Reason::Unsupported`] when the role is off, [`Reason::Busy`] at a limit.
     pub(crate) fn enter<'a>(
         &'a self,
         counters: &'a RoleCounters,
-        node: NodeId,
+        customer: impl Into<Customer>,
     ) -> Result<Place<'a>, Reason> {
+        let customer = customer.into();
         if !self.config.enabled {
             return Err(Reason::Unsupported);
         }
@@ -112,7 +122,7 @@ impl Role {
             return Err(Reason::Busy);
         }
         accounts.make_room();
-        let account = accounts.by_node.entry(node).or_default();
+        let account = accounts.by_customer.entry(customer).or_default();
         if account.active >= self.config.max_circuits_per_peer {
             return Err(Reason::Busy);
         }
@@ -133,34 +143,32 @@ impl Role {
         Ok(Place {
             role: self,
             counters,
-            node,
+            customer,
             pace,
             bytes: Arc::new(FlowBytes::part_of(sums)),
         })
     }
 
-    /// Bytes that `node` had since midnight UTC.
-    pub(crate) fn bytes_today(&self, node: &NodeId) -> u64 {
+    /// Bytes that `customer` had since midnight UTC.
+    pub(crate) fn bytes_today(&self, customer: impl Into<Customer>) -> u64 {
         let accounts = self.accounts();
         let account = accounts
-            .by_node
-            .get(node)
+            .by_customer
+            .get(&customer.into())
             .filter(|account| account.day == today());
         account.map_or(0, |account| account.bytes_today.load(Relaxed))
     }
 
     /// What it does now.
     pub(crate) fn status(&self, counters: &RoleCounters) -> RoleStatus {
-        let mut nodes: Vec<RoleAccount> = self
-            .accounts()
-            .by_node
-            .iter()
-            .map(|(id, account)| RoleAccount {
-                id: *id,
-                active: account.active,
-                bytes_today: account.bytes_today.load(Relaxed),
-            })
-            .collect();
+        let mut by_node: HashMap<NodeId, RoleAccount> = HashMap::new();
+        for (customer, account) in &self.accounts().by_customer {
+            let id = customer.node;
+            let node = by_node.entry(id).or_insert_with(|| RoleAccount::new(id));
+            node.active += account.active;
+            node.bytes_today += account.bytes_today.load(Relaxed);
+        }
+        let mut nodes: Vec<RoleAccount> = by_node.into_values().collect();
         nodes.sort_by_key(|account| (std::cmp::Reverse(account.bytes_today), account.id));
         RoleStatus {
             enabled: self.config.enabled,
@@ -184,16 +192,33 @@ impl Role {
 
 impl Accounts {
     fn make_room(&mut self) {
-        if self.by_node.len() < MAX_ACCOUNTS {
+        if self.by_customer.len() < MAX_ACCOUNTS {
             return;
         }
         let idle = self
-            .by_node
+            .by_customer
             .iter()
             .filter(|(_, account)| account.active == 0);
         let least = idle.min_by_key(|(_, account)| account.bytes_today.load(Relaxed));
-        if let Some(id) = least.map(|(id, _)| *id) {
-            self.by_node.remove(&id);
+        if let Some(customer) = least.map(|(customer, _)| *customer) {
+            self.by_customer.remove(&customer);
+        }
+    }
+}
+
+impl From<NodeId> for Customer {
+    fn from(node: NodeId) -> Self {
+        let onion = false;
+        Self { node, onion }
+    }
+}
+
+impl RoleAccount {
+    fn new(id: NodeId) -> Self {
+        Self {
+            id,
+            active: 0,
+            bytes_today: 0,
         }
     }
 }
@@ -238,7 +263,7 @@ impl Drop for Place<'_> {
         self.counters.active.fetch_sub(1, Relaxed);
         let mut accounts = self.role.accounts();
         accounts.active = accounts.active.saturating_sub(1);
-        if let Some(account) = accounts.by_node.get_mut(&self.node) {
+        if let Some(account) = accounts.by_customer.get_mut(&self.customer) {
             account.active = account.active.saturating_sub(1);
         }
     }
@@ -294,14 +319,35 @@ mod tests {
         let role = role(3, 2);
         let place = role.enter(&counters, node(1)).unwrap();
         place.bytes.moved_up(5);
-        assert_eq!(role.bytes_today(&node(1)), 5, "while it moves");
+        assert_eq!(role.bytes_today(node(1)), 5, "while it moves");
         drop(place);
         let place = role.enter(&counters, node(1)).unwrap();
         place.bytes.moved_down(7);
         drop(place);
-        assert_eq!(role.bytes_today(&node(1)), 12);
-        assert_eq!(role.bytes_today(&node(2)), 0);
+        assert_eq!(role.bytes_today(node(1)), 12);
+        assert_eq!(role.bytes_today(node(2)), 0);
         assert_eq!(role.status(&counters).bytes, 12);
+    }
+
+    #[test]
+    fn what_comes_in_onions_uses_up_nothing_of_the_hop_before() {
+        let counters = RoleCounters::default();
+        let role = role(3, 1);
+        let onion = Customer {
+            node: node(1),
+            onion: true,
+        };
+        let passed_on = role.enter(&counters, onion).unwrap();
+        passed_on.bytes.moved_up(5);
+        let own = role.enter(&counters, node(1)).unwrap();
+        own.bytes.moved_up(2);
+        assert_eq!(role.bytes_today(onion), 5);
+        assert_eq!(role.bytes_today(node(1)), 2);
+        let nodes = role.status(&counters).nodes;
+        assert_eq!(
+            (nodes.len(), nodes[0].active, nodes[0].bytes_today),
+            (1, 2, 7)
+        );
     }
 
     #[test]

@@ -26,6 +26,7 @@ use crate::{
     network::Network,
     peers::StrangerPlace,
     pipe::{CopyEnd, Pipe},
+    role::Customer,
 };
 
 /// Whoever opens a stream says why within this.
@@ -55,6 +56,16 @@ pub(crate) enum Way {
     Relayed,
     /// In the last layer of an onion.
     Onion,
+}
+
+impl Asker {
+    /// Whose account is charged.
+    fn customer(&self) -> Customer {
+        Customer {
+            node: self.id,
+            onion: self.way == Way::Onion,
+        }
+    }
 }
 
 /// Takes calls until the node stops.

@@ -1,6 +1,9 @@
 //! Several nodes in one process: what travels between them, and what they refuse.
 
 #[cfg(test)]
+#[path = "network/askers.rs"]
+mod askers;
+#[cfg(test)]
 #[path = "network/direct.rs"]
 mod direct;
 #[cfg(test)]

@@ -151,15 +151,16 @@ pub struct RelayRequest {
 /// Somebody asks this node to dial a target, or to look its name up.
 #[derive(Debug, Clone)]
 pub struct ExitRequest {
-    /// Who asks: the peer, or the hop before when the flow came through an onion.
-    pub from: Arc<NodeView>,
+    /// Who asks; none is the asker of an onion, who is nobody: the hop before only passes on.
+    pub from: Option<Arc<NodeView>>,
     /// The name as asked for, or the address in text.
     pub host: String,
     /// The address that will be dialled, or told.
     pub ip: IpAddr,
     /// The port; none when the name is only looked up.
     pub port: Option<u16>,
-    /// Bytes carried for `from` since midnight UTC.
+    /// Bytes carried for `from` since midnight UTC; for an onion, what came as onions through the
+    /// same hop.
     pub bytes_today: u64,
     /// When.
     pub now: SystemTime,

@@ -28,7 +28,7 @@ const RESOLVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Joins `pipe` with `target`.
 pub(super) async fn serve(network: &Arc<Network>, asker: &Asker, target: &Target, mut pipe: Pipe) {
     let counters = &network.counters().exit;
-    let place = match network.exit().enter(counters, asker.id) {
+    let place = match network.exit().enter(counters, asker.customer()) {
         Ok(place) => place,
         Err(reason) => {
             counters.refuse(reason);
@@ -70,7 +70,7 @@ pub(super) async fn serve(network: &Arc<Network>, asker: &Asker, target: &Target
 pub(super) async fn resolve(network: &Arc<Network>, asker: &Asker, host: &Host, mut pipe: Pipe) {
     let counters = &network.counters().exit;
     let found = async {
-        let place = network.exit().enter(counters, asker.id)?;
+        let place = network.exit().enter(counters, asker.customer())?;
         let (addresses, _) = permitted(network, asker, host, None)
             .await
             .map_err(|error| {
@@ -104,7 +104,7 @@ async fn permitted(
 ) -> Result<(Vec<SocketAddr>, Allowance), DialError> {
     let config = &network.config().exit;
     let from = network.asker_view(asker);
-    let bytes_today = network.exit().bytes_today(&asker.id);
+    let bytes_today = network.exit().bytes_today(asker.customer());
     let mut allowance = Allowance::default();
     let addresses = lookup(network, host, port.unwrap_or(0)).await?;
     let addresses = dial::permitted(addresses, |address| {
@@ -118,7 +118,7 @@ async fn permitted(
             return Err(DialError::Denied);
         }
         let request = ExitRequest {
-            from: Arc::clone(&from),
+            from: from.clone(),
             host: host.to_string(),
             ip: address.ip(),
             port,
@@ -132,7 +132,7 @@ async fn permitted(
                 Ok(())
             }
             Verdict::Deny(why) => {
-                tracing::debug!(from = %from.name, why, "exit denied by rule");
+                tracing::debug!(from = %asker.id, why, "exit denied by rule");
                 Err(DialError::Denied)
             }
         }

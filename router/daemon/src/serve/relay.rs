@@ -159,7 +159,7 @@ fn ask_rules(network: &Network, asker: &Asker, to: NodeId) -> Result<Allowance, 
     let request = RelayRequest {
         from: network.view(asker.id),
         to: network.view(to),
-        bytes_today: network.relay().bytes_today(&asker.id),
+        bytes_today: network.relay().bytes_today(asker.id),
         now: SystemTime::now(),
     };
     match network.gatekeeper().relay(&request) {

@@ -303,7 +303,8 @@ impl Gatekeeper for Rules {
     }
 
     fn exit(&self, request: &ExitRequest) -> Verdict {
-        if request.port != Some(self.port) || request.from.trust < 2 {
+        let trust = request.from.as_ref().map_or(0, |from| from.trust);
+        if request.port != Some(self.port) || trust < 2 {
             return Verdict::Deny("port".to_owned());
         }
         Verdict::Allow(Allowance {

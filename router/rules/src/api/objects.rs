@@ -35,6 +35,11 @@ impl<T> Clone for Argument<T> {
 /// A node as scripts hold it.
 pub(crate) type Peer = Argument<NodeView>;
 
+/// The asker of an onion as scripts hold it: it has the fields of a node, and nothing in them, so
+/// that no rule about a node fits the hop that only passed its request on.
+#[derive(Debug, Clone)]
+pub(crate) struct Nobody;
+
 /// Something whose fields are read by name.
 trait Fields: Sized + Clone + Send + Sync + 'static {
     /// How `why` names it.
@@ -68,6 +73,12 @@ impl Fields for RuleEvent {
 impl Fields for NodeView {
     fn owner(argument: &Argument<Self>) -> &str {
         &argument.view.name
+    }
+}
+
+impl Fields for Nobody {
+    fn owner(_: &Argument<Self>) -> &str {
+        "nobody"
     }
 }
 
@@ -136,6 +147,24 @@ const NODE: &[Field<NodeView>] = &[
     ("family", |p| text(p.view.family.as_deref())),
 ];
 
+/// The same fields of nobody.
+const NOBODY: &[Field<Nobody>] = &[
+    ("name", |_| "".into()),
+    ("id", |_| Dynamic::UNIT),
+    ("trust", |_| int(0)),
+    ("online", |_| false.into()),
+    ("up", |_| false.into()),
+    ("rtt", |_| Dynamic::UNIT),
+    ("loss", |_| 0.0.into()),
+    ("load", |_| 0.0.into()),
+    ("has_address", |_| false.into()),
+    ("relays", |_| rhai::Array::new().into()),
+    ("is_relay", |_| false.into()),
+    ("is_hop", |_| false.into()),
+    ("is_exit", |_| false.into()),
+    ("family", |_| Dynamic::UNIT),
+];
+
 /// What `relay(q)` may read of `q`.
 const RELAY_REQUEST: &[Field<RelayRequest>] = &[
     ("from", |q| peer(&q.call, q.view.from.clone())),
@@ -146,7 +175,10 @@ const RELAY_REQUEST: &[Field<RelayRequest>] = &[
 
 /// What `exit(x)` may read of `x`.
 const EXIT_REQUEST: &[Field<ExitRequest>] = &[
-    ("from", |x| peer(&x.call, x.view.from.clone())),
+    ("from", |x| match &x.view.from {
+        Some(from) => peer(&x.call, from.clone()),
+        None => nobody(&x.call),
+    }),
     ("host", |x| x.view.host.as_str().into()),
     ("domain", |x| domain(&x.view.host).into()),
     ("ip", |x| address(Some(x.view.ip))),
@@ -190,17 +222,32 @@ pub(crate) fn peer(call: &Arc<Call>, view: Arc<NodeView>) -> Dynamic {
     Dynamic::from(Argument { view, call })
 }
 
+fn nobody(call: &Arc<Call>) -> Dynamic {
+    Dynamic::from(Argument {
+        view: Arc::new(Nobody),
+        call: call.clone(),
+    })
+}
+
 pub(crate) fn register(engine: &mut Engine) {
     register_fields(engine, "Conn", CONN);
     register_fields(engine, "Peer", NODE);
+    register_fields(engine, "Nobody", NOBODY);
     register_fields(engine, "RelayRequest", RELAY_REQUEST);
     register_fields(engine, "ExitRequest", EXIT_REQUEST);
     register_fields(engine, "Event", EVENT);
     engine
-        .register_indexer_get(|peer: &mut Peer, name: &str| fact(peer, name))
+        .register_indexer_get(|peer: &mut Peer, name: &str| {
+            fact(peer, name, peer.view.facts.get(name).copied())
+        })
         .register_fn("==", |a: Peer, b: Peer| a.view.id == b.view.id)
         .register_fn("!=", |a: Peer, b: Peer| a.view.id != b.view.id)
-        .register_fn("to_string", |peer: &mut Peer| peer.view.name.clone());
+        .register_fn("to_string", |peer: &mut Peer| peer.view.name.clone())
+        .register_indexer_get(|nobody: &mut Argument<Nobody>, name: &str| fact(nobody, name, None))
+        // Rhai itself says that values of two types differ.
+        .register_fn("==", |_: Argument<Nobody>, _: Argument<Nobody>| false)
+        .register_fn("!=", |_: Argument<Nobody>, _: Argument<Nobody>| true)
+        .register_fn("to_string", |_: &mut Argument<Nobody>| String::new());
 }
 
 fn register_fields<T: Fields>(engine: &mut Engine, name: &str, fields: &'static [Field<T>]) {
@@ -215,14 +262,13 @@ fn register_fields<T: Fields>(engine: &mut Engine, name: &str, fields: &'static 
 }
 
 /// A fact that a plugin published; 0 when none did, so that a script denies what is not vouched for.
-fn fact(peer: &mut Peer, name: &str) -> ScriptResult<Dynamic> {
-    let value = peer.view.facts.get(name).copied();
-    let known = || KNOWN_FACTS.contains(&name) || peer.call.surroundings.facts.contains(name);
+fn fact<T: Fields>(node: &Argument<T>, name: &str, value: Option<i64>) -> ScriptResult<Dynamic> {
+    let known = || KNOWN_FACTS.contains(&name) || node.call.surroundings.facts.contains(name);
     if value.is_none() && !known() {
         return Err(format!("a peer has no field `{name}`, and no plugin publishes it").into());
     }
     let value = Dynamic::from(value.unwrap_or(0));
-    peer.call.read(&peer.view.name, name, &value);
+    node.call.read(T::owner(node), name, &value);
     Ok(value)
 }
 
@@ -262,5 +308,17 @@ fn is_lan(conn: &Conn) -> bool {
             let host = conn.host.as_str();
             host == "localhost" || !host.contains('.') || host.ends_with(".local")
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_has_the_fields_of_a_node() {
+        let nobody: Vec<&str> = NOBODY.iter().map(|(name, _)| *name).collect();
+        let node: Vec<&str> = NODE.iter().map(|(name, _)| *name).collect();
+        assert_eq!(nobody, node);
     }
 }

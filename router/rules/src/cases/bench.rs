@@ -327,9 +327,10 @@ fn register_hooks(engine: &mut Engine, bench: &Shared) {
         let bench = lock(&shared);
         let mut given = Given::new("exit", given);
         let ip = given.address("ip")?.ok_or("exit() wants an ip")?;
-        let is_lookup = given.is_none("port");
+        let (is_lookup, is_onion) = (given.is_none("port"), given.is_none("from"));
+        let from = given.text("from")?.unwrap_or_default();
         let request = ExitRequest {
-            from: bench.node(&given.text("from")?.unwrap_or_default()),
+            from: (!is_onion).then(|| bench.node(&from)),
             host: given.text("host")?.unwrap_or_else(|| ip.to_string()),
             ip,
             port: Some(given.small("port", 443)?).filter(|_| !is_lookup),

@@ -197,6 +197,54 @@ fn limits_of_accept_that_a_helper_adds_deny() {
     assert!(why.contains("takes no limits"), "{why}");
 }
 
+/// What is said of bob is not said of whoever comes through an onion whose last hop but one he is.
+#[test]
+fn an_onions_asker_is_nobody() {
+    let mut bob = (*node("bob", 2)).clone();
+    bob.facts.extend([("credit".to_owned(), 5)]);
+    let request = |from| ExitRequest {
+        from,
+        host: "x.example".into(),
+        ip: [192, 0, 2, 1].into(),
+        port: Some(443),
+        bytes_today: 0,
+        now: SystemTime::UNIX_EPOCH,
+    };
+    let bob = request(Some(bob.into()));
+    let nobody = request(None);
+    for of_bob in [
+        r#"x.from.name == "bob""#,
+        r#"x.from == peer("bob")"#,
+        r#"peer("bob") == x.from"#,
+        "x.from.id != ()",
+        "x.from.trust >= 1",
+        "x.from.credit > 0",
+        "x.from.online",
+        "x.from.rtt != ()",
+        "x.from.has_address",
+        "!x.from.relays.is_empty()",
+        r#"x.from.to_string() == "bob""#,
+    ] {
+        let script =
+            format!("fn exit(x) {{ if {of_bob} {{ allow() }} else {{ deny(\"not bob\") }} }}");
+        let policy = policy(&script);
+        let verdict = |request| policy.exit(request, &world()).verdict;
+        assert!(matches!(verdict(&bob), Some(Verdict::Allow(_))), "{of_bob}");
+        assert_eq!(
+            verdict(&nobody),
+            Some(Verdict::Deny("not bob".into())),
+            "{of_bob}"
+        );
+    }
+    let script = "fn exit(x) { if x.from == x.from { allow() } else { deny(\"nobody\") } }";
+    let denied = policy(script).exit(&nobody, &world()).verdict;
+    assert_eq!(
+        denied,
+        Some(Verdict::Deny("nobody".into())),
+        "two of them may be two"
+    );
+}
+
 #[test]
 fn verdicts_carry_limits() {
     let policy = policy(
@@ -234,7 +282,7 @@ fn exit(x) {
     };
     assert_eq!(allowed.max_bytes, Some(3_000_000));
     let exit = ExitRequest {
-        from: bob,
+        from: Some(bob),
         host: "x.example".into(),
         ip: [192, 0, 2, 1].into(),
         port: Some(443),
