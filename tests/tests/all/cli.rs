@@ -23,7 +23,7 @@ const STRANGER: u32 = 65_534;
 
 const SCRIPT: &str = r#"
 fn route(c) {
-    if c.host == "echo.bob.wh" { return peer("bob").direct(); }
+    if c.host == "echo.bob.wh" { return peer("bob").direct().label("to " + c.host); }
     block("not in the test")
 }
 "#;
@@ -226,6 +226,7 @@ async fn flows_are_listed_and_explained() {
     let flow = &flows["flows"][0];
     assert_eq!(flow["tunnel"], "direct");
     assert_eq!(flow["target"], "echo.bob.wh:1");
+    assert_eq!(flow["label"], "to echo.bob.wh");
     assert_eq!(flow["path"][0]["name"], "bob");
     assert_eq!(
         (&flow["bytes_sent"], &flow["bytes_received"]),
@@ -313,7 +314,9 @@ async fn events_are_told_as_they_happen() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_user_observes_without_targets_and_is_denied_the_rest() {
-    let ada = start("ada", "").await;
+    let (ada, bob) = pair().await;
+    let target = "echo.bob.wh:1".parse().unwrap();
+    let _stream = ada.node.dial(target).await.unwrap();
     // Where the build is, another user may not be able to go.
     let program = ada.socket.with_file_name("wormholes");
     fs::copy(self::program(), &program).unwrap();
@@ -328,6 +331,11 @@ async fn another_user_observes_without_targets_and_is_denied_the_rest() {
     let status = as_stranger(&["status"]).await;
     assert_eq!(status.status, 0, "{}", status.stderr);
     assert!(status.stdout.contains("observer of this node"));
+    let flows = as_stranger(&["--json", "flows"]).await.stdout;
+    assert!(flows.contains(r#""tunnel":"direct""#), "{flows}");
+    for secret in ["echo", "bob", &bob.node.id().to_string()] {
+        assert!(!flows.contains(secret), "{secret} in {flows}");
+    }
     for args in [
         &["why", "1"][..],
         &["config"],

@@ -83,7 +83,8 @@ fn info(core: &NodeCore, role: Role, flow: &Flow) -> FlowInfo {
             Vec::new()
         },
         rule: story.rule.as_ref().map(RuleName::from),
-        label: story.label,
+        // The script chose it, and may have put the host into it.
+        label: story.label.filter(|_| shown),
         age_ms: millis(flow.asked.elapsed()),
         bytes_sent: flow.bytes.up.load(Relaxed),
         bytes_received: flow.bytes.down.load(Relaxed),

@@ -254,8 +254,31 @@ mod tests {
 
     #[test]
     fn observers_do_not_see_where_flows_go() {
-        let shown = serde_json::to_string(&opened().for_observer()).unwrap();
-        assert!(!shown.contains("a.example"), "{shown}");
+        let text = || "a.example".to_owned();
+        let refused = EventBody::FlowRefused {
+            flow: 7,
+            entrance: "socks5".to_owned(),
+            target: Some(text()),
+            rule: None,
+            why: Some(text()),
+        };
+        let ended = EventBody::FlowEnded {
+            flow: 7,
+            tunnel: "onion".to_owned(),
+            bytes_sent: 1,
+            bytes_received: 2,
+            duration_ms: 3,
+            error: Some(text()),
+        };
+        let notify = EventBody::Notify {
+            level: "info".to_owned(),
+            message: Some(text()),
+        };
+        for body in [opened().body, refused, ended, notify] {
+            let event = Event { body, ..opened() };
+            let shown = serde_json::to_string(&event.for_observer()).unwrap();
+            assert!(!shown.contains("a.example"), "{shown}");
+        }
     }
 
     #[test]

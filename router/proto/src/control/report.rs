@@ -197,7 +197,7 @@ pub struct FlowInfo {
     pub path: Vec<PathNode>,
     /// What decided; none is the default, or not yet.
     pub rule: Option<RuleName>,
-    /// The label of the step taken.
+    /// The label of the step taken; none for observers.
     pub label: Option<String>,
     /// Since it was asked for.
     pub age_ms: u64,
