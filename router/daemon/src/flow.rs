@@ -23,7 +23,7 @@ pub(crate) use local::LocalEnd;
 pub(crate) use login::Login;
 pub(crate) use open::describe;
 pub use refusal::Refusal;
-pub use table::{Decided, Flow, FlowTable, Story, Totals, Tried};
+pub use table::{Decided, Flow, FlowTable, Moved, Story, Totals, Tried};
 
 /// What an entrance learned about a flow.
 #[derive(Debug)]

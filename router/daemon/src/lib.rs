@@ -36,7 +36,7 @@ pub use control::{BindControlError, ReadAddedError};
 pub use counters::{Counters, RoleCounters};
 pub use dial::DialError;
 pub use entrance::EntranceError;
-pub use flow::{Decided, Flow, FlowTable, Forbidden, Refusal, Story, Totals, Tried};
+pub use flow::{Decided, Flow, FlowTable, Forbidden, Moved, Refusal, Story, Totals, Tried};
 pub use gatekeeper::{Gatekeeper, OpenGate};
 pub use identity::IdentityError;
 pub use log::{LogError, init as init_log};

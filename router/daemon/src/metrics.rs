@@ -3,14 +3,14 @@
 //! Labels come from closed sets (entrance, tunnel kind, outcome, reason); a peer id or a host name
 //! never becomes one, since whoever reads metrics must not learn who talks with whom.
 
-use std::sync::{Arc, atomic::Ordering::Relaxed};
+use std::sync::{Arc, Mutex, atomic::Ordering::Relaxed};
 
 use prometheus::{
     Encoder, Error, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
 };
 
-use crate::counters::Counters;
+use crate::{counters::Counters, flow::Totals};
 
 mod serve;
 
@@ -30,12 +30,14 @@ const DECISION_BUCKETS_SECONDS: [f64; 10] = [
 #[derive(Debug)]
 pub(crate) struct Metrics {
     registry: Registry,
+    /// Held while a counter catches up: two scrapers at once would raise it twice.
+    catching_up: Mutex<()>,
     /// Flows that ended, by `entrance`, `tunnel` and `outcome`.
     pub(crate) flows: IntCounterVec,
     /// Flows that live.
     pub(crate) flows_open: IntGauge,
     /// Payload, by `tunnel` and `direction` (`up` leaves the program).
-    pub(crate) flow_bytes: IntCounterVec,
+    flow_bytes: IntCounterVec,
     /// From the decision to an open tunnel, by `tunnel`.
     pub(crate) flow_open: HistogramVec,
     /// Time in scripts, by `hook`.
@@ -166,6 +168,7 @@ impl Metrics {
                 "Events that were not told to scripts because too many waited",
             )?,
             registry,
+            catching_up: Mutex::default(),
         };
         Ok(Arc::new(metrics))
     }
@@ -186,6 +189,15 @@ impl Metrics {
         }
     }
 
+    /// Takes what flows moved since the last time.
+    pub(crate) fn set_flows(&self, totals: &Totals) {
+        for (kind, moved) in &totals.bytes {
+            for (direction, bytes) in [("up", moved.up), ("down", moved.down)] {
+                self.catch_up(&self.flow_bytes, &[kind.as_str(), direction], bytes);
+            }
+        }
+    }
+
     /// Takes what the network counted since the last time.
     pub(crate) fn set_network(&self, counters: &Counters) {
         for (what, count) in [
@@ -194,13 +206,13 @@ impl Metrics {
             ("stream", &counters.streams_refused),
             ("record", &counters.records_refused),
         ] {
-            catch_up(&self.peer_refusals, &[what], count.load(Relaxed));
+            self.catch_up(&self.peer_refusals, &[what], count.load(Relaxed));
         }
         for (outcome, count) in [
             ("built", &counters.circuits_built),
             ("failed", &counters.circuits_failed),
         ] {
-            catch_up(&self.onion_circuits, &[outcome], count.load(Relaxed));
+            self.catch_up(&self.onion_circuits, &[outcome], count.load(Relaxed));
         }
         for (role, counters) in [
             ("relay", &counters.relay),
@@ -210,13 +222,20 @@ impl Metrics {
         ] {
             let active = i64::try_from(counters.active.load(Relaxed)).unwrap_or(i64::MAX);
             self.circuits_open.with_label_values(&[role]).set(active);
-            catch_up(&self.circuits, &[role], counters.opened.load(Relaxed));
-            catch_up(&self.carried_bytes, &[role], counters.bytes.load(Relaxed));
+            self.catch_up(&self.circuits, &[role], counters.opened.load(Relaxed));
+            self.catch_up(&self.carried_bytes, &[role], counters.bytes.load(Relaxed));
             for (reason, count) in counters.refused() {
                 let reason = reason.to_string();
-                catch_up(&self.circuits_refused, &[role, &reason], count);
+                self.catch_up(&self.circuits_refused, &[role, &reason], count);
             }
         }
+    }
+
+    /// Raises a counter to `count`, which is counted elsewhere and never falls.
+    fn catch_up(&self, counters: &IntCounterVec, labels: &[&str], count: u64) {
+        let counter = counters.with_label_values(labels);
+        let _alone = self.catching_up.lock();
+        counter.inc_by(count.saturating_sub(counter.get()));
     }
 
     /// The Prometheus text format.
@@ -228,12 +247,6 @@ impl Metrics {
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)
     }
-}
-
-/// Raises a counter to `count`, which is counted elsewhere and never falls.
-fn catch_up(counters: &IntCounterVec, labels: &[&str], count: u64) {
-    let counter = counters.with_label_values(labels);
-    counter.inc_by(count.saturating_sub(counter.get()));
 }
 
 /// Registers as it makes.
@@ -304,5 +317,23 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} in {text}");
         }
+    }
+
+    #[test]
+    fn two_scrapers_at_once_count_nothing_twice() {
+        const LAST: u64 = 20_000;
+        let (metrics, counters) = (Metrics::new().unwrap(), Counters::default());
+        let scrape = || {
+            while counters.relay.bytes.fetch_add(1, Relaxed) < LAST {
+                metrics.set_network(&counters);
+            }
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(scrape);
+            scope.spawn(scrape);
+        });
+        metrics.set_network(&counters);
+        let carried = metrics.carried_bytes.with_label_values(&["relay"]).get();
+        assert_eq!(carried, counters.relay.bytes.load(Relaxed));
     }
 }

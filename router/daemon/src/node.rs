@@ -230,6 +230,7 @@ async fn start_metrics(core: &Arc<NodeCore>) -> Result<Option<SocketAddr>, NodeE
     core.network.protect_socket(address);
     let watched = Arc::clone(core);
     let serve = server.run(core.stop.clone(), move |metrics| {
+        metrics.set_flows(&watched.flows.totals());
         metrics.set_network(watched.network.counters());
         metrics.set_peers(watched.round_trips());
     });

@@ -97,13 +97,14 @@ fn totals(core: &NodeCore) -> FlowTotals {
         .iter()
         .map(|(kind, count)| (kind.as_str().to_owned(), *count))
         .collect();
+    let bytes = totals.all_bytes();
     FlowTotals {
         open: core.flows.open() as u64,
         opened,
         blocked: totals.blocked,
         failed: totals.failed,
-        bytes_sent: totals.up_bytes,
-        bytes_received: totals.down_bytes,
+        bytes_sent: bytes.up,
+        bytes_received: bytes.down,
     }
 }
 

@@ -103,13 +103,6 @@ impl Travelling<'_> {
             core, flow, kind, ..
         } = self;
         let (up, down) = (flow.bytes.up.load(Relaxed), flow.bytes.down.load(Relaxed));
-        for (direction, bytes) in [("up", up), ("down", down)] {
-            let labels = [kind.as_str(), direction];
-            core.metrics
-                .flow_bytes
-                .with_label_values(&labels)
-                .inc_by(bytes);
-        }
         let outcome = if why.is_none() { "ok" } else { "broken" };
         count(core, flow.entrance, kind.as_str(), outcome);
         flow.tell(|story| {

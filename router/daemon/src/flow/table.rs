@@ -104,10 +104,17 @@ pub struct Totals {
     pub blocked: u64,
     /// Flows that did not open for any other reason.
     pub failed: u64,
-    /// Bytes of ended flows that left programs.
-    pub up_bytes: u64,
-    /// Bytes of ended flows that came to programs.
-    pub down_bytes: u64,
+    /// Bytes of flows that opened, by kind of tunnel.
+    pub bytes: BTreeMap<TunnelKind, Moved>,
+}
+
+/// Bytes that moved.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Moved {
+    /// Out of programs.
+    pub up: u64,
+    /// To programs.
+    pub down: u64,
 }
 
 /// A place in the table, given back when dropped.
@@ -149,6 +156,27 @@ impl Flow {
     }
 }
 
+impl Totals {
+    /// All bytes, whatever carried them.
+    pub fn all_bytes(&self) -> Moved {
+        self.bytes
+            .values()
+            .fold(Moved::default(), |all, bytes| Moved {
+                up: all.up + bytes.up,
+                down: all.down + bytes.down,
+            })
+    }
+
+    fn add_bytes(&mut self, flow: &Flow) {
+        let Some(kind) = flow.lock().tunnel else {
+            return;
+        };
+        let moved = self.bytes.entry(kind).or_default();
+        moved.up += flow.bytes.up.load(Relaxed);
+        moved.down += flow.bytes.down.load(Relaxed);
+    }
+}
+
 impl FlowTable {
     /// An empty table for `max_open` flows at once that remembers `max_kept`.
     pub(crate) fn new(max_open: usize, max_kept: usize) -> Arc<Self> {
@@ -165,12 +193,14 @@ impl FlowTable {
 
     /// What has become of all flows; living ones count with the bytes that they moved so far.
     pub fn totals(&self) -> Totals {
-        let mut totals = self.count(|totals| totals.clone());
-        for flow in &self.living {
-            totals.up_bytes += flow.bytes.up.load(Relaxed);
-            totals.down_bytes += flow.bytes.down.load(Relaxed);
-        }
-        totals
+        // One lock over both: a flow that ends meanwhile counts once, as ended or as living.
+        self.count(|ended| {
+            let mut totals = ended.clone();
+            for flow in &self.living {
+                totals.add_bytes(&flow);
+            }
+            totals
+        })
     }
 
     /// Changes what is counted.
@@ -251,12 +281,10 @@ impl std::ops::Deref for Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let bytes = &self.flow.bytes;
         self.table.count(|totals| {
-            totals.up_bytes += bytes.up.load(Relaxed);
-            totals.down_bytes += bytes.down.load(Relaxed);
+            totals.add_bytes(&self.flow);
+            self.table.living.remove(&self.flow.id);
         });
-        self.table.living.remove(&self.flow.id);
         self.table.open.fetch_sub(1, Relaxed);
     }
 }
@@ -280,6 +308,35 @@ mod tests {
         drop(first);
         assert!(table.find(gone).is_none(), "nothing is recorded");
         assert_eq!((admit(&table).unwrap().id, table.open()), (3, 2));
+    }
+
+    #[test]
+    fn bytes_count_while_they_move_and_once_when_the_flow_ends() {
+        let table = FlowTable::new(9, 0);
+        let (opening, open) = (admit(&table).unwrap(), admit(&table).unwrap());
+        open.tell(|story| story.tunnel = Some(TunnelKind::Onion));
+        open.bytes.moved_up(5);
+        open.bytes.moved_down(7);
+        let moved = BTreeMap::from([(TunnelKind::Onion, Moved { up: 5, down: 7 })]);
+        assert_eq!(table.totals().bytes, moved);
+        drop((opening, open));
+        assert_eq!(table.totals().bytes, moved);
+    }
+
+    #[test]
+    fn no_byte_is_missed_or_counted_twice_when_flows_end_meanwhile() {
+        let table = FlowTable::new(1000, 0);
+        let flows: Vec<_> = (0..1000).map(|_| admit(&table).unwrap()).collect();
+        for flow in &flows {
+            flow.tell(|story| story.tunnel = Some(TunnelKind::Direct));
+            flow.bytes.moved_up(1);
+        }
+        std::thread::scope(|scope| {
+            let ending = scope.spawn(|| drop(flows));
+            while !ending.is_finished() {
+                assert_eq!(table.totals().all_bytes().up, 1000);
+            }
+        });
     }
 
     #[test]

@@ -23,3 +23,5 @@ mod socks5;
 mod support;
 #[cfg(test)]
 mod tcp;
+#[cfg(test)]
+mod telemetry;
