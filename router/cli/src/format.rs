@@ -1,6 +1,12 @@
 //! Values as people read them.
 
-use wormholes_proto::control::{PathNode, RuleName, ScriptDiagnostic};
+use wormholes_proto::{
+    NodeId,
+    control::{PathNode, RuleName, ScriptDiagnostic},
+};
+
+/// As many as the daemon takes in its own texts.
+const SHORT_ID_CHARS: usize = 8;
 
 /// Text from elsewhere without what would steer the terminal.
 pub(crate) fn clean(text: &str) -> String {
@@ -81,6 +87,16 @@ pub(crate) fn rule(rule: Option<&RuleName>) -> String {
 /// `default.rhai:12:5: message`
 pub(crate) fn diagnostic(diagnostic: &ScriptDiagnostic) -> String {
     clean(&diagnostic.to_string())
+}
+
+/// `bob (yhdoqba8)`, or the beginning of the id where that is the name.
+pub(crate) fn node(name: &str, id: &NodeId) -> String {
+    let id: String = id.to_string().chars().take(SHORT_ID_CHARS).collect();
+    if name == id {
+        id
+    } else {
+        format!("{} ({id})", clean(name))
+    }
 }
 
 /// `a > b > c`

@@ -41,6 +41,7 @@ pub use gatekeeper::{Gatekeeper, OpenGate};
 pub use identity::IdentityError;
 pub use log::{LogError, init as init_log};
 pub use metrics::MetricsError;
+pub use names::NodeName;
 pub use network::{Network, NetworkOptions, StartError};
 pub use node::{EntranceInfo, Node, NodeCore, NodeError, NodeOptions, Reload, ReloadError};
 pub use peers::ConnectError;

@@ -1,9 +1,41 @@
 //! Names of nodes and their services: `<service>.<node>.wh`, and `<node>.wh` for the default
-//! service. A node is named by its petname first, then by its whole id.
+//! service. A node is named by its petname first, then by its whole id; people read the petname
+//! and the beginning of the id.
+
+use std::fmt;
 
 use thiserror::Error;
 use wormholes_proto::{NodeId, ServiceName};
 use wormholes_rules::World;
+
+/// Characters of an id that people tell it by: 40 bits, which they compare and no machine trusts.
+pub(crate) const SHORT_ID_CHARS: usize = 8;
+
+/// A node as people read it: `friend (6qkm8odu…)`, or the beginning of its id alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeName {
+    /// Who it is.
+    pub id: NodeId,
+    /// What config.toml, or whoever added it, calls it; none for a node that is no peer.
+    pub petname: Option<Box<str>>,
+}
+
+impl fmt::Display for NodeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let id = short_id(self.id);
+        match &self.petname {
+            Some(petname) => write!(f, "{petname} ({id})"),
+            None => f.write_str(&id),
+        }
+    }
+}
+
+/// The beginning of an id. No petname: a script that compares names takes nobody for a peer whose
+/// petname is how an id begins.
+pub(crate) fn short_id(id: NodeId) -> String {
+    let id = id.to_string();
+    id.chars().take(SHORT_ID_CHARS).chain(['…']).collect()
+}
 
 /// What a `.wh` name means.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -23,6 +23,7 @@ use crate::{
     dial::Resolver,
     gatekeeper::Gatekeeper,
     identity::{Identity, IdentityError},
+    names::NodeName,
     peers::{ConnectError, Peers, WorldCache},
     pipe::Witness,
     records::{OwnRecord, REFRESH_PERIOD, Records},
@@ -354,7 +355,7 @@ impl Network {
         stream::iter(ids)
             .for_each_concurrent(MAX_DIALS, |id| async move {
                 if let Err(error) = self.connect(id, None).await {
-                    tracing::debug!(peer = %id, %error, "peer not reached");
+                    tracing::debug!(peer = %self.named(id), %error, "peer not reached");
                 }
             })
             .await;
@@ -432,6 +433,13 @@ impl Network {
         let record = self.records.get(&id);
         let record = record.as_ref().map(SignedRecord::record);
         Arc::new(self.peers.view(&self.peers.known(), id, record))
+    }
+
+    /// A node as people read it.
+    pub(crate) fn named(&self, id: NodeId) -> NodeName {
+        let known = self.peers.known();
+        let petname = known.get(&id).map(|peer| peer.name.as_str().into());
+        NodeName { id, petname }
     }
 
     /// Who asks, as scripts see it; none through an onion, where the hop before only passes on.

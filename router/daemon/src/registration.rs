@@ -91,6 +91,7 @@ async fn keep_registered(network: Arc<Network>, relay: NodeId, state: Arc<State>
                 tokio::select! {
                     lost = link.closed() => {
                         state.set(Err(lost.to_string()));
+                        let relay = network.named(relay);
                         tracing::info!(%relay, reason = %lost, "relay lost");
                     }
                     _ = own_record.changed() => {}
@@ -98,7 +99,7 @@ async fn keep_registered(network: Arc<Network>, relay: NodeId, state: Arc<State>
                 }
             }
             Err(why) => {
-                tracing::debug!(%relay, why, "not registered");
+                tracing::debug!(relay = %network.named(relay), why, "not registered");
                 state.set(Err(why));
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
@@ -125,6 +126,6 @@ async fn register(network: &Arc<Network>, relay: NodeId) -> Result<Link, String>
     };
     let answered = tokio::time::timeout(ANSWER_TIMEOUT, ask).await;
     answered.unwrap_or_else(|_| Err("no answer".to_owned()))?;
-    tracing::debug!(%relay, "registered with the relay");
+    tracing::debug!(relay = %network.named(relay), "registered with the relay");
     Ok(link)
 }

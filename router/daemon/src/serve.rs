@@ -102,7 +102,7 @@ fn admit(network: &Arc<Network>, link: &Link) -> Result<Option<StrangerPlace>, C
         return Err(CloseCode::Denied);
     }
     if let Verdict::Deny(why) = network.gatekeeper().accept(&network.view(id)) {
-        tracing::debug!(peer = %id, why, "connection denied");
+        tracing::debug!(peer = %network.named(id), why, "connection denied");
         return Err(CloseCode::Denied);
     }
     if !known {
@@ -168,7 +168,7 @@ async fn serve_streams(
 
 fn announce(network: &Network, link: &Link, kind: &str, reason: String) {
     let peer: Arc<NodeView> = network.view(link.peer());
-    tracing::info!(peer = peer.name, kind, reason, "connection changed");
+    tracing::info!(peer = %network.named(peer.id), kind, reason, "connection changed");
     network.expire_world();
     network.gatekeeper().event(RuleEvent {
         kind: kind.to_owned(),
@@ -287,14 +287,14 @@ async fn accept(pipe: &mut Pipe, body: Vec<u8>) -> bool {
 }
 
 /// What the log says when a flow that was served ends.
-fn log_end(role: &'static str, asker: &Asker, end: &CopyEnd) {
+fn log_end(network: &Network, role: &'static str, asker: &Asker, end: &CopyEnd) {
     let why = end
         .stop
         .as_ref()
         .map_or_else(|| "done".to_owned(), ToString::to_string);
     tracing::debug!(
         role,
-        from = %asker.id,
+        from = %network.named(asker.id),
         up_bytes = end.up_bytes,
         down_bytes = end.down_bytes,
         why,

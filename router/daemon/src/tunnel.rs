@@ -19,6 +19,7 @@ use onion::OnionPlan;
 
 use crate::{
     dial::DialError,
+    names::NodeName,
     network::Network,
     peers::ConnectError,
     pipe::{Pipe, PipeError},
@@ -61,7 +62,7 @@ pub enum OpenError {
     #[error("connecting to {node}: {source}")]
     Connect {
         /// Which one.
-        node: NodeId,
+        node: NodeName,
         /// Why not.
         source: ConnectError,
     },
@@ -69,7 +70,7 @@ pub enum OpenError {
     #[error("refused by {node}: {reason}")]
     Refused {
         /// Which one.
-        node: NodeId,
+        node: NodeName,
         /// Its reason.
         reason: Reason,
     },
@@ -77,7 +78,7 @@ pub enum OpenError {
     #[error("onion hop {node}: {}", hop_failure(*.reason))]
     Hop {
         /// Which one.
-        node: NodeId,
+        node: NodeName,
         /// What the hop before it, or this node, says of it.
         reason: Reason,
     },
@@ -92,7 +93,7 @@ pub enum OpenError {
     #[error("tunnel to {node}: {source}")]
     Broken {
         /// The node that it was being opened to.
-        node: NodeId,
+        node: NodeName,
         /// How.
         source: PipeError,
     },
@@ -160,6 +161,23 @@ impl OpenError {
             | Self::TimedOut(_) => Remedy::OtherTunnel,
         };
         ErrorKind { place, remedy }
+    }
+
+    /// The node that did not do its part, where it was one.
+    pub fn node(&self) -> Option<NodeId> {
+        match self {
+            Self::Connect { node, .. }
+            | Self::Refused { node, .. }
+            | Self::Hop { node, .. }
+            | Self::Broken { node, .. } => Some(node.id),
+            Self::Blocked(_)
+            | Self::Dial(_)
+            | Self::NoPath(_)
+            | Self::NoCircuit { .. }
+            | Self::Upstream(_)
+            | Self::NoWay(_)
+            | Self::TimedOut(_) => None,
+        }
     }
 
     /// The one reason of the wire's list that stands for it: what a reply at an entrance is
@@ -288,17 +306,17 @@ async fn resolve_any(
         Tunnel::Direct { to: None, .. } => Ok(network.resolver().lookup(host).await?),
         Tunnel::Direct { to: Some(to), .. } => {
             let (_, body) = direct::ask(network, *to, &open).await?;
-            decode_addresses(*to, &body)
+            decode_addresses(network, *to, &body)
         }
         Tunnel::Relay { via, to, .. } => {
             let (_, _, body) = relay::ask(network, *via, *to, &open).await?;
-            decode_addresses(*to, &body)
+            decode_addresses(network, *to, &body)
         }
         Tunnel::Onion { .. } => {
             let plan = onion_plan(tunnel)?;
             let (path, _, body) = onion::ask(network, plan, isolation, &open, timeout).await?;
             let last = path.last().copied().unwrap_or_else(|| network.id());
-            decode_addresses(last, &body)
+            decode_addresses(network, last, &body)
         }
         Tunnel::Socks { .. } => Err(OpenError::NoWay("a SOCKS server looks no names up")),
         Tunnel::Block { why } => Err(OpenError::Blocked(why.clone())),
@@ -327,19 +345,34 @@ fn onion_plan(tunnel: &Tunnel) -> Result<OnionPlan, OpenError> {
 }
 
 /// Sends an OPEN to `node` at the other end of `pipe`, and takes its answer.
-async fn ask_on(pipe: &mut Pipe, node: NodeId, open: &Open) -> Result<Vec<u8>, OpenError> {
-    let broken = |source| OpenError::Broken { node, source };
+async fn ask_on(
+    network: &Network,
+    pipe: &mut Pipe,
+    node: NodeId,
+    open: &Open,
+) -> Result<Vec<u8>, OpenError> {
+    let broken = |source| OpenError::Broken {
+        node: network.named(node),
+        source,
+    };
     pipe.writer.send_open(open).await.map_err(broken)?;
     match pipe.reader.read_answer().await.map_err(broken)? {
         Answer::Accepted(body) => Ok(body),
-        Answer::Refused(reason) => Err(OpenError::Refused { node, reason }),
+        Answer::Refused(reason) => Err(OpenError::Refused {
+            node: network.named(node),
+            reason,
+        }),
     }
 }
 
 /// Reads the answer to a RESOLVE.
-fn decode_addresses(node: NodeId, body: &[u8]) -> Result<Vec<IpAddr>, OpenError> {
+fn decode_addresses(
+    network: &Network,
+    node: NodeId,
+    body: &[u8],
+) -> Result<Vec<IpAddr>, OpenError> {
     decode_resolved(body).map_err(|_| OpenError::Broken {
-        node,
+        node: network.named(node),
         source: PipeError::Malformed("addresses"),
     })
 }

@@ -263,6 +263,23 @@ async fn flows_are_listed_and_explained() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_failed_tunnel_names_the_node_as_people_do() {
+    let (ada, bob) = (start("ada", "").await, start("bob", "").await);
+    ada.befriend(&bob).await;
+    let refused = ada.node.dial("echo.bob.wh:1".parse().unwrap()).await;
+    assert!(refused.is_err(), "bob has no echo service");
+    let id = bob.node.id().to_string();
+    let why = ada.text(&["why", "1"]).await;
+    let words = format!("refused by bob ({}): no such service", &id[..8]);
+    assert!(why.contains(&words), "{why}");
+    assert!(!why.contains(&id), "{why}");
+    let why = ada.json(&["why", "1"]).await;
+    let failed_at = &why["steps"][0]["failed_at"];
+    assert_eq!(failed_at["name"], "bob", "{why}");
+    assert_eq!(failed_at["id"], id, "{why}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn scripts_are_loaded_refused_and_rolled_back() {
     let ada = start("ada", "").await;
     let file = ada.socket.with_file_name("rules.rhai");

@@ -68,8 +68,8 @@ fn words(body: &EventBody) -> String {
             let why = why.as_deref().unwrap_or("refused");
             format!("{flow} {entrance} {to}: {why} ({rule})")
         }
-        EventBody::PeerUp { peer, id } => format!("{peer} {id}"),
-        EventBody::PeerDown { peer, id, reason } => format!("{peer} {id}: {reason}"),
+        EventBody::PeerUp { peer, id } => format::node(peer, id),
+        EventBody::PeerDown { peer, id, reason } => format!("{}: {reason}", format::node(peer, id)),
         EventBody::ScriptLoaded {
             generation,
             scripts,
@@ -86,6 +86,7 @@ fn words(body: &EventBody) -> String {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+    use wormholes_proto::NodeId;
 
     use super::*;
 
@@ -98,6 +99,12 @@ mod tests {
         let text =
             "1970-01-01 00:00:00Z flow-refused  7 http a\u{fffd}.example:80: blocked (default)\n";
         assert_eq!(render(&event), text);
+        let peer = json!({
+            "seq": 1, "at_unix_ms": 0, "kind": "peer-up", "peer": "bob",
+            "id": NodeId::from_bytes([7; 32]),
+        });
+        let text = render(&peer);
+        assert!(text.ends_with("peer-up       bob (yhdoqba8)\n"), "{text}");
         let unknown = json!({"seq": 1, "kind": "comet"});
         assert_eq!(render(&unknown), "{\"kind\":\"comet\",\"seq\":1}\n");
     }

@@ -106,8 +106,7 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn a_decision_reads_from_question_to_end() {
+    fn explanation() -> Explanation {
         let pair = |name: &str, value: &str| Because {
             name: name.to_owned(),
             value: value.to_owned(),
@@ -115,9 +114,10 @@ mod tests {
         let step = |tunnel: &str, error: Option<&str>| StepTried {
             tunnel: tunnel.to_owned(),
             error: error.map(str::to_owned),
+            failed_at: None,
             took_ms: 12,
         };
-        let why = Explanation {
+        Explanation {
             flow: 7,
             at_unix_ms: 1_795_238_255_000,
             state: FlowState::Open,
@@ -151,7 +151,11 @@ mod tests {
             bytes_sent: 1,
             bytes_received: 2,
             end: None,
-        };
+        }
+    }
+
+    #[test]
+    fn a_decision_reads_from_question_to_end() {
         let expected = "\
 flow       7 (open)
 asked      a.example:443 at 2026-11-21 05:17:35Z
@@ -167,6 +171,6 @@ tunnel     onion, open after 30 ms
 path       ada
 bytes      1 B sent, 2 B received
 ";
-        assert_eq!(render(&why, Style::default()), expected);
+        assert_eq!(render(&explanation(), Style::default()), expected);
     }
 }

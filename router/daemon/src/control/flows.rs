@@ -57,6 +57,7 @@ pub(super) fn why(core: &NodeCore, params: &FlowParams) -> Result<Explanation, R
             .map(|tried| StepTried {
                 tunnel: tried.tunnel,
                 error: tried.error,
+                failed_at: tried.failed_at.map(|id| path_node(core, id)),
                 took_ms: millis(tried.took),
             })
             .collect(),
@@ -92,11 +93,14 @@ fn info(core: &NodeCore, role: Role, flow: &Flow) -> FlowInfo {
 }
 
 fn path(core: &NodeCore, ids: &[NodeId]) -> Vec<PathNode> {
-    let node = |id: &NodeId| PathNode {
-        name: core.network.view(*id).name.clone(),
-        id: *id,
-    };
-    ids.iter().map(node).collect()
+    ids.iter().map(|id| path_node(core, *id)).collect()
+}
+
+fn path_node(core: &NodeCore, id: NodeId) -> PathNode {
+    PathNode {
+        name: core.network.view(id).name.clone(),
+        id,
+    }
 }
 
 fn decision(core: &NodeCore, decided: &Decided) -> DecisionInfo {

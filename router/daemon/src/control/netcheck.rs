@@ -215,7 +215,7 @@ async fn reach_relayed(core: &Arc<NodeCore>, id: NodeId) -> Result<String, Strin
     let opened = core.network.open(&tunnel, &request).await;
     let reached = match opened {
         Ok(_) => Ok(()),
-        Err(OpenError::Refused { node, .. }) if node == id => Ok(()),
+        Err(OpenError::Refused { node, .. }) if node.id == id => Ok(()),
         Err(error) => Err(error.to_string()),
     };
     reached.map(|()| format!("through a relay, {:.1} ms", millis(start.elapsed())))

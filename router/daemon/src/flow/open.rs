@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     dial,
+    names::short_id,
     node::NodeCore,
     pipe::CopyLimits,
     tunnel::{OpenError, Opened, TunnelRequest},
@@ -90,7 +91,8 @@ pub(super) async fn lookup(trip: &Trip<'_>, plan: &Plan) -> Result<Found, Refusa
             let network = &trip.core.network;
             let found = network.resolve(tunnel, host, &isolation, timeout).await;
             let what = format!("look-up through {}", describe(trip.core, tunnel));
-            trip.tried(what, start, found.as_ref().err());
+            let error = found.as_ref().err();
+            trip.tried(what, start, error, error.and_then(OpenError::node));
             match found {
                 Ok(ips) => {
                     let told = !is_local(tunnel);
@@ -117,7 +119,12 @@ async fn race(trip: &Trip<'_>, step: &Step) -> Result<Opened, Failure> {
         match result {
             Ok(opened) => {
                 for loser in racers {
-                    trip.tried(describe(trip.core, loser), start, Some(&"lost the race"));
+                    trip.tried(
+                        describe(trip.core, loser),
+                        start,
+                        Some(&"lost the race"),
+                        None,
+                    );
                 }
                 return Ok(opened);
             }
@@ -137,7 +144,7 @@ async fn one(trip: &Trip<'_>, tunnel: &Tunnel, marks: &Marks) -> Result<Opened, 
     let start = Instant::now();
     let what = describe(trip.core, tunnel);
     if let Err(forbidden) = check(trip, tunnel) {
-        trip.tried(what, start, Some(&forbidden));
+        trip.tried(what, start, Some(&forbidden), None);
         return Err(Failure {
             refusal: forbidden.into(),
             is_final: false,
@@ -156,7 +163,8 @@ async fn one(trip: &Trip<'_>, tunnel: &Tunnel, marks: &Marks) -> Result<Opened, 
         let _ = tokio::time::timeout(request.timeout, refresh).await;
         opened = dial(trip, tunnel, &request).await;
     }
-    trip.tried(what, start, opened.as_ref().err());
+    let error = opened.as_ref().err();
+    trip.tried(what, start, error, error.and_then(OpenError::node));
     match opened {
         Ok(opened) => {
             let kind = opened.kind.as_str();
@@ -247,14 +255,21 @@ fn limits(marks: &Marks) -> CopyLimits {
 }
 
 impl Trip<'_> {
-    /// Keeps what came of a tunnel for `why`.
-    fn tried(&self, tunnel: String, start: Instant, error: Option<&impl std::fmt::Display>) {
+    /// Keeps what came of a tunnel for `why`; `failed_at` is the node that did not do its part.
+    fn tried(
+        &self,
+        tunnel: String,
+        start: Instant,
+        error: Option<&impl std::fmt::Display>,
+        failed_at: Option<NodeId>,
+    ) {
         if !self.core.flows.records() {
             return;
         }
         let tried = Tried {
             tunnel,
             error: error.map(ToString::to_string),
+            failed_at,
             took: start.elapsed(),
         };
         self.flow.tell(|story| story.tries.push(tried));
@@ -266,7 +281,7 @@ pub(crate) fn describe(core: &NodeCore, tunnel: &Tunnel) -> String {
     let world = core.network.world();
     let name = |id: &NodeId| {
         let view = world.by_id(id);
-        view.map_or_else(|| id.to_string(), |view| view.name.clone())
+        view.map_or_else(|| short_id(*id), |view| view.name.clone())
     };
     let end = |to: &Option<NodeId>, exit: bool| match (to, exit) {
         (Some(to), true) => format!(" to {}, which exits", name(to)),

@@ -115,6 +115,7 @@ impl Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::names::NodeName;
 
     fn check(error: &OpenError, outcome: &str, reply: SocksReply, status: u16) {
         let refusal = Refusal::from(error);
@@ -133,8 +134,14 @@ mod tests {
             TtlExpired,
         };
         let dial = |error| OpenError::Dial(error);
-        let node = wormholes_proto::NodeId::from_bytes([1; 32]);
-        let refused = |reason| OpenError::Refused { node, reason };
+        let node = NodeName {
+            id: wormholes_proto::NodeId::from_bytes([1; 32]),
+            petname: None,
+        };
+        let refused = |reason| OpenError::Refused {
+            node: node.clone(),
+            reason,
+        };
         let blocked = OpenError::Blocked("no".to_owned());
         check(&blocked, "blocked", NotAllowed, 403);
         check(&dial(DialError::SpecialUse), "blocked", NotAllowed, 403);
@@ -154,7 +161,10 @@ mod tests {
             HostUnreachable,
             502,
         );
-        let hop = |reason| OpenError::Hop { node, reason };
+        let hop = |reason| OpenError::Hop {
+            node: node.clone(),
+            reason,
+        };
         check(&hop(Reason::Denied), "unreachable", HostUnreachable, 502);
         check(&hop(Reason::Busy), "failed", GeneralFailure, 502);
         let silent = OpenError::NoCircuit { hops: 3 };

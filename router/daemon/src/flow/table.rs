@@ -77,6 +77,8 @@ pub struct Tried {
     pub tunnel: String,
     /// Why it did not open; none when it did.
     pub error: Option<String>,
+    /// The node that did not do its part, when it was one.
+    pub failed_at: Option<NodeId>,
     /// How long it took.
     pub took: Duration,
 }

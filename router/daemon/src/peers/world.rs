@@ -11,12 +11,10 @@ use wormholes_proto::{NodeId, NodeRecord, RecordBook};
 use wormholes_rules::{NodeView, World};
 
 use super::{Known, Peers};
-use crate::config::PeerConfig;
+use crate::{config::PeerConfig, names::short_id};
 
 /// How old a snapshot may be: round trips change slowly, and a flow pays nothing for a fresh one.
 const MAX_AGE: Duration = Duration::from_secs(1);
-/// Characters of the id that people are shown of a node without petname.
-const SHORT_NAME_CHARS: usize = 8;
 
 /// The last snapshot.
 #[derive(Debug, Default)]
@@ -65,7 +63,7 @@ impl Peers {
         let has_address = config.is_some_and(|config| !config.addresses.is_empty())
             || record.is_some_and(|record| !record.addresses.is_empty());
         NodeView {
-            name: config.map_or_else(|| short_name(id), |config| config.name.clone()),
+            name: config.map_or_else(|| short_id(id), |config| config.name.clone()),
             is_peer: config.is_some(),
             id,
             trust: config.map_or(0, |config| config.trust),
@@ -98,16 +96,15 @@ pub(crate) fn relays(
     relays
 }
 
-/// No petname: a script that compares names takes nobody for a peer whose id begins so.
-fn short_name(id: NodeId) -> String {
-    let id = id.to_string();
-    id.chars().take(SHORT_NAME_CHARS).chain(['…']).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config::Config, identity::Identity, names, records::OwnRecord};
+    use crate::{
+        config::Config,
+        identity::Identity,
+        names::{self, SHORT_ID_CHARS},
+        records::OwnRecord,
+    };
 
     /// A stranger's signed word about itself.
     fn record_of(stranger: &Identity) -> wormholes_proto::SignedRecord {
@@ -127,7 +124,7 @@ mod tests {
         let id_text = stranger.id().to_string();
         // Whom this node calls as the stranger's id begins; the stranger's id sorts first.
         let friend = PeerConfig {
-            name: id_text[..SHORT_NAME_CHARS].to_owned(),
+            name: id_text[..SHORT_ID_CHARS].to_owned(),
             id: NodeId::from_bytes([0xff; 32]),
             addresses: Vec::new(),
             trust: 2,

@@ -45,7 +45,7 @@ pub(super) async fn serve(network: &Arc<Network>, asker: &Asker, target: &Target
         None => return,
         Some(Ok(opened)) => opened,
         Some(Err(error)) => {
-            tracing::debug!(from = %asker.id, %error, "exit refused");
+            tracing::debug!(from = %network.named(asker.id), %error, "exit refused");
             counters.refuse(error.reason());
             return refuse(pipe, error.reason()).await;
         }
@@ -61,7 +61,7 @@ pub(super) async fn serve(network: &Arc<Network>, asker: &Asker, target: &Target
     if accept(&mut pipe, Vec::new()).await {
         let limits = place.limits(&allowance);
         let end = pipe::copy(pipe, Pipe::tcp(stream), &limits, &place.bytes).await;
-        log_end("exit", asker, &end);
+        log_end(network, "exit", asker, &end);
     }
 }
 
@@ -74,7 +74,7 @@ pub(super) async fn resolve(network: &Arc<Network>, asker: &Asker, host: &Host, 
         let (addresses, _) = permitted(network, asker, host, None)
             .await
             .map_err(|error| {
-                tracing::debug!(from = %asker.id, %error, "look-up refused");
+                tracing::debug!(from = %network.named(asker.id), %error, "look-up refused");
                 error.reason()
             })?;
         let answer = encode_resolved(addresses.iter().map(SocketAddr::ip));

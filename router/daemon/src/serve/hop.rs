@@ -134,7 +134,7 @@ async fn end(
     tokio::select! {
         () = serve_inside(network, asker, pipe) => {}
         stop = pipe::watch(&limits, &place.bytes) => {
-            tracing::debug!(role = "last hop", from = %asker.id, %stop, "circuit ended");
+            tracing::debug!(role = "last hop", from = %network.named(asker.id), %stop, "circuit ended");
         }
     }
 }
@@ -221,7 +221,7 @@ async fn pass_on(
         down_bytes = end.down_bytes,
         "hop learned its neighbours, and how much went by"
     );
-    log_end("hop", asker, &end);
+    log_end(network, "hop", asker, &end);
 }
 
 /// Sends CREATE to the next hop, on the connection that stands or a new one, and takes CREATED.
@@ -235,7 +235,7 @@ async fn call(
         .connect_for_stranger(next, address, |address| check_next(network, address))
         .await
         .map_err(|error| {
-            tracing::debug!(%next, %error, "next hop not reached");
+            tracing::debug!(next = %network.named(next), %error, "next hop not reached");
             match error.reason() == Reason::ForbiddenAddress {
                 true => Reason::ForbiddenAddress,
                 false => Reason::Unreachable,

@@ -105,7 +105,7 @@ pub(super) async fn register(network: &Network, asker: &Asker, record: &[u8], mu
     };
     match registered {
         Ok(()) => {
-            tracing::debug!(peer = %asker.id, "registered");
+            tracing::debug!(peer = %network.named(asker.id), "registered");
             if accept(&mut pipe, Vec::new()).await {
                 let _ = pipe.writer.finish().await;
             }
@@ -150,7 +150,7 @@ pub(super) async fn serve(network: &Arc<Network>, asker: &Asker, to: NodeId, mut
             down_bytes = end.down_bytes,
             "relay learned who spoke with whom, and how much"
         );
-        log_end("relay", asker, &end);
+        log_end(network, "relay", asker, &end);
     }
     drop(circuit);
 }
@@ -165,7 +165,8 @@ fn ask_rules(network: &Network, asker: &Asker, to: NodeId) -> Result<Allowance, 
     match network.gatekeeper().relay(&request) {
         Verdict::Allow(allowance) => Ok(allowance),
         Verdict::Deny(why) => {
-            tracing::debug!(from = %asker.id, to = %to, why, "relay denied by rule");
+            let (from, to) = (network.named(asker.id), network.named(to));
+            tracing::debug!(%from, %to, why, "relay denied by rule");
             Err(Reason::Denied)
         }
     }
@@ -204,12 +205,13 @@ pub(super) async fn called(network: &Arc<Network>, relay: &Link, mut pipe: Pipe)
     };
     match tokio::time::timeout(CALLED_TIMEOUT, taken).await {
         Ok(Ok((asker, open, pipe))) => {
-            tracing::debug!(from = %asker.id, relay = %relay.peer(), "called through a relay");
+            let (from, relay) = (network.named(asker.id), network.named(relay.peer()));
+            tracing::debug!(%from, %relay, "called through a relay");
             serve_target(network, &asker, open, pipe).await;
         }
         Ok(Err(error)) => {
             network.counters().streams_refused.fetch_add(1, Relaxed);
-            tracing::debug!(relay = %relay.peer(), %error, "caller refused");
+            tracing::debug!(relay = %network.named(relay.peer()), %error, "caller refused");
         }
         Err(_) => {
             network.counters().streams_refused.fetch_add(1, Relaxed);

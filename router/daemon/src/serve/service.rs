@@ -59,7 +59,7 @@ pub(super) async fn serve(
         let limits = CopyLimits::default();
         let end = pipe::copy(pipe, Pipe::tcp(stream), &limits, &bytes).await;
         drop(active);
-        log_end("service", asker, &end);
+        log_end(network, "service", asker, &end);
     }
 }
 

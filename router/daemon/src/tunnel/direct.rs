@@ -44,15 +44,18 @@ pub(super) async fn ask(
     let link = network
         .connect(node, None)
         .await
-        .map_err(|source| OpenError::Connect { node, source })?;
+        .map_err(|source| OpenError::Connect {
+            node: network.named(node),
+            source,
+        })?;
     let mut pipe = link.open().await.map_err(|error| OpenError::Broken {
-        node,
+        node: network.named(node),
         source: PipeError::Broken(error.to_string()),
     })?;
-    let body = match ask_on(&mut pipe, node, open).await {
+    let body = match ask_on(network, &mut pipe, node, open).await {
         // A door shut on the whole connection says more than the broken stream on it.
         Err(OpenError::Broken { .. }) if link.is_closed() => {
-            let source = link.closed().await.into();
+            let (node, source) = (network.named(node), link.closed().await.into());
             return Err(OpenError::Connect { node, source });
         }
         other => other?,

@@ -134,13 +134,13 @@ pub(super) async fn ask(
                 build_ahead(network, key, path.clone());
                 return Ok((ids(&path), pipe, body));
             }
-            Err(error) if error.is_answer() => return Err(error.into_open(&path)),
+            Err(error) if error.is_answer() => return Err(error.into_open(network, &path)),
             Err(error) => {
                 network.onion().paths.forget(&key, &path);
                 if error.remedy() == Some(Remedy::RefreshRecords) {
                     network.refresh_records().await;
                 }
-                failed = error.into_open(&path);
+                failed = error.into_open(network, &path);
             }
         }
     }
@@ -179,11 +179,11 @@ impl CircuitError {
         }
     }
 
-    fn into_open(self, path: &[PathHop]) -> OpenError {
+    fn into_open(self, network: &Network, path: &[PathHop]) -> OpenError {
         match self {
             Self::Hop(hop, reason) => match path.get(hop) {
                 Some(hop) => OpenError::Hop {
-                    node: hop.id,
+                    node: network.named(hop.id),
                     reason,
                 },
                 None => OpenError::NoWay("an onion hop failed"),
@@ -191,7 +191,7 @@ impl CircuitError {
             Self::TimedOut => OpenError::NoCircuit { hops: path.len() },
             Self::Broken(source) => match path.first() {
                 Some(first) => OpenError::Broken {
-                    node: first.id,
+                    node: network.named(first.id),
                     source,
                 },
                 None => OpenError::NoWay("the onion circuit broke"),
@@ -210,7 +210,7 @@ async fn ask_over(
 ) -> Result<(Pipe, Vec<u8>), CircuitError> {
     let last = path.last().map_or_else(|| network.id(), |hop| hop.id);
     if let Some(mut spare) = network.onion().take_spare(key, path) {
-        let asked = ask_on(&mut spare, last, open);
+        let asked = ask_on(network, &mut spare, last, open);
         match tokio::time::timeout(time.patience(), asked).await {
             Ok(Ok(body)) => return Ok((spare, body)),
             // It died while it waited: a new one will do, or tell that the path is dead.
@@ -219,7 +219,7 @@ async fn ask_over(
         }
     }
     let mut pipe = build(network, path, time.patience()).await?;
-    match ask_on(&mut pipe, last, open).await {
+    match ask_on(network, &mut pipe, last, open).await {
         Ok(body) => Ok((pipe, body)),
         Err(OpenError::Broken { source, .. }) => Err(CircuitError::Broken(source)),
         Err(error) => Err(CircuitError::Answer(error)),

@@ -40,7 +40,7 @@ pub(super) async fn ask(
         }
         match sealed {
             Ok(mut pipe) => {
-                let body = ask_on(&mut pipe, to, open).await?;
+                let body = ask_on(network, &mut pipe, to, open).await?;
                 return Ok((relay, pipe, body));
             }
             Err(error) => failed = error,
@@ -65,7 +65,7 @@ async fn connect_relays(network: &Arc<Network>, id: &NodeId) {
     let known = network.peers().known();
     for relay in relays(&known, known.get(id), None) {
         if let Err(error) = network.connect(relay, None).await {
-            tracing::debug!(%relay, %error, "relay not reached");
+            tracing::debug!(relay = %network.named(relay), %error, "relay not reached");
         }
     }
 }
@@ -88,18 +88,18 @@ async fn seal(
 ) -> Result<Pipe, OpenError> {
     let to = record.id();
     let broken = |source| OpenError::Broken {
-        node: relay,
+        node: network.named(relay),
         source,
     };
     let unsealed = || OpenError::Refused {
-        node: to,
+        node: network.named(to),
         reason: Reason::Handshake,
     };
     let link = network
         .connect(relay, None)
         .await
         .map_err(|source| OpenError::Connect {
-            node: relay,
+            node: network.named(relay),
             source,
         })?;
     let mut pipe = link
@@ -124,14 +124,14 @@ async fn seal(
         .map_err(broken)?;
     if let Answer::Refused(reason) = pipe.reader.read_answer().await.map_err(broken)? {
         return Err(OpenError::Refused {
-            node: relay,
+            node: network.named(relay),
             reason,
         });
     }
     let answer = pipe.reader.read_exact(ANSWER_BYTES).await;
     let session = answer.map_err(|_| unsealed()).and_then(|answer| {
         initiator.handle_answer(&answer).map_err(|error| {
-            tracing::debug!(peer = %to, %error, "the other end does not hold");
+            tracing::debug!(peer = %network.named(to), %error, "the other end does not hold");
             unsealed()
         })
     })?;

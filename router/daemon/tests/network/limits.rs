@@ -127,7 +127,7 @@ impl Scene {
         let (OpenError::Refused { node, reason } | OpenError::Hop { node, reason }) = error else {
             panic!("{role:?}: {error}");
         };
-        assert_eq!((*node, *reason), (id, Reason::Busy), "{role:?}: {error}");
+        assert_eq!((node.id, *reason), (id, Reason::Busy), "{role:?}: {error}");
         let refused = self.counters().refused();
         assert_eq!(refused.len(), 1, "{role:?}: {refused:?}");
         assert_eq!(refused[0].0, Reason::Busy, "{role:?}");

@@ -148,7 +148,7 @@ async fn refusals_of_the_relay_and_behind_it_are_told_apart() {
         let OpenError::Refused { node, reason } = error else {
             panic!("{error}");
         };
-        (node, reason)
+        (node.id, reason)
     };
     let error = network
         .open(&scene.tunnel(false), &service_request("none"))

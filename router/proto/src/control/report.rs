@@ -314,6 +314,8 @@ pub struct StepTried {
     pub tunnel: String,
     /// Why it failed; none opened.
     pub error: Option<String>,
+    /// The node that could not be reached, refused, or broke off; none when it was none of them.
+    pub failed_at: Option<PathNode>,
     /// How long it took.
     pub took_ms: u64,
 }

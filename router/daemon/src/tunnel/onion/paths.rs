@@ -49,7 +49,7 @@ impl Paths {
             network.refresh_records().await;
             chosen = self.choose_new(network, key);
         }
-        let path = chosen.map_err(|error| OpenError::NoPath(error.to_string()))?;
+        let path = chosen.map_err(|error| OpenError::NoPath(words(network, &error)))?;
         let mut cache = self.cache();
         cache.insert(key.clone(), path.clone(), Instant::now());
         Ok(path)
@@ -122,6 +122,17 @@ impl Paths {
 }
 
 /// A file that cannot be read is said aloud: new guards are a risk.
+/// The error with names of nodes.
+fn words(network: &Network, error: &PathError) -> String {
+    match error {
+        PathError::NotAHop(id) => format!("{} is not known as a hop", network.named(*id)),
+        PathError::NotAnExit(id) => format!("{} does not exit to that port", network.named(*id)),
+        PathError::Hops(_) | PathError::NoExit | PathError::NoGuard | PathError::TooFewHops(_) => {
+            error.to_string()
+        }
+    }
+}
+
 fn read_guards(file: &Path) -> Guards {
     match std::fs::read(file) {
         Ok(text) => serde_json::from_slice(&text).unwrap_or_else(|error| {
