@@ -18,7 +18,7 @@ use wormholes_proto::Target;
 
 use crate::{
     config::{EntranceConfig, EntranceKind},
-    flow::{self, Asked, LocalEnd},
+    flow::{self, Asked, Ends, LocalEnd},
     node::NodeCore,
 };
 
@@ -72,7 +72,7 @@ struct Door {
 #[derive(Debug)]
 struct Visitor {
     stream: TcpStream,
-    from: SocketAddr,
+    ends: Ends,
     place: Place,
 }
 
@@ -123,9 +123,14 @@ impl Entrance {
 
 impl Door {
     fn visit(self: &Arc<Self>, stream: TcpStream, from: SocketAddr, core: &Arc<NodeCore>) {
+        let ends = Ends {
+            theirs: from,
+            // One that is gone already has no address here; the next read says so.
+            ours: stream.local_addr().unwrap_or(self.address),
+        };
         let visitor = Visitor {
             stream,
-            from,
+            ends,
             place: core.pending.enter(),
         };
         let (this, core) = (Arc::clone(self), Arc::clone(core));
@@ -148,17 +153,17 @@ impl Door {
         let Some(target) = self.config.target.clone() else {
             return;
         };
-        let asked = self.asked(visitor.from, target, None);
+        let asked = self.asked(visitor.ends, target, None);
         drop(visitor.place);
         flow::run(core, asked, LocalEnd::Tcp(visitor.stream)).await;
     }
 
-    fn asked(&self, from: SocketAddr, target: Target, login: Option<flow::Login>) -> Asked {
+    fn asked(&self, ends: Ends, target: Target, login: Option<flow::Login>) -> Asked {
         Asked {
             entrance: self.config.kind.as_str(),
             label: self.config.label.clone(),
             login,
-            ends: Some((from, self.address)),
+            ends: Some(ends),
             target,
         }
     }

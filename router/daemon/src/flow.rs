@@ -19,7 +19,7 @@ use wormholes_proto::Target;
 use crate::{node::NodeCore, pipe};
 
 pub use guard::Forbidden;
-pub(crate) use local::LocalEnd;
+pub(crate) use local::{LocalEnd, left};
 pub(crate) use login::Login;
 pub(crate) use open::describe;
 pub use refusal::Refusal;
@@ -34,11 +34,19 @@ pub(crate) struct Asked {
     pub(crate) label: Option<String>,
     /// Whom the program says it is.
     pub(crate) login: Option<Login>,
-    /// The program's end of the connection and the entrance's; none for a program that embeds the
-    /// node.
-    pub(crate) ends: Option<(SocketAddr, SocketAddr)>,
+    /// The connection that the program came on; none for a program that embeds the node.
+    pub(crate) ends: Option<Ends>,
     /// Where to.
     pub(crate) target: Target,
+}
+
+/// The two ends of a program's connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ends {
+    /// The program's.
+    pub(crate) theirs: SocketAddr,
+    /// The entrance's.
+    pub(crate) ours: SocketAddr,
 }
 
 /// Carries one flow: admit, decide, open with fallbacks, answer, copy, record.
@@ -52,7 +60,7 @@ pub(crate) async fn run(core: &NodeCore, asked: Asked, mut local: LocalEnd) {
     };
     let route = tokio::select! {
         route = decide::travel(core, &flow, &asked) => route,
-        () = local.gone() => Err(Refusal::Gone),
+        () = local.gone(asked.ends) => Err(Refusal::Gone),
         () = core.stop.cancelled() => Err(Refusal::Stopping),
     };
     let route = match route {

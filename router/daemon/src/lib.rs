@@ -46,8 +46,8 @@ pub use network::{Network, NetworkOptions, StartError};
 pub use node::{EntranceInfo, Node, NodeCore, NodeError, NodeOptions, Reload, ReloadError};
 pub use peers::ConnectError;
 pub use pipe::{
-    CopyEnd, CopyLimits, CopyStop, FlowBytes, Pace, Pipe, PipeError, PipeReader, PipeWriter,
-    Witness, copy,
+    CopyEnd, CopyLimits, CopyStop, FlowBytes, MemoryEnd, Pace, Pipe, PipeError, PipeReader,
+    PipeWriter, Witness, copy,
 };
 pub use policy::{Generation, LoadError, NothingBefore, PolicyHost, ScriptError, check};
 pub use role::{RoleAccount, RoleStatus};

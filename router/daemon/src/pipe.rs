@@ -6,6 +6,7 @@
 
 mod cells;
 mod copy;
+mod memory;
 mod pace;
 mod quic;
 mod sealed;
@@ -15,11 +16,9 @@ mod toll;
 use std::{fmt, io::ErrorKind, time::Duration};
 
 use bytes::Bytes;
+use futures_util::{FutureExt, future::BoxFuture};
 use thiserror::Error;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf},
-    net::TcpStream,
-};
+use tokio::net::TcpStream;
 use wormholes_proto::{
     Answer, MAX_ANSWER_BYTES, MAX_OPEN_BYTES, Open, decode_answer, decode_open, encode_answer,
     encode_open,
@@ -30,10 +29,12 @@ use wormholes_proto::{
 pub(crate) use cells::{CellOpener, CellSealer, CellTurner};
 pub(crate) use copy::watch;
 pub use copy::{CopyEnd, CopyLimits, CopyStop, FlowBytes, Witness, copy};
+pub use memory::MemoryEnd;
 pub use pace::Pace;
 pub(crate) use toll::Toll;
 
 use cells::{HopReader, OnionReader, OnionWriter};
+use memory::{MemoryReader, MemoryWriter};
 use quic::{QuicReader, QuicWriter};
 use sealed::{SealedReader, SealedWriter};
 use tcp::{TcpReader, TcpWriter};
@@ -76,7 +77,7 @@ enum Source {
     Sealed(Box<SealedReader>),
     Onion(Box<OnionReader>),
     Hop(Box<HopReader>),
-    Memory(ReadHalf<DuplexStream>),
+    Memory(MemoryReader),
 }
 
 enum Sink {
@@ -84,7 +85,7 @@ enum Sink {
     Quic(QuicWriter),
     Sealed(Box<SealedWriter>),
     Onion(Box<OnionWriter>),
-    Memory(WriteHalf<DuplexStream>),
+    Memory(MemoryWriter),
 }
 
 /// Chunks on their way, in order.
@@ -138,13 +139,10 @@ impl Pipe {
     }
 
     /// A stream in memory, and its other end.
-    pub fn memory() -> (Self, DuplexStream) {
-        let (near, far) = tokio::io::duplex(READ_BYTES);
-        let (reader, writer) = tokio::io::split(near);
-        (
-            Self::new(Source::Memory(reader), Sink::Memory(writer), Bytes::new()),
-            far,
-        )
+    pub fn memory() -> (Self, MemoryEnd) {
+        let (reader, writer, far) = memory::pair();
+        let near = Self::new(Source::Memory(reader), Sink::Memory(writer), Bytes::new());
+        (near, far)
     }
 
     pub(crate) fn quic(send: quinn::SendStream, recv: quinn::RecvStream) -> Self {
@@ -227,12 +225,7 @@ impl PipeReader {
             Source::Sealed(sealed) => sealed.read_chunk().await,
             Source::Onion(onion) => onion.read_chunk().await,
             Source::Hop(hop) => hop.read_chunk().await,
-            Source::Memory(memory) => {
-                let mut bytes = Vec::with_capacity(READ_BYTES);
-                let read = memory.read_buf(&mut bytes).await;
-                let len = read.map_err(|error| broken(&error))?;
-                Ok((len > 0).then(|| bytes.into()))
-            }
+            Source::Memory(memory) => memory.read_chunk().await,
         }
     }
 
@@ -365,14 +358,7 @@ impl PipeWriter {
             Sink::Quic(quic) => quic.write_chunks(batch.chunks_mut()).await?,
             Sink::Sealed(sealed) => sealed.write_chunks(batch.chunks_mut()).await?,
             Sink::Onion(onion) => onion.write_chunks(batch.chunks_mut()).await?,
-            Sink::Memory(memory) => {
-                for chunk in batch.chunks_mut() {
-                    memory
-                        .write_all(chunk)
-                        .await
-                        .map_err(|error| broken(&error))?;
-                }
-            }
+            Sink::Memory(memory) => memory.write_chunks(batch.chunks_mut()).await?,
         }
         batch.clear();
         Ok(())
@@ -422,7 +408,18 @@ impl PipeWriter {
             Sink::Quic(quic) => quic.finish(),
             Sink::Sealed(sealed) => sealed.finish().await,
             Sink::Onion(onion) => onion.finish().await,
-            Sink::Memory(memory) => memory.shutdown().await.map_err(|error| broken(&error)),
+            Sink::Memory(memory) => memory.finish().await,
+        }
+    }
+
+    /// Ends when the other end wants nothing more of what is due. A TCP connection never tells.
+    pub(crate) fn left(&self) -> BoxFuture<'static, ()> {
+        match &self.sink {
+            Sink::Tcp(_) => std::future::pending().boxed(),
+            Sink::Quic(quic) => quic.left().boxed(),
+            Sink::Sealed(sealed) => sealed.left().boxed(),
+            Sink::Onion(onion) => onion.left().boxed(),
+            Sink::Memory(memory) => memory.left().boxed(),
         }
     }
 

@@ -1,4 +1,4 @@
-//! Which program holds the other end of a local connection.
+//! Which program holds the other end of a local connection, and whether one does.
 //!
 //! The kernel's socket diagnostics (sock_diag(7)) give a socket's user and inode in one request;
 //! the inode leads to a process through `/proc/<pid>/fd`. Nothing is cached: a port is reused
@@ -16,7 +16,10 @@ use std::{
     time::Duration,
 };
 
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, sockopt};
+use rustix::{
+    io::Errno,
+    net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, sockopt},
+};
 use wormholes_proto::{Reader, WireError};
 
 /// Programs that opened connections of late; a browser opens dozens in a row.
@@ -25,7 +28,10 @@ const MAX_RECENT: usize = 16;
 const REPLY_TIMEOUT: Duration = Duration::from_millis(100);
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const NLMSG_ERROR: u16 = 2;
 const NLM_F_REQUEST: u16 = 1;
+const TCP_ESTABLISHED: u8 = 1;
+const TCP_LISTEN: u8 = 10;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 const IPPROTO_TCP: u8 = 6;
@@ -41,6 +47,15 @@ pub(crate) struct Program {
     pub(crate) pid: Option<u32>,
     /// Its executable.
     pub(crate) path: Option<PathBuf>,
+}
+
+/// What the kernel says of a TCP socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Socket {
+    state: u8,
+    uid: u32,
+    /// 0: no program holds it, and whose it was is not known either.
+    inode: u32,
 }
 
 /// Looks programs up.
@@ -66,7 +81,8 @@ impl Programs {
         ours: SocketAddr,
         with_process: bool,
     ) -> Option<Program> {
-        let (uid, inode) = socket_owner(theirs, ours).ok()?;
+        let socket = socket(theirs, ours).ok()?;
+        let Socket { uid, inode, .. } = socket.filter(|socket| socket.inode != 0)?;
         let mut program = Program {
             uid: Some(uid),
             ..Program::default()
@@ -121,8 +137,20 @@ fn executable(pid: u32) -> Option<PathBuf> {
     Some(text.strip_suffix(" (deleted)").unwrap_or(text).into())
 }
 
-/// User and inode of the socket at `theirs`.
-fn socket_owner(theirs: SocketAddr, ours: SocketAddr) -> io::Result<(u32, u32)> {
+/// Whether the program at `theirs` let go of its connection to `ours`. One that only ended what it
+/// sends still holds it, and of one on another machine only a reset is known. Takes some
+/// microseconds.
+pub(crate) fn has_left(theirs: SocketAddr, ours: SocketAddr) -> bool {
+    match socket(theirs, ours) {
+        Ok(Some(theirs)) => theirs.inode == 0 && theirs.state != TCP_ESTABLISHED,
+        // The socket here goes with a reset, and stays when the other one is elsewhere.
+        Ok(None) => matches!(socket(ours, theirs), Ok(None)),
+        Err(_) => false,
+    }
+}
+
+/// The socket at `near` that is connected to `far`; none when there is none here.
+fn socket(near: SocketAddr, far: SocketAddr) -> io::Result<Option<Socket>> {
     let socket = rustix::net::socket_with(
         AddressFamily::NETLINK,
         SocketType::DGRAM,
@@ -131,33 +159,39 @@ fn socket_owner(theirs: SocketAddr, ours: SocketAddr) -> io::Result<(u32, u32)> 
     )?;
     sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(REPLY_TIMEOUT))?;
     let kernel = netlink::SocketAddrNetlink::new(0, 0);
-    rustix::net::sendto(&socket, &request(theirs, ours), SendFlags::empty(), &kernel)?;
+    rustix::net::sendto(&socket, &request(near, far), SendFlags::empty(), &kernel)?;
     let mut reply = [MaybeUninit::uninit(); 512];
     let ((reply, _), _) = rustix::net::recv(&socket, &mut reply, RecvFlags::empty())?;
-    parse_reply(reply).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    let parsed =
+        parse_reply(reply).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error));
+    match parsed? {
+        // What the kernel finds in place of a connection that is gone.
+        Reply::Socket(Socket {
+            state: TCP_LISTEN, ..
+        }) => Ok(None),
+        Reply::Socket(socket) => Ok(Some(socket)),
+        Reply::Error(Errno::NOENT) => Ok(None),
+        Reply::Error(error) => Err(error.into()),
+    }
 }
 
 /// `struct nlmsghdr` and `struct inet_diag_req_v2`: one socket by its addresses, no dump.
-fn request(theirs: SocketAddr, ours: SocketAddr) -> Vec<u8> {
-    let (theirs_ip, ours_ip) = (theirs.ip().to_canonical(), ours.ip().to_canonical());
+fn request(near: SocketAddr, far: SocketAddr) -> Vec<u8> {
+    let (near_ip, far_ip) = (near.ip().to_canonical(), far.ip().to_canonical());
     let mut bytes = Vec::with_capacity(REQUEST_BYTES as usize);
     bytes.extend(REQUEST_BYTES.to_ne_bytes());
     bytes.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
     bytes.extend(NLM_F_REQUEST.to_ne_bytes());
     // Sequence number and port id: the socket is used once.
     bytes.extend([0; 8]);
-    let family = if theirs_ip.is_ipv4() {
-        AF_INET
-    } else {
-        AF_INET6
-    };
+    let family = if near_ip.is_ipv4() { AF_INET } else { AF_INET6 };
     bytes.extend([family, IPPROTO_TCP, 0, 0]);
     // Sockets in any state.
     bytes.extend(u32::MAX.to_ne_bytes());
-    bytes.extend(theirs.port().to_be_bytes());
-    bytes.extend(ours.port().to_be_bytes());
-    bytes.extend(wide(theirs_ip));
-    bytes.extend(wide(ours_ip));
+    bytes.extend(near.port().to_be_bytes());
+    bytes.extend(far.port().to_be_bytes());
+    bytes.extend(wide(near_ip));
+    bytes.extend(wide(far_ip));
     // Any interface, no cookie.
     bytes.extend([0; 4]);
     bytes.extend([0xff; 8]);
@@ -175,24 +209,43 @@ fn wide(ip: IpAddr) -> [u8; 16] {
     }
 }
 
-/// `struct inet_diag_msg` after its header: user and inode are its last fields.
-fn parse_reply(reply: &[u8]) -> Result<(u32, u32), WireError> {
+/// What the kernel answers.
+enum Reply {
+    Socket(Socket),
+    Error(Errno),
+}
+
+/// `struct nlmsghdr`, then `struct inet_diag_msg` or the errno of `struct nlmsgerr`.
+fn parse_reply(reply: &[u8]) -> Result<Reply, WireError> {
     let mut reader = Reader::new(reply);
     reader.bytes(4, "length")?;
     let kind = u16::from_ne_bytes(reader.array("kind")?);
-    if kind != SOCK_DIAG_BY_FAMILY {
-        return Err(WireError::Invalid("kind"));
-    }
     reader.bytes(HEADER_BYTES - 6, "header")?;
-    reader.bytes(4 + 48 + 12, "socket")?;
-    let uid = u32::from_ne_bytes(reader.array("uid")?);
-    let inode = u32::from_ne_bytes(reader.array("inode")?);
-    Ok((uid, inode))
+    match kind {
+        SOCK_DIAG_BY_FAMILY => {
+            reader.bytes(1, "family")?;
+            let state = reader.u8("state")?;
+            reader.bytes(2 + 48 + 12, "socket")?;
+            Ok(Reply::Socket(Socket {
+                state,
+                uid: u32::from_ne_bytes(reader.array("uid")?),
+                inode: u32::from_ne_bytes(reader.array("inode")?),
+            }))
+        }
+        NLMSG_ERROR => {
+            let error = i32::from_ne_bytes(reader.array("error")?);
+            Ok(Reply::Error(Errno::from_raw_os_error(error.wrapping_neg())))
+        }
+        _ => Err(WireError::Invalid("kind")),
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::{TcpListener, TcpStream};
+    use std::{
+        io::Write as _,
+        net::{TcpListener, TcpStream},
+    };
 
     use super::*;
 
@@ -223,5 +276,58 @@ mod tests {
     fn nobody_holds_an_address_that_is_not_connected() {
         let gone = "127.0.0.1:1".parse().unwrap();
         assert_eq!(Programs::default().find(gone, gone, true), None);
+        assert!(has_left(gone, gone));
+    }
+
+    /// Whether a client has left after `act`, which gives back what it holds.
+    fn check_left(act: impl Fn(TcpStream) -> Option<TcpStream>, expected: bool) {
+        for listen in ["127.0.0.1:0", "[::1]:0"] {
+            let listener = TcpListener::bind(listen).unwrap();
+            let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (server, theirs) = listener.accept().unwrap();
+            let ours = server.local_addr().unwrap();
+            assert!(!has_left(theirs, ours));
+            let kept = act(client);
+            // The kernel sends the FIN before it lets go of the socket.
+            let mut looks = 0;
+            while has_left(theirs, ours) != expected && looks < 1000 {
+                std::thread::yield_now();
+                looks += 1;
+            }
+            assert_eq!(has_left(theirs, ours), expected, "{listen}");
+            let found = Programs::default().find(theirs, ours, false);
+            assert_eq!(found.is_none(), expected, "nobody's socket is not root's");
+            drop(kept);
+        }
+    }
+
+    #[test]
+    fn a_program_has_left_when_it_holds_its_socket_no_longer() {
+        let send = |mut client: &TcpStream| client.write_all(b"a request").unwrap();
+        check_left(Some, false);
+        check_left(
+            |client| {
+                send(&client);
+                client.shutdown(std::net::Shutdown::Write).unwrap();
+                Some(client)
+            },
+            false,
+        );
+        check_left(|_client| None, true);
+        check_left(
+            |client| {
+                send(&client);
+                None
+            },
+            true,
+        );
+        check_left(
+            |client| {
+                let now = Some(Duration::ZERO);
+                socket2::SockRef::from(&client).set_linger(now).unwrap();
+                None
+            },
+            true,
+        );
     }
 }

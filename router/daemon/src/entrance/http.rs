@@ -7,6 +7,7 @@
 mod error;
 mod forward;
 mod headers;
+mod relayed;
 
 use std::{
     convert::Infallible,
@@ -24,10 +25,11 @@ use wormholes_proto::{Host, Target};
 
 use super::{Door, Place, Visitor};
 use crate::{
-    flow::{self, LocalEnd, Login, Refusal},
+    flow::{self, Ends, LocalEnd, Login, Refusal},
     node::NodeCore,
 };
 use forward::Upstream;
+use relayed::Relayed;
 
 /// A request's head; browsers' cookies reach some 16 KiB.
 const MAX_HEAD_BYTES: usize = 64 << 10;
@@ -35,13 +37,13 @@ const MAX_HEAD_BYTES: usize = 64 << 10;
 const HTTP_PORT: u16 = 80;
 
 /// Bodies: streamed through, or one of our own.
-pub(super) type Body = Either<Incoming, Either<Full<Bytes>, Empty<Bytes>>>;
+pub(super) type Body = Either<Relayed, Either<Full<Bytes>, Empty<Bytes>>>;
 
 /// One client's connection.
 struct Session {
     door: Arc<Door>,
     core: Arc<NodeCore>,
-    from: std::net::SocketAddr,
+    ends: Ends,
     /// Given back with the first request that names its user and its target.
     place: Mutex<Option<Place>>,
     /// The flow of the last absolute-form request; an HTTP/1 client asks one thing at a time.
@@ -55,19 +57,21 @@ pub(super) async fn serve(door: &Arc<Door>, visitor: Visitor, core: Arc<NodeCore
     let session = Arc::new(Session {
         door: Arc::clone(door),
         core,
-        from: visitor.from,
+        ends: visitor.ends,
         place: Mutex::new(Some(visitor.place)),
         upstream: tokio::sync::Mutex::default(),
     });
     let service = service_fn(|request| {
         let session = Arc::clone(&session);
-        async move { Ok::<_, Infallible>(session.answer(request).await) }
+        async move { Ok::<_, Infallible>(session.answer_unless_left(request).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(handshake)
         .max_buf_size(MAX_HEAD_BYTES)
         .preserve_header_case(true)
+        // Who ends what it sends still waits for the answer; that it leaves is seen otherwise.
+        .half_close(true)
         .serve_connection(TokioIo::new(visitor.stream), service)
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
@@ -84,7 +88,7 @@ pub(super) async fn serve(door: &Arc<Door>, visitor: Visitor, core: Arc<NodeCore
     let Err(error) = ended else {
         return;
     };
-    tracing::debug!(%error, from = %session.from, "HTTP connection failed");
+    tracing::debug!(%error, from = %session.ends.theirs, "HTTP connection failed");
     // Once a request was understood, a break is the client's right.
     if session.take_place().is_some() {
         let reason = if error.is_timeout() {
@@ -97,6 +101,14 @@ pub(super) async fn serve(door: &Arc<Door>, visitor: Visitor, core: Arc<NodeCore
 }
 
 impl Session {
+    /// Answers; a program that leaves ends what is done for it.
+    async fn answer_unless_left(&self, request: Request<Incoming>) -> Response<Body> {
+        tokio::select! {
+            response = self.answer(request) => response,
+            () = flow::left(self.ends) => error::refused(&Refusal::Gone),
+        }
+    }
+
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
         let users = &self.door.config.users;
         let login = headers::login(request.headers());
@@ -139,7 +151,7 @@ impl Session {
 
     /// Runs a flow in a task of its own, which the node owns.
     fn start(&self, target: Target, login: Option<Login>, local: LocalEnd) {
-        let asked = self.door.asked(self.from, target, login);
+        let asked = self.door.asked(self.ends, target, login);
         let core = Arc::clone(&self.core);
         let tasks = core.tasks.clone();
         tasks.spawn(async move { flow::run(&core, asked, local).await });

@@ -43,7 +43,7 @@ pub(super) async fn serve(door: &Door, visitor: Visitor, core: &NodeCore) {
         handshake = handshake => match handshake {
             Ok(Ok(request)) => request,
             Ok(Err(error)) => {
-                tracing::debug!(%error, from = %visitor.from, "SOCKS handshake failed");
+                tracing::debug!(%error, from = %visitor.ends.theirs, "SOCKS handshake failed");
                 return door.refused(core, reason(&error));
             }
             Err(_) => return door.refused(core, "slow"),
@@ -56,7 +56,7 @@ pub(super) async fn serve(door: &Door, visitor: Visitor, core: &NodeCore) {
         stream,
         ahead: request.ahead,
     };
-    let asked = door.asked(visitor.from, request.target, request.login);
+    let asked = door.asked(visitor.ends, request.target, request.login);
     flow::run(core, asked, local).await;
 }
 

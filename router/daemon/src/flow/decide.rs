@@ -7,7 +7,7 @@ use wormholes_proto::Host;
 use wormholes_rules::{Conn, Outcome, Plan, RuleRef, Tunnel};
 
 use super::{
-    Asked, Decided, Forbidden, Refusal, guard,
+    Asked, Decided, Ends, Forbidden, Refusal, guard,
     open::{self, Route},
     table::Place,
 };
@@ -148,7 +148,7 @@ async fn snapshot(
         app_path: program.path.map(|path| path.display().to_string()),
         uid: program.uid,
         user: asked.login.as_ref().map(|login| login.user().to_owned()),
-        src: asked.ends.map(|(theirs, _)| theirs.ip()),
+        src: asked.ends.map(|ends| ends.theirs.ip()),
         rand: rand::rng().random_range(0..=i64::MAX),
         now: clock.now,
         hour: clock.hour,
@@ -159,7 +159,7 @@ async fn snapshot(
 /// The program behind the connection, as far as a script wants to know.
 async fn program(core: &NodeCore, asked: &Asked, rules: &Generation) -> Result<Program, Refusal> {
     let needs = rules.needs;
-    let Some((theirs, ours)) = asked.ends.filter(|_| needs.app || needs.uid) else {
+    let Some(Ends { theirs, ours }) = asked.ends.filter(|_| needs.app || needs.uid) else {
         return Ok(Program::default());
     };
     let programs = core.programs.clone();

@@ -1,13 +1,18 @@
 //! The program's end of a flow: told once whether the flow opened, then a pipe.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::{io::AsyncWriteExt, net::TcpStream, sync::oneshot};
 use wormholes_proto::SocksReply;
 
-use super::Refusal;
-use crate::pipe::Pipe;
+use super::{Ends, Refusal};
+use crate::{pipe::Pipe, program};
+
+/// How soon it is noticed that the program left. Most flows open sooner and cost no look.
+const LOOK_PERIOD: Duration = Duration::from_millis(250);
 
 /// Whom to tell whether the flow opened, when telling is not a message on the connection itself.
 pub(crate) type Answer = oneshot::Sender<Result<(), Refusal>>;
@@ -79,12 +84,25 @@ impl LocalEnd {
         }
     }
 
-    /// Ends when nobody waits for the flow any more. A TCP client's half-close says nothing of
-    /// the kind, so that only ends that wait for an answer are known to be gone.
-    pub(super) async fn gone(&mut self) {
-        match self {
-            Self::Connect { answer, .. } | Self::Memory { answer, .. } => answer.closed().await,
-            Self::Socks { .. } | Self::Tcp(_) => std::future::pending().await,
+    /// Ends when nobody waits for the flow any more; `ends` are those of the program's connection.
+    pub(super) async fn gone(&mut self, ends: Option<Ends>) {
+        match (self, ends) {
+            (Self::Connect { answer, .. } | Self::Memory { answer, .. }, _) => {
+                answer.closed().await;
+            }
+            (Self::Socks { .. } | Self::Tcp(_), Some(ends)) => left(ends).await,
+            (Self::Socks { .. } | Self::Tcp(_), None) => std::future::pending().await,
+        }
+    }
+}
+
+/// Ends when the program let go of its connection. Only the kernel knows: a program that closed
+/// and one that ended what it sends, but waits for an answer, look alike on the connection.
+pub(crate) async fn left(Ends { theirs, ours }: Ends) {
+    loop {
+        tokio::time::sleep(LOOK_PERIOD).await;
+        if program::has_left(theirs, ours) {
+            return;
         }
     }
 }

@@ -179,6 +179,11 @@ impl OnionWriter {
         self.send(cell).await
     }
 
+    /// See [`QuicWriter::left`].
+    pub(super) fn left(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.stream.left()
+    }
+
     pub(super) async fn finish(&mut self) -> Result<(), PipeError> {
         let mut cell = BytesMut::new();
         self.seal(MessageKind::End, &[], self.size_for(0), &mut cell)?;

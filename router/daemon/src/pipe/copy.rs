@@ -4,6 +4,7 @@
 
 use std::{
     fmt,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -174,6 +175,7 @@ pub async fn copy(near: Pipe, far: Pipe, limits: &CopyLimits, bytes: &FlowBytes)
         own_pace: limits.bandwidth_bytes_per_s.map(Pace::new),
         bytes,
     };
+    let (near_left, far_left) = (near.writer.left(), far.writer.left());
     let up = Way {
         from: &mut near.reader,
         into: &mut far.writer,
@@ -190,15 +192,43 @@ pub async fn copy(near: Pipe, far: Pipe, limits: &CopyLimits, bytes: &FlowBytes)
         read_failed: CopyStop::Far,
         write_failed: CopyStop::Near,
     };
+    let (mut up, mut down) = (pin!(shared.run(up)), pin!(shared.run(down)));
+    // Who has sent everything and left is not seen by a direction in which nothing moves.
+    let both = async {
+        tokio::select! {
+            biased;
+            ended = up.as_mut() => {
+                ended?;
+                unless_left(down, near_left, CopyStop::Near).await
+            }
+            ended = down.as_mut() => {
+                ended?;
+                unless_left(up, far_left, CopyStop::Far).await
+            }
+        }
+    };
     let stop = tokio::select! {
         biased;
-        both = async { tokio::try_join!(shared.run(up), shared.run(down)) } => both.err(),
+        both = both => both.err(),
         stop = watch(limits, bytes) => Some(stop),
     };
     CopyEnd {
         up_bytes: bytes.up.load(Relaxed),
         down_bytes: bytes.down.load(Relaxed),
         stop,
+    }
+}
+
+/// The end of a direction, unless the one that it goes to leaves before.
+async fn unless_left(
+    direction: impl Future<Output = Result<(), CopyStop>>,
+    left: impl Future<Output = ()>,
+    stop: fn(PipeError) -> CopyStop,
+) -> Result<(), CopyStop> {
+    tokio::select! {
+        biased;
+        ended = direction => ended,
+        () = left => Err(stop(PipeError::Reset)),
     }
 }
 
@@ -284,12 +314,12 @@ pub(crate) async fn watch(limits: &CopyLimits, moved: &FlowBytes) -> CopyStop {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-    use super::*;
+    use super::{super::MemoryEnd, *};
 
     /// A copy between two memory pipes, and their outer ends.
-    fn pair(limits: CopyLimits) -> (DuplexStream, DuplexStream, tokio::task::JoinHandle<CopyEnd>) {
+    fn pair(limits: CopyLimits) -> (MemoryEnd, MemoryEnd, tokio::task::JoinHandle<CopyEnd>) {
         let (near, near_end) = Pipe::memory();
         let (far, far_end) = Pipe::memory();
         let task = tokio::spawn(async move {
@@ -349,7 +379,7 @@ mod tests {
         };
         let (near, far, task) = pair(limits);
         let start = tokio::time::Instant::now();
-        let send = |mut end: DuplexStream| async move {
+        let send = |mut end: MemoryEnd| async move {
             let (mut reader, mut writer) = tokio::io::split(&mut end);
             let write = async {
                 writer.write_all(&[0; 50_000]).await.unwrap();

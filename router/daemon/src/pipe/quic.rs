@@ -59,6 +59,17 @@ impl QuicWriter {
             .map_err(write_error)
     }
 
+    /// Ends when the other end will read nothing more, or is lost, before it has all.
+    pub(super) fn left(&self) -> impl Future<Output = ()> + Send + use<> {
+        let stopped = self.stream.stopped();
+        async move {
+            // It took all there was.
+            if let Ok(None) = stopped.await {
+                std::future::pending().await
+            }
+        }
+    }
+
     pub(super) fn finish(&mut self) -> Result<(), PipeError> {
         self.finished = true;
         self.stream.finish().map_err(|_| PipeError::Reset)

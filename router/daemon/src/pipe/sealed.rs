@@ -86,6 +86,11 @@ impl SealedWriter {
         self.stream.write_chunks(&mut [sealed.freeze()]).await
     }
 
+    /// See [`QuicWriter::left`].
+    pub(super) fn left(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.stream.left()
+    }
+
     pub(super) async fn finish(&mut self) -> Result<(), PipeError> {
         let mut sealed = BytesMut::new();
         let end = self.sealer.seal_end(self.pad_bytes, &mut sealed);

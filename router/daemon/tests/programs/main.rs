@@ -7,6 +7,8 @@ mod hostile;
 #[cfg(test)]
 mod http;
 #[cfg(test)]
+mod leaving;
+#[cfg(test)]
 mod limits;
 #[cfg(test)]
 mod lookups;

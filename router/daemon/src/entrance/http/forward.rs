@@ -10,7 +10,7 @@ use hyper_util::rt::TokioIo;
 use tokio::sync::oneshot;
 use wormholes_proto::Target;
 
-use super::{Body, Session, error, headers};
+use super::{Body, Relayed, Session, error, headers};
 use crate::{
     flow::{LocalEnd, Login, Refusal},
     pipe::Pipe,
@@ -43,7 +43,7 @@ impl Session {
             match upstream.sender.try_send_request(request).await {
                 Ok(response) => {
                     *slot = Some(upstream);
-                    return relayed(response);
+                    return self.relayed(response);
                 }
                 // The target closed a connection that was idle: nothing was sent of the request.
                 Err(mut failed) => match failed.take_message() {
@@ -59,10 +59,17 @@ impl Session {
         match upstream.sender.send_request(request).await {
             Ok(response) => {
                 *slot = Some(upstream);
-                relayed(response)
+                self.relayed(response)
             }
             Err(_) => error::bad_answer(),
         }
+    }
+
+    fn relayed(&self, response: Response<Incoming>) -> Response<Body> {
+        let (mut parts, body) = response.into_parts();
+        headers::remove_hop_by_hop(&mut parts.headers);
+        parts.version = hyper::Version::HTTP_11;
+        Response::from_parts(parts, Either::Left(Relayed::new(body, self.ends)))
     }
 
     /// Opens a flow and speaks HTTP through it.
@@ -102,11 +109,4 @@ fn rewrite(request: Request<Incoming>) -> Option<Request<Incoming>> {
     parts.uri = Uri::from(path);
     parts.version = hyper::Version::HTTP_11;
     Some(Request::from_parts(parts, body))
-}
-
-fn relayed(response: Response<Incoming>) -> Response<Body> {
-    let (mut parts, body) = response.into_parts();
-    headers::remove_hop_by_hop(&mut parts.headers);
-    parts.version = hyper::Version::HTTP_11;
-    Response::from_parts(parts, Either::Left(body))
 }
