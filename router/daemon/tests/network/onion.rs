@@ -257,6 +257,27 @@ async fn circuits_are_built_ahead_and_paths_kept_per_isolation_key() {
 }
 
 #[tokio::test]
+async fn the_only_hop_is_one_exit_for_all_flows_until_it_is_gone() {
+    let echo = echo_server().await;
+    let scene = scene(145, 5, |_, _| {}).await;
+    let network = &scene.client.network;
+    let only = async |keys: std::ops::Range<u8>| {
+        let mut only = std::collections::HashSet::new();
+        for key in keys {
+            let mut request = request(echo);
+            request.isolation = format!("key {key}");
+            only.insert(network.open(&onion(1), &request).await.unwrap().path);
+        }
+        assert_eq!(only.len(), 1, "{only:?}");
+        only.into_iter().next().unwrap()[0]
+    };
+    let primary = only(0..20).await;
+    scene.hops[scene.hop(primary)].network.shutdown().await;
+    let spare = only(20..40).await;
+    assert_ne!(primary, spare);
+}
+
+#[tokio::test]
 async fn a_hop_that_dies_breaks_the_flow_and_the_next_one_takes_another_path() {
     let echo = echo_server().await;
     let scene = scene(110, 5, |_, _| {}).await;

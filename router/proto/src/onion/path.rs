@@ -1,7 +1,8 @@
 //! Which nodes an onion path goes over.
 //!
 //! The last hop is the one that was asked for or any that fits; the first is the one that was
-//! asked for or a guard; those between are any hops. No two hops of a path have one family, one
+//! asked for or a guard; those between are any hops. The only hop of a path is both: guards that
+//! fit come before others, so that the guards for such paths are best drawn from exits. No two hops of a path have one family, one
 //! IPv4 /16 or one IPv6 /32: there is no switch to turn that off. Nodes are weighed alike: what a
 //! record says of a node's capacity is the node's word.
 
@@ -192,8 +193,9 @@ fn last_hops<'n>(
     }
     let mut lasts: Vec<&Node> = nodes.iter().collect();
     if request.hops == 1 {
-        // The only hop is the first too: guards come before others.
-        lasts.sort_by_key(|node| !firsts.iter().any(|first| first.hop.id == node.hop.id));
+        // The only hop is the first too: guards come before others, the primary first.
+        let rank = |node: &Node| firsts.iter().position(|first| first.hop.id == node.hop.id);
+        lasts.sort_by_key(|node| rank(node).unwrap_or(usize::MAX));
     }
     lasts.retain(|node| node.fits_last && node.is_free(request));
     if lasts.is_empty() {

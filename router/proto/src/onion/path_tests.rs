@@ -244,6 +244,13 @@ fn one_hop_is_the_named_one_or_a_guard_that_fits() {
         );
         assert_eq!(path.unwrap()[0].id, id(6));
     }
+    let guards = guards_among(&records[5..7], 1);
+    let primary = guards.first_hops(NOW)[0];
+    for seed in 0..20 {
+        let nodes = candidates(&records);
+        let path = choose_path(&nodes, &request(1), &guards, NOW, &mut rng(seed));
+        assert_eq!(path.unwrap()[0].id, primary);
+    }
 }
 
 #[test]

@@ -16,21 +16,30 @@ use super::OpenError;
 use crate::{identity::write_private, network::Network};
 
 const GUARDS_FILE: &str = "guards.json";
+const EXIT_GUARDS_FILE: &str = "exit-guards.json";
 
 /// Paths in use, and the guards.
 #[derive(Debug)]
 pub(super) struct Paths {
+    guards: KeptGuards,
+    /// For paths of one hop, which learns who asks and for what: few shall, as of first hops, and
+    /// the other guards need not exit.
+    exit_guards: KeptGuards,
+    cache: Mutex<PathCache>,
+}
+
+/// Guards and their file.
+#[derive(Debug)]
+struct KeptGuards {
     file: PathBuf,
     guards: Mutex<Guards>,
-    cache: Mutex<PathCache>,
 }
 
 impl Paths {
     pub(super) fn new(data_dir: &Path) -> Self {
-        let file = data_dir.join(GUARDS_FILE);
         Self {
-            guards: Mutex::new(read_guards(&file)),
-            file,
+            guards: KeptGuards::read(data_dir.join(GUARDS_FILE)),
+            exit_guards: KeptGuards::read(data_dir.join(EXIT_GUARDS_FILE)),
             cache: Mutex::new(PathCache::new()),
         }
     }
@@ -62,16 +71,21 @@ impl Paths {
 
     /// A first hop could not be connected to.
     pub(super) fn unreachable(&self, id: &NodeId) {
-        self.lock_guards().handle_unreachable(id, SystemTime::now());
+        for kept in [&self.guards, &self.exit_guards] {
+            kept.lock().handle_unreachable(id, SystemTime::now());
+        }
     }
 
     /// A first hop was connected to.
     pub(super) fn reached(&self, id: &NodeId) {
-        self.lock_guards().handle_reached(id);
+        for kept in [&self.guards, &self.exit_guards] {
+            kept.lock().handle_reached(id);
+        }
     }
 
+    /// Guards of paths with more than one hop.
     pub(super) fn guards(&self) -> Vec<NodeId> {
-        let guards = self.lock_guards();
+        let guards = self.guards.lock();
         guards
             .guards()
             .iter()
@@ -91,11 +105,32 @@ impl Paths {
             .collect();
         let now = SystemTime::now();
         let mut rng = rand::rng();
-        let mut guards = self.lock_guards();
-        if guards.handle_candidates(&candidates, network.id(), now, &mut rng) {
-            self.save(network, &guards);
+        let exits;
+        let (kept, may_guard) = if key.request.hops == 1 {
+            let exit = candidates.iter().filter(|node| node.record.roles.exit);
+            exits = exit.copied().collect::<Vec<_>>();
+            (&self.exit_guards, &exits)
+        } else {
+            (&self.guards, &candidates)
+        };
+        let mut guards = kept.lock();
+        if guards.handle_candidates(may_guard, network.id(), now, &mut rng) {
+            kept.save(network, &guards);
         }
         choose_path(&candidates, &key.request, &guards, now, &mut rng)
+    }
+
+    fn cache(&self) -> MutexGuard<'_, PathCache> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl KeptGuards {
+    fn read(file: PathBuf) -> Self {
+        Self {
+            guards: Mutex::new(read_guards(&file)),
+            file,
+        }
     }
 
     /// Writes off the path of flows: a disk may be slow.
@@ -112,12 +147,8 @@ impl Paths {
         });
     }
 
-    fn lock_guards(&self) -> MutexGuard<'_, Guards> {
+    fn lock(&self) -> MutexGuard<'_, Guards> {
         self.guards.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn cache(&self) -> MutexGuard<'_, PathCache> {
-        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
