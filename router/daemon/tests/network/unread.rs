@@ -2,12 +2,8 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use tokio::{
-    io::{AsyncWriteExt, DuplexStream},
-    net::TcpListener,
-    task::JoinHandle,
-};
-use wormholed::{CopyEnd, CopyLimits, CopyStop, FlowBytes, Pipe, copy};
+use tokio::{io::AsyncWriteExt, net::TcpListener, task::JoinHandle};
+use wormholed::{CopyEnd, CopyLimits, CopyStop, FlowBytes, MemoryEnd, Pipe, copy};
 use wormholes_rules::Tunnel;
 
 use crate::support::*;
@@ -53,7 +49,7 @@ async fn unread(
     client: &Node,
     server: &Node,
     unread: Duration,
-) -> (DuplexStream, JoinHandle<CopyEnd>) {
+) -> (MemoryEnd, JoinHandle<CopyEnd>) {
     let request = service_request("endless");
     let opened = client.network.open(&to(server), &request).await.unwrap();
     let (near, program) = Pipe::memory();
