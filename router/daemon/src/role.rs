@@ -34,10 +34,11 @@ pub(crate) struct Role {
 /// Whose account is charged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Customer {
-    /// The node that asks, or the one that passes on what an onion's asker wants.
+    /// The node that asks, or the one that passes on what others want.
     pub(crate) node: NodeId,
-    /// What comes in onions is not the node's own: others shall not use its share up.
-    pub(crate) onion: bool,
+    /// A hop passes on what comes in onions: it is not the node's own and shall not use its share
+    /// up, and many clients share what it gets.
+    pub(crate) passes_on: bool,
 }
 
 /// What one customer had.
@@ -123,7 +124,7 @@ impl Role {
         }
         accounts.make_room();
         let account = accounts.by_customer.entry(customer).or_default();
-        if account.active >= self.config.max_circuits_per_peer {
+        if account.active >= self.max_circuits(customer) {
             return Err(Reason::Busy);
         }
         account.active += 1;
@@ -147,6 +148,16 @@ impl Role {
             pace,
             bytes: Arc::new(FlowBytes::part_of(sums)),
         })
+    }
+
+    /// Places that `customer` may have at once. A hop's own hops limit their clients, each by
+    /// itself; half of all is left to others.
+    fn max_circuits(&self, customer: Customer) -> usize {
+        let per_peer = self.config.max_circuits_per_peer;
+        match customer.passes_on {
+            true => per_peer.max(self.config.max_circuits / 2),
+            false => per_peer,
+        }
     }
 
     /// Bytes that `customer` had since midnight UTC.
@@ -208,8 +219,8 @@ impl Accounts {
 
 impl From<NodeId> for Customer {
     fn from(node: NodeId) -> Self {
-        let onion = false;
-        Self { node, onion }
+        let passes_on = false;
+        Self { node, passes_on }
     }
 }
 
@@ -335,7 +346,7 @@ mod tests {
         let role = role(3, 1);
         let onion = Customer {
             node: node(1),
-            onion: true,
+            passes_on: true,
         };
         let passed_on = role.enter(&counters, onion).unwrap();
         passed_on.bytes.moved_up(5);
@@ -348,6 +359,20 @@ mod tests {
             (nodes.len(), nodes[0].active, nodes[0].bytes_today),
             (1, 2, 7)
         );
+    }
+
+    #[test]
+    fn clients_of_one_hop_share_half_of_all_places() {
+        let counters = RoleCounters::default();
+        let role = role(6, 1);
+        let hop = Customer {
+            node: node(1),
+            passes_on: true,
+        };
+        let places: Vec<_> = (0..3).map(|_| role.enter(&counters, hop)).collect();
+        assert!(places.iter().all(Result::is_ok));
+        assert_eq!(role.enter(&counters, hop).err(), Some(Reason::Busy));
+        assert!(role.enter(&counters, node(2)).is_ok());
     }
 
     #[test]

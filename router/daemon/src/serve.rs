@@ -63,7 +63,7 @@ impl Asker {
     fn customer(&self) -> Customer {
         Customer {
             node: self.id,
-            onion: self.way == Way::Onion,
+            passes_on: self.way == Way::Onion,
         }
     }
 }

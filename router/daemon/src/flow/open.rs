@@ -231,17 +231,20 @@ fn timeout(tunnel: &Tunnel, marks: &Marks) -> Duration {
     marks.timeout.unwrap_or(default)
 }
 
-/// The script's keys, else the entrance and the login: programs that say who they are never share
+/// The script's keys, else the entrance; and the login: programs that say who they are never share
 /// a circuit.
 fn isolation(asked: &Asked, marks: &Marks) -> String {
-    if !marks.isolate.is_empty() {
-        // Lengths keep ["a", "b"] and ["a,b"] apart.
-        let keys = marks.isolate.iter();
-        return keys.map(|key| format!("{}:{key},", key.len())).collect();
-    }
+    let label = asked.label.iter().filter(|_| marks.isolate.is_empty());
+    // Lengths keep ["a", "b"] and ["a,b"] apart.
+    let keys = marks.isolate.iter().chain(label);
+    let keys: String = keys.map(|key| format!("{}:{key},", key.len())).collect();
+    let kind = if marks.isolate.is_empty() {
+        "label"
+    } else {
+        "keys"
+    };
     let login = asked.login.as_ref().map(super::Login::isolation);
-    let label = asked.label.as_deref().unwrap_or_default();
-    format!("{}:{label}/{}", label.len(), login.unwrap_or_default())
+    format!("{kind} {keys}/{}", login.unwrap_or_default())
 }
 
 fn limits(marks: &Marks) -> CopyLimits {
@@ -318,7 +321,7 @@ mod tests {
 
     #[test]
     fn labels_and_logins_never_meet_in_one_key() {
-        let key = |label: &str, user: &str| {
+        let key_with = |label: &str, user: &str, isolate: &[&str]| {
             let asked = Asked {
                 entrance: "socks5",
                 label: Some(label.to_owned()),
@@ -326,9 +329,22 @@ mod tests {
                 ends: None,
                 target: SocketAddr::from(([192, 0, 2, 1], 80)).into(),
             };
-            isolation(&asked, &Marks::default())
+            let marks = Marks {
+                isolate: isolate.iter().map(|key| (*key).to_owned()).collect(),
+                ..Marks::default()
+            };
+            isolation(&asked, &marks)
         };
+        let key = |label, user| key_with(label, user, &[]);
         assert_ne!(key("a", "b/c"), key("a/b", "c"));
         assert_eq!(key("a", "b"), key("a", "b"));
+        let site = |label, user| key_with(label, user, &["site"]);
+        assert_ne!(site("a", "b"), site("a", "c"), "users share no circuit");
+        assert_eq!(site("a", "b"), site("x", "b"), "the script said by what");
+        assert_ne!(
+            key_with("a", "b", &["x", "y"]),
+            key_with("a", "b", &["x,y"])
+        );
+        assert_ne!(key("site", "b"), site("", "b"));
     }
 }

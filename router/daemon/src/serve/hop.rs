@@ -21,12 +21,15 @@ use crate::{
     identity::Identity,
     network::Network,
     pipe::{self, CellOpener, CellSealer, CellTurner, CopyLimits, Pipe, Toll},
-    role::Place,
+    role::{Customer, Place},
 };
 
 /// Reaching the next hop and hearing its answer, equal at each hop: a wait that shrank along the
 /// path would tell a hop its position. So the first one's is over first, and blames nobody.
 const FORWARD_TIMEOUT: Duration = Duration::from_secs(12);
+
+/// A circuit that nobody uses is let go after this; clients build ahead for a minute.
+const UNUSED_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// This node's onion keys, in memory only.
 #[derive(Debug)]
@@ -87,7 +90,11 @@ pub(super) async fn serve(
     pipe: Pipe,
 ) {
     let counters = &network.counters().hop;
-    let place = match network.hop().enter(counters, asker.id) {
+    let customer = Customer {
+        node: asker.id,
+        passes_on: is_hop(network, &asker.id),
+    };
+    let place = match network.hop().enter(counters, customer) {
         Ok(place) => place,
         Err(reason) => {
             counters.refuse(reason);
@@ -108,6 +115,12 @@ pub(super) async fn serve(
             end(network, asker, &place, &created, *circuit, pipe).await;
         }
     }
+}
+
+/// Whether the node says of itself that it is a hop: then it asks for others.
+fn is_hop(network: &Network, id: &NodeId) -> bool {
+    let book = network.records().book();
+    book.record(id).is_some_and(|record| record.roles.hop)
 }
 
 /// The last hop: what was asked for inside is served like any request.
@@ -141,7 +154,8 @@ async fn end(
 
 /// What the client asked the last hop for. A circuit that was built ahead waits for its flow.
 async fn serve_inside(network: &Arc<Network>, asker: &Asker, mut pipe: Pipe) {
-    let Ok(open) = pipe.reader.read_open().await else {
+    let asked = tokio::time::timeout(UNUSED_TIMEOUT, pipe.reader.read_open());
+    let Ok(Ok(open)) = asked.await else {
         return;
     };
     let inside = Asker {

@@ -5,10 +5,10 @@
 
 mod first_hop;
 mod paths;
+mod spares;
 
 use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
@@ -25,13 +25,10 @@ use crate::{
 
 use first_hop::FirstHops;
 use paths::Paths;
+use spares::{Spare, Spares};
 
 /// Paths that are tried for one flow, the same one with fresh keys included.
 const MAX_ATTEMPTS: usize = 3;
-/// Circuits that wait for flows, one per path. Overflow: none is built ahead.
-const MAX_SPARES: usize = 64;
-/// Well below the idle time after which hops let a circuit go.
-const SPARE_LIFETIME: Duration = Duration::from_secs(60);
 /// What may hang gets one part in so many of the time that is left: the rest is for another try.
 const PATIENCE_PARTS: u32 = 3;
 /// Building ahead holds nobody up; hops give up sooner.
@@ -42,15 +39,7 @@ const BUILD_AHEAD_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) struct OnionClient {
     paths: Paths,
     first_hops: FirstHops,
-    spares: Mutex<BTreeMap<PathKey, Spare>>,
-}
-
-/// A circuit that was built ahead.
-#[derive(Debug)]
-struct Spare {
-    path: Vec<PathHop>,
-    pipe: Pipe,
-    built: Instant,
+    spares: Spares,
 }
 
 /// What a plan says about an onion tunnel.
@@ -68,35 +57,13 @@ impl OnionClient {
         Self {
             paths: Paths::new(data_dir),
             first_hops: FirstHops::default(),
-            spares: Mutex::default(),
+            spares: Spares::default(),
         }
     }
 
     /// Guards of this node, the primary first.
     pub(crate) fn guards(&self) -> Vec<NodeId> {
         self.paths.guards()
-    }
-
-    fn take_spare(&self, key: &PathKey, path: &[PathHop]) -> Option<Pipe> {
-        let mut spares = self.spares.lock().unwrap_or_else(PoisonError::into_inner);
-        let spare = spares.remove(key)?;
-        let fits = spare.path == path && spare.built.elapsed() < SPARE_LIFETIME;
-        fits.then_some(spare.pipe)
-    }
-
-    fn keep_spare(&self, key: PathKey, spare: Spare) {
-        let mut spares = self.spares.lock().unwrap_or_else(PoisonError::into_inner);
-        if spares.len() >= MAX_SPARES {
-            spares.retain(|_, spare| spare.built.elapsed() < SPARE_LIFETIME);
-        }
-        if spares.len() < MAX_SPARES {
-            spares.insert(key, spare);
-        }
-    }
-
-    fn wants_spare(&self, key: &PathKey) -> bool {
-        let spares = self.spares.lock().unwrap_or_else(PoisonError::into_inner);
-        spares.len() < MAX_SPARES && !spares.contains_key(key)
     }
 }
 
@@ -128,10 +95,13 @@ pub(super) async fn ask(
     };
     let mut failed = OpenError::NoWay("no onion path");
     for _ in 0..MAX_ATTEMPTS {
-        let path = network.onion().paths.choose(network, &key).await?;
+        let (path, kept) = network.onion().paths.choose(network, &key).await?;
         match ask_over(network, &key, &path, open, time).await {
             Ok((pipe, body)) => {
-                build_ahead(network, key, path.clone());
+                // A key that came once may never come again.
+                if kept {
+                    build_ahead(network, key, path.clone());
+                }
                 return Ok((ids(&path), pipe, body));
             }
             Err(error) if error.is_answer() => return Err(error.into_open(network, &path)),
@@ -209,7 +179,7 @@ async fn ask_over(
     time: TimeLeft,
 ) -> Result<(Pipe, Vec<u8>), CircuitError> {
     let last = path.last().map_or_else(|| network.id(), |hop| hop.id);
-    if let Some(mut spare) = network.onion().take_spare(key, path) {
+    if let Some(mut spare) = network.onion().spares.take(key, path, Instant::now()) {
         let asked = ask_on(network, &mut spare, last, open);
         match tokio::time::timeout(time.patience(), asked).await {
             Ok(Ok(body)) => return Ok((spare, body)),
@@ -284,16 +254,19 @@ async fn try_build(network: &Arc<Network>, path: &[PathHop]) -> Result<Pipe, Cir
     .ok_or(CircuitError::Hop(0, Reason::Unsupported))
 }
 
-/// Has a circuit ready for the next flow on this path.
+/// Has a circuit ready for the next flow on this path, for a while.
 fn build_ahead(network: &Arc<Network>, key: PathKey, path: Vec<PathHop>) {
-    if !network.onion().wants_spare(&key) {
+    if !network.onion().spares.wants(&key, Instant::now()) {
         return;
     }
     let builder = Arc::clone(network);
     network.spawn(async move {
         if let Ok(pipe) = build(&builder, &path, BUILD_AHEAD_TIMEOUT).await {
             let built = Instant::now();
-            builder.onion().keep_spare(key, Spare { path, pipe, built });
+            let spares = &builder.onion().spares;
+            if spares.keep(key, Spare { path, pipe, built }) {
+                spares.let_go_in_time().await;
+            }
         }
     });
 }

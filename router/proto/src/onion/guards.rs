@@ -3,7 +3,9 @@
 //! Who meets a new first hop for every path meets a hostile one before long, and then that one
 //! sees both who asks and, with a hostile last hop, for what. So there is one primary guard and
 //! two spares, each kept for 60 to 120 days. Only time, and a week of silence or absence, change
-//! them; failures behind a guard have no way in here, or hostile hops could steer the choice.
+//! them; a guard that cannot be reached, or says itself that it will not serve, lets a spare one go
+//! first for a minute. Failures behind a guard have no way in here, or hostile hops could steer the
+//! choice.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -24,7 +26,7 @@ const MIN_LIFETIME: Duration = Duration::from_secs(60 * DAY.as_secs());
 const LIFETIME_SPREAD: Duration = Duration::from_secs(60 * DAY.as_secs());
 /// How long a guard may be unreachable or unlisted before another takes its place.
 const PATIENCE: Duration = Duration::from_secs(7 * DAY.as_secs());
-/// A guard that could not be reached stands behind the others for so long.
+/// A guard that could not be reached, or refused, stands behind the others for so long.
 const RETRY_AFTER: Duration = Duration::from_secs(60);
 
 /// The guards, to be kept on disk. At most three; spare ones in a file are dropped.
@@ -97,11 +99,19 @@ impl Guards {
         self.guards != before
     }
 
-    /// A connection to the node as first hop failed. Nothing else is told here.
+    /// A connection to the node as first hop failed.
     pub fn handle_unreachable(&mut self, id: &NodeId, now: SystemTime) {
         for guard in self.guards.iter_mut().filter(|guard| guard.id == *id) {
             guard.last_failure = Some(now);
             guard.unreachable_since_seconds.get_or_insert(seconds(now));
+        }
+    }
+
+    /// The node itself, as first hop, refused to serve: it stands behind the others for a while,
+    /// and stays a guard.
+    pub fn handle_refused(&mut self, id: &NodeId, now: SystemTime) {
+        for guard in self.guards.iter_mut().filter(|guard| guard.id == *id) {
+            guard.last_failure = Some(now);
         }
     }
 

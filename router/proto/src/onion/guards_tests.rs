@@ -133,6 +133,20 @@ fn one_that_failed_stands_back_for_a_minute_and_goes_after_a_week() {
 }
 
 #[test]
+fn one_that_refuses_stands_back_for_a_minute_and_stays() {
+    let mut guards = Guards::new();
+    offer(&mut guards, &many(), days(0), 1);
+    let before = ids(&guards);
+    for day in 0..30 {
+        guards.handle_refused(&before[0], days(day));
+        let last = guards.first_hops(days(day)).last().copied();
+        assert_eq!(last, Some(before[0]));
+        offer(&mut guards, &many(), days(day), 2);
+    }
+    assert_eq!(guards.first_hops(days(29) + RETRY_AFTER), before);
+}
+
+#[test]
 fn failures_of_other_nodes_change_nothing() {
     let mut guards = Guards::new();
     offer(&mut guards, &many(), days(0), 1);

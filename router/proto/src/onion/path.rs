@@ -127,12 +127,14 @@ pub fn choose_path(
     let lasts = last_hops(&nodes, request, &firsts)?;
     let middles: Vec<&Node> = nodes.iter().filter(|node| node.is_free(request)).collect();
 
+    if n_hops == 1 {
+        return Ok(lasts.first().map(|last| last.hop).into_iter().collect());
+    }
     let mut steps = MAX_STEPS;
-    for last in &lasts {
-        if n_hops == 1 {
-            return Ok(vec![last.hop]);
-        }
-        for first in &firsts {
+    // Every last hop is tried before the next guard: a last one close to the primary must not
+    // push this node to a spare.
+    for first in &firsts {
+        for last in &lasts {
             let mut path = vec![*first];
             let mut ends = vec![*first, *last];
             if !first.conflicts(last)

@@ -146,6 +146,24 @@ fn a_spare_guard_steps_in_for_one_that_is_down_or_too_close_to_the_exit() {
 }
 
 /// Nodes 1 and 2 are close; a path over both must not be.
+/// Or whoever runs an exit beside a primary guard would send its clients to a spare.
+#[test]
+fn an_exit_that_is_close_to_the_primary_guard_pushes_nobody_off_it() {
+    let inner = [node(1), node(2), node(3), node(4)];
+    let guards = guards_among(&inner, 1);
+    let primary = guards.guards()[0].id();
+    let beside = inner.iter().find(|record| record.id == primary).unwrap();
+    let mut close = exit(10, (443, 443));
+    close.addresses = beside.addresses.clone();
+    let mut records = inner.to_vec();
+    records.extend([close, exit(11, (443, 443))]);
+    for seed in 0..20 {
+        let mut rng = rng(seed);
+        let path = choose_path(&candidates(&records), &request(3), &guards, NOW, &mut rng).unwrap();
+        assert_eq!((path[0].id, path[2].id), (primary, id(11)));
+    }
+}
+
 fn check_too_close(change: impl Fn(&mut NodeRecord)) {
     let mut records = vec![node(1), node(2), exit(3, (443, 443))];
     for record in &mut records[..2] {

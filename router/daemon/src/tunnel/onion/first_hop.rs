@@ -54,18 +54,31 @@ pub(super) async fn ask(
             Err(reason) if reason == Reason::Denied && is_peer(network, hop) => {
                 first_hop.make_friend().await;
             }
-            Err(reason) => return Err(CircuitError::Hop(0, reason)),
             Ok((_, Answer::Refused(Reason::Denied))) if is_peer(network, hop) => {
                 first_hop.make_friend().await;
             }
-            Ok(answered) => return Ok(answered),
+            answered => return heard(network, hop, answered),
         }
     }
     let link = network.connect(hop.id, Some(hop.address)).await;
     let link = link.map_err(|error| CircuitError::Hop(0, error.reason()))?;
-    ask_link(&link, open)
-        .await
-        .map_err(|reason| CircuitError::Hop(0, reason))
+    heard(network, hop, ask_link(&link, open).await)
+}
+
+/// A hop that will not serve lets another guard go first for a while.
+fn heard(
+    network: &Network,
+    hop: &PathHop,
+    answered: Result<(Pipe, Answer), Reason>,
+) -> Result<(Pipe, Answer), CircuitError> {
+    let refusal = match &answered {
+        Ok((_, Answer::Refused(reason))) | Err(reason) => Some(*reason),
+        Ok((_, Answer::Accepted(_))) => None,
+    };
+    if let Some(Reason::Busy | Reason::Denied | Reason::Unsupported) = refusal {
+        network.onion().paths.refused(&hop.id);
+    }
+    answered.map_err(|reason| CircuitError::Hop(0, reason))
 }
 
 async fn ask_link(link: &Link, open: &Open) -> Result<(Pipe, Answer), Reason> {

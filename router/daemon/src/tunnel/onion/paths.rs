@@ -44,14 +44,15 @@ impl Paths {
         }
     }
 
-    /// The kept path for `key`, or a new one; without enough records they are fetched first.
+    /// The kept path for `key`, and that it was kept, or a new one; without enough records they
+    /// are fetched first.
     pub(super) async fn choose(
         &self,
         network: &Arc<Network>,
         key: &PathKey,
-    ) -> Result<Vec<PathHop>, OpenError> {
+    ) -> Result<(Vec<PathHop>, bool), OpenError> {
         if let Some(path) = self.cache().get(key, Instant::now()) {
-            return Ok(path.to_vec());
+            return Ok((path.to_vec(), true));
         }
         let mut chosen = self.choose_new(network, key);
         if chosen.is_err() {
@@ -61,7 +62,7 @@ impl Paths {
         let path = chosen.map_err(|error| OpenError::NoPath(words(network, &error)))?;
         let mut cache = self.cache();
         cache.insert(key.clone(), path.clone(), Instant::now());
-        Ok(path)
+        Ok((path, false))
     }
 
     /// The path is of no use.
@@ -73,6 +74,13 @@ impl Paths {
     pub(super) fn unreachable(&self, id: &NodeId) {
         for kept in [&self.guards, &self.exit_guards] {
             kept.lock().handle_unreachable(id, SystemTime::now());
+        }
+    }
+
+    /// A first hop said itself that it does not serve.
+    pub(super) fn refused(&self, id: &NodeId) {
+        for kept in [&self.guards, &self.exit_guards] {
+            kept.lock().handle_refused(id, SystemTime::now());
         }
     }
 
@@ -152,7 +160,6 @@ impl KeptGuards {
     }
 }
 
-/// A file that cannot be read is said aloud: new guards are a risk.
 /// The error with names of nodes.
 fn words(network: &Network, error: &PathError) -> String {
     match error {
@@ -164,6 +171,7 @@ fn words(network: &Network, error: &PathError) -> String {
     }
 }
 
+/// A file that cannot be read is said aloud: new guards are a risk.
 fn read_guards(file: &Path) -> Guards {
     match std::fs::read(file) {
         Ok(text) => serde_json::from_slice(&text).unwrap_or_else(|error| {
