@@ -409,7 +409,7 @@ async fn a_hop_that_is_not_reached_is_named_and_ends_no_plan() {
     let tunnel = onion_to(2, &dead, true);
     let error = client.network.open(&tunnel, &request).await.unwrap_err();
     let expected = format!(
-        "onion hop {}: not reached",
+        "onion hop {}…: not reached",
         &dead.network.id().to_string()[..8]
     );
     assert_eq!(error.to_string(), expected);
