@@ -7,6 +7,9 @@ mod askers;
 #[path = "network/direct.rs"]
 mod direct;
 #[cfg(test)]
+#[path = "network/leaving.rs"]
+mod leaving;
+#[cfg(test)]
 #[path = "network/limits.rs"]
 mod limits;
 #[cfg(test)]
