@@ -74,6 +74,15 @@ pub enum OpenError {
         /// Its reason.
         reason: Reason,
     },
+    /// The last hop has no such service for strangers, and over an onion everybody is one.
+    #[error(
+        "refused by {node}: no such service for strangers; who comes over an onion is one, and \
+         needs a service with `min_trust = 0`"
+    )]
+    NoServiceForStrangers {
+        /// The last hop.
+        node: NodeName,
+    },
     /// A hop of an onion path failed, as far as the hop before it can be believed.
     #[error("onion hop {node}: {}", hop_failure(*.reason))]
     Hop {
@@ -141,6 +150,7 @@ impl OpenError {
             Self::Dial(_) | Self::NoPath(_) | Self::NoWay(_) | Self::TimedOut(_) => Place::Local,
             Self::Connect { .. } | Self::Broken { .. } => Place::Peer,
             Self::Refused { .. }
+            | Self::NoServiceForStrangers { .. }
             | Self::Hop { .. }
             | Self::NoCircuit { .. }
             | Self::Upstream(_) => Place::Remote,
@@ -150,8 +160,10 @@ impl OpenError {
             Self::Dial(DialError::SpecialUse) => Remedy::OtherTunnel,
             Self::Dial(error) => error.reason().remedy(),
             Self::Refused { reason, .. } => reason.remedy(),
+            // Another tunnel may lead there as a friend.
+            Self::NoServiceForStrangers { .. }
             // A hop's word ends no plan: the paths that it is not on may do.
-            Self::Hop { .. }
+            | Self::Hop { .. }
             | Self::NoCircuit { .. }
             | Self::Connect { .. }
             | Self::Broken { .. }
@@ -168,6 +180,7 @@ impl OpenError {
         match self {
             Self::Connect { node, .. }
             | Self::Refused { node, .. }
+            | Self::NoServiceForStrangers { node }
             | Self::Hop { node, .. }
             | Self::Broken { node, .. } => Some(node.id),
             Self::Blocked(_)
@@ -188,6 +201,7 @@ impl OpenError {
             Self::Dial(error) => error.reason(),
             Self::Connect { source, .. } => source.reason(),
             Self::Refused { reason, .. } | Self::Upstream(reason) => *reason,
+            Self::NoServiceForStrangers { .. } => Reason::NoService,
             Self::Hop { reason, .. } => match reason {
                 Reason::Malformed
                 | Reason::Unsupported

@@ -166,7 +166,7 @@ impl CircuitError {
                 },
                 None => OpenError::NoWay("the onion circuit broke"),
             },
-            Self::Answer(error) => error,
+            Self::Answer(error) => as_stranger(error),
         }
     }
 }
@@ -194,6 +194,18 @@ async fn ask_over(
         Err(OpenError::Broken { source, .. }) => Err(CircuitError::Broken(source)),
         Err(error) => Err(CircuitError::Answer(error)),
     }
+}
+
+/// The last hop's refusal, to one whom it knows for nobody.
+fn as_stranger(error: OpenError) -> OpenError {
+    if let OpenError::Refused {
+        node,
+        reason: Reason::NoService,
+    } = error
+    {
+        return OpenError::NoServiceForStrangers { node };
+    }
+    error
 }
 
 impl TimeLeft {

@@ -226,6 +226,9 @@ async fn a_service_at_the_end_of_an_onion_serves_nobody_in_particular() {
         .await
         .unwrap_err();
     assert_eq!(error.reason(), Reason::NoService);
+    assert!(error.to_string().contains("`min_trust = 0`"), "{error}");
+    // To a friend, by another tunnel, the service may be open.
+    assert_eq!(error.kind().remedy, Remedy::OtherTunnel);
 }
 
 #[tokio::test]
