@@ -5,11 +5,13 @@
 
 use std::{
     sync::{Mutex, PoisonError},
-    time::{SystemTime, UNIX_EPOCH},
+    time::SystemTime,
 };
 
 use tokio::sync::broadcast::{self, error::RecvError};
 use wormholes_proto::control::{Event, EventBody, EventKind};
+
+use crate::clock::unix_ms;
 
 /// Events kept for slow subscribers: some seconds of a busy node at a few hundred bytes each.
 const RING_EVENTS: usize = 1024;
@@ -44,7 +46,7 @@ impl Events {
         let mut next_seq = self.lock();
         let event = Event {
             seq: *next_seq,
-            at_unix_ms: unix_ms(),
+            at_unix_ms: unix_ms(SystemTime::now()),
             body,
         };
         *next_seq += 1;
@@ -83,7 +85,7 @@ impl Subscription {
                     self.next_seq += count;
                     return Some(Event {
                         seq: self.next_seq.saturating_sub(1),
-                        at_unix_ms: unix_ms(),
+                        at_unix_ms: unix_ms(SystemTime::now()),
                         body: EventBody::Missed { count },
                     });
                 }
@@ -99,12 +101,6 @@ impl Subscription {
                 .kind()
                 .is_none_or(|kind| self.kinds.contains(&kind))
     }
-}
-
-fn unix_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |at| u64::try_from(at.as_millis()).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 mod ban;
 mod carrier;
+mod clock;
 mod config;
 mod control;
 mod counters;

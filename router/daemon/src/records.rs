@@ -5,7 +5,7 @@
 use std::{
     net::SocketAddr,
     sync::{Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime},
 };
 
 use tokio::{sync::watch, time::Instant};
@@ -17,6 +17,7 @@ use wormholes_proto::{
 
 use crate::{
     carrier::Link,
+    clock::unix_ms,
     config::Config,
     counters::Counters,
     identity::Identity,
@@ -70,7 +71,7 @@ impl OwnRecord<'_> {
         relays.truncate(MAX_RECORD_RELAYS);
         let record = NodeRecord {
             id: self.identity.id(),
-            sequence: now_ms().max(last_sequence.saturating_add(1)),
+            sequence: unix_ms(SystemTime::now()).max(last_sequence.saturating_add(1)),
             addresses,
             noise_key: *self.identity.noise().public(),
             suite: Suite::fastest_here(),
@@ -241,11 +242,4 @@ fn exit_ports(config: &Config) -> Vec<(u16, u16)> {
     ports.dedup();
     ports.truncate(MAX_RECORD_EXIT_PORTS);
     ports
-}
-
-fn now_ms() -> u64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -7,13 +7,14 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::{SystemTime, UNIX_EPOCH},
+    time::SystemTime,
 };
 
 use wormholes_proto::{NodeId, Reason};
 use wormholes_rules::Allowance;
 
 use crate::{
+    clock::unix_seconds,
     config::RoleConfig,
     counters::RoleCounters,
     pipe::{CopyLimits, FlowBytes, Pace},
@@ -289,8 +290,7 @@ fn least<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
 
 /// Days since 1970.
 fn today() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| since.as_secs() / SECONDS_A_DAY)
+    unix_seconds(SystemTime::now()) / SECONDS_A_DAY
 }
 
 #[cfg(test)]

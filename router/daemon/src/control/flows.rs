@@ -1,9 +1,6 @@
 //! `flows` and `why`: the connections that the node carries, and how they came to travel so.
 
-use std::{
-    sync::atomic::Ordering::Relaxed,
-    time::{Duration, UNIX_EPOCH},
-};
+use std::sync::atomic::Ordering::Relaxed;
 
 use wormholes_proto::{
     NodeId,
@@ -15,6 +12,7 @@ use wormholes_proto::{
 use wormholes_rules::{Outcome, Plan, Step};
 
 use crate::{
+    clock::{ms, unix_ms},
     config::DefaultRule,
     flow::{Decided, Flow, describe},
     node::NodeCore,
@@ -47,7 +45,7 @@ pub(super) fn why(core: &NodeCore, params: &FlowParams) -> Result<Explanation, R
     let tries = story.tries.into_iter();
     Ok(Explanation {
         flow: flow.id,
-        at_unix_ms: millis(flow.asked_at.duration_since(UNIX_EPOCH).unwrap_or_default()),
+        at_unix_ms: unix_ms(flow.asked_at),
         state: story.state,
         entrance: flow.entrance.to_owned(),
         target: flow.target.to_string(),
@@ -58,12 +56,12 @@ pub(super) fn why(core: &NodeCore, params: &FlowParams) -> Result<Explanation, R
                 tunnel: tried.tunnel,
                 error: tried.error,
                 failed_at: tried.failed_at.map(|id| path_node(core, id)),
-                took_ms: millis(tried.took),
+                took_ms: ms(tried.took),
             })
             .collect(),
         tunnel: story.tunnel.map(|kind| kind.as_str().to_owned()),
         path: path(core, &story.path),
-        open_ms: story.open_took.map(millis),
+        open_ms: story.open_took.map(ms),
         bytes_sent: flow.bytes.up.load(Relaxed),
         bytes_received: flow.bytes.down.load(Relaxed),
         end: story.end,
@@ -86,7 +84,7 @@ fn info(core: &NodeCore, role: Role, flow: &Flow) -> FlowInfo {
         rule: story.rule.as_ref().map(RuleName::from),
         // The script chose it, and may have put the host into it.
         label: story.label.filter(|_| shown),
-        age_ms: millis(flow.asked.elapsed()),
+        age_ms: ms(flow.asked.elapsed()),
         bytes_sent: flow.bytes.up.load(Relaxed),
         bytes_received: flow.bytes.down.load(Relaxed),
     }
@@ -175,8 +173,4 @@ fn pairs(pairs: &[(String, String)]) -> Vec<Because> {
         value: value.clone(),
     };
     pairs.iter().map(pair).collect()
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,9 +1,6 @@
 //! `status`, `key` and `config`: what the node is.
 
-use std::{
-    collections::BTreeMap,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::collections::BTreeMap;
 
 use data_encoding::HEXLOWER;
 use wormholes_proto::control::{
@@ -12,7 +9,7 @@ use wormholes_proto::control::{
 };
 
 use super::{config_text::config_text, roles, rules};
-use crate::{config::Config, identity, node::NodeCore};
+use crate::{clock::unix_seconds, config::Config, identity, node::NodeCore};
 
 pub(super) fn status(core: &NodeCore, role: Role) -> Status {
     let world = core.network.world();
@@ -106,9 +103,4 @@ fn totals(core: &NodeCore) -> FlowTotals {
         bytes_sent: bytes.up,
         bytes_received: bytes.down,
     }
-}
-
-fn unix_seconds(time: SystemTime) -> u64 {
-    let since = time.duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| since.as_secs())
 }

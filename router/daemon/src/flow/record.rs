@@ -6,7 +6,7 @@ use wormholes_proto::control::{EventBody, FlowState, RuleName};
 use wormholes_rules::TunnelKind;
 
 use super::{Asked, Refusal, open::Route, table::Place};
-use crate::{log::masked, node::NodeCore};
+use crate::{clock::ms, log::masked, node::NodeCore};
 
 /// An open flow, until its end is recorded.
 pub(super) struct Travelling<'a> {
@@ -86,7 +86,7 @@ pub(super) fn opened<'a>(core: &'a NodeCore, flow: &'a Place, route: &Route) -> 
         target: Some(flow.target.to_string()),
         tunnel: kind.as_str().to_owned(),
         rule: route.rule.as_ref().map(RuleName::from),
-        open_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+        open_ms: ms(took),
     });
     Travelling {
         core,
@@ -109,21 +109,14 @@ impl Travelling<'_> {
             story.state = FlowState::Ended;
             story.end.clone_from(&why);
         });
-        let lasted = self.since.elapsed().as_millis();
-        tracing::debug!(
-            flow = flow.id,
-            up,
-            down,
-            lasted_ms = lasted,
-            why,
-            "flow ended"
-        );
+        let lasted_ms = ms(self.since.elapsed());
+        tracing::debug!(flow = flow.id, up, down, lasted_ms, why, "flow ended");
         core.events.publish(EventBody::FlowEnded {
             flow: flow.id,
             tunnel: kind.as_str().to_owned(),
             bytes_sent: up,
             bytes_received: down,
-            duration_ms: u64::try_from(lasted).unwrap_or(u64::MAX),
+            duration_ms: lasted_ms,
             error: why,
         });
     }
