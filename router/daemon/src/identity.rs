@@ -4,9 +4,8 @@
 //! by itself, so that a leak of one says nothing of another.
 
 use std::{
-    fmt, fs,
-    io::{self, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    fmt, fs, io,
+    os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -24,6 +23,8 @@ use rustls::{
 use thiserror::Error;
 use wormholes_proto::{NodeId, SIGNATURE_BYTES, StaticKeypair};
 use zeroize::Zeroizing;
+
+use crate::private_file;
 
 /// Its file in the data folder.
 pub(crate) const IDENTITY_FILE: &str = "identity.key";
@@ -239,27 +240,11 @@ fn load_or_make(
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let bytes = make()?;
-            write_private(path, &bytes).map_err(failed("write", path))?;
+            private_file::write(path, &bytes).map_err(failed("write", path))?;
             Ok(bytes)
         }
         Err(error) => Err(failed("read", path)(error)),
     }
-}
-
-/// Writes beside the place and renames, so that a crash leaves a whole key or none.
-pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let beside = path.with_extension("new");
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&beside)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&beside, path)?;
-    path.parent()
-        .map_or(Ok(()), |dir| fs::File::open(dir)?.sync_all())
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ mod node;
 mod peers;
 mod pipe;
 mod policy;
+mod private_file;
 mod program;
 mod records;
 mod registration;

@@ -3,10 +3,8 @@
 
 use std::{
     collections::HashMap,
-    fs::{self, OpenOptions},
-    io::{self, Write},
+    fs, io,
     net::SocketAddr,
-    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -15,7 +13,10 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use wormholes_proto::{Invite, InviteRelay, NodeId};
 
-use crate::config::{PeerConfig, petname};
+use crate::{
+    config::{PeerConfig, petname},
+    private_file,
+};
 
 /// Peers that an operator adds by hand; more is a program gone wild. The next one is refused.
 const MAX_ADDED: usize = 4096;
@@ -224,14 +225,13 @@ impl AddedPeers {
         Ok(())
     }
 
-    /// Replaces the file as a whole: a crash leaves the old one or the new one.
     fn write(&self, entries: &[Entry]) -> Result<(), ChangeError> {
         let file = File {
             peer: entries.to_vec(),
         };
         let written = toml::to_string(&file)
             .map_err(io::Error::other)
-            .and_then(|text| replace(&self.path, &text));
+            .and_then(|text| private_file::write(&self.path, text.as_bytes()));
         written.map_err(|source| ChangeError::Write {
             path: self.path.clone(),
             source,
@@ -303,19 +303,6 @@ fn read(path: &Path) -> io::Result<String> {
         return Err(io::Error::other(format!("{bytes} bytes are too many")));
     }
     fs::read_to_string(path)
-}
-
-fn replace(path: &Path, text: &str) -> io::Result<()> {
-    let fresh = path.with_extension("toml.new");
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&fresh)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&fresh, path)
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use wormholes_proto::{
 };
 
 use super::OpenError;
-use crate::{identity::write_private, network::Network};
+use crate::{network::Network, private_file};
 
 const GUARDS_FILE: &str = "guards.json";
 const EXIT_GUARDS_FILE: &str = "exit-guards.json";
@@ -148,7 +148,7 @@ impl KeptGuards {
             return;
         };
         network.spawn(async move {
-            let write = move || write_private(&file, &text);
+            let write = move || private_file::write(&file, &text);
             if let Ok(Err(error)) = tokio::task::spawn_blocking(write).await {
                 tracing::warn!(%error, "cannot keep the guards");
             }
