@@ -8,12 +8,9 @@ use std::{
 };
 
 use serde::Deserialize;
-use wormholes_rules::{LoadEnv, ScriptSource, SetRegistry, named_sets};
+use wormholes_rules::{LoadEnv, ScriptSource, SetRegistry, cases_path, is_cases_path, named_sets};
 
 use crate::{args::ScriptFiles, error::CliError};
-
-/// What the name of a file of cases ends with.
-const CASES_SUFFIX: &str = ".test.rhai";
 
 /// Scripts and what they stand on.
 #[derive(Debug)]
@@ -63,7 +60,7 @@ impl RuleFiles {
         } else {
             &args.files
         };
-        let files = files.iter().filter(|file| !is_cases(file));
+        let files = files.iter().filter(|file| !is_cases_path(file));
         let scripts = files
             .map(|file| Ok((file.clone(), read_script(file)?)))
             .collect::<Result<Vec<_>, CliError>>()?;
@@ -96,7 +93,7 @@ impl RuleFiles {
 
 /// The cases beside a script; none when there is no such file.
 pub(crate) fn read_cases(script: &Path) -> Result<Option<ScriptSource>, CliError> {
-    let cases = script.with_extension("test.rhai");
+    let cases = cases_path(script);
     if cases.exists() {
         read_script(&cases).map(Some)
     } else {
@@ -132,11 +129,7 @@ fn add_empty_sets(sets: &mut SetRegistry, scripts: &[(PathBuf, ScriptSource)]) -
 }
 
 fn read_script(path: &Path) -> Result<ScriptSource, CliError> {
-    let name = path.file_name().unwrap_or(path.as_os_str());
-    Ok(ScriptSource {
-        name: name.to_string_lossy().into_owned(),
-        text: read(path)?,
-    })
+    Ok(ScriptSource::of_file(path, read(path)?))
 }
 
 fn read(path: &Path) -> Result<String, CliError> {
@@ -144,9 +137,4 @@ fn read(path: &Path) -> Result<String, CliError> {
         path: path.to_owned(),
         source,
     })
-}
-
-fn is_cases(path: &Path) -> bool {
-    let name = path.file_name().unwrap_or_default();
-    name.to_string_lossy().ends_with(CASES_SUFFIX)
 }

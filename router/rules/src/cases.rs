@@ -16,6 +16,7 @@ mod bench;
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -41,6 +42,9 @@ const DIALECT: Dialect = Dialect {
     ],
     top_level: true,
 };
+
+/// What the name of a file of cases ends with.
+const EXTENSION: &str = "test.rhai";
 
 /// What became of a script's cases.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -69,6 +73,18 @@ impl TestReport {
     pub fn passed(&self) -> bool {
         self.faults.is_empty() && self.cases.iter().all(|case| case.failure.is_none())
     }
+}
+
+/// Where the cases of a script are: `NAME.test.rhai` beside `NAME.rhai`.
+pub fn cases_path(script: &Path) -> PathBuf {
+    script.with_extension(EXTENSION)
+}
+
+/// Whether `path` names a file of cases.
+pub fn is_cases_path(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.strip_suffix(EXTENSION)
+        .is_some_and(|name| name.ends_with('.'))
 }
 
 /// Runs `cases` against `script`, in a world of their own: no set, peer or kept value of the node

@@ -12,7 +12,7 @@ mod units;
 mod verdict;
 mod view;
 
-pub use cases::{CaseResult, TestReport, run_tests};
+pub use cases::{CaseResult, TestReport, cases_path, is_cases_path, run_tests};
 pub use decision::{
     Decision, Diagnostic, Level, Message, Outcome, RuleRef, Trace, VerdictDecision,
 };

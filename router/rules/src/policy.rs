@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     fmt,
+    path::Path,
     sync::Arc,
     time::{Instant, SystemTime},
 };
@@ -84,6 +85,15 @@ struct Answer<'a> {
 }
 
 impl ScriptSource {
+    /// What was read from `path`, which names it.
+    pub fn of_file(path: &Path, text: String) -> Self {
+        let name = path.file_name().unwrap_or(path.as_os_str());
+        Self {
+            name: name.to_string_lossy().into_owned(),
+            text,
+        }
+    }
+
     /// `fault` with this script's name.
     pub(crate) fn fault(&self, fault: Fault) -> Diagnostic {
         Diagnostic {

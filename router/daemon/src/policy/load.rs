@@ -11,7 +11,7 @@ use thiserror::Error;
 use wormholes_proto::control::ScriptDiagnostic;
 use wormholes_rules::{
     Diagnostic, LoadEnv, Policy, RuleState, ScriptSource, SetError, SetRegistry, Surroundings,
-    run_tests,
+    cases_path, run_tests,
 };
 
 use crate::config::{Config, RulesConfig};
@@ -161,18 +161,9 @@ pub(super) fn compile(
     }
 }
 
-/// Where a script's own tests are: `NAME.test.rhai` beside `NAME.rhai`.
-pub(super) fn cases_path(script: &Path) -> PathBuf {
-    script.with_extension("test.rhai")
-}
-
 fn script(path: &Path) -> Result<ScriptSource, LoadError> {
     let text = read(path, MAX_SCRIPT_BYTES)?;
-    let name = path.file_name().unwrap_or(path.as_os_str());
-    Ok(ScriptSource {
-        name: name.to_string_lossy().into_owned(),
-        text,
-    })
+    Ok(ScriptSource::of_file(path, text))
 }
 
 fn read(path: &Path, max_bytes: u64) -> Result<String, LoadError> {

@@ -4,8 +4,8 @@ use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher, event::ModifyKind};
 use tokio::sync::Notify;
+use wormholes_rules::cases_path;
 
-use super::load::cases_path;
 use crate::node::NodeCore;
 
 /// An editor writes a file in several steps.
