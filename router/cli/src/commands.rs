@@ -22,7 +22,8 @@ use crate::{
     args::{Args, Command},
     client::Client,
     error::CliError,
-    output::{Output, Style},
+    format,
+    output::{Output, Style, Tone},
 };
 
 /// The daemon, connected to when it is first needed, and where to print.
@@ -82,8 +83,11 @@ fn completions(output: &mut Output, shell: Shell) -> Result<(), CliError> {
     Ok(output.bytes().write_all(&script)?)
 }
 
+/// What the name of a field takes.
+const NAME_COLUMNS: usize = 11;
+
 /// A name and a value on a line of the screen.
 fn field(style: Style, name: &str, value: &str) -> String {
-    let name = style.paint(crate::output::Tone::Head, &format!("{name:<11}"));
-    format!("{name}{}\n", crate::format::clean(value))
+    let name = style.paint(Tone::Head, &format!("{name:<NAME_COLUMNS$}"));
+    format!("{name}{}\n", format::clean(value))
 }

@@ -105,6 +105,25 @@ pub(crate) fn path(nodes: &[PathNode]) -> String {
     names.join(" > ")
 }
 
+/// `a, b, c`, or `none` when there is nothing.
+pub(crate) fn list<T: ToString>(items: impl IntoIterator<Item = T>, none: &str) -> String {
+    let items: Vec<String> = items.into_iter().map(|item| item.to_string()).collect();
+    if items.is_empty() {
+        none.to_owned()
+    } else {
+        items.join(", ")
+    }
+}
+
+/// At most `columns` characters; what is longer ends in `…`.
+pub(crate) fn cut(text: &str, columns: usize) -> String {
+    if text.chars().count() <= columns {
+        return text.to_owned();
+    }
+    let kept: String = text.chars().take(columns.saturating_sub(1)).collect();
+    format!("{kept}…")
+}
+
 /// `-` for what is not there.
 pub(crate) fn or_dash(text: Option<&str>) -> String {
     text.map_or_else(|| "-".to_owned(), clean)

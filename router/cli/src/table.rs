@@ -1,7 +1,7 @@
 //! Columns under heads, aligned, cut to the terminal's width where a column allows it.
 
 use crate::{
-    format::clean,
+    format::{clean, cut},
     output::{Style, Tone},
 };
 
@@ -131,14 +131,6 @@ impl From<String> for Cell {
 
 fn head(text: &str) -> Cell {
     Cell::toned(Tone::Head, text)
-}
-
-fn cut(text: &str, width: usize) -> String {
-    if text.chars().count() <= width {
-        return text.to_owned();
-    }
-    let kept: String = text.chars().take(width.saturating_sub(1)).collect();
-    format!("{kept}…")
 }
 
 #[cfg(test)]

@@ -126,12 +126,7 @@ fn roles(roles: Roles) -> String {
 fn reached_at(peer: &PeerInfo) -> String {
     let addresses = peer.addresses.iter().map(ToString::to_string);
     let relays = peer.relays.iter().map(|relay| format!("via {relay}"));
-    let ways: Vec<String> = addresses.chain(relays).collect();
-    if ways.is_empty() {
-        "-".to_owned()
-    } else {
-        ways.join(", ")
-    }
+    format::list(addresses.chain(relays), "-")
 }
 
 /// The invite alone on standard output, so that it can be copied and piped; what stands in its way

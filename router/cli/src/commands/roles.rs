@@ -39,10 +39,10 @@ pub(super) fn render(report: &RoleReport, style: Style) -> String {
         text += &field("refused", &format!("{count} {reason}"));
     }
     if let Some(registered) = &report.registered {
-        text += &field("registered", &list(registered));
+        text += &field("registered", &format::list(registered, "none"));
     }
     if report.role == "exit" {
-        text += &field("allows", &list(&report.allow));
+        text += &field("allows", &format::list(&report.allow, "none"));
     }
     text
 }
@@ -53,13 +53,5 @@ fn or_all(bytes: u64) -> String {
         "any bytes".to_owned()
     } else {
         format::bytes(bytes)
-    }
-}
-
-fn list(names: &[String]) -> String {
-    if names.is_empty() {
-        "none".to_owned()
-    } else {
-        names.join(", ")
     }
 }

@@ -2,16 +2,18 @@
 
 use wormholes_proto::control::{FlowTotals, RoleSummary, ScriptReport, Status};
 
-use super::field;
-use crate::{format, output::Style};
+use super::{NAME_COLUMNS, field};
+use crate::{
+    format::{self, list},
+    output::Style,
+};
 
 /// The screen's columns; longer lists end in `…`.
 const COLUMNS: usize = 80;
-/// What the names of fields take.
-const NAME_COLUMNS: usize = 11;
 
 pub(super) fn render(status: &Status, style: Style) -> String {
-    let field = |name: &str, value: &str| field(style, name, &fit(value));
+    let field =
+        |name: &str, value: &str| field(style, name, &format::cut(value, COLUMNS - NAME_COLUMNS));
     let uptime = format::seconds(status.uptime_seconds);
     let head = format!(
         "wormholed {}, up {uptime}, process {}",
@@ -19,13 +21,13 @@ pub(super) fn render(status: &Status, style: Style) -> String {
     );
     let mut text = field("node", &name(&status.name, &head));
     text += &field("id", &status.node_id.to_string());
-    let listen = list(status.listen.iter(), "nowhere: it only dials");
+    let listen = list(&status.listen, "nowhere: it only dials");
     text += &field("listen", &listen);
-    text += &field("entrances", &list(entrances(status).iter(), "none"));
+    text += &field("entrances", &list(entrances(status), "none"));
     let services = list(status.services.iter().map(|s| &s.name), "none");
     text += &field("services", &services);
     text += &field("roles", &roles(status));
-    text += &field("relayed by", &list(relays(status).iter(), "none asked"));
+    text += &field("relayed by", &list(relays(status), "none asked"));
     let (known, connected) = (status.peers_known, status.peers_connected);
     text += &field("peers", &format!("{known} known, {connected} connected"));
     for (name, value) in flows(&status.flows) {
@@ -107,24 +109,6 @@ fn scripts(report: &ScriptReport) -> String {
         "generation {}, {} errors, else {}: {names}",
         report.generation, report.errors, report.default
     )
-}
-
-fn list<T: ToString>(items: impl Iterator<Item = T>, none: &str) -> String {
-    let items: Vec<String> = items.map(|item| item.to_string()).collect();
-    if items.is_empty() {
-        none.to_owned()
-    } else {
-        items.join(", ")
-    }
-}
-
-fn fit(value: &str) -> String {
-    let room = COLUMNS - NAME_COLUMNS;
-    if value.chars().count() <= room {
-        return value.to_owned();
-    }
-    let kept: String = value.chars().take(room - 1).collect();
-    format!("{kept}…")
 }
 
 #[cfg(test)]
