@@ -32,7 +32,8 @@ pub(crate) struct Metrics {
     registry: Registry,
     /// Held while a counter catches up: two scrapers at once would raise it twice.
     catching_up: Mutex<()>,
-    /// Flows that ended, by `entrance`, `tunnel` and `outcome`.
+    /// Flows that ended, by `entrance`, `tunnel` (the one tried last, where none opened; `none`
+    /// where none was tried) and `outcome`.
     pub(crate) flows: IntCounterVec,
     /// Flows that live.
     pub(crate) flows_open: IntGauge,

@@ -85,7 +85,7 @@ pub(super) async fn lookup(trip: &Trip<'_>, plan: &Plan) -> Result<Found, Refusa
     for step in &plan.steps {
         tokio::time::sleep(step.marks.delay.unwrap_or_default()).await;
         for tunnel in &step.tunnels {
-            let start = Instant::now();
+            let start = trip.tries(tunnel);
             let isolation = isolation(trip.asked, &step.marks);
             let timeout = timeout(tunnel, &step.marks);
             let network = &trip.core.network;
@@ -141,7 +141,7 @@ async fn race(trip: &Trip<'_>, step: &Step) -> Result<Opened, Failure> {
 
 /// Opens one tunnel; once more when its records turn out to be stale.
 async fn one(trip: &Trip<'_>, tunnel: &Tunnel, marks: &Marks) -> Result<Opened, Failure> {
-    let start = Instant::now();
+    let start = trip.tries(tunnel);
     let what = describe(trip.core, tunnel);
     if let Err(forbidden) = check(trip, tunnel) {
         trip.tried(what, start, Some(&forbidden), None);
@@ -258,6 +258,13 @@ fn limits(marks: &Marks) -> CopyLimits {
 }
 
 impl Trip<'_> {
+    /// A tunnel is tried from now on.
+    fn tries(&self, tunnel: &Tunnel) -> Instant {
+        self.flow
+            .tell(|story| story.last_tried = Some(tunnel.kind()));
+        Instant::now()
+    }
+
     /// Keeps what came of a tunnel for `why`; `failed_at` is the node that did not do its part.
     fn tried(
         &self,

@@ -5,7 +5,7 @@ use std::{sync::atomic::Ordering::Relaxed, time::Instant};
 use wormholes_proto::control::{EventBody, FlowState, RuleName};
 use wormholes_rules::TunnelKind;
 
-use super::{Asked, Refusal, open::Route, table::Place};
+use super::{Asked, Refusal, Story, open::Route, table::Place};
 use crate::{clock::ms, log::masked, node::NodeCore};
 
 /// An open flow, until its end is recorded.
@@ -34,9 +34,12 @@ pub(super) fn refused(core: &NodeCore, flow: &Place, refusal: &Refusal) {
         true => totals.blocked += 1,
         false => totals.failed += 1,
     });
-    let tunnel = if blocked { "block" } else { "none" };
+    let Story {
+        rule, last_tried, ..
+    } = flow.summary();
+    let untried = if blocked { "block" } else { "none" };
+    let tunnel = last_tried.map_or(untried, TunnelKind::as_str);
     count(core, flow.entrance, tunnel, refusal.outcome());
-    let rule = flow.summary().rule;
     tracing::info!(
         flow = flow.id,
         entrance = flow.entrance,

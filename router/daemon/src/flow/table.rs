@@ -43,6 +43,8 @@ pub struct Story {
     pub decisions: Vec<Decided>,
     /// What was tried, in order; empty when nothing is recorded.
     pub tries: Vec<Tried>,
+    /// The kind of tunnel that was tried last, for the flow or for a look-up.
+    pub last_tried: Option<TunnelKind>,
     /// How it travels.
     pub tunnel: Option<TunnelKind>,
     /// The nodes that it passes, as far as this node knows them.
@@ -137,6 +139,7 @@ impl Flow {
         let story = self.lock();
         Story {
             state: story.state,
+            last_tried: story.last_tried,
             tunnel: story.tunnel,
             path: story.path.clone(),
             rule: story.rule.clone(),
