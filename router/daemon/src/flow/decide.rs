@@ -38,6 +38,7 @@ pub(super) struct Choice {
 
 /// Decides and opens.
 pub(super) async fn travel(core: &NodeCore, flow: &Place, asked: &Asked) -> Result<Route, Refusal> {
+    guard::check_own(&core.network, &asked.target)?;
     // A flow keeps the rules that it began with.
     let rules = core.policy.current();
     let mut trip = Trip {

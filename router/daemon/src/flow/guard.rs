@@ -1,12 +1,12 @@
-//! What no script can lift: names that must never leave in clear, and addresses that nobody else
-//! may send this node to. Fail closed: a tunnel that could show such a name to an outside resolver,
-//! ask the wrong node, or reach into this node's own neighbourhood on another's word, does not
-//! open.
+//! What no script can lift: names that must never leave in clear, this node's own sockets, and
+//! addresses that nobody else may send this node to. Fail closed: a tunnel that could show such a
+//! name to an outside resolver, ask the wrong node, come back here, or reach into this node's own
+//! neighbourhood on another's word, does not open.
 
 use std::net::{IpAddr, SocketAddr};
 
 use thiserror::Error;
-use wormholes_proto::{Host, NodeId, is_special_use};
+use wormholes_proto::{Host, NodeId, Target, is_special_use};
 use wormholes_rules::Tunnel;
 
 use crate::network::Network;
@@ -26,6 +26,9 @@ pub enum Forbidden {
          word: let that node dial it"
     )]
     Told(IpAddr, String),
+    /// Whoever dials it, the flow would come back, or pass for a local program.
+    #[error("the target is a port of this router itself")]
+    OwnSocket,
     /// The program at the other end is this daemon.
     #[error("the flow comes from this router itself")]
     Loop,
@@ -60,6 +63,20 @@ pub(super) fn check(host: &Host, node: Option<NodeId>, tunnel: &Tunnel) -> Resul
         Some(node) if node == end => Ok(()),
         Some(_) => Err(Forbidden::OtherNode),
         None => Err(Forbidden::UnknownNode),
+    }
+}
+
+/// Whether `target` is none of this node's own sockets. A name says nothing: where it leads is for
+/// the end of the tunnel to find out.
+///
+/// # Errors
+/// [`Forbidden::OwnSocket`].
+pub(super) fn check_own(network: &Network, target: &Target) -> Result<(), Forbidden> {
+    match target.host {
+        Host::Ip(ip) if network.own_sockets().contains((ip, target.port).into()) => {
+            Err(Forbidden::OwnSocket)
+        }
+        Host::Ip(_) | Host::Name(_) => Ok(()),
     }
 }
 

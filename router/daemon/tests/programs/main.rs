@@ -13,6 +13,8 @@ mod limits;
 #[cfg(test)]
 mod lookups;
 #[cfg(test)]
+mod loops;
+#[cfg(test)]
 #[path = "../shared/name_server.rs"]
 mod name_server;
 #[cfg(test)]

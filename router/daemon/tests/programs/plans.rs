@@ -1,6 +1,9 @@
 //! Steps that race, and marks that make a flow wait.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::Ipv4Addr,
+    time::{Duration, Instant},
+};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -9,7 +12,7 @@ use tokio::{
 
 use crate::{
     name_server::NameServer,
-    support::{SOCKS, TestNode, check_echo, closed_port, echo, greeter, read, until},
+    support::{SOCKS, TestNode, asking, check_echo, closed_port, echo, greeter, read, until},
 };
 
 /// More than a busy machine adds to a wait.
@@ -131,9 +134,10 @@ async fn a_failure_that_no_tunnel_mends_ends_the_plan_though_another_racer_fails
     let script = format!(
         r#"fn route(c) {{ direct().race(socks("{rude_address}")).or(socks("{never_address}")) }}"#
     );
-    let node = TestNode::start(&script, SOCKS).await;
-    let own = node.entrance().to_string();
-    // The local dial is refused at once: no flow leads to the node's own entrance.
+    let names = NameServer::start(&[Ipv4Addr::LOCALHOST]).await;
+    let node = TestNode::start_with(&script, SOCKS, asking(&names)).await;
+    // The local dial is refused soon: no flow leads to the node's own entrance.
+    let own = format!("own.example:{}", node.entrance().port());
     let hang_up = async { drop(rude.asked().await) };
     let ((reply, _), ()) = tokio::join!(node.socks(&own), hang_up);
     assert_eq!(reply, 2);
