@@ -25,6 +25,8 @@ mod embed;
 mod features;
 #[path = "all/kills.rs"]
 mod kills;
+#[path = "all/loops.rs"]
+mod loops;
 #[path = "all/onion_build.rs"]
 mod onion_build;
 #[path = "all/plans.rs"]

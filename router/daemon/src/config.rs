@@ -200,6 +200,8 @@ pub struct ExitRule {
 pub struct LimitsConfig {
     /// Open flows at once; more are refused.
     pub flows: usize,
+    /// Flows to one target that are opening at once; more are refused until all of them are done.
+    pub opening_per_target: usize,
     /// Connections at the entrances that have not yet said where they go; the oldest goes when
     /// there are more.
     pub pending_connections: usize,
@@ -313,6 +315,7 @@ impl Default for LimitsConfig {
     fn default() -> Self {
         Self {
             flows: 16_384,
+            opening_per_target: 256,
             pending_connections: 1024,
             handshake: Duration::from_secs(10),
             peers: 1024,

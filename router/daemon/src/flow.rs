@@ -3,6 +3,7 @@
 //! Nothing here resolves a name before the plan says where, and nothing a script says lifts what
 //! `guard` forbids.
 
+mod crowds;
 mod decide;
 mod guard;
 mod local;

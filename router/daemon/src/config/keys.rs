@@ -102,6 +102,7 @@ pub(super) const SECTIONS: [Section; 12] = [
         "limits",
         &[
             ("flows", Restart),
+            ("opening_per_target", Restart),
             ("pending_connections", Restart),
             ("handshake_seconds", Restart),
             ("peers", Restart),

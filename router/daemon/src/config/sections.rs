@@ -274,6 +274,7 @@ fn limits(table: &Table<'_>) -> LimitsConfig {
     let count = |key, default| table.count(key, 1..=MAX_COUNT).unwrap_or(default);
     LimitsConfig {
         flows: count("flows", default.flows),
+        opening_per_target: count("opening_per_target", default.opening_per_target),
         pending_connections: count("pending_connections", default.pending_connections),
         handshake: table
             .seconds("handshake_seconds", 1..=MAX_SECONDS)

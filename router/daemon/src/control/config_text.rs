@@ -143,6 +143,7 @@ fn rest(text: &mut Text, config: &Config) {
     let limits = &config.limits;
     text.section("[limits]")
         .count("flows", limits.flows)
+        .count("opening_per_target", limits.opening_per_target)
         .count("pending_connections", limits.pending_connections)
         .seconds("handshake_seconds", limits.handshake)
         .count("peers", limits.peers)
@@ -229,6 +230,7 @@ allow_private = true
 idle_seconds = 14
 [limits]
 flows = 15
+opening_per_target = 14
 pending_connections = 16
 handshake_seconds = 17
 peers = 18

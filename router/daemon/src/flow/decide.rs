@@ -7,7 +7,9 @@ use wormholes_proto::Host;
 use wormholes_rules::{Conn, Outcome, Plan, RuleRef, Tunnel};
 
 use super::{
-    Asked, Decided, Ends, Forbidden, Refusal, guard,
+    Asked, Decided, Ends, Forbidden, Refusal,
+    crowds::Opening,
+    guard,
     open::{self, Route},
     table::Place,
 };
@@ -22,6 +24,8 @@ pub(super) struct Trip<'a> {
     pub(super) core: &'a NodeCore,
     pub(super) flow: &'a Place,
     pub(super) asked: &'a Asked,
+    /// It counts as opening as long as this lives.
+    opening: Opening<'a>,
     /// What the scripts see.
     pub(super) conn: Conn,
     /// The addresses in `conn` are another node's word.
@@ -45,6 +49,7 @@ pub(super) async fn travel(core: &NodeCore, flow: &Place, asked: &Asked) -> Resu
         core,
         flow,
         asked,
+        opening: flow.begin()?,
         conn: snapshot(core, flow, asked, &rules).await?,
         told: false,
     };
@@ -59,6 +64,7 @@ pub(super) async fn travel(core: &NodeCore, flow: &Place, asked: &Asked) -> Resu
         if closed || failure.is_final || attempt == MAX_RETRIES {
             return Err(failure.refusal);
         }
+        trip.opening.check()?;
         trip.conn.last_error = Some(failure.refusal.to_string());
     }
     Err(Refusal::TimedOut)

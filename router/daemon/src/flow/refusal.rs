@@ -13,6 +13,12 @@ pub enum Refusal {
     /// All places for flows are taken.
     #[error("the router is at its limit of flows")]
     Busy,
+    /// As many flows to the target as this were opening at once.
+    #[error(
+        "more than {0} flows to this target were opening at once: is there a loop over another \
+         proxy? If not, raise `opening_per_target` in [limits] of config.toml"
+    )]
+    Crowded(usize),
     /// The router stops.
     #[error("the router stops")]
     Stopping,
@@ -73,6 +79,7 @@ impl Refusal {
     pub(crate) fn outcome(&self) -> &'static str {
         match self {
             Self::Busy | Self::Stopping => "busy",
+            Self::Crowded(_) => "crowded",
             Self::Gone => "gone",
             Self::Blocked(_) | Self::Forbidden(_) => "blocked",
             Self::Name(_) => "name",
@@ -91,7 +98,7 @@ impl Refusal {
             Self::ConnectionRefused => SocksReply::ConnectionRefused,
             Self::NetworkUnreachable => SocksReply::NetworkUnreachable,
             Self::TimedOut => SocksReply::TtlExpired,
-            Self::Busy | Self::Stopping | Self::Gone | Self::Failed(_) => {
+            Self::Busy | Self::Crowded(_) | Self::Stopping | Self::Gone | Self::Failed(_) => {
                 SocksReply::GeneralFailure
             }
         }
@@ -100,7 +107,9 @@ impl Refusal {
     /// The status of an HTTP entrance (RFC 9110, section 15).
     pub(crate) fn http_status(&self) -> StatusCode {
         match self {
-            Self::Busy | Self::Stopping | Self::Gone => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Busy | Self::Crowded(_) | Self::Stopping | Self::Gone => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Blocked(_) | Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::TimedOut => StatusCode::GATEWAY_TIMEOUT,
             Self::Name(_)

@@ -13,8 +13,11 @@ use dashmap::DashMap;
 use wormholes_proto::{NodeId, Target, control::FlowState};
 use wormholes_rules::{Outcome, RuleRef, Trace, TunnelKind};
 
-use super::Refusal;
-use crate::pipe::FlowBytes;
+use super::{
+    Refusal,
+    crowds::{Crowds, Opening},
+};
+use crate::{config::LimitsConfig, pipe::FlowBytes};
 
 /// A flow, as long as somebody may ask about it.
 #[derive(Debug)]
@@ -92,6 +95,7 @@ pub struct FlowTable {
     living: DashMap<u64, Arc<Flow>>,
     open: AtomicUsize,
     max_open: usize,
+    crowds: Crowds,
     /// At most `max_kept`; the oldest goes.
     kept: Mutex<VecDeque<Arc<Flow>>>,
     max_kept: usize,
@@ -183,12 +187,13 @@ impl Totals {
 }
 
 impl FlowTable {
-    /// An empty table for `max_open` flows at once that remembers `max_kept`.
-    pub(crate) fn new(max_open: usize, max_kept: usize) -> Arc<Self> {
+    /// An empty table that remembers `max_kept` flows.
+    pub(crate) fn new(limits: &LimitsConfig, max_kept: usize) -> Arc<Self> {
         Arc::new(Self {
             living: DashMap::new(),
             open: AtomicUsize::new(0),
-            max_open,
+            max_open: limits.flows,
+            crowds: Crowds::new(limits.opening_per_target),
             kept: Mutex::default(),
             max_kept,
             last_id: AtomicU64::new(0),
@@ -251,9 +256,10 @@ impl FlowTable {
         target: Target,
     ) -> Result<Place, Refusal> {
         let one_more = |open: usize| (open < self.max_open).then_some(open + 1);
-        self.open
-            .fetch_update(Relaxed, Relaxed, one_more)
-            .map_err(|_| Refusal::Busy)?;
+        if self.open.fetch_update(Relaxed, Relaxed, one_more).is_err() {
+            self.crowds.close(&target);
+            return Err(Refusal::Busy);
+        }
         let flow = Arc::new(Flow {
             id: 1 + self.last_id.fetch_add(1, Relaxed),
             entrance,
@@ -273,6 +279,16 @@ impl FlowTable {
             flow,
             table: Arc::clone(self),
         })
+    }
+}
+
+impl Place {
+    /// Begins to open it.
+    ///
+    /// # Errors
+    /// [`Refusal::Crowded`].
+    pub(super) fn begin(&self) -> Result<Opening<'_>, Refusal> {
+        self.table.crowds.enter(&self.flow.target)
     }
 }
 
@@ -298,13 +314,21 @@ impl Drop for Place {
 mod tests {
     use super::*;
 
+    fn table(flows: usize, max_kept: usize) -> Arc<FlowTable> {
+        let limits = LimitsConfig {
+            flows,
+            ..LimitsConfig::default()
+        };
+        FlowTable::new(&limits, max_kept)
+    }
+
     fn admit(table: &Arc<FlowTable>) -> Result<Place, Refusal> {
         table.admit("socks5", "a.example:80".parse().unwrap())
     }
 
     #[test]
     fn places_are_bounded_and_given_back() {
-        let table = FlowTable::new(2, 0);
+        let table = table(2, 0);
         let first = admit(&table).unwrap();
         let second = admit(&table).unwrap();
         assert_eq!(admit(&table).unwrap_err(), Refusal::Busy);
@@ -317,7 +341,7 @@ mod tests {
 
     #[test]
     fn bytes_count_while_they_move_and_once_when_the_flow_ends() {
-        let table = FlowTable::new(9, 0);
+        let table = table(9, 0);
         let (opening, open) = (admit(&table).unwrap(), admit(&table).unwrap());
         open.tell(|story| story.tunnel = Some(TunnelKind::Onion));
         open.bytes.moved_up(5);
@@ -330,7 +354,7 @@ mod tests {
 
     #[test]
     fn no_byte_is_missed_or_counted_twice_when_flows_end_meanwhile() {
-        let table = FlowTable::new(1000, 0);
+        let table = table(1000, 0);
         let flows: Vec<_> = (0..1000).map(|_| admit(&table).unwrap()).collect();
         for flow in &flows {
             flow.tell(|story| story.tunnel = Some(TunnelKind::Direct));
@@ -346,7 +370,7 @@ mod tests {
 
     #[test]
     fn the_last_flows_are_remembered() {
-        let table = FlowTable::new(9, 2);
+        let table = table(9, 2);
         for _ in 0..3 {
             admit(&table)
                 .unwrap()

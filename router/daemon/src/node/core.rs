@@ -133,7 +133,7 @@ pub(crate) fn assemble(
     let network = Network::start(with_added, options.network.clone(), gatekeeper, counters)?;
     policy.attach(&network);
     let core = NodeCore {
-        flows: FlowTable::new(config.limits.flows, config.rules.record_decisions),
+        flows: FlowTable::new(&config.limits, config.rules.record_decisions),
         pending: Pending::new(
             config.limits.pending_connections,
             metrics.connections_pending.clone(),
