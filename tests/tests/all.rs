@@ -29,6 +29,8 @@ mod kills;
 mod loops;
 #[path = "all/onion_build.rs"]
 mod onion_build;
+#[path = "all/operator.rs"]
+mod operator;
 #[path = "all/plans.rs"]
 mod plans;
 #[path = "all/readme.rs"]

@@ -47,7 +47,7 @@ pub(crate) enum Command {
         /// The number that `flows` and `events` show
         flow: u64,
     },
-    /// Measure the round trip to a peer, connecting when no connection stands
+    /// Measure the round trip to a peer, straight or through a relay
     Ping {
         /// Petname, node id, or the beginning of one
         peer: String,

@@ -13,6 +13,7 @@ mod connection;
 mod flows;
 mod netcheck;
 mod peers;
+mod reach;
 mod roles;
 mod rules;
 mod seats;

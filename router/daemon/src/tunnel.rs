@@ -14,6 +14,7 @@ use wormholes_proto::{
 use wormholes_rules::{Tunnel, TunnelKind};
 
 pub(crate) use onion::OnionClient;
+pub(crate) use relay::connect as seal_through_relay;
 
 use onion::OnionPlan;
 

@@ -200,7 +200,7 @@ async fn an_invite_makes_a_peer_that_can_be_pinged_and_removed() {
     ada.text(&["peer", "remove", "bob"]).await;
     let unknown = ada.run(&["ping", "bob"]).await;
     assert_eq!(unknown.status, 1);
-    assert!(unknown.stderr.contains("no peer is named bob"));
+    assert!(unknown.stderr.contains("no peer is named \"bob\""));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -37,14 +37,16 @@ pub(super) fn ping(context: &mut Context<'_>, peer: &str, count: u32) -> Result<
 }
 
 fn pong(report: &PingReport) -> String {
-    let address = report
-        .address
-        .map_or_else(String::new, |address| format!(" at {address}"));
+    let way = match (&report.address, &report.relay) {
+        (Some(address), _) => format!(" at {address}"),
+        (None, Some(relay)) => format!(" through {}", format::clean(relay)),
+        (None, None) => String::new(),
+    };
     let connected = report
         .connect_ms
         .map_or_else(String::new, |time| format!(", connected in {time:.1} ms"));
     format!(
-        "{}{address}: {:.2} ms{connected}\n",
+        "{}{way}: {:.2} ms{connected}\n",
         format::clean(&report.name),
         report.rtt_ms
     )

@@ -1,29 +1,17 @@
 //! `ping` and `netcheck`: what of the network can be reached from here, and why not.
 
-use std::{
-    net::SocketAddr,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream};
-use tokio::time::timeout;
-use wormholes_proto::{
-    NodeId, Open, ServiceName,
-    control::{Check, NetReport, PeerParams, PingReport, RpcError},
-};
-use wormholes_rules::Tunnel;
+use wormholes_proto::control::{Check, NetReport, PeerParams, PingReport, RpcError};
 
-use super::{answer::failed, peers};
-use crate::{
-    carrier::{self, Link},
-    config::PeerConfig,
-    node::NodeCore,
-    tunnel::{OpenError, TunnelRequest},
+use super::{
+    answer::failed,
+    peers,
+    reach::{Reached, Way, reach},
 };
+use crate::{carrier, config::PeerConfig, node::NodeCore};
 
-/// To connect and to answer, each.
-const REACH_TIMEOUT: Duration = Duration::from_secs(10);
 /// Peers that are tried at once; the others wait for their turn.
 const MAX_AT_ONCE: usize = 32;
 /// Peers that are tried at all: with those at once and the time for each, a check ends in two
@@ -35,23 +23,24 @@ pub(super) async fn ping(
     params: &PeerParams,
 ) -> Result<PingReport, RpcError> {
     let node = peers::find(core, &params.peer)?;
-    let stood = core.network.peers().link(&node.id).is_some();
-    let start = Instant::now();
-    let link = connect(core, node.id).await.map_err(|error| {
-        if node.has_address || node.relays.is_empty() {
-            failed(error)
-        } else {
-            failed(format!("{error}; `wormholes netcheck` tries its relays"))
-        }
+    let reached = reach(core, node.id).await.map_err(|unreached| {
+        let name = core.network.named(node.id);
+        failed(format!(
+            "{name} is not reached: {}; {}",
+            unreached.why, unreached.hint
+        ))
     })?;
-    let connected = start.elapsed();
-    let round_trip = round_trip(&link).await.map_err(failed)?;
+    let (address, relay) = match reached.way {
+        Way::Straight(address) => (Some(address), None),
+        Way::Relay(relay) => (None, Some(core.network.view(relay).name.clone())),
+    };
     Ok(PingReport {
         name: node.name.clone(),
         id: node.id,
-        rtt_ms: millis(round_trip),
-        address: Some(link.remote_address()),
-        connect_ms: (!stood).then(|| millis(connected)),
+        rtt_ms: millis(reached.round_trip),
+        address,
+        relay,
+        connect_ms: reached.connected.map(millis),
     })
 }
 
@@ -68,31 +57,6 @@ pub(super) async fn netcheck(core: &Arc<NodeCore>) -> NetReport {
     checks.extend(reached);
     checks.extend(registration_checks(core));
     NetReport { checks }
-}
-
-async fn connect(core: &Arc<NodeCore>, id: NodeId) -> Result<Link, String> {
-    match timeout(REACH_TIMEOUT, core.network.connect(id, None)).await {
-        Ok(Ok(link)) => Ok(link),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err("no answer in time".to_owned()),
-    }
-}
-
-/// From an OPEN to its answer, whatever the answer is. The records that the peer then begins to
-/// send are not read.
-async fn round_trip(link: &Link) -> Result<Duration, String> {
-    let ask = async {
-        let mut pipe = link.open().await.map_err(|error| error.to_string())?;
-        let start = Instant::now();
-        let sent = pipe.writer.send_open(&Open::Records).await;
-        sent.map_err(|error| error.to_string())?;
-        let answer = pipe.reader.read_answer().await;
-        answer
-            .map(|_| start.elapsed())
-            .map_err(|error| error.to_string())
-    };
-    let asked = timeout(REACH_TIMEOUT, ask).await;
-    asked.unwrap_or_else(|_| Err("no answer in time".to_owned()))
 }
 
 fn listen_checks(core: &NodeCore) -> Vec<Check> {
@@ -161,64 +125,27 @@ fn buffer_check() -> Check {
 }
 
 async fn peer_check(core: Arc<NodeCore>, peer: PeerConfig) -> Check {
-    let core = &core;
-    let has_address = !peers::addresses(core, peer.id).is_empty();
-    let stands = core.network.peers().link(&peer.id).is_some();
-    let reached = if has_address || stands {
-        reach_direct(core, peer.id).await
-    } else if core.network.view(peer.id).relays.is_empty() {
-        Err("neither an address nor a relay of it is known".to_owned())
-    } else {
-        reach_relayed(core, peer.id).await
-    };
-    let hint = match &reached {
-        Ok(_) => None,
-        Err(_) if has_address => Some(
-            "is its daemon running, its UDP port open, and this node among its peers?".to_owned(),
-        ),
-        Err(_) => Some("is it running, and registered with a relay that knows both?".to_owned()),
+    let reached = reach(&core, peer.id).await;
+    let found = |reached: &Reached| {
+        let way = match reached.way {
+            Way::Straight(address) => address.to_string(),
+            Way::Relay(relay) => format!("through {}", core.network.view(relay).name),
+        };
+        format!("{way}, {:.1} ms", millis(reached.round_trip))
     };
     Check {
         kind: "peer".to_owned(),
         name: peer.name,
         ok: reached.is_ok(),
-        detail: reached.unwrap_or_else(|why| why),
-        hint,
+        hint: reached
+            .as_ref()
+            .err()
+            .map(|unreached| unreached.hint.to_owned()),
+        detail: match reached {
+            Ok(reached) => found(&reached),
+            Err(unreached) => unreached.why,
+        },
     }
-}
-
-async fn reach_direct(core: &Arc<NodeCore>, id: NodeId) -> Result<String, String> {
-    let link = connect(core, id).await?;
-    let round_trip = round_trip(&link).await?;
-    let address = link.remote_address();
-    Ok(format!("{address}, {:.1} ms", millis(round_trip)))
-}
-
-/// Asks the peer through its relay for a service that it does not have: its refusal shows that it
-/// is there.
-async fn reach_relayed(core: &Arc<NodeCore>, id: NodeId) -> Result<String, String> {
-    let target = "netcheck.wh:1"
-        .parse()
-        .map_err(|_| "no target".to_owned())?;
-    let request = TunnelRequest {
-        target,
-        service: ServiceName::parse("netcheck").ok(),
-        isolation: String::new(),
-        timeout: REACH_TIMEOUT,
-    };
-    let tunnel = Tunnel::Relay {
-        via: None,
-        to: id,
-        exit: false,
-    };
-    let start = Instant::now();
-    let opened = core.network.open(&tunnel, &request).await;
-    let reached = match opened {
-        Ok(_) => Ok(()),
-        Err(OpenError::Refused { node, .. }) if node.id == id => Ok(()),
-        Err(error) => Err(error.to_string()),
-    };
-    reached.map(|()| format!("through a relay, {:.1} ms", millis(start.elapsed())))
 }
 
 fn registration_checks(core: &NodeCore) -> Vec<Check> {

@@ -110,17 +110,17 @@ pub(super) fn find(core: &NodeCore, text: &str) -> Result<Arc<NodeView>, RpcErro
     let begins =
         |node: &&Arc<NodeView>| text.len() >= MIN_ID_CHARS && node.id.to_string().starts_with(text);
     let mut fitting = world.nodes().iter().filter(begins);
-    match (fitting.next(), fitting.next()) {
-        (Some(node), None) => Ok(Arc::clone(node)),
-        (Some(_), Some(_)) => {
-            let message = format!("several nodes' ids begin with {text}");
-            Err(RpcError::new(ErrorCode::NotFound, message))
-        }
-        (None, _) => {
-            let message = format!("no peer is named {text}; `wormholes peers` lists them");
-            Err(RpcError::new(ErrorCode::NotFound, message))
-        }
-    }
+    let message = match (fitting.next(), fitting.next()) {
+        (Some(node), None) => return Ok(Arc::clone(node)),
+        (Some(_), Some(_)) => format!("several nodes' ids begin with {text:?}: type more of it"),
+        (None, _) if is_own(core, text) => format!("{text:?} is this node itself"),
+        (None, _) => format!("no peer is named {text:?}; `wormholes peers` lists them"),
+    };
+    Err(RpcError::new(ErrorCode::NotFound, message))
+}
+
+fn is_own(core: &NodeCore, text: &str) -> bool {
+    !text.is_empty() && (text == core.config.node.name || text == core.network.id().to_string())
 }
 
 /// Where a node may be dialled: what the config says, then its own record.

@@ -17,14 +17,29 @@ use crate::{
 /// A peer is asked for through so many relays; each costs a part of the time.
 const MAX_RELAYS: usize = 4;
 
-/// Opens a stream to `to` through `via`, or through any relay that may serve it, and asks for
-/// `open` inside. Returns the relay, the stream and the answer's body.
+/// Asks `to` for `open` on a stream of [`connect`]. Returns the relay, the stream and the answer's
+/// body.
 pub(super) async fn ask(
     network: &Arc<Network>,
     via: Option<NodeId>,
     to: NodeId,
     open: &Open,
 ) -> Result<(NodeId, Pipe, Vec<u8>), OpenError> {
+    let (relay, mut pipe) = connect(network, via, to).await?;
+    let body = ask_on(network, &mut pipe, to, open).await?;
+    Ok((relay, pipe, body))
+}
+
+/// A stream to `to` through `via`, or through any relay that may serve it, sealed between the two
+/// ends. Returns the relay with it.
+///
+/// # Errors
+/// [`OpenError`] of the last relay.
+pub(crate) async fn connect(
+    network: &Arc<Network>,
+    via: Option<NodeId>,
+    to: NodeId,
+) -> Result<(NodeId, Pipe), OpenError> {
     let mut record = record_of(network, to).await?;
     let relays = via.map_or_else(|| candidates(network, &to, &record), |via| vec![via]);
     let mut failed = OpenError::NoWay("no relay of the peer is known");
@@ -39,10 +54,7 @@ pub(super) async fn ask(
             }
         }
         match sealed {
-            Ok(mut pipe) => {
-                let body = ask_on(network, &mut pipe, to, open).await?;
-                return Ok((relay, pipe, body));
-            }
+            Ok(pipe) => return Ok((relay, pipe)),
             Err(error) => failed = error,
         }
     }

@@ -330,8 +330,10 @@ pub struct PingReport {
     pub id: NodeId,
     /// From asking to answer over the connection.
     pub rtt_ms: f64,
-    /// The other end of the connection.
+    /// The other end of the connection; none when it was reached through a relay.
     pub address: Option<SocketAddr>,
+    /// The name of the relay between; none when it was reached straight.
+    pub relay: Option<String>,
     /// The connection was made for this; how long that took.
     pub connect_ms: Option<f64>,
 }

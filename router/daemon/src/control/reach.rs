@@ -1,0 +1,117 @@
+//! Reaches a peer as a flow could: straight where an address of it is known, else through a relay.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::time::timeout;
+use wormholes_proto::{NodeId, Open};
+
+use super::peers;
+use crate::{
+    node::NodeCore,
+    pipe::{Pipe, PipeError},
+    tunnel,
+};
+
+/// For each of the two ways, with the question and its answer.
+const WAY_TIMEOUT: Duration = Duration::from_secs(7);
+
+/// A peer that answered.
+#[derive(Debug)]
+pub(super) struct Reached {
+    pub(super) way: Way,
+    /// From a question to its answer, whatever the answer is.
+    pub(super) round_trip: Duration,
+    /// What connecting took; none where the connection stood before.
+    pub(super) connected: Option<Duration>,
+}
+
+/// How it was reached.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Way {
+    Straight(SocketAddr),
+    /// Through this relay, sealed from end to end.
+    Relay(NodeId),
+}
+
+/// A peer that was not reached.
+#[derive(Debug)]
+pub(super) struct Unreached {
+    /// What came of each way.
+    pub(super) why: String,
+    /// What its operators may look at.
+    pub(super) hint: &'static str,
+}
+
+/// Tries the ways in their order.
+pub(super) async fn reach(core: &Arc<NodeCore>, id: NodeId) -> Result<Reached, Unreached> {
+    let stands = core.network.peers().link(&id).is_some();
+    let has_address = stands || !peers::addresses(core, id).is_empty();
+    let has_relay = !core.network.view(id).relays.is_empty();
+    let mut tried = Vec::new();
+    if has_address {
+        match within(straight(core, id, stands)).await {
+            Ok(reached) => return Ok(reached),
+            Err(why) => tried.push(why),
+        }
+    }
+    if has_relay {
+        match within(relayed(core, id)).await {
+            Ok(reached) => return Ok(reached),
+            Err(why) => tried.push(format!("through a relay: {why}")),
+        }
+    }
+    let hint = match (has_address, has_relay) {
+        (true, _) => "is its daemon running, its UDP port open, and this node among its peers?",
+        (false, true) => {
+            "is it running, registered with a relay that knows both, and this node among its peers?"
+        }
+        (false, false) => {
+            tried.push("neither an address nor a relay of it is known".to_owned());
+            "set `addresses` or `via` at its [[peer]], or remove it and add its new invite"
+        }
+    };
+    let why = tried.join("; ");
+    Err(Unreached { why, hint })
+}
+
+async fn within(way: impl Future<Output = Result<Reached, String>>) -> Result<Reached, String> {
+    let reached = timeout(WAY_TIMEOUT, way).await;
+    reached.unwrap_or_else(|_| Err("no answer in time".to_owned()))
+}
+
+async fn straight(core: &Arc<NodeCore>, id: NodeId, stood: bool) -> Result<Reached, String> {
+    let start = Instant::now();
+    let link = core.network.connect(id, None).await;
+    let link = link.map_err(|error| error.to_string())?;
+    let connected = (!stood).then(|| start.elapsed());
+    let pipe = link.open().await.map_err(|error| error.to_string())?;
+    Ok(Reached {
+        way: Way::Straight(link.remote_address()),
+        round_trip: ask(pipe).await.map_err(|error| error.to_string())?,
+        connected,
+    })
+}
+
+async fn relayed(core: &Arc<NodeCore>, id: NodeId) -> Result<Reached, String> {
+    let start = Instant::now();
+    let sealed = tunnel::seal_through_relay(&core.network, None, id).await;
+    let (relay, pipe) = sealed.map_err(|error| error.to_string())?;
+    let connected = Some(start.elapsed());
+    Ok(Reached {
+        way: Way::Relay(relay),
+        round_trip: ask(pipe).await.map_err(|error| error.to_string())?,
+        connected,
+    })
+}
+
+/// Any question does; the records that the peer may then begin to send are not read.
+async fn ask(mut pipe: Pipe) -> Result<Duration, PipeError> {
+    let start = Instant::now();
+    pipe.writer.send_open(&Open::Records).await?;
+    pipe.reader.read_answer().await?;
+    Ok(start.elapsed())
+}
