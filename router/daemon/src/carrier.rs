@@ -6,7 +6,14 @@
 mod quic;
 mod tls;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use thiserror::Error;
 use wormholes_proto::{NodeId, Reason};
@@ -22,6 +29,8 @@ pub use tls::TlsError;
 pub(crate) struct Link {
     peer: NodeId,
     connection: quinn::Connection,
+    /// What the other end last told of itself, 255 being full.
+    load: Arc<AtomicU8>,
 }
 
 /// How much a node at the other end may have in flight.
@@ -80,7 +89,11 @@ pub enum LinkError {
 
 impl Link {
     fn new(peer: NodeId, connection: quinn::Connection) -> Self {
-        Self { peer, connection }
+        Self {
+            peer,
+            connection,
+            load: Arc::default(),
+        }
     }
 
     /// Who is at the other end.
@@ -130,6 +143,16 @@ impl Link {
         #[expect(clippy::cast_precision_loss, reason = "a share for people and scripts")]
         let share = path.lost_packets as f64 / path.sent_packets as f64;
         share.min(1.0)
+    }
+
+    /// How full the other end last said it is, 0 to 1.
+    pub(crate) fn load(&self) -> f64 {
+        f64::from(self.load.load(Relaxed)) / f64::from(u8::MAX)
+    }
+
+    /// Keeps what the other end said of its load, 255 being full.
+    pub(crate) fn set_load(&self, load: u8) {
+        self.load.store(load, Relaxed);
     }
 
     /// Whether it can carry no more streams.

@@ -24,7 +24,7 @@ use crate::{
     pipe::{Pipe, PipeError},
 };
 
-/// Sets are fetched again this often from every connected peer.
+/// Sets are fetched again this often from every connected peer; its load is as old at most.
 pub(crate) const REFRESH_PERIOD: Duration = Duration::from_secs(300);
 /// A refresh on demand waits so long after the one before: 4 MiB each are not for nothing.
 const REFRESH_PAUSE: Duration = Duration::from_secs(2);
@@ -174,8 +174,9 @@ impl Records {
         let mut pipe = link.open().await?;
         pipe.writer.send_open(&Open::Records).await?;
         pipe.writer.finish().await?;
-        if let Answer::Refused(reason) = pipe.reader.read_answer().await? {
-            return Err(FetchError::Refused(reason));
+        match pipe.reader.read_answer().await? {
+            Answer::Accepted(body) => link.set_load(body.first().copied().unwrap_or(0)),
+            Answer::Refused(reason) => return Err(FetchError::Refused(reason)),
         }
         let mut set = RecordSetReader::new();
         let mut news = false;

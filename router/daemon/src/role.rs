@@ -171,6 +171,16 @@ impl Role {
         account.map_or(0, |account| account.bytes_today.load(Relaxed))
     }
 
+    /// How full it is, 255 being full; 0 when it is off.
+    pub(crate) fn load(&self, counters: &RoleCounters) -> u8 {
+        if !self.config.enabled {
+            return 0;
+        }
+        let active = counters.active.load(Relaxed).saturating_mul(u8::MAX.into());
+        let load = active.div_ceil(self.config.max_circuits.max(1));
+        u8::try_from(load).unwrap_or(u8::MAX)
+    }
+
     /// What it does now.
     pub(crate) fn status(&self, counters: &RoleCounters) -> RoleStatus {
         let mut by_node: HashMap<NodeId, RoleAccount> = HashMap::new();
@@ -322,6 +332,20 @@ mod tests {
         drop(first);
         let _fourth = role.enter(&counters, node(3)).unwrap();
         assert_eq!(role.status(&counters).active, 3);
+    }
+
+    #[test]
+    fn the_load_is_the_share_of_places_that_are_taken() {
+        let counters = RoleCounters::default();
+        let role = role(2, 2);
+        assert_eq!(role.load(&counters), 0);
+        let first = role.enter(&counters, node(1)).unwrap();
+        assert_eq!(role.load(&counters), 128);
+        let _second = role.enter(&counters, node(1)).unwrap();
+        assert_eq!(role.load(&counters), 255);
+        drop(first);
+        assert_eq!(role.load(&counters), 128);
+        assert_eq!(Role::new(RoleConfig::default()).load(&counters), 0, "off");
     }
 
     #[test]

@@ -16,7 +16,8 @@
 //!
 //! ANSWER  length u16 | status u8 | body          length 1 to 1023
 //!   0 accepted  body by kind: resolve: count u8 (1 to 32), each: kind u8 (4, 6), 4 B or 16 B;
-//!               create: CREATED 512 B; others: empty
+//!               create: CREATED 512 B; records: load u8 (how full the fullest of the node's
+//!               roles is, 255: full; missing: not told); others: empty
 //!   1 refused   reason u8
 //! ```
 //! After ACCEPTED the stream carries the flow's bytes; FIN ends a direction, a reset ends both.

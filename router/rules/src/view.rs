@@ -75,7 +75,8 @@ pub struct NodeView {
     pub rtt_ms: Option<f64>,
     /// Lost packets, 0 to 1, over the standing connection.
     pub loss: f64,
-    /// How loaded it says it is, 0 to 1.
+    /// How full the fullest of its roles is, 0 to 1: what it said over the standing connection, at
+    /// most five minutes ago.
     pub load: f64,
     /// It has addresses that this node may dial.
     pub has_address: bool,

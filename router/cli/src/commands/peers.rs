@@ -51,12 +51,13 @@ pub(super) fn render(list: &PeerList, style: Style) -> String {
     }
     let mut table = Table::new(&[
         "NAME",
-        "STATE",
+        "UP",
         ">RTT",
         ">LOSS",
+        ">LOAD",
         "TRUST",
         "ROLES",
-        "KNOWN",
+        "FROM",
         "~REACHED AT",
     ]);
     for peer in &list.peers {
@@ -65,21 +66,14 @@ pub(super) fn render(list: &PeerList, style: Style) -> String {
     table.render(style)
 }
 
-fn row(peer: &PeerInfo) -> [Cell; 8] {
-    let (tone, state) = if peer.online {
-        (Tone::Good, "online")
+fn row(peer: &PeerInfo) -> [Cell; 9] {
+    let measured = |text: String| if peer.online { text } else { "-".to_owned() };
+    let up = if peer.online {
+        Cell::toned(Tone::Good, "yes")
     } else {
-        (Tone::Faint, "offline")
+        Cell::toned(Tone::Faint, "no")
     };
-    let rtt = peer
-        .rtt_ms
-        .filter(|_| peer.online)
-        .map_or_else(|| "-".to_owned(), |rtt| format!("{rtt:.1} ms"));
-    let loss = if peer.online {
-        format!("{:.1} %", peer.loss * 100.0)
-    } else {
-        "-".to_owned()
-    };
+    let rtt = peer.rtt_ms.unwrap_or_default();
     let source = match peer.source {
         PeerSource::Config => "config",
         PeerSource::Added => "added",
@@ -87,9 +81,10 @@ fn row(peer: &PeerInfo) -> [Cell; 8] {
     };
     [
         peer.name.as_str().into(),
-        Cell::toned(tone, state),
-        rtt.into(),
-        loss.into(),
+        up,
+        measured(format!("{rtt:.1} ms")).into(),
+        measured(format!("{:.1} %", peer.loss * 100.0)).into(),
+        measured(format!("{:.0} %", peer.load * 100.0)).into(),
         trust(peer.trust).into(),
         roles(peer.roles).into(),
         source.into(),
@@ -97,12 +92,13 @@ fn row(peer: &PeerInfo) -> [Cell; 8] {
     ]
 }
 
+/// The number that scripts compare, and its word.
 fn trust(trust: u8) -> String {
     match trust {
-        0 => "stranger".to_owned(),
-        1 => "known".to_owned(),
-        2 => "friend".to_owned(),
-        3 => "own".to_owned(),
+        0 => "0 stranger".to_owned(),
+        1 => "1 friend's".to_owned(),
+        2 => "2 friend".to_owned(),
+        3 => "3 own".to_owned(),
         other => other.to_string(),
     }
 }
@@ -156,6 +152,7 @@ mod tests {
             online: true,
             rtt_ms: Some(12.345),
             loss: 0.015,
+            load: 0.4,
             addresses: vec!["203.0.113.5:4433".parse().unwrap()],
             relays: vec!["harbour".to_owned()],
             roles: Roles {
@@ -178,9 +175,9 @@ mod tests {
         let peers = vec![bob, stranger];
         let text = render(&PeerList { peers }, Style::default());
         let expected = "\
-NAME     STATE        RTT   LOSS  TRUST     ROLES       KNOWN    REACHED AT
-bob      online   12.3 ms  1.5 %  friend    relay,exit  config   203.0.113.5:4433, via harbour
-\u{fffd}[31mev  offline        -      -  stranger  -           learned  -
+NAME     UP       RTT   LOSS  LOAD  TRUST       ROLES       FROM     REACHED AT
+bob      yes  12.3 ms  1.5 %  40 %  2 friend    relay,exit  config   203.0.113.5:4433, via harbour
+\u{fffd}[31mev  no         -      -     -  0 stranger  -           learned  -
 ";
         assert_eq!(text, expected);
     }

@@ -156,6 +156,7 @@ fn info(core: &NodeCore, node: &NodeView) -> PeerInfo {
         online: node.online,
         rtt_ms: node.rtt_ms,
         loss: node.loss,
+        load: node.load,
         addresses: addresses(core, node.id),
         relays: relays
             .map(|relay| core.network.view(*relay).name.clone())

@@ -70,7 +70,7 @@ impl Peers {
             online: link.is_some(),
             rtt_ms: link.as_ref().map(|link| link.rtt().as_secs_f64() * 1000.0),
             loss: link.as_ref().map_or(0.0, super::Link::loss),
-            load: 0.0,
+            load: link.as_ref().map_or(0.0, super::Link::load),
             has_address,
             relays: relays(known, config, record),
             roles: record.map(|record| record.roles).unwrap_or_default(),

@@ -125,6 +125,34 @@ async fn a_friend_behind_a_relay_answers_and_the_relay_sees_ciphertext() {
 }
 
 #[tokio::test]
+async fn a_relay_tells_its_peers_how_full_it_is() {
+    let echo = echo_server().await;
+    let offer = |config: &mut Config| config.services = vec![service("echo", echo)];
+    let scene = scene(150, |config| config.relay.max_circuits = 2, offer).await;
+    let network = &scene.client.network;
+    let load = || {
+        let world = network.world();
+        world.by_id(&scene.relay.network.id()).map(|node| node.load)
+    };
+    let opened = network
+        .open(&scene.tunnel(false), &service_request("echo"))
+        .await
+        .unwrap();
+    network.refresh_records().await;
+    until("half of the relay's places are taken", || {
+        load().is_some_and(|load| (0.49..0.51).contains(&load))
+    })
+    .await;
+    drop(opened);
+    until("the place is free", || {
+        scene.relay.network.relay_status().active == 0
+    })
+    .await;
+    network.refresh_records().await;
+    until("the relay is idle", || load() == Some(0.0)).await;
+}
+
+#[tokio::test]
 async fn a_friend_behind_a_relay_exits() {
     let late = late_server().await;
     let scene = scene(53, |_| {}, exits).await;

@@ -142,6 +142,8 @@ pub struct PeerInfo {
     pub rtt_ms: Option<f64>,
     /// Lost packets, 0 to 1, over the standing connection.
     pub loss: f64,
+    /// How full the fullest of its roles is, 0 to 1, as it said at most five minutes ago.
+    pub load: f64,
     /// Where it may be dialled.
     pub addresses: Vec<SocketAddr>,
     /// Names of relays that it may be reached through.
