@@ -142,6 +142,7 @@ impl Network {
             gatekeeper,
             counters,
         });
+        network.keep_places();
         network.spawn(serve::listen(Arc::clone(&network)));
         network.spawn(keep_records(Arc::clone(&network)));
         network
@@ -167,7 +168,7 @@ impl Network {
 
     /// Takes a record that came by other means: an invite, a plugin.
     pub fn add_record(&self, record: SignedRecord) {
-        self.records.book().handle_record(record);
+        self.records.add(record);
         self.expire_world();
     }
 
@@ -190,6 +191,7 @@ impl Network {
     /// Replaces the peers of config.toml, and parts from those that are gone.
     pub fn set_peers(self: &Arc<Self>, peers: &[PeerConfig]) {
         self.peers.set_known(peers);
+        self.keep_places();
         self.publish();
         self.registrations.set(self, &relays_in(peers));
         self.peers_changed.notify_one();
@@ -380,6 +382,14 @@ impl Network {
         addresses
     }
 
+    /// Whatever others tell, the records of peers and guards have places; relays of this node are
+    /// peers.
+    fn keep_places(&self) {
+        let known = self.peers.known();
+        let peers = known.iter().map(|peer| peer.id);
+        self.records.set_kept(peers.chain(self.guards()));
+    }
+
     /// Makes this node's record anew; relays hear of it at once, others when they ask.
     fn publish(&self) {
         let known = self.peers.known();
@@ -532,6 +542,8 @@ async fn keep_records(network: Arc<Network>) {
     let mut refreshed = tokio::time::Instant::now();
     loop {
         network.connect_peers().await;
+        network.keep_places();
+        network.records.drop_expired();
         network.hop_keys.rotate();
         network.publish_new_keys();
         if network.records.is_outdated() {

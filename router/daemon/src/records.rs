@@ -11,8 +11,8 @@ use std::{
 use tokio::{sync::watch, time::Instant};
 use wormholes_proto::{
     Answer, MAX_RECORD_ADDRESSES, MAX_RECORD_EXIT_PORTS, MAX_RECORD_RELAYS, NodeId, NodeRecord,
-    OnionKey, Open, RecordBook, RecordError, RecordOutcome, RecordSetReader, Roles, SignedRecord,
-    Suite,
+    OnionKey, Open, RECORD_RENEWAL, RecordBook, RecordError, RecordOutcome, RecordSetReader, Roles,
+    SignedRecord, Suite,
 };
 
 use crate::{
@@ -91,13 +91,13 @@ impl OwnRecord<'_> {
 
 impl Records {
     pub(crate) fn new(own: SignedRecord) -> Self {
-        let mut book = RecordBook::new();
-        book.handle_record(own.clone());
-        Self {
-            book: Mutex::new(book),
-            own: watch::Sender::new(own),
+        let records = Self {
+            book: Mutex::default(),
+            own: watch::Sender::new(own.clone()),
             refresh: tokio::sync::Mutex::default(),
-        }
+        };
+        records.add(own);
+        records
     }
 
     /// All of them, this node's own included.
@@ -119,10 +119,34 @@ impl Records {
             .max(own.record().sequence)
     }
 
-    /// Whether others hold a record of a former life of this node for newer than its own: its
-    /// clock went backwards.
+    /// Whether this node has to sign anew: its record gets old, or others hold one of its former
+    /// life for newer, because its clock went backwards.
     pub(crate) fn is_outdated(&self) -> bool {
-        self.last_own_sequence() > self.own().record().sequence
+        let own = self.own();
+        let age = SystemTime::now().duration_since(own.record().signed_at());
+        let is_old = age.is_ok_and(|age| age > RECORD_RENEWAL);
+        is_old || self.last_own_sequence() > own.record().sequence
+    }
+
+    /// Names the nodes whose records always have a place, this one's own among them.
+    pub(crate) fn set_kept(&self, nodes: impl IntoIterator<Item = NodeId>) {
+        let own = self.own().id();
+        self.book()
+            .set_kept(nodes.into_iter().chain([own]).collect());
+    }
+
+    /// Drops what is too old to be true.
+    pub(crate) fn drop_expired(&self) {
+        self.book().handle_timeout(SystemTime::now());
+    }
+
+    /// Takes a record that no set brought.
+    pub(crate) fn add(&self, record: SignedRecord) {
+        let own = self.own().id();
+        let outcome = self
+            .book()
+            .handle_record(SystemTime::now(), own, record.clone());
+        tracing::debug!(node = %record.id(), ?outcome, "record");
     }
 
     /// This node's own, and each that follows it.
@@ -132,7 +156,7 @@ impl Records {
 
     /// Replaces this node's own.
     pub(crate) fn set_own(&self, own: SignedRecord) {
-        self.book().handle_record(own.clone());
+        self.add(own.clone());
         self.own.send_replace(own);
     }
 
@@ -183,17 +207,18 @@ impl Records {
         while let Some(chunk) = pipe.reader.read_chunk().await? {
             set.handle_bytes(&chunk);
             while let Some(record) = set.poll_record()? {
-                news |= self.take(&record, counters);
+                news |= self.take(link.peer(), &record, counters);
             }
         }
         set.handle_end()?;
         Ok(news)
     }
 
-    /// Takes one encoded record; whether it is new. One that does not verify is counted, the rest
-    /// of its set is judged by itself.
-    fn take(&self, record: &[u8], counters: &Counters) -> bool {
-        match self.book().handle_bytes(record) {
+    /// Takes one encoded record that `teller` told; whether it is new. One that does not verify is
+    /// counted, the rest of its set is judged by itself.
+    fn take(&self, teller: NodeId, record: &[u8], counters: &Counters) -> bool {
+        let taken = self.book().handle_bytes(SystemTime::now(), teller, record);
+        match taken {
             Ok(outcome) => matches!(outcome, RecordOutcome::New | RecordOutcome::Newer),
             Err(error) => {
                 counters.records_refused.fetch_add(1, Relaxed);
@@ -206,7 +231,7 @@ impl Records {
     /// Sends the whole set down a stream that was accepted.
     pub(crate) async fn serve(&self, pipe: Pipe) -> Result<(), PipeError> {
         let mut pipe = pipe;
-        let set = self.book().encode_set();
+        let set = self.book().encode_set(SystemTime::now());
         pipe.writer.write_chunk(set.into()).await?;
         pipe.writer.finish().await
     }

@@ -22,6 +22,9 @@ mod name_server;
 #[path = "network/onion.rs"]
 mod onion;
 #[cfg(test)]
+#[path = "network/records.rs"]
+mod records;
+#[cfg(test)]
 #[path = "network/relay.rs"]
 mod relay;
 #[cfg(test)]

@@ -12,9 +12,10 @@
 //! rest         fields of later builds: signed, kept, not read
 //! signature    Ed25519 over SIGNATURE_CONTEXT and all bytes before the signature
 //! ```
-//! Times are seconds since 1970. The whole is at most 1,024 bytes. Of two records of a node the
-//! one with the higher sequence is true; a record carries no secret and no promise that the
-//! addresses in it are the node's.
+//! Times are seconds since 1970. The sequence is the time of signing in milliseconds since 1970, or
+//! one more than the node's last. The whole is at most 1,024 bytes. Of two records of a node the
+//! one with the higher sequence is true, and an old one is true no longer (module `book`); a record
+//! carries no secret and no promise that the addresses in it are the node's.
 
 mod book;
 mod set;
@@ -37,7 +38,7 @@ use crate::{
     wire::{Reader, WireError, Writer},
 };
 
-pub use book::{RecordBook, RecordOutcome};
+pub use book::{MAX_CLOCK_SKEW, MAX_RECORD_AGE, RECORD_RENEWAL, RecordBook, RecordOutcome};
 pub use set::{MAX_SET_RECORDS, RecordSetError, RecordSetReader, encode_set};
 
 /// The largest record with its signature.
@@ -63,7 +64,8 @@ const VERSION: u8 = 1;
 pub struct NodeRecord {
     /// Who speaks.
     pub id: NodeId,
-    /// Grows with each record of the node; the highest is true.
+    /// When it was signed, in milliseconds since 1970; grows with each record of the node, and the
+    /// highest is true.
     pub sequence: u64,
     /// Where the node can be dialled, at most [`MAX_RECORD_ADDRESSES`].
     pub addresses: Vec<SocketAddr>,
@@ -121,6 +123,11 @@ pub enum RecordError {
 }
 
 impl NodeRecord {
+    /// When it was signed, by its sequence.
+    pub fn signed_at(&self) -> SystemTime {
+        signed_at(self.sequence)
+    }
+
     /// Encodes the record and has it signed by `sign`, which holds the key that is `id`.
     ///
     /// # Errors
@@ -302,6 +309,12 @@ fn count(len: usize) -> u8 {
 fn unix_seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())
+}
+
+fn signed_at(sequence: u64) -> SystemTime {
+    // A u64 of milliseconds is far within what a time holds.
+    let since = Duration::from_millis(sequence);
+    UNIX_EPOCH.checked_add(since).unwrap_or(UNIX_EPOCH)
 }
 
 fn is_family(text: &str) -> bool {

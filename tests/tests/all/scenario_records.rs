@@ -1,7 +1,10 @@
 //! Records by gossip: whole signed sets over links that lose, double and reorder, with liars among
 //! the nodes. The newest sequence wins everywhere; what nobody signed is believed nowhere.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha20Rng;
@@ -49,7 +52,7 @@ impl Gossip {
     fn publish(&mut self) {
         self.sequence += 1;
         let record = self.keys.signed(self.sequence).unwrap();
-        self.book.handle_record(record);
+        self.book.handle_record(UNIX_EPOCH, self.keys.id(), record);
     }
 
     fn known(&self, id: &NodeId) -> Option<u64> {
@@ -81,13 +84,20 @@ impl Gossip {
 impl Machine for Gossip {
     type Message = Vec<u8>;
 
-    fn handle_message(&mut self, _: Duration, _: usize, set: Vec<u8>, _: &mut Outbox<Vec<u8>>) {
+    fn handle_message(
+        &mut self,
+        now: Duration,
+        from: usize,
+        set: Vec<u8>,
+        _: &mut Outbox<Vec<u8>>,
+    ) {
+        let teller = NodeId::from_bytes([u8::try_from(from).unwrap(); 32]);
         let mut reader = RecordSetReader::new();
         for chunk in set.chunks(300) {
             reader.handle_bytes(chunk);
             while let Ok(Some(bytes)) = reader.poll_record() {
                 // What is not to be believed changes nothing: the test looks at the book.
-                let _ = self.book.handle_bytes(&bytes);
+                let _ = self.book.handle_bytes(UNIX_EPOCH + now, teller, &bytes);
                 if self.lies {
                     self.overheard.extend(SignedRecord::decode(&bytes));
                 }
@@ -100,7 +110,7 @@ impl Machine for Gossip {
         let set = if self.lies {
             self.lie()
         } else {
-            self.book.encode_set()
+            self.book.encode_set(UNIX_EPOCH + now)
         };
         out.send(self.rng.random_range(0..N_ALL), set);
     }

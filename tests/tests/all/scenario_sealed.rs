@@ -4,7 +4,7 @@
 //! 0 caller  --  1 relay (records, tampers)  --  2 called
 //! ```
 
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::BytesMut;
 use rand::{Rng, SeedableRng};
@@ -161,7 +161,8 @@ impl End {
         };
         let known = |id: &_| self.book.record(id).map(|record| record.sequence);
         let (session, answer) = handle_hello(own, &hello, known, &mut self.rng)?;
-        self.book.handle_record(session.peer);
+        self.book
+            .handle_record(UNIX_EPOCH, session.peer.id(), session.peer);
         self.state = State::Talking {
             sealer: Box::new(session.sealer),
             opener: Box::new(session.opener),
@@ -173,7 +174,8 @@ impl End {
     fn ask(&mut self, initiator: Initiator, out: &mut Outbox<Message>) -> Result<(), SealedError> {
         let answer = self.buffer.split_to(ANSWER_BYTES);
         let session = initiator.handle_answer(&answer)?;
-        self.book.handle_record(session.peer);
+        self.book
+            .handle_record(UNIX_EPOCH, session.peer.id(), session.peer);
         let (mut sealer, opener) = (Box::new(session.sealer), Box::new(session.opener));
         let open = encode_open(&Open::Exit(TARGET.parse().unwrap()));
         send_frames(&mut sealer, &open, QUESTION, out)?;
@@ -526,7 +528,8 @@ fn an_end_with_an_older_record_than_the_known_one_is_refused() {
 
     let mut net = network(1, Tamper::Nothing);
     change(&mut net, CALLED, |end| {
-        end.book.handle_record(callers_newer);
+        let teller = callers_newer.id();
+        end.book.handle_record(UNIX_EPOCH, teller, callers_newer);
     });
     let [_, called] = outcomes(&mut net);
     assert_eq!(called, Some(Err(SealedError::OldRecord(callers_id))));
@@ -538,7 +541,8 @@ fn a_newer_record_of_the_called_reaches_the_caller() {
     let older = end(&net, CALLED).keys.signed(4).unwrap();
     let id = older.id();
     change(&mut net, CALLER, |end| {
-        end.book.handle_record(older.clone());
+        end.book
+            .handle_record(UNIX_EPOCH, older.id(), older.clone());
     });
     run(&mut net, older.record());
     assert_eq!(end(&net, CALLER).outcome, Some(Ok(())));

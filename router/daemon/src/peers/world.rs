@@ -98,6 +98,8 @@ pub(crate) fn relays(
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
     use crate::{
         config::Config,
@@ -132,8 +134,8 @@ mod tests {
             register: false,
         };
         let mut book = RecordBook::new();
-        book.handle_record(record_of(&stranger));
         let own = NodeId::from_bytes([0; 32]);
+        book.handle_record(SystemTime::now(), own, record_of(&stranger));
         let node_of = |peers: &[PeerConfig], name: &str| {
             let world = Peers::new(peers, 8).world(own, &book);
             names::resolve(name, &world).unwrap().unwrap().node

@@ -4,7 +4,7 @@ use std::{
     net::{SocketAddr, UdpSocket},
     sync::Arc,
     sync::atomic::Ordering::Relaxed,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
@@ -145,12 +145,17 @@ fn silent_socket() -> (UdpSocket, SocketAddr) {
     (socket, address)
 }
 
+fn now_ms() -> u64 {
+    let since = SystemTime::UNIX_EPOCH.elapsed().unwrap();
+    since.as_millis().try_into().unwrap()
+}
+
 /// Somebody's record with these addresses.
 fn record_at(addresses: Vec<SocketAddr>) -> SignedRecord {
     let identity = Identity::throw_away().unwrap();
     let record = NodeRecord {
         id: identity.id(),
-        sequence: 1,
+        sequence: now_ms(),
         addresses,
         noise_key: [1; 32],
         suite: Suite::AesGcm,
