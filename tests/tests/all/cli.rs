@@ -270,7 +270,7 @@ async fn a_failed_tunnel_names_the_node_as_people_do() {
     assert!(refused.is_err(), "bob has no echo service");
     let id = bob.node.id().to_string();
     let why = ada.text(&["why", "1"]).await;
-    let words = format!("refused by bob ({}): no such service", &id[..8]);
+    let words = format!("refused by bob ({}…): no such service", &id[..8]);
     assert!(why.contains(&words), "{why}");
     assert!(!why.contains(&id), "{why}");
     let why = ada.json(&["why", "1"]).await;
