@@ -44,7 +44,7 @@ async fn a_ping_takes_the_way_that_a_flow_would() {
     network.friend.stop().await.unwrap();
     let said = complaint(&network.client, &["ping", "friend"]);
     let id = network.friend.id().to_string();
-    let who = format!("friend ({}) is not reached: through a relay: ", &id[..8]);
+    let who = format!("friend ({}…) is not reached: through a relay: ", &id[..8]);
     assert!(said.contains(&who), "{said}");
     assert!(said.contains("is it running, registered"), "{said}");
     let said = complaint(&network.client, &["ping", "client"]);

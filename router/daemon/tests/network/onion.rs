@@ -236,21 +236,24 @@ async fn circuits_are_built_ahead_and_paths_kept_per_isolation_key() {
     let echo = echo_server().await;
     let scene = scene(101, 6, |_, _| {}).await;
     let network = &scene.client.network;
-    let first = network.open(&onion(3), &request(echo)).await.unwrap();
     let built = || network.counters().circuits_built.load(Relaxed);
-    until("a spare is built", || built() == 2).await;
+    let first = network.open(&onion(3), &request(echo)).await.unwrap();
+    assert_eq!(built(), 1, "a key that came once may never come again");
     let second = network.open(&onion(3), &request(echo)).await.unwrap();
-    assert_eq!(first.path, second.path);
-    assert!(network.guards().contains(&first.path[0]));
-    assert_eq!(exchange(first, b"one").await.unwrap(), b"one");
-    assert_eq!(exchange(second, b"two").await.unwrap(), b"two");
-    assert!(built() <= 3);
+    until("a spare is built", || built() == 3).await;
+    let third = network.open(&onion(3), &request(echo)).await.unwrap();
+    for (flow, said) in [(first, b"one"), (second, b"two"), (third, b"six")] {
+        assert!(network.guards().contains(&flow.path[0]));
+        assert_eq!(exchange(flow, said).await.unwrap(), said);
+    }
+    until("the next spare is built", || built() == 4).await;
     let mut paths = std::collections::HashSet::new();
     for key in 0..20 {
         let mut other = request(echo);
         other.isolation = format!("key {key}");
         paths.insert(network.open(&onion(3), &other).await.unwrap().path);
     }
+    assert_eq!(built(), 24, "each key but the first came once");
     assert!(
         paths.len() > 1,
         "keys of different flows share no path by rule"
