@@ -61,8 +61,6 @@ pub async fn call(socket: &Path, method: &str, params: Value) -> Result<Value> {
 #[derive(Debug)]
 pub struct Events {
     lines: tokio::io::Lines<BufReader<tokio::net::unix::OwnedReadHalf>>,
-    /// Closing this half would end the subscription.
-    _writer: tokio::net::unix::OwnedWriteHalf,
 }
 
 impl Events {
@@ -78,10 +76,7 @@ impl Events {
         let answer = lines.next_line().await?.context("closed without answer")?;
         let answer: Value = serde_json::from_str(&answer)?;
         answer.get("result").context("not subscribed")?;
-        Ok(Self {
-            lines,
-            _writer: writer,
-        })
+        Ok(Self { lines })
     }
 
     /// The next event that `wanted` takes; those before it are gone.

@@ -1,10 +1,10 @@
 //! One control connection: requests in their order, events between them.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, os::fd::AsFd, sync::Arc, time::Duration};
 
 use serde_json::Value;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWriteExt, Interest},
     net::{
         UnixStream,
         unix::{OwnedReadHalf, OwnedWriteHalf},
@@ -31,6 +31,8 @@ const READ_BYTES: usize = 4096;
 pub(super) struct Connection {
     core: Arc<NodeCore>,
     reader: OwnedReadHalf,
+    /// The client says no more, and listens on.
+    listener: Option<UnixStream>,
     writer: OwnedWriteHalf,
     lines: LineBuffer,
     subscription: Option<Subscription>,
@@ -48,6 +50,7 @@ impl Connection {
         Self {
             core,
             reader,
+            listener: None,
             writer,
             lines: LineBuffer::new(MAX_REQUEST_BYTES),
             subscription: None,
@@ -55,15 +58,22 @@ impl Connection {
         }
     }
 
-    /// Serves until the client closes, breaks the bounds or stops reading.
+    /// Serves until the client closes, breaks the bounds or stops reading. One that subscribed and
+    /// then ends its side gets its events as before.
     pub(super) async fn serve(mut self) -> io::Result<()> {
         let mut chunk = [0; READ_BYTES];
         loop {
             let input = tokio::select! {
-                read = self.reader.read(&mut chunk) => Input::Read(read?),
+                read = self.reader.read(&mut chunk), if self.listener.is_none() => {
+                    Input::Read(read?)
+                }
+                left = left(self.listener.as_ref()) => return left,
                 event = next(&mut self.subscription) => Input::Event(event),
             };
             match input {
+                Input::Read(0) if self.subscription.is_some() => {
+                    self.listener = Some(another(self.reader.as_ref())?);
+                }
                 Input::Read(0) | Input::Event(None) => return Ok(()),
                 Input::Read(count) => {
                     self.lines
@@ -140,6 +150,26 @@ impl Connection {
     async fn write(&mut self, line: &[u8]) -> io::Result<()> {
         timeout(WRITE_TIMEOUT, self.writer.write_all(line)).await?
     }
+}
+
+/// Waits until the client reads no more either; for ever, while it may still ask. The kernel tells
+/// by a hang-up, which counts as a change of what can be written.
+async fn left(listener: Option<&UnixStream>) -> io::Result<()> {
+    let Some(listener) = listener else {
+        return std::future::pending().await;
+    };
+    while !listener.ready(Interest::WRITABLE).await?.is_write_closed() {
+        // Waits for the next change. What is cleared is this handle's view, not the writer's.
+        let _ = listener.try_io(Interest::WRITABLE, || {
+            Err::<(), _>(io::ErrorKind::WouldBlock.into())
+        });
+    }
+    Ok(())
+}
+
+/// Another handle of the same socket.
+fn another(stream: &UnixStream) -> io::Result<UnixStream> {
+    UnixStream::from_std(stream.as_fd().try_clone_to_owned()?.into())
 }
 
 /// The next event; never, without a subscription.

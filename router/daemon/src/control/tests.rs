@@ -200,6 +200,30 @@ async fn subscribers_get_what_they_asked_for_between_answers() {
 }
 
 #[tokio::test]
+async fn a_subscriber_that_says_no_more_listens_on_until_it_leaves() {
+    let server = start(Vec::new());
+    let mut client = server.connect().await;
+    let line = request("events.subscribe", &json!({"kinds": ["notify"]}));
+    client.write_all(line.as_bytes()).await.unwrap();
+    client.shutdown().await.unwrap();
+    assert!(read(&mut client).await["result"].is_object());
+    for message in ["one", "two"] {
+        server.core.events.publish(notify(message));
+        assert_eq!(read(&mut client).await["params"]["message"], message);
+    }
+    // The one that takes connections, and the one that serves this client.
+    assert_eq!(server.server.tasks.len(), 2);
+    drop(client);
+    let left = async {
+        while server.server.tasks.len() > 1 {
+            tokio::task::yield_now().await;
+        }
+    };
+    let left = tokio::time::timeout(Duration::from_secs(30), left).await;
+    left.expect("the place of a client that left is free");
+}
+
+#[tokio::test]
 async fn a_stop_ends_connections_and_removes_the_socket() {
     let server = start(Vec::new());
     let path = server.server.path().to_owned();
