@@ -27,9 +27,9 @@ pub struct Conn {
     pub network: &'static str,
     /// The name as asked for, or the address in text.
     pub host: String,
-    /// The address: a literal, or what `need("ip")` found.
+    /// The address: a literal, or the first that `need("ip")` found.
     pub ip: Option<IpAddr>,
-    /// All addresses that `need("ip")` found.
+    /// All addresses that `need("ip")` found, of both families, in the order of the dial.
     pub ips: Vec<IpAddr>,
     /// The port.
     pub port: u16,

@@ -296,18 +296,24 @@ fn domain(host: &str) -> &str {
     psl::domain_str(host).unwrap_or(host)
 }
 
-/// A private, link-local or loopback address, or a name that only the local network knows.
+/// Private, link-local or loopback addresses only: any of them may be dialled. Without one, a name
+/// that only the local network knows.
 fn is_lan(conn: &Conn) -> bool {
-    let ip = conn.ip.or_else(|| conn.host.parse().ok());
-    match ip.map(|ip| ip.to_canonical()) {
-        Some(IpAddr::V4(ip)) => ip.is_private() || ip.is_link_local() || ip.is_loopback(),
-        Some(IpAddr::V6(ip)) => {
-            ip.is_unique_local() || ip.is_unicast_link_local() || ip.is_loopback()
-        }
+    let literal = || conn.host.parse().ok();
+    let mut ips = conn.ips.iter().copied().chain(conn.ip.or_else(literal));
+    match ips.next() {
+        Some(ip) => is_near(ip) && ips.all(is_near),
         None => {
             let host = conn.host.as_str();
             host == "localhost" || !host.contains('.') || host.ends_with(".local")
         }
+    }
+}
+
+fn is_near(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => ip.is_private() || ip.is_link_local() || ip.is_loopback(),
+        IpAddr::V6(ip) => ip.is_unique_local() || ip.is_unicast_link_local() || ip.is_loopback(),
     }
 }
 

@@ -164,6 +164,28 @@ fn need_ip_carries_its_plan() {
 }
 
 #[test]
+fn a_name_is_on_the_lan_when_all_its_addresses_are() {
+    let policy = policy("fn route(c) { if c.is_lan { direct() } else { block(\"far\") } }");
+    let check = |ips: &[&str], near: bool| {
+        let mut conn = conn("x.example");
+        conn.ips = ips.iter().map(|ip| ip.parse().unwrap()).collect();
+        conn.ip = conn.ips.first().copied();
+        let decision = policy.route(&conn, &world(), SystemTime::UNIX_EPOCH);
+        let Outcome::Plan(plan) = decision.outcome else {
+            panic!("{:?}", decision.outcome);
+        };
+        let tunnel = &plan.steps[0].tunnels[0];
+        let is_direct = matches!(tunnel, Tunnel::Direct { .. });
+        assert_eq!(is_direct, near, "{ips:?}");
+    };
+    check(&["fd12::1", "192.168.1.1"], true);
+    check(&["10.0.0.1"], true);
+    check(&["fd12::1", "1.1.1.1"], false);
+    check(&["2a00::1", "192.168.1.1"], false);
+    check(&[], false);
+}
+
+#[test]
 fn marks_that_a_tunnel_cannot_keep_block_the_flow() {
     let check = |plan: &str, expected: &str| {
         let why = why_blocked(&format!("fn route(c) {{ let p = peer(\"bob\"); {plan} }}"));
