@@ -1,31 +1,20 @@
 //! Dialling targets from this node: resolve, check every address, dial exactly what was checked.
 
-use std::{
-    io::ErrorKind,
-    net::{IpAddr, SocketAddr},
-    time::Duration,
-};
+mod resolver;
+
+use std::{io::ErrorKind, net::SocketAddr, time::Duration};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use hickory_resolver::{
-    TokioResolver,
-    config::{NameServerConfigGroup, ResolverConfig},
-    name_server::TokioConnectionProvider,
-};
 use thiserror::Error;
 use tokio::net::TcpStream;
-use wormholes_proto::{Host, MAX_RESOLVED_ADDRESSES, Reason, Target, is_special_use};
+use wormholes_proto::Reason;
 
 use crate::ban::Ban;
 
+pub(crate) use resolver::Resolver;
+
 /// Each further address gets its try after this (RFC 8305, section 5).
 const NEXT_ADDRESS: Duration = Duration::from_millis(250);
-
-/// Looks names up.
-#[derive(Debug)]
-pub(crate) struct Resolver {
-    resolver: Option<TokioResolver>,
-}
 
 /// A target that was not reached from here.
 #[derive(Debug, Clone, Error)]
@@ -77,78 +66,6 @@ impl DialError {
 impl From<Ban> for DialError {
     fn from(ban: Ban) -> Self {
         Self::Banned(ban.to_string())
-    }
-}
-
-impl Resolver {
-    /// Asks the servers of /etc/resolv.conf, or only `server` when it is given.
-    pub(crate) fn new(server: Option<SocketAddr>) -> Self {
-        let provider = TokioConnectionProvider::default;
-        let builder = match server {
-            Some(server) => {
-                let group =
-                    NameServerConfigGroup::from_ips_clear(&[server.ip()], server.port(), true);
-                let config = ResolverConfig::from_parts(None, Vec::new(), group);
-                Ok(TokioResolver::builder_with_config(config, provider()))
-            }
-            None => TokioResolver::builder_tokio(),
-        };
-        let resolver = match builder {
-            Ok(mut builder) => {
-                // A name means the same for every program: no search domains.
-                builder.options_mut().ndots = 0;
-                builder.options_mut().num_concurrent_reqs = 2;
-                Some(builder.build())
-            }
-            Err(error) => {
-                tracing::warn!(%error, "names cannot be looked up from this node");
-                None
-            }
-        };
-        Self { resolver }
-    }
-
-    /// All addresses of `host`, at most as many as an answer carries; a literal is its own. Never
-    /// asks for names of special use.
-    ///
-    /// # Errors
-    /// [`DialError`] when there are none.
-    pub(crate) async fn lookup(&self, host: &Host) -> Result<Vec<IpAddr>, DialError> {
-        let name = match host {
-            Host::Ip(ip) => return Ok(vec![*ip]),
-            Host::Name(name) => name,
-        };
-        if is_special_use(name) {
-            return Err(DialError::SpecialUse);
-        }
-        let Some(resolver) = &self.resolver else {
-            return Err(DialError::Resolver(
-                "no name server is configured".to_owned(),
-            ));
-        };
-        // The final dot: the name is whole.
-        match resolver.lookup_ip(format!("{name}.")).await {
-            Ok(found) => {
-                let addresses: Vec<IpAddr> = found.iter().take(MAX_RESOLVED_ADDRESSES).collect();
-                if addresses.is_empty() {
-                    Err(DialError::NameNotFound)
-                } else {
-                    Ok(addresses)
-                }
-            }
-            Err(error) if error.is_no_records_found() => Err(DialError::NameNotFound),
-            Err(error) => Err(DialError::Resolver(error.to_string())),
-        }
-    }
-
-    /// All socket addresses of `target`.
-    ///
-    /// # Errors
-    /// [`DialError`] when there are none.
-    pub(crate) async fn resolve(&self, target: &Target) -> Result<Vec<SocketAddr>, DialError> {
-        let addresses = self.lookup(&target.host).await?;
-        let with_port = |ip| SocketAddr::new(ip, target.port);
-        Ok(addresses.into_iter().map(with_port).collect())
     }
 }
 
@@ -267,16 +184,6 @@ mod tests {
             permitted(bad, check).unwrap_err().reason(),
             Reason::ForbiddenAddress
         );
-    }
-
-    #[tokio::test]
-    async fn special_names_are_never_asked_for() {
-        let resolver = Resolver::new(Some(address("127.0.0.1:9")));
-        for name in ["x.onion", "a.wh", "printer.local"] {
-            let host = Host::parse(name).unwrap();
-            let error = resolver.lookup(&host).await.unwrap_err();
-            assert!(matches!(error, DialError::SpecialUse), "{name}: {error}");
-        }
     }
 
     #[tokio::test]

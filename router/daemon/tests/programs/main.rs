@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod embed;
 #[cfg(test)]
+mod families;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod http;

@@ -45,7 +45,7 @@ impl TestNode {
     /// Starts a node that dials whatever its script lets pass, and asks `names` only.
     pub(crate) async fn exit(script: &str, names: &NameServer) -> Self {
         let config = "[node]\nlisten = ['127.0.0.1:0']\n\
-            [exit]\nenabled = true\nallow = ['0.0.0.0/0']\nallow_private = true\n";
+            [exit]\nenabled = true\nallow = ['0.0.0.0/0', '::/0']\nallow_private = true\n";
         Self::start_with(script, config, asking(names)).await
     }
 
@@ -170,7 +170,12 @@ pub(crate) async fn read_all(stream: &mut TcpStream) -> Vec<u8> {
 
 /// Answers each connection, once it half-closed, with what it sent, backwards.
 pub(crate) async fn echo() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    echo_at("127.0.0.1:0").await
+}
+
+/// The same, at this address.
+pub(crate) async fn echo_at(address: &str) -> SocketAddr {
+    let listener = TcpListener::bind(address).await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
