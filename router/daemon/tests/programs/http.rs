@@ -153,7 +153,7 @@ async fn each_refusal_has_its_status_and_a_page() {
     .await;
     check(&format!("CONNECT {closed}"), "502", "connection refused").await;
     let own = node.entrance();
-    check(&format!("GET http://{own}/"), "403", "own address").await;
+    check(&format!("GET http://{own}/"), "403", "this router itself").await;
     check("GET /", "400", "this is a proxy").await;
     check("GET https://a.example/", "400", "this is a proxy").await;
     check("CONNECT a.example:0", "400", "this is a proxy").await;
