@@ -5,8 +5,8 @@
 //! likes. So nobody's word takes another's place:
 //!
 //! - Some nodes are kept: they have a place whatever comes.
-//! - All others are charged to the node that told of them, of several to the one that is charged
-//!   least. Only who is charged less than another takes a place from it, so that a full book
+//! - All others are charged to the node that told of them first; what the one that is charged the
+//!   most pays for, others that tell of it too take over. Only who is charged less than another takes a place from it, so that a full book
 //!   divides itself evenly among those that tell; a network larger than their shares is known in
 //!   part.
 //! - Of a share the latest comer goes first: who was there before a flood stays. Who has its share
@@ -206,9 +206,12 @@ impl RecordBook {
         }
     }
 
-    /// Charges a known node to `teller`, which tells of it too, when that is charged less.
+    /// Charges a known node to `teller`, which tells of it too, when the one that is charged the
+    /// most pays for it. Small shares stay as they are: who echoes a flood, and tells of others
+    /// beside, shall not take these into the share that gives way.
     fn charge(&mut self, now: SystemTime, id: &NodeId, teller: NodeId) {
         let (kept, less) = (self.kept.contains(id), self.share(&teller));
+        let most = self.shares.values().copied().max().unwrap_or(0);
         let Some(place) = self.places.get_mut(id) else {
             return;
         };
@@ -217,7 +220,7 @@ impl RecordBook {
             return;
         }
         let charged = self.shares.entry(place.teller).or_default();
-        if !kept && less + 1 < *charged {
+        if !kept && *charged == most && less + 1 < *charged {
             *charged -= 1;
             (place.teller, place.told) = (teller, now);
             *self.shares.entry(teller).or_default() += 1;
@@ -387,6 +390,28 @@ mod tests {
         assert_eq!(
             (book.share(&teller(8)), book.share(&teller(9))),
             (half, half)
+        );
+    }
+
+    #[test]
+    fn who_echoes_a_flood_draws_nobody_into_it() {
+        let honest: Vec<TestNode> = (2..10).map(TestNode::new).collect();
+        let (liar, hub, echo) = (teller(8), teller(9), teller(10));
+        let mut book = RecordBook::new();
+        flood(&mut book, liar, 5000);
+        for node in &honest {
+            book.handle_record(NOW, hub, node.signed(1));
+        }
+        let all: Vec<NodeId> = book.places.keys().copied().collect();
+        for id in &all {
+            book.charge(NOW, id, echo);
+        }
+        assert_eq!(book.share(&hub), honest.len());
+        flood(&mut book, liar, 5000);
+        assert!(
+            honest
+                .iter()
+                .all(|node| sequence_of(&book, node) == Some(1))
         );
     }
 
