@@ -42,6 +42,7 @@ async fn scene(first: u8, n_hops: u8, edit: impl Fn(u8, &mut Config)) -> Scene {
                     .address,
             ),
             witness: Some(Arc::clone(&witness) as _),
+            ..NetworkOptions::default()
         };
         let edit = |config: &mut Config| {
             hop_and_exit(config);
