@@ -426,3 +426,33 @@ impl quinn::crypto::HmacKey for ResetKey {
         hmac::verify(&self.0, data, signature).map_err(|_| quinn::crypto::CryptoError)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The port of a listener names its node to whoever ever met it.
+    #[tokio::test]
+    async fn throw_away_calls_leave_from_a_port_that_names_nobody() {
+        let bind = |ip: [u8; 4]| {
+            let identity = Identity::throw_away().unwrap();
+            let carrier = Carrier::bind(&[(ip, 0).into()], &identity).unwrap();
+            (identity.id(), carrier)
+        };
+        let ((_, caller), (id, called)) = (bind([127, 66, 0, 1]), bind([127, 66, 0, 2]));
+        let address = called.listen_addresses()[0];
+        let source_of = async |who: &Caller| {
+            let taken = async {
+                let incoming = called.accept().await.unwrap();
+                called.handshake(incoming).await
+            };
+            let (dialled, taken) = tokio::join!(caller.dial(who, id, address), taken);
+            dialled.unwrap();
+            taken.unwrap().remote_address()
+        };
+        let own = caller.listen_addresses()[0];
+        assert_eq!(source_of(caller.myself()).await, own);
+        let nobody = Caller::throw_away().unwrap();
+        assert_ne!(source_of(&nobody).await.port(), own.port());
+    }
+}
