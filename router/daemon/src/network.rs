@@ -1,7 +1,7 @@
 //! The lower half of a node, put together: keys, carrier, peers, records, roles and tunnels.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -226,7 +226,7 @@ impl Network {
         host: &Host,
         isolation: &str,
         timeout: Duration,
-    ) -> Result<Vec<std::net::IpAddr>, OpenError> {
+    ) -> Result<Vec<IpAddr>, OpenError> {
         tunnel::resolve(self, tunnel, host, isolation, timeout).await
     }
 
@@ -429,13 +429,21 @@ impl Network {
 
     /// Refuses addresses that are never dialled for others.
     pub(crate) fn check_ban(&self, address: SocketAddr, allow_private: bool) -> Result<(), Ban> {
-        let own =
-            self.own_sockets.contains(address) || (!allow_private && ban::is_local(address.ip()));
+        let own = self.own_sockets.contains(address)
+            || (!allow_private
+                && (ban::is_local(address.ip()) || self.is_advertised(address.ip())));
         match ban::banned(address.ip(), allow_private) {
             Some(ban) => Err(ban),
             None if own => Err(Ban::Own),
             None => Ok(()),
         }
+    }
+
+    /// Whether `ip` is where others reach this node: behind a NAT no socket here has that address,
+    /// and what is dialled there may come back in.
+    fn is_advertised(&self, ip: IpAddr) -> bool {
+        let mut advertised = self.config.node.advertise.iter().map(SocketAddr::ip);
+        advertised.any(|own| own.to_canonical() == ip.to_canonical())
     }
 
     /// A node as scripts see it now.

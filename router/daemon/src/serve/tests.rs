@@ -15,6 +15,7 @@ use wormholes_proto::{
 };
 
 use crate::{
+    ban::Ban,
     carrier::{Caller, Carrier, Link},
     config::{Config, PeerConfig},
     counters::Counters,
@@ -270,6 +271,24 @@ async fn a_hop_passes_on_to_private_addresses_that_its_config_names() {
     // It is dialled, and nobody is there.
     let failed = scene.pass_on(peer.id, silent).await;
     assert_eq!(failed.reason, Reason::Unreachable);
+}
+
+#[tokio::test]
+async fn nothing_is_dialled_where_this_node_is_reached_behind_a_nat() {
+    let public = |config: &mut Config| config.node.advertise = vec![PUBLIC.parse().unwrap()];
+    let scene = scene_with(public).await;
+    for address in ["1.1.1.1:4433", "1.1.1.1:80"] {
+        let address = address.parse().unwrap();
+        assert_eq!(scene.hop.check_ban(address, false), Err(Ban::Own));
+        assert_eq!(scene.hop.check_ban(address, true), Ok(()));
+        let stranger = NodeId::from_bytes([9; 32]);
+        let failed = scene.pass_on(stranger, address).await;
+        assert_eq!(failed.reason, Reason::ForbiddenAddress);
+    }
+    assert_eq!(
+        scene.hop.check_ban("1.1.1.2:80".parse().unwrap(), false),
+        Ok(())
+    );
 }
 
 #[tokio::test]
