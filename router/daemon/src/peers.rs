@@ -3,15 +3,13 @@
 //! One node, one seat: whoever needs a connection takes the standing one, or waits for the one
 //! that is being made. Nodes that could not be reached are left alone for a while.
 
+mod strangers;
 mod world;
 
 use std::{
     collections::HashMap,
-    net::SocketAddr,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -27,6 +25,9 @@ use crate::{
     dial::first_to_open,
 };
 
+use strangers::Strangers;
+
+pub(crate) use strangers::StrangerPlace;
 pub(crate) use world::{WorldCache, relays};
 
 /// Connections to one node at once.
@@ -41,9 +42,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 pub(crate) struct Peers {
     known: ArcSwap<Known>,
     seats: Mutex<HashMap<NodeId, Arc<Seat>>>,
-    /// Seats and strangers, each. Overflow rule: the newcomer is refused.
+    /// Seats. Overflow rule: the newcomer is refused.
     max_links: usize,
-    n_strangers: AtomicUsize,
+    strangers: Arc<Strangers>,
 }
 
 /// The peers of config.toml.
@@ -69,10 +70,6 @@ struct BackOff {
     pause: Duration,
     last: Option<LinkError>,
 }
-
-/// A stranger's place; dropping it frees it.
-#[derive(Debug)]
-pub(crate) struct StrangerPlace(Arc<Peers>);
 
 /// A node that this one could not be connected to.
 #[derive(Debug, Clone, Error)]
@@ -154,12 +151,13 @@ impl Known {
 }
 
 impl Peers {
+    /// `max_links` is that of seats and of strangers that call, each.
     pub(crate) fn new(peers: &[PeerConfig], max_links: usize) -> Self {
         Self {
             known: ArcSwap::from_pointee(Known::new(peers)),
             seats: Mutex::default(),
             max_links,
-            n_strangers: AtomicUsize::new(0),
+            strangers: Strangers::new(max_links),
         }
     }
 
@@ -215,11 +213,9 @@ impl Peers {
         gone
     }
 
-    /// Takes a place for a stranger; `None` when there are too many.
-    pub(crate) fn stranger(self: &Arc<Self>) -> Option<StrangerPlace> {
-        let taken = self.n_strangers.fetch_add(1, Relaxed);
-        let place = StrangerPlace(Arc::clone(self));
-        (taken < self.max_links).then_some(place)
+    /// Takes a place for a stranger that called from `address`; `None` when there are too many.
+    pub(crate) fn stranger(&self, address: IpAddr) -> Option<StrangerPlace> {
+        self.strangers.enter(address)
     }
 
     /// The standing connection to `id`, or a new one, at any of `addresses`; the flag says that it
@@ -313,11 +309,5 @@ impl BackOff {
         self.pause = (self.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
         self.until = Instant::now().checked_add(self.pause);
         self.last = Some(error);
-    }
-}
-
-impl Drop for StrangerPlace {
-    fn drop(&mut self) {
-        self.0.n_strangers.fetch_sub(1, Relaxed);
     }
 }

@@ -107,7 +107,8 @@ fn admit(network: &Arc<Network>, link: &Link) -> Result<Option<StrangerPlace>, C
     }
     if !known {
         link.set_standing(Standing::Stranger);
-        return network.peers().stranger().map(Some).ok_or(CloseCode::Busy);
+        let place = network.peers().stranger(link.remote_address().ip());
+        return place.map(Some).ok_or(CloseCode::Busy);
     }
     link.set_standing(Standing::Known);
     network.peers().seat(link).map_err(|_| CloseCode::Busy)?;
