@@ -307,10 +307,16 @@ impl Network {
         hint: SocketAddr,
         check: impl Fn(SocketAddr) -> Result<(), Ban>,
     ) -> Result<Link, ConnectError> {
-        let mut addresses = self.addresses_of(&id, Some(hint));
-        let mut banned = self.own_sockets.contains(hint).then_some(Ban::Own);
+        if let Some(link) = self.peers.link(&id) {
+            return Ok(link);
+        }
+        let mut addresses = self.addresses_of(&id, None);
+        if addresses.is_empty() {
+            return self.connect_on_hint(id, hint, check).await;
+        }
         let known = self.peers.known();
         let named = known.get(&id).map_or(&[][..], |peer| &peer.addresses);
+        let mut banned = None;
         addresses.retain(|address| match check(*address) {
             Err(ban) if !named.contains(address) => {
                 banned = Some(ban);
@@ -318,11 +324,27 @@ impl Network {
             }
             Ok(()) | Err(_) => true,
         });
-        // A connection that stands needs no address.
         match (self.connect_at(id, addresses).await, banned) {
             (Err(ConnectError::NoAddress), Some(ban)) => Err(ban.into()),
             (connected, _) => connected,
         }
+    }
+
+    async fn connect_on_hint(
+        self: &Arc<Self>,
+        id: NodeId,
+        hint: SocketAddr,
+        check: impl Fn(SocketAddr) -> Result<(), Ban>,
+    ) -> Result<Link, ConnectError> {
+        if id == self.id() {
+            return Err(ConnectError::Myself);
+        }
+        if self.own_sockets.contains(hint) {
+            return Err(Ban::Own.into());
+        }
+        check(hint)?;
+        let called = self.peers.connect_on_hint(&self.carrier, id, hint).await?;
+        Ok(self.served(called))
     }
 
     async fn connect_at(
@@ -334,16 +356,21 @@ impl Network {
             return Err(ConnectError::Myself);
         }
         let caller = self.carrier.myself();
-        let (link, new) = self
+        let called = self
             .peers
             .connect(&self.carrier, caller, id, &addresses)
             .await?;
+        Ok(self.served(called))
+    }
+
+    /// Sees to it that a link that is new is served.
+    fn served(self: &Arc<Self>, (link, new): (Link, bool)) -> Link {
         if new {
             let welcome = serve::is_welcome(self, &link);
             let serve = serve::serve_link(Arc::clone(self), link.clone(), None, welcome);
             self.spawn(serve);
         }
-        Ok(link)
+        link
     }
 
     /// Connects to peers of config.toml that have addresses: scripts then see who is there, and

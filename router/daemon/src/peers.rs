@@ -254,6 +254,28 @@ impl Peers {
         }
     }
 
+    /// The standing connection to `id`, or a new one, at an address that is only a stranger's word:
+    /// nobody else waits for this dial, and its failure says nothing about the node.
+    ///
+    /// # Errors
+    /// [`ConnectError`] when the node does not answer there.
+    pub(crate) async fn connect_on_hint(
+        &self,
+        carrier: &Carrier,
+        id: NodeId,
+        hint: SocketAddr,
+    ) -> Result<(Link, bool), ConnectError> {
+        let link = carrier.dial(carrier.myself(), id, hint).await?;
+        // Others were faster.
+        if let Some(standing) = self.link(&id) {
+            link.close(CloseCode::Done);
+            return Ok((standing, false));
+        }
+        self.seat(&link)
+            .inspect_err(|_| link.close(CloseCode::Busy))?;
+        Ok((link, true))
+    }
+
     fn seat_of(&self, id: NodeId) -> Result<Arc<Seat>, ConnectError> {
         let mut seats = self.seats();
         if let Some(seat) = seats.get(&id) {

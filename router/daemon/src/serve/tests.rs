@@ -103,13 +103,19 @@ impl Scene {
             address,
             key: hop.key,
         };
+        self.build(behind).await.unwrap_err()
+    }
+
+    /// Has the hop pass a circuit on.
+    async fn build(&self, behind: PathHop) -> Result<(), BuildError> {
+        let [hop] = self.path();
         let (build, create) = ClientBuild::new(&[hop, behind], &mut rand::rng()).unwrap();
         let answer = self.answer(&encode_create(create)).await;
         let Ok(Answer::Accepted(created)) = answer else {
             panic!("{answer:?}");
         };
         let created: [u8; CREATED_BYTES] = created.try_into().unwrap();
-        build.handle_created(&created).unwrap_err()
+        build.handle_created(&created).map(drop)
     }
 
     /// Whether a packet comes to `socket` at `address` when the hop is to pass a circuit on there;
@@ -271,6 +277,23 @@ async fn a_hop_passes_on_to_private_addresses_that_its_config_names() {
     // It is dialled, and nobody is there.
     let failed = scene.pass_on(peer.id, silent).await;
     assert_eq!(failed.reason, Reason::Unreachable);
+}
+
+/// A stranger that names a wrong address for a node keeps nobody from it.
+#[tokio::test]
+async fn a_wrong_address_denies_a_node_to_nobody_else() {
+    let (scene, behind) = (scene().await, scene().await);
+    let [behind] = behind.path();
+    // At the hop itself's neighbour somebody else answers; at the socket, nobody.
+    let other = self::scene().await;
+    let wrong = other.hop.listen_addresses()[0];
+    let failed = scene.pass_on(behind.id, wrong).await;
+    assert_eq!(failed.reason, Reason::Unreachable);
+    let (_socket, silent) = silent_socket();
+    tokio::select! {
+        failed = scene.pass_on(behind.id, silent) => panic!("sooner: {failed:?}"),
+        built = scene.build(behind) => assert_eq!(built, Ok(())),
+    }
 }
 
 #[tokio::test]
