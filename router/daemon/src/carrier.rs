@@ -4,6 +4,7 @@
 //! to the two modules here only, so that another carrier adds a variant and changes no caller.
 
 mod quic;
+mod streams;
 mod tls;
 
 use std::{
@@ -16,12 +17,16 @@ use std::{
 };
 
 use thiserror::Error;
+use tokio::time::Instant;
 use wormholes_proto::{NodeId, Reason};
 
 use crate::pipe::Pipe;
 
+use streams::Streams;
+
 pub use quic::CarrierError;
 pub(crate) use quic::{Caller, Carrier, granted_buffers};
+pub(crate) use streams::OpenStream;
 pub use tls::TlsError;
 
 /// A connection to a node. Clones share it; it lives until it is closed or falls silent.
@@ -31,6 +36,7 @@ pub(crate) struct Link {
     connection: quinn::Connection,
     /// What the other end last told of itself, 255 being full.
     load: Arc<AtomicU8>,
+    streams: Arc<Streams>,
 }
 
 /// How much a node at the other end may have in flight.
@@ -93,6 +99,7 @@ impl Link {
             peer,
             connection,
             load: Arc::default(),
+            streams: Streams::new(),
         }
     }
 
@@ -112,7 +119,7 @@ impl Link {
     /// [`LinkError`] when the connection is gone.
     pub(crate) async fn open(&self) -> Result<Pipe, LinkError> {
         let (send, recv) = self.connection.open_bi().await.map_err(lost)?;
-        Ok(Pipe::quic(send, recv))
+        Ok(Pipe::quic(send, recv, self.streams.open()))
     }
 
     /// Takes the next stream that the other end opened. Cancel-safe.
@@ -121,7 +128,12 @@ impl Link {
     /// [`LinkError`] when the connection is gone.
     pub(crate) async fn accept(&self) -> Result<Pipe, LinkError> {
         let (send, recv) = self.connection.accept_bi().await.map_err(lost)?;
-        Ok(Pipe::quic(send, recv))
+        Ok(Pipe::quic(send, recv, self.streams.open()))
+    }
+
+    /// Since when no stream is open on it; `None` while one is.
+    pub(crate) fn idle_since(&self) -> Option<Instant> {
+        self.streams.idle_since()
     }
 
     /// Grants what `standing` allows.

@@ -74,6 +74,9 @@ pub struct NetworkOptions {
     pub name_server: Option<SocketAddr>,
     /// Sees what this node carries as relay and hop: for tests of what it cannot see.
     pub witness: Option<Arc<dyn Witness>>,
+    /// Connections to nodes that are no peers close after so long without a stream; `None` is a
+    /// minute: for tests that do not wait.
+    pub idle_timeout: Option<Duration>,
 }
 
 /// A network that could not start.
@@ -535,6 +538,10 @@ impl Network {
 
     pub(crate) fn witness(&self) -> Option<Arc<dyn Witness>> {
         self.options.witness.clone()
+    }
+
+    pub(crate) fn idle_timeout(&self) -> Duration {
+        self.options.idle_timeout.unwrap_or(serve::IDLE_TIMEOUT)
     }
 
     pub(crate) fn identity(&self) -> &Identity {

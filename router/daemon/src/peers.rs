@@ -42,8 +42,10 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 pub(crate) struct Peers {
     known: ArcSwap<Known>,
     seats: Mutex<HashMap<NodeId, Arc<Seat>>>,
-    /// Seats. Overflow rule: the newcomer is refused.
-    max_links: usize,
+    /// Seats of peers, and as many of other nodes that were called: whom circuits pass to takes no
+    /// peer's seat. Overflow rule: of the others the one without a stream for the longest time
+    /// makes room; else the newcomer is refused.
+    max_seats: usize,
     strangers: Arc<Strangers>,
 }
 
@@ -151,13 +153,13 @@ impl Known {
 }
 
 impl Peers {
-    /// `max_links` is that of seats and of strangers that call, each.
-    pub(crate) fn new(peers: &[PeerConfig], max_links: usize) -> Self {
+    /// `max` is that of peers, of other nodes that are called, and of strangers that call, each.
+    pub(crate) fn new(peers: &[PeerConfig], max: usize) -> Self {
         Self {
             known: ArcSwap::from_pointee(Known::new(peers)),
             seats: Mutex::default(),
-            max_links,
-            strangers: Strangers::new(max_links),
+            max_seats: max,
+            strangers: Strangers::new(max),
         }
     }
 
@@ -281,10 +283,23 @@ impl Peers {
         if let Some(seat) = seats.get(&id) {
             return Ok(Arc::clone(seat));
         }
-        if seats.len() >= self.max_links {
+        let known = self.known();
+        let is_peer = |id: &NodeId| known.get(id).is_some();
+        let of_its_kind = |other: &NodeId| is_peer(other) == is_peer(&id);
+        let is_full = |seats: &HashMap<NodeId, Arc<Seat>>| {
+            seats.keys().filter(|other| of_its_kind(other)).count() >= self.max_seats
+        };
+        if is_full(&seats) {
             seats.retain(|_, seat| Arc::strong_count(seat) > 1 || seat.link().is_some());
         }
-        if seats.len() >= self.max_links {
+        if is_full(&seats) && !is_peer(&id) {
+            let others = seats.iter().filter(|(other, _)| of_its_kind(other));
+            let idle = others.filter_map(|(other, seat)| Some((seat.idle_since()?, *other)));
+            if let Some(seat) = idle.min().and_then(|(_, other)| seats.remove(&other)) {
+                seat.close();
+            }
+        }
+        if is_full(&seats) {
             return Err(ConnectError::TooMany);
         }
         let seat = Arc::new(Seat::default());
@@ -310,6 +325,19 @@ impl Seat {
         links.push(link);
     }
 
+    /// Since when none of its connections has a stream.
+    fn idle_since(&self) -> Option<Instant> {
+        let links = self.links();
+        let since: Option<Vec<Instant>> = links.iter().map(Link::idle_since).collect();
+        since?.into_iter().max()
+    }
+
+    fn close(&self) {
+        for link in self.links().iter() {
+            link.close(CloseCode::Done);
+        }
+    }
+
     /// The newest connection that stands.
     fn link(&self) -> Option<Link> {
         let links = self.links();
@@ -331,5 +359,38 @@ impl BackOff {
         self.pause = (self.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
         self.until = Instant::now().checked_add(self.pause);
         self.last = Some(error);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whom_circuits_pass_to_takes_no_peers_seat() {
+        let id = |byte| NodeId::from_bytes([byte; 32]);
+        let peer = |byte| PeerConfig {
+            name: format!("peer{byte}"),
+            id: id(byte),
+            addresses: Vec::new(),
+            trust: 2,
+            via: Vec::new(),
+            register: false,
+        };
+        let peers = Peers::new(&[peer(1), peer(2), peer(3)], 2);
+        // Seats that somebody is dialling for.
+        let mut held = Vec::new();
+        for other in [11, 12] {
+            held.push(peers.seat_of(id(other)).unwrap());
+        }
+        let full = peers.seat_of(id(13));
+        assert!(matches!(full, Err(ConnectError::TooMany)));
+        for peer in [1, 2] {
+            held.push(peers.seat_of(id(peer)).unwrap());
+        }
+        let full = peers.seat_of(id(3));
+        assert!(matches!(full, Err(ConnectError::TooMany)));
+        drop(held);
+        assert!(peers.seat_of(id(3)).is_ok() && peers.seat_of(id(13)).is_ok());
     }
 }

@@ -13,7 +13,7 @@ mod sealed;
 mod tcp;
 mod toll;
 
-use std::{fmt, io::ErrorKind, time::Duration};
+use std::{fmt, io::ErrorKind, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
@@ -38,6 +38,8 @@ use memory::{MemoryReader, MemoryWriter};
 use quic::{QuicReader, QuicWriter};
 use sealed::{SealedReader, SealedWriter};
 use tcp::{TcpReader, TcpWriter};
+
+use crate::carrier::OpenStream;
 
 /// Chunks that one read may yield. QUIC gives a chunk per packet: 32 of them make 45 KiB for one
 /// system call.
@@ -145,10 +147,11 @@ impl Pipe {
         (near, far)
     }
 
-    pub(crate) fn quic(send: quinn::SendStream, recv: quinn::RecvStream) -> Self {
+    pub(crate) fn quic(send: quinn::SendStream, recv: quinn::RecvStream, open: OpenStream) -> Self {
+        let open = Arc::new(open);
         Self::new(
-            Source::Quic(QuicReader::new(recv)),
-            Sink::Quic(QuicWriter::new(send)),
+            Source::Quic(QuicReader::new(recv, Arc::clone(&open))),
+            Sink::Quic(QuicWriter::new(send, open)),
             Bytes::new(),
         )
     }

@@ -15,6 +15,7 @@ use std::{sync::Arc, sync::atomic::Ordering::Relaxed, time::Duration};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use quinn::Incoming;
+use tokio::time::Instant;
 use wormholes_proto::{Answer, NodeId, Open, Reason};
 use wormholes_rules::{NodeView, RuleEvent, Verdict};
 
@@ -31,8 +32,9 @@ use crate::{
 
 /// Whoever opens a stream says why within this.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
-/// A stranger without a stream makes room after this, at most twice as long.
-const STRANGER_IDLE: Duration = Duration::from_secs(60);
+/// A connection to a node that is no peer makes room after so long without a stream, whoever made
+/// it: the next flow makes a new one in one round trip.
+pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Who asks, as far as it is known.
 #[derive(Debug, Clone)]
@@ -139,20 +141,25 @@ async fn serve_streams(
         let fetcher = (Arc::clone(&network), link.clone());
         network.spawn(async move { fetcher.0.learn_from(&fetcher.1).await });
     }
-    // Each stream holds a clone: whoever counts one has no stream open.
-    let streams = Arc::new(());
     let lost = loop {
-        match tokio::time::timeout(STRANGER_IDLE, link.accept()).await {
+        let is_peer = stranger.is_none() && network.peers().known().get(&link.peer()).is_some();
+        let idle = network.idle_timeout();
+        let since = link.idle_since().filter(|_| !is_peer);
+        let since = since.unwrap_or_else(Instant::now);
+        let due = since.checked_add(idle).unwrap_or(since);
+        match tokio::time::timeout_at(due, link.accept()).await {
             Ok(Ok(pipe)) => {
                 let server = Arc::clone(&network);
-                let (opener, stream) = (link.clone(), Arc::clone(&streams));
-                network.spawn(async move {
-                    serve_stream(server, opener, pipe, welcome).await;
-                    drop(stream);
-                });
+                let opener = link.clone();
+                network.spawn(async move { serve_stream(server, opener, pipe, welcome).await });
             }
             Ok(Err(error)) => break error,
-            Err(_) if stranger.is_some() && Arc::strong_count(&streams) == 1 => {
+            Err(_) if is_peer => {}
+            Err(_)
+                if link
+                    .idle_since()
+                    .is_some_and(|since| since.elapsed() >= idle) =>
+            {
                 link.close(CloseCode::Done);
             }
             Err(_) => {}

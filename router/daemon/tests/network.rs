@@ -28,6 +28,9 @@ mod records;
 #[path = "network/relay.rs"]
 mod relay;
 #[cfg(test)]
+#[path = "network/strangers.rs"]
+mod strangers;
+#[cfg(test)]
 #[path = "network/support.rs"]
 mod support;
 #[cfg(test)]

@@ -1,9 +1,12 @@
 //! QUIC streams as ends of a pipe.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use quinn::{ReadError, RecvStream, SendStream, VarInt, WriteError};
 
 use super::PipeError;
+use crate::carrier::OpenStream;
 
 /// Asks for whatever has come: chunks are packets, never longer than a datagram.
 const MAX_CHUNK_BYTES: usize = 64 << 10;
@@ -12,16 +15,21 @@ const ABORTED: VarInt = VarInt::from_u32(1);
 
 pub(super) struct QuicReader {
     stream: RecvStream,
+    _open: Arc<OpenStream>,
 }
 
 pub(super) struct QuicWriter {
     stream: SendStream,
     finished: bool,
+    _open: Arc<OpenStream>,
 }
 
 impl QuicReader {
-    pub(super) fn new(stream: RecvStream) -> Self {
-        Self { stream }
+    pub(super) fn new(stream: RecvStream, open: Arc<OpenStream>) -> Self {
+        Self {
+            stream,
+            _open: open,
+        }
     }
 
     pub(super) async fn read_chunk(&mut self) -> Result<Option<Bytes>, PipeError> {
@@ -45,10 +53,11 @@ impl QuicReader {
 }
 
 impl QuicWriter {
-    pub(super) fn new(stream: SendStream) -> Self {
+    pub(super) fn new(stream: SendStream, open: Arc<OpenStream>) -> Self {
         Self {
             stream,
             finished: false,
+            _open: open,
         }
     }
 

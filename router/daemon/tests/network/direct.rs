@@ -260,7 +260,7 @@ async fn an_exit_dials_only_what_it_checked() {
     ];
     let options = NetworkOptions {
         name_server: Some(NameServer::start(&rebinding).await.address),
-        witness: None,
+        ..NetworkOptions::default()
     };
     let client = node(28, |_| {});
     let exit = guarded_node(29, exits, Arc::new(OpenGate), options);

@@ -13,7 +13,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 fn exit_with(number: u8, names: &NameServer, edit: impl FnOnce(&mut Config)) -> Node {
     let options = NetworkOptions {
         name_server: Some(names.address),
-        witness: None,
+        ..NetworkOptions::default()
     };
     let edit = |config: &mut Config| {
         exits(config);

@@ -23,8 +23,8 @@ async fn scene(
 ) -> Scene {
     let seen = Arc::new(Seen::default());
     let options = NetworkOptions {
-        name_server: None,
         witness: Some(Arc::clone(&seen) as _),
+        ..NetworkOptions::default()
     };
     let client = node(number, |_| {});
     let edit_relay = |config: &mut Config| {

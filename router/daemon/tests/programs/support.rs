@@ -113,7 +113,7 @@ pub(crate) fn asking(names: &NameServer) -> NodeOptions {
     NodeOptions {
         network: NetworkOptions {
             name_server: Some(names.address),
-            witness: None,
+            ..NetworkOptions::default()
         },
         ..NodeOptions::default()
     }
