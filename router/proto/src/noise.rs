@@ -1,8 +1,10 @@
-//! Noise (revision 34) by snow: ring for hash and cipher, snow's own Curve25519, and randomness
-//! that the caller gives, so that a seeded run repeats byte for byte.
+//! Noise (revision 34) by snow: ring for hash and cipher, AWS-LC for X25519, and randomness that
+//! the caller gives, so that a seeded run repeats byte for byte.
 //!
 //! Patterns in use: NK for each layer of an onion build (the asker is nobody), IK between two ends
 //! behind a relay (both are somebody).
+
+mod x25519;
 
 use std::fmt;
 
@@ -10,13 +12,15 @@ use rand_core::{CryptoRng, RngCore, SeedableRng};
 use snow::{
     Builder,
     params::{CipherChoice, DHChoice, HashChoice, NoiseParams},
-    resolvers::{CryptoResolver, DefaultResolver, RingResolver},
+    resolvers::{CryptoResolver, RingResolver},
     types::{Cipher, Dh, Hash, Random},
 };
 use thiserror::Error;
 use zeroize::Zeroizing;
 
 use crate::suite::Suite;
+
+use x25519::X25519;
 
 /// Length of an X25519 key, public or private (RFC 7748, section 5).
 pub const NOISE_KEY_BYTES: usize = 32;
@@ -59,14 +63,11 @@ impl StaticKeypair {
     /// Takes a private key, as it was stored.
     ///
     /// # Errors
-    /// [`HandshakeError`] when snow is built without Curve25519.
+    /// [`HandshakeError`] when it is refused, which no 32 bytes cause.
     pub fn from_private(private: [u8; NOISE_KEY_BYTES]) -> Result<Self, HandshakeError> {
         let private = Zeroizing::new(private);
-        let mut dh = DefaultResolver
-            .resolve_dh(&DHChoice::Curve25519)
-            .ok_or(HandshakeError)?;
-        dh.set(&private[..]);
-        let public = dh.pubkey().try_into().map_err(|_| HandshakeError)?;
+        let pair = X25519::from_private(&private[..]).map_err(|_| HandshakeError)?;
+        let public = *pair.public();
         Ok(Self { public, private })
     }
 
@@ -128,7 +129,7 @@ impl CryptoResolver for Resolver {
     }
 
     fn resolve_dh(&self, choice: &DHChoice) -> Option<Box<dyn Dh>> {
-        DefaultResolver.resolve_dh(choice)
+        (*choice == DHChoice::Curve25519).then(|| Box::new(X25519::default()) as Box<dyn Dh>)
     }
 
     fn resolve_hash(&self, choice: &HashChoice) -> Option<Box<dyn Hash>> {
