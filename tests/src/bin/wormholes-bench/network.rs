@@ -86,16 +86,14 @@ impl Network {
     /// Starts the nodes; `load` is where the load's server listens.
     pub(crate) async fn start(load: SocketAddr) -> Result<Self> {
         let service = format!("[[service]]\nname = \"load\"\ntarget = \"{load}\"\nmin_trust = 0");
-        let client = Setup::new("client")?;
-        let friend = Setup::new("friend")?;
+        let client = setup("client")?;
+        let friend = setup("friend")?;
         let known = |setup: Setup| setup.peer_id("client", client.id(), 2, "");
         let hop = |name: &str, listen: &str| {
-            let setup = Setup::new(name)?
-                .listen(listen)
-                .config("[hop]\nenabled = true");
+            let setup = setup(name)?.listen(listen).config("[hop]\nenabled = true");
             anyhow::Ok(known(setup))
         };
-        let relay = known(Setup::new("relay")?.listen("127.61.0.1:0"))
+        let relay = known(setup("relay")?.listen("127.61.0.1:0"))
             .peer_id("friend", friend.id(), 2, "")
             .config("[relay]\nenabled = true")
             .start()
@@ -165,6 +163,11 @@ impl Network {
     pub(crate) fn client_pid(&self) -> u32 {
         self.client.pid()
     }
+}
+
+/// A node that logs as it does by default: lines for debugging would be measured too.
+fn setup(name: &str) -> Result<Setup> {
+    Ok(Setup::new(name)?.config("[log]"))
 }
 
 fn peer_section(peer: &Daemon) -> String {
