@@ -10,12 +10,15 @@ use tokio::{
 
 use super::{BATCH_CHUNKS, PipeError, READ_BYTES, broken};
 
-/// Below this, a new buffer costs less than the smaller reads.
+/// Below this, a new buffer costs less than the smaller reads; the first ones are no larger: most
+/// flows say little, and what glibc takes back in pieces of 64 KiB makes it tidy up its heap.
 const MIN_READ_BYTES: usize = 16 << 10;
 
 pub(super) struct TcpReader {
     half: OwnedReadHalf,
     buffer: BytesMut,
+    /// What the next buffer holds.
+    read_bytes: usize,
 }
 
 pub(super) struct TcpWriter {
@@ -28,6 +31,7 @@ impl TcpReader {
         Self {
             half,
             buffer: BytesMut::new(),
+            read_bytes: MIN_READ_BYTES,
         }
     }
 
@@ -36,7 +40,12 @@ impl TcpReader {
             if self.buffer.capacity() >= MIN_READ_BYTES {
                 match self.half.try_read_buf(&mut self.buffer) {
                     Ok(0) => return Ok(None),
-                    Ok(_) => return Ok(Some(self.buffer.split().freeze())),
+                    Ok(len) => {
+                        if len >= MIN_READ_BYTES {
+                            self.read_bytes = READ_BYTES;
+                        }
+                        return Ok(Some(self.buffer.split().freeze()));
+                    }
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {
                         self.buffer = BytesMut::new();
                     }
@@ -45,7 +54,7 @@ impl TcpReader {
             }
             self.half.readable().await.map_err(|error| broken(&error))?;
             if self.buffer.capacity() < MIN_READ_BYTES {
-                self.buffer = BytesMut::with_capacity(READ_BYTES);
+                self.buffer = BytesMut::with_capacity(self.read_bytes);
             }
         }
     }
