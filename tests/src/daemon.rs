@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use wormholes_proto::NodeId;
 
-use crate::{binaries, hosts, log::LogLines, rpc, setup::Setup, size, sockets, wait::until};
+use crate::{binaries, hosts, log::LogLines, rpc, setup::Setup, size, wait::until};
 
 /// A running daemon.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ struct Ports {
     listen: Vec<SocketAddr>,
     #[serde(default)]
     entrances: Vec<Entrance>,
-    #[serde(skip)]
+    #[serde(default)]
     metrics: Option<SocketAddr>,
 }
 
@@ -196,9 +196,9 @@ impl Daemon {
         self.wait_ready().await
     }
 
-    /// Its control socket comes first, so an answer alone does not mean that all is open.
+    /// Its control socket opens last: who gets an answer may use all the rest.
     async fn wait_ready(&mut self) -> Result<()> {
-        let (socket, pid) = (self.socket(), self.pid());
+        let socket = self.socket();
         let (n_entrances, has_metrics) = self.setup.listeners();
         let child = &mut self.child;
         let ready = until("a daemon to be ready", async || {
@@ -209,10 +209,18 @@ impl Daemon {
             }
             match rpc::call(&socket, "status", json!({})).await {
                 Ok(status) => {
-                    let ports = Ports::new(status, pid).ok()?;
+                    let ports: Ports = match serde_json::from_value(status) {
+                        Ok(ports) => ports,
+                        Err(error) => return Some(Err(error.to_string())),
+                    };
                     let all_open = ports.entrances.len() == n_entrances
                         && ports.metrics.is_some() == has_metrics;
-                    all_open.then_some(Ok(ports))
+                    let too_early = || format!("it answers before all is open: {ports:?}");
+                    Some(if all_open {
+                        Ok(ports)
+                    } else {
+                        Err(too_early())
+                    })
                 }
                 Err(error) if error.is::<rpc::RpcError>() => Some(Err(error.to_string())),
                 // It does not listen so far.
@@ -228,18 +236,6 @@ impl Daemon {
             }
         }
         Ok(())
-    }
-}
-
-impl Ports {
-    /// No status tells where metrics are: it is the listener that is no entrance.
-    fn new(status: Value, pid: u32) -> Result<Self> {
-        let mut ports: Self = serde_json::from_value(status).context("an odd status")?;
-        let is_entrance = |port| ports.entrances.iter().any(|e| e.listen.port() == port);
-        let mut others = sockets::tcp_listeners(pid)?;
-        others.retain(|address| !is_entrance(address.port()));
-        ports.metrics = others.first().map(|address| SocketAddr::V4(*address));
-        Ok(ports)
     }
 }
 

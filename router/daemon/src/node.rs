@@ -33,7 +33,6 @@ pub use reload::{Reload, ReloadError};
 pub struct Node {
     core: Arc<NodeCore>,
     control: Option<ControlServer>,
-    metrics: Option<SocketAddr>,
 }
 
 /// What a program that runs a node decides, rather than its config.
@@ -98,22 +97,22 @@ impl Node {
         let mut node = Self {
             core,
             control: None,
-            metrics: None,
         };
         let core = &node.core;
         let entrances = core.config.entrances.iter().cloned();
         let entrances = entrances
             .map(Entrance::bind)
             .collect::<Result<Vec<_>, _>>()?;
-        node.metrics = start_metrics(core).await?;
-        if options.control {
-            node.control = Some(ControlServer::start(Arc::clone(core))?);
-        }
+        start_metrics(core).await?;
         core.open_entrances(entrances);
         let tell = Arc::clone(&core.policy).tell_events(rule_events);
         core.spawn_until_stop(tell);
         if options.watch_rules {
             core.tasks.spawn(policy::watch(Arc::clone(core)));
+        }
+        // The last to open: who gets an answer may use all the rest.
+        if options.control {
+            node.control = Some(ControlServer::start(Arc::clone(core))?);
         }
         Ok(node)
     }
@@ -136,7 +135,7 @@ impl Node {
 
     /// Where `/metrics` is served.
     pub fn metrics_address(&self) -> Option<SocketAddr> {
-        self.metrics
+        self.core.metrics_address()
     }
 
     /// Where the control socket is.
@@ -221,13 +220,12 @@ impl Drop for Node {
     }
 }
 
-async fn start_metrics(core: &Arc<NodeCore>) -> Result<Option<SocketAddr>, NodeError> {
+async fn start_metrics(core: &Arc<NodeCore>) -> Result<(), NodeError> {
     let Some(address) = core.config.metrics.listen else {
-        return Ok(None);
+        return Ok(());
     };
     let server = MetricsServer::bind(address, Arc::clone(&core.metrics)).await?;
-    let address = server.local_addr()?;
-    core.network.protect_socket(address);
+    core.serves_metrics_at(server.local_addr()?);
     let watched = Arc::clone(core);
     let serve = server.run(core.stop.clone(), move |metrics| {
         metrics.set_flows(&watched.flows.totals());
@@ -235,5 +233,5 @@ async fn start_metrics(core: &Arc<NodeCore>) -> Result<Option<SocketAddr>, NodeE
         metrics.set_peers(watched.round_trips());
     });
     core.tasks.spawn(serve);
-    Ok(Some(address))
+    Ok(())
 }

@@ -1,7 +1,9 @@
 //! What an operator sees of a network of real daemons.
 
+use std::net::Ipv4Addr;
+
 use serde_json::Value;
-use wormholes_tests::{Daemon, TestNetwork, output, workspace};
+use wormholes_tests::{Daemon, Setup, Site, TestNetwork, curl, output, workspace};
 
 async fn network() -> TestNetwork {
     let script = workspace::root().join("scripts/demo.rhai");
@@ -49,4 +51,24 @@ async fn a_ping_takes_the_way_that_a_flow_would() {
     assert!(said.contains("is it running, registered"), "{said}");
     let said = complaint(&network.client, &["ping", "client"]);
     assert!(said.contains("is this node itself"), "{said}");
+}
+
+/// The harness starts every daemon so: its first answer must tell of all that is open.
+#[tokio::test]
+async fn a_daemon_that_answers_can_be_used_at_once() {
+    let site = Site::start("near", Ipv4Addr::LOCALHOST, None)
+        .await
+        .unwrap();
+    let script = "fn route(c) { direct() }";
+    for _ in 0..5 {
+        let node = Setup::new("eager").unwrap().entrances();
+        let node = node.config("[metrics]\nlisten = \"127.0.0.1:0\"");
+        let node = node.script("rules.rhai", script).start().await.unwrap();
+        let proxy = format!("socks5h://{}", node.entrance("socks5").unwrap());
+        let url = format!("http://{}/", site.address());
+        let fetched = curl(&proxy, &url, &[]).await.unwrap();
+        assert_eq!(fetched.status, 200, "{fetched:?}");
+        let metrics = format!("http://{}/metrics", node.metrics().unwrap());
+        assert_eq!(curl("", &metrics, &[]).await.unwrap().status, 200);
+    }
 }

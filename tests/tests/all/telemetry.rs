@@ -5,7 +5,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use wormholes_tests::{Setup, TestNetwork, curl};
+use wormholes_tests::{Setup, TestNetwork, curl, tcp_listeners};
 
 #[tokio::test]
 async fn promtool_finds_nothing_to_complain_about() {
@@ -33,6 +33,7 @@ async fn promtool_finds_nothing_to_complain_about() {
 async fn nothing_is_served_where_metrics_are_off() {
     let node = Setup::new("quiet").unwrap().start().await.unwrap();
     assert_eq!(node.metrics(), None);
+    assert_eq!(tcp_listeners(node.pid()).unwrap(), []);
 }
 
 async fn metrics(node: &wormholes_tests::Daemon) -> String {

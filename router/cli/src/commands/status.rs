@@ -24,6 +24,9 @@ pub(super) fn render(status: &Status, style: Style) -> String {
     let listen = list(&status.listen, "nowhere: it only dials");
     text += &field("listen", &listen);
     text += &field("entrances", &list(entrances(status), "none"));
+    if let Some(metrics) = status.metrics {
+        text += &field("metrics", &format!("http://{metrics}/metrics"));
+    }
     let services = list(status.services.iter().map(|s| &s.name), "none");
     text += &field("services", &services);
     text += &field("roles", &roles(status));
@@ -143,6 +146,7 @@ mod tests {
                     label: None,
                 })
                 .collect(),
+            metrics: Some(([127, 0, 0, 1], 9101).into()),
             services: vec![
                 ServiceInfo {
                     name: "web".to_owned(),

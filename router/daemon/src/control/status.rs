@@ -34,6 +34,7 @@ pub(super) fn status(core: &NodeCore, role: Role) -> Status {
         uptime_seconds: core.started.elapsed().as_secs(),
         listen: core.network.listen_addresses(),
         entrances: entrances.collect(),
+        metrics: core.metrics_address(),
         services: services.collect(),
         roles: roles::summary(core),
         peers_known: world.nodes().len(),

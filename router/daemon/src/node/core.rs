@@ -53,6 +53,7 @@ pub struct NodeCore {
     /// No flows at all.
     pub(crate) kill: CancellationToken,
     entrances: OnceLock<Vec<EntranceInfo>>,
+    metrics_address: OnceLock<SocketAddr>,
 }
 
 /// An open entrance.
@@ -70,6 +71,18 @@ impl NodeCore {
     /// The entrances that are open, in the order of the config.
     pub fn entrances(&self) -> &[EntranceInfo] {
         self.entrances.get().map_or(&[], Vec::as_slice)
+    }
+
+    /// Where `/metrics` is served, with the port that the system chose.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics_address.get().copied()
+    }
+
+    /// Metrics are served at `address`, which no flow reaches from now on.
+    pub(super) fn serves_metrics_at(&self, address: SocketAddr) {
+        self.network.protect_socket(address);
+        // Set once: a node serves its metrics at one address.
+        let _ = self.metrics_address.set(address);
     }
 
     /// Takes connections at `entrances`, and at once keeps flows from reaching them.
@@ -151,6 +164,7 @@ pub(crate) fn assemble(
         stop: CancellationToken::new(),
         kill: CancellationToken::new(),
         entrances: OnceLock::new(),
+        metrics_address: OnceLock::new(),
     };
     Ok((Arc::new(core), rule_events))
 }

@@ -31,6 +31,8 @@ pub struct Status {
     pub listen: Vec<SocketAddr>,
     /// Where programs reach it.
     pub entrances: Vec<EntranceInfo>,
+    /// Where `/metrics` is served; none when it is not.
+    pub metrics: Option<SocketAddr>,
     /// What it offers to peers.
     pub services: Vec<ServiceInfo>,
     /// What it does for others.
