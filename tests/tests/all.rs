@@ -35,6 +35,8 @@ mod operator;
 mod plans;
 #[path = "all/readme.rs"]
 mod readme;
+#[path = "all/relay_open.rs"]
+mod relay_open;
 #[path = "all/scenario_records.rs"]
 mod scenario_records;
 #[path = "all/scenario_rendezvous.rs"]

@@ -220,7 +220,7 @@ impl PipeReader {
     /// [`PipeError`] when it broke.
     pub async fn read_chunk(&mut self) -> Result<Option<Bytes>, PipeError> {
         if !self.ahead.is_empty() {
-            return Ok(Some(std::mem::take(&mut self.ahead)));
+            return Ok(Some(self.take_ahead()));
         }
         match &mut self.source {
             Source::Tcp(tcp) => tcp.read_chunk().await,
@@ -250,6 +250,11 @@ impl PipeReader {
             }
             None => Ok(false),
         }
+    }
+
+    /// Takes what came together with something that was read before; often nothing.
+    pub(crate) fn take_ahead(&mut self) -> Bytes {
+        std::mem::take(&mut self.ahead)
     }
 
     /// Reads exactly `len` bytes.

@@ -7,6 +7,7 @@ use std::{
 
 use wormholes_proto::{
     Answer, CircuitId, NodeId, Open, Reason, Rendezvous, RendezvousLimits, SignedRecord,
+    encode_open,
     sealed::{HELLO_BYTES, OwnEnd, handle_hello},
 };
 use wormholes_rules::{Allowance, RelayRequest, Verdict};
@@ -124,7 +125,12 @@ pub(super) async fn serve(network: &Arc<Network>, asker: &Asker, to: NodeId, mut
         let place = network.relay().enter(counters, asker.id)?;
         let circuit = network.relay_desk().open(asker.id, to)?;
         let allowance = ask_rules(network, asker, to)?;
-        let far = call(network, to).await?;
+        let ahead = pipe.reader.take_ahead();
+        place.bytes.up.fetch_add(ahead.len() as u64, Relaxed);
+        if let Some(witness) = network.witness() {
+            witness.saw("relay", &ahead);
+        }
+        let far = call(network, to, &ahead).await?;
         Ok::<_, Reason>((place, circuit, allowance, far))
     };
     let (place, circuit, allowance, far) = match while_asked(&mut pipe, granted).await {
@@ -172,17 +178,22 @@ fn ask_rules(network: &Network, asker: &Asker, to: NodeId) -> Result<Allowance, 
     }
 }
 
-/// Opens a stream to the registered node. It called; it is not called back.
-async fn call(network: &Network, to: NodeId) -> Result<Pipe, Reason> {
+/// Opens a stream to the registered node. It called; it is not called back. What the caller sent
+/// `ahead` goes along with the request, as it came: the handshake needs no round trip of its own
+/// for that.
+async fn call(network: &Network, to: NodeId, ahead: &[u8]) -> Result<Pipe, Reason> {
     let link = network.peers().link(&to).ok_or(Reason::NoNode)?;
     let call = async {
         let mut pipe = link.open().await.map_err(|_| Reason::Unreachable)?;
-        let sent = pipe.writer.send_open(&Open::Relayed).await;
+        let request = [&encode_open(&Open::Relayed), ahead].concat();
+        let sent = pipe.writer.write_chunk(request.into()).await;
         sent.map_err(|_| Reason::Unreachable)?;
         match pipe.reader.read_answer().await {
             Ok(Answer::Accepted(_)) => Ok(pipe),
             Ok(Answer::Refused(reason)) => Err(reason),
-            Err(_) => Err(Reason::Unreachable),
+            Err(_) if link.is_closed() => Err(Reason::Unreachable),
+            // The called cut the caller off before its answer was here.
+            Err(_) => Err(Reason::Handshake),
         }
     };
     let called = tokio::time::timeout(CALLED_TIMEOUT, call).await;

@@ -268,16 +268,19 @@ async fn try_build(network: &Arc<Network>, path: &[PathHop]) -> Result<Pipe, Cir
 
 /// Has a circuit ready for the next flow on this path, for a while.
 fn build_ahead(network: &Arc<Network>, key: PathKey, path: Vec<PathHop>) {
-    if !network.onion().spares.wants(&key, Instant::now()) {
+    if !network.onion().spares.claim(&key, Instant::now()) {
         return;
     }
     let builder = Arc::clone(network);
     network.spawn(async move {
-        if let Ok(pipe) = build(&builder, &path, BUILD_AHEAD_TIMEOUT).await {
-            let built = Instant::now();
-            let spares = &builder.onion().spares;
-            if spares.keep(key, Spare { path, pipe, built }) {
-                spares.let_go_in_time().await;
+        let spares = &builder.onion().spares;
+        match build(&builder, &path, BUILD_AHEAD_TIMEOUT).await {
+            Err(_) => spares.release(&key),
+            Ok(pipe) => {
+                let built = Instant::now();
+                if spares.keep(key, Spare { path, pipe, built }) {
+                    spares.let_go_in_time().await;
+                }
             }
         }
     });

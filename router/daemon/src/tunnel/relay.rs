@@ -134,11 +134,15 @@ async fn seal(
         .write_chunk(first.into())
         .await
         .map_err(broken)?;
-    if let Answer::Refused(reason) = pipe.reader.read_answer().await.map_err(broken)? {
-        return Err(OpenError::Refused {
-            node: network.named(relay),
-            reason,
-        });
+    match pipe.reader.read_answer().await.map_err(broken)? {
+        Answer::Accepted(_) => {}
+        Answer::Refused(Reason::Handshake) => return Err(unsealed()),
+        Answer::Refused(reason) => {
+            return Err(OpenError::Refused {
+                node: network.named(relay),
+                reason,
+            });
+        }
     }
     let answer = pipe.reader.read_exact(ANSWER_BYTES).await;
     let session = answer.map_err(|_| unsealed()).and_then(|answer| {

@@ -3,7 +3,7 @@
 //! Each holds a place at every hop of its path, so that they are few and go soon.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -20,7 +20,16 @@ const LIFETIME: Duration = Duration::from_secs(60);
 
 /// What waits.
 #[derive(Debug, Default)]
-pub(super) struct Spares(Mutex<BTreeMap<PathKey, Spare>>);
+pub(super) struct Spares(Mutex<Kept>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    waiting: BTreeMap<PathKey, Spare>,
+    /// Flows that come together have one built, not one each.
+    being_built: BTreeSet<PathKey>,
+    /// Somebody lets them go in time.
+    watched: bool,
+}
 
 /// A circuit that was built ahead.
 #[derive(Debug)]
@@ -33,25 +42,29 @@ pub(super) struct Spare {
 impl Spares {
     /// The circuit that waits for `key`, if it takes that path.
     pub(super) fn take(&self, key: &PathKey, path: &[PathHop], now: Instant) -> Option<Pipe> {
-        let spare = self.fresh(now).remove(key)?;
+        let spare = self.fresh(now).waiting.remove(key)?;
         (spare.path == path).then_some(spare.pipe)
     }
 
-    /// Whether one shall be built for `key`.
-    pub(super) fn wants(&self, key: &PathKey, now: Instant) -> bool {
-        let spares = self.fresh(now);
-        spares.len() < MAX_SPARES && !spares.contains_key(key)
+    /// Whether one shall be built for `key`; whoever is told so builds it, and keeps or releases.
+    pub(super) fn claim(&self, key: &PathKey, now: Instant) -> bool {
+        let mut kept = self.fresh(now);
+        let room = kept.waiting.len() + kept.being_built.len() < MAX_SPARES;
+        room && !kept.waiting.contains_key(key) && kept.being_built.insert(key.clone())
     }
 
-    /// Keeps one, if there is room. True when it is alone: then it is the caller's to have all let
-    /// go in time.
+    /// None came of what was claimed.
+    pub(super) fn release(&self, key: &PathKey) {
+        self.fresh(Instant::now()).being_built.remove(key);
+    }
+
+    /// Keeps what was claimed. True when nobody watches: then it is the caller's to have all let go
+    /// in time.
     pub(super) fn keep(&self, key: PathKey, spare: Spare) -> bool {
-        let mut spares = self.fresh(spare.built);
-        let alone = spares.is_empty();
-        if spares.len() < MAX_SPARES {
-            spares.insert(key, spare);
-        }
-        alone
+        let mut kept = self.fresh(spare.built);
+        kept.being_built.remove(&key);
+        kept.waiting.insert(key, spare);
+        !std::mem::replace(&mut kept.watched, true)
     }
 
     /// Lets each go when its time is over, until none waits.
@@ -62,14 +75,18 @@ impl Spares {
     }
 
     fn next_over(&self) -> Option<Instant> {
-        let spares = self.fresh(Instant::now());
-        spares.values().map(|spare| spare.built + LIFETIME).min()
+        let mut kept = self.fresh(Instant::now());
+        let over = kept.waiting.values().map(|spare| spare.built + LIFETIME);
+        let next = over.min();
+        kept.watched = next.is_some();
+        next
     }
 
-    fn fresh(&self, now: Instant) -> MutexGuard<'_, BTreeMap<PathKey, Spare>> {
-        let mut spares = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        spares.retain(|_, spare| now.saturating_duration_since(spare.built) < LIFETIME);
-        spares
+    fn fresh(&self, now: Instant) -> MutexGuard<'_, Kept> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.waiting
+            .retain(|_, spare| now.saturating_duration_since(spare.built) < LIFETIME);
+        kept
     }
 }
 
@@ -110,27 +127,33 @@ mod tests {
         let start = Instant::now();
         let spares = Spares::default();
         for number in 0..MAX_SPARES {
+            assert!(spares.claim(&key(number), start));
+        }
+        assert!(!spares.claim(&key(MAX_SPARES), start), "all are claimed");
+        for number in 0..MAX_SPARES {
             spares.keep(key(number), spare(start));
         }
-        assert!(!spares.wants(&key(MAX_SPARES), start), "it is full");
+        assert!(!spares.claim(&key(MAX_SPARES), start), "it is full");
         let over = start + LIFETIME;
         assert!(spares.take(&key(0), &[], over).is_none());
-        assert!(spares.fresh(start).is_empty(), "each held places at hops");
-        assert!(spares.wants(&key(0), over));
+        let kept = spares.fresh(start).waiting.len();
+        assert_eq!(kept, 0, "each held places at hops");
+        assert!(spares.claim(&key(0), over));
     }
 
     #[test]
     fn one_waits_for_a_key_and_serves_its_path_only() {
         let start = Instant::now();
         let spares = Spares::default();
+        assert!(spares.claim(&key(1), start));
+        assert!(!spares.claim(&key(1), start), "it is being built");
+        spares.release(&key(1));
+        assert!(spares.claim(&key(1), start), "nothing came of it");
         assert!(spares.keep(key(1), spare(start)));
-        assert!(
-            !spares.keep(key(2), spare(start)),
-            "somebody watches already"
-        );
-        assert!(!spares.wants(&key(1), start));
+        assert!(!spares.claim(&key(1), start));
         assert!(spares.take(&key(1), &[], start).is_some());
         assert!(spares.take(&key(1), &[], start).is_none());
+        assert!(!spares.keep(key(1), spare(start)), "one watches already");
     }
 
     #[tokio::test]
@@ -139,6 +162,7 @@ mod tests {
         let long_ago = Instant::now() - LIFETIME + Duration::from_millis(1);
         assert!(spares.keep(key(1), spare(long_ago)));
         spares.let_go_in_time().await;
-        assert!(spares.0.lock().unwrap().is_empty());
+        assert!(!spares.0.lock().unwrap().watched);
+        assert!(spares.0.lock().unwrap().waiting.is_empty());
     }
 }
