@@ -27,6 +27,8 @@ mod features;
 mod kills;
 #[path = "all/loops.rs"]
 mod loops;
+#[path = "all/next_hops.rs"]
+mod next_hops;
 #[path = "all/onion_build.rs"]
 mod onion_build;
 #[path = "all/operator.rs"]
