@@ -65,6 +65,18 @@ pub async fn curl(proxy: &str, url: &str, more: &[&str]) -> Result<Fetched> {
 /// With the reply code in the text when the entrance refuses.
 pub async fn socks5_connect(entrance: SocketAddr, host: &str, port: u16) -> Result<TcpStream> {
     let mut stream = TcpStream::connect(entrance).await?;
+    match socks5_ask(&mut stream, host, port).await? {
+        0 => Ok(stream),
+        code => bail!("refused with reply code {code}"),
+    }
+}
+
+/// Asks for a target on a new connection to a SOCKS5 entrance; returns the reply code, 0 for a flow
+/// that stands. `host` goes as it is, as the text of a name.
+///
+/// # Errors
+/// When the entrance does not speak SOCKS5.
+pub async fn socks5_ask(stream: &mut TcpStream, host: &str, port: u16) -> Result<u8> {
     stream.write_all(&[5, 1, 0]).await?;
     let mut chosen = [0; 2];
     stream.read_exact(&mut chosen).await?;
@@ -77,9 +89,6 @@ pub async fn socks5_connect(entrance: SocketAddr, host: &str, port: u16) -> Resu
     stream.write_all(&request).await?;
     let mut head = [0; 4];
     stream.read_exact(&mut head).await.context("no reply")?;
-    if head[1] != 0 {
-        bail!("refused with reply code {}", head[1]);
-    }
     let address_bytes = match head[3] {
         1 => 4,
         4 => 16,
@@ -87,5 +96,5 @@ pub async fn socks5_connect(entrance: SocketAddr, host: &str, port: u16) -> Resu
     };
     let mut rest = vec![0; address_bytes + 2];
     stream.read_exact(&mut rest).await?;
-    Ok(stream)
+    Ok(head[1])
 }

@@ -258,7 +258,11 @@ fn spawn(setup: &Setup) -> Result<(Child, LogLines)> {
     if let Some(namespace) = &setup.namespace {
         words.extend(["ip", "netns", "exec", namespace].map(Into::into));
     }
-    words.extend(hosts::with_names(setup.folder(), &setup.names)?);
+    words.extend(hosts::with_names(
+        setup.folder(),
+        &setup.names,
+        setup.name_server,
+    )?);
     words.push(binaries::binary("wormholed")?.into());
     let (program, arguments) = words.split_first().context("no program")?;
     let mut child = Command::new(program)

@@ -3,12 +3,17 @@
 //! Needs root. A namespace ends with its value, and its wires with it.
 
 use std::{
-    net::Ipv4Addr,
+    fs::File,
+    net::{Ipv4Addr, SocketAddr, TcpStream},
+    os::fd::AsFd,
+    panic::resume_unwind,
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
+    thread,
 };
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::binaries::run;
 
@@ -67,11 +72,52 @@ impl Namespace {
         run(self.command("nft").arg(rules)).map(drop)
     }
 
+    /// How many packets the counter of this name has seen.
+    ///
+    /// # Errors
+    /// When no rule made it.
+    pub fn counted(&self, counter: &str) -> Result<u64> {
+        let listed = run(self.command("nft").args(["list", "counters"]))?;
+        let words: Vec<&str> = listed.split_whitespace().collect();
+        // counter NAME { packets NUMBER bytes NUMBER }
+        let found = words.windows(5).find_map(|words| match words {
+            ["counter", name, "{", "packets", number] if *name == counter => Some(number),
+            _ => None,
+        });
+        Ok(found.context("no such counter")?.parse()?)
+    }
+
+    /// Connects from it.
+    ///
+    /// # Errors
+    /// When nobody listens there.
+    pub fn connect(&self, address: SocketAddr) -> Result<tokio::net::TcpStream> {
+        let stream = self.enter(|| Ok(TcpStream::connect(address)?))?;
+        stream.set_nonblocking(true)?;
+        Ok(tokio::net::TcpStream::from_std(stream)?)
+    }
+
     /// A program that will run in it.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.name, program]);
         command
+    }
+
+    /// Does something in it: sockets that are made there stay there.
+    ///
+    /// # Errors
+    /// When it cannot be entered.
+    pub fn enter<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        let here = File::open(format!("/run/netns/{}", self.name))?;
+        let enter = || {
+            let network = Some(LinkNameSpaceType::Network);
+            move_into_link_name_space(here.as_fd(), network)?;
+            work()
+        };
+        // Which namespace it is in belongs to a thread, and ends with it.
+        let done = thread::scope(|scope| scope.spawn(enter).join());
+        done.unwrap_or_else(|panic| resume_unwind(panic))
     }
 
     /// Joins two hosts by a wire.

@@ -21,6 +21,7 @@ pub struct Setup {
     pub(crate) id: NodeId,
     pub(crate) namespace: Option<String>,
     pub(crate) names: Vec<(String, IpAddr)>,
+    pub(crate) name_server: Option<IpAddr>,
     listen: Vec<String>,
     node: String,
     sections: String,
@@ -50,6 +51,7 @@ impl Setup {
             id: identity.id(),
             namespace: None,
             names: Vec::new(),
+            name_server: None,
             listen: Vec::new(),
             node: String::new(),
             sections: String::new(),
@@ -148,6 +150,13 @@ impl Setup {
     #[must_use]
     pub fn name(mut self, name: &str, address: IpAddr) -> Self {
         self.names.push((name.to_owned(), address));
+        self
+    }
+
+    /// Has it ask this name server.
+    #[must_use]
+    pub fn name_server(mut self, address: IpAddr) -> Self {
+        self.name_server = Some(address);
         self
     }
 

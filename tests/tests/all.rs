@@ -11,6 +11,8 @@
 
 #[path = "all/bad_input.rs"]
 mod bad_input;
+#[path = "all/banned.rs"]
+mod banned;
 #[path = "all/cli.rs"]
 mod cli;
 #[path = "all/clients.rs"]
