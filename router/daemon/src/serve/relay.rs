@@ -121,12 +121,12 @@ pub(super) async fn register(network: &Network, asker: &Asker, record: &[u8], mu
 /// Joins the caller with a registered node. What they say is theirs.
 pub(super) async fn serve(network: &Arc<Network>, asker: &Asker, to: NodeId, mut pipe: Pipe) {
     let counters = &network.counters().relay;
+    let ahead = pipe.reader.take_ahead();
     let granted = async {
         let place = network.relay().enter(counters, asker.id)?;
         let circuit = network.relay_desk().open(asker.id, to)?;
         let allowance = ask_rules(network, asker, to)?;
-        let ahead = pipe.reader.take_ahead();
-        place.bytes.up.fetch_add(ahead.len() as u64, Relaxed);
+        place.bytes.moved_up(ahead.len() as u64);
         if let Some(witness) = network.witness() {
             witness.saw("relay", &ahead);
         }
