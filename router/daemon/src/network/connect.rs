@@ -1,0 +1,135 @@
+//! Getting connected: where a node may be dialled, for whom, and that what is called is served too.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use futures_util::{StreamExt, stream};
+use wormholes_proto::NodeId;
+
+use super::Network;
+use crate::{ban::Ban, carrier::Link, peers::ConnectError, serve};
+
+/// Peers that are kept connected, and dialled at once.
+const MAX_KEPT_PEERS: usize = 64;
+const MAX_DIALS: usize = 8;
+
+impl Network {
+    /// A standing connection to `id`, or a new one, which is then served as well. `hint` is an
+    /// address to try when none is known.
+    pub(crate) async fn connect(
+        self: &Arc<Self>,
+        id: NodeId,
+        hint: Option<SocketAddr>,
+    ) -> Result<Link, ConnectError> {
+        self.connect_at(id, self.addresses_of(&id, hint)).await
+    }
+
+    /// As [`Self::connect`], for a stranger: but for those in config.toml, only addresses that pass
+    /// `check` are tried, whether the stranger gave them or a record that others passed on.
+    pub(crate) async fn connect_for_stranger(
+        self: &Arc<Self>,
+        id: NodeId,
+        hint: SocketAddr,
+        check: impl Fn(SocketAddr) -> Result<(), Ban>,
+    ) -> Result<Link, ConnectError> {
+        if let Some(link) = self.peers.link(&id) {
+            return Ok(link);
+        }
+        let mut addresses = self.addresses_of(&id, None);
+        if addresses.is_empty() {
+            return self.connect_on_hint(id, hint, check).await;
+        }
+        let known = self.peers.known();
+        let named = known.get(&id).map_or(&[][..], |peer| &peer.addresses);
+        let mut banned = None;
+        addresses.retain(|address| match check(*address) {
+            Err(ban) if !named.contains(address) => {
+                banned = Some(ban);
+                false
+            }
+            Ok(()) | Err(_) => true,
+        });
+        match (self.connect_at(id, addresses).await, banned) {
+            (Err(ConnectError::NoAddress), Some(ban)) => Err(ban.into()),
+            (connected, _) => connected,
+        }
+    }
+
+    async fn connect_on_hint(
+        self: &Arc<Self>,
+        id: NodeId,
+        hint: SocketAddr,
+        check: impl Fn(SocketAddr) -> Result<(), Ban>,
+    ) -> Result<Link, ConnectError> {
+        if id == self.id() {
+            return Err(ConnectError::Myself);
+        }
+        if self.own_sockets.contains(hint) {
+            return Err(Ban::Own.into());
+        }
+        check(hint)?;
+        let called = self.peers.connect_on_hint(&self.carrier, id, hint).await?;
+        Ok(self.served(called))
+    }
+
+    async fn connect_at(
+        self: &Arc<Self>,
+        id: NodeId,
+        addresses: Vec<SocketAddr>,
+    ) -> Result<Link, ConnectError> {
+        if id == self.id() {
+            return Err(ConnectError::Myself);
+        }
+        let caller = self.carrier.myself();
+        let called = self
+            .peers
+            .connect(&self.carrier, caller, id, &addresses)
+            .await?;
+        Ok(self.served(called))
+    }
+
+    /// Sees to it that a link that is new is served.
+    fn served(self: &Arc<Self>, (link, new): (Link, bool)) -> Link {
+        if new {
+            let welcome = serve::is_welcome(self, &link);
+            let serve = serve::serve_link(Arc::clone(self), link.clone(), None, welcome);
+            self.spawn(serve);
+        }
+        link
+    }
+
+    /// Connects to peers of config.toml that have addresses: scripts then see who is there, and
+    /// records arrive before they are needed.
+    pub(super) async fn connect_peers(self: &Arc<Self>) {
+        let known = self.peers.known();
+        let missing = known
+            .iter()
+            .filter(|peer| !peer.addresses.is_empty() && self.peers.link(&peer.id).is_none());
+        let ids: Vec<NodeId> = missing.map(|peer| peer.id).take(MAX_KEPT_PEERS).collect();
+        stream::iter(ids)
+            .for_each_concurrent(MAX_DIALS, |id| async move {
+                if let Err(error) = self.connect(id, None).await {
+                    tracing::debug!(peer = %self.named(id), %error, "peer not reached");
+                }
+            })
+            .await;
+    }
+
+    /// Where a node may be dialled: config.toml first, then its record, else `hint`; never this
+    /// node's own sockets.
+    pub(crate) fn addresses_of(&self, id: &NodeId, hint: Option<SocketAddr>) -> Vec<SocketAddr> {
+        let mut addresses = Vec::new();
+        if let Some(peer) = self.peers.known().get(id) {
+            addresses.extend(&peer.addresses);
+        }
+        if let Some(record) = self.records.get(id) {
+            addresses.extend(&record.record().addresses);
+        }
+        if addresses.is_empty() {
+            addresses.extend(hint);
+        }
+        addresses.retain(|address| !self.own_sockets.contains(*address));
+        let mut seen = std::collections::HashSet::new();
+        addresses.retain(|address| seen.insert(*address));
+        addresses
+    }
+}
