@@ -11,11 +11,25 @@ pub(super) fn run(context: &mut Context<'_>, command: ScriptCommand) -> Result<(
         ScriptCommand::Check(files) => offline::check(context.output, &files),
         ScriptCommand::Test(files) => offline::test(context.output, &files),
         ScriptCommand::List => context.show(&Call::ScriptList(NoParams {}), render),
-        ScriptCommand::Load => context
-            .show(&Call::ScriptLoad(NoParams {}), render)
-            .map_err(|error| with_diagnostics(error, context.output.json)),
+        ScriptCommand::Load => load(context),
         ScriptCommand::Rollback => context.show(&Call::ScriptRollback(NoParams {}), render),
     }
+}
+
+fn load(context: &mut Context<'_>) -> Result<(), CliError> {
+    let call = Call::ScriptLoad(NoParams {});
+    let loaded = context.connect()?.report(&call);
+    let report: ScriptReport =
+        loaded.map_err(|error| with_diagnostics(error, context.output.json))?;
+    context
+        .output
+        .report(&report, |style| render(&report, style))?;
+    if report.restart_for.is_empty() {
+        return Ok(());
+    }
+    let keys = report.restart_for.join(", ");
+    let note = format!("changed in config.toml, and waiting for a restart: {keys}");
+    context.output.notes(&[note])
 }
 
 fn render(report: &ScriptReport, style: Style) -> String {

@@ -185,6 +185,7 @@ mod tests {
                 default: "block".to_owned(),
                 errors: 0,
                 can_roll_back: false,
+                restart_for: Vec::new(),
             },
             role: Role::Operator,
         }

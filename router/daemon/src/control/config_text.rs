@@ -13,7 +13,7 @@ use crate::config::{
 const HIDDEN: &str = "…";
 
 /// The text.
-pub(super) fn config_text(config: &Config) -> String {
+pub(crate) fn config_text(config: &Config) -> String {
     let mut text = Text::default();
     node(&mut text, config);
     config.peers.iter().for_each(|p| peer(&mut text, p));

@@ -30,12 +30,16 @@ pub(super) fn list(core: &NodeCore, role: Role) -> ScriptReport {
         },
         errors,
         can_roll_back: core.policy.can_roll_back(),
+        restart_for: Vec::new(),
     }
 }
 
 pub(super) async fn load(core: &Arc<NodeCore>) -> Result<ScriptReport, RpcError> {
     match core.reload().await {
-        Ok(_) => Ok(list(core, Role::Operator)),
+        Ok(reload) => Ok(ScriptReport {
+            restart_for: reload.restart_for,
+            ..list(core, Role::Operator)
+        }),
         Err(ReloadError::Rules(error)) => Err(RpcError {
             data: Some(json!({ "diagnostics": error.diagnostics() })),
             ..RpcError::new(

@@ -1,12 +1,13 @@
 //! Puts in force what a running node can take from its config file.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use thiserror::Error;
 
 use super::NodeCore;
 use crate::{
-    config::{Config, ConfigError, RulesConfig},
+    config::{Config, ConfigError},
+    control::config_text,
     policy::{Generation, LoadError},
 };
 
@@ -15,8 +16,9 @@ use crate::{
 pub struct Reload {
     /// The rules in force; the same as before when nothing changed.
     pub rules: Arc<Generation>,
-    /// Sections of the config that changed and wait for a restart.
-    pub restart_for: Vec<&'static str>,
+    /// Keys of the config that changed and wait for a restart: `limits.flows`, or `[[peer]]` for a
+    /// list.
+    pub restart_for: Vec<String>,
 }
 
 /// A reload that changed nothing.
@@ -55,27 +57,22 @@ impl NodeCore {
         };
         let config = Config::load(file)
             .inspect_err(|error| tracing::warn!(%error, "the config was not loaded"))?;
-        let restart_for = changed(&self.config, &config);
+        let restart_for = waiting(&self.config, &config);
         if !restart_for.is_empty() {
-            tracing::warn!(sections = ?restart_for, "changes that wait for a restart");
+            tracing::warn!(keys = ?restart_for, "changes that wait for a restart");
         }
         let rules = self.policy.load(&config.rules)?;
         Ok(Reload { rules, restart_for })
     }
 }
 
-/// Sections that differ in what only a restart takes.
-fn changed(running: &Config, read: &Config) -> Vec<&'static str> {
-    let restart_part = |rules: &RulesConfig| rules.record_decisions;
+/// Keys that differ and that only a restart takes: `limits.flows`, or `[[peer]]` for a list.
+fn waiting(running: &Config, read: &Config) -> Vec<String> {
     let sections = [
         ("node", running.node == read.node),
         ("peer", running.peers == read.peers),
         ("entrance", running.entrances == read.entrances),
         ("service", running.services == read.services),
-        (
-            "rules",
-            restart_part(&running.rules) == restart_part(&read.rules),
-        ),
         ("relay", running.relay == read.relay),
         ("hop", running.hop == read.hop),
         ("exit", running.exit == read.exit),
@@ -84,6 +81,35 @@ fn changed(running: &Config, read: &Config) -> Vec<&'static str> {
         ("metrics", running.metrics == read.metrics),
         ("log", running.log == read.log),
     ];
+    let (before, after) = (tables(running), tables(read));
     let differing = sections.into_iter().filter(|(_, same)| !same);
-    differing.map(|(name, _)| name).collect()
+    let mut keys: Vec<String> = differing
+        .flat_map(|(section, _)| keys(section, &before, &after))
+        .collect();
+    if running.rules.record_decisions != read.rules.record_decisions {
+        keys.push("rules.record_decisions".to_owned());
+    }
+    keys
+}
+
+fn tables(config: &Config) -> toml::Table {
+    // The text is of this program's own making; without it the section alone is named.
+    config_text(config).parse().unwrap_or_default()
+}
+
+/// The keys of a section that differ.
+fn keys(section: &str, before: &toml::Table, after: &toml::Table) -> Vec<String> {
+    if ["peer", "entrance", "service"].contains(&section) {
+        return vec![format!("[[{section}]]")];
+    }
+    let table = |tables: &toml::Table| {
+        let table = tables.get(section).and_then(toml::Value::as_table);
+        table.cloned().unwrap_or_default()
+    };
+    let (before, after) = (table(before), table(after));
+    let names: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+    let differing = names
+        .into_iter()
+        .filter(|name| before.get(*name) != after.get(*name));
+    differing.map(|name| format!("{section}.{name}")).collect()
 }

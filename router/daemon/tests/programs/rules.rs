@@ -168,7 +168,7 @@ async fn a_reload_of_the_same_makes_no_generation() {
     let reload = node.node.reload().await.unwrap();
     assert_eq!(
         (reload.rules.number, reload.restart_for),
-        (1, vec!["limits"])
+        (1, vec!["limits.flows".to_owned()])
     );
 }
 

@@ -377,6 +377,9 @@ pub struct ScriptReport {
     pub errors: u64,
     /// `script.rollback` has somewhere to go.
     pub can_roll_back: bool,
+    /// Keys of config.toml (`limits.flows`; `[[peer]]` for a list) that `script.load` found changed
+    /// and that wait for a restart. Other calls do not look.
+    pub restart_for: Vec<String>,
 }
 
 /// A script in force.
