@@ -31,10 +31,10 @@ pub enum ConfigError {
     #[error("{path} holds passwords and others may read it: chmod 600 {path}", path = .0.display())]
     Mode(PathBuf),
     /// The file's content is wrong.
-    #[error("{}", list(.path.as_deref(), .problems))]
+    #[error("{}", list(.path, .problems))]
     Content {
-        /// Which file; none when the text came from elsewhere.
-        path: Option<PathBuf>,
+        /// Which file.
+        path: PathBuf,
         /// In order of line, at least one.
         problems: Vec<Problem>,
     },
@@ -67,7 +67,7 @@ impl Config {
         let path = std::path::absolute(path).map_err(unreadable)?;
         let folder = path.parent().unwrap_or(Path::new("/"));
         let mut config = Self::parse(&text, folder).map_err(|problems| ConfigError::Content {
-            path: Some(path.clone()),
+            path: path.clone(),
             problems,
         })?;
         let has_secrets = config.entrances.iter().any(|e| !e.users.is_empty());
@@ -101,8 +101,9 @@ impl fmt::Display for Problem {
     }
 }
 
-fn list(path: Option<&Path>, problems: &[Problem]) -> String {
-    let file = path.map_or_else(|| "config".to_owned(), |path| path.display().to_string());
-    let lines = problems.iter().map(|problem| format!("{file}:{problem}"));
+fn list(path: &Path, problems: &[Problem]) -> String {
+    let lines = problems
+        .iter()
+        .map(|problem| format!("{}:{problem}", path.display()));
     lines.collect::<Vec<_>>().join("\n")
 }

@@ -117,12 +117,13 @@ impl<'a> Document<'a> {
         table: Option<&'a DeTable<'a>>,
         offset: usize,
     ) -> Table<'a> {
-        let known = SECTIONS.iter().find(|section| section.name == name);
-        let known = known.map_or(&[][..], |section: &Section| section.keys);
+        let section = SECTIONS.iter().find(|section| section.name == name);
+        let known = section.into_iter().flat_map(Section::keys);
+        let known = known.map(|(name, _)| name);
         for key in table.into_iter().flat_map(DeTable::keys) {
             let found = key.get_ref().as_ref();
-            if known.iter().all(|(name, _)| *name != found) {
-                let hint = suggestion(found, known.iter().map(|(name, _)| *name));
+            if known.clone().all(|name| name != found) {
+                let hint = suggestion(found, known.clone());
                 let message = format!("unknown key `{found}` in [{name}]{hint}");
                 self.problem(key.span().start, message);
             }

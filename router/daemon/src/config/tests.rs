@@ -62,15 +62,15 @@ fn the_shipped_config_has_every_key_with_its_mark() {
         comment.clear();
     }
     let known = SECTIONS.iter().flat_map(|section| {
-        let keys = section.keys.iter();
-        keys.map(|(key, _)| (section.name.to_owned(), (*key).to_owned()))
+        let keys = section.keys();
+        keys.map(|(key, _)| (section.name.to_owned(), key.to_owned()))
     });
     assert_eq!(seen, known.collect::<BTreeSet<_>>());
 }
 
 fn check_mark(section: &str, key: &str, comment: &str) {
     let known = SECTIONS.iter().find(|s| s.name == section);
-    let known = known.and_then(|s| s.keys.iter().find(|(name, _)| *name == key));
+    let known = known.and_then(|s| s.keys().find(|(name, _)| *name == key));
     let (_, effect) = known.unwrap_or_else(|| panic!("[{section}] {key} is unknown"));
     let mark = match effect {
         Effect::Reloadable => "(reloadable)",
