@@ -19,6 +19,7 @@ pub(crate) use relay::connect as seal_through_relay;
 use onion::OnionPlan;
 
 use crate::{
+    carrier::Link,
     dial::DialError,
     names::NodeName,
     network::Network,
@@ -357,6 +358,22 @@ fn onion_plan(tunnel: &Tunnel) -> Result<OnionPlan, OpenError> {
         | Tunnel::Socks { .. }
         | Tunnel::Block { .. } => Err(OpenError::NoWay("not an onion tunnel")),
     }
+}
+
+/// A connection to `node`, the standing one or a new one, and a new stream on it.
+async fn stream_to(network: &Arc<Network>, node: NodeId) -> Result<(Link, Pipe), OpenError> {
+    let link = network
+        .connect(node, None)
+        .await
+        .map_err(|source| OpenError::Connect {
+            node: network.named(node),
+            source,
+        })?;
+    let pipe = link.open().await.map_err(|error| OpenError::Broken {
+        node: network.named(node),
+        source: PipeError::Broken(error.to_string()),
+    })?;
+    Ok((link, pipe))
 }
 
 /// Sends an OPEN to `node` at the other end of `pipe`, and takes its answer.

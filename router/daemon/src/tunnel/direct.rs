@@ -5,12 +5,12 @@ use std::{sync::Arc, time::Duration};
 use wormholes_proto::{NodeId, Open, Target};
 use wormholes_rules::TunnelKind;
 
-use super::{OpenError, Opened, ask_on};
+use super::{OpenError, Opened, ask_on, stream_to};
 use crate::{
     ban::Ban,
     dial::{self, DialError},
     network::Network,
-    pipe::{Pipe, PipeError},
+    pipe::Pipe,
 };
 
 /// The flow's own limit ends it earlier; this one is the system's.
@@ -41,17 +41,7 @@ pub(super) async fn ask(
     node: NodeId,
     open: &Open,
 ) -> Result<(Pipe, Vec<u8>), OpenError> {
-    let link = network
-        .connect(node, None)
-        .await
-        .map_err(|source| OpenError::Connect {
-            node: network.named(node),
-            source,
-        })?;
-    let mut pipe = link.open().await.map_err(|error| OpenError::Broken {
-        node: network.named(node),
-        source: PipeError::Broken(error.to_string()),
-    })?;
+    let (link, mut pipe) = stream_to(network, node).await?;
     let body = match ask_on(network, &mut pipe, node, open).await {
         // A door shut on the whole connection says more than the broken stream on it.
         Err(OpenError::Broken { .. }) if link.is_closed() => {

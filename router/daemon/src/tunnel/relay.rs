@@ -7,12 +7,8 @@ use wormholes_proto::{
     sealed::{ANSWER_BYTES, Initiator, OwnEnd},
 };
 
-use super::{OpenError, ask_on};
-use crate::{
-    network::Network,
-    peers::relays,
-    pipe::{Pipe, PipeError},
-};
+use super::{OpenError, ask_on, stream_to};
+use crate::{network::Network, peers::relays, pipe::Pipe};
 
 /// A peer is asked for through so many relays; each costs a part of the time.
 const MAX_RELAYS: usize = 4;
@@ -107,17 +103,7 @@ async fn seal(
         node: network.named(to),
         reason: Reason::Handshake,
     };
-    let link = network
-        .connect(relay, None)
-        .await
-        .map_err(|source| OpenError::Connect {
-            node: network.named(relay),
-            source,
-        })?;
-    let mut pipe = link
-        .open()
-        .await
-        .map_err(|error| broken(PipeError::Broken(error.to_string())))?;
+    let (_, mut pipe) = stream_to(network, relay).await?;
     let own_record = network.own_record();
     let own = OwnEnd {
         noise: network.identity().noise(),
