@@ -9,8 +9,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::wire::{Reader, WireError, Writer};
 
-/// Whether a node can be dialled at `address`: a port, one host, and only one spelling of it.
-pub(crate) fn is_dialable(address: &SocketAddr) -> bool {
+/// Whether a node can be dialled at `address`: a port, one host, and only one spelling of it. Records
+/// and invites carry no other.
+pub fn is_dialable(address: &SocketAddr) -> bool {
     let ip = address.ip();
     let mapped = matches!(ip, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());
     address.port() != 0 && !ip.is_unspecified() && !ip.is_multicast() && !mapped

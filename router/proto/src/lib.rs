@@ -22,6 +22,7 @@ mod target;
 mod testing;
 mod wire;
 
+pub use address::is_dialable;
 pub use id::{NodeId, ParseNodeIdError, SIGNATURE_BYTES};
 pub use invite::{INVITE_PREFIX, Invite, InviteError, InviteRelay, MAX_INVITE_NAME_BYTES};
 pub use noise::{HandshakeError, NOISE_KEY_BYTES, StaticKeypair};
@@ -29,7 +30,7 @@ pub use record::{
     MAX_CLOCK_SKEW, MAX_FAMILY_BYTES, MAX_RECORD_ADDRESSES, MAX_RECORD_AGE, MAX_RECORD_BYTES,
     MAX_RECORD_EXIT_PORTS, MAX_RECORD_ONION_KEYS, MAX_RECORD_RELAYS, MAX_SET_RECORDS, NodeRecord,
     OnionKey, RECORD_RENEWAL, RecordBook, RecordError, RecordOutcome, RecordSetError,
-    RecordSetReader, SignedRecord, encode_set,
+    RecordSetReader, SignedRecord, encode_set, is_family,
 };
 pub use rendezvous::{CircuitId, Expired, Rendezvous, RendezvousLimits};
 pub use roles::Roles;

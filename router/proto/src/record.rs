@@ -317,7 +317,9 @@ fn signed_at(sequence: u64) -> SystemTime {
     UNIX_EPOCH.checked_add(since).unwrap_or(UNIX_EPOCH)
 }
 
-fn is_family(text: &str) -> bool {
+/// Whether `text` may be the name of a family: 1 to [`MAX_FAMILY_BYTES`] printable ASCII bytes,
+/// none of them a space.
+pub fn is_family(text: &str) -> bool {
     (1..=MAX_FAMILY_BYTES).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
 }
 

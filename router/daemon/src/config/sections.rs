@@ -10,6 +10,7 @@ use std::{
 use toml::de::DeTable;
 use wormholes_proto::{
     MAX_CREDENTIAL_BYTES, MAX_FAMILY_BYTES, MAX_RECORD_ADDRESSES, NodeId, ServiceName, Target,
+    is_dialable, is_family,
 };
 
 use super::{
@@ -78,8 +79,8 @@ fn node(table: &Table<'_>, folder: &Path) -> NodeConfig {
             format!("more than {MAX_RECORD_ADDRESSES} addresses"),
         );
     }
-    if node.advertise.iter().any(|a| a.ip().is_unspecified()) {
-        table.problem("advertise", "an unspecified address reaches nobody");
+    if let Some(address) = node.advertise.iter().find(|address| !is_dialable(address)) {
+        table.problem("advertise", format!("nobody can dial {address}"));
     }
     if node.networks != ["public"] {
         table.problem("networks", "this build knows only \"public\"");
@@ -350,10 +351,12 @@ fn address_with_any_port(text: &str) -> Result<SocketAddr, &'static str> {
 }
 
 fn family(text: &str) -> Result<String, String> {
-    if (1..=MAX_FAMILY_BYTES).contains(&text.len()) {
+    if is_family(text) {
         Ok(text.to_owned())
     } else {
-        Err(format!("expected 1 to {MAX_FAMILY_BYTES} bytes"))
+        Err(format!(
+            "expected 1 to {MAX_FAMILY_BYTES} printable ASCII characters without spaces"
+        ))
     }
 }
 

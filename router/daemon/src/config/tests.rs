@@ -128,6 +128,11 @@ fn wrong_values_are_named_with_key_and_line() {
         2,
         "`listen` in [node]: expected an address",
     );
+    check("[node]\nfamily = 'two words'", 2, "without spaces");
+    for address in ["0.0.0.0:1", "224.0.0.1:1", "[::ffff:192.0.2.1]:1"] {
+        let text = format!("[node]\nadvertise = ['{address}']");
+        check(&text, 2, "nobody can dial");
+    }
     check("[node]\nlisten = '[::]:1'", 2, "expected a list");
     check("[node]\nname = 3", 2, "expected a text, found integer");
     check(
