@@ -93,6 +93,13 @@ pub enum LinkError {
     Lost(String),
 }
 
+impl CloseCode {
+    /// The number that goes over the wire.
+    const fn number(self) -> quinn::VarInt {
+        quinn::VarInt::from_u32(self as u32)
+    }
+}
+
 impl Link {
     fn new(peer: NodeId, connection: quinn::Connection) -> Self {
         Self {
@@ -179,8 +186,7 @@ impl Link {
 
     /// Ends it and all its streams.
     pub(crate) fn close(&self, code: CloseCode) {
-        self.connection
-            .close(quinn::VarInt::from_u32(code as u32), b"");
+        self.connection.close(code.number(), b"");
     }
 
     /// Whether both are the same connection.
@@ -193,9 +199,9 @@ fn lost(error: quinn::ConnectionError) -> LinkError {
     match &error {
         quinn::ConnectionError::ApplicationClosed(close) => {
             let code = close.error_code;
-            if code == quinn::VarInt::from_u32(CloseCode::Denied as u32) {
+            if code == CloseCode::Denied.number() {
                 LinkError::Closed(Reason::Denied)
-            } else if code == quinn::VarInt::from_u32(CloseCode::Busy as u32) {
+            } else if code == CloseCode::Busy.number() {
                 LinkError::Closed(Reason::Busy)
             } else {
                 LinkError::Lost("closed by the node".to_owned())

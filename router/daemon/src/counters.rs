@@ -7,9 +7,6 @@ use std::sync::{
 
 use wormholes_proto::Reason;
 
-/// Reasons are numbered from 1.
-const REASONS: usize = 14;
-
 /// All counters of a network.
 #[derive(Debug, Default)]
 pub struct Counters {
@@ -44,22 +41,25 @@ pub struct RoleCounters {
     pub opened: AtomicU64,
     /// Bytes copied, both directions, those of flows that live included.
     pub bytes: Arc<AtomicU64>,
-    refused: [AtomicU64; REASONS],
+    /// In the order of [`Reason::ALL`].
+    refused: [AtomicU64; Reason::ALL.len()],
 }
 
 impl RoleCounters {
     /// Counts a refusal.
     pub(crate) fn refuse(&self, reason: Reason) {
-        if let Some(count) = self.refused.get(usize::from(reason as u8)) {
+        let mut counts = Reason::ALL.iter().zip(&self.refused);
+        if let Some((_, count)) = counts.find(|(counted, _)| **counted == reason) {
             count.fetch_add(1, Relaxed);
         }
     }
 
     /// Reasons that this was refused for, and how often.
     pub fn refused(&self) -> Vec<(Reason, u64)> {
-        (0..=u8::MAX)
+        Reason::ALL
+            .into_iter()
             .zip(&self.refused)
-            .filter_map(|(number, count)| Some((Reason::from_number(number)?, count.load(Relaxed))))
+            .map(|(reason, count)| (reason, count.load(Relaxed)))
             .filter(|(_, count)| *count > 0)
             .collect()
     }

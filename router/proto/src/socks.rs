@@ -135,9 +135,14 @@ impl SocksReply {
         Self::AddressTypeNotSupported,
     ];
 
+    /// The wire number.
+    pub const fn number(self) -> u8 {
+        self as u8
+    }
+
     /// Reads a wire number.
     pub fn from_number(number: u8) -> Option<Self> {
-        Self::ALL.into_iter().find(|reply| *reply as u8 == number)
+        Self::ALL.into_iter().find(|reply| reply.number() == number)
     }
 
     /// The whole reply message. `bound` is where the far connection leaves from; a node does not
@@ -145,7 +150,7 @@ impl SocksReply {
     pub fn encode(self, bound: Option<SocketAddr>) -> Vec<u8> {
         let bound = bound.unwrap_or((Ipv4Addr::UNSPECIFIED, 0).into());
         let mut writer = Writer::new();
-        writer.u8(VERSION).u8(self as u8).u8(0);
+        writer.u8(VERSION).u8(self.number()).u8(0);
         encode_host(&Host::Ip(bound.ip()), &mut writer);
         writer.u16(bound.port());
         writer.into_vec()

@@ -148,7 +148,8 @@ pub enum StreamError {
 }
 
 impl Reason {
-    const ALL: [Self; 13] = [
+    /// Every reason, in order of its number, which begins with 1.
+    pub const ALL: [Self; 13] = [
         Self::Malformed,
         Self::Unsupported,
         Self::Denied,
@@ -164,9 +165,16 @@ impl Reason {
         Self::Handshake,
     ];
 
+    /// The wire number.
+    pub const fn number(self) -> u8 {
+        self as u8
+    }
+
     /// Reads a wire number.
     pub fn from_number(number: u8) -> Option<Self> {
-        Self::ALL.into_iter().find(|reason| *reason as u8 == number)
+        Self::ALL
+            .into_iter()
+            .find(|reason| reason.number() == number)
     }
 
     /// What the asker may do.
@@ -252,7 +260,7 @@ pub fn encode_answer(answer: &Answer) -> Vec<u8> {
     let mut body = Writer::new();
     match answer {
         Answer::Accepted(bytes) => body.u8(0).bytes(bytes),
-        Answer::Refused(reason) => body.u8(1).u8(*reason as u8),
+        Answer::Refused(reason) => body.u8(1).u8(reason.number()),
     };
     framed(body)
 }

@@ -277,8 +277,7 @@ impl Carrier {
     pub(crate) async fn close(&self) {
         let all = [&self.listeners, &self.dialers, &self.strangers];
         for bound in all.into_iter().flatten() {
-            let code = VarInt::from_u32(CloseCode::Done as u32);
-            bound.endpoint.close(code, b"");
+            bound.endpoint.close(CloseCode::Done.number(), b"");
         }
         for bound in all.into_iter().flatten() {
             bound.endpoint.wait_idle().await;

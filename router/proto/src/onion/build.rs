@@ -157,7 +157,7 @@ impl Status {
     }
 
     pub(super) fn encode(self) -> [u8; STATUS_BYTES] {
-        let mut bytes = [self.failure.map_or(0, |reason| reason as u8); STATUS_BYTES];
+        let mut bytes = [self.failure.map_or(0, Reason::number); STATUS_BYTES];
         if let Some(tail) = bytes.last_chunk_mut() {
             *tail = self.commitment;
         }
