@@ -267,14 +267,19 @@ impl Place<'_> {
 
     /// Limits of a copy in this place: config.toml's and those of a rule's allowance.
     pub(crate) fn limits(&self, allowance: &Allowance) -> CopyLimits {
-        let own_max = Some(self.role.config.max_bytes_per_circuit).filter(|max| *max > 0);
-        let own_idle = Some(self.role.config.idle);
+        let config = &self.role.config;
+        let own = Allowance {
+            max_bytes: Some(config.max_bytes_per_circuit).filter(|max| *max > 0),
+            idle: Some(config.idle),
+            ..Allowance::default()
+        };
+        let both = own.narrowed(allowance);
         CopyLimits {
-            bandwidth_bytes_per_s: allowance.bandwidth_bytes_per_s,
+            bandwidth_bytes_per_s: both.bandwidth_bytes_per_s,
             paces: self.pace.iter().cloned().collect(),
-            max_bytes: least(own_max, allowance.max_bytes),
-            max_time: allowance.max_time,
-            idle: least(own_idle, allowance.idle),
+            max_bytes: both.max_bytes,
+            max_time: both.max_time,
+            idle: both.idle,
             ..CopyLimits::default()
         }
     }
@@ -288,13 +293,6 @@ impl Drop for Place<'_> {
         if let Some(account) = accounts.by_customer.get_mut(&self.customer) {
             account.active = account.active.saturating_sub(1);
         }
-    }
-}
-
-fn least<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
-    match (one, other) {
-        (Some(one), Some(other)) => Some(one.min(other)),
-        (one, other) => one.or(other),
     }
 }
 

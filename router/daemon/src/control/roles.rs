@@ -1,21 +1,18 @@
 //! `relay`, `hop` and `exit`: what the node does for others.
 
-use std::sync::atomic::Ordering::Relaxed;
-
 use wormholes_proto::control::{Role, RoleLimits, RoleReport, RoleSummary, RolesSummary};
 
-use crate::{config::RoleConfig, counters::RoleCounters, node::NodeCore};
+use crate::{config::RoleConfig, node::NodeCore, role::RoleStatus};
 
 pub(super) fn summary(core: &NodeCore) -> RolesSummary {
-    let (config, counters) = (&core.config, core.network.counters());
-    let role = |config: &RoleConfig, counters: &RoleCounters| RoleSummary {
-        enabled: config.enabled,
-        active: counters.active.load(Relaxed),
+    let role = |status: RoleStatus| RoleSummary {
+        enabled: status.enabled,
+        active: status.active,
     };
     RolesSummary {
-        relay: role(&config.relay, &counters.relay),
-        hop: role(&config.hop.role, &counters.hop),
-        exit: role(&config.exit.role, &counters.exit),
+        relay: role(core.network.relay_status()),
+        hop: role(core.network.hop_status()),
+        exit: role(core.network.exit_status()),
     }
 }
 
@@ -28,12 +25,12 @@ pub(super) fn relay(core: &NodeCore, role: Role) -> RoleReport {
     };
     RoleReport {
         registered: (role == Role::Operator).then(registered),
-        ..report("relay", &core.config.relay, &core.network.counters().relay)
+        ..report("relay", &core.config.relay, core.network.relay_status())
     }
 }
 
 pub(super) fn hop(core: &NodeCore) -> RoleReport {
-    report("hop", &core.config.hop.role, &core.network.counters().hop)
+    report("hop", &core.config.hop.role, core.network.hop_status())
 }
 
 pub(super) fn exit(core: &NodeCore) -> RoleReport {
@@ -41,21 +38,18 @@ pub(super) fn exit(core: &NodeCore) -> RoleReport {
     let allow = exit.allow.iter().map(ToString::to_string);
     RoleReport {
         allow: allow.collect(),
-        ..report("exit", &exit.role, &core.network.counters().exit)
+        ..report("exit", &exit.role, core.network.exit_status())
     }
 }
 
-fn report(role: &str, config: &RoleConfig, counters: &RoleCounters) -> RoleReport {
-    let refused = counters.refused().into_iter();
+fn report(role: &str, config: &RoleConfig, status: RoleStatus) -> RoleReport {
     RoleReport {
         role: role.to_owned(),
-        enabled: config.enabled,
-        active: counters.active.load(Relaxed),
-        total: counters.opened.load(Relaxed),
-        bytes: counters.bytes.load(Relaxed),
-        refused: refused
-            .map(|(reason, count)| (reason.to_string(), count))
-            .collect(),
+        enabled: status.enabled,
+        active: status.active,
+        total: status.opened,
+        bytes: status.bytes,
+        refused: status.refused.into_iter().collect(),
         limits: RoleLimits {
             max_circuits: config.max_circuits,
             max_circuits_per_peer: config.max_circuits_per_peer,
