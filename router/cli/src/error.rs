@@ -63,18 +63,10 @@ impl CliError {
 
     /// For `--json`.
     pub(crate) fn to_json(&self) -> Value {
-        match self {
-            Self::Rpc(error) => json!({ "error": error }),
-            Self::NotRunning { .. }
-            | Self::SocketDenied { .. }
-            | Self::Socket { .. }
-            | Self::Closed
-            | Self::Answer(_)
-            | Self::ReadFile { .. }
-            | Self::File { .. }
-            | Self::Print(_)
-            | Self::Told
-            | Self::Failed(_) => json!({ "error": { "message": self.to_string() } }),
+        if let Self::Rpc(error) = self {
+            json!({ "error": error })
+        } else {
+            json!({ "error": { "message": self.to_string() } })
         }
     }
 }
