@@ -31,6 +31,10 @@ pub const MAX_CLOCK_SKEW: Duration = Duration::from_secs(24 * 60 * 60);
 /// What was not told for so long is told no more: three sets were fetched without it.
 const UNTOLD_AFTER: Duration = Duration::from_secs(15 * 60);
 
+/// Places that may be charged anew to one teller: far below the share of a flood, so that who
+/// echoes one never has the largest share.
+const MAX_TAKEN_OVER: usize = MAX_SET_RECORDS / 16;
+
 /// Signed records by node id, at most [`MAX_SET_RECORDS`]. Time is the caller's.
 #[derive(Debug, Clone, Default)]
 pub struct RecordBook {
@@ -220,7 +224,7 @@ impl RecordBook {
             return;
         }
         let charged = self.shares.entry(place.teller).or_default();
-        if !kept && *charged == most && less + 1 < *charged {
+        if !kept && *charged == most && less + 1 < *charged && less < MAX_TAKEN_OVER {
             *charged -= 1;
             (place.teller, place.told) = (teller, now);
             *self.shares.entry(teller).or_default() += 1;
