@@ -22,7 +22,7 @@ const MAX_BYTES: i64 = 64 << 20;
 /// What a worker thread of tokio has; the deepest script must fit.
 const STACK_BYTES: usize = 2 << 20;
 /// The machine is shared with others: a script passes when one of so many runs is in time.
-const RUNS: usize = 5;
+const RUNS: usize = 20;
 
 struct Cost {
     time: Duration,
