@@ -21,8 +21,8 @@ const MAX_TIME: Duration = Duration::from_millis(50);
 const MAX_BYTES: i64 = 64 << 20;
 /// What a worker thread of tokio has; the deepest script must fit.
 const STACK_BYTES: usize = 2 << 20;
-/// The machine is shared with others: a script passes when one of so many runs is in time.
-const RUNS: usize = 20;
+/// A script passes when one of so many runs is in time.
+const RUNS: usize = 5;
 
 struct Cost {
     time: Duration,
@@ -98,9 +98,9 @@ fn run(policy: &Policy) -> Cost {
     let (conn, world) = (conn(), world());
     let before = HELD.get();
     PEAK.set(before);
-    let start = Instant::now();
+    let start = time_run();
     let decision = policy.route(&conn, &world, SystemTime::UNIX_EPOCH);
-    let time = start.elapsed();
+    let time = time_run() - start;
     let peak = PEAK.get() - before;
     let Outcome::Plan(plan) = decision.outcome else {
         panic!("{:?}", decision.outcome);
@@ -110,6 +110,14 @@ fn run(policy: &Policy) -> Cost {
     drop((decision.trace, plan));
     let left = HELD.get() - before;
     Cost { time, peak, left }
+}
+
+/// How long this thread has run, as the kernel says: other work on the machine is no cost of a
+/// script's.
+fn time_run() -> Duration {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    let nanos = stat.split(' ').next().unwrap().parse().unwrap();
+    Duration::from_nanos(nanos)
 }
 
 fn check(name: &str, script: &str) {
