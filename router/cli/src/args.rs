@@ -114,8 +114,13 @@ pub(crate) enum ScriptCommand {
     Test(ScriptFiles),
     /// The scripts in force
     List,
-    /// Load the scripts again from their files; when one fails, nothing changes
-    Load,
+    /// Load the scripts that the config names again, or others; when one fails, nothing changes
+    Load {
+        /// Scripts in the order in which they are asked, until the next load without names, SIGHUP
+        /// or start; the config stays as it is [default: those that the config names]
+        #[arg(value_name = "SCRIPT")]
+        files: Vec<PathBuf>,
+    },
     /// Return to the scripts before the last load
     Rollback,
 }

@@ -8,6 +8,7 @@ use std::{
 };
 
 use serde::Deserialize;
+use wormholes_proto::control::ScriptText;
 use wormholes_rules::{LoadEnv, ScriptSource, SetRegistry, cases_path, is_cases_path, named_sets};
 
 use crate::{args::ScriptFiles, error::CliError};
@@ -99,6 +100,15 @@ pub(crate) fn read_cases(script: &Path) -> Result<Option<ScriptSource>, CliError
     } else {
         Ok(None)
     }
+}
+
+/// A script and its cases, to be sent to the daemon.
+pub(crate) fn script_text(file: &Path) -> Result<ScriptText, CliError> {
+    Ok(ScriptText {
+        path: std::path::absolute(file).unwrap_or_else(|_| file.to_owned()),
+        text: read(file)?,
+        cases: read_cases(file)?.map(|cases| cases.text),
+    })
 }
 
 fn read_config(path: &Path) -> Result<Config, CliError> {

@@ -51,6 +51,6 @@ pub use pipe::{
     CopyEnd, CopyLimits, CopyStop, FlowBytes, MemoryEnd, Pace, Pipe, PipeError, PipeReader,
     PipeWriter, Witness, copy,
 };
-pub use policy::{Generation, LoadError, NothingBefore, PolicyHost, ScriptError, check};
+pub use policy::{Generation, LoadError, NothingBefore, PolicyHost, ScriptError, Scripts, check};
 pub use role::{RoleAccount, RoleStatus};
 pub use tunnel::{ErrorKind, OpenError, Opened, Place, TunnelRequest};

@@ -21,7 +21,7 @@ use crate::{
     metrics::{MetricsError, MetricsServer},
     network::{NetworkOptions, StartError},
     pipe::Pipe,
-    policy::{self, LoadError},
+    policy::{self, LoadError, Scripts},
 };
 
 pub(crate) use self::core::assemble;
@@ -180,7 +180,7 @@ impl Node {
     /// # Errors
     /// [`ReloadError`]; all stays as it was.
     pub async fn reload(&self) -> Result<Reload, ReloadError> {
-        self.core.reload().await
+        self.core.reload(Scripts::OfConfig).await
     }
 
     /// Takes no more flows, lets living ones finish within the config's drain time, and ends.

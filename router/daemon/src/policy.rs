@@ -19,7 +19,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use wormholes_proto::control::EventBody;
 use wormholes_rules::{Needs, Policy, RuleEvent, RuleState, World};
 
@@ -30,7 +30,7 @@ use crate::{
     network::Network,
 };
 
-pub use load::{LoadError, check};
+pub use load::{LoadError, Scripts, check};
 pub(crate) use watch::watch;
 
 use load::Sources;
@@ -81,6 +81,7 @@ pub struct PolicyHost {
     last_number: AtomicU64,
     /// One load at a time.
     loading: Mutex<()>,
+    taken_over: Notify,
     state: Arc<RuleState>,
     errors: Mutex<VecDeque<ScriptError>>,
     error_count: AtomicU64,
@@ -110,7 +111,7 @@ impl PolicyHost {
         let state = Arc::new(RuleState::default());
         let sources = Sources::read(config)?;
         let policy = load::compile(&sources, &state, known_peers)?;
-        let first = Generation::new(1, config, policy, sources);
+        let first = Generation::new(1, config.clone(), policy, sources);
         let (rule_events, receiver) = mpsc::channel(MAX_EVENTS);
         metrics.policy_generation.set(1);
         let host = Self {
@@ -118,6 +119,7 @@ impl PolicyHost {
             history: Mutex::default(),
             last_number: AtomicU64::new(1),
             loading: Mutex::default(),
+            taken_over: Notify::new(),
             state,
             errors: Mutex::default(),
             error_count: AtomicU64::new(0),
@@ -142,25 +144,31 @@ impl PolicyHost {
         self.current.load_full()
     }
 
-    /// Loads `config` and puts it in force. Blocks while it reads files and runs tests.
+    /// Loads `config` with `scripts` and puts it in force. Blocks while it reads files and runs
+    /// tests.
     ///
     /// # Errors
     /// [`LoadError`]; the rules before stay in force.
-    pub fn load(&self, config: &RulesConfig) -> Result<Arc<Generation>, LoadError> {
+    pub fn load(
+        &self,
+        config: &RulesConfig,
+        scripts: Scripts,
+    ) -> Result<Arc<Generation>, LoadError> {
         let _one_at_a_time = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
         let known_peers = self.known_peers();
-        let loaded = Sources::read(config).and_then(|sources| {
-            let current = self.current();
-            if current.sources == sources && current.config == *config {
+        let current = self.current();
+        let before = (&current.config, &current.sources);
+        let loaded = load::gather(config, scripts, before).and_then(|(config, sources)| {
+            if current.sources == sources && current.config == config {
                 tracing::info!(generation = current.number, "rules are unchanged");
                 return Ok(None);
             }
             let policy = load::compile(&sources, &self.state, known_peers)?;
-            Ok(Some((sources, policy)))
+            Ok(Some((config, sources, policy)))
         });
         match loaded {
             Ok(None) => Ok(self.current()),
-            Ok(Some((sources, policy))) => {
+            Ok(Some((config, sources, policy))) => {
                 let number = 1 + self.last_number.fetch_add(1, Relaxed);
                 let next = Arc::new(Generation::new(number, config, policy, sources));
                 let before = self.current.swap(Arc::clone(&next));
@@ -198,6 +206,11 @@ impl PolicyHost {
         !lock(&self.history).is_empty()
     }
 
+    /// Waits until rules took over since the last wait.
+    pub(crate) async fn taken_over(&self) {
+        self.taken_over.notified().await;
+    }
+
     /// The last errors of scripts, newest first, and how many there were in all.
     pub fn errors(&self) -> (Vec<ScriptError>, u64) {
         let errors = lock(&self.errors).iter().cloned().collect();
@@ -213,6 +226,7 @@ impl PolicyHost {
             generation: generation.number,
             scripts: generation.script_names(),
         });
+        self.taken_over.notify_one();
         self.init(generation);
     }
 
@@ -230,21 +244,26 @@ impl PolicyHost {
 }
 
 impl Generation {
-    fn new(number: u64, config: &RulesConfig, policy: Policy, sources: Sources) -> Self {
+    fn new(number: u64, config: RulesConfig, policy: Policy, sources: Sources) -> Self {
         for warning in policy.warnings() {
             tracing::warn!(%warning, "rule script");
         }
         Self {
             number,
             loaded_at: SystemTime::now(),
-            config: config.clone(),
             default: config.default,
+            config,
             needs: policy.needs(),
             policy,
             sources,
             slow_until_ms: AtomicU64::new(0),
             loaded: Instant::now(),
         }
+    }
+
+    /// Whether a command gave its scripts: the next load of the config's, or a start, takes others.
+    pub fn is_by_command(&self) -> bool {
+        self.sources.by_command
     }
 
     /// The scripts' names, in the order in which they are asked.

@@ -19,7 +19,8 @@ mod frame;
 mod report;
 
 pub use call::{
-    Call, FlowParams, FlowsParams, NoParams, PeerAddParams, PeerParams, Role, SubscribeParams,
+    Call, FlowParams, FlowsParams, NoParams, PeerAddParams, PeerParams, Role, ScriptLoadParams,
+    ScriptText, SubscribeParams,
 };
 pub use discover::discover;
 pub use event::{Event, EventBody, EventKind};

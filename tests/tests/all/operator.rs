@@ -2,8 +2,11 @@
 
 use std::net::Ipv4Addr;
 
+use rustix::process::Signal;
 use serde_json::Value;
-use wormholes_tests::{Daemon, Setup, Site, TestNetwork, curl, output, workspace};
+use wormholes_tests::{
+    Daemon, Setup, Site, TestNetwork, curl, output, socks5_connect, until, workspace,
+};
 
 async fn network() -> TestNetwork {
     let script = workspace::root().join("scripts/demo.rhai");
@@ -71,4 +74,105 @@ async fn a_daemon_that_answers_can_be_used_at_once() {
         let metrics = format!("http://{}/metrics", node.metrics().unwrap());
         assert_eq!(curl("", &metrics, &[]).await.unwrap().status, 200);
     }
+}
+
+/// A node whose rules block everything, and say whose rules they are.
+struct Judge {
+    node: Daemon,
+    asked: u64,
+}
+
+impl Judge {
+    async fn start() -> Self {
+        let setup = Setup::new("judge").unwrap().entrances();
+        let setup = setup.script("rules.rhai", "fn route(c) { block(\"of the config\") }");
+        let node = setup.start().await.unwrap();
+        Self { node, asked: 0 }
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.node.folder().join(name), text).unwrap();
+    }
+
+    /// Why a flow is blocked now.
+    async fn says(&mut self) -> String {
+        let entrance = self.node.entrance("socks5").unwrap();
+        let refused = socks5_connect(entrance, "a.example", 80).await;
+        assert!(refused.is_err());
+        self.asked += 1;
+        let why = json(&self.node, &["why", &self.asked.to_string()]);
+        why["end"].as_str().unwrap().to_owned()
+    }
+
+    fn load(&self, script: &str) -> String {
+        self.node.cli(&["script", "load", script]).unwrap()
+    }
+}
+
+#[tokio::test]
+async fn scripts_given_by_a_command_hold_until_those_of_the_config_are_loaded() {
+    let mut judge = Judge::start().await;
+    assert_eq!(judge.says().await, "blocked: of the config");
+    judge.write("other.rhai", "fn route(c) { block(\"of the command\") }");
+    let loaded = judge.load("other.rhai");
+    for part in [
+        "/other.rhai\n",
+        "the next `script load`",
+        "`scripts` of [rules]",
+    ] {
+        assert!(loaded.contains(part), "{part:?}: {loaded}");
+    }
+    assert_eq!(judge.says().await, "blocked: of the command");
+    assert!(judge.node.cli(&["config"]).unwrap().contains("other.rhai"));
+    assert!(
+        judge
+            .node
+            .cli(&["status"])
+            .unwrap()
+            .contains("generation 2 by command")
+    );
+
+    // A changed config file is read; it is not what puts its scripts back in force.
+    let config = std::fs::read_to_string(judge.node.folder().join("config.toml")).unwrap();
+    judge.write("config.toml", &format!("# read again\n{config}"));
+    judge.node.log().wait("rules are unchanged").await.unwrap();
+    assert_eq!(judge.says().await, "blocked: of the command");
+
+    judge.node.signal(Signal::HUP).unwrap();
+    until("the config's scripts", async || {
+        let list = json(&judge.node, &["script", "list"]);
+        (list["by_command"] == false).then_some(())
+    })
+    .await
+    .unwrap();
+    assert_eq!(judge.says().await, "blocked: of the config");
+
+    judge.load("other.rhai");
+    judge.node.cli(&["script", "load"]).unwrap();
+    assert_eq!(judge.says().await, "blocked: of the config");
+    judge.node.cli(&["script", "rollback"]).unwrap();
+    assert_eq!(judge.says().await, "blocked: of the command");
+    judge.node.stop().await.unwrap();
+    judge.node.restart().await.unwrap();
+    judge.asked = 0;
+    assert_eq!(judge.says().await, "blocked: of the config");
+}
+
+#[tokio::test]
+async fn a_script_that_is_given_is_held_against_its_cases_and_its_size() {
+    let mut judge = Judge::start().await;
+    judge.write("other.rhai", "fn route(c) { block(\"of the command\") }");
+    let cases = "test(\"mail passes\", || {\n expect(!route(#{ port: 25 }).blocks);\n});";
+    judge.write("other.test.rhai", cases);
+    let said = complaint(&judge.node, &["script", "load", "other.rhai"]);
+    assert!(said.contains("other.test.rhai:2"), "{said}");
+    judge.write("large.rhai", &format!("// {}", "x".repeat(70_000)));
+    let said = complaint(&judge.node, &["script", "load", "large.rhai"]);
+    assert!(
+        said.contains("64 KiB") && said.contains("`scripts` of [rules]"),
+        "{said}"
+    );
+    let said = complaint(&judge.node, &["script", "load", "none.rhai"]);
+    assert!(said.contains("cannot read none.rhai"), "{said}");
+    assert_eq!(judge.says().await, "blocked: of the config");
 }

@@ -1,23 +1,38 @@
 //! `wormholes script`: the scripts of the daemon, and those on the disk.
 
+use std::path::PathBuf;
+
 use serde_json::Value;
-use wormholes_proto::control::{Call, NoParams, RpcError, ScriptDiagnostic, ScriptReport};
+use wormholes_proto::control::{
+    Call, MAX_REQUEST_BYTES, NoParams, RpcError, ScriptDiagnostic, ScriptLoadParams, ScriptReport,
+    encode_request,
+};
 
 use super::{Context, field, offline};
-use crate::{args::ScriptCommand, error::CliError, format, output::Style};
+use crate::{args::ScriptCommand, error::CliError, format, output::Style, rule_files::script_text};
 
 pub(super) fn run(context: &mut Context<'_>, command: ScriptCommand) -> Result<(), CliError> {
     match command {
         ScriptCommand::Check(files) => offline::check(context.output, &files),
         ScriptCommand::Test(files) => offline::test(context.output, &files),
         ScriptCommand::List => context.show(&Call::ScriptList(NoParams {}), render),
-        ScriptCommand::Load => load(context),
+        ScriptCommand::Load { files } => load(context, &files),
         ScriptCommand::Rollback => context.show(&Call::ScriptRollback(NoParams {}), render),
     }
 }
 
-fn load(context: &mut Context<'_>) -> Result<(), CliError> {
-    let call = Call::ScriptLoad(NoParams {});
+/// The files are read here: the daemon may run as a user who cannot read them.
+fn load(context: &mut Context<'_>, files: &[PathBuf]) -> Result<(), CliError> {
+    let scripts = files.iter().map(|file| script_text(file));
+    let scripts = scripts.collect::<Result<_, CliError>>()?;
+    let call = Call::ScriptLoad(ScriptLoadParams { scripts });
+    if encode_request(0, &call).len() > MAX_REQUEST_BYTES {
+        return Err(CliError::Failed(format!(
+            "the scripts and their cases are more than the {} KiB that a request may have; name \
+             them in `scripts` of [rules], and load without names",
+            MAX_REQUEST_BYTES / 1024
+        )));
+    }
     let loaded = context.connect()?.report(&call);
     let report: ScriptReport =
         loaded.map_err(|error| with_diagnostics(error, context.output.json))?;
@@ -47,6 +62,11 @@ fn render(report: &ScriptReport, style: Style) -> String {
         let name = if index == 0 { "scripts" } else { "" };
         let path = script.path.as_ref().map(|path| path.display().to_string());
         text += &field(style, name, &path.unwrap_or_else(|| script.name.clone()));
+    }
+    if report.by_command {
+        let until = "the next `script load` without names, SIGHUP or start";
+        text += &field(style, "until", until);
+        text += &field(style, "", "to keep them, name them in `scripts` of [rules]");
     }
     text += &field(style, "else", &report.default);
     text += &field(style, "errors", &report.errors.to_string());

@@ -108,8 +108,9 @@ fn roles(status: &Status) -> String {
 
 fn scripts(report: &ScriptReport) -> String {
     let names = list(report.scripts.iter().map(|script| &script.name), "none");
+    let by_command = if report.by_command { " by command" } else { "" };
     format!(
-        "generation {}, {} errors, else {}: {names}",
+        "generation {}{by_command}, {} errors, else {}: {names}",
         report.generation, report.errors, report.default
     )
 }
@@ -186,6 +187,7 @@ mod tests {
                 errors: 0,
                 can_roll_back: false,
                 restart_for: Vec::new(),
+                by_command: true,
             },
             role: Role::Operator,
         }

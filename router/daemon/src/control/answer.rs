@@ -27,7 +27,7 @@ pub(super) async fn answer(
         Call::Ping(params) => encode(netcheck::ping(core, &params).await?),
         Call::Netcheck(_) => encode(netcheck::netcheck(core).await),
         Call::ScriptList(_) => encode(rules::list(core, role)),
-        Call::ScriptLoad(_) => encode(rules::load(core).await?),
+        Call::ScriptLoad(params) => encode(rules::load(core, params).await?),
         Call::ScriptRollback(_) => encode(rules::roll_back(core).await?),
         Call::Relay(_) => encode(roles::relay(core, role)),
         Call::Hop(_) => encode(roles::hop(core)),

@@ -3,12 +3,15 @@
 use std::sync::Arc;
 
 use serde_json::json;
-use wormholes_proto::control::{ErrorCode, Role, RpcError, ScriptFile, ScriptReport};
+use wormholes_proto::control::{
+    ErrorCode, Role, RpcError, ScriptFile, ScriptLoadParams, ScriptReport,
+};
 
 use super::answer::failed;
 use crate::{
     config::DefaultRule,
     node::{NodeCore, ReloadError},
+    policy::Scripts,
 };
 
 pub(super) fn list(core: &NodeCore, role: Role) -> ScriptReport {
@@ -24,6 +27,7 @@ pub(super) fn list(core: &NodeCore, role: Role) -> ScriptReport {
                 path: (role == Role::Operator).then(|| path.clone()),
             })
             .collect(),
+        by_command: rules.is_by_command(),
         default: match rules.default {
             DefaultRule::Block => "block".to_owned(),
             DefaultRule::Direct => "direct".to_owned(),
@@ -34,8 +38,16 @@ pub(super) fn list(core: &NodeCore, role: Role) -> ScriptReport {
     }
 }
 
-pub(super) async fn load(core: &Arc<NodeCore>) -> Result<ScriptReport, RpcError> {
-    match core.reload().await {
+pub(super) async fn load(
+    core: &Arc<NodeCore>,
+    params: ScriptLoadParams,
+) -> Result<ScriptReport, RpcError> {
+    let scripts = if params.scripts.is_empty() {
+        Scripts::OfConfig
+    } else {
+        Scripts::Given(params.scripts)
+    };
+    match core.reload(scripts).await {
         Ok(reload) => Ok(ScriptReport {
             restart_for: reload.restart_for,
             ..list(core, Role::Operator)

@@ -8,7 +8,7 @@ use super::NodeCore;
 use crate::{
     config::{Config, ConfigError},
     control::config_text,
-    policy::{Generation, LoadError},
+    policy::{Generation, LoadError, Scripts},
 };
 
 /// What a reload did.
@@ -36,20 +36,20 @@ pub enum ReloadError {
 }
 
 impl NodeCore {
-    /// Reads the config file again, when there is one, and loads the rules.
+    /// Reads the config file again, when there is one, and loads the rules with `scripts`.
     ///
     /// # Errors
     /// [`ReloadError`]; all stays as it was.
-    pub async fn reload(self: &Arc<Self>) -> Result<Reload, ReloadError> {
+    pub async fn reload(self: &Arc<Self>, scripts: Scripts) -> Result<Reload, ReloadError> {
         let core = Arc::clone(self);
-        tokio::task::spawn_blocking(move || core.reload_blocking())
+        tokio::task::spawn_blocking(move || core.reload_blocking(scripts))
             .await
             .unwrap_or(Err(ReloadError::Stopping))
     }
 
-    fn reload_blocking(&self) -> Result<Reload, ReloadError> {
+    fn reload_blocking(&self, scripts: Scripts) -> Result<Reload, ReloadError> {
         let Some(file) = &self.config.file else {
-            let rules = self.policy.load(&self.config.rules)?;
+            let rules = self.policy.load(&self.config.rules, scripts)?;
             return Ok(Reload {
                 rules,
                 restart_for: Vec::new(),
@@ -61,7 +61,7 @@ impl NodeCore {
         if !restart_for.is_empty() {
             tracing::warn!(keys = ?restart_for, "changes that wait for a restart");
         }
-        let rules = self.policy.load(&config.rules)?;
+        let rules = self.policy.load(&config.rules, scripts)?;
         Ok(Reload { rules, restart_for })
     }
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use thiserror::Error;
-use wormholes_proto::control::ScriptDiagnostic;
+use wormholes_proto::control::{ScriptDiagnostic, ScriptText};
 use wormholes_rules::{
     Diagnostic, LoadEnv, Policy, RuleState, ScriptSource, SetError, SetRegistry, Surroundings,
     cases_path, run_tests,
@@ -46,14 +46,30 @@ pub enum LoadError {
     Scripts(Vec<Diagnostic>),
 }
 
+/// Which scripts a load takes; all else of the rules is as config.toml says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scripts {
+    /// Those that config.toml names.
+    OfConfig,
+    /// Those that a command gave, while they are in force; else those of config.toml.
+    InForce,
+    /// These, until the next load with [`Self::OfConfig`], or the next start. They come as texts: a
+    /// daemon that read what a command names would read for its caller what is not the caller's.
+    Given(Vec<ScriptText>),
+}
+
 /// The files of one load, as they were read.
 #[derive(Debug, PartialEq)]
 pub(super) struct Sources {
+    /// See [`Scripts::Given`].
+    pub(super) by_command: bool,
     scripts: Vec<ScriptSource>,
     /// The tests of each script, when it has some.
     cases: Vec<Option<ScriptSource>>,
-    sets: BTreeMap<String, SetFile>,
+    sets: Sets,
 }
+
+type Sets = BTreeMap<String, SetFile>;
 
 /// A set's file; its text is not kept, which may be large.
 #[derive(Debug, PartialEq)]
@@ -89,15 +105,38 @@ impl Sources {
             let path = cases_path(path);
             path.exists().then(|| script(&path)).transpose()
         });
-        let sets = config.sets.iter().map(|(name, path)| {
-            let digest = digest(&read(path, MAX_SET_BYTES)?);
-            let path = path.clone();
-            Ok((name.clone(), SetFile { path, digest }))
-        });
         Ok(Self {
+            by_command: false,
             scripts: scripts.collect::<Result<_, LoadError>>()?,
             cases: cases.collect::<Result<_, LoadError>>()?,
-            sets: sets.collect::<Result<_, LoadError>>()?,
+            sets: sets(config)?,
+        })
+    }
+
+    /// Takes the scripts from their texts, and the sets from the files of `config`.
+    fn given(config: &RulesConfig, scripts: Vec<ScriptText>) -> Result<Self, LoadError> {
+        let pairs = scripts.into_iter().map(|script| {
+            let cases = script
+                .cases
+                .map(|text| ScriptSource::of_file(&cases_path(&script.path), text));
+            (ScriptSource::of_file(&script.path, script.text), cases)
+        });
+        let (scripts, cases) = pairs.unzip();
+        Ok(Self {
+            by_command: true,
+            scripts,
+            cases,
+            sets: sets(config)?,
+        })
+    }
+
+    /// The same scripts, with the sets read anew.
+    fn again(&self, config: &RulesConfig) -> Result<Self, LoadError> {
+        Ok(Self {
+            by_command: self.by_command,
+            scripts: self.scripts.clone(),
+            cases: self.cases.clone(),
+            sets: sets(config)?,
         })
     }
 
@@ -120,6 +159,28 @@ impl Sources {
         });
         failures.collect()
     }
+}
+
+/// Reads what `config` and `scripts` mean beside the rules `before`. The config that comes with it
+/// names the scripts that were taken.
+pub(super) fn gather(
+    config: &RulesConfig,
+    scripts: Scripts,
+    before: (&RulesConfig, &Sources),
+) -> Result<(RulesConfig, Sources), LoadError> {
+    let mut config = config.clone();
+    let sources = match scripts {
+        Scripts::Given(given) => {
+            config.scripts = given.iter().map(|script| script.path.clone()).collect();
+            Sources::given(&config, given)?
+        }
+        Scripts::InForce if before.1.by_command => {
+            config.scripts.clone_from(&before.0.scripts);
+            before.1.again(&config)?
+        }
+        Scripts::InForce | Scripts::OfConfig => Sources::read(&config)?,
+    };
+    Ok((config, sources))
 }
 
 /// Reads, compiles and checks the rules of a config that no node runs.
@@ -159,6 +220,15 @@ pub(super) fn compile(
     } else {
         Err(LoadError::Scripts(failures))
     }
+}
+
+fn sets(config: &RulesConfig) -> Result<Sets, LoadError> {
+    let sets = config.sets.iter().map(|(name, path)| {
+        let digest = digest(&read(path, MAX_SET_BYTES)?);
+        let path = path.clone();
+        Ok((name.clone(), SetFile { path, digest }))
+    });
+    sets.collect()
 }
 
 fn script(path: &Path) -> Result<ScriptSource, LoadError> {

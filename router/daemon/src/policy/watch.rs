@@ -6,6 +6,7 @@ use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher, event::Modif
 use tokio::sync::Notify;
 use wormholes_rules::cases_path;
 
+use super::Scripts;
 use crate::node::NodeCore;
 
 /// An editor writes a file in several steps.
@@ -20,23 +21,32 @@ pub(crate) async fn watch(core: Arc<NodeCore>) {
             tracing::warn!(%error, "rule files are not watched; load them by command");
             return;
         }
-        let settled = async {
-            changed.notified().await;
-            tokio::time::sleep(SETTLE).await;
+        let next = async {
+            tokio::select! {
+                () = changed.notified() => {
+                    tokio::time::sleep(SETTLE).await;
+                    // An error was logged, counted and published where it happened.
+                    let _ = core.reload(Scripts::InForce).await;
+                }
+                () = core.policy.taken_over() => {}
+            }
         };
-        if core.stop.run_until_cancelled(settled).await.is_none() {
+        if core.stop.run_until_cancelled(next).await.is_none() {
             return;
         }
-        // An error was logged, counted and published where it happened.
-        let _ = core.reload().await;
-        // The config may name other files by now. The old watcher lives until the new one does.
+        // Other files may be in force by now. The old watcher lives until the new one does.
         watcher = start(&files(&core), &changed);
     }
 }
 
 fn files(core: &NodeCore) -> BTreeSet<PathBuf> {
-    let config = core.policy.current().config.clone();
-    let scripts = config.scripts.into_iter();
+    let rules = core.policy.current();
+    let config = rules.config.clone();
+    // Scripts that a command gave are no files here.
+    let scripts = config
+        .scripts
+        .into_iter()
+        .filter(|_| !rules.is_by_command());
     let scripts = scripts.flat_map(|script| [cases_path(&script), script]);
     let sets = config.sets.into_values();
     scripts

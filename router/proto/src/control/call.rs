@@ -1,6 +1,6 @@
 //! The methods: their names, who may call them, what they take and what they return.
 
-use std::fmt;
+use std::{fmt, path::PathBuf};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
@@ -80,6 +80,28 @@ pub struct PeerAddParams {
     pub trust: Option<u8>,
 }
 
+/// Scripts to load.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ScriptLoadParams {
+    /// In the order in which they are asked; empty: those that config.toml names.
+    #[serde(default)]
+    pub scripts: Vec<ScriptText>,
+}
+
+/// A script that its sender has read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ScriptText {
+    /// Where it was read; the end of it is the script's name.
+    pub path: PathBuf,
+    /// What it says.
+    pub text: String,
+    /// Its cases, which must pass; none when it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cases: Option<String>,
+}
+
 /// Which events to send.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -154,7 +176,7 @@ methods! {
     "ping" Ping(PeerParams) Operator -> PingReport, "Measures a round trip to a peer.";
     "netcheck" Netcheck(NoParams) Operator -> NetReport, "What can be reached, and why not.";
     "script.list" ScriptList(NoParams) Observer -> ScriptReport, "The scripts in force.";
-    "script.load" ScriptLoad(NoParams) Operator -> ScriptReport, "Loads the scripts from their files.";
+    "script.load" ScriptLoad(ScriptLoadParams) Operator -> ScriptReport, "Loads the config's scripts, or others, from their files.";
     "script.rollback" ScriptRollback(NoParams) Operator -> ScriptReport, "Returns to the scripts before.";
     "relay" Relay(NoParams) Observer -> RoleReport, "The role of carrying others' ciphertext.";
     "hop" Hop(NoParams) Observer -> RoleReport, "The role of peeling onion layers.";

@@ -371,6 +371,9 @@ pub struct ScriptReport {
     pub generation: u64,
     /// In the order that they are asked.
     pub scripts: Vec<ScriptFile>,
+    /// `script.load` gave them: the next one without scripts, a SIGHUP or a start takes those of
+    /// config.toml.
+    pub by_command: bool,
     /// What happens to flows that none answered.
     pub default: String,
     /// Decisions that ended in an error since the start.
