@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::{ArgGroup, Parser, Subcommand};
 use clap_complete::Shell;
 use wormholes_proto::control::EventKind;
 
@@ -45,6 +45,7 @@ pub(crate) enum Command {
     /// Why a flow went as it did: the rule, what it read, the tunnels tried
     Why {
         /// The number that `flows` and `events` show
+        #[arg(value_parser = flow_number)]
         flow: u64,
     },
     /// Measure the round trip to a peer, straight or through a relay
@@ -127,9 +128,10 @@ pub(crate) enum ScriptCommand {
 
 /// Scripts on the disk, and what they stand on.
 #[derive(Debug, clap::Args)]
+#[command(group = ArgGroup::new("which").required(true).multiple(true).args(["files", "config"]))]
 pub(crate) struct ScriptFiles {
     /// Scripts in the order in which they are asked
-    #[arg(required_unless_present = "config", value_name = "SCRIPT")]
+    #[arg(value_name = "SCRIPT")]
     pub(crate) files: Vec<PathBuf>,
     /// A wormholed config: its scripts when none are named, its sets and its peers
     #[arg(long, value_name = "FILE")]
@@ -137,6 +139,11 @@ pub(crate) struct ScriptFiles {
     /// A named set and its file; a set without a file is taken as empty, unless --config is given
     #[arg(long = "set", value_name = "NAME=FILE", value_parser = named_set)]
     pub(crate) sets: Vec<(String, PathBuf)>,
+}
+
+fn flow_number(text: &str) -> Result<u64, &'static str> {
+    let not_one = "flows are numbered; `wormholes flows` and `wormholes events` show them";
+    text.parse().map_err(|_| not_one)
 }
 
 fn named_set(text: &str) -> Result<(String, PathBuf), &'static str> {

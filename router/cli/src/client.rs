@@ -43,20 +43,17 @@ impl Client {
             Some(path) => vec![path],
             None => USUAL_SOCKETS.iter().map(Path::new).collect(),
         };
-        let mut last = None;
+        let mut silent = Vec::new();
+        let mut failed = None;
         for path in candidates {
             match UnixStream::connect(path) {
                 Ok(stream) => return Self::new(path, stream),
-                Err(source) => {
-                    let error = connect_error(path, source);
-                    // That one may not ask is worth more than that nobody listens elsewhere.
-                    if !matches!(last, Some(CliError::SocketDenied { .. })) {
-                        last = Some(error);
-                    }
-                }
+                Err(source) if is_silence(&source) => silent.push(path.to_owned()),
+                Err(source) => failed = failed.or(Some(connect_error(path, source))),
             }
         }
-        Err(last.unwrap_or(CliError::Closed))
+        // That one may not ask is worth more than that nobody listens elsewhere.
+        Err(failed.unwrap_or(CliError::NotRunning { paths: silent }))
     }
 
     fn new(path: &Path, stream: UnixStream) -> Result<Self, CliError> {
@@ -138,12 +135,14 @@ impl Client {
     }
 }
 
+/// Nobody listens.
+fn is_silence(source: &io::Error) -> bool {
+    [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused].contains(&source.kind())
+}
+
 fn connect_error(path: &Path, source: io::Error) -> CliError {
     let path = path.to_owned();
-    let kind = source.kind();
-    if [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused].contains(&kind) {
-        CliError::NotRunning { path }
-    } else if kind == io::ErrorKind::PermissionDenied {
+    if source.kind() == io::ErrorKind::PermissionDenied {
         CliError::SocketDenied { path }
     } else {
         CliError::Socket { path, source }

@@ -10,10 +10,11 @@ use wormholes_proto::control::{ErrorCode, RpcError};
 pub(crate) enum CliError {
     #[error(
         "wormholed is not running: nothing answers at {}\n\
-         start it with `wormholed --config FILE`, or name its socket with --socket PATH",
-        path.display()
+         start it with `wormholed --config FILE`, or name its socket with --socket PATH or \
+         $WORMHOLES_SOCKET",
+        list(paths)
     )]
-    NotRunning { path: PathBuf },
+    NotRunning { paths: Vec<PathBuf> },
     #[error(
         "permission denied: {}\n\
          run this as the daemon's user, or widen `mode` under [control] in its config",
@@ -69,4 +70,9 @@ impl CliError {
             json!({ "error": { "message": self.to_string() } })
         }
     }
+}
+
+fn list(paths: &[PathBuf]) -> String {
+    let paths = paths.iter().map(|path| path.display().to_string());
+    paths.collect::<Vec<_>>().join(" nor at ")
 }

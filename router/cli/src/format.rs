@@ -89,9 +89,10 @@ pub(crate) fn diagnostic(diagnostic: &ScriptDiagnostic) -> String {
     clean(&diagnostic.to_string())
 }
 
-/// `bob (yhdoqba8)`, or the beginning of the id where that is the name.
+/// `bob (yhdoqba8…)`, or the beginning of the id where that is the name.
 pub(crate) fn node(name: &str, id: &NodeId) -> String {
-    let id: String = id.to_string().chars().take(SHORT_ID_CHARS).collect();
+    let id = id.to_string();
+    let id: String = id.chars().take(SHORT_ID_CHARS).chain(['…']).collect();
     if name == id {
         id
     } else {

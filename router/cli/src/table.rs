@@ -96,12 +96,15 @@ impl Table {
         let mut excess = terminal.map_or(0, |terminal| {
             (widths.iter().sum::<usize>() + gaps).saturating_sub(terminal)
         });
-        for (width, column) in widths.iter_mut().zip(&self.columns) {
-            if column.cut {
-                let given = excess.min(width.saturating_sub(MIN_CUT_WIDTH));
-                *width -= given;
-                excess -= given;
-            }
+        // The widest gives first, so that no column is cut to nothing for the sake of another.
+        while excess > 0 {
+            let columns = widths.iter_mut().zip(&self.columns);
+            let wide = columns.filter(|(width, column)| column.cut && **width > MIN_CUT_WIDTH);
+            let Some((widest, _)) = wide.max_by_key(|(width, _)| **width) else {
+                break;
+            };
+            *widest -= 1;
+            excess -= 1;
         }
         widths
     }
@@ -162,6 +165,23 @@ mod tests {
                     a     a-long-name…      1\n\
                     bob   b:1            1000\n";
         assert_eq!(table().render(style), text);
+    }
+
+    #[test]
+    fn the_widest_column_gives_first() {
+        let style = Style {
+            color: false,
+            width: Some(40),
+        };
+        let mut table = Table::new(&["~TARGET", "~PATH", "AGE"]);
+        table.row([
+            "a-very-long-name.example:443".into(),
+            "ada > bob > carol".into(),
+            "1s".into(),
+        ]);
+        let text = "TARGET             PATH              AGE\n\
+                    a-very-long-name…  ada > bob > car…  1s\n";
+        assert_eq!(table.render(style), text);
     }
 
     #[test]

@@ -104,7 +104,7 @@ mod tests {
             "id": NodeId::from_bytes([7; 32]),
         });
         let text = render(&peer);
-        assert!(text.ends_with("peer-up       bob (yhdoqba8)\n"), "{text}");
+        assert!(text.ends_with("peer-up       bob (yhdoqba8…)\n"), "{text}");
         let unknown = json!({"seq": 1, "kind": "comet"});
         assert_eq!(render(&unknown), "{\"kind\":\"comet\",\"seq\":1}\n");
     }

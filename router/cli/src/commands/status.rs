@@ -67,8 +67,11 @@ fn relays(status: &Status) -> Vec<String> {
         .relays
         .iter()
         .map(|relay| {
-            let state = if relay.registered { "yes" } else { "NO" };
-            format!("{} {state}", relay.name)
+            let why = relay.error.as_deref().unwrap_or("no answer so far");
+            match relay.registered {
+                true => relay.name.clone(),
+                false => format!("{}: NO, {why}", relay.name),
+            }
         })
         .collect()
 }
