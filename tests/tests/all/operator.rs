@@ -16,10 +16,15 @@ async fn network() -> TestNetwork {
 
 /// What a command says on standard error when it fails.
 fn complaint(node: &Daemon, words: &[&str]) -> String {
+    let (status, said) = refusal(node, words);
+    assert_eq!(status, 1, "{words:?}: {said}");
+    said
+}
+
+fn refusal(node: &Daemon, words: &[&str]) -> (i32, String) {
     let output = output(&mut node.cli_command(words).unwrap()).unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{words:?}: {said}");
-    said
+    (output.status.code().unwrap(), said)
 }
 
 fn json(node: &Daemon, words: &[&str]) -> Value {
@@ -175,4 +180,141 @@ async fn a_script_that_is_given_is_held_against_its_cases_and_its_size() {
     let said = complaint(&judge.node, &["script", "load", "none.rhai"]);
     assert!(said.contains("cannot read none.rhai"), "{said}");
     assert_eq!(judge.says().await, "blocked: of the config");
+}
+
+#[tokio::test]
+async fn each_tunnel_is_built_as_the_operator_words_it() {
+    let network = network().await;
+    let outside = network.outside_url("/");
+    let (wiki, web) = ("http://wiki.relay.wh/", "http://web.friend.wh/");
+    for (plan, url, tunnel, path) in [
+        (r#"peer("relay").direct()"#, wiki, "direct", &["relay"][..]),
+        (
+            r#"peer("friend").relayed(relay("relay"))"#,
+            web,
+            "relay",
+            &["relay", "friend"],
+        ),
+        (
+            r#"peer("exit").direct().exit()"#,
+            &outside,
+            "direct",
+            &["exit"],
+        ),
+        (r#"onion(3)"#, &outside, "onion", &["hop", "hop", "exit"]),
+        (
+            r#"onion(2).via(peer("hop-2")).to(peer("exit")).exit()"#,
+            &outside,
+            "onion",
+            &["hop-2", "exit"],
+        ),
+        (
+            r#"peer("friend").direct().or(peer("friend").best())"#,
+            web,
+            "relay",
+            &["relay", "friend"],
+        ),
+    ] {
+        let client = &network.client;
+        let script = format!("fn route(c) {{ {plan}.closed() }}");
+        std::fs::write(client.folder().join("tunnel.rhai"), script).unwrap();
+        client.cli(&["script", "load", "tunnel.rhai"]).unwrap();
+        let proxy = format!("socks5h://{}", client.entrance("socks5").unwrap());
+        let mut events = client.events().await.unwrap();
+        let fetched = curl(&proxy, url, &[]).await.unwrap();
+        assert_eq!(fetched.status, 200, "{plan}: {fetched:?}");
+        let opened = events.next(|event| event["kind"] == "flow-opened").await;
+        let flow = opened.unwrap()["flow"].to_string();
+        let why = json(client, &["why", &flow]);
+        assert_eq!(why["tunnel"], tunnel, "{plan}: {why}");
+        let passed = why["path"].as_array().unwrap();
+        let passed: Vec<_> = passed
+            .iter()
+            .map(|node| node["name"].as_str().unwrap())
+            .collect();
+        let as_worded = passed
+            .iter()
+            .zip(path)
+            .all(|(node, word)| node.starts_with(word));
+        assert!(
+            passed.len() == path.len() && as_worded,
+            "{plan}: {passed:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn every_report_of_a_working_network_can_be_read_by_people_and_programs() {
+    let network = network().await;
+    let client = &network.client;
+    let proxy = format!("socks5h://{}", client.entrance("socks5").unwrap());
+    let mut events = client.events().await.unwrap();
+    let fetched = curl(&proxy, &network.outside_url("/"), &[]).await.unwrap();
+    assert_eq!(fetched.status, 200, "{fetched:?}");
+    events
+        .next(|event| event["kind"] == "flow-ended")
+        .await
+        .unwrap();
+    let id = client.id().to_string();
+    for (words, part) in [
+        (&["status"][..], "opened     onion 1"),
+        (&["peers"], "127.20.0.1:"),
+        (&["flows"], "no open flows"),
+        (&["why", "1"], "tunnel     onion, open after "),
+        (&["ping", "exit", "--count", "1"], "exit at 127.4.0.1:"),
+        (
+            &["netcheck"],
+            "registered: peers reach this node through it",
+        ),
+        (&["script", "list"], "rules.rhai"),
+        (&["relay"], "`enabled = true` under [relay] turns it on"),
+        (&["exit"], "role       exit off"),
+        (&["key"], &id),
+        (&["config"], "[[entrance]]"),
+    ] {
+        let text = client.cli(words).unwrap();
+        assert!(text.contains(part), "{words:?}: {text}");
+        assert!(json(client, words).is_object(), "{words:?}");
+    }
+    let status = client.cli(&["status"]).unwrap();
+    assert!(status.lines().count() <= 24, "{status}");
+    assert!(
+        status.lines().all(|line| line.chars().count() <= 80),
+        "{status}"
+    );
+}
+
+#[tokio::test]
+async fn what_is_typed_wrong_is_answered_with_what_to_do() {
+    let node = Setup::new("strict")
+        .unwrap()
+        .entrances()
+        .start()
+        .await
+        .unwrap();
+    for (words, status, mend) in [
+        (&["statu"][..], 2, "similar subcommand exists: 'status'"),
+        (&["why", "first"], 2, "`wormholes flows`"),
+        (&["why", "999"], 1, "`record_decisions` in [rules]"),
+        (&["flows", "--limit", "0"], 2, "1..=1000"),
+        (
+            &["events", "--kinds", "comet"],
+            2,
+            "there are: flow-opened, ",
+        ),
+        (&["ping", "nobody"], 1, "`wormholes peers` lists them"),
+        (&["ping", "strict"], 1, "this node itself"),
+        (&["peer", "add", "x"], 1, "begin with wormholes-invite:"),
+        (&["peer", "remove", "x"], 1, "`wormholes peers` lists them"),
+        (&["script", "check"], 2, "<SCRIPT|--config <FILE>>"),
+        (
+            &["--socket", "none.sock", "status"],
+            3,
+            "wormholed --config FILE",
+        ),
+    ] {
+        let (code, said) = refusal(&node, words);
+        assert_eq!(code, status, "{words:?}: {said}");
+        assert!(said.contains(mend), "{words:?}: {said}");
+    }
 }

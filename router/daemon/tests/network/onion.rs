@@ -285,6 +285,46 @@ async fn the_only_hop_is_one_exit_for_all_flows_until_it_is_gone() {
 }
 
 #[tokio::test]
+async fn flows_travel_over_many_paths_at_the_same_time() {
+    let echo = echo_server().await;
+    let scene = scene(190, 6, |_, _| {}).await;
+    let network = &scene.client.network;
+    let flows = (0u8..12).map(|key| async move {
+        let mut request = request(echo);
+        request.isolation = format!("key {key}");
+        within(network.open(&onion(3), &request)).await.unwrap()
+    });
+    let mut flows = futures_util::future::join_all(flows).await;
+    // All are open: each takes its bytes in before any gives them back.
+    for (flow, byte) in flows.iter_mut().zip(0u8..) {
+        flow.pipe
+            .writer
+            .write_chunk(vec![byte].into())
+            .await
+            .unwrap();
+    }
+    for (flow, byte) in flows.iter_mut().zip(0u8..12).rev() {
+        let back = within(flow.pipe.reader.read_chunk()).await;
+        assert_eq!(back, Ok(Some(vec![byte].into())));
+    }
+    let distinct = |hop: usize| {
+        let hops = flows.iter().map(|flow| flow.path[hop]);
+        hops.collect::<std::collections::HashSet<_>>().len()
+    };
+    // One guard for all, by design; behind it the ways part.
+    assert_eq!(distinct(0), 1);
+    assert!(
+        distinct(1) > 1 && distinct(2) > 1,
+        "{} {}",
+        distinct(1),
+        distinct(2)
+    );
+    let active = |hop: &Node| hop.network.hop_status().active;
+    let busy = scene.hops.iter().filter(|hop| active(hop) > 0).count();
+    assert!(busy > 3, "{busy} hops carry something at once");
+}
+
+#[tokio::test]
 async fn a_hop_that_dies_breaks_the_flow_and_the_next_one_takes_another_path() {
     let echo = echo_server().await;
     let scene = scene(110, 5, |_, _| {}).await;
