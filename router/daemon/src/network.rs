@@ -300,14 +300,12 @@ impl Network {
 
     /// Makes this node's record anew; relays hear of it at once, others when they ask.
     fn publish(&self) {
-        let known = self.peers.known();
-        let relays = known.iter().filter(|peer| peer.register);
         let record = OwnRecord {
             config: &self.config,
             identity: &self.identity,
             listen: self.carrier.listen_addresses(),
             onion_keys: self.hop_keys.published(),
-            relays: relays.map(|peer| peer.id).collect(),
+            relays: relays_in(self.peers.known().iter()),
         };
         match record.sign(self.records.last_own_sequence()) {
             Ok(record) => self.records.set_own(record),
@@ -452,8 +450,8 @@ impl Network {
 }
 
 /// Peers that this node shall be reachable through.
-fn relays_in(peers: &[PeerConfig]) -> Vec<NodeId> {
-    let relays = peers.iter().filter(|peer| peer.register);
+fn relays_in<'a>(peers: impl IntoIterator<Item = &'a PeerConfig>) -> Vec<NodeId> {
+    let relays = peers.into_iter().filter(|peer| peer.register);
     relays.map(|peer| peer.id).collect()
 }
 
