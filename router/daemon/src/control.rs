@@ -25,7 +25,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
-use wormholes_proto::control::{ErrorCode, Role, RpcError, encode_response};
+use wormholes_proto::control::{Access, ErrorCode, RpcError, encode_response};
 
 use self::{connection::Connection, seats::Seats, socket::ControlSocket};
 use crate::node::NodeCore;
@@ -104,13 +104,13 @@ async fn accept(
             continue;
         };
         let uid = credentials.uid();
-        let role = role_of(uid, &core.config.control.operators);
-        let Some(seat) = seats.take(uid, role) else {
+        let access = access_of(uid, &core.config.control.operators);
+        let Some(seat) = seats.take(uid, access) else {
             refuse(&stream);
             continue;
         };
-        debug!(uid, %role, "control connection");
-        let connection = Connection::new(Arc::clone(&core), stream, role);
+        debug!(uid, %access, "control connection");
+        let connection = Connection::new(Arc::clone(&core), stream, access);
         let stop = stop.clone();
         tasks.spawn(async move {
             let _seat = seat;
@@ -126,12 +126,12 @@ async fn accept(
     }
 }
 
-fn role_of(uid: u32, operators: &[u32]) -> Role {
+fn access_of(uid: u32, operators: &[u32]) -> Access {
     let own = rustix::process::geteuid().as_raw();
     if uid == 0 || uid == own || operators.contains(&uid) {
-        Role::Operator
+        Access::Operator
     } else {
-        Role::Observer
+        Access::Observer
     }
 }
 

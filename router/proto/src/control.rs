@@ -19,7 +19,7 @@ mod frame;
 mod report;
 
 pub use call::{
-    Call, FlowParams, FlowsParams, NoParams, PeerAddParams, PeerParams, Role, ScriptLoadParams,
+    Access, Call, FlowParams, FlowsParams, NoParams, PeerAddParams, PeerParams, ScriptLoadParams,
     ScriptText, SubscribeParams,
 };
 pub use discover::discover;

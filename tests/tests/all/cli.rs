@@ -174,7 +174,7 @@ async fn every_report_comes_as_text_and_as_json() {
     }
     let status = ada.json(&["status"]).await;
     assert_eq!(status["node_id"], ada.node.id().to_string());
-    assert_eq!(status["role"], "operator");
+    assert_eq!(status["access"], "operator");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -37,7 +37,7 @@ pub(super) fn render(status: &Status, style: Style) -> String {
         text += &field(name, &value);
     }
     text += &field("scripts", &scripts(&status.scripts));
-    text += &field("you", &format!("{} of this node", status.role));
+    text += &field("you", &format!("{} of this node", status.access));
     text
 }
 
@@ -122,7 +122,7 @@ fn scripts(report: &ScriptReport) -> String {
 mod tests {
     use wormholes_proto::{
         NodeId,
-        control::{EntranceInfo, RelayRegistration, Role, RolesSummary, ScriptFile, ServiceInfo},
+        control::{Access, EntranceInfo, RelayRegistration, RolesSummary, ScriptFile, ServiceInfo},
     };
 
     use super::*;
@@ -192,7 +192,7 @@ mod tests {
                 restart_for: Vec::new(),
                 by_command: true,
             },
-            role: Role::Operator,
+            access: Access::Operator,
         }
     }
 

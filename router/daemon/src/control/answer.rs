@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::Value;
-use wormholes_proto::control::{Call, ErrorCode, Role, RpcError, discover};
+use wormholes_proto::control::{Access, Call, ErrorCode, RpcError, discover};
 
 use super::{flows, netcheck, peers, roles, rules, status};
 use crate::node::NodeCore;
@@ -12,27 +12,27 @@ use crate::node::NodeCore;
 /// Carries out a call that its caller may make.
 pub(super) async fn answer(
     core: &Arc<NodeCore>,
-    role: Role,
+    access: Access,
     call: Call,
 ) -> Result<Value, RpcError> {
     match call {
         Call::Discover(_) => Ok(discover()),
-        Call::Status(_) => encode(status::status(core, role)),
+        Call::Status(_) => encode(status::status(core, access)),
         Call::Peers(_) => encode(peers::list(core)),
         Call::PeerAdd(params) => encode(peers::add(core, params).await?),
         Call::PeerRemove(params) => encode(peers::remove(core, &params).await?),
         Call::PeerInvite(_) => encode(peers::invite(core)?),
-        Call::Flows(params) => encode(flows::list(core, role, &params)),
+        Call::Flows(params) => encode(flows::list(core, access, &params)),
         Call::Why(params) => encode(flows::why(core, &params)?),
         Call::Ping(params) => encode(netcheck::ping(core, &params).await?),
         Call::Netcheck(_) => encode(netcheck::netcheck(core).await),
-        Call::ScriptList(_) => encode(rules::list(core, role)),
+        Call::ScriptList(_) => encode(rules::list(core, access)),
         Call::ScriptLoad(params) => encode(rules::load(core, params).await?),
         Call::ScriptRollback(_) => encode(rules::roll_back(core).await?),
-        Call::Relay(_) => encode(roles::relay(core, role)),
+        Call::Relay(_) => encode(roles::relay(core, access)),
         Call::Hop(_) => encode(roles::hop(core)),
         Call::Exit(_) => encode(roles::exit(core)),
-        Call::Key(_) => encode(status::key(core, role)),
+        Call::Key(_) => encode(status::key(core, access)),
         Call::Config(_) => encode(status::config(core)),
         Call::Subscribe(_) | Call::Unsubscribe(_) => {
             let message = "the connection's own matter";

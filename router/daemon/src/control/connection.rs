@@ -12,7 +12,7 @@ use tokio::{
     time::timeout,
 };
 use wormholes_proto::control::{
-    Call, ErrorCode, Event, EventKind, LineBuffer, MAX_REQUEST_BYTES, Request, Role, RpcError,
+    Access, Call, ErrorCode, Event, EventKind, LineBuffer, MAX_REQUEST_BYTES, Request, RpcError,
     Subscribed, decode_request, encode_event, encode_response,
 };
 
@@ -36,7 +36,7 @@ pub(super) struct Connection {
     writer: OwnedWriteHalf,
     lines: LineBuffer,
     subscription: Option<Subscription>,
-    role: Role,
+    access: Access,
 }
 
 enum Input {
@@ -45,7 +45,7 @@ enum Input {
 }
 
 impl Connection {
-    pub(super) fn new(core: Arc<NodeCore>, stream: UnixStream, role: Role) -> Self {
+    pub(super) fn new(core: Arc<NodeCore>, stream: UnixStream, access: Access) -> Self {
         let (reader, writer) = stream.into_split();
         Self {
             core,
@@ -54,7 +54,7 @@ impl Connection {
             writer,
             lines: LineBuffer::new(MAX_REQUEST_BYTES),
             subscription: None,
-            role,
+            access,
         }
     }
 
@@ -113,7 +113,7 @@ impl Connection {
     }
 
     async fn carry_out(&mut self, call: Call) -> Result<Value, RpcError> {
-        if self.role < call.role() {
+        if self.access < call.access() {
             let message = format!("{} is for operators; this uid observes", call.name());
             return Err(RpcError::new(ErrorCode::Denied, message));
         }
@@ -124,7 +124,7 @@ impl Connection {
             self.subscription = None;
             return answer::encode(Subscribed { kinds: Vec::new() });
         }
-        timeout(CALL_TIMEOUT, answer::answer(&self.core, self.role, call))
+        timeout(CALL_TIMEOUT, answer::answer(&self.core, self.access, call))
             .await
             .unwrap_or_else(|_| Err(RpcError::new(ErrorCode::Failed, "timed out")))
     }
@@ -140,9 +140,9 @@ impl Connection {
     }
 
     async fn tell(&mut self, event: Event) -> io::Result<()> {
-        let event = match self.role {
-            Role::Operator => event,
-            Role::Observer => event.for_observer(),
+        let event = match self.access {
+            Access::Operator => event,
+            Access::Observer => event.for_observer(),
         };
         self.write(&encode_event(&event)).await
     }

@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use wormholes_proto::{
     NodeId,
     control::{
-        Because, DecisionInfo, ErrorCode, Explanation, FlowInfo, FlowList, FlowParams, FlowsParams,
-        PathNode, Role, RpcError, RuleName, StepTried,
+        Access, Because, DecisionInfo, ErrorCode, Explanation, FlowInfo, FlowList, FlowParams,
+        FlowsParams, PathNode, RpcError, RuleName, StepTried,
     },
 };
 use wormholes_rules::{Outcome, Plan, Step};
@@ -22,12 +22,12 @@ const DEFAULT_LIMIT: u32 = 100;
 /// An answer stays far below the bound of a line.
 const MAX_LIMIT: u32 = 1000;
 
-pub(super) fn list(core: &NodeCore, role: Role, params: &FlowsParams) -> FlowList {
+pub(super) fn list(core: &NodeCore, access: Access, params: &FlowsParams) -> FlowList {
     let limit = params.limit.unwrap_or(DEFAULT_LIMIT).min(MAX_LIMIT);
     let flows = core.flows.living(limit as usize);
     FlowList {
         open: core.flows.open() as u64,
-        flows: flows.iter().map(|flow| info(core, role, flow)).collect(),
+        flows: flows.iter().map(|flow| info(core, access, flow)).collect(),
     }
 }
 
@@ -68,9 +68,9 @@ pub(super) fn why(core: &NodeCore, params: &FlowParams) -> Result<Explanation, R
     })
 }
 
-fn info(core: &NodeCore, role: Role, flow: &Flow) -> FlowInfo {
+fn info(core: &NodeCore, access: Access, flow: &Flow) -> FlowInfo {
     let story = flow.summary();
-    let shown = role == Role::Operator;
+    let shown = access == Access::Operator;
     FlowInfo {
         flow: flow.id,
         entrance: flow.entrance.to_owned(),

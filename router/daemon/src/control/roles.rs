@@ -1,6 +1,6 @@
 //! `relay`, `hop` and `exit`: what the node does for others.
 
-use wormholes_proto::control::{Role, RoleLimits, RoleReport, RoleSummary, RolesSummary};
+use wormholes_proto::control::{Access, RoleLimits, RoleReport, RoleSummary, RolesSummary};
 
 use crate::{config::RoleConfig, node::NodeCore, role::RoleStatus};
 
@@ -16,7 +16,7 @@ pub(super) fn summary(core: &NodeCore) -> RolesSummary {
     }
 }
 
-pub(super) fn relay(core: &NodeCore, role: Role) -> RoleReport {
+pub(super) fn relay(core: &NodeCore, access: Access) -> RoleReport {
     let registered = || {
         let ids = core.network.registered().into_iter();
         let mut names: Vec<String> = ids.map(|id| core.network.view(id).name.clone()).collect();
@@ -24,7 +24,7 @@ pub(super) fn relay(core: &NodeCore, role: Role) -> RoleReport {
         names
     };
     RoleReport {
-        registered: (role == Role::Operator).then(registered),
+        registered: (access == Access::Operator).then(registered),
         ..report("relay", &core.config.relay, core.network.relay_status())
     }
 }

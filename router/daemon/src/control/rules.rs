@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 use wormholes_proto::control::{
-    ErrorCode, Role, RpcError, ScriptFile, ScriptLoadParams, ScriptReport,
+    Access, ErrorCode, RpcError, ScriptFile, ScriptLoadParams, ScriptReport,
 };
 
 use super::answer::failed;
@@ -14,7 +14,7 @@ use crate::{
     policy::Scripts,
 };
 
-pub(super) fn list(core: &NodeCore, role: Role) -> ScriptReport {
+pub(super) fn list(core: &NodeCore, access: Access) -> ScriptReport {
     let rules = core.policy.current();
     let paths = rules.config.scripts.iter();
     let scripts = rules.script_names().into_iter().zip(paths);
@@ -24,7 +24,7 @@ pub(super) fn list(core: &NodeCore, role: Role) -> ScriptReport {
         scripts: scripts
             .map(|(name, path)| ScriptFile {
                 name,
-                path: (role == Role::Operator).then(|| path.clone()),
+                path: (access == Access::Operator).then(|| path.clone()),
             })
             .collect(),
         by_command: rules.is_by_command(),
@@ -50,7 +50,7 @@ pub(super) async fn load(
     match core.reload(scripts).await {
         Ok(reload) => Ok(ScriptReport {
             restart_for: reload.restart_for,
-            ..list(core, Role::Operator)
+            ..list(core, Access::Operator)
         }),
         Err(ReloadError::Rules(error)) => Err(RpcError {
             data: Some(json!({ "diagnostics": error.diagnostics() })),
@@ -69,5 +69,5 @@ pub(super) async fn roll_back(core: &Arc<NodeCore>) -> Result<ScriptReport, RpcE
     let back = tokio::task::spawn_blocking(move || policy.rollback()).await;
     back.map_err(failed)?
         .map_err(|error| RpcError::new(ErrorCode::NotFound, error.to_string()))?;
-    Ok(list(core, Role::Operator))
+    Ok(list(core, Access::Operator))
 }

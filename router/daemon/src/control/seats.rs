@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use wormholes_proto::control::Role;
+use wormholes_proto::control::Access;
 
 /// Of one observing uid: a few dashboards and a shell.
 const MAX_PER_OBSERVER: usize = 16;
@@ -29,16 +29,16 @@ struct Taken {
 pub(super) struct Seat {
     seats: Seats,
     uid: u32,
-    role: Role,
+    access: Access,
 }
 
 impl Seats {
     /// A seat, if there is one.
-    pub(super) fn take(&self, uid: u32, role: Role) -> Option<Seat> {
-        self.with(|taken| taken.take(uid, role)).then(|| Seat {
+    pub(super) fn take(&self, uid: u32, access: Access) -> Option<Seat> {
+        self.with(|taken| taken.take(uid, access)).then(|| Seat {
             seats: self.clone(),
             uid,
-            role,
+            access,
         })
     }
 
@@ -48,14 +48,14 @@ impl Seats {
 }
 
 impl Taken {
-    fn take(&mut self, uid: u32, role: Role) -> bool {
-        match role {
-            Role::Operator => {
+    fn take(&mut self, uid: u32, access: Access) -> bool {
+        match access {
+            Access::Operator => {
                 let free = self.operators < MAX_OPERATORS;
                 self.operators += usize::from(free);
                 free
             }
-            Role::Observer => {
+            Access::Observer => {
                 let own = self.observers.get(&uid).copied().unwrap_or_default();
                 let all: usize = self.observers.values().sum();
                 let free = own < MAX_PER_OBSERVER && all < MAX_OBSERVERS;
@@ -67,10 +67,10 @@ impl Taken {
         }
     }
 
-    fn release(&mut self, uid: u32, role: Role) {
-        match role {
-            Role::Operator => self.operators = self.operators.saturating_sub(1),
-            Role::Observer => {
+    fn release(&mut self, uid: u32, access: Access) {
+        match access {
+            Access::Operator => self.operators = self.operators.saturating_sub(1),
+            Access::Observer => {
                 let left = self.observers.remove(&uid).unwrap_or_default();
                 if left > 1 {
                     self.observers.insert(uid, left - 1);
@@ -82,7 +82,8 @@ impl Taken {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.seats.with(|taken| taken.release(self.uid, self.role));
+        self.seats
+            .with(|taken| taken.release(self.uid, self.access));
     }
 }
 
@@ -90,21 +91,21 @@ impl Drop for Seat {
 mod tests {
     use super::*;
 
-    fn fill(seats: &Seats, uid: u32, role: Role) -> Vec<Seat> {
-        std::iter::from_fn(|| seats.take(uid, role)).collect()
+    fn fill(seats: &Seats, uid: u32, access: Access) -> Vec<Seat> {
+        std::iter::from_fn(|| seats.take(uid, access)).collect()
     }
 
     #[test]
     fn observers_leave_seats_for_operators_and_for_each_other() {
         let seats = Seats::default();
         let taken: Vec<Vec<Seat>> = (1..=4)
-            .map(|uid| fill(&seats, uid, Role::Observer))
+            .map(|uid| fill(&seats, uid, Access::Observer))
             .collect();
         let sizes: Vec<usize> = taken.iter().map(Vec::len).collect();
         assert_eq!(sizes, [16, 16, 16, 0]);
-        assert_eq!(fill(&seats, 0, Role::Operator).len(), MAX_OPERATORS);
+        assert_eq!(fill(&seats, 0, Access::Operator).len(), MAX_OPERATORS);
         drop(taken);
-        assert_eq!(fill(&seats, 4, Role::Observer).len(), MAX_PER_OBSERVER);
+        assert_eq!(fill(&seats, 4, Access::Observer).len(), MAX_PER_OBSERVER);
         assert!(seats.with(|taken| taken.observers.is_empty()));
     }
 }

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use data_encoding::HEXLOWER;
 use wormholes_proto::control::{
-    ConfigReport, EntranceInfo, FlowTotals, KeyInfo, OnionKeyInfo, PROTOCOL_VERSION,
-    RelayRegistration, Role, ServiceInfo, Status,
+    Access, ConfigReport, EntranceInfo, FlowTotals, KeyInfo, OnionKeyInfo, PROTOCOL_VERSION,
+    RelayRegistration, ServiceInfo, Status,
 };
 
 use super::{config_text::config_text, roles, rules};
 use crate::{clock::unix_seconds, config::Config, identity, node::NodeCore};
 
-pub(super) fn status(core: &NodeCore, role: Role) -> Status {
+pub(super) fn status(core: &NodeCore, access: Access) -> Status {
     let world = core.network.world();
     let online = world.nodes().iter().filter(|node| node.online).count();
     let services = core.config.services.iter();
@@ -41,12 +41,12 @@ pub(super) fn status(core: &NodeCore, role: Role) -> Status {
         peers_connected: online,
         relays: relays(core),
         flows: totals(core),
-        scripts: rules::list(core, role),
-        role,
+        scripts: rules::list(core, access),
+        access,
     }
 }
 
-pub(super) fn key(core: &NodeCore, role: Role) -> KeyInfo {
+pub(super) fn key(core: &NodeCore, access: Access) -> KeyInfo {
     let record = core.network.own_record();
     let record = record.record();
     let onion_keys = record.onion_keys.iter().map(|key| OnionKeyInfo {
@@ -59,7 +59,7 @@ pub(super) fn key(core: &NodeCore, role: Role) -> KeyInfo {
         node_id: record.id,
         noise_key: HEXLOWER.encode(&record.noise_key),
         onion_keys: onion_keys.collect(),
-        identity_file: (role == Role::Operator).then_some(file),
+        identity_file: (access == Access::Operator).then_some(file),
     }
 }
 

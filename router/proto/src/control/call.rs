@@ -20,7 +20,7 @@ use super::{
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
 #[serde(rename_all = "lowercase")]
-pub enum Role {
+pub enum Access {
     /// Whoever may open the socket.
     Observer,
     /// The daemon's own user, root, and the `operators` of config.toml.
@@ -31,7 +31,7 @@ pub enum Role {
 pub(super) struct MethodSchema {
     pub(super) name: &'static str,
     pub(super) summary: &'static str,
-    pub(super) role: Role,
+    pub(super) access: Access,
     pub(super) params: Schema,
     pub(super) result: Schema,
 }
@@ -111,9 +111,9 @@ pub struct SubscribeParams {
     pub kinds: Vec<EventKind>,
 }
 
-/// From one list: the calls, their names and roles, and what `rpc.discover` says.
+/// From one list: the calls, their names and who may call them, and what `rpc.discover` says.
 macro_rules! methods {
-    ($($name:literal $variant:ident($params:ty) $role:ident -> $result:ty, $summary:literal;)*) => {
+    ($($name:literal $variant:ident($params:ty) $access:ident -> $result:ty, $summary:literal;)*) => {
         /// A call of a method with its params.
         #[derive(Debug, Clone, PartialEq)]
         pub enum Call {
@@ -126,9 +126,9 @@ macro_rules! methods {
                 match self { $(Self::$variant(_) => $name,)* }
             }
 
-            /// The least role that may call it.
-            pub fn role(&self) -> Role {
-                match self { $(Self::$variant(_) => Role::$role,)* }
+            /// The least access that may call it.
+            pub fn access(&self) -> Access {
+                match self { $(Self::$variant(_) => Access::$access,)* }
             }
 
             /// The params as an object.
@@ -156,7 +156,7 @@ macro_rules! methods {
             vec![$(MethodSchema {
                 name: $name,
                 summary: $summary,
-                role: Role::$role,
+                access: Access::$access,
                 params: <$params>::json_schema(generator),
                 result: generator.subschema_for::<$result>(),
             },)*]
@@ -187,7 +187,7 @@ methods! {
     "events.unsubscribe" Unsubscribe(NoParams) Observer -> Subscribed, "Sends no more events.";
 }
 
-impl fmt::Display for Role {
+impl fmt::Display for Access {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Observer => "observer",

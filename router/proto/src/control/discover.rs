@@ -70,14 +70,14 @@ fn method(method: MethodSchema) -> Value {
         "paramStructure": "by-name",
         "params": params,
         "result": { "name": "result", "schema": method.result },
-        "x-role": method.role,
+        "x-access": method.access,
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::{Call, Role};
+    use crate::control::{Access, Call};
 
     /// Frozen: a method that goes, or asks for more rights, breaks people's programs.
     #[test]
@@ -89,7 +89,7 @@ mod tests {
             .iter()
             .map(|method| {
                 let text = |key: &str| method[key].as_str().unwrap().to_owned();
-                format!("{} {}", text("name"), text("x-role"))
+                format!("{} {}", text("name"), text("x-access"))
             })
             .collect();
         let expected = [
@@ -142,13 +142,13 @@ mod tests {
     #[test]
     fn the_listed_roles_are_those_that_calls_have() {
         for method in discover()["methods"].as_array().unwrap() {
-            let role: Role = serde_json::from_value(method["x-role"].clone()).unwrap();
+            let access: Access = serde_json::from_value(method["x-access"].clone()).unwrap();
             let name = method["name"].as_str().unwrap();
             let sample = serde_json::from_str(r#"{"flow":1,"peer":"p","invite":"i"}"#).unwrap();
             let read = Call::read(name, Map::new())
                 .or_else(|_| Call::read(name, only(name, sample)))
                 .unwrap();
-            assert_eq!((read.name(), read.role()), (name, role));
+            assert_eq!((read.name(), read.access()), (name, access));
         }
     }
 

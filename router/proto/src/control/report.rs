@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::event::EventKind;
+use super::{call::Access, event::EventKind};
 use crate::{id::NodeId, roles::Roles};
 
 /// The version of this protocol. Additions keep it; what would mislead an older client does not.
@@ -48,7 +48,7 @@ pub struct Status {
     /// Its scripts.
     pub scripts: ScriptReport,
     /// What the caller may do here.
-    pub role: super::Role,
+    pub access: Access,
 }
 
 /// An entrance that is open.
