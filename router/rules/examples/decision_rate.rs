@@ -8,7 +8,7 @@ use std::{
     error::Error,
     fmt::Write,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use wormholes_rules::{Conn, LoadEnv, Policy, ScriptSource, SetRegistry, Surroundings, World};
@@ -17,32 +17,6 @@ const NAMES: usize = 100_000;
 const DECISIONS: usize = 50_000;
 /// The floor that the project sets itself, for an optimised build.
 const FLOOR: Duration = Duration::from_micros(10);
-
-fn conn(host: String) -> Conn {
-    Conn {
-        id: 1,
-        attempt: 0,
-        last_error: None,
-        entrance: "socks5",
-        label: None,
-        network: "tcp",
-        host,
-        ip: None,
-        ips: Vec::new(),
-        port: 443,
-        node: None,
-        service: None,
-        app: None,
-        app_path: None,
-        uid: None,
-        user: None,
-        src: None,
-        rand: 42,
-        now: SystemTime::UNIX_EPOCH,
-        hour: 12,
-        weekday: 1,
-    }
-}
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut text = String::new();
@@ -69,7 +43,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut times = Vec::with_capacity(DECISIONS);
     for index in 0..DECISIONS {
         // Half of the names are in the set.
-        let flow = conn(format!("host{index}.tracker{}.example", index % (2 * 977)));
+        let flow = Conn::to(
+            format!("host{index}.tracker{}.example", index % (2 * 977)),
+            443,
+        );
         let start = Instant::now();
         let decision = policy.route(&flow, &world, flow.now);
         times.push(start.elapsed());

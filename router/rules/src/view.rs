@@ -90,6 +90,57 @@ pub struct NodeView {
     pub facts: BTreeMap<String, i64>,
 }
 
+impl Conn {
+    /// A flow of which no more is known than where it goes: at the first attempt, from a SOCKS5
+    /// entrance, on a Monday at noon. What tests and measurements begin with.
+    pub fn to(host: impl Into<String>, port: u16) -> Self {
+        Self {
+            id: 1,
+            attempt: 0,
+            last_error: None,
+            entrance: "socks5",
+            label: None,
+            network: "tcp",
+            host: host.into(),
+            ip: None,
+            ips: Vec::new(),
+            port,
+            node: None,
+            service: None,
+            app: None,
+            app_path: None,
+            uid: None,
+            user: None,
+            src: None,
+            rand: 42,
+            now: SystemTime::UNIX_EPOCH,
+            hour: 12,
+            weekday: 1,
+        }
+    }
+}
+
+impl NodeView {
+    /// A node of which nothing is known but its id and what it is called.
+    pub fn stranger(id: NodeId, name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            is_peer: false,
+            id,
+            trust: 0,
+            online: false,
+            rtt_ms: None,
+            loss: 0.0,
+            load: 0.0,
+            has_address: false,
+            relays: Vec::new(),
+            roles: Roles::default(),
+            family: None,
+            facts: BTreeMap::new(),
+        }
+    }
+}
+
 /// All nodes that scripts can name, replaced as a whole when it changes.
 #[derive(Debug, Clone, Default)]
 pub struct World {

@@ -414,21 +414,7 @@ fn shown(value: &Dynamic) -> String {
 }
 
 fn stranger(name: &str) -> NodeView {
-    NodeView {
-        name: name.to_owned(),
-        is_peer: false,
-        id: id_of(name),
-        trust: 0,
-        online: false,
-        rtt_ms: None,
-        loss: 0.0,
-        load: 0.0,
-        has_address: false,
-        relays: Vec::new(),
-        roles: Roles::default(),
-        family: None,
-        facts: BTreeMap::new(),
-    }
+    NodeView::stranger(id_of(name), name)
 }
 
 /// An id that is the same wherever a case writes the name.

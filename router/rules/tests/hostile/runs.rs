@@ -1,7 +1,6 @@
 //! Runs them and measures.
 
 use std::{
-    collections::BTreeMap,
     sync::Arc,
     thread,
     time::{Duration, Instant, SystemTime},
@@ -30,54 +29,22 @@ struct Cost {
     left: i64,
 }
 
-fn conn() -> Conn {
-    Conn {
-        id: 1,
-        attempt: 0,
-        last_error: None,
-        entrance: "socks5",
-        label: None,
-        network: "tcp",
-        host: "x.example".to_owned(),
-        ip: None,
-        ips: Vec::new(),
-        port: 443,
-        node: None,
-        service: None,
-        app: None,
-        app_path: None,
-        uid: None,
-        user: None,
-        src: None,
-        rand: 42,
-        now: SystemTime::UNIX_EPOCH,
-        hour: 12,
-        weekday: 1,
-    }
-}
-
 /// As many nodes as a book of records holds, all of them relays and friends.
 fn world() -> Arc<World> {
     let node = |index: u16| {
         let mut id = [0; 32];
         id[..2].copy_from_slice(&index.to_be_bytes());
         Arc::new(NodeView {
-            name: format!("n{index}"),
             is_peer: true,
-            id: NodeId::from_bytes(id),
             trust: 2,
             online: index.is_multiple_of(2),
             rtt_ms: Some(f64::from(index % 100)),
-            loss: 0.0,
-            load: 0.0,
             has_address: true,
-            relays: Vec::new(),
             roles: Roles {
                 relay: true,
                 ..Roles::default()
             },
-            family: None,
-            facts: BTreeMap::new(),
+            ..NodeView::stranger(NodeId::from_bytes(id), format!("n{index}"))
         })
     };
     Arc::new(World::new((0..4096).map(node).collect()))
@@ -95,7 +62,7 @@ fn load(text: &str) -> Result<Policy, String> {
 
 /// Runs the script once; it must block.
 fn run(policy: &Policy) -> Cost {
-    let (conn, world) = (conn(), world());
+    let (conn, world) = (Conn::to("x.example", 443), world());
     let before = HELD.get();
     PEAK.set(before);
     let start = time_run();
@@ -244,7 +211,11 @@ fn hostile_sources_are_refused_quickly() {
             let start = Instant::now();
             let _ = load(&text).map(|policy| {
                 policy
-                    .route(&conn(), &Arc::default(), SystemTime::UNIX_EPOCH)
+                    .route(
+                        &Conn::to("x.example", 443),
+                        &Arc::default(),
+                        SystemTime::UNIX_EPOCH,
+                    )
                     .outcome
             });
             assert!(start.elapsed() < Duration::from_secs(5), "{name}");

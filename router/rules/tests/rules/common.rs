@@ -1,8 +1,8 @@
 //! A small world for scripts: friends, relays, sets.
 
-use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
+use std::{sync::Arc, time::SystemTime};
 
-use wormholes_proto::{NodeId, Roles};
+use wormholes_proto::NodeId;
 use wormholes_rules::{
     Conn, Decision, Diagnostic, LoadEnv, NodeView, Policy, ScriptSource, SetRegistry, Surroundings,
     World,
@@ -17,19 +17,13 @@ pub(crate) fn id(name: &str) -> NodeId {
 
 pub(crate) fn node(name: &str, trust: u8) -> Arc<NodeView> {
     Arc::new(NodeView {
-        name: name.to_owned(),
         is_peer: true,
-        id: id(name),
         trust,
         online: true,
         rtt_ms: Some(20.0),
-        loss: 0.0,
-        load: 0.0,
         has_address: true,
         relays: vec![id("r1")],
-        roles: Roles::default(),
-        family: None,
-        facts: BTreeMap::new(),
+        ..NodeView::stranger(id(name), name)
     })
 }
 
@@ -58,27 +52,8 @@ pub(crate) fn conn(host: &str) -> Conn {
         .ends_with(".wh")
         .then(|| world().find(host).map(|node| node.id));
     Conn {
-        id: 1,
-        attempt: 0,
-        last_error: None,
-        entrance: "socks5",
-        label: None,
-        network: "tcp",
-        host: host.to_owned(),
-        ip: None,
-        ips: Vec::new(),
-        port: 443,
         node: node.flatten(),
-        service: None,
-        app: None,
-        app_path: None,
-        uid: None,
-        user: None,
-        src: None,
-        rand: 42,
-        now: SystemTime::UNIX_EPOCH,
-        hour: 12,
-        weekday: 1,
+        ..Conn::to(host, 443)
     }
 }
 
