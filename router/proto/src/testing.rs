@@ -2,7 +2,7 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
-    time::{Duration, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use rand_chacha::ChaCha20Rng;
@@ -73,6 +73,31 @@ impl TestNode {
         self.record(sequence)
             .sign(|message| self.sign(message))
             .unwrap()
+    }
+}
+
+/// The record of a hop at 127.N.0.1, with a key of each suite.
+pub(crate) fn hop_record(number: u8, keys_expire: SystemTime) -> NodeRecord {
+    let key = |suite| OnionKey {
+        key_id: [number; 8],
+        suite,
+        public: [number; 32],
+        expires: keys_expire,
+    };
+    NodeRecord {
+        id: NodeId::from_bytes([number; 32]),
+        sequence: 1,
+        addresses: vec![([127, number, 0, 1], 4433).into()],
+        noise_key: [0; 32],
+        suite: Suite::AesGcm,
+        onion_keys: Suite::ALL.map(key).to_vec(),
+        roles: Roles {
+            hop: true,
+            ..Roles::default()
+        },
+        exit_ports: Vec::new(),
+        family: None,
+        relays: Vec::new(),
     }
 }
 

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{id::NodeId, suite::Suite};
 
-use super::path::{Candidate, shuffle, too_close, usable_hop};
+use super::path::{Candidate, Holder, shuffle, usable_hop};
 
 /// One primary and two spares.
 const MAX_GUARDS: usize = 3;
@@ -85,14 +85,15 @@ impl Guards {
         let mut taken: Vec<_> = usable
             .iter()
             .filter(|record| self.guards.iter().any(|guard| guard.id == record.id))
-            .copied()
+            .map(|record| Holder::of(record))
             .collect();
         for record in usable {
             if self.guards.len() >= MAX_GUARDS {
                 break;
             }
-            if taken.iter().all(|other| !too_close(record, other)) {
-                taken.push(record);
+            let holder = Holder::of(record);
+            if taken.iter().all(|other| !holder.conflicts(other)) {
+                taken.push(holder);
                 self.guards.push(Guard::new(record.id, now, rng));
             }
         }
@@ -178,5 +179,4 @@ fn seconds(time: SystemTime) -> u64 {
 }
 
 #[cfg(test)]
-#[path = "guards_tests.rs"]
 mod tests;

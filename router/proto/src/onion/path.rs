@@ -2,9 +2,9 @@
 //!
 //! The last hop is the one that was asked for or any that fits; the first is the one that was
 //! asked for or a guard; those between are any hops. The only hop of a path is both: guards that
-//! fit come before others, so that the guards for such paths are best drawn from exits. No two hops of a path have one family, one
-//! IPv4 /16 or one IPv6 /32: there is no switch to turn that off. Nodes are weighed alike: what a
-//! record says of a node's capacity is the node's word.
+//! fit come before others, so that the guards for such paths are best drawn from exits. No two hops
+//! of a path have one family, one IPv4 /16 or one IPv6 /32: there is no switch to turn that off.
+//! Nodes are weighed alike: what a record says of a node's capacity is the node's word.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -90,15 +90,22 @@ pub enum PathError {
 /// A usable candidate with what the choice depends on.
 struct Node {
     hop: PathHop,
-    family: Option<String>,
-    networks: Vec<Network>,
+    holder: Holder,
     trust: u8,
     fits_last: bool,
 }
 
+/// By what nodes of one operator are told: no two such nodes are hops of one path, or guards of one
+/// client.
+pub(super) struct Holder {
+    id: NodeId,
+    family: Option<String>,
+    prefixes: Vec<Prefix>,
+}
+
 /// Addresses that one operator is likely to hold together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Network {
+enum Prefix {
     V4([u8; 2]),
     V6([u8; 4]),
 }
@@ -251,8 +258,7 @@ impl Node {
         }
         Some(Self {
             hop: usable_hop(record, request.suite, now)?,
-            family: record.family.clone(),
-            networks: networks(&record.addresses),
+            holder: Holder::of(record),
             trust: candidate.trust,
             fits_last: fits_last(record, request.last),
         })
@@ -264,9 +270,7 @@ impl Node {
     }
 
     fn conflicts(&self, other: &Self) -> bool {
-        self.hop.id == other.hop.id
-            || (self.family.is_some() && self.family == other.family)
-            || overlap(&self.networks, &other.networks)
+        self.holder.conflicts(&other.holder)
     }
 }
 
@@ -289,13 +293,6 @@ pub(super) fn usable_hop(
     })
 }
 
-/// Whether two nodes must not be hops of one path, or guards of one client.
-pub(super) fn too_close(a: &NodeRecord, b: &NodeRecord) -> bool {
-    a.id == b.id
-        || (a.family.is_some() && a.family == b.family)
-        || overlap(&networks(&a.addresses), &networks(&b.addresses))
-}
-
 fn fits_last(record: &NodeRecord, last: LastHop) -> bool {
     match last {
         LastHop::Services => true,
@@ -307,22 +304,38 @@ fn fits_last(record: &NodeRecord, last: LastHop) -> bool {
     }
 }
 
-fn networks(addresses: &[SocketAddr]) -> Vec<Network> {
-    let network = |address: &SocketAddr| match address.ip().to_canonical() {
-        IpAddr::V4(ip) => {
-            let [a, b, ..] = ip.octets();
-            Network::V4([a, b])
+impl Holder {
+    pub(super) fn of(record: &NodeRecord) -> Self {
+        Self {
+            id: record.id,
+            family: record.family.clone(),
+            prefixes: record.addresses.iter().map(Prefix::of).collect(),
         }
-        IpAddr::V6(ip) => {
-            let [a, b, c, d, ..] = ip.octets();
-            Network::V6([a, b, c, d])
-        }
-    };
-    addresses.iter().map(network).collect()
+    }
+
+    pub(super) fn conflicts(&self, other: &Self) -> bool {
+        self.id == other.id
+            || (self.family.is_some() && self.family == other.family)
+            || self
+                .prefixes
+                .iter()
+                .any(|prefix| other.prefixes.contains(prefix))
+    }
 }
 
-fn overlap(a: &[Network], b: &[Network]) -> bool {
-    a.iter().any(|network| b.contains(network))
+impl Prefix {
+    fn of(address: &SocketAddr) -> Self {
+        match address.ip().to_canonical() {
+            IpAddr::V4(ip) => {
+                let [a, b, ..] = ip.octets();
+                Self::V4([a, b])
+            }
+            IpAddr::V6(ip) => {
+                let [a, b, c, d, ..] = ip.octets();
+                Self::V6([a, b, c, d])
+            }
+        }
+    }
 }
 
 /// Fisher and Yates; the bias of the remainder is below 2^-50.
@@ -335,5 +348,4 @@ pub(super) fn shuffle<T>(items: &mut [T], rng: &mut (impl CryptoRng + ?Sized)) {
 }
 
 #[cfg(test)]
-#[path = "path_tests.rs"]
 mod tests;

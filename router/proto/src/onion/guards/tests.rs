@@ -1,38 +1,15 @@
 //! Guards through months of comings and goings.
 
-use std::net::SocketAddr;
-
 use super::*;
 use crate::{
-    record::{NodeRecord, OnionKey},
-    roles::Roles,
-    testing::rng,
+    record::NodeRecord,
+    testing::{hop_record, rng},
 };
 
 const OWN: NodeId = NodeId::from_bytes([0; 32]);
 
 fn node(number: u8) -> NodeRecord {
-    NodeRecord {
-        id: NodeId::from_bytes([number; 32]),
-        sequence: 1,
-        addresses: vec![SocketAddr::from(([127, number, 0, 1], 4433))],
-        noise_key: [0; 32],
-        suite: Suite::AesGcm,
-        onion_keys: vec![OnionKey {
-            key_id: [number; 8],
-            suite: Suite::AesGcm,
-            public: [number; 32],
-            expires: days(10_000),
-        }],
-        roles: Roles {
-            relay: false,
-            hop: true,
-            exit: false,
-        },
-        exit_ports: Vec::new(),
-        family: None,
-        relays: Vec::new(),
-    }
+    hop_record(number, days(10_000))
 }
 
 fn days(n: u64) -> SystemTime {

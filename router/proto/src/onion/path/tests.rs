@@ -6,34 +6,12 @@ use std::{
 };
 
 use super::*;
-use crate::{record::OnionKey, roles::Roles, testing::rng};
+use crate::testing::{hop_record, rng};
 
 const NOW: SystemTime = UNIX_EPOCH;
 
-/// A hop in a network of its own, with a key of each suite.
 fn node(number: u8) -> NodeRecord {
-    let key = |suite: Suite| OnionKey {
-        key_id: [number; 8],
-        suite,
-        public: [number; 32],
-        expires: NOW + Duration::from_secs(100),
-    };
-    NodeRecord {
-        id: id(number),
-        sequence: 1,
-        addresses: vec![SocketAddr::from(([127, number, 0, 1], 4433))],
-        noise_key: [0; 32],
-        suite: Suite::AesGcm,
-        onion_keys: Suite::ALL.map(key).to_vec(),
-        roles: Roles {
-            relay: false,
-            hop: true,
-            exit: false,
-        },
-        exit_ports: Vec::new(),
-        family: None,
-        relays: Vec::new(),
-    }
+    hop_record(number, NOW + Duration::from_secs(100))
 }
 
 fn exit(number: u8, ports: (u16, u16)) -> NodeRecord {
