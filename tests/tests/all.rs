@@ -31,6 +31,8 @@ mod kills;
 mod loops;
 #[path = "all/next_hops.rs"]
 mod next_hops;
+#[path = "all/no_route.rs"]
+mod no_route;
 #[path = "all/onion_build.rs"]
 mod onion_build;
 #[path = "all/operator.rs"]

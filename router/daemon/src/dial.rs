@@ -37,9 +37,15 @@ pub enum DialError {
     /// The target refused.
     #[error("connection refused")]
     Refused,
-    /// No route to it.
-    #[error("unreachable")]
+    /// No way leads to its network.
+    #[error("network unreachable")]
+    NetworkUnreachable,
+    /// No way leads to its host.
+    #[error("host unreachable")]
     Unreachable,
+    /// The address is good on one link, and a target cannot say on which.
+    #[error("a link-local address is nowhere without a zone, and no target has one")]
+    NoZone,
     /// It did not answer in time.
     #[error("timed out")]
     TimedOut,
@@ -53,7 +59,8 @@ impl DialError {
     pub fn reason(&self) -> Reason {
         match self {
             Self::NameNotFound => Reason::NameNotFound,
-            Self::Resolver(_) | Self::Unreachable => Reason::Unreachable,
+            Self::NetworkUnreachable => Reason::NetworkUnreachable,
+            Self::Resolver(_) | Self::Unreachable | Self::NoZone => Reason::Unreachable,
             Self::SpecialUse | Self::Banned(_) => Reason::ForbiddenAddress,
             Self::Denied => Reason::Denied,
             Self::Refused => Reason::ConnectionRefused,
@@ -102,6 +109,9 @@ pub(crate) async fn connect(
     timeout: Duration,
 ) -> Result<TcpStream, DialError> {
     let all = first_to_open(addresses, |address| async move {
+        if lacks_zone(address) {
+            return Err(DialError::NoZone);
+        }
         TcpStream::connect(address)
             .await
             .map_err(|error| dial_error(error.kind()))
@@ -143,15 +153,26 @@ pub(crate) async fn first_to_open<T, E, F: Future<Output = Result<T, E>>>(
     }
 }
 
+/// The kernel would call it an invalid argument.
+fn lacks_zone(address: SocketAddr) -> bool {
+    match address {
+        SocketAddr::V6(v6) => v6.ip().is_unicast_link_local() && v6.scope_id() == 0,
+        SocketAddr::V4(_) => false,
+    }
+}
+
 fn dial_error(kind: ErrorKind) -> DialError {
     let is = |kinds: &[ErrorKind]| kinds.contains(&kind);
     if is(&[ErrorKind::ConnectionRefused, ErrorKind::ConnectionReset]) {
         DialError::Refused
     } else if is(&[
         ErrorKind::NetworkUnreachable,
-        ErrorKind::HostUnreachable,
+        ErrorKind::NetworkDown,
+        // No address of the family here.
         ErrorKind::AddrNotAvailable,
     ]) {
+        DialError::NetworkUnreachable
+    } else if kind == ErrorKind::HostUnreachable {
         DialError::Unreachable
     } else if kind == ErrorKind::TimedOut {
         DialError::TimedOut

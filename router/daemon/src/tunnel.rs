@@ -217,6 +217,7 @@ impl OpenError {
                 | Reason::NameNotFound
                 | Reason::ForbiddenAddress
                 | Reason::Unreachable
+                | Reason::NetworkUnreachable
                 | Reason::ConnectionRefused
                 | Reason::TimedOut => Reason::Unreachable,
             },

@@ -24,7 +24,6 @@ use thiserror::Error;
 use zeroize::ZeroizeOnDrop;
 
 use crate::{
-    stream::Reason,
     target::Host,
     wire::{Reader, WireError, Writer},
 };
@@ -154,24 +153,6 @@ impl SocksReply {
         encode_host(&Host::Ip(bound.ip()), &mut writer);
         writer.u16(bound.port());
         writer.into_vec()
-    }
-}
-
-impl From<Reason> for SocksReply {
-    fn from(reason: Reason) -> Self {
-        match reason {
-            Reason::Denied | Reason::ForbiddenAddress => Self::NotAllowed,
-            Reason::NoService | Reason::NoNode | Reason::NameNotFound | Reason::Unreachable => {
-                Self::HostUnreachable
-            }
-            Reason::ConnectionRefused => Self::ConnectionRefused,
-            Reason::TimedOut => Self::TtlExpired,
-            Reason::Malformed
-            | Reason::Unsupported
-            | Reason::Busy
-            | Reason::StaleKey
-            | Reason::Handshake => Self::GeneralFailure,
-        }
     }
 }
 

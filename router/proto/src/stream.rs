@@ -108,7 +108,7 @@ pub enum Reason {
     /// The address is one that exits never dial.
     #[error("forbidden address")]
     ForbiddenAddress = 8,
-    /// The target's network or host cannot be reached.
+    /// The target's host cannot be reached.
     #[error("target unreachable")]
     Unreachable = 9,
     /// The target refused the connection.
@@ -123,6 +123,9 @@ pub enum Reason {
     /// The handshake or its record does not hold.
     #[error("handshake failed")]
     Handshake = 13,
+    /// No way leads to the target's network.
+    #[error("network unreachable")]
+    NetworkUnreachable = 14,
 }
 
 /// What the asker may do about a refusal.
@@ -149,7 +152,7 @@ pub enum StreamError {
 
 impl Reason {
     /// Every reason, in order of its number, which begins with 1.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Malformed,
         Self::Unsupported,
         Self::Denied,
@@ -163,6 +166,7 @@ impl Reason {
         Self::TimedOut,
         Self::StaleKey,
         Self::Handshake,
+        Self::NetworkUnreachable,
     ];
 
     /// The wire number.
@@ -188,6 +192,7 @@ impl Reason {
             | Self::Busy
             | Self::NoNode
             | Self::Unreachable
+            | Self::NetworkUnreachable
             | Self::ConnectionRefused
             | Self::TimedOut
             | Self::Handshake => Remedy::OtherTunnel,

@@ -5,7 +5,7 @@ use thiserror::Error;
 use wormholes_proto::{Reason, SocksReply};
 
 use super::guard::Forbidden;
-use crate::{dial::DialError, tunnel::OpenError};
+use crate::tunnel::OpenError;
 
 /// Why a flow does not open.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -59,7 +59,7 @@ impl From<&OpenError> for Refusal {
             (_, Reason::Denied | Reason::ForbiddenAddress) => Self::Blocked(text),
             (_, Reason::NameNotFound | Reason::NoService | Reason::NoNode) => Self::Name(text),
             (_, Reason::ConnectionRefused) => Self::ConnectionRefused,
-            (OpenError::Dial(DialError::Unreachable), _) => Self::NetworkUnreachable,
+            (_, Reason::NetworkUnreachable) => Self::NetworkUnreachable,
             (_, Reason::Unreachable) => Self::HostUnreachable(text),
             (_, Reason::TimedOut) => Self::TimedOut,
             (
@@ -124,7 +124,7 @@ impl Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::names::NodeName;
+    use crate::{dial::DialError, names::NodeName};
 
     fn check(error: &OpenError, outcome: &str, reply: SocksReply, status: u16) {
         let refusal = Refusal::from(error);
@@ -159,9 +159,21 @@ mod tests {
         check(&refused(Reason::NoService), "name", HostUnreachable, 502);
         check(&dial(DialError::Refused), "refused", ConnectionRefused, 502);
         check(
-            &dial(DialError::Unreachable),
+            &dial(DialError::NetworkUnreachable),
             "unreachable",
             NetworkUnreachable,
+            502,
+        );
+        check(
+            &refused(Reason::NetworkUnreachable),
+            "unreachable",
+            NetworkUnreachable,
+            502,
+        );
+        check(
+            &dial(DialError::NoZone),
+            "unreachable",
+            HostUnreachable,
             502,
         );
         check(

@@ -68,7 +68,8 @@ fn reason(error: SocksClientError) -> Reason {
 fn reply_reason(reply: SocksReply) -> Reason {
     match reply {
         SocksReply::NotAllowed => Reason::Denied,
-        SocksReply::NetworkUnreachable | SocksReply::HostUnreachable => Reason::Unreachable,
+        SocksReply::NetworkUnreachable => Reason::NetworkUnreachable,
+        SocksReply::HostUnreachable => Reason::Unreachable,
         SocksReply::ConnectionRefused => Reason::ConnectionRefused,
         SocksReply::TtlExpired => Reason::TimedOut,
         SocksReply::Succeeded

@@ -60,6 +60,7 @@ async fn refusals_of_an_upstream_server_keep_their_meaning() {
     let client = node(151, |_| {});
     for (reply, reason) in [
         (2, Reason::Denied),
+        (3, Reason::NetworkUnreachable),
         (4, Reason::Unreachable),
         (5, Reason::ConnectionRefused),
         (6, Reason::TimedOut),
