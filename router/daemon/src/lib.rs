@@ -53,4 +53,4 @@ pub use pipe::{
 };
 pub use policy::{Generation, LoadError, NothingBefore, PolicyHost, ScriptError, Scripts, check};
 pub use role::{RoleAccount, RoleStatus};
-pub use tunnel::{ErrorKind, OpenError, Opened, Place, TunnelRequest};
+pub use tunnel::{ErrorKind, OpenError, Opened, Place, TunnelRequest, UpstreamError};

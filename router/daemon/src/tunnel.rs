@@ -5,7 +5,11 @@ mod onion;
 mod relay;
 mod socks;
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use thiserror::Error;
 use wormholes_proto::{
@@ -15,6 +19,7 @@ use wormholes_rules::{Tunnel, TunnelKind};
 
 pub(crate) use onion::OnionClient;
 pub(crate) use relay::connect as seal_through_relay;
+pub use socks::UpstreamError;
 
 use onion::OnionPlan;
 
@@ -111,9 +116,14 @@ pub enum OpenError {
     /// No onion path can be laid.
     #[error("no onion path: {0}")]
     NoPath(String),
-    /// The upstream SOCKS server failed.
-    #[error("upstream SOCKS server: {0}")]
-    Upstream(Reason),
+    /// The upstream SOCKS server refused, or did not do its part.
+    #[error("upstream {server}: {source}")]
+    Upstream {
+        /// Which one.
+        server: SocketAddr,
+        /// What it said or did.
+        source: UpstreamError,
+    },
     /// Nobody that can serve as what the plan wants is known.
     #[error("{0}")]
     NoWay(&'static str),
@@ -155,7 +165,7 @@ impl OpenError {
             | Self::NoServiceForStrangers { .. }
             | Self::Hop { .. }
             | Self::NoCircuit { .. }
-            | Self::Upstream(_) => Place::Remote,
+            | Self::Upstream { .. } => Place::Remote,
         };
         let remedy = match self {
             Self::Blocked(_) => Remedy::GiveUp,
@@ -170,7 +180,7 @@ impl OpenError {
             | Self::Connect { .. }
             | Self::Broken { .. }
             | Self::NoPath(_)
-            | Self::Upstream(_)
+            | Self::Upstream { .. }
             | Self::NoWay(_)
             | Self::TimedOut(_) => Remedy::OtherTunnel,
         };
@@ -189,20 +199,20 @@ impl OpenError {
             | Self::Dial(_)
             | Self::NoPath(_)
             | Self::NoCircuit { .. }
-            | Self::Upstream(_)
+            | Self::Upstream { .. }
             | Self::NoWay(_)
             | Self::TimedOut(_) => None,
         }
     }
 
-    /// The one reason of the wire's list that stands for it: what a reply at an entrance is
-    /// chosen by.
+    /// The one reason of the wire's list that stands for it.
     pub fn reason(&self) -> Reason {
         match self {
             Self::Blocked(_) => Reason::Denied,
             Self::Dial(error) => error.reason(),
             Self::Connect { source, .. } => source.reason(),
-            Self::Refused { reason, .. } | Self::Upstream(reason) => *reason,
+            Self::Refused { reason, .. } => *reason,
+            Self::Upstream { source, .. } => source.word().unwrap_or(Reason::Unreachable),
             Self::NoServiceForStrangers { .. } => Reason::NoService,
             Self::Hop { reason, .. } => match reason {
                 Reason::Malformed

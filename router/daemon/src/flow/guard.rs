@@ -106,7 +106,7 @@ pub(super) fn check_told(network: &Network, ips: &[IpAddr], port: u16) -> Result
 }
 
 /// The node whose service the tunnel ends at; none when somebody dials the target.
-fn service_end(tunnel: &Tunnel) -> Option<NodeId> {
+pub(super) fn service_end(tunnel: &Tunnel) -> Option<NodeId> {
     match tunnel {
         Tunnel::Direct { to, exit: false }
         | Tunnel::Onion {

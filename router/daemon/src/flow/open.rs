@@ -101,8 +101,12 @@ pub(super) async fn lookup(trip: &Trip<'_>, plan: &Plan) -> Result<Found, Refusa
                     let told = !is_local(tunnel);
                     return Ok(Found { ips, told });
                 }
-                Err(error) if error.kind().remedy == Remedy::GiveUp => return Err((&error).into()),
-                Err(error) => refusal = Refusal::from(&error),
+                Err(error) => {
+                    refusal = Refusal::of_lookup(&error, tunnel);
+                    if error.kind().remedy == Remedy::GiveUp {
+                        return Err(refusal);
+                    }
+                }
             }
         }
     }
@@ -176,7 +180,7 @@ async fn one(trip: &Trip<'_>, tunnel: &Tunnel, marks: &Marks) -> Result<Opened, 
             Ok(opened)
         }
         Err(error) => Err(Failure {
-            refusal: Refusal::from(&error),
+            refusal: Refusal::of_open(&error, tunnel),
             is_final: error.kind().remedy == Remedy::GiveUp,
         }),
     }

@@ -1,10 +1,29 @@
 //! Why a program does not get its flow, and how each entrance says so.
+//!
+//! ```text
+//! what happened                                          outcome      SOCKS5  HTTP
+//! a rule forbids it, here or where the tunnel ends,
+//!   or the host does, below all rules                    blocked      2       403
+//! the name, the service or the node does not exist       name         4       502
+//! the target refused                                     refused      5       502
+//! no way leads to the target's network                   unreachable  3       502
+//! no way leads to its host, or nobody finds the name;
+//!   a node with the service is not reached               unreachable  4       502
+//! the target, or the tunnel as a whole, took too long    timeout      6       504
+//! the way failed and nobody asked the target: a peer
+//!   that exits, a relay, a hop, an upstream proxy        failed       1       502
+//! a limit here                                           busy         1       503
+//! too many flows to the target are opening               crowded      1       503
+//! ```
+//! What speaks of the target is its own word, or that of whoever dialled it: a program that hears 5
+//! from a dead proxy takes its server for down.
 
 use hyper::StatusCode;
 use thiserror::Error;
-use wormholes_proto::{Reason, SocksReply};
+use wormholes_proto::{NodeId, Reason, SocksReply};
+use wormholes_rules::Tunnel;
 
-use super::guard::Forbidden;
+use super::guard::{self, Forbidden};
 use crate::tunnel::OpenError;
 
 /// Why a flow does not open.
@@ -40,19 +59,42 @@ pub enum Refusal {
     /// No way leads to the target's network.
     #[error("network unreachable")]
     NetworkUnreachable,
-    /// The target does not answer.
+    /// No way leads to the target's host.
     #[error("host unreachable: {0}")]
     HostUnreachable(String),
     /// It took too long.
     #[error("timed out")]
     TimedOut,
-    /// A tunnel failed.
+    /// The tunnel failed before anybody asked the target.
     #[error("{0}")]
     Failed(String),
 }
 
-impl From<&OpenError> for Refusal {
-    fn from(error: &OpenError) -> Self {
+impl Refusal {
+    /// What a program is told when `tunnel` does not open.
+    pub(super) fn of_open(error: &OpenError, tunnel: &Tunnel) -> Self {
+        if !failed_on_the_way(error, tunnel) {
+            return Self::said(error);
+        }
+        // Who offers the service is the host that was asked for.
+        match (guard::service_end(tunnel), error.reason()) {
+            (Some(_), Reason::TimedOut) => Self::TimedOut,
+            (Some(_), _) => Self::HostUnreachable(error.to_string()),
+            (None, _) => Self::Failed(error.to_string()),
+        }
+    }
+
+    /// What a program is told when its target's name is not found through `tunnel`.
+    pub(super) fn of_lookup(error: &OpenError, tunnel: &Tunnel) -> Self {
+        if failed_on_the_way(error, tunnel) {
+            Self::Failed(error.to_string())
+        } else {
+            Self::said(error)
+        }
+    }
+
+    /// What was said of the target.
+    fn said(error: &OpenError) -> Self {
         let text = error.to_string();
         match (error, error.reason()) {
             (OpenError::Blocked(why), _) => Self::Blocked(why.clone()),
@@ -72,9 +114,7 @@ impl From<&OpenError> for Refusal {
             ) => Self::Failed(text),
         }
     }
-}
 
-impl Refusal {
     /// The word for it in metrics.
     pub(crate) fn outcome(&self) -> &'static str {
         match self {
@@ -121,77 +161,252 @@ impl Refusal {
     }
 }
 
+/// Whether nobody came to say anything of the target.
+fn failed_on_the_way(error: &OpenError, tunnel: &Tunnel) -> bool {
+    let is_end = |node: NodeId| end(tunnel).is_none_or(|end| end == node);
+    match error {
+        // A door that is shut at the end of the way is its last word.
+        OpenError::Connect { node, source } => {
+            !(is_end(node.id) && source.reason() == Reason::Denied)
+        }
+        // Else it is a relay that speaks.
+        OpenError::Refused { node, .. } => !is_end(node.id),
+        OpenError::Upstream { source, .. } => source.word().is_none(),
+        OpenError::Hop { .. }
+        | OpenError::Broken { .. }
+        | OpenError::NoPath(_)
+        | OpenError::NoWay(_) => true,
+        OpenError::Blocked(_)
+        | OpenError::Dial(_)
+        | OpenError::NoServiceForStrangers { .. }
+        | OpenError::NoCircuit { .. }
+        | OpenError::TimedOut(_) => false,
+    }
+}
+
+/// The node that the tunnel ends at, where the plan names it.
+fn end(tunnel: &Tunnel) -> Option<NodeId> {
+    match tunnel {
+        Tunnel::Direct { to, .. } | Tunnel::Onion { to, .. } => *to,
+        Tunnel::Relay { to, .. } => Some(*to),
+        Tunnel::Socks { .. } | Tunnel::Block { .. } => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::{dial::DialError, names::NodeName};
+    use wormholes_proto::SocksClientError;
 
-    fn check(error: &OpenError, outcome: &str, reply: SocksReply, status: u16) {
-        let refusal = Refusal::from(error);
-        let found = (
-            refusal.outcome(),
-            refusal.socks_reply(),
-            refusal.http_status().as_u16(),
-        );
-        assert_eq!(found, (outcome, reply, status), "{error}");
+    use super::*;
+    use crate::{
+        ban::Ban, carrier::LinkError, dial::DialError, names::NodeName, peers::ConnectError,
+        pipe::PipeError, tunnel::UpstreamError,
+    };
+
+    const PEER: NodeId = NodeId::from_bytes([1; 32]);
+    const RELAY: NodeId = NodeId::from_bytes([2; 32]);
+
+    /// Outcome, SOCKS reply, HTTP status: the rows of the table above.
+    type Row = (&'static str, u8, u16);
+    const BLOCKED: Row = ("blocked", 2, 403);
+    const NAME: Row = ("name", 4, 502);
+    const REFUSED: Row = ("refused", 5, 502);
+    const NETWORK: Row = ("unreachable", 3, 502);
+    const HOST: Row = ("unreachable", 4, 502);
+    const TIME: Row = ("timeout", 6, 504);
+    const WAY: Row = ("failed", 1, 502);
+
+    fn name(id: NodeId) -> NodeName {
+        NodeName { id, petname: None }
+    }
+
+    fn direct(to: Option<NodeId>, exit: bool) -> Tunnel {
+        Tunnel::Direct { to, exit }
+    }
+
+    fn relay(exit: bool) -> Tunnel {
+        Tunnel::Relay {
+            via: Some(RELAY),
+            to: PEER,
+            exit,
+        }
+    }
+
+    fn onion(to: Option<NodeId>, exit: bool) -> Tunnel {
+        Tunnel::Onion {
+            hops: 3,
+            via: None,
+            to,
+            exit,
+            friends_only: false,
+        }
+    }
+
+    fn row(refusal: &Refusal) -> Row {
+        let reply = refusal.socks_reply() as u8;
+        (refusal.outcome(), reply, refusal.http_status().as_u16())
+    }
+
+    fn check(tunnels: &[Tunnel], error: &OpenError, expected: Row) {
+        for tunnel in tunnels {
+            let refusal = Refusal::of_open(error, tunnel);
+            assert_eq!(row(&refusal), expected, "{tunnel:?}: {error}");
+        }
     }
 
     #[test]
-    fn each_failure_has_its_answer_at_every_entrance() {
-        use SocksReply::{
-            ConnectionRefused, GeneralFailure, HostUnreachable, NetworkUnreachable, NotAllowed,
-            TtlExpired,
-        };
-        let dial = |error| OpenError::Dial(error);
-        let node = NodeName {
-            id: wormholes_proto::NodeId::from_bytes([1; 32]),
-            petname: None,
-        };
-        let refused = |reason| OpenError::Refused {
-            node: node.clone(),
-            reason,
-        };
+    fn what_is_said_of_the_target_reaches_the_program() {
+        for (dial, expected) in [
+            (DialError::SpecialUse, BLOCKED),
+            (Ban::Own.into(), BLOCKED),
+            (DialError::NameNotFound, NAME),
+            (DialError::Refused, REFUSED),
+            (DialError::NetworkUnreachable, NETWORK),
+            (DialError::Unreachable, HOST),
+            (DialError::NoZone, HOST),
+            (DialError::Resolver("no answer".to_owned()), HOST),
+            (DialError::TimedOut, TIME),
+            (DialError::System(std::io::ErrorKind::Other), WAY),
+        ] {
+            check(&[direct(None, false)], &OpenError::Dial(dial), expected);
+        }
+        let ends = [direct(Some(PEER), true), relay(true), onion(None, false)];
+        let services = [
+            direct(Some(PEER), false),
+            relay(false),
+            onion(Some(PEER), false),
+        ];
+        for (reason, expected) in [
+            (Reason::Denied, BLOCKED),
+            (Reason::ForbiddenAddress, BLOCKED),
+            (Reason::NameNotFound, NAME),
+            (Reason::NoService, NAME),
+            (Reason::ConnectionRefused, REFUSED),
+            (Reason::NetworkUnreachable, NETWORK),
+            (Reason::Unreachable, HOST),
+            (Reason::TimedOut, TIME),
+            (Reason::Busy, WAY),
+            (Reason::Unsupported, WAY),
+            (Reason::Handshake, WAY),
+        ] {
+            let node = name(PEER);
+            let refused = OpenError::Refused { node, reason };
+            check(&ends, &refused, expected);
+            check(&services, &refused, expected);
+        }
+        let node = name(PEER);
+        check(&services, &OpenError::NoServiceForStrangers { node }, NAME);
         let blocked = OpenError::Blocked("no".to_owned());
-        check(&blocked, "blocked", NotAllowed, 403);
-        check(&dial(DialError::SpecialUse), "blocked", NotAllowed, 403);
-        check(&refused(Reason::Denied), "blocked", NotAllowed, 403);
-        check(&dial(DialError::NameNotFound), "name", HostUnreachable, 502);
-        check(&refused(Reason::NoService), "name", HostUnreachable, 502);
-        check(&dial(DialError::Refused), "refused", ConnectionRefused, 502);
-        check(
-            &dial(DialError::NetworkUnreachable),
-            "unreachable",
-            NetworkUnreachable,
-            502,
-        );
-        check(
-            &refused(Reason::NetworkUnreachable),
-            "unreachable",
-            NetworkUnreachable,
-            502,
-        );
-        check(
-            &dial(DialError::NoZone),
-            "unreachable",
-            HostUnreachable,
-            502,
-        );
-        check(
-            &refused(Reason::Unreachable),
-            "unreachable",
-            HostUnreachable,
-            502,
-        );
-        let hop = |reason| OpenError::Hop {
-            node: node.clone(),
-            reason,
+        check(&[Tunnel::Block { why: String::new() }], &blocked, BLOCKED);
+    }
+
+    #[test]
+    fn a_way_that_fails_says_nothing_of_the_target_unless_the_node_is_the_target() {
+        let connect = |id, source| OpenError::Connect {
+            node: name(id),
+            source,
         };
-        check(&hop(Reason::Denied), "unreachable", HostUnreachable, 502);
-        check(&hop(Reason::Busy), "failed", GeneralFailure, 502);
-        let silent = OpenError::NoCircuit { hops: 3 };
-        check(&silent, "timeout", TtlExpired, 504);
-        check(&dial(DialError::TimedOut), "timeout", TtlExpired, 504);
-        check(&refused(Reason::Busy), "failed", GeneralFailure, 502);
-        assert_eq!(Refusal::Busy.http_status().as_u16(), 503);
+        let closed = || ConnectError::Link(LinkError::Closed(Reason::Denied));
+        let silent = || {
+            let address = ([127, 0, 0, 1], 1).into();
+            ConnectError::Link(LinkError::NoAnswer { address })
+        };
+        let node = || name(RELAY);
+        let exits = [
+            direct(Some(PEER), true),
+            relay(true),
+            onion(Some(PEER), true),
+        ];
+        let services = [
+            direct(Some(PEER), false),
+            relay(false),
+            onion(Some(PEER), false),
+        ];
+        for (error, behind_an_exit, of_a_service) in [
+            (connect(PEER, ConnectError::NoAddress), WAY, HOST),
+            (connect(PEER, silent()), WAY, TIME),
+            // The door of the tunnel's end, and of somebody on the way.
+            (connect(PEER, closed()), BLOCKED, BLOCKED),
+            (connect(RELAY, closed()), WAY, HOST),
+            (
+                OpenError::Refused {
+                    node: node(),
+                    reason: Reason::Denied,
+                },
+                WAY,
+                HOST,
+            ),
+            (
+                OpenError::Hop {
+                    node: node(),
+                    reason: Reason::Denied,
+                },
+                WAY,
+                HOST,
+            ),
+            (
+                OpenError::Broken {
+                    node: node(),
+                    source: PipeError::Cut,
+                },
+                WAY,
+                HOST,
+            ),
+            (OpenError::NoPath("no hops".to_owned()), WAY, HOST),
+            (OpenError::NoWay("no relay"), WAY, HOST),
+            (OpenError::NoCircuit { hops: 3 }, TIME, TIME),
+            (OpenError::TimedOut(std::time::Duration::ZERO), TIME, TIME),
+        ] {
+            check(&exits, &error, behind_an_exit);
+            check(&services, &error, of_a_service);
+        }
+    }
+
+    #[test]
+    fn an_upstream_proxy_speaks_of_the_target_only_in_its_answer() {
+        let check = |source, expected| {
+            let server = ([127, 0, 0, 1], 9).into();
+            let error = OpenError::Upstream { server, source };
+            check(&[Tunnel::Socks { server }], &error, expected);
+        };
+        for down in [DialError::Refused, DialError::TimedOut] {
+            check(UpstreamError::NotReached(down), WAY);
+        }
+        check(UpstreamError::HungUp, WAY);
+        check(UpstreamError::Answer(SocksClientError::Password), WAY);
+        for (reply, expected) in [
+            (SocksReply::GeneralFailure, WAY),
+            (SocksReply::NotAllowed, BLOCKED),
+            (SocksReply::NetworkUnreachable, NETWORK),
+            (SocksReply::HostUnreachable, HOST),
+            (SocksReply::ConnectionRefused, REFUSED),
+            (SocksReply::TtlExpired, TIME),
+            (SocksReply::AddressTypeNotSupported, WAY),
+        ] {
+            let answer = SocksClientError::Refused(reply);
+            check(UpstreamError::Answer(answer), expected);
+        }
+    }
+
+    #[test]
+    fn a_look_up_that_nobody_answered_says_nothing_of_the_node_it_went_to() {
+        let node = name(PEER);
+        let error = OpenError::Connect {
+            node,
+            source: ConnectError::NoAddress,
+        };
+        let tunnel = direct(Some(PEER), false);
+        assert_eq!(row(&Refusal::of_lookup(&error, &tunnel)), WAY);
+        let unknown = OpenError::Dial(DialError::NameNotFound);
+        assert_eq!(
+            row(&Refusal::of_lookup(&unknown, &direct(None, false))),
+            NAME
+        );
+    }
+
+    #[test]
+    fn limits_here_are_told_from_failures_elsewhere() {
+        assert_eq!(row(&Refusal::Busy), ("busy", 1, 503));
+        assert_eq!(row(&Refusal::Crowded(1)), ("crowded", 1, 503));
     }
 }

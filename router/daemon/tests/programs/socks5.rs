@@ -56,6 +56,35 @@ async fn each_refusal_has_its_reply_code() {
 }
 
 #[tokio::test]
+async fn a_proxy_or_a_peer_that_is_down_is_not_taken_for_the_target() {
+    let closed = closed_port().await;
+    let script = format!(
+        r#"fn route(c) {{
+            let down = peer("down").direct();
+            switch c.host {{
+                "upstream.example" => socks("{closed}").closed(),
+                "exit.example" => down.exit().closed(),
+                _ => down.closed()
+            }}
+        }}"#
+    );
+    let node = TestNode::start(&script, SOCKS).await;
+    let down = TestNode::start(DIRECT, "").await;
+    // It listens nowhere, so that nobody knows an address of it.
+    node.befriend(&[("down", &down)]);
+    let cases = [
+        ("upstream.example:80", 1, "not reached: connection refused"),
+        ("exit.example:80", 1, "connecting to down"),
+        ("web.down.wh:80", 4, "host unreachable: connecting to down"),
+    ];
+    for (flow, (target, reply, why)) in (1..).zip(cases) {
+        assert_eq!(node.socks(target).await.0, reply, "{target}");
+        let end = node.story(flow).0.end.unwrap();
+        assert!(end.contains(why), "{target}: {end}");
+    }
+}
+
+#[tokio::test]
 async fn other_commands_and_address_types_are_refused() {
     let node = TestNode::start(DIRECT, SOCKS).await;
     for (command, address, expected) in [(2, 1, 7), (3, 1, 7), (1, 9, 8)] {

@@ -57,8 +57,8 @@ async fn a_flow_that_fails_counts_for_the_tunnel_that_was_tried_last() {
     let node = TestNode::start_with(&script, &format!("{SOCKS}{METRICS}"), asking(&names)).await;
     for (host, tunnel, outcome) in [
         ("refused.example", "direct", "refused"),
-        ("upstream.example", "socks", "refused"),
-        ("lookup.example", "onion", "unreachable"),
+        ("upstream.example", "socks", "failed"),
+        ("lookup.example", "onion", "failed"),
         ("hidden.onion", "direct", "blocked"),
         ("blocked.example", "block", "blocked"),
     ] {
