@@ -91,11 +91,13 @@ pub enum OpenError {
         node: NodeName,
     },
     /// A hop of an onion path failed, as far as the hop before it can be believed.
-    #[error("onion hop {node}: {}", hop_failure(*.reason))]
+    #[error("onion hop {node}: {}{}", hop_failure(*.reason), said(.witness.as_ref()))]
     Hop {
         /// Which one.
         node: NodeName,
-        /// What the hop before it, or this node, says of it.
+        /// The hop before it, whose word this is; none where this node saw it by itself.
+        witness: Option<NodeName>,
+        /// What is said of it.
         reason: Reason,
     },
     /// No circuit came to be in its time. Which hop keeps silent, none of those before it can
@@ -244,6 +246,10 @@ fn hop_failure(reason: Reason) -> String {
     } else {
         reason.to_string()
     }
+}
+
+fn said(witness: Option<&NodeName>) -> String {
+    witness.map_or_else(String::new, |hop| format!(", says {hop} before it"))
 }
 
 /// Opens `tunnel`. Dropping the future ends the attempt.

@@ -339,6 +339,7 @@ mod tests {
             (
                 OpenError::Hop {
                     node: node(),
+                    witness: None,
                     reason: Reason::Denied,
                 },
                 WAY,

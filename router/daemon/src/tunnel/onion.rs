@@ -151,9 +151,10 @@ impl CircuitError {
 
     fn into_open(self, network: &Network, path: &[PathHop]) -> OpenError {
         match self {
-            Self::Hop(hop, reason) => match path.get(hop) {
+            Self::Hop(index, reason) => match path.get(index) {
                 Some(hop) => OpenError::Hop {
                     node: network.named(hop.id),
+                    witness: witness(path, index, reason).map(|hop| network.named(hop.id)),
                     reason,
                 },
                 None => OpenError::NoWay("an onion hop failed"),
@@ -169,6 +170,13 @@ impl CircuitError {
             Self::Answer(error) => as_stranger(error),
         }
     }
+}
+
+/// The hop whose word a failure is. The first hop speaks for itself, and a handshake that does not
+/// hold shows here.
+fn witness(path: &[PathHop], index: usize, reason: Reason) -> Option<&PathHop> {
+    let before = index.checked_sub(1)?;
+    path.get(before).filter(|_| reason != Reason::Handshake)
 }
 
 async fn ask_over(

@@ -124,7 +124,8 @@ impl Scene {
     fn check_busy(&self, error: &OpenError) {
         let role = self.role;
         let id = self.server.network.id();
-        let (OpenError::Refused { node, reason } | OpenError::Hop { node, reason }) = error else {
+        let (OpenError::Refused { node, reason } | OpenError::Hop { node, reason, .. }) = error
+        else {
             panic!("{role:?}: {error}");
         };
         assert_eq!((node.id, *reason), (id, Reason::Busy), "{role:?}: {error}");

@@ -455,9 +455,12 @@ async fn a_hop_that_is_not_reached_is_named_and_ends_no_plan() {
     let request = request(closed_port().await);
     let tunnel = onion_to(2, &dead, true);
     let error = client.network.open(&tunnel, &request).await.unwrap_err();
+    // Nobody asked the dead one: it is the hop before that says so.
+    let (dead_id, hop_id) = (dead.network.id().to_string(), hop.network.id().to_string());
     let expected = format!(
-        "onion hop {}…: not reached",
-        &dead.network.id().to_string()[..8]
+        "onion hop {}…: not reached, says node142 ({}…) before it",
+        &dead_id[..8],
+        &hop_id[..8]
     );
     assert_eq!(error.to_string(), expected);
     assert_eq!(error.node(), Some(dead.network.id()));
