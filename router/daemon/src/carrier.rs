@@ -143,9 +143,10 @@ impl Link {
         self.streams.idle_since()
     }
 
-    /// Grants what `standing` allows.
-    pub(crate) fn set_standing(&self, standing: Standing) {
-        quic::set_standing(&self.connection, standing);
+    /// Grants what `standing` allows, and a stream beside for each of the `circuits` that roles
+    /// grant to one node: what is beyond shall be refused, and not wait.
+    pub(crate) fn set_standing(&self, standing: Standing, circuits: usize) {
+        quic::set_standing(&self.connection, standing, circuits);
     }
 
     /// Round trip over the path.

@@ -108,11 +108,16 @@ fn admit(network: &Arc<Network>, link: &Link) -> Result<Option<StrangerPlace>, C
         return Err(CloseCode::Denied);
     }
     if !known {
-        link.set_standing(Standing::Stranger);
+        let circuits = network.config().hop.role.max_circuits_per_peer;
+        link.set_standing(Standing::Stranger, circuits);
         let place = network.peers().stranger(link.remote_address().ip());
         return place.map(Some).ok_or(CloseCode::Busy);
     }
-    link.set_standing(Standing::Known);
+    let config = network.config();
+    let roles = [&config.relay, &config.hop.role, &config.exit.role];
+    let circuits = roles.map(|role| role.max_circuits_per_peer);
+    let circuits = circuits.into_iter().fold(0, usize::saturating_add);
+    link.set_standing(Standing::Known, circuits);
     network.peers().seat(link).map_err(|_| CloseCode::Busy)?;
     Ok(None)
 }

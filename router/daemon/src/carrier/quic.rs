@@ -38,7 +38,7 @@ const KNOWN_WINDOW_BYTES: u32 = 24 << 20;
 const STRANGER_WINDOW_BYTES: u32 = 4 << 20;
 /// What this node holds for one connection until it is acknowledged.
 const SEND_WINDOW_BYTES: u64 = 24 << 20;
-/// Streams that a peer may have open at once; more wait at its side.
+/// Streams that a peer may have open at once beside the circuits of roles; more wait at its side.
 const KNOWN_STREAMS: u32 = 4096;
 /// The same for a stranger.
 const STRANGER_STREAMS: u32 = 256;
@@ -285,13 +285,15 @@ impl Carrier {
     }
 }
 
-pub(super) fn set_standing(connection: &quinn::Connection, standing: Standing) {
+pub(super) fn set_standing(connection: &quinn::Connection, standing: Standing, circuits: usize) {
     let (window, streams) = match standing {
         Standing::Stranger => (STRANGER_WINDOW_BYTES, STRANGER_STREAMS),
         Standing::Known => (KNOWN_WINDOW_BYTES, KNOWN_STREAMS),
     };
     connection.set_receive_window(VarInt::from_u32(window));
-    connection.set_max_concurrent_bi_streams(VarInt::from_u32(streams));
+    let circuits = u32::try_from(circuits).unwrap_or(u32::MAX);
+    let streams = VarInt::from_u32(streams.saturating_add(circuits));
+    connection.set_max_concurrent_bi_streams(streams);
 }
 
 impl Bound {

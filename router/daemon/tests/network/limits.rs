@@ -217,6 +217,20 @@ async fn each_peer_has_so_many_places_and_takes_none_of_the_others() {
     }
 }
 
+/// More than a stranger's connection has streams for by default.
+#[tokio::test]
+async fn more_places_than_usual_are_given_and_the_next_asker_is_told() {
+    const PLACES: usize = 300;
+    let limits = RoleConfig {
+        max_circuits_per_peer: PLACES,
+        ..enabled()
+    };
+    let scene = Scene::new(Role::LastHop, limits).await;
+    let (flows, error) = scene.fill(0).await;
+    scene.check_busy(&error);
+    assert_eq!(flows.len(), PLACES);
+}
+
 /// A place that is free again is given again.
 async fn reopens(scene: &Scene, client: usize) {
     let flow = within(async {
