@@ -17,6 +17,9 @@ pub(crate) struct Arguments {
     /// Print one JSON object on the last line of standard output.
     #[arg(long)]
     json: bool,
+    /// Measure only the rows whose names hold this.
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
 }
 
 /// The parts that have benches.
@@ -39,6 +42,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     };
     if arguments.json {
         bench.arg("--json");
+    }
+    if let Some(only) = &arguments.only {
+        bench.args(["--only", only]);
     }
     stages.run("bench", || check(&mut bench))?;
     Ok(ExitCode::SUCCESS)

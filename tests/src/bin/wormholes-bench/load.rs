@@ -15,7 +15,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
 };
-use wormholes_proto::{SocksClient, SocksClientState, SocksCredentials, Target};
+use wormholes_proto::{SocksClient, SocksClientState, Target};
 
 /// What one write of the bulk clients carries.
 const BULK_WRITE_BYTES: usize = 256 << 10;
@@ -27,12 +27,10 @@ const RATE_CLIENTS: usize = 16;
 pub(crate) enum Way {
     /// A TCP connection to this address ends at the server.
     Tcp(SocketAddr),
-    /// Through a SOCKS5 entrance; the user name tells the script which tunnel to take.
+    /// Through a SOCKS5 entrance.
     Socks {
         /// The entrance.
         entrance: SocketAddr,
-        /// The user name.
-        user: String,
         /// What is asked for.
         target: Target,
     },
@@ -98,22 +96,17 @@ impl Way {
                 stream.set_nodelay(true)?;
                 Ok(stream)
             }
-            Self::Socks {
-                entrance,
-                user,
-                target,
-            } => connect_socks(*entrance, user, target)
+            Self::Socks { entrance, target } => connect_socks(*entrance, target)
                 .await
-                .with_context(|| format!("{user} to {target}")),
+                .with_context(|| format!("by SOCKS5 to {target}")),
         }
     }
 }
 
-async fn connect_socks(entrance: SocketAddr, user: &str, target: &Target) -> Result<TcpStream> {
+async fn connect_socks(entrance: SocketAddr, target: &Target) -> Result<TcpStream> {
     let mut stream = TcpStream::connect(entrance).await?;
     stream.set_nodelay(true)?;
-    let credentials = SocksCredentials::new(user, "bench")?;
-    let (mut client, greeting) = SocksClient::new(target.clone(), Some(credentials));
+    let (mut client, greeting) = SocksClient::new(target.clone(), None);
     stream.write_all(&greeting).await?;
     let mut input = Vec::new();
     loop {

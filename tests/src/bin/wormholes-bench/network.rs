@@ -4,15 +4,15 @@
 use std::net::SocketAddr;
 
 use anyhow::Result;
-use wormholes_proto::Target;
+use wormholes_proto::{Host, Target};
 use wormholes_tests::{Daemon, Setup};
 
 use crate::load::Way;
 
-/// The user name at the entrance decides the tunnel.
+/// The entrance decides the tunnel.
 const SCRIPT: &str = r#"
 fn route(c) {
-    switch c.user {
+    switch c.label {
         "direct" => direct(),
         "service" => c.node.direct().closed(),
         "relay" => c.node.relayed("relay").closed(),
@@ -22,6 +22,13 @@ fn route(c) {
     }
 }
 "#;
+
+/// The same service, asked for by the client.
+const SOCKS: &str = "[[entrance]]\nkind = \"socks5\"\nlisten = \"127.0.0.1:0\"\n\
+     label = \"service\"";
+
+/// A role with places for more flows than are measured at once.
+const ROLE: &str = "enabled = true\nmax_circuits = 8192\nmax_circuits_per_peer = 8192";
 
 /// A kind of tunnel that is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +49,6 @@ pub(crate) enum Route {
 #[derive(Debug)]
 pub(crate) struct Network {
     load: SocketAddr,
-    entrance: SocketAddr,
     client: Daemon,
     server: Daemon,
     relay: Daemon,
@@ -71,13 +77,24 @@ impl Route {
         }
     }
 
-    fn user(self) -> &'static str {
+    /// The label of its entrance.
+    fn label(self) -> &'static str {
         match self {
             Self::Direct => "direct",
             Self::Service => "service",
             Self::Relay => "relay",
             Self::Onion1 => "onion1",
             Self::Onion3 => "onion3",
+        }
+    }
+
+    /// What is asked for.
+    fn target(self, load: SocketAddr) -> Target {
+        let service_of = |node: &str| Target::new(Host::Name(format!("load.{node}.wh")), 80);
+        match self {
+            Self::Direct => load.into(),
+            Self::Service | Self::Onion1 | Self::Onion3 => service_of("server"),
+            Self::Relay => service_of("friend"),
         }
     }
 }
@@ -90,12 +107,14 @@ impl Network {
         let friend = setup("friend")?;
         let known = |setup: Setup| setup.peer_id("client", client.id(), 2, "");
         let hop = |name: &str, listen: &str| {
-            let setup = setup(name)?.listen(listen).config("[hop]\nenabled = true");
+            let setup = setup(name)?
+                .listen(listen)
+                .config(&format!("[hop]\n{ROLE}"));
             anyhow::Ok(known(setup))
         };
         let relay = known(setup("relay")?.listen("127.61.0.1:0"))
             .peer_id("friend", friend.id(), 2, "")
-            .config("[relay]\nenabled = true")
+            .config(&format!("[relay]\n{ROLE}"))
             .start()
             .await?;
         let hops = [
@@ -111,8 +130,17 @@ impl Network {
             .config(&format!("{}register = true", peer_section(&relay)))
             .start()
             .await?;
+        let forwards = Route::ALL.map(|route| {
+            format!(
+                "[[entrance]]\nkind = \"tcp\"\nlisten = \"127.0.0.1:0\"\n\
+                 target = \"{}\"\nlabel = \"{}\"\n",
+                route.target(load),
+                route.label()
+            )
+        });
         let client = client
-            .entrances()
+            .config(&forwards.concat())
+            .config(SOCKS)
             .script("bench.rhai", SCRIPT)
             .peer(&relay, 2)
             .peer(&server, 2)
@@ -121,10 +149,8 @@ impl Network {
             .peer_id("friend", friend.id(), 2, "via = [\"relay\"]")
             .start()
             .await?;
-        let entrance = client.entrance("socks5")?;
         Ok(Self {
             load,
-            entrance,
             client,
             server,
             relay,
@@ -133,18 +159,17 @@ impl Network {
         })
     }
 
-    /// How the load gets to its server by this route.
-    pub(crate) fn way(&self, route: Route) -> Way {
-        let target = match route {
-            Route::Direct => self.load.into(),
-            Route::Service | Route::Onion1 | Route::Onion3 => service_of("server"),
-            Route::Relay => service_of("friend"),
-        };
-        Way::Socks {
-            entrance: self.entrance,
-            user: route.user().to_owned(),
-            target,
-        }
+    /// How the load gets to its server by this route: over a TCP entrance, as over any forward.
+    pub(crate) fn way(&self, route: Route) -> Result<Way> {
+        Ok(Way::Tcp(self.client.entrance(route.label())?))
+    }
+
+    /// The way of [`Route::Service`], over a SOCKS5 entrance.
+    pub(crate) fn socks_way(&self) -> Result<Way> {
+        Ok(Way::Socks {
+            entrance: self.client.entrance("socks5")?,
+            target: Route::Service.target(self.load),
+        })
     }
 
     /// The processes on the way.
@@ -180,8 +205,4 @@ fn peer_section(peer: &Daemon) -> String {
         peer.name(),
         peer.id()
     )
-}
-
-fn service_of(node: &str) -> Target {
-    Target::new(wormholes_proto::Host::Name(format!("load.{node}.wh")), 80)
 }

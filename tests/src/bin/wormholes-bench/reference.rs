@@ -1,5 +1,6 @@
 //! What the rows are held against: raw loopback TCP, one bare quinn stream, and a plain forward
-//! of TCP connections over quinn. Each runs as a process of its own, as the router's nodes do.
+//! of TCP connections over quinn. Each end of the forward runs as a process of its own, as the
+//! router's nodes do.
 //!
 //! The forward is what a careful first version looks like: large windows, one stream a
 //! connection, a copy loop in each direction.
@@ -25,38 +26,47 @@ const SOCKET_BUFFER_BYTES: usize = 7 << 20;
 /// What one write of the bulk stream carries.
 const WRITE_BYTES: usize = 64 << 10;
 
-/// A quinn endpoint and the connection between two of them.
-struct Pair {
-    client: Connection,
-    server: Connection,
-    /// Dropped, they would close the connection.
-    _endpoints: [Endpoint; 2],
+/// Where the far end of a forward is reached.
+#[derive(Debug)]
+pub(crate) struct FarEnd {
+    /// Its UDP address.
+    pub(crate) address: SocketAddr,
+    /// The certificate that it shows.
+    pub(crate) certificate: CertificateDer<'static>,
 }
 
-async fn pair() -> Result<Pair> {
+/// A server, and how it is reached.
+fn server() -> Result<(Endpoint, FarEnd)> {
     let key = rcgen::generate_simple_self_signed(vec!["reference".to_owned()])?;
     let certificate = CertificateDer::from(key.cert);
     let private = PrivatePkcs8KeyDer::from(key.signing_key.serialize_der());
-    let mut server_config =
-        ServerConfig::with_single_cert(vec![certificate.clone()], private.into())?;
-    server_config.transport_config(transport());
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(certificate)?;
-    let mut client_config = ClientConfig::with_root_certificates(Arc::new(roots))?;
-    client_config.transport_config(transport());
-    let server = endpoint(Some(server_config))?;
-    let client = endpoint(None)?;
-    let connecting = client.connect_with(client_config, server.local_addr()?, "reference")?;
-    let accepting = async {
-        let incoming = server.accept().await.context("the endpoint is closed")?;
-        anyhow::Ok(incoming.await?)
+    let mut config = ServerConfig::with_single_cert(vec![certificate.clone()], private.into())?;
+    config.transport_config(transport());
+    let endpoint = endpoint(Some(config))?;
+    let address = endpoint.local_addr()?;
+    let far = FarEnd {
+        address,
+        certificate,
     };
-    let (client_side, server_side) = tokio::try_join!(async { Ok(connecting.await?) }, accepting)?;
-    Ok(Pair {
-        client: client_side,
-        server: server_side,
-        _endpoints: [client, server],
-    })
+    Ok((endpoint, far))
+}
+
+/// A connection to a server, and the endpoint that keeps it open.
+async fn connect(far: &FarEnd) -> Result<(Endpoint, Connection)> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(far.certificate.clone())?;
+    let mut config = ClientConfig::with_root_certificates(Arc::new(roots))?;
+    config.transport_config(transport());
+    let endpoint = endpoint(None)?;
+    let connecting = endpoint.connect_with(config, far.address, "reference")?;
+    let connection = connecting.await?;
+    Ok((endpoint, connection))
+}
+
+/// The other end of the next connection.
+async fn accept(server: &Endpoint) -> Result<Connection> {
+    let incoming = server.accept().await.context("the endpoint is closed")?;
+    Ok(incoming.await?)
 }
 
 fn endpoint(server: Option<ServerConfig>) -> Result<Endpoint> {
@@ -86,11 +96,12 @@ fn transport() -> Arc<TransportConfig> {
 
 /// Bytes a second over `streams` bare quinn streams, with nothing at their ends.
 pub(crate) async fn quinn_bulk(streams: usize, time: Duration) -> Result<f64> {
-    let pair = pair().await?;
+    let (server, far) = server()?;
+    let ((_endpoint, near), far) = tokio::try_join!(connect(&far), accept(&server))?;
     let started = Instant::now();
     let mut writers = JoinSet::new();
     for _ in 0..streams {
-        let mut stream = pair.client.open_uni().await?;
+        let mut stream = near.open_uni().await?;
         writers.spawn(async move {
             let buffer = vec![0x5a; WRITE_BYTES];
             while started.elapsed() < time {
@@ -102,7 +113,7 @@ pub(crate) async fn quinn_bulk(streams: usize, time: Duration) -> Result<f64> {
     }
     let mut readers = JoinSet::new();
     for _ in 0..streams {
-        let mut stream = pair.server.accept_uni().await?;
+        let mut stream = far.accept_uni().await?;
         readers.spawn(async move {
             let mut bytes = 0u64;
             while let Some(chunk) = stream.read_chunk(WRITE_BYTES, true).await? {
@@ -122,24 +133,31 @@ pub(crate) async fn quinn_bulk(streams: usize, time: Duration) -> Result<f64> {
     Ok(rate)
 }
 
-/// Forwards each connection to the returned address over quinn to `target`, until the runtime
-/// ends.
-pub(crate) async fn start_forward(target: SocketAddr) -> Result<SocketAddr> {
-    let pair = Arc::new(pair().await?);
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
-    let address = listener.local_addr()?;
-    let far = Arc::clone(&pair);
+/// Forwards each stream that comes over quinn to `target`, until the runtime ends.
+pub(crate) fn start_far_end(target: SocketAddr) -> Result<FarEnd> {
+    let (endpoint, far) = server()?;
     tokio::spawn(async move {
-        while let Ok((send, receive)) = far.server.accept_bi().await {
+        let connection = accept(&endpoint).await?;
+        while let Ok((send, receive)) = connection.accept_bi().await {
             tokio::spawn(async move {
                 let stream = TcpStream::connect(target).await?;
                 join(stream, send, receive).await
             });
         }
+        anyhow::Ok(())
     });
+    Ok(far)
+}
+
+/// Forwards each connection to the returned address over quinn to `far`, until the runtime ends.
+pub(crate) async fn start_near_end(far: &FarEnd) -> Result<SocketAddr> {
+    let (endpoint, connection) = connect(far).await?;
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+    let address = listener.local_addr()?;
     tokio::spawn(async move {
+        let _open = endpoint;
         while let Ok((stream, _)) = listener.accept().await {
-            let connection = pair.client.clone();
+            let connection = connection.clone();
             tokio::spawn(async move {
                 let (send, receive) = connection.open_bi().await?;
                 join(stream, send, receive).await

@@ -4,6 +4,7 @@ use std::{future::Future, time::Duration};
 
 use anyhow::{Context, Result};
 use serde::Serialize;
+use tokio::net::TcpStream;
 use wormholes_tests::resident_bytes;
 
 use crate::{
@@ -17,7 +18,15 @@ const TIME: Duration = Duration::from_secs(2);
 /// Ours and theirs alternate so often; medians are compared.
 const ROUNDS: usize = 3;
 /// Idle flows that memory is divided by.
-const IDLE_FLOWS: usize = 2_000;
+const IDLE_FLOWS: usize = 1_000;
+
+/// Which rows are measured.
+#[derive(Debug)]
+pub(crate) enum Selection {
+    All,
+    /// Those whose names hold this.
+    Holding(String),
+}
 
 /// One line of the table.
 #[derive(Debug, Serialize)]
@@ -52,6 +61,15 @@ enum Floor {
     None,
     AtLeast(f64),
     AtMost(f64),
+}
+
+impl Selection {
+    fn takes(&self, name: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Holding(text) => name.contains(text),
+        }
+    }
 }
 
 impl Row {
@@ -115,35 +133,70 @@ pub(crate) fn heading() -> String {
     )
 }
 
-/// Measures all rows; each is handed to `done` as soon as it is known.
+/// Measures the selected rows; each is handed to `done` as soon as it is known.
 pub(crate) async fn measure(
     network: &Network,
     forward: &Way,
     raw: &Way,
+    selection: &Selection,
     mut done: impl FnMut(Row),
 ) -> Result<()> {
     for route in Route::ALL {
-        let way = network.way(route);
+        let way = network.way(route)?;
         for streams in [1, 8] {
-            done(bulk(network, route, raw, streams).await?);
+            let plural = if streams == 1 { "" } else { "s" };
+            let name = format!("{}, {streams} stream{plural}", route.name());
+            if selection.takes(&name) {
+                done(bulk(name, network, route, raw, streams).await?);
+            }
         }
-        for row in latency(route, &way, forward).await? {
-            done(row);
+        let name = format!("{}, echo", route.name());
+        if selection.takes(&name) {
+            for row in latency(&name, route, &way, forward).await? {
+                done(row);
+            }
         }
-        done(rate(route, &way, forward).await?);
-        done(cpu(network, route).await?);
+        let name = format!("{}, new flows", route.name());
+        if selection.takes(&name) {
+            let floor = match route {
+                Route::Service => Floor::AtLeast(0.8),
+                Route::Direct | Route::Relay | Route::Onion1 | Route::Onion3 => Floor::None,
+            };
+            done(rate(name, &way, forward, floor).await?);
+        }
+        let name = format!("{}, CPU per GB", route.name());
+        if selection.takes(&name) {
+            done(cpu(name, network, route).await?);
+        }
     }
-    done(idle(network).await?);
+    let name = "service over QUIC by SOCKS5, new flows";
+    if selection.takes(name) {
+        done(rate(name.to_owned(), &network.socks_way()?, forward, Floor::None).await?);
+    }
+    // All stay open: what a flow that ended leaves behind would serve the next.
+    let mut flows = Vec::new();
+    for route in Route::ALL {
+        let name = format!("{}, idle flow, client daemon", route.name());
+        if selection.takes(&name) {
+            done(idle(name, network, route, &mut flows).await?);
+        }
+    }
     Ok(())
 }
 
 /// Bulk: local direct against raw TCP, a service against bare quinn, the others against the
 /// service, which travels the same carrier without them.
-async fn bulk(network: &Network, route: Route, raw: &Way, streams: usize) -> Result<Row> {
-    let way = network.way(route);
-    let service = network.way(Route::Service);
+async fn bulk(
+    name: String,
+    network: &Network,
+    route: Route,
+    raw: &Way,
+    streams: usize,
+) -> Result<Row> {
+    let way = network.way(route)?;
+    let service = network.way(Route::Service)?;
     let ours = || load::bulk(&way, streams, TIME);
-    let (name, (value, other)) = match route {
+    let (other_name, (value, other)) = match route {
         Route::Direct => (
             "raw TCP",
             alternate(ours, || load::bulk(raw, streams, TIME)).await?,
@@ -163,26 +216,16 @@ async fn bulk(network: &Network, route: Route, raw: &Way, streams: usize) -> Res
         (Route::Onion1, _) => Floor::AtLeast(0.5),
         _ => Floor::None,
     };
-    let name_of_row = format!(
-        "{}, {streams} stream{}",
-        route.name(),
-        if streams == 1 { "" } else { "s" }
-    );
-    Ok(Row::new(
-        name_of_row,
-        "MB/s",
-        value / 1e6,
-        Some((name, other / 1e6)),
-        floor,
-    ))
+    let against = Some((other_name, other / 1e6));
+    Ok(Row::new(name, "MB/s", value / 1e6, against, floor))
 }
 
-async fn latency(route: Route, way: &Way, forward: &Way) -> Result<[Row; 2]> {
+async fn latency(name: &str, route: Route, way: &Way, forward: &Way) -> Result<[Row; 2]> {
     let mut ours = Vec::new();
     let mut theirs = Vec::new();
     for _ in 0..ROUNDS {
         let echo = load::echo(way, TIME).await;
-        ours.push(echo.with_context(|| format!("echo over {}", route.name()))?);
+        ours.push(echo.with_context(|| name.to_owned())?);
         theirs.push(
             load::echo(forward, TIME)
                 .await
@@ -202,10 +245,10 @@ async fn latency(route: Route, way: &Way, forward: &Way) -> Result<[Row; 2]> {
     } else {
         Floor::None
     };
-    let row = |name: &str, of: fn(&load::Echo) -> Duration, floor| {
+    let row = |which: &str, of: fn(&load::Echo) -> Duration, floor| {
         let against = ("quinn forward", micros(&theirs, of)?);
         anyhow::Ok(Row::new(
-            format!("{}, echo {name}", route.name()),
+            format!("{name} {which}"),
             "us",
             micros(&ours, of)?,
             Some(against),
@@ -218,58 +261,41 @@ async fn latency(route: Route, way: &Way, forward: &Way) -> Result<[Row; 2]> {
     ])
 }
 
-async fn rate(route: Route, way: &Way, forward: &Way) -> Result<Row> {
+async fn rate(name: String, way: &Way, forward: &Way, floor: Floor) -> Result<Row> {
     let (value, other) = alternate(|| load::rate(way, TIME), || load::rate(forward, TIME))
         .await
-        .with_context(|| format!("new flows over {}", route.name()))?;
-    let floor = if route == Route::Service {
-        Floor::AtLeast(0.8)
-    } else {
-        Floor::None
-    };
-    Ok(Row::new(
-        format!("{}, new flows", route.name()),
-        "1/s",
-        value,
-        Some(("quinn forward", other)),
-        floor,
-    ))
+        .with_context(|| name.clone())?;
+    let against = Some(("quinn forward", other));
+    Ok(Row::new(name, "1/s", value, against, floor))
 }
 
 /// CPU of all nodes on the way, for a gigabyte over one stream.
-async fn cpu(network: &Network, route: Route) -> Result<Row> {
+async fn cpu(name: String, network: &Network, route: Route) -> Result<Row> {
     let pids = network.pids(route);
     let mut values = Vec::new();
     for _ in 0..ROUNDS {
         let before = process::cpu_seconds(&pids)?;
-        let rate = load::bulk(&network.way(route), 1, TIME).await?;
+        let rate = load::bulk(&network.way(route)?, 1, TIME).await?;
         let gigabytes = rate * TIME.as_secs_f64() / 1e9;
         values.push((process::cpu_seconds(&pids)? - before) / gigabytes);
     }
-    Ok(Row::new(
-        format!("{}, CPU per GB", route.name()),
-        "s",
-        median(values)?,
-        None,
-        Floor::None,
-    ))
+    Ok(Row::new(name, "s", median(values)?, None, Floor::None))
 }
 
-/// Memory of the client's node for a flow on which nothing moves.
-async fn idle(network: &Network) -> Result<Row> {
-    let way = network.way(Route::Service);
+/// Memory of the client's node for a flow on which nothing moves. They are added to `flows`.
+async fn idle(
+    name: String,
+    network: &Network,
+    route: Route,
+    flows: &mut Vec<TcpStream>,
+) -> Result<Row> {
     let pid = network.client_pid();
     let before = resident_bytes(pid)?;
-    let flows = load::idle(&way, IDLE_FLOWS).await?;
+    let new = load::idle(&network.way(route)?, IDLE_FLOWS).await;
+    flows.extend(new.with_context(|| name.clone())?);
     let grown = resident_bytes(pid)?.saturating_sub(before);
-    let value = grown as f64 / 1024.0 / flows.len() as f64;
-    Ok(Row::new(
-        "idle flow, client daemon".to_owned(),
-        "KiB",
-        value,
-        None,
-        Floor::AtMost(20.0),
-    ))
+    let value = grown as f64 / 1024.0 / IDLE_FLOWS as f64;
+    Ok(Row::new(name, "KiB", value, None, Floor::AtMost(20.0)))
 }
 
 /// Medians of both, measured in turns.
