@@ -169,8 +169,9 @@ impl Network {
 
     /// Takes a record that came by other means: an invite, a plugin.
     pub fn add_record(&self, record: SignedRecord) {
-        self.records.add(record);
-        self.expire_world();
+        if self.records.add(record) {
+            self.expire_world();
+        }
     }
 
     /// What is counted.

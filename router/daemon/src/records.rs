@@ -11,8 +11,8 @@ use std::{
 use tokio::{sync::watch, time::Instant};
 use wormholes_proto::{
     Answer, MAX_RECORD_ADDRESSES, MAX_RECORD_EXIT_PORTS, MAX_RECORD_RELAYS, NodeId, NodeRecord,
-    OnionKey, Open, RECORD_RENEWAL, RecordBook, RecordError, RecordOutcome, RecordSetReader, Roles,
-    SignedRecord, Suite,
+    OnionKey, Open, RECORD_RENEWAL, RecordBook, RecordError, RecordSetReader, Roles, SignedRecord,
+    Suite,
 };
 
 use crate::{
@@ -140,13 +140,14 @@ impl Records {
         self.book().handle_timeout(SystemTime::now());
     }
 
-    /// Takes a record that no set brought.
-    pub(crate) fn add(&self, record: SignedRecord) {
+    /// Takes a record that no set brought; whether it is new.
+    pub(crate) fn add(&self, record: SignedRecord) -> bool {
         let own = self.own().id();
         let outcome = self
             .book()
             .handle_record(SystemTime::now(), own, record.clone());
         tracing::debug!(node = %record.id(), ?outcome, "record");
+        outcome.is_news()
     }
 
     /// This node's own, and each that follows it.
@@ -219,7 +220,7 @@ impl Records {
     fn take(&self, teller: NodeId, record: &[u8], counters: &Counters) -> bool {
         let taken = self.book().handle_bytes(SystemTime::now(), teller, record);
         match taken {
-            Ok(outcome) => matches!(outcome, RecordOutcome::New | RecordOutcome::Newer),
+            Ok(outcome) => outcome.is_news(),
             Err(error) => {
                 counters.records_refused.fetch_add(1, Relaxed);
                 tracing::debug!(%error, "record refused");

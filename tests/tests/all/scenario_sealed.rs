@@ -10,8 +10,8 @@ use bytes::BytesMut;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha20Rng;
 use wormholes_proto::{
-    Answer, NodeRecord, Open, RecordBook, SignedRecord, Suite, decode_answer, decode_open,
-    encode_answer, encode_open,
+    Answer, Open, RecordBook, SignedRecord, Suite, decode_answer, decode_open, encode_answer,
+    encode_open,
     sealed::{
         ANSWER_BYTES, Frame, HELLO_BYTES, Initiator, Opener, OwnEnd, SealedError, Sealer,
         handle_hello,
@@ -109,7 +109,7 @@ impl End {
         }
     }
 
-    fn call(&mut self, peer: &NodeRecord, out: &mut Outbox<Message>) {
+    fn call(&mut self, peer: &SignedRecord, out: &mut Outbox<Message>) {
         let own = OwnEnd {
             noise: self.keys.noise(),
             record: &self.record,
@@ -159,7 +159,7 @@ impl End {
             noise: self.keys.noise(),
             record: &self.record,
         };
-        let known = |id: &_| self.book.record(id).map(|record| record.sequence);
+        let known = |id: &_| self.book.get(id).cloned();
         let (session, answer) = handle_hello(own, &hello, known, &mut self.rng)?;
         self.book
             .handle_record(UNIX_EPOCH, session.peer.id(), session.peer);
@@ -344,7 +344,7 @@ fn change(net: &mut SimNet<Place>, place: usize, change: impl FnOnce(&mut End)) 
 }
 
 /// The caller calls whom `peer` describes, and all that follows happens.
-fn run(net: &mut SimNet<Place>, peer: &NodeRecord) {
+fn run(net: &mut SimNet<Place>, peer: &SignedRecord) {
     net.command(CALLER, |place, _, out| match place {
         Place::End(end) => end.call(peer, out),
         Place::Relay(_) => panic!("no end there"),
@@ -355,7 +355,7 @@ fn run(net: &mut SimNet<Place>, peer: &NodeRecord) {
 /// A call on the called's true record; what came of it at the caller and at the called.
 fn outcomes(net: &mut SimNet<Place>) -> [Option<Result<(), SealedError>>; 2] {
     let peer = end(net, CALLED).record.clone();
-    run(net, peer.record());
+    run(net, &peer);
     [CALLER, CALLED].map(|place| end(net, place).outcome.clone())
 }
 
@@ -479,7 +479,7 @@ fn a_replayed_call_opens_nothing() {
 fn a_call_that_reaches_another_node_or_key_fails() {
     // The relay leads the call to a node with other keys.
     let mut net = network(1, Tamper::Nothing);
-    let wanted = TestNode::new(9).unwrap().record(5);
+    let wanted = TestNode::new(9).unwrap().signed(5).unwrap();
     run(&mut net, &wanted);
     assert_eq!(end(&net, CALLED).outcome, Some(Err(SealedError::Handshake)));
     assert_eq!(end(&net, CALLER).outcome, None);
@@ -487,6 +487,7 @@ fn a_call_that_reaches_another_node_or_key_fails() {
     let mut net = network(1, Tamper::Nothing);
     let mut stale = end(&net, CALLED).record.record().clone();
     stale.noise_key = *TestNode::new(9).unwrap().noise().public();
+    let stale = end(&net, CALLED).keys.sign(&stale).unwrap();
     run(&mut net, &stale);
     assert_eq!(end(&net, CALLED).outcome, Some(Err(SealedError::Handshake)));
 }
@@ -500,7 +501,7 @@ fn a_record_that_carries_anothers_key_misleads_nobody() {
     let mut record = mallory.record(5);
     record.noise_key = end(&net, CALLED).record.record().noise_key;
     let record = mallory.sign(&record).unwrap();
-    run(&mut net, record.record());
+    run(&mut net, &record);
     assert_eq!(end(&net, CALLED).outcome, Some(Err(SealedError::Handshake)));
     assert_eq!(end(&net, CALLER).outcome, None);
     // Nor does an end speak with a record that is not of its own key.
@@ -510,7 +511,7 @@ fn a_record_that_carries_anothers_key_misleads_nobody() {
         record: &end(&net, CALLED).record,
     };
     let mut rng = ChaCha20Rng::seed_from_u64(1);
-    let called = Initiator::new(own, record.record(), Suite::AesGcm, &mut rng);
+    let called = Initiator::new(own, &record, Suite::AesGcm, &mut rng);
     assert_eq!(called.err(), Some(SealedError::OwnRecord));
 }
 
@@ -518,7 +519,7 @@ fn a_record_that_carries_anothers_key_misleads_nobody() {
 fn an_end_with_an_older_record_than_the_known_one_is_refused() {
     let mut net = network(1, Tamper::Nothing);
     let (caller, called) = (end(&net, CALLER), end(&net, CALLED));
-    let newer = called.keys.record(6);
+    let newer = called.keys.signed(6).unwrap();
     let id = called.record.id();
     let callers_newer = caller.keys.signed(6).unwrap();
     let callers_id = caller.record.id();
@@ -544,7 +545,7 @@ fn a_newer_record_of_the_called_reaches_the_caller() {
         end.book
             .handle_record(UNIX_EPOCH, older.id(), older.clone());
     });
-    run(&mut net, older.record());
+    run(&mut net, &older);
     assert_eq!(end(&net, CALLER).outcome, Some(Ok(())));
     let known = end(&net, CALLER).book.record(&id);
     assert_eq!(known.map(|record| record.sequence), Some(5));

@@ -238,14 +238,9 @@ async fn take_caller(network: &Network, pipe: Pipe) -> Result<(Asker, Open, Pipe
         noise: network.identity().noise(),
         record: &own_record,
     };
-    let sequence = |id: &NodeId| {
-        network
-            .records()
-            .get(id)
-            .map(|known| known.record().sequence)
-    };
+    let known = |id: &NodeId| network.records().get(id);
     let (session, answer) =
-        handle_hello(own, &hello, sequence, &mut rand::rng()).map_err(|error| {
+        handle_hello(own, &hello, known, &mut rand::rng()).map_err(|error| {
             tracing::debug!(%error, "a caller's handshake does not hold");
             PipeError::Malformed("handshake")
         })?;

@@ -110,8 +110,8 @@ async fn seal(
         record: &own_record,
     };
     let suite = own_record.record().suite.common(record.record().suite);
-    let (initiator, hello) = Initiator::new(own, record.record(), suite, &mut rand::rng())
-        .map_err(|error| {
+    let (initiator, hello) =
+        Initiator::new(own, record, suite, &mut rand::rng()).map_err(|error| {
             tracing::debug!(%error, "cannot call through a relay");
             unsealed()
         })?;

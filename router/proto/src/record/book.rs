@@ -73,6 +73,16 @@ pub enum RecordOutcome {
     Full,
 }
 
+impl RecordOutcome {
+    /// Whether the book knows more than before.
+    pub fn is_news(self) -> bool {
+        match self {
+            Self::New | Self::Newer => true,
+            Self::Old | Self::Expired | Self::Early | Self::Full => false,
+        }
+    }
+}
+
 impl RecordBook {
     /// Starts empty.
     pub fn new() -> Self {

@@ -9,7 +9,7 @@ use super::{Opener, SealedError, Sealer};
 use crate::{
     id::NodeId,
     noise::{NOISE_KEY_BYTES, Pattern, StaticKeypair, TAG_BYTES, handshake_builder},
-    record::{MAX_RECORD_BYTES, NodeRecord, RecordError, SignedRecord},
+    record::{MAX_RECORD_BYTES, RecordError, SignedRecord},
     suite::Suite,
     wire::{Reader, WireError},
 };
@@ -50,8 +50,8 @@ pub struct Session {
 pub struct Initiator {
     noise: Box<HandshakeState>,
     suite: Suite,
-    peer: NodeId,
-    peer_sequence: u64,
+    /// The newest known record of the other end.
+    peer: SignedRecord,
 }
 
 impl Initiator {
@@ -61,7 +61,7 @@ impl Initiator {
     /// [`SealedError::OwnRecord`] when `own` does not fit together.
     pub fn new(
         own: OwnEnd<'_>,
-        peer: &NodeRecord,
+        peer: &SignedRecord,
         suite: Suite,
         rng: &mut (impl CryptoRng + ?Sized),
     ) -> Result<(Self, Vec<u8>), SealedError> {
@@ -69,8 +69,8 @@ impl Initiator {
         let mut noise = handshake_builder(Pattern::Ik, suite, rng)
             .map_err(|_| SealedError::Handshake)?
             .local_private_key(own.noise.private())?
-            .remote_public_key(&peer.noise_key)?
-            .prologue(&prologue(suite, &peer.id))?
+            .remote_public_key(&peer.record().noise_key)?
+            .prologue(&prologue(suite, &peer.id()))?
             .build_initiator()?;
         let mut hello = vec![0; HELLO_BYTES];
         let (head, message) = hello
@@ -81,8 +81,7 @@ impl Initiator {
         let initiator = Self {
             noise: Box::new(noise),
             suite,
-            peer: peer.id,
-            peer_sequence: peer.sequence,
+            peer: peer.clone(),
         };
         Ok((initiator, hello))
     }
@@ -95,11 +94,12 @@ impl Initiator {
         if answer.len() != ANSWER_BYTES {
             return Err(SealedError::Length(answer.len()));
         }
-        let peer = read_payload(&mut self.noise, answer)?;
-        if peer.id() != self.peer {
+        let record = read_payload(&mut self.noise, answer)?;
+        let peer = SignedRecord::decode_beside(&record, Some(&self.peer))?;
+        if peer.id() != self.peer.id() {
             return Err(SealedError::WrongNode(peer.id()));
         }
-        check_peer(&self.noise, &peer, Some(self.peer_sequence))?;
+        check_peer(&self.noise, &peer, Some(&self.peer))?;
         let (ours, theirs) = self.noise.dangerously_get_raw_split();
         Ok(Session {
             peer,
@@ -109,16 +109,16 @@ impl Initiator {
     }
 }
 
-/// Takes a caller's HELLO, [`HELLO_BYTES`] long, and makes the answer. `known_sequence`
-/// tells the sequence of the newest known record of a node. Nothing may be done for the caller
-/// before its first frame opens: a HELLO can be a replay.
+/// Takes a caller's HELLO, [`HELLO_BYTES`] long, and makes the answer. `known` tells the newest
+/// known record of a node. Nothing may be done for the caller before its first frame opens: a
+/// HELLO can be a replay.
 ///
 /// # Errors
 /// [`SealedError`]; to be told to the caller as nothing but a reset.
 pub fn handle_hello(
     own: OwnEnd<'_>,
     hello: &[u8],
-    known_sequence: impl FnOnce(&NodeId) -> Option<u64>,
+    known: impl FnOnce(&NodeId) -> Option<SignedRecord>,
     rng: &mut (impl CryptoRng + ?Sized),
 ) -> Result<(Session, Vec<u8>), SealedError> {
     own.check()?;
@@ -135,8 +135,11 @@ pub fn handle_hello(
         .local_private_key(own.noise.private())?
         .prologue(&prologue(suite, &own.record.id()))?
         .build_responder()?;
-    let peer = read_payload(&mut noise, message)?;
-    check_peer(&noise, &peer, known_sequence(&peer.id()))?;
+    let record = read_payload(&mut noise, message)?;
+    let (id, _) = SignedRecord::peek(&record)?;
+    let known = known(&id);
+    let peer = SignedRecord::decode_beside(&record, known.as_ref())?;
+    check_peer(&noise, &peer, known.as_ref())?;
     let mut answer = vec![0; ANSWER_BYTES];
     noise.write_message(&payload(own.record), &mut answer)?;
     let (theirs, ours) = noise.dangerously_get_raw_split();
@@ -161,7 +164,7 @@ impl OwnEnd<'_> {
 impl fmt::Debug for Initiator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Initiator")
-            .field("peer", &self.peer)
+            .field("peer", &self.peer.id())
             .finish_non_exhaustive()
     }
 }
@@ -183,27 +186,27 @@ pub(super) fn payload(record: &SignedRecord) -> Vec<u8> {
     payload
 }
 
-fn read_payload(noise: &mut HandshakeState, message: &[u8]) -> Result<SignedRecord, SealedError> {
+/// The record, as it was sent.
+fn read_payload(noise: &mut HandshakeState, message: &[u8]) -> Result<Vec<u8>, SealedError> {
     let mut payload = vec![0; PAYLOAD_BYTES];
     noise.read_message(message, &mut payload)?;
     let mut reader = Reader::new(&payload);
     let mut field = || -> Result<_, WireError> {
         let len = usize::from(reader.u16("record length")?);
-        reader.bytes(len, "record")
+        Ok(reader.bytes(len, "record")?.to_vec())
     };
-    let bytes = field().map_err(RecordError::from)?;
-    Ok(SignedRecord::decode(bytes)?)
+    Ok(field().map_err(RecordError::from)?)
 }
 
 fn check_peer(
     noise: &HandshakeState,
     peer: &SignedRecord,
-    known_sequence: Option<u64>,
+    known: Option<&SignedRecord>,
 ) -> Result<(), SealedError> {
     if noise.get_remote_static() != Some(&peer.record().noise_key[..]) {
         return Err(SealedError::WrongKey(peer.id()));
     }
-    if known_sequence.is_some_and(|known| known > peer.record().sequence) {
+    if known.is_some_and(|known| known.record().sequence > peer.record().sequence) {
         return Err(SealedError::OldRecord(peer.id()));
     }
     Ok(())

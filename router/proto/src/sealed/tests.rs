@@ -34,7 +34,7 @@ impl End {
     }
 
     fn call(&self, other: &Self, suite: Suite) -> (Initiator, Vec<u8>) {
-        Initiator::new(self.own(), other.record.record(), suite, &mut rng(1)).unwrap()
+        Initiator::new(self.own(), &other.record, suite, &mut rng(1)).unwrap()
     }
 
     fn answer(&self, hello: &[u8]) -> Result<(Session, Vec<u8>), SealedError> {
@@ -117,6 +117,7 @@ fn a_hello_for_another_node_or_key_is_refused() {
     let mallory = TestNode::new(4);
     let mut record = mallory.record(1);
     record.noise_key = *bob.node.noise.public();
+    let record = record.sign(|message| mallory.sign(message)).unwrap();
     let own = alice.own();
     let (_, hello) = Initiator::new(own, &record, Suite::AesGcm, &mut rng(1)).unwrap();
     assert_eq!(bob.answer(&hello).err(), Some(SealedError::Handshake));
@@ -130,7 +131,7 @@ fn an_end_shows_only_its_own_record() {
         record: &bob.record,
     };
     let suite = Suite::AesGcm;
-    let called = Initiator::new(own, bob.record.record(), suite, &mut rng(1));
+    let called = Initiator::new(own, &bob.record, suite, &mut rng(1));
     assert_eq!(called.err(), Some(SealedError::OwnRecord));
     let (_, hello) = alice.call(&bob, suite);
     let answered = handle_hello(own, &hello, |_| None, &mut rng(2));
@@ -164,11 +165,12 @@ fn an_older_record_than_the_known_one_is_refused() {
     let (alice, bob) = (End::new(1), End::new(2));
     let (_, hello) = alice.call(&bob, Suite::AesGcm);
     for (known, refused) in [(None, false), (Some(5), false), (Some(6), true)] {
-        let answered = handle_hello(bob.own(), &hello, |_| known, &mut rng(2));
+        let record = |_: &NodeId| known.map(|sequence| alice.node.signed(sequence));
+        let answered = handle_hello(bob.own(), &hello, record, &mut rng(2));
         let expected = refused.then(|| SealedError::OldRecord(alice.node.id()));
         assert_eq!(answered.err(), expected, "known {known:?}");
     }
-    let newer = bob.node.record(6);
+    let newer = bob.node.signed(6);
     let (initiator, hello) =
         Initiator::new(alice.own(), &newer, Suite::AesGcm, &mut rng(1)).unwrap();
     let (_, answer) = bob.answer(&hello).unwrap();
