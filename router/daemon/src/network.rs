@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -36,6 +36,8 @@ use crate::{
 
 /// Peers that are not connected are tried again after this.
 const CONNECT_PERIOD: Duration = Duration::from_secs(15);
+/// A refresh of records waits so long for peers that are not connected.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A node as others meet it. Made by [`Network::start`], ended by [`Network::shutdown`].
 #[derive(Debug)]
@@ -61,6 +63,7 @@ pub struct Network {
     relay_desk: RelayDesk,
     registrations: Registrations,
     peers_changed: tokio::sync::Notify,
+    records_doubted: AtomicBool,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -131,6 +134,7 @@ impl Network {
             relay_desk: RelayDesk::new(&config.relay, config.limits.peers),
             registrations: Registrations::default(),
             peers_changed: tokio::sync::Notify::new(),
+            records_doubted: AtomicBool::new(false),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             published_keys: AtomicU64::new(hop_keys.revision()),
@@ -242,7 +246,8 @@ impl Network {
 
     /// Fetches the records of all peers that can be reached; whether anything was new.
     pub async fn refresh_records(self: &Arc<Self>) -> bool {
-        self.connect_peers().await;
+        // Peers that do not answer hold up nobody who asks for those that do.
+        let _ = tokio::time::timeout(CONNECT_PATIENCE, self.connect_peers()).await;
         let known = self.peers.known();
         let mut links = self.peers.links();
         links.retain(|link| known.get(&link.peer()).is_some());
@@ -251,6 +256,11 @@ impl Network {
             self.expire_world();
         }
         news
+    }
+
+    /// Has records fetched again when peers are next looked after: one of them led nowhere.
+    pub(crate) fn doubt_records(&self) {
+        self.records_doubted.store(true, Relaxed);
     }
 
     /// What the relay role does.
@@ -468,7 +478,8 @@ async fn keep_records(network: Arc<Network>) {
         if network.records.is_outdated() {
             network.publish();
         }
-        if refreshed.elapsed() >= REFRESH_PERIOD {
+        let doubted = network.records_doubted.swap(false, Relaxed);
+        if doubted || refreshed.elapsed() >= REFRESH_PERIOD {
             network.refresh_records().await;
             refreshed = tokio::time::Instant::now();
         }

@@ -26,8 +26,10 @@ use crate::{
 
 /// Sets are fetched again this often from every connected peer; its load is as old at most.
 pub(crate) const REFRESH_PERIOD: Duration = Duration::from_secs(300);
-/// A refresh on demand waits so long after the one before: 4 MiB each are not for nothing.
-const REFRESH_PAUSE: Duration = Duration::from_secs(2);
+/// A refresh on demand waits ten times as long after the one before as that one took, within
+/// these: sets of a few records cost next to nothing, 4 MiB each are not for nothing.
+const MIN_REFRESH_PAUSE: Duration = Duration::from_millis(250);
+const MAX_REFRESH_PAUSE: Duration = Duration::from_secs(2);
 /// Fetching a set may take so long.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -36,8 +38,16 @@ const FETCH_TIMEOUT: Duration = Duration::from_secs(20);
 pub(crate) struct Records {
     book: Mutex<RecordBook>,
     own: watch::Sender<SignedRecord>,
-    /// Held while a refresh runs; when the last one ended.
-    refresh: tokio::sync::Mutex<Option<Instant>>,
+    /// Held while a refresh runs.
+    refresh: tokio::sync::Mutex<Option<Refreshed>>,
+}
+
+/// The last refresh.
+#[derive(Debug)]
+struct Refreshed {
+    ended: Instant,
+    /// The next one begins no sooner.
+    pause: Duration,
 }
 
 /// What goes into this node's own record.
@@ -171,16 +181,20 @@ impl Records {
     pub(crate) async fn refresh(&self, links: Vec<Link>, counters: &Counters) -> bool {
         let asked = Instant::now();
         let mut last = self.refresh.lock().await;
-        if let Some(last) = *last {
-            if last > asked {
+        if let Some(last) = &*last {
+            if last.ended > asked {
                 return true;
             }
-            let due = last.checked_add(REFRESH_PAUSE).unwrap_or(last);
+            let due = last.ended.checked_add(last.pause).unwrap_or(last.ended);
             tokio::time::sleep_until(due).await;
         }
+        let started = Instant::now();
         let fetches = links.iter().map(|link| self.fetch(link, counters));
         let news = futures_util::future::join_all(fetches).await;
-        *last = Some(Instant::now());
+        *last = Some(Refreshed {
+            ended: Instant::now(),
+            pause: (started.elapsed() * 10).clamp(MIN_REFRESH_PAUSE, MAX_REFRESH_PAUSE),
+        });
         news.into_iter().any(|new| new.unwrap_or(false))
     }
 

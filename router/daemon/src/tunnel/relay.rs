@@ -41,7 +41,7 @@ pub(crate) async fn connect(
     let mut failed = OpenError::NoWay("no relay of the peer is known");
     for relay in relays.into_iter().take(MAX_RELAYS) {
         let mut sealed = seal(network, relay, &record).await;
-        if sealed.is_err() && network.refresh_records().await {
+        if refused_for(&sealed, Reason::Handshake) && network.refresh_records().await {
             // Its key may have changed: the new record says so.
             let newer = record_of(network, to).await?;
             if newer.record().noise_key != record.record().noise_key {
@@ -49,12 +49,20 @@ pub(crate) async fn connect(
                 sealed = seal(network, relay, &record).await;
             }
         }
+        if refused_for(&sealed, Reason::NoNode) {
+            // It may have gone to other relays; who asks here goes on meanwhile.
+            network.doubt_records();
+        }
         match sealed {
             Ok(pipe) => return Ok((relay, pipe)),
             Err(error) => failed = error,
         }
     }
     Err(failed)
+}
+
+fn refused_for(sealed: &Result<Pipe, OpenError>, wanted: Reason) -> bool {
+    matches!(sealed, Err(OpenError::Refused { reason, .. }) if *reason == wanted)
 }
 
 /// The peer's record: without it there is no key to seal for.

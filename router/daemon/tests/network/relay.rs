@@ -1,8 +1,12 @@
 //! Relayed tunnels: a friend without an address, and what the relay between can see.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use wormholed::{Config, NetworkOptions, OpenError, OpenGate, Opened, PipeError};
+use wormholed::{Config, NetworkOptions, OpenError, OpenGate, Opened, PeerConfig, PipeError};
 use wormholes_proto::Reason;
 use wormholes_rules::{Tunnel, TunnelKind};
 
@@ -299,4 +303,33 @@ async fn nobody_but_a_chosen_relay_brings_callers() {
         .await
         .unwrap_err();
     assert_eq!(error.reason(), Reason::Denied, "{error}");
+}
+
+#[tokio::test]
+async fn a_friend_that_is_away_is_told_at_once_whoever_else_is_silent() {
+    let scene = scene(195, |_| {}, |_| {}).await;
+    let client = &scene.client.network;
+    client.refresh_records().await;
+    scene.friend.network.shutdown().await;
+    let id = scene.friend.network.id();
+    until("the relay misses the friend", || {
+        !scene.relay.network.registered().contains(&id)
+    })
+    .await;
+    // Takes what comes, and never answers.
+    let socket = std::net::UdpSocket::bind("127.199.0.1:0").unwrap();
+    let silent = PeerConfig {
+        addresses: vec![socket.local_addr().unwrap()],
+        ..peer(&node(199, |config| config.node.listen.clear()))
+    };
+    let mut friend_as_peer = peer(&scene.friend);
+    friend_as_peer.via = vec![scene.relay.name.clone()];
+    client.set_peers(&[peer(&scene.relay), friend_as_peer, silent]);
+    let start = Instant::now();
+    let refused = client
+        .open(&scene.tunnel(false), &service_request("echo"))
+        .await
+        .unwrap_err();
+    assert_eq!(refused.reason(), Reason::NoNode, "{refused}");
+    assert!(start.elapsed() < Duration::from_millis(500));
 }
