@@ -19,6 +19,8 @@ const TIME: Duration = Duration::from_secs(2);
 const ROUNDS: usize = 3;
 /// Idle flows that memory is divided by.
 const IDLE_FLOWS: usize = 1_000;
+/// Those before them pay for what is there once.
+const FIRST_IDLE_FLOWS: usize = 100;
 
 /// Which rows are measured.
 #[derive(Debug)]
@@ -289,10 +291,12 @@ async fn idle(
     route: Route,
     flows: &mut Vec<TcpStream>,
 ) -> Result<Row> {
-    let pid = network.client_pid();
+    let (pid, way) = (network.client_pid(), network.way(route)?);
+    let first = load::idle(&way, FIRST_IDLE_FLOWS).await;
+    flows.extend(first.with_context(|| name.clone())?);
     let before = resident_bytes(pid)?;
-    let new = load::idle(&network.way(route)?, IDLE_FLOWS).await;
-    flows.extend(new.with_context(|| name.clone())?);
+    let more = load::idle(&way, IDLE_FLOWS).await;
+    flows.extend(more.with_context(|| name.clone())?);
     let grown = resident_bytes(pid)?.saturating_sub(before);
     let value = grown as f64 / 1024.0 / IDLE_FLOWS as f64;
     Ok(Row::new(name, "KiB", value, None, Floor::AtMost(20.0)))
