@@ -59,8 +59,9 @@ pub(crate) async fn run(core: &NodeCore, asked: Asked, mut local: LocalEnd) {
             return local.refuse(refusal).await;
         }
     };
+    // Boxed: a flow that is open needs no room for how it was opened.
     let route = tokio::select! {
-        route = decide::travel(core, &flow, &asked) => route,
+        route = Box::pin(decide::travel(core, &flow, &asked)) => route,
         () = local.gone(asked.ends) => Err(Refusal::Gone),
         () = core.stop.cancelled() => Err(Refusal::Stopping),
     };
@@ -75,9 +76,8 @@ pub(crate) async fn run(core: &NodeCore, asked: Asked, mut local: LocalEnd) {
     let Some(near) = local.accept().await else {
         return travelling.ended(Some(Refusal::Gone.to_string()));
     };
-    let copy = pipe::copy(near, route.opened.pipe, &route.limits, &flow.bytes);
     let end = tokio::select! {
-        end = copy => end.stop.map(|stop| stop.to_string()),
+        end = pipe::copy(near, route.opened.pipe, &route.limits, &flow.bytes) => end.stop.map(|stop| stop.to_string()),
         () = core.kill.cancelled() => Some(Refusal::Stopping.to_string()),
     };
     travelling.ended(end);

@@ -1,6 +1,6 @@
 //! The two directions of a flow, whatever carries them, and the copy between two of them.
 //!
-//! A pipe is a closed set of kinds behind four verbs: read a batch, write a batch, finish (this
+//! A pipe is a closed set of kinds behind four verbs: read chunks, write chunks, finish (this
 //! direction ends well; the other goes on) and abort (both ends learn that it broke). Dropping a
 //! writer that did not finish aborts it: an end that nobody meant never looks like a good one.
 
@@ -88,13 +88,6 @@ enum Sink {
     Sealed(Box<SealedWriter>),
     Onion(Box<OnionWriter>),
     Memory(MemoryWriter),
-}
-
-/// Chunks on their way, in order.
-#[derive(Debug, Default)]
-pub(crate) struct Batch {
-    chunks: [Bytes; BATCH_CHUNKS],
-    len: usize,
 }
 
 /// A direction that broke.
@@ -232,24 +225,18 @@ impl PipeReader {
         }
     }
 
-    /// Fills `batch` with what has come; false when this direction ended well. Cancel-safe.
+    /// Takes what has come in pieces, at most [`BATCH_CHUNKS`]; none when this direction ended
+    /// well. Cancel-safe.
     ///
     /// # Errors
     /// [`PipeError`] when it broke.
-    pub(crate) async fn read_batch(&mut self, batch: &mut Batch) -> Result<bool, PipeError> {
+    pub(crate) async fn read_chunks(&mut self) -> Result<Vec<Bytes>, PipeError> {
         if let Source::Quic(quic) = &mut self.source
             && self.ahead.is_empty()
         {
-            batch.len = quic.read_chunks(&mut batch.chunks).await?;
-            return Ok(batch.len > 0);
+            return quic.read_chunks().await;
         }
-        match self.read_chunk().await? {
-            Some(chunk) => {
-                batch.set(chunk);
-                Ok(true)
-            }
-            None => Ok(false),
-        }
+        Ok(self.read_chunk().await?.into_iter().collect())
     }
 
     /// Takes what came together with something that was read before; often nothing.
@@ -351,25 +338,21 @@ impl PipeWriter {
     /// # Errors
     /// [`PipeError`] when the direction broke.
     pub async fn write_chunk(&mut self, chunk: Bytes) -> Result<(), PipeError> {
-        let mut batch = Batch::default();
-        batch.set(chunk);
-        self.write_batch(&mut batch).await
+        self.write_chunks(&mut [chunk]).await
     }
 
-    /// Sends all of `batch`, and empties it.
+    /// Sends all of `chunks`, and empties them.
     ///
     /// # Errors
     /// [`PipeError`] when the direction broke.
-    pub(crate) async fn write_batch(&mut self, batch: &mut Batch) -> Result<(), PipeError> {
+    pub(crate) async fn write_chunks(&mut self, chunks: &mut [Bytes]) -> Result<(), PipeError> {
         match &mut self.sink {
-            Sink::Tcp(tcp) => tcp.write_chunks(batch.chunks_mut()).await?,
-            Sink::Quic(quic) => quic.write_chunks(batch.chunks_mut()).await?,
-            Sink::Sealed(sealed) => sealed.write_chunks(batch.chunks_mut()).await?,
-            Sink::Onion(onion) => onion.write_chunks(batch.chunks_mut()).await?,
-            Sink::Memory(memory) => memory.write_chunks(batch.chunks_mut()).await?,
+            Sink::Tcp(tcp) => tcp.write_chunks(chunks).await,
+            Sink::Quic(quic) => quic.write_chunks(chunks).await,
+            Sink::Sealed(sealed) => sealed.write_chunks(chunks).await,
+            Sink::Onion(onion) => onion.write_chunks(chunks).await,
+            Sink::Memory(memory) => memory.write_chunks(chunks).await,
         }
-        batch.clear();
-        Ok(())
     }
 
     /// Sends what a stream begins with.
@@ -436,30 +419,6 @@ impl PipeWriter {
     pub fn abort(self) {
         // Writers that did not finish abort when dropped.
         drop(self);
-    }
-}
-
-impl Batch {
-    fn set(&mut self, chunk: Bytes) {
-        if let Some(first) = self.chunks.first_mut() {
-            *first = chunk;
-            self.len = 1;
-        }
-    }
-
-    fn chunks_mut(&mut self) -> &mut [Bytes] {
-        self.chunks.get_mut(..self.len).unwrap_or_default()
-    }
-
-    /// Bytes in all chunks.
-    fn bytes(&self) -> u64 {
-        let chunks = self.chunks.iter().take(self.len);
-        chunks.map(|chunk| chunk.len() as u64).sum()
-    }
-
-    fn clear(&mut self) {
-        self.chunks_mut().fill(Bytes::new());
-        self.len = 0;
     }
 }
 

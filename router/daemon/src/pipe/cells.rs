@@ -8,7 +8,7 @@ use wormholes_proto::onion::{
 };
 
 use super::{
-    BATCH_CHUNKS, PipeError, Toll,
+    PipeError, Toll,
     quic::{QuicReader, QuicWriter},
 };
 
@@ -285,12 +285,14 @@ impl CellReader {
 
     /// Takes what has come; false at the end of the stream. Cancel-safe.
     async fn fill(&mut self) -> Result<bool, PipeError> {
-        let mut chunks = [const { Bytes::new() }; BATCH_CHUNKS];
-        let filled = self.stream.read_chunks(&mut chunks).await?;
-        for chunk in chunks.iter().take(filled) {
+        if self.pending.is_empty() {
+            self.pending = BytesMut::new();
+        }
+        let chunks = self.stream.read_chunks().await?;
+        for chunk in &chunks {
             self.pending.extend_from_slice(chunk);
         }
-        Ok(filled > 0)
+        Ok(!chunks.is_empty())
     }
 }
 

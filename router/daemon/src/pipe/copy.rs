@@ -14,7 +14,7 @@ use std::{
 
 use wormholes_rules::Jitter;
 
-use super::{Batch, Pace, Pipe, PipeError, PipeReader, PipeWriter};
+use super::{Pace, Pipe, PipeError, PipeReader, PipeWriter};
 
 /// Longer than a program that lives leaves its bytes lying; meanwhile they fill a window that other
 /// streams share.
@@ -234,37 +234,32 @@ async fn unless_left(
 
 impl Shared<'_> {
     async fn run(&self, way: Way<'_>) -> Result<(), CopyStop> {
-        let mut batch = Batch::default();
-        while way
-            .from
-            .read_batch(&mut batch)
-            .await
-            .map_err(way.read_failed)?
-        {
-            let bytes = batch.bytes();
+        loop {
+            let mut chunks = way.from.read_chunks().await.map_err(way.read_failed)?;
+            if chunks.is_empty() {
+                break;
+            }
+            let bytes = chunks.iter().map(|chunk| chunk.len() as u64).sum();
             self.limits.admit(self.bytes, bytes).await?;
             if let Some(pace) = &self.own_pace {
                 pace.pass(bytes).await;
             }
             if let Some(witness) = &self.limits.witness {
-                batch
-                    .chunks_mut()
-                    .iter()
-                    .for_each(|chunk| witness.saw("relay", chunk));
+                chunks.iter().for_each(|chunk| witness.saw("relay", chunk));
             }
             if let Some(jitter) = way.jitter {
                 let wait = jitter.wait(rand::random());
                 tokio::time::sleep(wait).await;
             }
-            let write = way.into.write_batch(&mut batch);
-            if way.from.shares_room() {
-                let written = tokio::time::timeout(self.limits.unread, write).await;
-                written
+            let written = if way.from.shares_room() {
+                let unread = self.limits.unread;
+                tokio::time::timeout(unread, way.into.write_chunks(&mut chunks))
+                    .await
                     .map_err(|_| CopyStop::Unread)?
-                    .map_err(way.write_failed)?;
             } else {
-                write.await.map_err(way.write_failed)?;
-            }
+                way.into.write_chunks(&mut chunks).await
+            };
+            written.map_err(way.write_failed)?;
             (way.moved)(self.bytes, bytes);
         }
         way.into.finish().await.map_err(way.write_failed)

@@ -1,11 +1,16 @@
 //! QUIC streams as ends of a pipe.
 
-use std::sync::Arc;
+use std::{
+    future::poll_fn,
+    pin::pin,
+    sync::Arc,
+    task::{Poll, ready},
+};
 
 use bytes::Bytes;
 use quinn::{ReadError, RecvStream, SendStream, VarInt, WriteError};
 
-use super::PipeError;
+use super::{BATCH_CHUNKS, PipeError};
 use crate::carrier::OpenStream;
 
 /// Asks for whatever has come: chunks are packets, never longer than a datagram.
@@ -45,10 +50,16 @@ impl QuicReader {
         }
     }
 
-    /// Says how many chunks were filled; none at the end.
-    pub(super) async fn read_chunks(&mut self, chunks: &mut [Bytes]) -> Result<usize, PipeError> {
-        let filled = self.stream.read_chunks(chunks).await.map_err(read_error)?;
-        Ok(filled.unwrap_or(0))
+    /// Takes what has come, at most [`BATCH_CHUNKS`]; none at the end. Cancel-safe. Room for them
+    /// is there while they come, not while they are waited for.
+    pub(super) async fn read_chunks(&mut self) -> Result<Vec<Bytes>, PipeError> {
+        poll_fn(|context| {
+            let mut chunks = [const { Bytes::new() }; BATCH_CHUNKS];
+            let filled = ready!(pin!(self.stream.read_chunks(&mut chunks)).poll(context));
+            let filled = filled.map_err(read_error)?.unwrap_or(0);
+            Poll::Ready(Ok(chunks.into_iter().take(filled).collect()))
+        })
+        .await
     }
 }
 

@@ -4,7 +4,7 @@ use bytes::{Bytes, BytesMut};
 use wormholes_proto::sealed::{Frame, Opener, SealedError, Sealer};
 
 use super::{
-    BATCH_CHUNKS, PipeError,
+    PipeError,
     quic::{QuicReader, QuicWriter},
 };
 
@@ -36,19 +36,21 @@ impl SealedReader {
     }
 
     pub(super) async fn read_chunk(&mut self) -> Result<Option<Bytes>, PipeError> {
-        let mut chunks = [const { Bytes::new() }; BATCH_CHUNKS];
         loop {
             match self.opener.open(&mut self.pending).map_err(sealed_error)? {
                 Some(Frame::Data(data)) if data.is_empty() => {}
                 Some(Frame::Data(data)) => return Ok(Some(data)),
                 Some(Frame::End) => return Ok(None),
                 None => {
-                    let filled = self.stream.read_chunks(&mut chunks).await?;
-                    if filled == 0 {
+                    if self.pending.is_empty() {
+                        self.pending = BytesMut::new();
+                    }
+                    let chunks = self.stream.read_chunks().await?;
+                    if chunks.is_empty() {
                         let end = self.opener.handle_stream_end(&self.pending);
                         return end.map(|()| None).map_err(sealed_error);
                     }
-                    for chunk in chunks.iter().take(filled) {
+                    for chunk in &chunks {
                         self.pending.extend_from_slice(chunk);
                     }
                 }

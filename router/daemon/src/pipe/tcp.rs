@@ -1,10 +1,14 @@
 //! TCP ends of a pipe. An idle connection holds no buffer: one is taken when bytes wait.
 
-use std::io::{ErrorKind, IoSlice};
+use std::{
+    future::poll_fn,
+    io::{ErrorKind, IoSlice},
+    pin::Pin,
+};
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::{
-    io::AsyncWriteExt,
+    io::{AsyncWrite, AsyncWriteExt},
     net::tcp::{OwnedReadHalf, OwnedWriteHalf},
 };
 
@@ -69,17 +73,17 @@ impl TcpWriter {
         let half = self.half.as_mut().ok_or(PipeError::Cut)?;
         let mut rest = chunks;
         while !rest.is_empty() {
-            let mut slices = [IoSlice::new(&[]); BATCH_CHUNKS];
-            for (slice, chunk) in slices.iter_mut().zip(rest.iter()) {
-                *slice = IoSlice::new(chunk);
-            }
-            let used = slices
-                .get(..rest.len().min(BATCH_CHUNKS))
-                .unwrap_or_default();
-            let written = half
-                .write_vectored(used)
-                .await
-                .map_err(|error| broken(&error))?;
+            let written = poll_fn(|context| {
+                let mut slices = [IoSlice::new(&[]); BATCH_CHUNKS];
+                for (slice, chunk) in slices.iter_mut().zip(rest.iter()) {
+                    *slice = IoSlice::new(chunk);
+                }
+                let used = slices
+                    .get(..rest.len().min(BATCH_CHUNKS))
+                    .unwrap_or_default();
+                Pin::new(&mut *half).poll_write_vectored(context, used)
+            });
+            let written = written.await.map_err(|error| broken(&error))?;
             rest = advance(rest, written);
         }
         Ok(())
