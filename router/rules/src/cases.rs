@@ -38,7 +38,7 @@ use crate::{
 /// What cases may call beyond what scripts may.
 const DIALECT: Dialect = Dialect {
     functions: &[
-        "event", "expect", "init", "later", "never", "read", "route", "test",
+        "accept", "event", "exit", "expect", "init", "later", "never", "read", "route", "test",
     ],
     top_level: true,
 };

@@ -1,6 +1,7 @@
 //! One script: compiled, checked, and run within its limits.
 
 pub(crate) mod call;
+mod forms;
 pub(crate) mod hint;
 pub(crate) mod limits;
 pub(crate) mod lint;

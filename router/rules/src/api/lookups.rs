@@ -278,7 +278,8 @@ fn to_kept(value: Dynamic) -> ScriptResult<Option<KeptValue>> {
     }
 }
 
-fn level(text: &str) -> Result<Level, String> {
+/// How grave a message is, as scripts write it.
+pub(crate) fn level(text: &str) -> Result<Level, String> {
     match text {
         "debug" => Ok(Level::Debug),
         "info" => Ok(Level::Info),

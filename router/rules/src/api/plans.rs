@@ -2,10 +2,12 @@
 
 mod draft;
 
+use std::net::SocketAddr;
+
 use rhai::{Array, Dynamic, Engine, ImmutableString, Map, NativeCallContext};
 use wormholes_proto::{NodeId, onion::MAX_HOPS};
 
-pub(crate) use self::draft::Draft;
+pub(crate) use self::draft::{Draft, NOT_A_STEP};
 use self::draft::{DraftTunnel, Inner};
 use crate::{
     api::objects::Peer,
@@ -61,9 +63,7 @@ fn register_makers(engine: &mut Engine) {
         )
         .register_fn("socks", |context: NativeCallContext, server: &str| {
             let mut tunnel = DraftTunnel::new(TunnelKind::Socks);
-            tunnel.server = Some(server.parse().map_err(|_| {
-                format!("`{server}` is not the address of a server: write 127.0.0.1:1080")
-            })?);
+            tunnel.server = Some(socks_server(server)?);
             ScriptResult::Ok(Draft::single(&context, tunnel))
         })
         .register_fn("block", |context: NativeCallContext| block(&context, ""))
@@ -192,12 +192,7 @@ fn register_marks(engine: &mut Engine) {
         })
         .register_fn("pad", |plan: &mut Draft, multiple: i64| {
             plan.mark(|marks| {
-                let multiple = u32::try_from(multiple).ok();
-                marks.pad_bytes = Some(
-                    multiple
-                        .filter(|multiple| (1..=16_384).contains(multiple))
-                        .ok_or("pad() takes 1 to 16384 bytes")?,
-                );
+                marks.pad_bytes = Some(pad_bytes(multiple)?);
                 Ok(())
             })
         })
@@ -248,24 +243,13 @@ fn onion(
 ) -> ScriptResult<Draft> {
     let mut tunnel = DraftTunnel::new(TunnelKind::Onion);
     tunnel.to = to;
-    tunnel.hops = u8::try_from(hops)
-        .ok()
-        .filter(|hops| (1..=MAX_HOPS).contains(&usize::from(*hops)))
-        .ok_or_else(|| format!("onion() takes 1 to {MAX_HOPS} hops, not {hops}"))?;
+    tunnel.hops = hop_count(hops)?;
     let mut marks = Marks::default();
     for (key, value) in options {
+        check_onion_option(key, value)?;
         match key.as_str() {
-            "from" => match value.clone().into_string().as_deref() {
-                Ok("friends") => tunnel.friends_only = true,
-                Ok("any") => tunnel.friends_only = false,
-                _ => return Err("onion() takes hops from: \"any\" or \"friends\"".into()),
-            },
             "isolate" => marks.isolate = isolation_keys(value)?,
-            _ => {
-                return Err(
-                    format!("onion() knows the options from and isolate, not {key}").into(),
-                );
-            }
+            _ => tunnel.friends_only = is_text(value, "friends"),
         }
     }
     let mut draft = Draft::single(context, tunnel);
@@ -273,6 +257,54 @@ fn onion(
         *fresh = marks;
         Ok(())
     })
+}
+
+/// Hops of an onion, as scripts give them.
+pub(crate) fn hop_count(hops: i64) -> Result<u8, String> {
+    u8::try_from(hops)
+        .ok()
+        .filter(|hops| (1..=MAX_HOPS).contains(&usize::from(*hops)))
+        .ok_or_else(|| format!("onion() takes 1 to {MAX_HOPS} hops, not {hops}"))
+}
+
+/// Whether `onion()` has an option of this name.
+pub(crate) fn check_onion_option_name(name: &str) -> Result<(), String> {
+    match name {
+        "from" | "isolate" => Ok(()),
+        _ => Err(format!(
+            "onion() knows the options from and isolate, not {name}"
+        )),
+    }
+}
+
+/// Whether `onion()` has an option of this name, and takes this value for it.
+pub(crate) fn check_onion_option(name: &str, value: &Dynamic) -> Result<(), String> {
+    check_onion_option_name(name)?;
+    match name {
+        "isolate" => isolation_keys(value).map(drop),
+        _ if is_text(value, "friends") || is_text(value, "any") => Ok(()),
+        _ => Err("onion() takes hops from: \"any\" or \"friends\"".to_owned()),
+    }
+}
+
+/// What padding fills up to, as scripts give it.
+pub(crate) fn pad_bytes(multiple: i64) -> Result<u32, String> {
+    let multiple = u32::try_from(multiple).ok();
+    let multiple = multiple.filter(|multiple| (1..=16_384).contains(multiple));
+    multiple.ok_or_else(|| "pad() takes 1 to 16384 bytes".to_owned())
+}
+
+/// The address of an upstream proxy, as scripts give it.
+pub(crate) fn socks_server(server: &str) -> Result<SocketAddr, String> {
+    server
+        .parse()
+        .map_err(|_| format!("`{server}` is not the address of a server: write 127.0.0.1:1080"))
+}
+
+fn is_text(value: &Dynamic, wanted: &str) -> bool {
+    value
+        .read_lock::<ImmutableString>()
+        .is_some_and(|text| *text == wanted)
 }
 
 /// Direct when there is a way, then through the peer's relays.

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rhai::{AST, ASTFlags, ASTNode, Expr, FnCallExpr, Position, Stmt};
 
-use super::{hint::nearest, names};
+use super::{forms, hint::nearest, names};
 use crate::api::objects::fields_of;
 
 /// Parameters of one function, and arguments of one call.
@@ -57,6 +57,8 @@ struct Linter<'a> {
     dialect: Dialect,
     found: Found,
     own_functions: Vec<String>,
+    /// How many parameters each function of the script takes.
+    parameters: BTreeMap<&'a str, BTreeSet<usize>>,
     /// Variables that are a hook's argument wherever they appear, and the fields each has.
     arguments: BTreeMap<&'a str, Vec<&'static str>>,
     map_keys: BTreeSet<String>,
@@ -69,6 +71,7 @@ pub(crate) fn lint(ast: &AST, dialect: Dialect) -> Found {
         dialect,
         found: Found::default(),
         own_functions: Vec::new(),
+        parameters: BTreeMap::new(),
         arguments: BTreeMap::new(),
         map_keys: BTreeSet::new(),
         called: BTreeSet::new(),
@@ -105,7 +108,7 @@ impl<'a> Linter<'a> {
         }
     }
 
-    fn definitions(&mut self, ast: &AST) {
+    fn definitions(&mut self, ast: &'a AST) {
         let extra = self.dialect.functions.iter().map(|&name| name.to_owned());
         self.own_functions = extra.collect();
         for function in ast.iter_functions() {
@@ -119,6 +122,8 @@ impl<'a> Linter<'a> {
             }
             self.check(Position::NONE, names::check_definition(name, parameters));
             self.own_functions.push(name.to_owned());
+            let counts = self.parameters.entry(name).or_default();
+            counts.insert(parameters);
             if names::HOOKS.iter().any(|(hook, _)| *hook == name) {
                 self.found.hooks.insert(name.to_owned());
             }
@@ -211,6 +216,11 @@ impl<'a> Linter<'a> {
                 }
             }
             Expr::Dot(parts, ..) => {
+                if let Expr::FnCall(call, position) = &parts.lhs
+                    && call.name == "pass"
+                {
+                    self.fault(*position, "pass() takes no methods");
+                }
                 if let Expr::Variable(variable, ..) = &parts.lhs {
                     self.field_of(&variable.1, &parts.rhs);
                 }
@@ -265,12 +275,15 @@ impl<'a> Linter<'a> {
             let message = format!("a call has at most {MAX_ARGUMENTS} arguments");
             self.fault(position, message);
         }
+        if !self.dialect.top_level {
+            self.arguments_of(call, position, method);
+        }
         let first = call.args.first();
         match (name, method) {
             ("need", _) => self.need(call, position),
             ("log", true) => {
                 let message = "a verdict has no `log` in this build; targets are never logged \
-                               at level info; for a line of log write log(text)";
+                               at level info; for a line of log write log(\"info\", text)";
                 self.fault(position, message);
             }
             ("exit", false) if !self.dialect.top_level => {
@@ -308,6 +321,32 @@ impl<'a> Linter<'a> {
                 position,
                 "need() wants the plan that the look-up travels by: need(\"ip\", onion(3))",
             );
+        }
+    }
+
+    /// How many arguments a call has, and those that stand there as such.
+    fn arguments_of(&mut self, call: &FnCallExpr, position: Position, method: bool) {
+        let (name, given) = (call.name.as_str(), call.args.len());
+        if let Some(counts) = self.parameters.get(name) {
+            if !counts.contains(&given) {
+                let counts: Vec<_> = counts.iter().map(ToString::to_string).collect();
+                let counts = counts.join(" or ");
+                let message =
+                    format!("`{name}` of this script takes {counts} arguments, not {given}");
+                self.fault(position, message);
+            }
+            return;
+        }
+        let object = usize::from(method);
+        // These two say more of their own.
+        if !matches!((name, method), ("need", _) | ("exit", false)) {
+            self.check(position, forms::check_count(name, given + object));
+        }
+        for (index, argument) in call.args.iter().enumerate() {
+            let place = (index + object, given + object);
+            if let Err((position, message)) = forms::check_argument(name, place, argument) {
+                self.fault(position, message);
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! The names that a script may use. Whatever is not here is refused when the script is loaded, so
 //! that nothing of Rhai's library is reachable that was not looked at.
 
-use super::hint::nearest;
+use super::{forms::HOST, hint::nearest};
 
 /// Hooks and how many arguments each has.
 pub(crate) const HOOKS: [(&str, usize); 6] = [
@@ -11,57 +11,6 @@ pub(crate) const HOOKS: [(&str, usize); 6] = [
     ("relay", 1),
     ("exit", 1),
     ("on_event", 1),
-];
-
-/// What this crate registers.
-const HOST: &[&str] = &[
-    "accept",
-    "after",
-    "allow",
-    "before",
-    "best",
-    "block",
-    "bw",
-    "bytes",
-    "closed",
-    "delay",
-    "deny",
-    "direct",
-    "exit",
-    "first_set",
-    "for_time",
-    "has",
-    "hash",
-    "idle",
-    "isolate",
-    "jitter",
-    "kv_get",
-    "kv_set",
-    "label",
-    "log",
-    "need",
-    "notify",
-    "onion",
-    "or",
-    "pad",
-    "pass",
-    "peer",
-    "peers",
-    "plan",
-    "quota",
-    "race",
-    "rate",
-    "relay",
-    "relayed",
-    "relays",
-    "sample",
-    "set",
-    "socks",
-    "step",
-    "tag",
-    "timeout",
-    "to",
-    "via",
 ];
 
 /// Of Rhai's library: what is linear in its arguments, allocates no more than they hold, and
@@ -144,6 +93,7 @@ const NOT_BUILT: &[(&str, &str)] = &[
     ("back_after", ""),
     ("migrate", ""),
     ("carrier", ""),
+    ("exits", "; peers(|p| p.is_exit) lists peers that exit"),
     ("relays_best", "; sort relays() instead"),
     ("fetch_decoy", ""),
     ("cover", ""),
@@ -206,7 +156,7 @@ const FORBIDDEN: &[&str] = &[
 /// Whether scripts may call `name`; `extra` is what the script itself defines.
 pub(crate) fn check_function(name: &str, extra: &[String]) -> Result<(), String> {
     let known = |list: &[&str]| list.contains(&name);
-    if known(HOST) || known(LIBRARY) || is_operator(name) || extra.iter().any(|own| own == name) {
+    if is_host(name) || known(LIBRARY) || is_operator(name) || extra.iter().any(|own| own == name) {
         return Ok(());
     }
     if let Some((_, instead)) = NOT_BUILT.iter().find(|(not_built, _)| *not_built == name) {
@@ -215,7 +165,8 @@ pub(crate) fn check_function(name: &str, extra: &[String]) -> Result<(), String>
     if known(FORBIDDEN) {
         return Err(format!("`{name}` is not available in rule scripts"));
     }
-    let names = HOST.iter().chain(LIBRARY).copied();
+    let names = HOST.iter().map(|(host, _)| *host);
+    let names = names.chain(LIBRARY.iter().copied());
     let all = names.chain(extra.iter().map(String::as_str));
     Err(match nearest(name, all) {
         Some(near) => format!("no function is called `{name}`; did you mean `{near}`?"),
@@ -245,7 +196,7 @@ pub(crate) fn check_definition(name: &str, parameters: usize) -> Result<(), Stri
     if HOOKS_NOT_BUILT.contains(&name) {
         return Err(format!("the hook `{name}` is not in this build"));
     }
-    let taken = HOST.contains(&name) || LIBRARY.contains(&name) || FORBIDDEN.contains(&name);
+    let taken = is_host(name) || LIBRARY.contains(&name) || FORBIDDEN.contains(&name);
     if taken || NOT_BUILT.iter().any(|(not_built, _)| *not_built == name) {
         return Err(format!(
             "`{name}` is the host's; give your function another name"
@@ -263,6 +214,10 @@ pub(crate) fn misspelt_hook(name: &str) -> Option<&'static str> {
 /// Whether a closure that uses outer variables may be an argument of `name`.
 pub(crate) fn takes_closure(name: &str) -> bool {
     CLOSURE_TAKERS.contains(&name)
+}
+
+fn is_host(name: &str) -> bool {
+    HOST.iter().any(|(host, _)| *host == name)
 }
 
 fn is_operator(name: &str) -> bool {

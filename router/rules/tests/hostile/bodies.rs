@@ -256,7 +256,7 @@ pub(crate) const BODIES: &[(&str, &str, &str)] = &[
         "let a = [3, 2, 1]; a.sort(|x, y| { throw \"no\" }); direct()",
         "",
     ),
-    ("a negative delay", "direct().delay(-1)", ""),
+    ("a negative delay", "let t = -1; direct().delay(t)", ""),
     ("a delay that is no number", "direct().delay(0.0 / 0.0)", ""),
     (
         "nested closures",

@@ -85,19 +85,25 @@ fn an_error_blocks_and_says_where() {
         ("fn route(c) { plan() }", "no step"),
         ("fn route(c) { relay(\"r1\") }", "returned Peer, not a plan"),
         ("fn route(c) { throw \"mine\" }", "mine"),
-        ("fn route(c) { onion(9) }", "1 to 8 hops"),
+        ("fn route(c) { let n = 9; onion(n) }", "1 to 8 hops"),
         ("fn route(c) { direct().exit() }", "exit() needs the peer"),
         (
             "fn route(c) { relay(peer(\"r1\")) }",
             "relay() needs the peer",
         ),
-        ("fn route(c) { direct().timeout(\"soon\") }", "number"),
         (
-            "fn route(c) { onion(3, #{ from: \"mars\" }) }",
+            "fn route(c) { let t = \"soon\"; direct().timeout(t) }",
+            "number",
+        ),
+        (
+            "fn route(c) { let whom = \"mars\"; onion(3, #{ from: whom }) }",
             "\"friends\"",
         ),
         ("fn route(c) { c.host.nothing }", "nothing"),
-        ("fn route(c) { socks(\"example:1080\") }", "address"),
+        (
+            "fn route(c) { let to = \"example:1080\"; socks(to) }",
+            "address",
+        ),
         (
             "fn route(c) { set(c.host).has(c.host); direct() }",
             "no set is called",

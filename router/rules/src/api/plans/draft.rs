@@ -16,6 +16,9 @@ const MAX_STEPS: usize = 16;
 /// Tunnels that race in one step.
 const MAX_RACERS: usize = 4;
 
+/// Why a plan refuses what follows it.
+pub(crate) const NOT_A_STEP: &str = "pass() and need() are answers of their own, not steps";
+
 /// A plan in the making.
 #[derive(Debug, Clone)]
 pub(crate) struct Draft {
@@ -225,7 +228,7 @@ impl Draft {
     pub(super) fn then(&mut self, next: &Self) -> ScriptResult<Self> {
         self.change(|inner| {
             if next.inner.pass || next.inner.need_ip {
-                return Err("pass() and need() are answers of their own, not steps".to_owned());
+                return Err(NOT_A_STEP.to_owned());
             }
             inner.steps.extend(next.inner.steps.iter().cloned());
             // One closed part closes the whole: nobody means half of a promise.

@@ -1,0 +1,217 @@
+//! How the host's functions are called: how many arguments each takes, and which texts and numbers
+//! it takes where they stand in the script as such. What depends on a flow is checked when it comes.
+
+use rhai::{Dynamic, Expr, Position};
+
+use crate::{
+    api::{lookups, plans},
+    units,
+};
+
+/// What this crate registers, and how each is written. Where a form begins with an object, a call
+/// may name the object as its first argument, which Rhai takes for the same.
+pub(super) const HOST: &[(&str, &[&str])] = &[
+    ("after", &["text.after(start)"]),
+    ("allow", &["allow()"]),
+    ("before", &["text.before(end)"]),
+    ("best", &["peer.best()"]),
+    ("block", &["block()", "block(why)"]),
+    ("bw", &["plan.bw(rate)"]),
+    ("bytes", &["plan.bytes(size)"]),
+    ("closed", &["plan.closed()"]),
+    ("delay", &["plan.delay(time)"]),
+    ("deny", &["deny()", "deny(why)"]),
+    ("direct", &["direct()", "peer.direct()"]),
+    ("exit", &["plan.exit()"]),
+    (
+        "first_set",
+        &["first_set(value)", "first_set(value, names)"],
+    ),
+    ("for_time", &["allow().for_time(time)"]),
+    ("has", &["set(name).has(value)"]),
+    ("hash", &["hash(text)"]),
+    ("idle", &["allow().idle(time)"]),
+    ("isolate", &["plan.isolate(keys)"]),
+    ("jitter", &["plan.jitter(shape)"]),
+    ("kv_get", &["kv_get(key)"]),
+    ("kv_set", &["kv_set(key, value)", "kv_set(key, value, ttl)"]),
+    ("label", &["plan.label(text)"]),
+    ("log", &["log(level, text)"]),
+    ("need", &["need(\"ip\", plan)"]),
+    ("notify", &["notify(level, text)"]),
+    (
+        "onion",
+        &["onion(hops)", "onion(hops, options)", "peer.onion(hops)"],
+    ),
+    ("or", &["plan.or(plan)"]),
+    // Of a text or a list it is Rhai's own.
+    ("pad", &["plan.pad(bytes)", "text.pad(length, fill)"]),
+    ("pass", &["pass()"]),
+    ("peer", &["peer(who)"]),
+    ("peers", &["peers()", "peers(|p| p.up)"]),
+    ("plan", &["plan()"]),
+    (
+        "quota",
+        &["quota(key)", "quota(key, amount, limit, window)"],
+    ),
+    ("race", &["plan.race(plan)"]),
+    ("rate", &["rate(key, n, window)"]),
+    ("relay", &["relay(who)"]),
+    ("relayed", &["peer.relayed()", "peer.relayed(relay)"]),
+    ("relays", &["relays()", "relays(|r| r.up)"]),
+    ("sample", &["sample(shape, random)"]),
+    ("set", &["set(name)"]),
+    ("socks", &["socks(server)"]),
+    ("step", &["plan.step(plan)"]),
+    ("tag", &["tag(key, value)"]),
+    ("timeout", &["plan.timeout(time)"]),
+    ("to", &["plan.to(peer)"]),
+    ("via", &["plan.via(node)"]),
+];
+
+/// Whether the host's function `name` takes so many arguments, its object among them. Other
+/// functions are not judged.
+pub(super) fn check_count(name: &str, given: usize) -> Result<(), String> {
+    let Some((_, forms)) = HOST.iter().find(|(host, _)| *host == name) else {
+        return Ok(());
+    };
+    if forms.iter().any(|form| count(form) == given) {
+        return Ok(());
+    }
+    Err(format!(
+        "`{name}` is called with other arguments: {}",
+        forms.join(" or ")
+    ))
+}
+
+/// The arguments of a form, its object among them.
+fn count(form: &str) -> usize {
+    let (before, arguments) = form.rsplit_once('(').unwrap_or((form, ""));
+    let object = usize::from(before.contains('.'));
+    match arguments.strip_suffix(')') {
+        Some("") | None => object,
+        Some(list) => object + list.split(',').count(),
+    }
+}
+
+/// What is wrong with `expr` as an argument of `name`, and where. `place` is its number and how
+/// many there are, both with the object.
+pub(super) fn check_argument(
+    name: &str,
+    place: (usize, usize),
+    expr: &Expr,
+) -> Result<(), (Position, String)> {
+    if let ("onion", Expr::Map(options, _)) = (name, expr) {
+        for (key, value) in &options.0 {
+            let checked = match value.get_literal_value(None) {
+                Some(value) => plans::check_onion_option(&key.name, &value),
+                None => plans::check_onion_option_name(&key.name),
+            };
+            checked.map_err(|message| (key.pos, message))?;
+        }
+        return Ok(());
+    }
+    if let ("or" | "step" | "race" | "need", Expr::FnCall(call, position)) = (name, expr)
+        && matches!(call.name.as_str(), "pass" | "need")
+    {
+        return Err((*position, plans::NOT_A_STEP.to_owned()));
+    }
+    match expr.get_literal_value(None) {
+        Some(value) => {
+            check_literal(name, place, &value).map_err(|message| (expr.start_position(), message))
+        }
+        None => Ok(()),
+    }
+}
+
+fn check_literal(name: &str, place: (usize, usize), value: &Dynamic) -> Result<(), String> {
+    let text = || value.clone().into_immutable_string().ok();
+    match (name, place.0) {
+        ("onion", _) => match value.as_int() {
+            Ok(hops) => plans::hop_count(hops).map(drop),
+            Err(found) => Err(format!("onion() takes a number of hops, not {found}")),
+        },
+        ("peers" | "relays", 0) if !value.is_fnptr() => {
+            Err(format!("{name}() takes a closure: {name}(|r| r.up)"))
+        }
+        ("pad", 1) if place.1 == 2 => value
+            .as_int()
+            .map_or(Ok(()), |bytes| plans::pad_bytes(bytes).map(drop)),
+        ("timeout" | "delay" | "idle" | "for_time", 1) | ("rate" | "kv_set", 2) | ("quota", 3) => {
+            units::duration(value).map(drop)
+        }
+        ("bw", 1) => units::rate(value).map(drop),
+        ("bytes", 1) => units::size(value).map(drop),
+        ("jitter", 1) | ("sample", 0) => {
+            text().map_or(Ok(()), |shape| units::distribution(&shape).map(drop))
+        }
+        ("socks", 0) => text().map_or(Ok(()), |server| plans::socks_server(&server).map(drop)),
+        ("log" | "notify", 0) => text().map_or(Ok(()), |level| lookups::level(&level).map(drop)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::SystemTime};
+
+    use super::*;
+    use crate::{
+        policy::Surroundings,
+        script::{Script, call::Call},
+        sets::SetRegistry,
+        view::{NodeView, World},
+    };
+
+    #[test]
+    fn a_form_says_how_many_arguments_there_are() {
+        for (form, expected) in [
+            ("pass()", 0),
+            ("log(level, text)", 2),
+            ("plan.closed()", 1),
+            ("plan.timeout(time)", 2),
+            ("allow().idle(time)", 2),
+            ("set(name).has(value)", 2),
+            ("relays(|r| r.up)", 1),
+        ] {
+            assert_eq!(count(form), expected, "{form}");
+        }
+    }
+
+    /// What the words in forms stand for.
+    const WORDS: &str = r#"
+        let who = "bob"; let peer = peer(who); let node = peer; let relay = peer;
+        let plan = onion(3); let hops = 3; let options = #{ isolate: 1, from: "any" };
+        let text = "text"; let start = "e"; let end = "e"; let why = "why"; let length = 8;
+        let fill = 'x'; let name = "set"; let names = [name]; let value = "x.example";
+        let key = "key"; let keys = [key]; let level = "info"; let n = 1; let amount = 1;
+        let limit = 2; let time = "1m"; let window = time; let ttl = time; let rate = "1MB/s";
+        let size = "1MB"; let bytes = 512; let shape = "exp 30ms"; let random = 7;
+        let server = "127.0.0.1:1080";
+    "#;
+
+    #[test]
+    fn every_form_is_one_that_works() {
+        let mut bob = NodeView::stranger(wormholes_proto::NodeId::from_bytes([1; 32]), "bob");
+        bob.is_peer = true;
+        let world = Arc::new(World::new(vec![bob.into()]));
+        let mut sets = SetRegistry::default();
+        sets.load("set", "", "").unwrap();
+        let surroundings = Surroundings {
+            sets: sets.into(),
+            ..Surroundings::default()
+        };
+        for form in HOST.iter().flat_map(|(_, forms)| *forms) {
+            let text = format!("fn route(c) {{ {WORDS} let x = {form}; pass() }}");
+            let (script, _) = Script::compile("s.rhai", &text).expect(&text);
+            let call = Call::new(
+                "s.rhai".into(),
+                surroundings.clone(),
+                world.clone(),
+                SystemTime::UNIX_EPOCH,
+            );
+            let result = script.run("route", 1_i64.into(), Arc::new(call));
+            assert!(result.is_ok(), "{text}: {result:?}");
+        }
+    }
+}
