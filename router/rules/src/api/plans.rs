@@ -142,22 +142,20 @@ fn register_joins(engine: &mut Engine) {
 fn register_aims(engine: &mut Engine) {
     engine
         .register_fn("to", |plan: &mut Draft, peer: Peer| {
-            plan.aim(|tunnel| match tunnel.kind {
+            plan.aim("to", |tunnel| match tunnel.kind {
                 TunnelKind::Direct | TunnelKind::Relay | TunnelKind::Onion => {
-                    tunnel.to = Some(peer.view.id);
-                    Ok(())
+                    tunnel.end_at(peer.view.id)
                 }
+
                 TunnelKind::Socks | TunnelKind::Block => {
                     Err(format!("{}() does not end at a peer", tunnel.kind.as_str()))
                 }
             })
         })
         .register_fn("via", |plan: &mut Draft, peer: Peer| {
-            plan.aim(|tunnel| match tunnel.kind {
-                TunnelKind::Relay | TunnelKind::Onion => {
-                    tunnel.via = Some(peer.view.id);
-                    Ok(())
-                }
+            plan.aim("via", |tunnel| match tunnel.kind {
+                TunnelKind::Relay | TunnelKind::Onion => tunnel.begin_at(peer.view.id),
+
                 TunnelKind::Direct => {
                     Err("direct() passes no node: write peer.relayed(via)".to_owned())
                 }
@@ -167,7 +165,7 @@ fn register_aims(engine: &mut Engine) {
             })
         })
         .register_fn("exit", |plan: &mut Draft| {
-            plan.aim(|tunnel| match tunnel.kind {
+            plan.aim("exit", |tunnel| match tunnel.kind {
                 TunnelKind::Direct | TunnelKind::Relay | TunnelKind::Onion => {
                     tunnel.exit = true;
                     Ok(())
@@ -254,7 +252,7 @@ fn onion(
     }
     let mut draft = Draft::single(context, tunnel);
     draft.mark(|fresh| {
-        *fresh = marks;
+        fresh.clone_from(&marks);
         Ok(())
     })
 }

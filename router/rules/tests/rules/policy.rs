@@ -159,6 +159,44 @@ fn a_closed_plan_holds_nothing_weaker_than_its_first_tunnel() {
 }
 
 #[test]
+fn what_follows_best_holds_for_all_its_ways() {
+    let plan = plan_of(
+        "fn route(c) { onion(2).or(peer(\"bob\").best().exit().bw(1000)).timeout(\"3s\") }",
+        "x.example",
+    );
+    let exits = |tunnel: &Tunnel| match tunnel {
+        Tunnel::Direct { exit, .. } | Tunnel::Relay { exit, .. } => *exit,
+        Tunnel::Onion { .. } | Tunnel::Socks { .. } | Tunnel::Block { .. } => false,
+    };
+    let ways: Vec<_> = plan
+        .steps
+        .iter()
+        .map(|step| {
+            let marks = &step.marks;
+            let exits = step.tunnels.iter().all(exits);
+            (exits, marks.bandwidth_bytes_per_s, marks.timeout)
+        })
+        .collect();
+    let best = (true, Some(1000), Some(Duration::from_secs(3)));
+    assert_eq!(ways, [(false, None, None), best, best]);
+}
+
+#[test]
+fn an_aim_that_could_mean_several_tunnels_is_refused() {
+    let check = |plan: &str, expected: &str| {
+        let script = "let p = peer(\"bob\"); let q = peer(\"carol\"); let r = peer(\"r2\");";
+        let why = why_blocked(&format!("fn route(c) {{ {script} {plan} }}"));
+        assert!(why.contains(expected), "{plan}: {why}");
+    };
+    check("p.direct().or(p.relayed()).exit()", "exit() follows one");
+    check("plan().step(onion(3)).step(onion(2)).to(p)", "to() follows");
+    check("onion(3).or(p.best()).via(r)", "via() follows one");
+    check("p.best().to(q)", "ends at a peer already");
+    check("p.relayed(\"r1\").via(r)", "has one already");
+    check("plan().exit()", "add .step(…) first");
+}
+
+#[test]
 fn need_ip_carries_its_plan() {
     let script = "fn route(c) { if c.ip == () { return need(\"ip\", onion(3)); } direct() }";
     let decision = route(script, "x.example");

@@ -28,6 +28,9 @@ pub(crate) struct Draft {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Inner {
     pub(super) steps: Vec<DraftStep>,
+    /// How many of the last steps one maker made: `best()` makes several. What follows a maker
+    /// holds for all of them.
+    pub(super) made: usize,
     pub(super) closed: bool,
     pub(super) pass: bool,
     pub(super) need_ip: bool,
@@ -65,6 +68,28 @@ impl DraftTunnel {
             friends_only: false,
             server: None,
             why: String::new(),
+        }
+    }
+
+    /// Ends at `peer`. What ends elsewhere already was meant to.
+    pub(super) fn end_at(&mut self, peer: NodeId) -> Result<(), String> {
+        match self.to.replace(peer) {
+            Some(before) if before != peer => Err(
+                "to() is for a tunnel without an end, and this one ends at a peer already"
+                    .to_owned(),
+            ),
+            _ => Ok(()),
+        }
+    }
+
+    /// Passes `node` first.
+    pub(super) fn begin_at(&mut self, node: NodeId) -> Result<(), String> {
+        match self.via.replace(node) {
+            Some(before) if before != node => Err(
+                "via() is for a tunnel without a first node, and this one has one already"
+                    .to_owned(),
+            ),
+            _ => Ok(()),
         }
     }
 
@@ -177,14 +202,13 @@ impl Draft {
     }
 
     pub(super) fn steps(context: &NativeCallContext, tunnels: Vec<DraftTunnel>) -> Self {
-        let steps = tunnels
-            .into_iter()
-            .map(|tunnel| DraftStep {
-                tunnels: vec![tunnel],
-                marks: Marks::default(),
-            })
-            .collect();
+        let steps = tunnels.into_iter().map(|tunnel| DraftStep {
+            tunnels: vec![tunnel],
+            marks: Marks::default(),
+        });
+        let steps: Vec<_> = steps.collect();
         Self::from_inner(Inner {
+            made: steps.len(),
             steps,
             line: line_of(context),
             ..Inner::default()
@@ -210,19 +234,35 @@ impl Draft {
         Ok(draft)
     }
 
+    /// Marks each step of the last maker.
     pub(super) fn mark(
         &mut self,
-        mark: impl FnOnce(&mut Marks) -> Result<(), String>,
+        mut mark: impl FnMut(&mut Marks) -> Result<(), String>,
     ) -> ScriptResult<Self> {
-        self.change(|inner| mark(&mut last_step(inner)?.marks))
+        self.change(|inner| {
+            last_step(inner)?;
+            let last = inner.steps.iter_mut().rev().take(inner.made);
+            last.map(|step| &mut step.marks).try_for_each(&mut mark)
+        })
     }
 
-    /// Changes each tunnel of the last step.
+    /// Changes each tunnel of one maker. Behind `.or(…)` nobody can tell which tunnels are meant.
     pub(super) fn aim(
         &mut self,
+        method: &str,
         mut aim: impl FnMut(&mut DraftTunnel) -> Result<(), String>,
     ) -> ScriptResult<Self> {
-        self.change(|inner| last_step(inner)?.tunnels.iter_mut().try_for_each(&mut aim))
+        self.change(|inner| {
+            last_step(inner)?;
+            if inner.made != inner.steps.len() {
+                return Err(format!(
+                    "{method}() follows one tunnel, or best(): write it inside .or(…) and .step(…), \
+                     after each tunnel that it is for"
+                ));
+            }
+            let tunnels = inner.steps.iter_mut().flat_map(|step| &mut step.tunnels);
+            tunnels.into_iter().try_for_each(&mut aim)
+        })
     }
 
     pub(super) fn then(&mut self, next: &Self) -> ScriptResult<Self> {
@@ -231,6 +271,7 @@ impl Draft {
                 return Err(NOT_A_STEP.to_owned());
             }
             inner.steps.extend(next.inner.steps.iter().cloned());
+            inner.made = next.inner.made;
             // One closed part closes the whole: nobody means half of a promise.
             inner.closed |= next.inner.closed;
             if inner.line == 0 {
