@@ -8,6 +8,8 @@
 //! 192.0.2.0/24           a block of addresses; a bare address is a block of one
 //! 0.0.0.0 ads.example    a line of a hosts file: its names, not its address
 //! ```
+//! Names are kept as flows have them: lower case, punycode, no final dot. What no flow can be called
+//! (`256.1.1.1`, `10.0.0`, `a.*.example`) is refused, lest somebody count on it.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -16,7 +18,7 @@ use std::{
 
 use ipnet::IpNet;
 use thiserror::Error;
-use wormholes_proto::MAX_NAME_BYTES;
+use wormholes_proto::{Host, MAX_NAME_BYTES};
 
 /// Entries of one set: ten times the largest public block list in use.
 pub const MAX_SET_ENTRIES: usize = 5_000_000;
@@ -38,7 +40,10 @@ pub struct SetRegistry {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum SetError {
     /// A line that is no entry.
-    #[error("{file}:{line}: `{text}` is not a name, an address or a block of addresses")]
+    #[error(
+        "{file}:{line}: `{text}` is not a name, an address or a block of addresses: write \
+         ads.example, =www.example, 192.0.2.1 or 192.0.2.0/24"
+    )]
     Entry {
         /// The file as the caller named it.
         file: String,
@@ -103,6 +108,8 @@ impl SetRegistry {
     pub fn load(&mut self, name: &str, file: &str, text: &str) -> Result<(), SetError> {
         let set = self.number(name)?;
         let mut count = 0;
+        // Editors of Windows begin a text with a mark that is none of it.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         for (index, line) in text.lines().enumerate() {
             let entry = line.split('#').next().unwrap_or("").trim();
             if entry.is_empty() {
@@ -185,12 +192,16 @@ impl SetRegistry {
         if name.len() > MAX_NAME_BYTES {
             return false;
         }
-        let lower;
-        let name = if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
-            lower = name.to_ascii_lowercase();
-            &lower
-        } else {
+        let canonical;
+        let is_plain = |byte: u8| byte.is_ascii() && !byte.is_ascii_uppercase();
+        let name = if name.bytes().all(is_plain) {
             name
+        } else {
+            let Some(parsed) = canonical_name(name) else {
+                return false;
+            };
+            canonical = parsed;
+            &canonical
         };
         let mut rest = name;
         loop {
@@ -247,8 +258,11 @@ impl SetRegistry {
         let Some(second) = words.next() else {
             return self.add_entry(set, first);
         };
-        first.parse::<IpAddr>().ok()?;
-        for name in std::iter::once(second).chain(words) {
+        let (address, _zone) = first.split_once('%').unwrap_or((first, ""));
+        address.parse::<IpAddr>().ok()?;
+        // Some public hosts files name an address too: `0.0.0.0 0.0.0.0`.
+        let names = std::iter::once(second).chain(words);
+        for name in names.filter(|name| name.parse::<IpAddr>().is_err()) {
             self.add_name(set, name, false)?;
         }
         Some(())
@@ -256,18 +270,18 @@ impl SetRegistry {
 
     fn add_entry(&mut self, set: u16, entry: &str) -> Option<()> {
         let block = match entry.parse::<IpAddr>() {
-            Ok(ip) => Some(IpNet::from(ip.to_canonical())),
+            Ok(ip) => Some(IpNet::from(ip)),
             Err(_) => entry.parse::<IpNet>().ok(),
         };
         if let Some(block) = block {
-            self.add_block(set, block.trunc());
+            self.add_block(set, canonical_block(block));
             return Some(());
         }
         match entry.strip_prefix('=') {
             Some(name) => self.add_name(set, name, true),
             None => {
-                let name = entry.strip_prefix("*.").unwrap_or(entry);
-                self.add_name(set, name.strip_prefix('.').unwrap_or(name), false)
+                let below = entry.strip_prefix("*.").or_else(|| entry.strip_prefix('.'));
+                self.add_name(set, below.unwrap_or(entry), false)
             }
         }
     }
@@ -283,10 +297,7 @@ impl SetRegistry {
     }
 
     fn add_name(&mut self, set: u16, name: &str, exact: bool) -> Option<()> {
-        let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
-        if !is_name(&name) {
-            return None;
-        }
+        let name = canonical_name(name)?;
         let member = Member { set, exact };
         self.domains
             .entry(name.into_boxed_str())
@@ -296,15 +307,30 @@ impl SetRegistry {
     }
 }
 
-/// Letters, digits, `-`, `_` and anything beyond ASCII, in labels of 1 to 63 bytes.
-fn is_name(name: &str) -> bool {
-    name.len() <= MAX_NAME_BYTES
-        && name.split('.').all(|label| {
-            (1..=63).contains(&label.len())
-                && label
-                    .chars()
-                    .all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_' || !c.is_ascii())
-        })
+/// A name as flows have it; none when no flow can be called so.
+fn canonical_name(name: &str) -> Option<String> {
+    let Ok(Host::Name(name)) = Host::parse(name) else {
+        return None;
+    };
+    // A range of addresses (`192.0.2.1-9`) would pass for a name, but no zone has a number's name.
+    let zone = name.rsplit('.').next()?;
+    zone.bytes()
+        .any(|byte| byte.is_ascii_alphabetic())
+        .then_some(name)
+}
+
+/// A block as addresses are looked up: one of mapped IPv4 addresses is a block of IPv4.
+fn canonical_block(block: IpNet) -> IpNet {
+    /// Bits before the IPv4 address in a mapped one.
+    const MAPPED_BITS: u8 = 96;
+    let block = block.trunc();
+    let length = block.prefix_len().checked_sub(MAPPED_BITS);
+    match (block.addr().to_canonical(), length) {
+        (ip @ IpAddr::V4(_), Some(length)) if block.addr().is_ipv6() => {
+            IpNet::new(ip, length).unwrap_or(block)
+        }
+        _ => block,
+    }
 }
 
 #[cfg(test)]
@@ -368,6 +394,31 @@ mod tests {
     }
 
     #[test]
+    fn an_entry_is_kept_as_flows_are_called() {
+        let sets = registry(&[(
+            "mixed",
+            "\u{feff}bom.example\nUPPER.Example.\n=Exact.Example.\nbücher.example\n*.STRAẞE.example\n::ffff:192.0.2.0/120\n10.1.2.3/8\n0.0.0.0 0.0.0.0\nfe80::1%lo0 Printer.example\n",
+        )]);
+        for (value, expected) in [
+            ("bom.example", true),
+            ("x.upper.example", true),
+            ("exact.example", true),
+            ("x.exact.example", false),
+            ("xn--bcher-kva.example", true),
+            ("www.Bücher.example.", true),
+            ("a.xn--strae-oqa.example", true),
+            ("192.0.2.200", true),
+            ("192.0.3.1", false),
+            ("10.200.0.1", true),
+            ("0.0.0.0", false),
+            ("printer.example", true),
+            ("not a name ü", false),
+        ] {
+            assert_eq!(sets.has("mixed", value), expected, "{value}");
+        }
+    }
+
+    #[test]
     fn the_first_set_is_the_first_by_list_or_by_name() {
         let sets = registry(&[("b", "x.example"), ("a", "example"), ("c", "y.example")]);
         assert_eq!(sets.first("x.example", None), Some("a"));
@@ -388,6 +439,26 @@ mod tests {
             "\nbad..name",
             "# fine\n1.2.3.4/40",
             "a\n-/-",
+            "a\n256.1.1.1",
+            "a\n10.0.0",
+            "a\n10.0.0/8",
+            "a\n0x7f.1",
+            "a\n2130706433",
+            "a\n010.0.0.1",
+            "a\n192.0.2.1-9",
+            "a\n192.0.2.1-192.0.2.9",
+            "a\n=192.0.2.1",
+            "a\n192.0.2.1:80",
+            "a\n[2001:db8::1]",
+            "a\na.*.example",
+            "a\n*ads.example",
+            "a\n*",
+            "a\n..ads.example",
+            "a\n*..ads.example",
+            "a\n||ads.example^",
+            "a\nhttps://ads.example",
+            "a\nads.example bad.example",
+            "a\n0.0.0.0 256.1.1.1",
         ] {
             let error = SetRegistry::default().load("s", "s.txt", text).unwrap_err();
             assert!(error.to_string().starts_with("s.txt:2: `"), "{error}");
