@@ -9,15 +9,20 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-/// Keys that one script may keep. Overflow: the key written longest ago goes.
+use thiserror::Error;
+
+/// Values that one script may keep. Overflow: the one written longest ago goes.
 pub const MAX_KEYS: usize = 256;
 /// Bytes of one kept value, its key included.
 pub const MAX_VALUE_BYTES: usize = 1024;
-/// Scripts that may keep anything; more than any config names.
+/// Bytes of the key of a rate or a quota: four node ids.
+pub const MAX_KEY_BYTES: usize = 256;
+/// Scripts that may keep or count anything; more than any config names. Overflow: those that hold
+/// nothing any more go; when all still do, a new one is refused.
 const MAX_SCRIPTS: usize = 64;
-/// Keys of rates and of quotas, each, all scripts together. Overflow: keys that count nothing any
-/// more go; when all still count, a new key is over its limit from the start.
-const MAX_COUNTERS: usize = 16_384;
+/// Keys of rates and of quotas, each, of one script, so that none starves another. Overflow: keys
+/// that count nothing any more go; when all still count, a new key is over its limit from the start.
+const MAX_COUNTERS: usize = 4096;
 
 /// The state of all scripts of a node.
 #[derive(Debug, Default)]
@@ -38,16 +43,43 @@ pub enum KeptValue {
     Text(String),
 }
 
-#[derive(Debug, Default)]
-struct Inner {
-    kept: HashMap<String, HashMap<String, Kept>>,
-    writes: u64,
-    rates: HashMap<CounterKey, SystemTime>,
-    quotas: HashMap<CounterKey, Quota>,
+/// What cannot be kept or counted.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum StateError {
+    /// The key of a rate or a quota.
+    #[error("a key has at most {MAX_KEY_BYTES} bytes, not {bytes}: write hash(key) instead")]
+    Key {
+        /// How long it is.
+        bytes: usize,
+    },
+    /// A value to keep.
+    #[error(
+        "a kept value has at most {MAX_VALUE_BYTES} bytes with its key, not {bytes}: keep less, or \
+         parts under keys of their own"
+    )]
+    Value {
+        /// How large it is, its key included.
+        bytes: usize,
+    },
+    /// Too many scripts keep something.
+    #[error("at most {MAX_SCRIPTS} scripts keep values, rates and quotas: run fewer, or restart")]
+    Scripts,
 }
 
-/// The script and its key.
-type CounterKey = (String, String);
+#[derive(Debug, Default)]
+struct Inner {
+    shares: HashMap<String, Share>,
+    writes: u64,
+}
+
+/// What one script holds.
+#[derive(Debug, Default)]
+struct Share {
+    kept: HashMap<String, Kept>,
+    /// When each bucket is full again.
+    rates: HashMap<String, SystemTime>,
+    quotas: HashMap<String, Quota>,
+}
 
 #[derive(Debug)]
 struct Kept {
@@ -72,18 +104,24 @@ impl KeptValue {
     }
 }
 
+impl Kept {
+    fn is_there(&self, now: SystemTime) -> bool {
+        self.expires.is_none_or(|expires| now < expires)
+    }
+}
+
 impl RuleState {
     /// What `script` keeps under `key`.
     pub fn get(&self, now: SystemTime, script: &str, key: &str) -> Option<KeptValue> {
         let inner = self.lock();
-        let kept = inner.kept.get(script)?.get(key)?;
-        kept.expires
-            .is_none_or(|expires| now < expires)
-            .then(|| kept.value.clone())
+        let kept = inner.shares.get(script)?.kept.get(key)?;
+        kept.is_there(now).then(|| kept.value.clone())
     }
 
     /// Keeps `value` for `script`; none removes it, a `ttl` of none keeps it until the node ends.
-    /// Returns whether it fits.
+    ///
+    /// # Errors
+    /// [`StateError`] when it is too large.
     pub fn set(
         &self,
         now: SystemTime,
@@ -91,20 +129,18 @@ impl RuleState {
         key: &str,
         value: Option<KeptValue>,
         ttl: Option<Duration>,
-    ) -> bool {
+    ) -> Result<(), StateError> {
         let mut inner = self.lock();
         inner.writes += 1;
         let written = inner.writes;
-        if !inner.kept.contains_key(script) && inner.kept.len() >= MAX_SCRIPTS {
-            return false;
-        }
-        let keys = inner.kept.entry(script.to_owned()).or_default();
+        let keys = &mut inner.share(now, script)?.kept;
         let Some(value) = value else {
             keys.remove(key);
-            return true;
+            return Ok(());
         };
-        if key.len() + value.len() > MAX_VALUE_BYTES {
-            return false;
+        let bytes = key.len() + value.len();
+        if bytes > MAX_VALUE_BYTES {
+            return Err(StateError::Value { bytes });
         }
         if !keys.contains_key(key) && keys.len() >= MAX_KEYS {
             make_room(keys, now);
@@ -116,11 +152,14 @@ impl RuleState {
             written,
         };
         keys.insert(key.to_owned(), kept);
-        true
+        Ok(())
     }
 
-    /// Counts one event under `key`: true while there are at most `limit` in any `window`, counted
-    /// as a bucket of `limit` that fills up again evenly.
+    /// Takes one from a bucket of `limit` that fills up again evenly over `window`: true `limit`
+    /// times at once, then once every `window / limit`; less than twice `limit` in any `window`.
+    ///
+    /// # Errors
+    /// [`StateError`] when the key is too long.
     pub fn rate(
         &self,
         now: SystemTime,
@@ -128,27 +167,30 @@ impl RuleState {
         key: &str,
         limit: u32,
         window: Duration,
-    ) -> bool {
+    ) -> Result<bool, StateError> {
+        check_key(key)?;
         let mut inner = self.lock();
-        let rates = &mut inner.rates;
-        let key = (script.to_owned(), key.to_owned());
-        if !has_place(rates, &key, |full_at| *full_at > now) {
-            return false;
+        let rates = &mut inner.share(now, script)?.rates;
+        if !has_place(rates, key, |full_at| *full_at > now) {
+            return Ok(false);
         }
         let Some(each) = window.checked_div(limit) else {
-            return false;
+            return Ok(false);
         };
-        // The generic cell rate algorithm: the moment at which the bucket is full again.
-        let full_at = rates.get(&key).copied().unwrap_or(now).max(now) + each;
+        // The generic cell rate algorithm.
+        let full_at = rates.get(key).copied().unwrap_or(now).max(now) + each;
         let fits = full_at <= now + window;
         if fits {
-            rates.insert(key, full_at);
+            rates.insert(key.to_owned(), full_at);
         }
-        fits
+        Ok(fits)
     }
 
     /// Takes `amount` from a quota of `limit` a `window`, which begins with the first use. Returns
     /// false, and takes nothing, when less is left.
+    ///
+    /// # Errors
+    /// [`StateError`] when the key is too long.
     pub fn quota(
         &self,
         now: SystemTime,
@@ -157,15 +199,16 @@ impl RuleState {
         amount: u64,
         limit: u64,
         window: Duration,
-    ) -> bool {
+    ) -> Result<bool, StateError> {
+        check_key(key)?;
         let mut inner = self.lock();
-        let quotas = &mut inner.quotas;
-        let key = (script.to_owned(), key.to_owned());
-        if !has_place(quotas, &key, |quota| quota.ends > now) {
-            return false;
+        let quotas = &mut inner.share(now, script)?.quotas;
+        if !has_place(quotas, key, |quota| quota.ends > now) {
+            return Ok(false);
         }
         let ends = now + window;
-        let quota = quotas.entry(key).or_insert(Quota { used: 0, ends });
+        let quota = quotas.entry(key.to_owned());
+        let quota = quota.or_insert(Quota { used: 0, ends });
         if quota.ends <= now {
             *quota = Quota { used: 0, ends };
         }
@@ -173,14 +216,17 @@ impl RuleState {
         if used <= limit {
             quota.used = used;
         }
-        used <= limit
+        Ok(used <= limit)
     }
 
     /// How much of the quota `key` is used in its running window.
     pub fn quota_used(&self, now: SystemTime, script: &str, key: &str) -> u64 {
-        self.lock()
-            .quotas
-            .get(&(script.to_owned(), key.to_owned()))
+        let inner = self.lock();
+        let quota = inner
+            .shares
+            .get(script)
+            .and_then(|share| share.quotas.get(key));
+        quota
             .filter(|quota| quota.ends > now)
             .map_or(0, |quota| quota.used)
     }
@@ -191,13 +237,37 @@ impl RuleState {
     }
 }
 
+impl Inner {
+    fn share(&mut self, now: SystemTime, script: &str) -> Result<&mut Share, StateError> {
+        if !self.shares.contains_key(script) && self.shares.len() >= MAX_SCRIPTS {
+            self.shares.retain(|_, share| share.holds_something(now));
+            if self.shares.len() >= MAX_SCRIPTS {
+                return Err(StateError::Scripts);
+            }
+        }
+        Ok(self.shares.entry(script.to_owned()).or_default())
+    }
+}
+
+impl Share {
+    fn holds_something(&self, now: SystemTime) -> bool {
+        self.kept.values().any(|kept| kept.is_there(now))
+            || self.rates.values().any(|full_at| *full_at > now)
+            || self.quotas.values().any(|quota| quota.ends > now)
+    }
+}
+
+fn check_key(key: &str) -> Result<(), StateError> {
+    let bytes = key.len();
+    if bytes > MAX_KEY_BYTES {
+        return Err(StateError::Key { bytes });
+    }
+    Ok(())
+}
+
 /// Whether `key` may count: it does already, or there is a place for it when those that count
 /// nothing any more are gone.
-fn has_place<T>(
-    counters: &mut HashMap<CounterKey, T>,
-    key: &CounterKey,
-    counts: impl Fn(&T) -> bool,
-) -> bool {
+fn has_place<T>(counters: &mut HashMap<String, T>, key: &str, counts: impl Fn(&T) -> bool) -> bool {
     if !counters.contains_key(key) && counters.len() >= MAX_COUNTERS {
         counters.retain(|_, counter| counts(counter));
         return counters.len() < MAX_COUNTERS;
@@ -206,7 +276,7 @@ fn has_place<T>(
 }
 
 fn make_room(keys: &mut HashMap<String, Kept>, now: SystemTime) {
-    keys.retain(|_, kept| kept.expires.is_none_or(|expires| now < expires));
+    keys.retain(|_, kept| kept.is_there(now));
     if keys.len() < MAX_KEYS {
         return;
     }
@@ -234,7 +304,8 @@ mod tests {
         let state = RuleState::default();
         let value = KeptValue::Text("r1".into());
         let ttl = Some(Duration::from_secs(10));
-        assert!(state.set(START, "a", "home", Some(value.clone()), ttl));
+        let set = state.set(START, "a", "home", Some(value.clone()), ttl);
+        assert_eq!(set, Ok(()));
         assert_eq!(state.get(after(9), "a", "home"), Some(value));
         assert_eq!(state.get(after(10), "a", "home"), None);
         assert_eq!(state.get(after(1), "b", "home"), None);
@@ -244,48 +315,97 @@ mod tests {
     fn the_value_written_longest_ago_makes_room() {
         let state = RuleState::default();
         for index in 0..=MAX_KEYS {
-            assert!(state.set(
-                START,
-                "a",
-                &index.to_string(),
-                Some(KeptValue::Int(1)),
-                None
-            ));
+            let one = Some(KeptValue::Int(1));
+            let set = state.set(START, "a", &index.to_string(), one, None);
+            assert_eq!(set, Ok(()));
         }
         assert_eq!(state.get(START, "a", "0"), None);
         assert_eq!(state.get(START, "a", "1"), Some(KeptValue::Int(1)));
         let large = KeptValue::Text("x".repeat(MAX_VALUE_BYTES));
-        assert!(!state.set(START, "a", "large", Some(large), None));
+        let set = state.set(START, "a", "large", Some(large), None);
+        let error = set.unwrap_err().to_string();
+        assert!(
+            error.contains("at most 1024 bytes with its key, not 1029"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_script_that_holds_nothing_any_more_makes_room() {
+        let state = RuleState::default();
+        let one = || Some(KeptValue::Int(1));
+        let ttl = Some(Duration::from_secs(10));
+        for index in 0..MAX_SCRIPTS {
+            let ttl = ttl.filter(|_| index == 0);
+            let set = state.set(START, &index.to_string(), "k", one(), ttl);
+            assert_eq!(set, Ok(()));
+        }
+        let set = |now| state.set(now, "new", "k", one(), None);
+        assert_eq!(set(after(9)), Err(StateError::Scripts));
+        assert_eq!(set(after(10)), Ok(()));
+    }
+
+    #[test]
+    fn a_long_key_is_refused() {
+        let state = RuleState::default();
+        let hour = Duration::from_secs(3600);
+        let (fits, long) = ("k".repeat(MAX_KEY_BYTES), "k".repeat(MAX_KEY_BYTES + 1));
+        let error = Err(StateError::Key { bytes: 257 });
+        assert_eq!(state.rate(START, "a", &fits, 1, hour), Ok(true));
+        assert_eq!(state.rate(START, "a", &long, 1, hour), error);
+        assert_eq!(state.quota(START, "a", &fits, 1, 1, hour), Ok(true));
+        assert_eq!(state.quota(START, "a", &long, 1, 1, hour), error);
     }
 
     #[test]
     fn a_rate_allows_a_burst_and_fills_up_evenly() {
         let state = RuleState::default();
         let minute = Duration::from_secs(60);
-        let ask = |now| state.rate(now, "a", "k", 6, minute);
+        let ask = |now| state.rate(now, "a", "k", 6, minute).unwrap();
         assert_eq!((0..8).filter(|_| ask(START)).count(), 6);
         assert!(!ask(after(9)));
         assert!(ask(after(10)));
         assert!(!ask(after(10)));
-        assert!(!state.rate(START, "a", "none", 0, minute));
+        assert_eq!(state.rate(START, "a", "none", 0, minute), Ok(false));
     }
 
     #[test]
-    fn a_full_table_of_rates_refuses_new_keys_until_old_ones_lapse() {
+    fn a_rate_is_true_less_than_twice_its_limit_in_any_window() {
+        let state = RuleState::default();
+        let minute = Duration::from_secs(60);
+        let granted: Vec<u64> = (0..600)
+            .flat_map(|second| [second; 3])
+            .filter(|second| {
+                // Idle first, so that the bucket is full when the crowd comes.
+                let asks = *second >= 120;
+                asks && state.rate(after(*second), "a", "k", 6, minute).unwrap()
+            })
+            .collect();
+        let in_window = |start: u64| {
+            let window = start..start + 60;
+            granted.iter().filter(|at| window.contains(at)).count()
+        };
+        assert_eq!((0..540).map(in_window).max(), Some(11));
+    }
+
+    #[test]
+    fn a_full_share_of_rates_refuses_new_keys_until_old_ones_lapse() {
         let state = RuleState::default();
         let second = Duration::from_secs(1);
+        let ask = |now, script, key: &str| state.rate(now, script, key, 1, second).unwrap();
         for index in 0..MAX_COUNTERS {
-            assert!(state.rate(START, "a", &index.to_string(), 1, second));
+            assert!(ask(START, "a", &index.to_string()));
         }
-        assert!(!state.rate(START, "a", "new", 1, second));
-        assert!(state.rate(after(2), "a", "new", 1, second));
+        assert!(!ask(START, "a", "new"));
+        assert!(ask(START, "b", "new"), "one script starves another");
+        assert!(ask(after(2), "a", "new"));
     }
 
     #[test]
     fn a_quota_takes_all_or_nothing_and_begins_again() {
         let state = RuleState::default();
         let hour = Duration::from_secs(3600);
-        let take = |now, amount| state.quota(now, "a", "k", amount, 100, hour);
+        let take = |now, amount| state.quota(now, "a", "k", amount, 100, hour).unwrap();
         assert!(take(START, 60));
         assert!(!take(START, 41));
         assert!(take(START, 40));

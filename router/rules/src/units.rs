@@ -27,6 +27,15 @@ pub(crate) fn duration(value: &Dynamic) -> Result<Duration, String> {
     bounded(seconds)
 }
 
+/// Reads the window of a rate or a quota: a duration that is not nothing, in which nothing would
+/// ever be counted.
+pub(crate) fn window(value: &Dynamic) -> Result<Duration, String> {
+    match duration(value)? {
+        Duration::ZERO => Err("a window is longer than nothing: write \"1m\"".to_owned()),
+        window => Ok(window),
+    }
+}
+
 /// Reads `"250ms"` and the like.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let (number, unit) = split_unit(text)?;

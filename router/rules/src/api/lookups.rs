@@ -9,7 +9,7 @@ use crate::{
     api::objects::{self, Peer},
     decision::Level,
     script::call::{Call, ScriptResult},
-    state::{KeptValue, MAX_VALUE_BYTES},
+    state::{KeptValue, StateError},
     units,
     view::NodeView,
 };
@@ -122,10 +122,11 @@ fn register_counters(engine: &mut Engine) {
             "rate",
             |context: NativeCallContext, key: &str, limit: i64, window: Dynamic| {
                 let call = Call::of(&context)?;
-                let window = units::duration(&window)?;
+                let window = units::window(&window)?;
                 let limit = u32::try_from(limit).unwrap_or(0);
                 let state = &call.surroundings.state;
                 let fits = state.rate(call.now, &call.script, key, limit, window);
+                let fits = fits.map_err(told)?;
                 call.answered(format!("rate(\"{key}\", {limit})"), &fits.into());
                 ScriptResult::Ok(fits)
             },
@@ -134,11 +135,12 @@ fn register_counters(engine: &mut Engine) {
             "quota",
             |context: NativeCallContext, key: &str, amount: i64, limit: i64, window: Dynamic| {
                 let call = Call::of(&context)?;
-                let window = units::duration(&window)?;
+                let window = units::window(&window)?;
                 let amount = u64::try_from(amount).map_err(|_| "an amount is not negative")?;
                 let limit = u64::try_from(limit).unwrap_or(0);
                 let state = &call.surroundings.state;
                 let fits = state.quota(call.now, &call.script, key, amount, limit, window);
+                let fits = fits.map_err(told)?;
                 call.answered(format!("quota(\"{key}\", {amount}, {limit})"), &fits.into());
                 ScriptResult::Ok(fits)
             },
@@ -242,11 +244,12 @@ fn keep(
     let ttl = ttl.map(units::duration).transpose()?;
     let value = to_kept(value)?;
     let state = &call.surroundings.state;
-    if state.set(call.now, &call.script, key, value, ttl) {
-        Ok(())
-    } else {
-        Err(format!("a kept value has at most {MAX_VALUE_BYTES} bytes with its key").into())
-    }
+    let kept = state.set(call.now, &call.script, key, value, ttl);
+    Ok(kept.map_err(told)?)
+}
+
+fn told(error: StateError) -> String {
+    error.to_string()
 }
 
 fn from_kept(value: KeptValue) -> Dynamic {

@@ -137,9 +137,10 @@ fn check_literal(name: &str, place: (usize, usize), value: &Dynamic) -> Result<(
         ("pad", 1) if place.1 == 2 => value
             .as_int()
             .map_or(Ok(()), |bytes| plans::pad_bytes(bytes).map(drop)),
-        ("timeout" | "delay" | "idle" | "for_time", 1) | ("rate" | "kv_set", 2) | ("quota", 3) => {
+        ("timeout" | "delay" | "idle" | "for_time", 1) | ("kv_set", 2) => {
             units::duration(value).map(drop)
         }
+        ("rate", 2) | ("quota", 3) => units::window(value).map(drop),
         ("bw", 1) => units::rate(value).map(drop),
         ("bytes", 1) => units::size(value).map(drop),
         ("jitter", 1) | ("sample", 0) => {

@@ -238,6 +238,12 @@ const REFUSED: &[(&str, usize, usize, &str)] = &[
         "250ms, 3s, 10m",
     ),
     (
+        "fn route(c) { quota(\"k\", 1, 9, 0); pass() }",
+        1,
+        32,
+        "longer than nothing",
+    ),
+    (
         "fn exit(x) { allow().idle(\"-2m\") }",
         1,
         27,
