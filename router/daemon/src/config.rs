@@ -135,6 +135,24 @@ pub struct RulesConfig {
     pub sets: BTreeMap<String, PathBuf>,
     /// How many decisions are kept for `why`; 0 keeps none.
     pub record_decisions: usize,
+    /// Where the config names those files.
+    pub lines: RuleLines,
+}
+
+/// The lines of the config that name the files of the rules, for errors. They are no part of what
+/// the config says: two that differ in them only are the same.
+#[derive(Debug, Clone, Default)]
+pub struct RuleLines {
+    /// Of each script.
+    pub scripts: Vec<usize>,
+    /// Of each set, by its name.
+    pub sets: BTreeMap<String, usize>,
+}
+
+impl PartialEq for RuleLines {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
 }
 
 /// The answer when no script answered.
@@ -294,6 +312,7 @@ impl Default for RulesConfig {
             default: DefaultRule::Block,
             sets: BTreeMap::new(),
             record_decisions: 1024,
+            lines: RuleLines::default(),
         }
     }
 }

@@ -32,7 +32,7 @@ pub use carrier::{CarrierError, LinkError, TlsError};
 pub use config::{
     Config, ConfigError, ControlConfig, DefaultRule, EntranceConfig, EntranceKind, ExitConfig,
     ExitRule, HopConfig, LimitsConfig, LogConfig, MetricsConfig, NodeConfig, PeerConfig, Problem,
-    RoleConfig, RulesConfig, Secret, ServiceConfig,
+    RoleConfig, RuleLines, RulesConfig, Secret, ServiceConfig,
 };
 pub use control::{BindControlError, ReadAddedError};
 pub use counters::{Counters, RoleCounters};

@@ -303,15 +303,15 @@ fn plan_of(answer: Answer<'_>, conn: &Conn, trace: &mut Trace) -> Outcome {
     let Answer { script, result } = answer;
     let outcome = result.and_then(|value| {
         let found = script.type_name(&value);
-        let draft = value.try_cast::<Draft>().ok_or_else(|| RunError {
-            line: 0,
-            message: format!("route() returned {found}, not a plan; end with pass()"),
+        let draft = value.try_cast::<Draft>().ok_or_else(|| {
+            let message = format!("route() returned {found}, not a plan; end with pass()");
+            RunError::on_line(script.line_of_hook("route"), message)
         })?;
         let line = draft.line();
         trace.rule = Some(rule(&script.name, line));
         draft
             .finish(conn.node)
-            .map_err(|message| RunError { line, message })
+            .map_err(|message| RunError::on_line(line, message))
     });
     outcome.unwrap_or_else(|error| {
         trace.rule = Some(rule(&script.name, error.line));
@@ -324,17 +324,14 @@ fn verdict_of(hook: &str, answer: Answer<'_>, trace: &mut Trace) -> Verdict {
     let Answer { script, result } = answer;
     let verdict = result.and_then(|value| {
         let found = script.type_name(&value);
-        value.try_cast::<DraftVerdict>().ok_or_else(|| RunError {
-            line: 0,
-            message: format!("{hook}() returned {found}; end with allow(), deny() or pass()"),
+        value.try_cast::<DraftVerdict>().ok_or_else(|| {
+            let message = format!("{hook}() returned {found}; end with allow(), deny() or pass()");
+            RunError::on_line(script.line_of_hook(hook), message)
         })
     });
     let verdict = verdict.and_then(|draft| match &draft.verdict {
         Verdict::Allow(limits) if hook == "accept" && *limits != Allowance::default() => {
-            Err(RunError {
-                line: draft.line,
-                message: names::NO_LIMITS.to_owned(),
-            })
+            Err(RunError::on_line(draft.line, names::NO_LIMITS))
         }
         Verdict::Allow(_) | Verdict::Deny(_) => Ok(draft),
     });

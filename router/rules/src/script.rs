@@ -49,16 +49,27 @@ pub(crate) struct Script {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RunError {
     pub(crate) line: usize,
+    /// 0 when only the line is known.
+    pub(crate) column: usize,
     pub(crate) message: String,
 }
 
 impl RunError {
+    /// Something wrong on a line as a whole.
+    pub(crate) fn on_line(line: usize, message: impl Into<String>) -> Self {
+        Self {
+            line,
+            column: 0,
+            message: message.into(),
+        }
+    }
+
     /// As a fault of the script called `script`.
     pub(crate) fn fault_of(self, script: &str) -> Diagnostic {
         Diagnostic {
             script: script.to_owned(),
             line: self.line,
-            column: 0,
+            column: self.column,
             message: self.message,
         }
     }
@@ -100,6 +111,11 @@ impl Script {
         self.hooks.contains_key(hook)
     }
 
+    /// Where a hook is defined; 0 when the script has it not.
+    pub(crate) fn line_of_hook(&self, hook: &str) -> usize {
+        self.hooks.get(hook).copied().unwrap_or(0)
+    }
+
     /// What scripts call the type of `value`.
     pub(crate) fn type_name(&self, value: &Dynamic) -> String {
         self.engine.map_type_name(value.type_name()).to_owned()
@@ -125,15 +141,12 @@ impl Script {
                 (argument,),
             )
         }))
-        .map_err(|_| RunError {
-            line: 0,
-            message: "a function of the host failed".to_owned(),
-        })
+        .map_err(|_| RunError::on_line(0, "a function of the host failed"))
         .and_then(|result| result.map_err(|error| run_error(&error)))
         .map_err(|mut error| {
             // Rhai forgets where a limit was hit.
             if error.line == 0 {
-                error.line = self.hooks.get(hook).copied().unwrap_or(0);
+                error.line = self.line_of_hook(hook);
             }
             error
         })
@@ -238,6 +251,7 @@ pub(crate) fn run_error(error: &EvalAltResult) -> RunError {
     let position = if own.is_none() { error.position() } else { own };
     RunError {
         line: position.line().unwrap_or(0),
+        column: position.position().unwrap_or(0),
         message,
     }
 }

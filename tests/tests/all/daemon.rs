@@ -53,7 +53,17 @@ async fn a_check_says_what_is_wrong_where_and_starts_nothing() {
         &config,
         "config.toml:2: unknown key `alow_private` in [exit]; did you mean `allow_private`?",
     );
+    let with_set = text.replace("[rules]\n", "[rules]\nsets = { ads = \"ads.txt\" }\n");
+    fs::write(&config, with_set).unwrap();
+    complains(
+        &config,
+        "`sets.ads` in [rules], line 7 of the config: cannot read ",
+    );
     fs::write(&config, text).unwrap();
+    let cases = setup.folder().join("rules.test.rhai");
+    fs::write(&cases, "test(\"x\", || {\n  expect(false);\n});").unwrap();
+    complains(&config, "rules.test.rhai:2:3: this does not hold");
+    fs::remove_file(&cases).unwrap();
     fs::write(setup.folder().join("rules.rhai"), BROKEN).unwrap();
     complains(
         &config,
@@ -63,6 +73,10 @@ async fn a_check_says_what_is_wrong_where_and_starts_nothing() {
     complains(
         &config,
         "rules.rhai: No such file or directory (os error 2)\n",
+    );
+    complains(
+        &config,
+        "`scripts` in [rules], line 7 of the config: cannot read ",
     );
     fs::remove_file(&config).unwrap();
     complains(

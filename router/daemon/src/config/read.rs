@@ -1,7 +1,9 @@
 //! Typed access to parsed TOML that collects every problem with its line, so that one run shows
 //! all mistakes of a file.
 
-use std::{cell::RefCell, fmt::Display, ops::RangeInclusive, time::Duration};
+use std::{
+    cell::RefCell, collections::BTreeMap, fmt::Display, ops::RangeInclusive, time::Duration,
+};
 
 use toml::{
     Spanned,
@@ -238,6 +240,31 @@ impl<'a> Table<'a> {
             });
             items.collect()
         })
+    }
+
+    /// The line of each item of a list.
+    pub(super) fn lines_of_list(&self, key: &'static str) -> Vec<usize> {
+        let list = self
+            .table
+            .and_then(|table| table.get(key)?.get_ref().as_array());
+        let items = list.into_iter().flat_map(|list| list.iter());
+        items
+            .map(|item| self.document.line(item.span().start))
+            .collect()
+    }
+
+    /// The line of each entry of a table, by its name.
+    pub(super) fn lines_of_map(&self, key: &'static str) -> BTreeMap<String, usize> {
+        let map = self
+            .table
+            .and_then(|table| table.get(key)?.get_ref().as_table());
+        let entries = map.into_iter().flat_map(|map| map.iter());
+        entries
+            .map(|(name, value)| {
+                let line = self.document.line(value.span().start);
+                (name.get_ref().to_string(), line)
+            })
+            .collect()
     }
 
     /// `true` or `false`.

@@ -16,7 +16,7 @@ use wormholes_proto::{
 use super::{
     Config, ControlConfig, DefaultRule, EntranceConfig, EntranceKind, ExitConfig, ExitRule,
     HopConfig, LimitsConfig, LogConfig, MetricsConfig, NodeConfig, PeerConfig, RoleConfig,
-    RulesConfig, Secret, ServiceConfig,
+    RuleLines, RulesConfig, Secret, ServiceConfig,
     read::{Document, Table},
     values::file_mode,
 };
@@ -227,6 +227,10 @@ fn rules(table: &Table<'_>, folder: &Path) -> RulesConfig {
         record_decisions: table
             .count("record_decisions", 0..=1_000_000)
             .unwrap_or(default.record_decisions),
+        lines: RuleLines {
+            scripts: table.lines_of_list("scripts"),
+            sets: table.lines_of_map("sets"),
+        },
     }
 }
 

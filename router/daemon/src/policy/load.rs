@@ -38,6 +38,16 @@ pub enum LoadError {
         /// Which one.
         path: PathBuf,
     },
+    /// A file that config.toml names.
+    #[error("`{key}` in [rules], line {line} of the config: {error}")]
+    Named {
+        /// `scripts`, or `sets.NAME`.
+        key: String,
+        /// Where it is named.
+        line: usize,
+        /// What is wrong with the file.
+        error: Box<LoadError>,
+    },
     /// A set holds what no set can hold.
     #[error(transparent)]
     Set(#[from] SetError),
@@ -81,7 +91,7 @@ struct SetFile {
 impl LoadError {
     /// Each fault with its place, for people and for the control socket.
     pub fn diagnostics(&self) -> Vec<ScriptDiagnostic> {
-        let of_file = |script: String| {
+        let whole = |script: String| {
             vec![ScriptDiagnostic {
                 script,
                 line: 0,
@@ -91,8 +101,29 @@ impl LoadError {
         };
         match self {
             Self::Scripts(faults) => faults.iter().map(ScriptDiagnostic::from).collect(),
-            Self::Read { path, .. } | Self::Size { path } => of_file(path.display().to_string()),
-            Self::Set(_) => of_file(String::new()),
+            Self::Named { error, .. } => whole(error.file()),
+            Self::Read { .. } | Self::Size { .. } | Self::Set(_) => whole(self.file()),
+        }
+    }
+
+    /// The file that cannot be read; empty when it is named elsewhere.
+    fn file(&self) -> String {
+        match self {
+            Self::Read { path, .. } | Self::Size { path } => path.display().to_string(),
+            Self::Named { error, .. } => error.file(),
+            Self::Set(_) | Self::Scripts(_) => String::new(),
+        }
+    }
+
+    /// This error, with the place of the config that names the file.
+    fn named(self, key: impl Into<String>, line: Option<&usize>) -> Self {
+        match line {
+            Some(line) => Self::Named {
+                key: key.into(),
+                line: *line,
+                error: Box::new(self),
+            },
+            None => self,
         }
     }
 }
@@ -100,7 +131,10 @@ impl LoadError {
 impl Sources {
     /// Reads all files of `config`.
     pub(super) fn read(config: &RulesConfig) -> Result<Self, LoadError> {
-        let scripts = config.scripts.iter().map(|path| script(path));
+        let scripts = config.scripts.iter().enumerate().map(|(index, path)| {
+            let line = config.lines.scripts.get(index);
+            script(path).map_err(|error| error.named("scripts", line))
+        });
         let cases = config.scripts.iter().map(|path| {
             let path = cases_path(path);
             path.exists().then(|| script(&path)).transpose()
@@ -224,7 +258,11 @@ pub(super) fn compile(
 
 fn sets(config: &RulesConfig) -> Result<Sets, LoadError> {
     let sets = config.sets.iter().map(|(name, path)| {
-        let digest = digest(&read(path, MAX_SET_BYTES)?);
+        let named = |error: LoadError| {
+            let line = config.lines.sets.get(name);
+            error.named(format!("sets.{name}"), line)
+        };
+        let digest = digest(&read(path, MAX_SET_BYTES).map_err(named)?);
         let path = path.clone();
         Ok((name.clone(), SetFile { path, digest }))
     });

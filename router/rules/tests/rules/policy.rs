@@ -81,7 +81,7 @@ fn an_error_blocks_and_says_where() {
             "fn route(c) {\n let a = [1];\n a[c.port];\n direct() }",
             "test.rhai:3: ",
         ),
-        ("fn route(c) { 7 }", "returned i64"),
+        ("\nfn route(c) { 7 }", "test.rhai:2: route() returned i64"),
         ("fn route(c) { plan() }", "no step"),
         ("fn route(c) { relay(\"r1\") }", "returned Peer, not a plan"),
         ("fn route(c) { throw \"mine\" }", "mine"),
@@ -261,6 +261,17 @@ fn limits_of_accept_that_a_helper_adds_deny() {
         panic!("{verdict:?}");
     };
     assert!(why.contains("takes no limits"), "{why}");
+}
+
+#[test]
+fn a_verdict_that_is_none_denies_and_names_the_hook() {
+    let policy = policy("const A = 1;\n\nfn accept(p) { A }");
+    let verdict = policy.accept(&node("bob", 2), &world(), SystemTime::UNIX_EPOCH);
+    let Some(Verdict::Deny(why)) = verdict.verdict else {
+        panic!("{verdict:?}");
+    };
+    assert!(why.starts_with("test.rhai:3: accept() returned"), "{why}");
+    assert_eq!(verdict.trace.rule.unwrap().line, 3);
 }
 
 /// What is said of bob is not said of whoever comes through an onion whose last hop but one he is.

@@ -64,11 +64,11 @@ test("misspelt", || route(#{ hots: "a.example" }));
     assert_eq!(failures[0], None);
     assert_eq!(
         failures[1].as_deref(),
-        Some("s.test.rhai:5: expected [\"onion 2\"], got [\"onion 3\"]")
+        Some("s.test.rhai:5:5: expected [\"onion 2\"], got [\"onion 3\"]")
     );
     assert_eq!(
         failures[2].as_deref(),
-        Some("s.test.rhai:8: this does not hold")
+        Some("s.test.rhai:8:5: this does not hold")
     );
     assert!(
         failures[3]
