@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::fs::symlink,
     path::Path,
     process::{Command, Output},
     sync::{
@@ -93,7 +94,7 @@ async fn a_daemon_does_not_start_with_what_a_check_refuses() {
     assert!(refused.contains("rules.rhai:2:5"), "{refused}");
 }
 
-/// The script is behind a link: the folder that is watched does not change with it.
+/// The script has a second name elsewhere: the folder that is watched does not change with it.
 #[tokio::test]
 async fn a_hangup_puts_a_changed_script_in_force_and_drops_no_flow() {
     let elsewhere = tempfile::tempdir().unwrap();
@@ -101,7 +102,7 @@ async fn a_hangup_puts_a_changed_script_in_force_and_drops_no_flow() {
     fs::write(&script, DIRECT).unwrap();
     let rules = "[rules]\nscripts = [\"rules.rhai\"]";
     let setup = Setup::new("reloaded").unwrap().entrances().config(rules);
-    std::os::unix::fs::symlink(&script, setup.folder().join("rules.rhai")).unwrap();
+    fs::hard_link(&script, setup.folder().join("rules.rhai")).unwrap();
     let node = setup.start().await.unwrap();
     let flow = LivingFlow::open(&node).await;
 
@@ -145,6 +146,33 @@ async fn a_changed_file_is_put_in_force_and_a_broken_one_is_not() {
     comes_into_force(&node, 3, || {}).await;
     drop(LivingFlow::open(&node).await);
     flow.has_lived_on().await;
+}
+
+/// As configuration managers do: `rules.rhai -> current/rules.rhai`, `current -> v1`.
+#[tokio::test]
+async fn a_script_behind_links_is_put_in_force_when_it_or_a_link_changes() {
+    let rules = "[rules]\nscripts = [\"rules.rhai\"]";
+    let setup = Setup::new("linked").unwrap().entrances().config(rules);
+    let folder = setup.folder().to_owned();
+    for (version, text) in [("v1", DIRECT), ("v2", "fn route(c) { pass() }")] {
+        fs::create_dir(folder.join(version)).unwrap();
+        fs::write(folder.join(version).join("rules.rhai"), text).unwrap();
+    }
+    let link = |to: &str, name: &str| {
+        let beside = folder.join("link.new");
+        symlink(to, &beside).unwrap();
+        fs::rename(&beside, folder.join(name)).unwrap();
+    };
+    link("v1", "current");
+    link("current/rules.rhai", "rules.rhai");
+    let node = setup.start().await.unwrap();
+    // The watch may begin after the first write.
+    let write = || fs::write(folder.join("v1/rules.rhai"), BLOCK).unwrap();
+    comes_into_force(&node, 2, write).await;
+    link("v2", "current");
+    comes_into_force(&node, 3, || {}).await;
+    link("v1/rules.rhai", "rules.rhai");
+    comes_into_force(&node, 4, || {}).await;
 }
 
 fn wormholed() -> Command {

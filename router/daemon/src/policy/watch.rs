@@ -1,6 +1,12 @@
 //! Watches the files of the rules, and loads them when they change.
 
-use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Component, Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher, event::ModifyKind};
 use tokio::sync::Notify;
@@ -11,6 +17,8 @@ use crate::node::NodeCore;
 
 /// An editor writes a file in several steps.
 const SETTLE: Duration = Duration::from_millis(200);
+/// Links on the way to one file; Linux follows no more either.
+const MAX_LINKS: usize = 40;
 
 /// Loads the rules whenever one of their files, or the config file, changes. Ends with the node.
 pub(crate) async fn watch(core: Arc<NodeCore>) {
@@ -55,9 +63,14 @@ fn files(core: &NodeCore) -> BTreeSet<PathBuf> {
         .collect()
 }
 
-/// Folders are watched, since editors replace files.
+/// Folders are watched, since editors replace files, and others replace links to them.
 fn start(files: &BTreeSet<PathBuf>, changed: &Arc<Notify>) -> notify::Result<RecommendedWatcher> {
-    let (wanted, changed) = (files.clone(), Arc::clone(changed));
+    let wanted: BTreeSet<_> = files.iter().flat_map(|file| way_to(file)).collect();
+    let folders: BTreeSet<_> = wanted
+        .iter()
+        .filter_map(|path| path.parent().map(Path::to_owned))
+        .collect();
+    let changed = Arc::clone(changed);
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         // An error may be a queue that overflowed: look again.
         let concerns = event.map_or(true, |event| {
@@ -72,9 +85,74 @@ fn start(files: &BTreeSet<PathBuf>, changed: &Arc<Notify>) -> notify::Result<Rec
             changed.notify_one();
         }
     })?;
-    let folders: BTreeSet<_> = files.iter().filter_map(|file| file.parent()).collect();
     for folder in folders {
-        watcher.watch(folder, RecursiveMode::NonRecursive)?;
+        watcher.watch(&folder, RecursiveMode::NonRecursive)?;
     }
     Ok(watcher)
+}
+
+/// What decides about the content of `file`: the links that lead to it, and where they end, or the
+/// first part of the way that is missing. The parent of each is a folder that is there.
+fn way_to(file: &Path) -> Vec<PathBuf> {
+    let mut way = Vec::new();
+    let mut rest = file.to_owned();
+    let mut folder = PathBuf::new();
+    while way.len() < MAX_LINKS {
+        let mut parts = rest.components();
+        let Some(part) = parts.next() else {
+            way.push(folder);
+            break;
+        };
+        let after = parts.as_path().to_owned();
+        if part == Component::ParentDir {
+            folder.pop();
+            rest = after;
+            continue;
+        }
+        let next = folder.join(part);
+        match fs::symlink_metadata(&next) {
+            Ok(found) if found.is_symlink() => {
+                // It was there, and what replaced it since is an event of its own.
+                rest = fs::read_link(&next).unwrap_or_default().join(after);
+                way.push(next);
+            }
+            Ok(_) => {
+                folder = next;
+                rest = after;
+            }
+            Err(_) => {
+                way.push(next);
+                break;
+            }
+        }
+    }
+    way
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn the_way_to_a_file_names_links_and_their_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().canonicalize().unwrap();
+        fs::create_dir_all(root.join("v1/deep")).unwrap();
+        fs::write(root.join("v1/deep/a.rhai"), "").unwrap();
+        symlink("v1", root.join("current")).unwrap();
+        symlink("../v1/missing/b.rhai", root.join("v1/b.rhai")).unwrap();
+        symlink("loop", root.join("loop")).unwrap();
+        let check = |file: &str, expected: &[&str]| {
+            let expected: Vec<_> = expected.iter().map(|path| root.join(path)).collect();
+            assert_eq!(way_to(&root.join(file)), expected, "{file}");
+        };
+        check("v1/deep/a.rhai", &["v1/deep/a.rhai"]);
+        check("current/deep/a.rhai", &["current", "v1/deep/a.rhai"]);
+        check("current/../v1/deep/a.rhai", &["current", "v1/deep/a.rhai"]);
+        check("v1/b.rhai", &["v1/b.rhai", "v1/missing"]);
+        check("absent/a.rhai", &["absent"]);
+        assert_eq!(way_to(&root.join("loop")).len(), MAX_LINKS);
+    }
 }
