@@ -25,6 +25,8 @@ mod demo;
 mod embed;
 #[path = "all/features.rs"]
 mod features;
+#[path = "all/hooks.rs"]
+mod hooks;
 #[path = "all/kills.rs"]
 mod kills;
 #[path = "all/loops.rs"]

@@ -15,7 +15,7 @@ use std::{sync::Arc, sync::atomic::Ordering::Relaxed, time::Duration};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use quinn::Incoming;
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 use wormholes_proto::{Answer, NodeId, Open, Reason};
 use wormholes_rules::{NodeView, RuleEvent, Verdict};
 
@@ -141,18 +141,31 @@ async fn serve_streams(
     welcome: bool,
 ) {
     let known = stranger.is_none() && network.peers().known().get(&link.peer()).is_some();
+    let answered = Arc::new(Notify::new());
     if known {
-        announce(&network, &link, "peer-up", String::new());
-        let fetcher = (Arc::clone(&network), link.clone());
-        network.spawn(async move { fetcher.0.learn_from(&fetcher.1).await });
+        network.expire_world();
+        network.spawn(greet(
+            Arc::clone(&network),
+            link.clone(),
+            Arc::clone(&answered),
+        ));
     }
+    let mut is_up = false;
     let lost = loop {
         let is_peer = stranger.is_none() && network.peers().known().get(&link.peer()).is_some();
         let idle = network.idle_timeout();
         let since = link.idle_since().filter(|_| !is_peer);
         let since = since.unwrap_or_else(Instant::now);
         let due = since.checked_add(idle).unwrap_or(since);
-        match tokio::time::timeout_at(due, link.accept()).await {
+        let taken = tokio::select! {
+            () = answered.notified(), if !is_up => {
+                is_up = true;
+                announce(&network, &link, "peer-up", String::new());
+                continue;
+            }
+            taken = tokio::time::timeout_at(due, link.accept()) => taken,
+        };
+        match taken {
             Ok(Ok(pipe)) => {
                 let server = Arc::clone(&network);
                 let opener = link.clone();
@@ -175,7 +188,19 @@ async fn serve_streams(
         network.relay_desk().disconnected(&link.peer());
     }
     if known && gone {
+        network.expire_world();
+    }
+    if is_up && gone {
         announce(&network, &link, "peer-down", lost.to_string());
+    }
+}
+
+/// Asks a peer for its records. Who is called learns only by the answer that it was let in: a link
+/// that is closed by then was never up.
+async fn greet(network: Arc<Network>, link: Link, answered: Arc<Notify>) {
+    network.learn_from(&link).await;
+    if !link.is_closed() {
+        answered.notify_one();
     }
 }
 
@@ -187,7 +212,6 @@ fn announce(network: &Network, link: &Link, kind: &str, reason: String) {
         kind: kind.to_owned(),
         peer: Some(peer),
         reason,
-        label: None,
     });
 }
 

@@ -195,7 +195,6 @@ impl Policy {
             kind: "init".to_owned(),
             peer: None,
             reason: String::new(),
-            label: None,
         };
         self.tell("init", event, world, now)
     }

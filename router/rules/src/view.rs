@@ -218,15 +218,16 @@ pub struct ExitRequest {
     pub now: SystemTime,
 }
 
+/// The kinds of events that there are.
+pub(crate) const EVENT_KINDS: [&str; 2] = ["peer-up", "peer-down"];
+
 /// What `on_event(e)` sees.
 #[derive(Debug, Clone)]
 pub struct RuleEvent {
-    /// `peer-up`, `peer-down`, `reload`, `quota`, …
+    /// `peer-up` or `peer-down`.
     pub kind: String,
     /// The peer that it is about.
     pub peer: Option<Arc<NodeView>>,
-    /// Why.
+    /// Why, in words for people.
     pub reason: String,
-    /// The label of the flow or step that it is about.
-    pub label: Option<String>,
 }

@@ -198,10 +198,9 @@ const EVENT: &[Field<RuleEvent>] = &[
         node.map_or(Dynamic::UNIT, |node| peer(&e.call, node))
     }),
     ("reason", |e| e.view.reason.as_str().into()),
-    ("label", |e| text(e.view.label.as_deref())),
 ];
 
-/// The fields that the argument of `hook` has; none for a hook whose argument has none.
+/// The fields that the argument of `hook` has; none when they are an open set.
 pub(crate) fn fields_of(hook: &str) -> Option<Vec<&'static str>> {
     fn names<T>(fields: &[Field<T>]) -> Vec<&'static str> {
         fields.iter().map(|(name, _)| *name).collect()
@@ -211,6 +210,7 @@ pub(crate) fn fields_of(hook: &str) -> Option<Vec<&'static str>> {
         "relay" => Some(names(RELAY_REQUEST)),
         "exit" => Some(names(EXIT_REQUEST)),
         "on_event" => Some(names(EVENT)),
+        "init" => Some(Vec::new()),
         // Facts are fields of a node too, so that its names are an open set.
         _ => None,
     }

@@ -17,7 +17,7 @@ use crate::{
     sets::SetRegistry,
     state::RuleState,
     units,
-    view::{Conn, ExitRequest, NodeView, RelayRequest, RuleEvent, World},
+    view::{Conn, EVENT_KINDS, ExitRequest, NodeView, RelayRequest, RuleEvent, World},
 };
 
 /// When cases begin: Monday, 1 January 2024, noon UTC.
@@ -355,11 +355,14 @@ fn register_events(engine: &mut Engine, bench: &Shared) {
     engine.register_fn("event", move |given: Map| {
         let bench = lock(&shared);
         let mut given = Given::new("event", given);
+        let kind = given.text("kind")?.unwrap_or_default();
+        if !EVENT_KINDS.contains(&kind.as_str()) {
+            return Err(format!("event() wants a kind: {}", EVENT_KINDS.join(" or ")).into());
+        }
         let event = RuleEvent {
-            kind: given.text("kind")?.ok_or("event() wants a kind")?,
+            kind,
             peer: given.text("peer")?.map(|name| bench.node(&name)),
             reason: given.text("reason")?.unwrap_or_default(),
-            label: given.text("label")?,
         };
         given.finish()?;
         let trace = bench.policy()?.on_event(&event, &bench.world(), bench.now);

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rhai::{AST, ASTFlags, ASTNode, Expr, FnCallExpr, Position, Stmt};
 
 use super::{forms, hint::nearest, names};
-use crate::api::objects::fields_of;
+use crate::{api::objects::fields_of, view::EVENT_KINDS};
 
 /// Parameters of one function, and arguments of one call.
 const MAX_ARGUMENTS: usize = 16;
@@ -278,6 +278,9 @@ impl<'a> Linter<'a> {
         if !self.dialect.top_level {
             self.arguments_of(call, position, method);
         }
+        if matches!(name, "==" | "!=") {
+            self.kind_of_event(call);
+        }
         let first = call.args.first();
         match (name, method) {
             ("need", _) => self.need(call, position),
@@ -321,6 +324,32 @@ impl<'a> Linter<'a> {
                 position,
                 "need() wants the plan that the look-up travels by: need(\"ip\", onion(3))",
             );
+        }
+    }
+
+    /// `e.kind == "something"`: a kind that there is not would never come.
+    fn kind_of_event(&mut self, call: &FnCallExpr) {
+        let kind = call.args.iter().find_map(|argument| match argument {
+            Expr::StringConstant(kind, position) => Some((kind, *position)),
+            _ => None,
+        });
+        let is_asked = call.args.iter().any(|argument| match argument {
+            Expr::Dot(parts, ..) => match (&parts.lhs, &parts.rhs) {
+                (Expr::Variable(variable, ..), Expr::Property(property, _)) => {
+                    let fields = self.arguments.get(variable.1.as_str());
+                    property.2 == "kind" && fields.is_some_and(|fields| fields.contains(&"kind"))
+                }
+                _ => false,
+            },
+            _ => false,
+        });
+        if let Some((kind, position)) = kind
+            && is_asked
+            && !EVENT_KINDS.contains(&kind.as_str())
+        {
+            let known = EVENT_KINDS.join(" and ");
+            let message = format!("no event is a `{kind}` in this build; there are {known}");
+            self.fault(position, message);
         }
     }
 

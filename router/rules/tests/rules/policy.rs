@@ -426,7 +426,6 @@ fn on_event(e) { if e.kind == "peer-down" { notify("warn", e.peer.name + ": " + 
         kind: "peer-down".into(),
         peer: Some(node("bob", 2)),
         reason: "gone".into(),
-        label: None,
     };
     let trace = policy.on_event(&event, &world, now);
     assert_eq!(trace.notifications[0].text, "bob: gone");

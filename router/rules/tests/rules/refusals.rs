@@ -274,6 +274,14 @@ const REFUSED: &[(&str, usize, usize, &str)] = &[
         22,
         "write log(\"info\", text)",
     ),
+    (
+        "fn on_event(e) { if e.kind == \"path-down\" { log(\"info\", \"down\"); } }",
+        1,
+        31,
+        "there are peer-up and peer-down",
+    ),
+    ("fn on_event(e) { e.label }", 1, 20, "no field `label`"),
+    ("fn init(r) { r.kind }", 1, 16, "no field `kind`"),
     ("fn x() { this.y }", 1, 10, "`this` is not available"),
 ];
 
