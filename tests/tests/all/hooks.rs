@@ -3,9 +3,11 @@
 use std::{fs, net::Ipv4Addr};
 
 use serde_json::json;
-use wormholes_tests::{Daemon, EchoServer, Setup, socks5_connect, until};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use wormholes_tests::{Daemon, EchoServer, More, Setup, TestNetwork, socks5_connect, until};
 
 const FRIENDS: &str = include_str!("../../../scripts/friends.rhai");
+const DEFAULT: &str = include_str!("../../../scripts/default.rhai");
 const EXIT: &str = include_str!("../../../scripts/exit.rhai");
 /// The reply code of SOCKS5 for what a rule does not allow.
 const NOT_ALLOWED: &str = "refused with reply code 2";
@@ -117,6 +119,67 @@ async fn the_exit_script_dials_open_ports_and_nothing_that_is_listed() {
         report["refused"],
         json!({ "denied by the node's policy": 2 }),
         "{report}"
+    );
+}
+
+/// The friend lets nobody in who has a name, and offers one service to all.
+#[tokio::test]
+async fn the_default_script_falls_back_to_an_onion_that_the_friend_offers() {
+    let echo = EchoServer::start([127, 0, 0, 1].into()).await.unwrap();
+    let shy = Setup::new("shy").unwrap().listen("127.89.0.1:0");
+    let more = format!(
+        "[[peer]]\nname = \"shy\"\nid = \"{}\"\ntrust = 2\nvia = [\"relay\"]",
+        shy.id()
+    );
+    let more = More {
+        client: &more,
+        ..More::default()
+    };
+    let mut network = TestNetwork::start_with(DEFAULT, more).await.unwrap();
+    let (client, relay) = (&mut network.client, &network.relay);
+    let registers = format!(
+        "addresses = [\"{}\"]\nregister = true",
+        relay.listen().unwrap()
+    );
+    let denies = "fn accept(p) { if p.name == \"client\" { deny(\"by onion\") } else { pass() } }";
+    let shy = shy
+        .config("[hop]\nenabled = true")
+        .service("drop", echo.address())
+        .config("min_trust = 0")
+        .service("private", echo.address())
+        .peer_id("relay", relay.id(), 2, &registers)
+        .peer_id("client", client.id(), 2, "")
+        .script("denies.rhai", denies);
+    let shy = shy.start().await.unwrap();
+    let invite = shy.cli(&["peer", "invite"]).unwrap();
+    relay.cli(&["peer", "add", invite.trim()]).unwrap();
+    shy.log().wait("registered with the relay").await.unwrap();
+    // A client that came earlier would look again only after a while.
+    client.stop().await.unwrap();
+    client.restart().await.unwrap();
+    until("the client to know the friend as a hop", async || {
+        let peers = client.call("peers", json!({})).await.ok()?;
+        let mut peers = peers.get("peers")?.as_array()?.iter();
+        peers
+            .any(|peer| peer["name"] == "shy" && peer["roles"]["hop"] == true)
+            .then_some(())
+    })
+    .await
+    .unwrap();
+
+    let entrance = client.entrance("socks5").unwrap();
+    let mut flow = socks5_connect(entrance, "drop.shy.wh", 80).await.unwrap();
+    flow.write_all(b"hello").await.unwrap();
+    let mut back = [0; 5];
+    flow.read_exact(&mut back).await.unwrap();
+    assert_eq!(&back, b"hello");
+    let why = client.cli(&["why", "1"]).unwrap();
+    assert!(why.contains("onion(3) to shy: opened"), "{why}");
+    refusal(client, "private.shy.wh", 80).await;
+    let why = client.cli(&["why", "2"]).unwrap();
+    assert!(
+        why.contains("needs a service with `min_trust = 0`"),
+        "{why}"
     );
 }
 
