@@ -8,6 +8,7 @@ use std::{
 };
 
 use serde::Deserialize;
+use toml::Spanned;
 use wormholes_proto::control::ScriptText;
 use wormholes_rules::{LoadEnv, ScriptSource, SetRegistry, cases_path, is_cases_path, named_sets};
 
@@ -27,20 +28,30 @@ pub(crate) struct RuleFiles {
 }
 
 /// The part of a daemon's config that scripts stand on; the daemon checks the rest.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default)]
 struct Config {
+    scripts: Vec<PathBuf>,
+    sets: BTreeMap<String, PathBuf>,
+    peers: Vec<Peer>,
+    /// Where it names each of those files, for errors.
+    places: BTreeMap<PathBuf, String>,
+}
+
+/// The same as it is written.
+#[derive(Debug, Deserialize)]
+struct Written {
     #[serde(default)]
-    rules: Rules,
+    rules: WrittenRules,
     #[serde(default)]
     peer: Vec<Peer>,
 }
 
 #[derive(Debug, Default, Deserialize)]
-struct Rules {
+struct WrittenRules {
     #[serde(default)]
-    scripts: Vec<PathBuf>,
+    scripts: Vec<Spanned<PathBuf>>,
     #[serde(default)]
-    sets: BTreeMap<String, PathBuf>,
+    sets: BTreeMap<String, Spanned<PathBuf>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -57,18 +68,22 @@ impl RuleFiles {
         let knows_peers = config.is_some();
         let config = config.unwrap_or_default();
         let files = if args.files.is_empty() {
-            &config.rules.scripts
+            &config.scripts
         } else {
             &args.files
         };
         let files = files.iter().filter(|file| !is_cases_path(file));
         let scripts = files
-            .map(|file| Ok((file.clone(), read_script(file)?)))
+            .map(|file| {
+                let script = read_script(file).map_err(|error| config.placed(file, error))?;
+                Ok((file.clone(), script))
+            })
             .collect::<Result<Vec<_>, CliError>>()?;
         let mut sets = SetRegistry::default();
         let given = args.sets.iter().map(|(name, file)| (name, file));
-        for (name, file) in config.rules.sets.iter().chain(given) {
-            let loaded = sets.load(name, &file.display().to_string(), &read(file)?);
+        for (name, file) in config.sets.iter().chain(given) {
+            let text = read(file).map_err(|error| config.placed(file, error))?;
+            let loaded = sets.load(name, &file.display().to_string(), &text);
             loaded.map_err(|error| CliError::Failed(error.to_string()))?;
         }
         let empty_sets = if knows_peers {
@@ -76,7 +91,7 @@ impl RuleFiles {
         } else {
             add_empty_sets(&mut sets, &scripts)
         };
-        let names = config.peer.into_iter();
+        let names = config.peers.into_iter();
         let known_peers = names.flat_map(|peer| [peer.name, peer.id]).collect();
         let mut env = LoadEnv {
             known_peers,
@@ -111,16 +126,41 @@ pub(crate) fn script_text(file: &Path) -> Result<ScriptText, CliError> {
     })
 }
 
+impl Config {
+    /// `error` of a file, with the place that names it.
+    fn placed(&self, file: &Path, error: CliError) -> CliError {
+        match self.places.get(file) {
+            Some(place) => CliError::Failed(format!("{place}: {error}")),
+            None => error,
+        }
+    }
+}
+
 fn read_config(path: &Path) -> Result<Config, CliError> {
-    let mut config: Config = toml::from_str(&read(path)?).map_err(|error| CliError::File {
+    let text = read(path)?;
+    let written: Written = toml::from_str(&text).map_err(|error| CliError::File {
         path: path.to_owned(),
         message: error.to_string(),
     })?;
     let folder = path.parent().unwrap_or(Path::new(""));
-    let files = config.rules.scripts.iter_mut();
-    for file in files.chain(config.rules.sets.values_mut()) {
-        *file = folder.join(&*file);
-    }
+    let mut config = Config {
+        peers: written.peer,
+        ..Config::default()
+    };
+    let mut named = |key: &str, file: &Spanned<PathBuf>| {
+        let before = text.get(..file.span().start).unwrap_or_default();
+        let line = 1 + before.matches('\n').count();
+        let place = format!("{}:{line}: `{key}` in [rules]", path.display());
+        let file = folder.join(file.get_ref());
+        config.places.insert(file.clone(), place);
+        file
+    };
+    let scripts = written.rules.scripts.iter();
+    config.scripts = scripts.map(|file| named("scripts", file)).collect();
+    let sets = written.rules.sets.iter();
+    config.sets = sets
+        .map(|(name, file)| (name.clone(), named(&format!("sets.{name}"), file)))
+        .collect();
     Ok(config)
 }
 

@@ -87,6 +87,11 @@ struct Answer<'a> {
 impl ScriptSource {
     /// What was read from `path`, which names it.
     pub fn of_file(path: &Path, text: String) -> Self {
+        // Editors of Windows begin a text with a mark that is none of it.
+        let text = match text.strip_prefix('\u{feff}') {
+            Some(rest) => rest.to_owned(),
+            None => text,
+        };
         let name = path.file_name().unwrap_or(path.as_os_str());
         Self {
             name: name.to_string_lossy().into_owned(),

@@ -457,11 +457,19 @@ async fn scripts_are_checked_and_tested_without_a_daemon() {
     assert_eq!((status, &report["empty_sets"][0]), (0, &"ads".into()));
     let (status, report) = offline(&["check", "--config", &config]).await;
     assert_eq!((status, &report["errors"][0]["line"]), (1, &2.into()));
+    let text = "[rules]\nscripts = [\"a.rhai\"]\nsets = { ads = \"none.txt\" }\n";
+    let without_set = write("without-set.toml", text);
+    let (status, report) = offline(&["check", "--config", &without_set]).await;
+    let message = report["error"]["message"].as_str().unwrap();
+    assert_eq!(status, 1, "{message}");
+    let place = format!("{without_set}:3: `sets.ads` in [rules]: cannot read ");
+    assert!(message.starts_with(&place), "{message}");
     let (status, report) = offline(&["check", &bad]).await;
     assert_eq!((status, &report["errors"][0]["line"]), (1, &2.into()));
     let (status, report) = offline(&["test", &script]).await;
     let failure = &report["scripts"][0]["cases"][0]["failure"];
     assert_eq!((status, &failure["line"]), (1, &2.into()), "{report}");
+    assert_eq!(failure["column"], 3, "{report}");
     let (status, _) = offline(&["test", &bad]).await;
     assert_eq!(status, 1, "a script without cases is not tested");
 }

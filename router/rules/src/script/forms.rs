@@ -3,6 +3,7 @@
 
 use rhai::{Dynamic, Expr, Position};
 
+use super::lint::Fault;
 use crate::{
     api::{lookups, plans},
     units,
@@ -94,34 +95,34 @@ fn count(form: &str) -> usize {
     }
 }
 
-/// What is wrong with `expr` as an argument of `name`, and where. `place` is its number and how
-/// many there are, both with the object.
-pub(super) fn check_argument(
-    name: &str,
-    place: (usize, usize),
-    expr: &Expr,
-) -> Result<(), (Position, String)> {
+/// What is wrong with `expr` as an argument of `name`. `place` is its number and how many there are,
+/// both with the object.
+pub(super) fn check_argument(name: &str, place: (usize, usize), expr: &Expr) -> Vec<Fault> {
     if let ("onion", Expr::Map(options, _)) = (name, expr) {
-        for (key, value) in &options.0 {
+        let checked = options.0.iter().map(|(key, value)| {
             let checked = match value.get_literal_value(None) {
                 Some(value) => plans::check_onion_option(&key.name, &value),
                 None => plans::check_onion_option_name(&key.name),
             };
-            checked.map_err(|message| (key.pos, message))?;
-        }
-        return Ok(());
+            fault(key.pos, checked.err())
+        });
+        return checked.flatten().collect();
     }
     if let ("or" | "step" | "race" | "need", Expr::FnCall(call, position)) = (name, expr)
         && matches!(call.name.as_str(), "pass" | "need")
     {
-        return Err((*position, plans::NOT_A_STEP.to_owned()));
+        return vec![Fault {
+            position: *position,
+            message: plans::NOT_A_STEP.to_owned(),
+        }];
     }
-    match expr.get_literal_value(None) {
-        Some(value) => {
-            check_literal(name, place, &value).map_err(|message| (expr.start_position(), message))
-        }
-        None => Ok(()),
-    }
+    let value = expr.get_literal_value(None);
+    let wrong = value.and_then(|value| check_literal(name, place, &value).err());
+    fault(expr.start_position(), wrong).into_iter().collect()
+}
+
+fn fault(position: Position, message: Option<String>) -> Option<Fault> {
+    message.map(|message| Fault { position, message })
 }
 
 fn check_literal(name: &str, place: (usize, usize), value: &Dynamic) -> Result<(), String> {

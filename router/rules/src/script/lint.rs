@@ -367,15 +367,18 @@ impl<'a> Linter<'a> {
             return;
         }
         let object = usize::from(method);
-        // These two say more of their own.
-        if !matches!((name, method), ("need", _) | ("exit", false)) {
-            self.check(position, forms::check_count(name, given + object));
+        let checked = match (name, method) {
+            // These two say more of their own.
+            ("need", _) | ("exit", false) => Ok(()),
+            _ => forms::check_count(name, given + object),
+        };
+        if let Err(message) = checked {
+            return self.fault(position, message);
         }
         for (index, argument) in call.args.iter().enumerate() {
             let place = (index + object, given + object);
-            if let Err((position, message)) = forms::check_argument(name, place, argument) {
-                self.fault(position, message);
-            }
+            let faults = forms::check_argument(name, place, argument);
+            self.found.faults.extend(faults);
         }
     }
 

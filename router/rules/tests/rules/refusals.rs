@@ -300,6 +300,8 @@ fn what_is_not_built_is_refused_by_name_line_and_column() {
 fn all_faults_are_told_at_once_and_unknown_peers_are_warnings() {
     let faults = load_error("fn route(c) { if c.port == 1 { tor() } else { i2p() } }");
     assert_eq!(faults.len(), 2, "{faults:?}");
+    let faults = load_error("fn route(c) { log(\"x\"); onion(3, #{ asn: 1, carrier: \"tcp\" }) }");
+    assert_eq!(faults.len(), 3, "{faults:?}");
     let listed = policy("fn route(c) { first_set(c.host, [\"nope\"]); pass() }");
     assert_eq!(listed.warnings().len(), 1);
     let policy = policy("fn route(c) { peer(\"bobb\").best() }");

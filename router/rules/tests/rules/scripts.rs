@@ -81,6 +81,14 @@ test("misspelt", || route(#{ hots: "a.example" }));
 }
 
 #[test]
+fn the_mark_of_an_editor_is_no_part_of_a_script() {
+    let text = "\u{feff}fn route(c) { pass() }".to_owned();
+    let script = ScriptSource::of_file(Path::new("/rules/marked.rhai"), text);
+    let expected = source("marked.rhai", "fn route(c) { pass() }");
+    assert_eq!(script, expected);
+}
+
+#[test]
 fn faults_of_either_file_are_told() {
     let good = "fn route(c) { direct() }";
     for (script, cases, expected) in [
