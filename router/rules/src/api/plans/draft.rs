@@ -292,6 +292,9 @@ impl Draft {
             if racer.marks != Marks::default() {
                 return Err("limits follow race(): they hold for all that race".to_owned());
             }
+            if inner.made > 1 {
+                return Err("race() follows one tunnel, and best() may be several".to_owned());
+            }
             inner.closed |= other.inner.closed;
             let step = last_step(inner)?;
             step.tunnels.extend(racer.tunnels.iter().cloned());
