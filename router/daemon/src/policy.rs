@@ -37,7 +37,7 @@ use load::Sources;
 
 /// Generations that a rollback can return to; the oldest goes.
 const MAX_HISTORY: usize = 8;
-/// Errors of scripts that are shown; the oldest goes.
+/// Different errors of scripts that are shown; the one not seen for longest goes.
 const MAX_ERRORS: usize = 64;
 /// Events that wait for scripts; more are dropped and counted.
 const MAX_EVENTS: usize = 256;
@@ -66,12 +66,14 @@ pub struct Generation {
 /// An error of a script while it ran.
 #[derive(Debug, Clone)]
 pub struct ScriptError {
-    /// When.
+    /// When it last happened.
     pub at: SystemTime,
     /// `route`, `accept`, …
     pub hook: &'static str,
     /// Script, line and message.
     pub message: String,
+    /// How often it happened.
+    pub count: u64,
 }
 
 /// Holds the rules in force and asks them.
@@ -211,7 +213,7 @@ impl PolicyHost {
         self.taken_over.notified().await;
     }
 
-    /// The last errors of scripts, newest first, and how many there were in all.
+    /// The last errors of scripts, each once and the newest first, and how many there were in all.
     pub fn errors(&self) -> (Vec<ScriptError>, u64) {
         let errors = lock(&self.errors).iter().cloned().collect();
         (errors, self.error_count.load(Relaxed))

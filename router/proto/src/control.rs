@@ -33,6 +33,6 @@ pub use report::{
     Because, Check, ConfigReport, DecisionInfo, EntranceInfo, Explanation, FlowInfo, FlowList,
     FlowState, FlowTotals, InviteReport, KeyInfo, NetReport, OnionKeyInfo, PROTOCOL_VERSION,
     PathNode, PeerInfo, PeerList, PeerSource, PingReport, RelayRegistration, RoleLimits,
-    RoleReport, RoleSummary, RolesSummary, RuleName, ScriptDiagnostic, ScriptFile, ScriptReport,
-    ServiceInfo, Status, StepTried, Subscribed,
+    RoleReport, RoleSummary, RolesSummary, RuleName, ScriptDiagnostic, ScriptErrorInfo, ScriptFile,
+    ScriptReport, ServiceInfo, Status, StepTried, Subscribed,
 };

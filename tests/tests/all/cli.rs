@@ -24,6 +24,7 @@ const STRANGER: u32 = 65_534;
 const SCRIPT: &str = r#"
 fn route(c) {
     if c.host == "echo.bob.wh" { return peer("bob").direct().label("to " + c.host); }
+    if c.host == "odd.example" { return parse_int(c.host); }
     block("not in the test")
 }
 "#;
@@ -321,6 +322,32 @@ async fn a_load_names_the_keys_that_wait_for_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_went_wrong_in_a_script_is_shown_with_time_place_and_count() {
+    let ada = start("ada", "").await;
+    for _ in 0..3 {
+        let blocked = ada.node.dial("odd.example:1".parse().unwrap()).await;
+        assert!(blocked.is_err());
+    }
+    let list = ada.json(&["script", "list"]).await;
+    assert_eq!(list["errors"], 3, "{list}");
+    let [error] = &list["last_errors"].as_array().unwrap()[..] else {
+        panic!("{list}");
+    };
+    assert_eq!(error["count"], 3, "{error}");
+    assert_eq!(error["hook"], "route", "{error}");
+    assert_eq!(error["script"], "rules.rhai", "{error}");
+    assert_eq!(error["line"], 4, "{error}");
+    assert!(error["at_unix_ms"].as_u64().unwrap() > 1_700_000_000_000);
+    let said = error["message"].as_str().unwrap();
+    assert!(said.contains("odd.example"), "{said}");
+    for words in [&["status"][..], &["script", "list"]] {
+        let text = ada.text(words).await;
+        let line = format!("Z 3x route rules.rhai:4: {said}\n");
+        assert!(text.contains(&line), "{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn events_are_told_as_they_happen() {
     let ada = start("ada", "").await;
     let mut command = command(&ada.socket);
@@ -372,6 +399,11 @@ async fn another_user_observes_without_targets_and_is_denied_the_rest() {
     let status = as_stranger(&["status"]).await;
     assert_eq!(status.status, 0, "{}", status.stderr);
     assert!(status.stdout.contains("observer of this node"));
+    let failed = ada.node.dial("odd.example:1".parse().unwrap()).await;
+    assert!(failed.is_err());
+    let scripts = as_stranger(&["--json", "script", "list"]).await.stdout;
+    assert!(scripts.contains(r#""errors":1"#), "{scripts}");
+    assert!(!scripts.contains("odd"), "{scripts}");
     let flows = as_stranger(&["--json", "flows"]).await.stdout;
     assert!(flows.contains(r#""tunnel":"direct""#), "{flows}");
     for secret in ["echo", "bob", &bob.node.id().to_string()] {

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 use wormholes_proto::control::{
-    Call, MAX_REQUEST_BYTES, NoParams, RpcError, ScriptDiagnostic, ScriptLoadParams, ScriptReport,
-    encode_request,
+    Call, MAX_REQUEST_BYTES, NoParams, RpcError, ScriptDiagnostic, ScriptErrorInfo,
+    ScriptLoadParams, ScriptReport, encode_request,
 };
 
 use super::{Context, field, offline};
@@ -70,7 +70,16 @@ fn render(report: &ScriptReport, style: Style) -> String {
     }
     text += &field(style, "else", &report.default);
     text += &field(style, "errors", &report.errors.to_string());
+    for error in &report.last_errors {
+        text += &field(style, "", &last_error(error));
+    }
     text
+}
+
+/// When, how often, in which hook, where and what.
+pub(super) fn last_error(error: &ScriptErrorInfo) -> String {
+    let (at, count, hook) = (format::utc(error.at_unix_ms), error.count, &error.hook);
+    format!("{at} {count}x {hook} {}", error.fault)
 }
 
 /// A load that failed lists what is wrong: one line each, as compilers print it.

@@ -1,19 +1,22 @@
-//! `wormholes status`: one screen of 24 lines and 80 columns.
+//! `wormholes status`: on a terminal one screen of 24 lines; elsewhere lines in full.
 
 use wormholes_proto::control::{FlowTotals, RoleSummary, ScriptReport, Status};
 
-use super::{NAME_COLUMNS, field};
+use super::{NAME_COLUMNS, field, script::last_error};
 use crate::{
     format::{self, list},
     output::Style,
 };
 
-/// The screen's columns; longer lists end in `…`.
-const COLUMNS: usize = 80;
+/// Errors of scripts that find room; `wormholes script list` shows all that are kept.
+const MAX_ERRORS: usize = 3;
 
 pub(super) fn render(status: &Status, style: Style) -> String {
-    let field =
-        |name: &str, value: &str| field(style, name, &format::cut(value, COLUMNS - NAME_COLUMNS));
+    let columns = style.width.map(|width| width.saturating_sub(NAME_COLUMNS));
+    let field = |name: &str, value: &str| {
+        let value = columns.map_or_else(|| value.to_owned(), |columns| format::cut(value, columns));
+        field(style, name, &value)
+    };
     let uptime = format::seconds(status.uptime_seconds);
     let head = format!(
         "wormholed {}, up {uptime}, process {}",
@@ -37,6 +40,9 @@ pub(super) fn render(status: &Status, style: Style) -> String {
         text += &field(name, &value);
     }
     text += &field("scripts", &scripts(&status.scripts));
+    for error in status.scripts.last_errors.iter().take(MAX_ERRORS) {
+        text += &field("", &last_error(error));
+    }
     text += &field("you", &format!("{} of this node", status.access));
     text
 }
@@ -122,7 +128,10 @@ fn scripts(report: &ScriptReport) -> String {
 mod tests {
     use wormholes_proto::{
         NodeId,
-        control::{Access, EntranceInfo, RelayRegistration, RolesSummary, ScriptFile, ServiceInfo},
+        control::{
+            Access, EntranceInfo, RelayRegistration, RolesSummary, ScriptDiagnostic,
+            ScriptErrorInfo, ScriptFile, ServiceInfo,
+        },
     };
 
     use super::*;
@@ -187,7 +196,8 @@ mod tests {
                     30
                 ],
                 default: "block".to_owned(),
-                errors: 0,
+                errors: 640,
+                last_errors: vec![error(); 64],
                 can_roll_back: false,
                 restart_for: Vec::new(),
                 by_command: true,
@@ -196,15 +206,42 @@ mod tests {
         }
     }
 
+    fn error() -> ScriptErrorInfo {
+        ScriptErrorInfo {
+            at_unix_ms: 1_795_238_255_000,
+            hook: "route".to_owned(),
+            count: 10,
+            fault: ScriptDiagnostic {
+                script: "default.rhai".to_owned(),
+                line: 12,
+                column: 0,
+                message: "a script may take 10 ms, and this one took more than that".to_owned(),
+            },
+        }
+    }
+
     #[test]
     fn the_busiest_node_fits_a_screen() {
-        let text = render(&busy(), Style::default());
+        let screen = Style {
+            color: false,
+            width: Some(80),
+        };
+        let text = render(&busy(), screen);
         assert!(text.lines().count() <= 24, "{text}");
         for line in text.lines() {
-            assert!(line.chars().count() <= COLUMNS, "{line}");
+            assert!(line.chars().count() <= 80, "{line}");
         }
         assert!(text.contains(&NodeId::from_bytes([7; 32]).to_string()));
         assert!(text.contains("relay on (1000 active)"));
         assert!(text.contains("exit off"));
+        let error = "           2026-11-21 05:17:35Z 10x route default.rhai:12: a script";
+        assert_eq!(text.matches(error).count(), MAX_ERRORS, "{text}");
+    }
+
+    #[test]
+    fn where_no_screen_is_nothing_is_cut() {
+        let text = render(&busy(), Style::default());
+        assert!(!text.contains('…'), "{text}");
+        assert!(text.contains("took more than that\n"), "{text}");
     }
 }

@@ -4,21 +4,24 @@ use std::sync::Arc;
 
 use serde_json::json;
 use wormholes_proto::control::{
-    Access, ErrorCode, RpcError, ScriptFile, ScriptLoadParams, ScriptReport,
+    Access, ErrorCode, RpcError, ScriptDiagnostic, ScriptErrorInfo, ScriptFile, ScriptLoadParams,
+    ScriptReport,
 };
 
 use super::answer::failed;
 use crate::{
+    clock::unix_ms,
     config::DefaultRule,
     node::{NodeCore, ReloadError},
-    policy::Scripts,
+    policy::{ScriptError, Scripts},
 };
 
 pub(super) fn list(core: &NodeCore, access: Access) -> ScriptReport {
     let rules = core.policy.current();
     let paths = rules.config.scripts.iter();
     let scripts = rules.script_names().into_iter().zip(paths);
-    let (_, errors) = core.policy.errors();
+    let (last_errors, errors) = core.policy.errors();
+    let last_errors = last_errors.iter().filter(|_| access == Access::Operator);
     ScriptReport {
         generation: rules.number,
         scripts: scripts
@@ -33,6 +36,7 @@ pub(super) fn list(core: &NodeCore, access: Access) -> ScriptReport {
             DefaultRule::Direct => "direct".to_owned(),
         },
         errors,
+        last_errors: last_errors.map(error_info).collect(),
         can_roll_back: core.policy.can_roll_back(),
         restart_for: Vec::new(),
     }
@@ -70,4 +74,47 @@ pub(super) async fn roll_back(core: &Arc<NodeCore>) -> Result<ScriptReport, RpcE
     back.map_err(failed)?
         .map_err(|error| RpcError::new(ErrorCode::NotFound, error.to_string()))?;
     Ok(list(core, Access::Operator))
+}
+
+fn error_info(error: &ScriptError) -> ScriptErrorInfo {
+    ScriptErrorInfo {
+        at_unix_ms: unix_ms(error.at),
+        hook: error.hook.to_owned(),
+        count: error.count,
+        fault: fault(&error.message),
+    }
+}
+
+/// `default.rhai:12: what is wrong`, taken apart.
+fn fault(text: &str) -> ScriptDiagnostic {
+    let parts = text.split_once(": ").and_then(|(place, message)| {
+        let (script, line) = place.rsplit_once(':')?;
+        Some((script, line.parse().ok()?, message))
+    });
+    let (script, line, message) = parts.unwrap_or(("", 0, text));
+    ScriptDiagnostic {
+        script: script.to_owned(),
+        line,
+        column: 0,
+        message: message.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str, script: &str, line: u32, message: &str) {
+        let fault = fault(text);
+        let parts = (fault.script.as_str(), fault.line, fault.message.as_str());
+        assert_eq!(parts, (script, line, message), "{text}");
+    }
+
+    #[test]
+    fn an_error_is_taken_apart_into_place_and_words() {
+        check("a.rhai:3: no number: x", "a.rhai", 3, "no number: x");
+        check("a:b.rhai:0: too slow", "a:b.rhai", 0, "too slow");
+        check("no place: at all", "", 0, "no place: at all");
+        check("cut off", "", 0, "cut off");
+    }
 }

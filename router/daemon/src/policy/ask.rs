@@ -113,16 +113,19 @@ impl PolicyHost {
         self.metrics.script_errors.with_label_values(&[hook]).inc();
         self.error_count.fetch_add(1, Relaxed);
         let mut errors = lock(&self.errors);
-        let is_new = errors.front().is_none_or(|last| last.message != message);
+        let same = |error: &ScriptError| error.hook == hook && error.message == message;
+        let before = errors.iter().position(same);
+        let before = before.and_then(|index| errors.remove(index));
         errors.truncate(MAX_ERRORS - 1);
         errors.push_front(ScriptError {
             at: SystemTime::now(),
             hook,
             message: message.to_owned(),
+            count: 1 + before.as_ref().map_or(0, |error| error.count),
         });
         drop(errors);
         // A script that fails for each flow is warned of once; all of them are counted.
-        if is_new {
+        if before.is_none() {
             tracing::warn!(
                 hook,
                 at = place(message),

@@ -376,8 +376,10 @@ pub struct ScriptReport {
     pub by_command: bool,
     /// What happens to flows that none answered.
     pub default: String,
-    /// Decisions that ended in an error since the start.
+    /// Runs of scripts that ended in an error since the start.
     pub errors: u64,
+    /// The last of them, newest first; empty for observers, since an error may name a target.
+    pub last_errors: Vec<ScriptErrorInfo>,
     /// `script.rollback` has somewhere to go.
     pub can_roll_back: bool,
     /// Keys of config.toml (`limits.flows`; `[[peer]]` for a list) that `script.load` found changed
@@ -392,6 +394,20 @@ pub struct ScriptFile {
     pub name: String,
     /// Where it was read; none for observers.
     pub path: Option<PathBuf>,
+}
+
+/// An error of a script while it ran.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ScriptErrorInfo {
+    /// When it last happened, milliseconds since 1970.
+    pub at_unix_ms: u64,
+    /// The hook that was asked: `route`, `accept`, …
+    pub hook: String,
+    /// How often it happened since the start; an error that was not seen for long is forgotten.
+    pub count: u64,
+    /// Where, and what.
+    #[serde(flatten)]
+    pub fault: ScriptDiagnostic,
 }
 
 /// Something wrong with a script. `script.load` that fails holds a list of them in `data`.
