@@ -55,7 +55,7 @@ pub(crate) fn run(args: Args, output: &mut Output) -> Result<(), CliError> {
         Command::Hop => context.show(&Call::Hop(NoParams {}), roles::render),
         Command::Exit => context.show(&Call::Exit(NoParams {}), roles::render),
         Command::Key => context.show(&Call::Key(NoParams {}), node::render_key),
-        Command::Config => context.show(&Call::Config(NoParams {}), node::render_config),
+        Command::Config => node::config(&mut context),
         Command::Events { kinds } => events::run(&mut context, kinds),
         Command::Completions { shell } => completions(context.output, shell),
     }
@@ -74,6 +74,16 @@ impl Context<'_> {
     ) -> Result<(), CliError> {
         let report: T = self.connect()?.report(call)?;
         self.output.report(&report, |style| render(&report, style))
+    }
+
+    /// Says which keys of the config file hold other values than those in force.
+    fn note_waiting(&mut self, keys: &[String]) -> Result<(), CliError> {
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let keys = keys.join(", ");
+        let note = format!("changed in config.toml, and waiting for a restart: {keys}");
+        self.output.notes(&[note])
     }
 }
 

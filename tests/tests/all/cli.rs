@@ -322,6 +322,38 @@ async fn a_load_names_the_keys_that_wait_for_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_config_in_force_is_shown_with_what_waits_for_a_restart() {
+    let ada = start("ada", "[limits]\nflows = 7\n").await;
+    let first = ada.run(&["config"]).await;
+    assert_eq!(first.stderr, "");
+    let file = ada.socket.with_file_name("config.toml");
+    let before = fs::read_to_string(&file).unwrap();
+    let after = before.replace("flows = 7", "flows = 8").replace(
+        "scripts = [\"rules.rhai\"]",
+        "default = \"direct\"\nrecord_decisions = 5",
+    );
+    fs::write(&file, after).unwrap();
+    ada.text(&["script", "load"]).await;
+    let shown = ada.run(&["config"]).await;
+    let waiting = "note: changed in config.toml, and waiting for a restart: limits.flows, \
+                   rules.record_decisions\n";
+    assert_eq!(shown.stderr, waiting);
+    let shown: toml::Table = shown.stdout.parse().unwrap();
+    assert_eq!(shown["limits"]["flows"].as_integer(), Some(7));
+    assert_eq!(shown["rules"]["record_decisions"].as_integer(), Some(1024));
+    assert_eq!(shown["rules"]["default"].as_str(), Some("direct"));
+    let status = ada.text(&["status"]).await;
+    assert!(status.contains("limits.flows, rules.record_decisions\n"));
+    let json = ada.json(&["config"]).await;
+    assert_eq!(json["restart_for"][0], "limits.flows", "{json}");
+
+    fs::write(&file, before).unwrap();
+    ada.text(&["script", "load"]).await;
+    let shown = ada.run(&["config"]).await;
+    assert_eq!((shown.stdout, shown.stderr), (first.stdout, String::new()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_went_wrong_in_a_script_is_shown_with_time_place_and_count() {
     let ada = start("ada", "").await;
     for _ in 0..3 {

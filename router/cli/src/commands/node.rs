@@ -1,9 +1,9 @@
 //! `wormholes key` and `config`.
 
-use wormholes_proto::control::{ConfigReport, KeyInfo};
+use wormholes_proto::control::{Call, ConfigReport, KeyInfo, NoParams};
 
-use super::field;
-use crate::{format, output::Style};
+use super::{Context, field};
+use crate::{error::CliError, format, output::Style};
 
 pub(super) fn render_key(key: &KeyInfo, style: Style) -> String {
     let mut text = field(style, "node id", &key.node_id.to_string());
@@ -19,7 +19,12 @@ pub(super) fn render_key(key: &KeyInfo, style: Style) -> String {
     text
 }
 
-pub(super) fn render_config(config: &ConfigReport, _: Style) -> String {
-    let lines: Vec<String> = config.toml.lines().map(format::clean).collect();
-    lines.join("\n") + "\n"
+/// Standard output is a config file; what it does not say is beside it.
+pub(super) fn config(context: &mut Context<'_>) -> Result<(), CliError> {
+    let config: ConfigReport = context.connect()?.report(&Call::Config(NoParams {}))?;
+    context.output.report(&config, |_| {
+        let lines: Vec<String> = config.toml.lines().map(format::clean).collect();
+        lines.join("\n") + "\n"
+    })?;
+    context.note_waiting(&config.restart_for)
 }

@@ -39,12 +39,7 @@ fn load(context: &mut Context<'_>, files: &[PathBuf]) -> Result<(), CliError> {
     context
         .output
         .report(&report, |style| render(&report, style))?;
-    if report.restart_for.is_empty() {
-        return Ok(());
-    }
-    let keys = report.restart_for.join(", ");
-    let note = format!("changed in config.toml, and waiting for a restart: {keys}");
-    context.output.notes(&[note])
+    context.note_waiting(&report.restart_for)
 }
 
 fn render(report: &ScriptReport, style: Style) -> String {

@@ -43,6 +43,10 @@ pub(super) fn render(status: &Status, style: Style) -> String {
     for error in status.scripts.last_errors.iter().take(MAX_ERRORS) {
         text += &field("", &last_error(error));
     }
+    if !status.scripts.restart_for.is_empty() {
+        let keys = status.scripts.restart_for.join(", ");
+        text += &field("restart", &format!("waited for by changed keys: {keys}"));
+    }
     text += &field("you", &format!("{} of this node", status.access));
     text
 }
@@ -199,7 +203,7 @@ mod tests {
                 errors: 640,
                 last_errors: vec![error(); 64],
                 can_roll_back: false,
-                restart_for: Vec::new(),
+                restart_for: vec!["limits.flows".to_owned(); 9],
                 by_command: true,
             },
             access: Access::Operator,

@@ -38,7 +38,7 @@ pub(super) fn list(core: &NodeCore, access: Access) -> ScriptReport {
         errors,
         last_errors: last_errors.map(error_info).collect(),
         can_roll_back: core.policy.can_roll_back(),
-        restart_for: Vec::new(),
+        restart_for: core.restart_for(),
     }
 }
 
@@ -52,10 +52,7 @@ pub(super) async fn load(
         Scripts::Given(params.scripts)
     };
     match core.reload(scripts).await {
-        Ok(reload) => Ok(ScriptReport {
-            restart_for: reload.restart_for,
-            ..list(core, Access::Operator)
-        }),
+        Ok(_) => Ok(list(core, Access::Operator)),
         Err(ReloadError::Rules(error)) => Err(RpcError {
             data: Some(json!({ "diagnostics": error.diagnostics() })),
             ..RpcError::new(

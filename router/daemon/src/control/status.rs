@@ -72,6 +72,7 @@ pub(super) fn config(core: &NodeCore) -> ConfigReport {
     };
     ConfigReport {
         toml: config_text(&config),
+        restart_for: core.restart_for(),
     }
 }
 

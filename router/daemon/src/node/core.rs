@@ -2,7 +2,7 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Instant,
 };
 
@@ -54,6 +54,7 @@ pub struct NodeCore {
     pub(crate) kill: CancellationToken,
     entrances: OnceLock<Vec<EntranceInfo>>,
     metrics_address: OnceLock<SocketAddr>,
+    restart_for: Mutex<Vec<String>>,
 }
 
 /// An open entrance.
@@ -76,6 +77,18 @@ impl NodeCore {
     /// Where `/metrics` is served, with the port that the system chose.
     pub fn metrics_address(&self) -> Option<SocketAddr> {
         self.metrics_address.get().copied()
+    }
+
+    /// Keys of the config file (`limits.flows`; `[[entrance]]` for a list) that were changed since
+    /// the start, as far as the file was read again, and that wait for a restart.
+    pub fn restart_for(&self) -> Vec<String> {
+        let keys = self.restart_for.lock();
+        keys.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_restart_for(&self, keys: Vec<String>) {
+        let waiting = self.restart_for.lock();
+        *waiting.unwrap_or_else(PoisonError::into_inner) = keys;
     }
 
     /// Metrics are served at `address`, which no flow reaches from now on.
@@ -165,6 +178,7 @@ pub(crate) fn assemble(
         kill: CancellationToken::new(),
         entrances: OnceLock::new(),
         metrics_address: OnceLock::new(),
+        restart_for: Mutex::default(),
     };
     Ok((Arc::new(core), rule_events))
 }

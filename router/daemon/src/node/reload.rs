@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use super::NodeCore;
 use crate::{
-    config::{Config, ConfigError},
+    config::{Config, ConfigError, RulesConfig},
     control::config_text,
     policy::{Generation, LoadError, Scripts},
 };
@@ -16,8 +16,7 @@ use crate::{
 pub struct Reload {
     /// The rules in force; the same as before when nothing changed.
     pub rules: Arc<Generation>,
-    /// Keys of the config that changed and wait for a restart: `limits.flows`, or `[[peer]]` for a
-    /// list.
+    /// See [`NodeCore::restart_for`].
     pub restart_for: Vec<String>,
 }
 
@@ -61,7 +60,12 @@ impl NodeCore {
         if !restart_for.is_empty() {
             tracing::warn!(keys = ?restart_for, "changes that wait for a restart");
         }
-        let rules = self.policy.load(&config.rules, scripts)?;
+        self.set_restart_for(restart_for.clone());
+        let rules = RulesConfig {
+            record_decisions: self.config.rules.record_decisions,
+            ..config.rules
+        };
+        let rules = self.policy.load(&rules, scripts)?;
         Ok(Reload { rules, restart_for })
     }
 }

@@ -382,8 +382,8 @@ pub struct ScriptReport {
     pub last_errors: Vec<ScriptErrorInfo>,
     /// `script.rollback` has somewhere to go.
     pub can_roll_back: bool,
-    /// Keys of config.toml (`limits.flows`; `[[peer]]` for a list) that `script.load` found changed
-    /// and that wait for a restart. Other calls do not look.
+    /// Keys of config.toml (`limits.flows`; `[[entrance]]` for a list) that the last reload found
+    /// changed since the start and that wait for a restart.
     pub restart_for: Vec<String>,
 }
 
@@ -489,8 +489,10 @@ pub struct OnionKeyInfo {
 /// What `config` returns.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ConfigReport {
-    /// The config as TOML; passwords read `…`.
+    /// The config in force as TOML; passwords read `…`.
     pub toml: String,
+    /// As in [`ScriptReport`]: keys whose values in the file are others, and wait for a restart.
+    pub restart_for: Vec<String>,
 }
 
 /// What `events.subscribe` and `events.unsubscribe` return.
