@@ -2,6 +2,7 @@
 //! uses the network: no role, loopback entrances. [`Config::load`] reads one; a program that
 //! embeds a node may as well fill one in.
 
+mod hint;
 mod keys;
 mod load;
 mod read;

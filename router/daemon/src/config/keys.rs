@@ -110,6 +110,14 @@ pub(super) const SECTIONS: [Section; 12] = [
 /// Sections that a build with more in it has.
 pub(super) const ABSENT: [&str; 5] = ["tor", "i2p", "plugin", "state", "http"];
 
+/// Keys, with their sections, that a build with more in it has.
+pub(super) const ABSENT_KEYS: [(&str, &str); 4] = [
+    ("service", "onion"),
+    ("service", "i2p"),
+    ("limits", "bytes_per_second"),
+    ("limits", "memory_mib"),
+];
+
 /// What every role has.
 const ROLE: &[Key] = &[
     ("enabled", Restart),

@@ -11,12 +11,10 @@ use toml::{
 };
 
 use super::{
-    keys::{ABSENT, SECTIONS, Section},
+    hint::suggestion,
+    keys::{ABSENT, ABSENT_KEYS, SECTIONS, Section},
     load::Problem,
 };
-
-/// How alike (0 to 1) a known key must be to be suggested; below it the guess is noise.
-const ALIKE: f64 = 0.6;
 
 /// A document with the problems found so far.
 #[derive(Debug)]
@@ -71,7 +69,7 @@ impl<'a> Document<'a> {
                 continue;
             }
             let message = if ABSENT.contains(&name) {
-                format!("this build has no [{name}]")
+                format!("this build has no [{name}] yet")
             } else {
                 let known = SECTIONS.iter().map(|section| section.name);
                 format!("unknown section or key `{name}`{}", suggestion(name, known))
@@ -124,11 +122,16 @@ impl<'a> Document<'a> {
         let known = known.map(|(name, _)| name);
         for key in table.into_iter().flat_map(DeTable::keys) {
             let found = key.get_ref().as_ref();
-            if known.clone().all(|name| name != found) {
-                let hint = suggestion(found, known.clone());
-                let message = format!("unknown key `{found}` in [{name}]{hint}");
-                self.problem(key.span().start, message);
+            if known.clone().any(|name| name == found) {
+                continue;
             }
+            let message = if ABSENT_KEYS.contains(&(name, found)) {
+                format!("this build has no `{found}` in [{name}] yet")
+            } else {
+                let hint = suggestion(found, known.clone());
+                format!("unknown key `{found}` in [{name}]{hint}")
+            };
+            self.problem(key.span().start, message);
         }
         Table {
             document: self,
@@ -320,14 +323,6 @@ fn integer(value: &DeValue<'_>, range: &RangeInclusive<u64>) -> Result<u64, Stri
 
 fn expected(what: &str, found: &DeValue<'_>) -> String {
     format!("expected {what}, found {}", found.type_str())
-}
-
-fn suggestion<'k>(unknown: &str, known: impl Iterator<Item = &'k str>) -> String {
-    let scored = known.map(|name| (strsim::jaro_winkler(unknown, name), name));
-    match scored.max_by(|a, b| a.0.total_cmp(&b.0)) {
-        Some((score, name)) if score >= ALIKE => format!("; did you mean `{name}`?"),
-        _ => String::new(),
-    }
 }
 
 /// Parses the text; a syntax error is the only problem then.

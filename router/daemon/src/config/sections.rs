@@ -18,7 +18,7 @@ use super::{
     HopConfig, LimitsConfig, LogConfig, MetricsConfig, NodeConfig, PeerConfig, RoleConfig,
     RuleLines, RulesConfig, Secret, ServiceConfig,
     read::{Document, Table},
-    values::file_mode,
+    values::{file_mode, log_level},
 };
 
 /// Counts beyond this are typing errors, and would not fit in memory.
@@ -83,7 +83,10 @@ fn node(table: &Table<'_>, folder: &Path) -> NodeConfig {
         table.problem("advertise", format!("nobody can dial {address}"));
     }
     if node.networks != ["public"] {
-        table.problem("networks", "this build knows only \"public\"");
+        table.problem(
+            "networks",
+            "this build has no networks beside \"public\" yet",
+        );
     }
     node
 }
@@ -195,7 +198,7 @@ fn services(tables: &[Table<'_>]) -> Vec<ServiceConfig> {
         let target = table.required("target", address);
         let _tcp = table.parsed("network", |text| match text {
             "tcp" => Ok(()),
-            "udp" => Err("this build has no UDP services"),
+            "udp" => Err("this build has no UDP services yet"),
             _ => Err("expected \"tcp\""),
         });
         let (Some(name), Some(target)) = (name, target) else {
@@ -383,7 +386,7 @@ fn entrance_kind(text: &str) -> Result<EntranceKind, String> {
         "socks5" => Ok(EntranceKind::Socks5),
         "http" => Ok(EntranceKind::Http),
         "tcp" => Ok(EntranceKind::Tcp),
-        "udp" | "dns" | "tun" => Err(format!("this build has no entrance of kind \"{text}\"")),
+        "udp" | "dns" | "tun" => Err(format!("this build has no entrance of kind \"{text}\" yet")),
         _ => Err("expected \"socks5\", \"http\" or \"tcp\"".to_owned()),
     }
 }
@@ -405,10 +408,4 @@ fn default_rule(text: &str) -> Result<DefaultRule, &'static str> {
         "direct" => Ok(DefaultRule::Direct),
         _ => Err("expected \"block\" or \"direct\""),
     }
-}
-
-fn log_level(text: &str) -> Result<String, &'static str> {
-    tracing_subscriber::EnvFilter::try_new(text)
-        .map(|_| text.to_owned())
-        .map_err(|_| "expected a level like \"info\" or a filter like \"warn,wormholed=debug\"")
 }

@@ -117,8 +117,40 @@ fn unknown_keys_are_named_with_the_nearest_known_one() {
     );
     check("[log]\nqqq = 1", 2, "unknown key `qqq` in [log]");
     check("flows = 1", 1, "unknown section or key `flows`");
-    check("[tor]\nenabled = true", 1, "this build has no [tor]");
+    check("[tor]\nenabled = true", 1, "this build has no [tor] yet");
     check("[relay]\nidle = 3", 2, "did you mean `idle_seconds`?");
+}
+
+#[test]
+fn what_a_later_build_has_is_named_as_such() {
+    for (text, line, what) in [
+        ("[i2p]\nsam = '127.0.0.1:7656'", 1, "[i2p]"),
+        ("[plugin.dht]\nwasm = 'dht.wasm'", 1, "[plugin]"),
+        ("[state]\nbackend = 'redb'", 1, "[state]"),
+        ("[http]\nlisten = '127.0.0.1:3000'", 1, "[http]"),
+        (
+            "[limits]\nbytes_per_second = 1",
+            2,
+            "`bytes_per_second` in [limits]",
+        ),
+        (
+            "[limits]\nflows = 1\nmemory_mib = 1",
+            3,
+            "`memory_mib` in [limits]",
+        ),
+        ("[[service]]\nonion = true", 2, "`onion` in [service]"),
+        ("[[service]]\nonion = false", 2, "`onion` in [service]"),
+        ("[[service]]\ni2p = false", 2, "`i2p` in [service]"),
+        ("[[service]]\nnetwork = 'udp'", 2, "UDP services"),
+        ("[[entrance]]\nkind = 'dns'", 2, "entrance of kind \"dns\""),
+        (
+            "[node]\nnetworks = ['ours']",
+            2,
+            "networks beside \"public\"",
+        ),
+    ] {
+        check(text, line, &format!("this build has no {what} yet"));
+    }
 }
 
 #[test]
@@ -157,7 +189,11 @@ fn wrong_values_are_named_with_key_and_line() {
     check("[control]\nmode = '9'", 2, "octal");
     check("[metrics]\nlisten = '0.0.0.0:1'", 2, "loopback only");
     check("[log]\nformat = 'xml'", 2, "expected \"text\" or \"json\"");
-    check("[log]\nlevel = 'a=b=c'", 2, "expected a level");
+    check(
+        "[log]\nlevel = 'inof'",
+        2,
+        "`level` in [log]: `inof` is no level",
+    );
     check(
         "[rules]\ndefault = 'tor'",
         2,

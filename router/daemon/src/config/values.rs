@@ -4,7 +4,10 @@ use std::{fmt, net::SocketAddr, str::FromStr};
 
 use thiserror::Error;
 
-use super::ExitRule;
+use super::{ExitRule, hint::suggestion};
+
+/// Words of tracing for how much is said, the least first.
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 /// Text that is no exit rule.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -80,6 +83,30 @@ pub(super) fn file_mode(text: &str) -> Result<u32, &'static str> {
         .ok_or("expected an octal mode that lets the owner read and write, like \"0600\"")
 }
 
+/// A level, or a filter of tracing: directives with commas between. Tracing takes a word that is
+/// no level for the name of a module, shows all of that one and nothing of the rest.
+pub(super) fn log_level(text: &str) -> Result<String, String> {
+    let level = |directive: &str| {
+        let level = directive
+            .rsplit_once('=')
+            .map_or(directive, |(_, level)| level);
+        level.trim().to_ascii_lowercase()
+    };
+    let mut levels = text.split(',').map(level);
+    if let Some(unknown) = levels.find(|level| !LEVELS.contains(&level.as_str())) {
+        return Err(format!(
+            "`{unknown}` is no level ({}), alone or in a filter like \"warn,wormholed=debug\"{}",
+            LEVELS.join(", "),
+            suggestion(&unknown, LEVELS.into_iter()),
+        ));
+    }
+    tracing_subscriber::EnvFilter::try_new(text)
+        .map(|_| text.to_owned())
+        .map_err(|_| {
+            "expected a level like \"info\" or a filter like \"warn,wormholed=debug\"".to_owned()
+        })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -114,6 +141,35 @@ mod tests {
         let allows = |address: &str| rule.allows(address.parse().unwrap());
         assert!(allows("192.0.2.9:80") && allows("192.0.2.9:8010"));
         assert!(!allows("192.0.2.9:81") && !allows("192.0.3.1:80"));
+    }
+
+    #[test]
+    fn a_log_level_is_a_level_or_a_filter_of_levels() {
+        for text in [
+            "info",
+            "WARN",
+            "off",
+            "warn,wormholed=debug",
+            "info,script=trace",
+            "wormholed[flow{id=7}]=trace",
+        ] {
+            assert_eq!(log_level(text).as_deref(), Ok(text));
+        }
+        for (text, said) in [
+            ("inof", "`inof` is no level (off, error, "),
+            ("inof", "debug\"; did you mean `info`?"),
+            ("warning", "; did you mean `warn`?"),
+            ("verbose", "debug\""),
+            ("wormholed", "`wormholed` is no level"),
+            ("info,wormholed=debgu", "; did you mean `debug`?"),
+            ("info,quinn", "`quinn` is no level"),
+            ("info,", "`` is no level"),
+            ("", "`` is no level"),
+            ("a=b=c", "`c` is no level"),
+        ] {
+            let error = log_level(text).unwrap_err();
+            assert!(error.contains(said), "{text}: {error}");
+        }
     }
 
     #[test]
