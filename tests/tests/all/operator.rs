@@ -276,6 +276,15 @@ async fn every_report_of_a_working_network_can_be_read_by_people_and_programs() 
         assert!(text.contains(part), "{words:?}: {text}");
         assert!(json(client, words).is_object(), "{words:?}");
     }
+    let peers = client.cli(&["peers"]).unwrap();
+    let state = |name: &str| {
+        let mut lines = peers.lines();
+        let line = lines.find(|line| line.starts_with(name)).unwrap();
+        line.trim_start_matches(name).trim_start().to_owned()
+    };
+    assert!(state("relay").starts_with("connected "), "{peers}");
+    assert!(state("friend").starts_with("by relay "), "{peers}");
+    assert!(!peers.contains("offline"), "{peers}");
     let status = client.cli(&["status"]).unwrap();
     assert!(status.lines().count() <= 24, "{status}");
 }

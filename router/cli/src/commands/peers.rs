@@ -51,7 +51,7 @@ pub(super) fn render(list: &PeerList, style: Style) -> String {
     }
     let mut table = Table::new(&[
         "NAME",
-        "UP",
+        "STATE",
         ">RTT",
         ">LOSS",
         ">LOAD",
@@ -68,11 +68,6 @@ pub(super) fn render(list: &PeerList, style: Style) -> String {
 
 fn row(peer: &PeerInfo) -> [Cell; 9] {
     let measured = |text: String| if peer.online { text } else { "-".to_owned() };
-    let up = if peer.online {
-        Cell::toned(Tone::Good, "yes")
-    } else {
-        Cell::toned(Tone::Faint, "no")
-    };
     let rtt = peer.rtt_ms.unwrap_or_default();
     let source = match peer.source {
         PeerSource::Config => "config",
@@ -81,7 +76,7 @@ fn row(peer: &PeerInfo) -> [Cell; 9] {
     };
     [
         peer.name.as_str().into(),
-        up,
+        state(peer),
         measured(format!("{rtt:.1} ms")).into(),
         measured(format!("{:.1} %", peer.loss * 100.0)).into(),
         measured(format!("{:.0} %", peer.load * 100.0)).into(),
@@ -92,13 +87,27 @@ fn row(peer: &PeerInfo) -> [Cell; 9] {
     ]
 }
 
+/// Whether a connection stands; where none has to, how the node is reached when a flow needs it.
+fn state(peer: &PeerInfo) -> Cell {
+    let is_learned = peer.source == PeerSource::Learned;
+    if peer.online {
+        Cell::toned(Tone::Good, "connected")
+    } else if is_learned && peer.roles.hop && !peer.addresses.is_empty() {
+        Cell::toned(Tone::Plain, "as hop")
+    } else if !peer.relays.is_empty() {
+        Cell::toned(Tone::Plain, "by relay")
+    } else {
+        Cell::toned(Tone::Faint, "offline")
+    }
+}
+
 /// The number that scripts compare, and its word.
 fn trust(trust: u8) -> String {
     match trust {
         0 => "0 stranger".to_owned(),
-        1 => "1 friend's".to_owned(),
+        1 => "1 friend of a friend".to_owned(),
         2 => "2 friend".to_owned(),
-        3 => "3 own".to_owned(),
+        3 => "3 own device".to_owned(),
         other => other.to_string(),
     }
 }
@@ -172,12 +181,32 @@ mod tests {
             roles: Roles::default(),
             ..bob.clone()
         };
-        let peers = vec![bob, stranger];
+        let behind_nat = PeerInfo {
+            name: "dora".to_owned(),
+            trust: 1,
+            online: false,
+            addresses: Vec::new(),
+            roles: Roles::default(),
+            ..bob.clone()
+        };
+        let hop = PeerInfo {
+            name: "hop".to_owned(),
+            relays: Vec::new(),
+            addresses: bob.addresses.clone(),
+            roles: Roles {
+                hop: true,
+                ..Roles::default()
+            },
+            ..stranger.clone()
+        };
+        let peers = vec![bob, behind_nat, stranger, hop];
         let text = render(&PeerList { peers }, Style::default());
         let expected = "\
-NAME     UP       RTT   LOSS  LOAD  TRUST       ROLES       FROM     REACHED AT
-bob      yes  12.3 ms  1.5 %  40 %  2 friend    relay,exit  config   203.0.113.5:4433, via harbour
-\u{fffd}[31mev  no         -      -     -  0 stranger  -           learned  -
+NAME     STATE          RTT   LOSS  LOAD  TRUST                 ROLES       FROM     REACHED AT
+bob      connected  12.3 ms  1.5 %  40 %  2 friend              relay,exit  config   203.0.113.5:4433, via harbour
+dora     by relay         -      -     -  1 friend of a friend  -           config   via harbour
+\u{fffd}[31mev  offline          -      -     -  0 stranger            -           learned  -
+hop      as hop           -      -     -  0 stranger            hop         learned  203.0.113.5:4433
 ";
         assert_eq!(text, expected);
     }
