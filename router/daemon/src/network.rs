@@ -90,10 +90,10 @@ pub enum StartError {
     #[error(transparent)]
     Carrier(#[from] CarrierError),
     /// The onion keys.
-    #[error("cannot make onion keys: {0}")]
+    #[error("cannot make onion keys")]
     OnionKeys(#[from] HandshakeError),
     /// The node's own record.
-    #[error("cannot make this node's record: {0}")]
+    #[error("cannot make this node's record")]
     Record(#[from] RecordError),
 }
 

@@ -53,7 +53,7 @@ pub struct NodeOptions {
 #[derive(Debug, Error)]
 pub enum NodeError {
     /// The rules are wrong.
-    #[error("rules: {0}")]
+    #[error(transparent)]
     Rules(#[from] LoadError),
     /// The peers that were added.
     #[error(transparent)]
@@ -71,7 +71,7 @@ pub enum NodeError {
     #[error(transparent)]
     Control(#[from] BindControlError),
     /// A metric is declared twice: a bug.
-    #[error("metrics: {0}")]
+    #[error("metrics")]
     Declaration(#[from] prometheus::Error),
     /// A bound socket has no address: a bug of the system.
     #[error("socket")]

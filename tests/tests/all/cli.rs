@@ -261,6 +261,8 @@ async fn flows_are_listed_and_explained() {
         why["end"].as_str().unwrap().contains("not in the test"),
         "{why}"
     );
+    let text = ada.text(&["why", "2"]).await;
+    assert_eq!(text.matches("not in the test").count(), 1, "{text}");
     let unknown = ada.run(&["why", "77"]).await;
     assert_eq!(unknown.status, 1);
 }

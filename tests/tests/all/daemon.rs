@@ -15,7 +15,7 @@ use rustix::process::Signal;
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpListener,
+    net::{TcpListener, UdpSocket},
     task::JoinHandle,
 };
 use wormholes_tests::{Daemon, EchoServer, Setup, binary, output, run, socks5_connect, until};
@@ -92,6 +92,41 @@ async fn a_daemon_does_not_start_with_what_a_check_refuses() {
     let started = setup.script("rules.rhai", BROKEN).start().await;
     let refused = format!("{:#}", started.unwrap_err());
     assert!(refused.contains("rules.rhai:2:5"), "{refused}");
+}
+
+#[tokio::test]
+async fn what_keeps_a_daemon_from_starting_is_said_once() {
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let taken_udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let (tcp, udp) = (taken.local_addr().unwrap(), taken_udp.local_addr().unwrap());
+    let setup = || Setup::new("broken").unwrap().script("rules.rhai", DIRECT);
+    let script = Setup::new("broken").unwrap().script("rules.rhai", BROKEN);
+    let peers = setup();
+    fs::create_dir(peers.folder().join("data/peers.toml")).unwrap();
+    let entrance = format!("[[entrance]]\nkind = \"socks5\"\nlisten = \"{tcp}\"");
+    let in_use = "Address already in use (os error 98)";
+    for (setup, reason) in [
+        (script, "no function is called `dircet`"),
+        (peers, "Is a directory (os error 21)"),
+        (setup().listen(&udp.to_string()), in_use),
+        (setup().config(&entrance), in_use),
+        (
+            setup().config(&format!("[metrics]\nlisten = \"{tcp}\"")),
+            in_use,
+        ),
+        (
+            setup().config("[control]\nsocket = \"none/control.sock\""),
+            "No such file or directory (os error 2)",
+        ),
+    ] {
+        let config = setup.write_config().unwrap();
+        let ended = output(wormholed().arg("--config").arg(config)).unwrap();
+        let said = said(&ended);
+        assert_eq!(ended.status.code(), Some(1), "{said}");
+        let last = said.lines().last().unwrap();
+        assert!(last.starts_with("wormholed: "), "{said}");
+        assert_eq!(last.matches(reason).count(), 1, "{said}");
+    }
 }
 
 /// The script has a second name elsewhere: the folder that is watched does not change with it.

@@ -22,7 +22,9 @@ pub(super) fn render(why: &Explanation, style: Style) -> String {
     for decision in &why.decisions {
         text += &decided(decision, style);
     }
-    for (index, step) in why.steps.iter().enumerate() {
+    // That a plan blocks is no tunnel that was tried.
+    let steps = why.steps.iter().filter(|step| !is_block(step));
+    for (index, step) in steps.enumerate() {
         text += &tried(style, index, step);
     }
     if let Some(tunnel) = &why.tunnel {
@@ -42,9 +44,20 @@ pub(super) fn render(why: &Explanation, style: Style) -> String {
         ),
     );
     if let Some(end) = &why.end {
-        text += &field("end", end);
+        text += &field("end", if is_decided(why, end) { "blocked" } else { end });
     }
     text
+}
+
+fn is_block(step: &StepTried) -> bool {
+    step.tunnel.starts_with("block: ")
+}
+
+/// Whether a decision that is shown says why it ended so.
+fn is_decided(why: &Explanation, end: &str) -> bool {
+    let block = end.replacen("blocked: ", "block: ", 1);
+    let mut decisions = why.decisions.iter();
+    decisions.any(|decision| decision.plan.contains(&block))
 }
 
 fn decided(decision: &DecisionInfo, style: Style) -> String {
@@ -67,10 +80,11 @@ fn decided(decision: &DecisionInfo, style: Style) -> String {
     for line in &decision.log {
         text += &field("log", line);
     }
-    if let Some(error) = &decision.error {
-        text += &field("error", error);
-    }
-    text += &field("plan", &decision.plan);
+    // A script that fails blocks: its error is the whole plan.
+    text += &match &decision.error {
+        Some(error) => field("error", error),
+        None => field("plan", &decision.plan),
+    };
     text
 }
 
@@ -152,6 +166,35 @@ mod tests {
             bytes_received: 2,
             end: None,
         }
+    }
+
+    fn refused(plan: &str, error: Option<&str>) -> String {
+        let mut why = explanation();
+        why.state = FlowState::Refused;
+        (why.tunnel, why.path, why.open_ms) = (None, Vec::new(), None);
+        why.decisions[0].plan = plan.to_owned();
+        why.decisions[0].error = error.map(str::to_owned);
+        why.steps = vec![StepTried {
+            tunnel: plan.to_owned(),
+            error: Some(plan.replace("block:", "blocked:")),
+            failed_at: None,
+            took_ms: 0,
+        }];
+        why.end = Some(plan.replace("block:", "blocked:"));
+        render(&why, Style::default())
+    }
+
+    #[test]
+    fn the_reason_of_a_block_is_said_once() {
+        let text = refused("block: not today", None);
+        assert_eq!(text.matches("not today").count(), 1, "{text}");
+        assert!(text.contains("plan       block: not today\n"), "{text}");
+        assert!(text.ends_with("end        blocked\n"), "{text}");
+        let error = "a.rhai:2: no number";
+        let text = refused(&format!("block: {error}"), Some(error));
+        assert_eq!(text.matches("no number").count(), 1, "{text}");
+        assert!(text.contains("error      a.rhai:2: no number\n"), "{text}");
+        assert!(text.ends_with("end        blocked\n"), "{text}");
     }
 
     #[test]

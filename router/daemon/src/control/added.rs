@@ -58,7 +58,7 @@ struct File {
 #[derive(Debug, Error)]
 pub enum ReadAddedError {
     /// The system refused.
-    #[error("cannot read {}: {source}", path.display())]
+    #[error("cannot read {}", path.display())]
     Read {
         /// The file.
         path: PathBuf,

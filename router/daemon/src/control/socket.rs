@@ -39,7 +39,7 @@ pub enum BindControlError {
         path: PathBuf,
     },
     /// The system refused.
-    #[error("cannot {doing} {}: {source}", path.display())]
+    #[error("cannot {doing} {}", path.display())]
     System {
         /// What was being done.
         doing: &'static str,

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher, event::ModifyKind};
 use tokio::sync::Notify;
 use wormholes_rules::cases_path;
@@ -31,8 +32,7 @@ pub(crate) async fn watch(core: Arc<NodeCore>) {
         }
         let next = async {
             tokio::select! {
-                () = changed.notified() => {
-                    tokio::time::sleep(SETTLE).await;
+                () = settled(&changed) => {
                     // An error was logged, counted and published where it happened.
                     let _ = core.reload(Scripts::InForce).await;
                 }
@@ -45,6 +45,13 @@ pub(crate) async fn watch(core: Arc<NodeCore>) {
         // Other files may be in force by now. The old watcher lives until the new one does.
         watcher = start(&files(&core), &changed);
     }
+}
+
+/// Waits for a change, and for those that belong to it: all of them are read at once.
+async fn settled(changed: &Notify) {
+    changed.notified().await;
+    tokio::time::sleep(SETTLE).await;
+    let _came_meanwhile = changed.notified().now_or_never();
 }
 
 fn files(core: &NodeCore) -> BTreeSet<PathBuf> {
@@ -154,5 +161,15 @@ mod tests {
         check("v1/b.rhai", &["v1/b.rhai", "v1/missing"]);
         check("absent/a.rhai", &["absent"]);
         assert_eq!(way_to(&root.join("loop")).len(), MAX_LINKS);
+    }
+
+    #[tokio::test]
+    async fn the_steps_of_one_write_are_one_change() {
+        let changed = Notify::new();
+        changed.notify_one();
+        tokio::join!(settled(&changed), async { changed.notify_one() });
+        assert!(changed.notified().now_or_never().is_none());
+        changed.notify_one();
+        assert!(changed.notified().now_or_never().is_some());
     }
 }
