@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
-use clap::{ArgGroup, Parser, Subcommand};
+use clap::{
+    ArgGroup, Parser, Subcommand,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
 use clap_complete::Shell;
 use wormholes_proto::control::EventKind;
 
@@ -24,6 +27,16 @@ pub(crate) struct Args {
     pub(crate) socket: Option<PathBuf>,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+impl Args {
+    /// What was typed; else what is wrong with it, and whether that is told to a program.
+    pub(crate) fn of_process() -> Result<Self, (clap::Error, bool)> {
+        Self::try_parse().map_err(|error| {
+            let mut words = std::env::args_os().take_while(|word| word != "--");
+            (error, words.any(|word| word == "--json"))
+        })
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -75,7 +88,7 @@ pub(crate) enum Command {
     /// Print events as they happen, until interrupted
     Events {
         /// Only these kinds, with commas between
-        #[arg(long, value_name = "KIND", value_delimiter = ',')]
+        #[arg(long, value_name = "KIND", value_delimiter = ',', value_parser = event_kinds())]
         kinds: Vec<EventKind>,
     },
     /// Print completions for a shell
@@ -139,6 +152,12 @@ pub(crate) struct ScriptFiles {
     /// A named set and its file; a set without a file is taken as empty, unless --config is given
     #[arg(long = "set", value_name = "NAME=FILE", value_parser = named_set)]
     pub(crate) sets: Vec<(String, PathBuf)>,
+}
+
+/// Listed, so that shells complete them.
+fn event_kinds() -> impl TypedValueParser<Value = EventKind> {
+    let names = EventKind::ALL.map(EventKind::as_str);
+    PossibleValuesParser::new(names).try_map(|name| name.parse())
 }
 
 fn flow_number(text: &str) -> Result<u64, &'static str> {

@@ -8,6 +8,8 @@ use wormholes_proto::control::{ErrorCode, RpcError};
 
 #[derive(Debug, Error)]
 pub(crate) enum CliError {
+    #[error("{message}\n{mend}")]
+    Usage { message: String, mend: String },
     #[error(
         "wormholed is not running: nothing answers at {}\n\
          start it with `wormholed --config FILE`, or name its socket with --socket PATH or \
@@ -43,8 +45,31 @@ pub(crate) enum CliError {
 }
 
 impl CliError {
+    /// What clap found wrong with the words that were typed.
+    pub(crate) fn usage(error: &clap::Error) -> Self {
+        let text = error.render().to_string();
+        let lines: Vec<&str> = text.lines().map(str::trim).collect();
+        let mut parts = lines.split(|line| line.is_empty());
+        let first = parts.next().unwrap_or_default().join(" ");
+        match first.strip_prefix("error: ") {
+            Some(message) => Self::Usage {
+                message: message.to_owned(),
+                mend: parts
+                    .map(|lines| lines.join(" "))
+                    .collect::<Vec<_>>()
+                    .join("; "),
+            },
+            // Clap answers with the help then.
+            None => Self::Usage {
+                message: "no command".to_owned(),
+                mend: "try '--help'".to_owned(),
+            },
+        }
+    }
+
     pub(crate) fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
+            Self::Usage { .. } => 2,
             Self::NotRunning { .. } => 3,
             Self::SocketDenied { .. } => 4,
             Self::Rpc(error) if error.is(ErrorCode::Denied) => 4,
@@ -64,10 +89,21 @@ impl CliError {
 
     /// For `--json`.
     pub(crate) fn to_json(&self) -> Value {
-        if let Self::Rpc(error) = self {
-            json!({ "error": error })
-        } else {
-            json!({ "error": { "message": self.to_string() } })
+        let text = self.to_string();
+        match self {
+            Self::Rpc(error) => json!({ "error": error }),
+            Self::Usage { .. } | Self::NotRunning { .. } | Self::SocketDenied { .. } => {
+                let (message, mend) = text.split_once('\n').unwrap_or((&text, ""));
+                json!({ "error": { "message": message, "mend": mend } })
+            }
+            Self::Socket { .. }
+            | Self::Closed
+            | Self::Answer(_)
+            | Self::ReadFile { .. }
+            | Self::File { .. }
+            | Self::Print(_)
+            | Self::Failed(_)
+            | Self::Told => json!({ "error": { "message": text } }),
         }
     }
 }

@@ -14,12 +14,13 @@ mod table;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
-use crate::{args::Args, output::Output};
+use crate::{args::Args, error::CliError, output::Output};
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = match Args::of_process() {
+        Ok(args) => args,
+        Err((error, json)) => return usage(&error, json),
+    };
     let mut output = Output::of_process(args.json);
     let result = commands::run(args, &mut output);
     match result.and_then(|()| Ok(output.flush()?)) {
@@ -29,4 +30,16 @@ fn main() -> ExitCode {
             error.exit_code()
         }
     }
+}
+
+/// People are answered by clap, and who asks for help or the version is too.
+fn usage(error: &clap::Error, json: bool) -> ExitCode {
+    if json && error.use_stderr() {
+        let error = CliError::usage(error);
+        Output::of_process(json).error(&error);
+        return error.exit_code();
+    }
+    // When this cannot be printed, the exit status is all there is.
+    let _ = error.print();
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
 }

@@ -477,17 +477,44 @@ async fn without_a_daemon_it_says_so_and_how_to_start_one() {
     let absent = run(status).await;
     assert_eq!(absent.status, 3);
     let error: Value = serde_json::from_str(&absent.stdout).unwrap();
-    assert!(error["error"]["message"].is_string());
-    for args in [
-        &["statu"][..],
-        &["why", "x"],
-        &["events", "--kinds", "comet"],
-        &[],
+    let error = &error["error"];
+    assert!(error["message"].as_str().unwrap().ends_with("none.sock"));
+    let mend = error["mend"].as_str().unwrap();
+    assert!(mend.starts_with("start it with `wormholed --config FILE`"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_usage_is_told_to_people_and_to_programs() {
+    for (args, message, mend) in [
+        (&["statu"][..], "subcommand 'statu'", "exists: 'status'"),
+        (&["why", "x"], "'x' for '<FLOW>'", "try '--help'"),
+        (&["why"], "not provided: <FLOW>", "Usage: wormholes"),
+        (
+            &["events", "--kinds", "notfy"],
+            "[possible values: flow-opened, ",
+            "similar value exists: 'notify'",
+        ),
+        (&["peer"], "no command", "--help"),
     ] {
-        let mut usage = command(&socket);
-        usage.args(args);
-        assert_eq!(run(usage).await.status, 2, "{args:?}");
+        let mut people = Command::new(program());
+        people.args(args);
+        let people = run(people).await;
+        assert_eq!((people.status, people.stdout.as_str()), (2, ""), "{args:?}");
+        assert!(people.stderr.contains("--help"), "{}", people.stderr);
+        let mut programs = Command::new(program());
+        programs.arg("--json").args(args);
+        let programs = run(programs).await;
+        assert_eq!((programs.status, programs.stderr.as_str()), (2, ""));
+        let error: Value = serde_json::from_str(&programs.stdout).unwrap();
+        let said = |key: &str| error["error"][key].as_str().unwrap().to_owned();
+        assert!(said("message").contains(message), "{error}");
+        assert!(said("mend").contains(mend), "{error}");
     }
+    let mut help = Command::new(program());
+    help.args(["--json", "--help"]);
+    let help = run(help).await;
+    assert_eq!(help.status, 0);
+    assert!(help.stdout.contains("Usage: wormholes"), "{}", help.stdout);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -547,6 +574,8 @@ async fn completions_name_the_commands() {
         command.args(["completions", shell]);
         let run = run(command).await;
         assert_eq!(run.status, 0);
-        assert!(run.stdout.contains("netcheck"), "{shell}");
+        for word in ["netcheck", "peer-down"] {
+            assert!(run.stdout.contains(word), "{word} for {shell}");
+        }
     }
 }

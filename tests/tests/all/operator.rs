@@ -305,7 +305,7 @@ async fn what_is_typed_wrong_is_answered_with_what_to_do() {
         (
             &["events", "--kinds", "comet"],
             2,
-            "there are: flow-opened, ",
+            "[possible values: flow-opened, ",
         ),
         (&["ping", "nobody"], 1, "`wormholes peers` lists them"),
         (&["ping", "strict"], 1, "this node itself"),
