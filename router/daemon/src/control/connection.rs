@@ -91,9 +91,10 @@ impl Connection {
                 Ok(Some(line)) => line,
                 Ok(None) => return Ok(()),
                 Err(error) => {
+                    // Not closed: who still writes would see a broken pipe, and never the answer.
                     let answer = RpcError::new(ErrorCode::InvalidRequest, error.to_string());
                     self.write(&encode_response(None, &Err(answer))).await?;
-                    return Err(io::Error::other(error));
+                    continue;
                 }
             };
             if line.trim_ascii().is_empty() {

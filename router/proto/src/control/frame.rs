@@ -22,11 +22,13 @@ pub struct LineBuffer {
     /// How far the search for LF went.
     scanned: usize,
     max_line_bytes: usize,
+    /// What comes up to the next LF belongs to a line that was refused.
+    skips: bool,
 }
 
-/// A line passed its bound; the connection has no further meaning.
+/// A line passed its bound; it is skipped, and the next one is read as ever.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("a line is longer than {max_line_bytes} bytes")]
+#[error("a line has at most {max_line_bytes} bytes; a longer one was skipped")]
 pub struct LineTooLong {
     /// The bound.
     pub max_line_bytes: usize,
@@ -118,18 +120,27 @@ impl LineBuffer {
             bytes: Vec::new(),
             scanned: 0,
             max_line_bytes,
+            skips: false,
         }
     }
 
     /// Takes bytes. Call [`Self::poll_line`] until it is empty before taking more.
     pub fn handle_input(&mut self, bytes: &[u8]) {
+        let bytes = if self.skips {
+            let end = bytes.iter().position(|byte| *byte == b'\n');
+            self.skips = end.is_none();
+            let rest = end.and_then(|end| bytes.get(end + 1..));
+            rest.unwrap_or_default()
+        } else {
+            bytes
+        };
         self.bytes.extend_from_slice(bytes);
     }
 
     /// The next whole line without its LF; none: more bytes are needed.
     ///
     /// # Errors
-    /// [`LineTooLong`]: answer it and close.
+    /// [`LineTooLong`], once for each line.
     pub fn poll_line(&mut self) -> Result<Option<Vec<u8>>, LineTooLong> {
         let unseen = self.bytes.get(self.scanned..).unwrap_or_default();
         let end = match unseen.iter().position(|byte| *byte == b'\n') {
@@ -137,6 +148,10 @@ impl LineBuffer {
             None => self.bytes.len(),
         };
         if end > self.max_line_bytes {
+            self.skips = end == self.bytes.len();
+            let next = self.bytes.len().min(end + 1);
+            self.bytes.drain(..next);
+            self.scanned = 0;
             return Err(LineTooLong {
                 max_line_bytes: self.max_line_bytes,
             });
@@ -442,12 +457,27 @@ mod tests {
     }
 
     #[test]
-    fn a_long_line_ends_the_stream_of_lines() {
-        for input in [&b"12345"[..], b"12345\n"] {
+    fn a_long_line_is_refused_once_and_the_next_one_read() {
+        let input = b"one\n12345\n123456789\ntwo\n12345";
+        for chunk_bytes in 1..=input.len() {
             let mut buffer = LineBuffer::new(4);
-            buffer.handle_input(input);
+            let mut lines = Vec::new();
+            for chunk in input.chunks(chunk_bytes) {
+                buffer.handle_input(chunk);
+                while let Some(line) = buffer.poll_line().transpose() {
+                    lines.push(line);
+                }
+            }
             let error = LineTooLong { max_line_bytes: 4 };
-            assert_eq!(buffer.poll_line(), Err(error));
+            let expected = [
+                Ok(b"one".to_vec()),
+                Err(error),
+                Err(error),
+                Ok(b"two".to_vec()),
+                Err(error),
+            ];
+            assert_eq!(lines, expected, "{chunk_bytes}");
+            assert!(buffer.is_empty(), "what is skipped takes no memory");
         }
     }
 }
