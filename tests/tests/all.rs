@@ -39,6 +39,8 @@ mod no_route;
 mod onion_build;
 #[path = "all/operator.rs"]
 mod operator;
+#[path = "all/peers.rs"]
+mod peers;
 #[path = "all/plans.rs"]
 mod plans;
 #[path = "all/readme.rs"]

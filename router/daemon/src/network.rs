@@ -194,16 +194,19 @@ impl Network {
         self.world.get(build)
     }
 
-    /// Replaces the peers of config.toml, and parts from those that are gone.
+    /// Replaces the peers of config.toml, and parts from those that are gone; all other
+    /// connections live on.
     pub fn set_peers(self: &Arc<Self>, peers: &[PeerConfig]) {
+        let before = self.peers.known();
         self.peers.set_known(peers);
         self.keep_places();
         self.publish();
         self.registrations.set(self, &relays_in(peers));
         self.peers_changed.notify_one();
         let known = self.peers.known();
+        let is_gone = |id: &NodeId| before.get(id).is_some() && known.get(id).is_none();
         for link in self.peers.links() {
-            if known.get(&link.peer()).is_none() {
+            if is_gone(&link.peer()) {
                 link.close(CloseCode::Done);
             }
         }

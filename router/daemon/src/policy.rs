@@ -24,7 +24,7 @@ use wormholes_proto::control::EventBody;
 use wormholes_rules::{Needs, Policy, RuleEvent, RuleState, World};
 
 use crate::{
-    config::{DefaultRule, RulesConfig},
+    config::{DefaultRule, PeerConfig, RulesConfig},
     events::Events,
     metrics::Metrics,
     network::Network,
@@ -146,8 +146,8 @@ impl PolicyHost {
         self.current.load_full()
     }
 
-    /// Loads `config` with `scripts` and puts it in force. Blocks while it reads files and runs
-    /// tests.
+    /// Loads `config` with `scripts` and puts it in force; `peers` are those that scripts may name.
+    /// Blocks while it reads files and runs tests.
     ///
     /// # Errors
     /// [`LoadError`]; the rules before stay in force.
@@ -155,9 +155,10 @@ impl PolicyHost {
         &self,
         config: &RulesConfig,
         scripts: Scripts,
+        peers: &[PeerConfig],
     ) -> Result<Arc<Generation>, LoadError> {
         let _one_at_a_time = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
-        let known_peers = self.known_peers();
+        let known_peers = self.known_peers(peers);
         let current = self.current();
         let before = (&current.config, &current.sources);
         let loaded = load::gather(config, scripts, before).and_then(|(config, sources)| {
@@ -237,11 +238,12 @@ impl PolicyHost {
         network.map_or_else(Arc::default, |network| network.world())
     }
 
-    fn known_peers(&self) -> Vec<String> {
+    fn known_peers(&self, peers: &[PeerConfig]) -> Vec<String> {
         let world = self.world();
-        let ids = world.nodes().iter().map(|node| node.id.to_string());
-        let peers = world.nodes().iter().filter(|node| node.is_peer);
-        ids.chain(peers.map(|peer| peer.name.clone())).collect()
+        let learned = world.nodes().iter().map(|node| node.id.to_string());
+        let peers = peers.iter();
+        let peers = peers.flat_map(|peer| [peer.name.clone(), peer.id.to_string()]);
+        learned.chain(peers).collect()
     }
 }
 

@@ -39,12 +39,12 @@ pub(super) const SECTIONS: [Section; 12] = [
     section(
         "peer",
         &[&[
-            ("name", Restart),
-            ("id", Restart),
-            ("addresses", Restart),
-            ("trust", Restart),
-            ("via", Restart),
-            ("register", Restart),
+            ("name", Reloadable),
+            ("id", Reloadable),
+            ("addresses", Reloadable),
+            ("trust", Reloadable),
+            ("via", Reloadable),
+            ("register", Reloadable),
         ]],
     ),
     section(

@@ -47,7 +47,7 @@ pub(super) async fn ping(
 pub(super) async fn netcheck(core: &Arc<NodeCore>) -> NetReport {
     let mut checks = listen_checks(core);
     checks.push(buffer_check());
-    let mut peers = core.added.with(&core.config.peers);
+    let mut peers = core.all_peers();
     peers.truncate(MAX_TRIED);
     let reached: Vec<Check> = stream::iter(peers)
         .map(|peer| peer_check(Arc::clone(core), peer))

@@ -35,15 +35,14 @@ pub(super) async fn add(core: &Arc<NodeCore>, params: PeerAddParams) -> Result<P
     let (own, worker) = (core.network.id(), Arc::clone(core));
     let add = move || {
         let (name, trust) = (params.name.as_deref(), params.trust);
-        worker
-            .added
-            .add(own, &worker.config.peers, &invite, name, trust)
+        let config = worker.config_peers();
+        worker.added.add(own, &config, &invite, name, trust)
     };
     let id = tokio::task::spawn_blocking(add)
         .await
         .map_err(failed)?
         .map_err(failed)?;
-    use_peers(core);
+    core.use_added_peers();
     Ok(info(core, &core.network.view(id)))
 }
 
@@ -55,14 +54,14 @@ pub(super) async fn remove(
     let removed = info(core, &node);
     let worker = Arc::clone(core);
     let remove = move || {
-        let config = &worker.config.peers;
-        worker.added.remove(config, node.id, &node.name)
+        let config = worker.config_peers();
+        worker.added.remove(&config, node.id, &node.name)
     };
     tokio::task::spawn_blocking(remove)
         .await
         .map_err(failed)?
         .map_err(failed)?;
-    use_peers(core);
+    core.use_added_peers();
     Ok(removed)
 }
 
@@ -141,11 +140,6 @@ pub(super) fn addresses(core: &NodeCore, id: NodeId) -> Vec<SocketAddr> {
     addresses
 }
 
-/// Puts the peers of config.toml and those that were added in force.
-fn use_peers(core: &NodeCore) {
-    core.network.set_peers(&core.added.with(&core.config.peers));
-}
-
 fn info(core: &NodeCore, node: &NodeView) -> PeerInfo {
     let relays = node.relays.iter();
     PeerInfo {
@@ -167,7 +161,7 @@ fn info(core: &NodeCore, node: &NodeView) -> PeerInfo {
 }
 
 fn source(core: &NodeCore, id: &NodeId) -> PeerSource {
-    if core.config.peers.iter().any(|peer| peer.id == *id) {
+    if core.is_config_peer(id) {
         PeerSource::Config
     } else if core.added.contains(id) {
         PeerSource::Added

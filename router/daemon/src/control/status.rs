@@ -63,11 +63,11 @@ pub(super) fn key(core: &NodeCore, access: Access) -> KeyInfo {
     }
 }
 
-/// The config of the start, with the rules that are in force and the peers that were added.
+/// The config of the start, with the rules and the peers that are in force.
 pub(super) fn config(core: &NodeCore) -> ConfigReport {
     let config = Config {
         rules: core.policy.current().config.clone(),
-        peers: core.added.with(&core.config.peers),
+        peers: core.all_peers(),
         ..core.config.clone()
     };
     ConfigReport {

@@ -2,17 +2,18 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Instant,
 };
 
 use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use wormholes_proto::NodeId;
 use wormholes_rules::RuleEvent;
 
 use super::{NodeError, NodeOptions};
 use crate::{
-    config::Config,
+    config::{Config, PeerConfig},
     control::AddedPeers,
     counters::Counters,
     entrance::{Entrance, Pending},
@@ -27,7 +28,7 @@ use crate::{
 /// The parts of a running node.
 #[derive(Debug)]
 pub struct NodeCore {
-    /// As it was at the start; `policy` holds the rules in force.
+    /// As it was at the start; `policy` holds the rules in force, [`Self::config_peers`] the peers.
     pub config: Config,
     /// Peers, tunnels and roles.
     pub network: Arc<Network>,
@@ -55,6 +56,8 @@ pub struct NodeCore {
     entrances: OnceLock<Vec<EntranceInfo>>,
     metrics_address: OnceLock<SocketAddr>,
     restart_for: Mutex<Vec<String>>,
+    /// Held while it is put in force together with the peers that were added.
+    config_peers: Mutex<Vec<PeerConfig>>,
 }
 
 /// An open entrance.
@@ -89,6 +92,41 @@ impl NodeCore {
     pub(super) fn set_restart_for(&self, keys: Vec<String>) {
         let waiting = self.restart_for.lock();
         *waiting.unwrap_or_else(PoisonError::into_inner) = keys;
+    }
+
+    /// The peers of config.toml that are in force.
+    pub fn config_peers(&self) -> Vec<PeerConfig> {
+        self.lock_config_peers().clone()
+    }
+
+    pub(crate) fn is_config_peer(&self, id: &NodeId) -> bool {
+        self.lock_config_peers().iter().any(|peer| peer.id == *id)
+    }
+
+    /// The peers of config.toml, and those that were added.
+    pub(crate) fn all_peers(&self) -> Vec<PeerConfig> {
+        self.added.with(&self.lock_config_peers())
+    }
+
+    /// Puts the peers of a config that was read again in force; connections to those that stay
+    /// live on.
+    pub(super) fn set_config_peers(&self, read: Vec<PeerConfig>) {
+        let mut peers = self.lock_config_peers();
+        if *peers != read {
+            *peers = read;
+            self.network.set_peers(&self.added.with(&peers));
+        }
+    }
+
+    /// Puts peers that were added or removed in force.
+    pub(crate) fn use_added_peers(&self) {
+        let peers = self.lock_config_peers();
+        self.network.set_peers(&self.added.with(&peers));
+    }
+
+    fn lock_config_peers(&self) -> MutexGuard<'_, Vec<PeerConfig>> {
+        let peers = self.config_peers.lock();
+        peers.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Metrics are served at `address`, which no flow reaches from now on.
@@ -158,6 +196,7 @@ pub(crate) fn assemble(
     };
     let network = Network::start(with_added, options.network.clone(), gatekeeper, counters)?;
     policy.attach(&network);
+    let config_peers = config.peers.clone();
     let core = NodeCore {
         flows: FlowTable::new(&config.limits, config.rules.record_decisions),
         pending: Pending::new(
@@ -179,6 +218,7 @@ pub(crate) fn assemble(
         entrances: OnceLock::new(),
         metrics_address: OnceLock::new(),
         restart_for: Mutex::default(),
+        config_peers: Mutex::new(config_peers),
     };
     Ok((Arc::new(core), rule_events))
 }

@@ -35,7 +35,8 @@ pub enum ReloadError {
 }
 
 impl NodeCore {
-    /// Reads the config file again, when there is one, and loads the rules with `scripts`.
+    /// Reads the config file again, when there is one, loads the rules with `scripts`, and takes the
+    /// peers.
     ///
     /// # Errors
     /// [`ReloadError`]; all stays as it was.
@@ -48,7 +49,8 @@ impl NodeCore {
 
     fn reload_blocking(&self, scripts: Scripts) -> Result<Reload, ReloadError> {
         let Some(file) = &self.config.file else {
-            let rules = self.policy.load(&self.config.rules, scripts)?;
+            let peers = self.all_peers();
+            let rules = self.policy.load(&self.config.rules, scripts, &peers)?;
             return Ok(Reload {
                 rules,
                 restart_for: Vec::new(),
@@ -65,16 +67,17 @@ impl NodeCore {
             record_decisions: self.config.rules.record_decisions,
             ..config.rules
         };
-        let rules = self.policy.load(&rules, scripts)?;
+        let peers = self.added.with(&config.peers);
+        let rules = self.policy.load(&rules, scripts, &peers)?;
+        self.set_config_peers(config.peers);
         Ok(Reload { rules, restart_for })
     }
 }
 
-/// Keys that differ and that only a restart takes: `limits.flows`, or `[[peer]]` for a list.
+/// Keys that differ and that only a restart takes: `limits.flows`, or `[[entrance]]` for a list.
 fn waiting(running: &Config, read: &Config) -> Vec<String> {
     let sections = [
         ("node", running.node == read.node),
-        ("peer", running.peers == read.peers),
         ("entrance", running.entrances == read.entrances),
         ("service", running.services == read.services),
         ("relay", running.relay == read.relay),
@@ -103,7 +106,7 @@ fn tables(config: &Config) -> toml::Table {
 
 /// The keys of a section that differ.
 fn keys(section: &str, before: &toml::Table, after: &toml::Table) -> Vec<String> {
-    if ["peer", "entrance", "service"].contains(&section) {
+    if ["entrance", "service"].contains(&section) {
         return vec![format!("[[{section}]]")];
     }
     let table = |tables: &toml::Table| {
