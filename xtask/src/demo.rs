@@ -24,7 +24,10 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let mut stages = Stages::new();
-    stages.run("setup", || setup::packages(setup::DEMO_TOOLS))?;
+    stages.run("setup", || {
+        setup::packages(setup::DEMO_TOOLS)?;
+        setup::may_capture()
+    })?;
     stages.run("build", || {
         check(cargo().args(["build", "--workspace", "--bins", "--locked"]))
     })?;

@@ -1,7 +1,7 @@
 //! Installs what a command needs and this machine lacks: Debian packages and cargo tools.
 
 use std::{
-    env,
+    env, fs,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -34,6 +34,9 @@ pub(crate) const TEST_TOOLS: &[Tool] = &[
 /// What the demo starts beside the nodes.
 pub(crate) const DEMO_TOOLS: &[Tool] = &[tool("curl", "curl")];
 
+/// Of capabilities(7): packets may be captured.
+const CAP_NET_RAW: u32 = 13;
+
 /// The first version that reads deny.toml as it is written.
 const CARGO_DENY: &str = "0.20.2";
 
@@ -51,6 +54,15 @@ pub(crate) fn packages(tools: &[Tool]) -> Result<()> {
         return Ok(());
     }
     let names: Vec<_> = missing.iter().map(|tool| tool.package).collect();
+    if !is_root() {
+        let programs: Vec<_> = missing.iter().map(|tool| tool.program).collect();
+        bail!(
+            "this machine has no {}, and only root can install it; run this as root, or first, as \
+             root: apt-get install --no-install-recommends {}",
+            programs.join(", "),
+            names.join(" ")
+        );
+    }
     eprintln!("installing {}", names.join(" "));
     // One retry: mirrors fail for moments.
     if install(&names).is_err() {
@@ -59,6 +71,18 @@ pub(crate) fn packages(tools: &[Tool]) -> Result<()> {
     let still: Vec<_> = self::missing(tools).iter().map(|t| t.program).collect();
     if !still.is_empty() {
         bail!("still missing after installing: {}", still.join(" "));
+    }
+    Ok(())
+}
+
+/// Said before the build, which takes minutes.
+///
+/// # Errors
+/// When this process may not see what others could see on the wire.
+pub(crate) fn may_capture() -> Result<()> {
+    let mask = own_status("CapEff:").and_then(|mask| u64::from_str_radix(&mask, 16).ok());
+    if mask.is_some_and(|mask| mask >> CAP_NET_RAW & 1 == 0) {
+        bail!("the demo captures packets, to show what others see: run it as root");
     }
     Ok(())
 }
@@ -85,6 +109,18 @@ pub(crate) fn cargo_deny() -> Result<PathBuf> {
             .env("CARGO_PROFILE_DEV_OPT_LEVEL", "0"),
     )?;
     Ok(installed)
+}
+
+fn is_root() -> bool {
+    // The real user, then the effective one.
+    own_status("Uid:").is_some_and(|uids| uids.split_whitespace().nth(1) == Some("0"))
+}
+
+/// What the kernel says of this process (proc(5)).
+fn own_status(name: &str) -> Option<String> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let mut values = status.lines().filter_map(|line| line.strip_prefix(name));
+    values.next().map(|value| value.trim().to_owned())
 }
 
 fn missing(tools: &[Tool]) -> Vec<Tool> {

@@ -1,12 +1,16 @@
 //! The demo, as `cargo xtask demo --json` runs it.
 
 use std::{
-    fs,
+    fs::{self, Permissions},
+    os::unix::{fs::PermissionsExt, process::CommandExt},
     process::{Command, Output},
 };
 
 use serde_json::Value;
-use wormholes_tests::{binary, cargo, output, workspace};
+use wormholes_tests::{binary, cargo, output, run, workspace};
+
+/// `nobody` of every Linux.
+const STRANGER: u32 = 65_534;
 
 #[test]
 fn every_row_of_the_demo_is_as_the_script_says() {
@@ -63,6 +67,34 @@ fn the_demo_fails_when_a_name_goes_another_way() {
     let right: Vec<_> = rows.iter().map(|row| row["ok"] == true).collect();
     assert_eq!(right, [true, true, true, false], "{result}");
     assert_eq!(rows[3]["tunnel"], "none");
+}
+
+/// Before it builds anything: `nobody` could not even write here.
+#[test]
+fn who_cannot_run_the_demo_is_told_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
+    let program = folder.path().join("xtask");
+    // By another process: one that this one starts meanwhile would hold it open for writing.
+    run(Command::new("cp")
+        .arg(binary("xtask").unwrap())
+        .arg(&program))
+    .unwrap();
+    let told = |path: &str| {
+        let mut demo = Command::new(&program);
+        demo.arg("demo").env("PATH", path).current_dir("/");
+        let output = output(demo.uid(STRANGER).gid(STRANGER)).unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let bare = told(folder.path().to_str().unwrap());
+    assert!(bare.contains("this machine has no curl"), "{bare}");
+    assert!(
+        bare.contains("as root: apt-get install --no-install-recommends curl\n"),
+        "{bare}"
+    );
+    let equipped = told("/usr/bin");
+    assert!(equipped.contains("run it as root"), "{equipped}");
 }
 
 /// What `--json` printed.
