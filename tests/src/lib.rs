@@ -36,7 +36,7 @@ pub use rpc::{Events, RpcError, call};
 pub use setup::Setup;
 pub use site::{EchoServer, SITE_GREETING, Site, SiteRequest};
 pub use size::{resident_bytes, soak_rounds};
-pub use sockets::{tcp_listeners, udp_addresses};
+pub use sockets::{raise_file_limit, tcp_listeners, udp_addresses};
 pub use sshd::SshServer;
 pub use test_node::TestNode;
 pub use udp_link::{Conditions, UdpLink};

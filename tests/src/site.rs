@@ -28,6 +28,8 @@ use tokio::{
     task::JoinHandle,
 };
 
+use crate::namespace::Namespace;
+
 /// The first words of a site's front page: a marker that must not be readable between nodes.
 pub const SITE_GREETING: &str = "Greetings, traveller: the kettle is on, the door is open";
 /// Bigger bodies are a mistake of the test.
@@ -252,7 +254,20 @@ impl EchoServer {
     /// # Errors
     /// When the address cannot be taken.
     pub async fn start(ip: Ipv4Addr) -> Result<Self> {
-        let listener = TcpListener::bind((ip, 0)).await?;
+        Self::serve(TcpListener::bind((ip, 0)).await?)
+    }
+
+    /// Starts one on the loopback of another host.
+    ///
+    /// # Errors
+    /// When the host cannot be entered.
+    pub fn start_in(host: &Namespace) -> Result<Self> {
+        let listener = host.enter(|| Ok(std::net::TcpListener::bind("127.0.0.1:0")?))?;
+        listener.set_nonblocking(true)?;
+        Self::serve(TcpListener::from_std(listener)?)
+    }
+
+    fn serve(listener: TcpListener) -> Result<Self> {
         let address = listener.local_addr()?;
         let server = tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();

@@ -1,11 +1,28 @@
-//! Which addresses belong to a process: the kernel knows what no config says.
+//! Sockets and their limits: the kernel knows what no config says.
 
 use std::{
     fs,
     net::{Ipv4Addr, SocketAddrV4},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// Lets this process hold `n_files` files and sockets at once.
+///
+/// # Errors
+/// When the machine's hard limit is lower.
+pub fn raise_file_limit(n_files: u64) -> Result<()> {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    if maximum.is_some_and(|maximum| maximum < n_files) {
+        bail!("the hard limit of open files is {maximum:?}, and {n_files} are needed");
+    }
+    let wanted = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    setrlimit(Resource::Nofile, wanted).context("cannot raise the limit of open files")
+}
 
 /// TCP_LISTEN of the kernel.
 const LISTEN: &str = "0A";

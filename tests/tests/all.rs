@@ -13,6 +13,8 @@
 mod bad_input;
 #[path = "all/banned.rs"]
 mod banned;
+#[path = "all/censor.rs"]
+mod censor;
 #[path = "all/cli.rs"]
 mod cli;
 #[path = "all/clients.rs"]

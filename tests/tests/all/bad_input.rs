@@ -10,12 +10,13 @@ use std::{
 
 use rand::{Rng, RngCore, SeedableRng};
 use rand_chacha::ChaCha20Rng;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, UdpSocket, UnixStream},
 };
-use wormholes_tests::{Daemon, EchoServer, Setup, Site, curl, soak_rounds, socks5_connect, until};
+use wormholes_tests::{
+    Daemon, EchoServer, Setup, Site, curl, raise_file_limit, soak_rounds, socks5_connect, until,
+};
 
 /// What a storm may cost while it lasts.
 const MAX_GROWTH_BYTES: u64 = 64 << 20;
@@ -65,7 +66,8 @@ async fn storms_on_every_port_are_survived() {
 
 #[tokio::test]
 async fn ten_thousand_silent_connections_cost_little_and_slow_nobody() {
-    raise_file_limit();
+    // Each connection is a descriptor here.
+    raise_file_limit(CROWD as u64 + 500).unwrap();
     let node = node().await;
     let echo = EchoServer::start([127, 0, 0, 1].into()).await.unwrap();
     let entrance = node.entrance("socks5").unwrap();
@@ -188,22 +190,4 @@ async fn slowest_percent(stream: &mut TcpStream) -> Duration {
     }
     trips.sort_unstable();
     trips[trips.len() * 99 / 100]
-}
-
-/// Each connection of the crowd is a descriptor here.
-fn raise_file_limit() {
-    let limit = getrlimit(Resource::Nofile);
-    let wanted = Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
-    setrlimit(Resource::Nofile, wanted).unwrap();
-    let enough = limit
-        .maximum
-        .is_none_or(|maximum| maximum > CROWD as u64 + 500);
-    assert!(
-        enough,
-        "the hard limit of open files is {:?}",
-        limit.maximum
-    );
 }

@@ -1,16 +1,22 @@
-//! Peers of config.toml that come, change and go while a daemon runs.
+//! Nodes and their peers: alone with each other, and those of config.toml that come, change and go
+//! while a daemon runs.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
-use wormholes_tests::{Daemon, EchoServer, Events, Identity, Setup, socks5_connect};
+use wormholes_tests::{
+    Daemon, EchoServer, Events, Identity, Namespace, Setup, raise_file_limit, socks5_ask,
+    socks5_connect,
+};
 
 const SCRIPT: &str = r#"fn route(c) {
     if c.host == "echo.bob.wh" { return peer("bob").direct(); }
     peer("carol").direct()
 }"#;
+
+const N_FLOWS: u64 = 1000;
 
 /// Ada's config, which says who her peers are; bob and carol know her, and offer an echo.
 struct Friends {
@@ -100,7 +106,7 @@ async fn a_reload_takes_peers_that_come_change_and_go_and_keeps_the_others_conne
     let mut events = friends.ada.events().await.unwrap();
 
     let loaded = friends.load(&friends.carol(2));
-    assert_eq!(loaded["restart_for"], serde_json::json!([]), "{loaded}");
+    assert_eq!(loaded["restart_for"], json!([]), "{loaded}");
     friends.hears(&mut events, "peer-up").await;
     let mut to_carol = friends.open("echo.carol.wh").await.unwrap();
     echoes(&mut to_carol).await;
@@ -122,6 +128,36 @@ async fn a_reload_takes_peers_that_come_change_and_go_and_keeps_the_others_conne
         (&"learned".into(), &0.into())
     );
     echoes(&mut living).await;
+}
+
+/// Their host has no route to anywhere: whatever they need is there.
+#[tokio::test]
+async fn two_nodes_need_nobody_else_to_carry_a_thousand_flows() {
+    let host = Namespace::new().unwrap();
+    let echo = EchoServer::start_in(&host).unwrap();
+    let inside = |name: &str| Setup::new(name).unwrap().in_namespace(&host);
+    let ada = inside("ada").entrances();
+    let ada = ada.script("rules.rhai", SCRIPT);
+    let bob = inside("bob").listen("127.0.0.1:0");
+    let bob = bob.peer_id("ada", ada.id(), 2, "");
+    let bob = bob.service("echo", echo.address()).start().await.unwrap();
+    let ada = ada.peer(&bob, 2).start().await.unwrap();
+    // Both ends of a flow, here and at the echo.
+    raise_file_limit(2 * N_FLOWS + 500).unwrap();
+    let entrance = ada.entrance("socks5").unwrap();
+    let mut flows = Vec::new();
+    for _ in 0..N_FLOWS {
+        let mut flow = host.connect(entrance).unwrap();
+        assert_eq!(socks5_ask(&mut flow, "echo.bob.wh", 80).await.unwrap(), 0);
+        flows.push(flow);
+    }
+    let status = ada.call("status", json!({})).await.unwrap();
+    assert_eq!(status["flows"]["open"], N_FLOWS, "{status}");
+    assert_eq!(status["flows"]["opened"]["direct"], N_FLOWS, "{status}");
+    assert_eq!(status["peers_known"], 1, "{status}");
+    for flow in &mut flows {
+        echoes(flow).await;
+    }
 }
 
 #[tokio::test]

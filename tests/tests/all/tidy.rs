@@ -1,6 +1,9 @@
-//! The walls between crates, checked with `cargo metadata`: who may depend on whom.
+//! The crates, and the walls between them: who may depend on whom, by `cargo metadata`.
 
-use std::{collections::BTreeMap, process::Command};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    process::Command,
+};
 
 use wormholes_tests::workspace;
 
@@ -62,6 +65,41 @@ fn protocol_and_rules_are_pure() {
             assert!(ok, "{name} is sans-I/O and may not depend on {dependency}");
         }
     }
+}
+
+/// A newcomer finds a crate, and a room of the daemon, by the map in ARCHITECTURE.md.
+#[test]
+fn the_map_shows_every_crate_and_every_room_of_the_daemon() {
+    let read = |path: &str| std::fs::read_to_string(workspace::root().join(path)).unwrap();
+    let architecture = read("ARCHITECTURE.md");
+    let (_, map) = architecture.split_once("## Map").unwrap();
+    let mut blocks = map.split("```").skip(1).step_by(2);
+    let (mut folder, mut crates) = ("", BTreeSet::new());
+    for line in blocks.next().unwrap().lines() {
+        let name = line.split_whitespace().next().unwrap_or_default();
+        let path = format!(
+            "{}{name}Cargo.toml",
+            if line.starts_with(' ') { folder } else { "" }
+        );
+        if !line.starts_with(' ') {
+            folder = name;
+        }
+        if name.ends_with('/') && workspace::root().join(&path).exists() {
+            crates.insert(path);
+        }
+    }
+    let manifests = workspace::files(&["toml"]).unwrap().into_iter();
+    let manifests = manifests.map(|file| file.path);
+    let members = manifests.filter(|path| path.ends_with("/Cargo.toml"));
+    assert_eq!(crates, members.collect());
+
+    let rooms = blocks.next().unwrap().lines();
+    let rooms = rooms.flat_map(|line| line.split("  ").next().unwrap_or_default().split(' '));
+    let shown: BTreeSet<&str> = rooms.filter(|room| !room.is_empty()).collect();
+    let library = read("router/daemon/src/lib.rs");
+    let modules = library.lines();
+    let modules = modules.filter_map(|line| line.strip_prefix("mod ")?.strip_suffix(';'));
+    assert_eq!(shown, modules.collect());
 }
 
 #[test]
