@@ -49,6 +49,8 @@ mod plans;
 mod readme;
 #[path = "all/relay_open.rs"]
 mod relay_open;
+#[path = "all/scenario_onion.rs"]
+mod scenario_onion;
 #[path = "all/scenario_records.rs"]
 mod scenario_records;
 #[path = "all/scenario_rendezvous.rs"]
