@@ -11,6 +11,8 @@ use wormholes_tests::{Conditions, Setup, Site, UdpLink, curl, until};
 
 /// Between the relay and the friend; all else is next door.
 const ROUND_TRIP: Duration = Duration::from_millis(100);
+/// The fastest counts, and on a busy machine many are slow.
+const MAX_TRIES: usize = 16;
 
 const SCRIPT: &str = "fn route(c) { c.node.relayed(\"relay\").closed() }";
 
@@ -55,13 +57,17 @@ async fn a_relayed_tunnel_opens_in_two_round_trips() {
         .peer_id("friend", friend.id(), 2, "via = [\"relay\"]");
     let client = client.start().await.unwrap();
     let proxy = format!("socks5h://{}", client.entrance("socks5").unwrap());
+    // The program's own request takes a third.
+    let limit = ROUND_TRIP * 7 / 2;
     let mut best = Duration::MAX;
-    for _ in 0..4 {
+    for _ in 0..MAX_TRIES {
         let fetched = curl(&proxy, "http://web.friend.wh/", &[]).await.unwrap();
         assert_eq!(fetched.status, 200, "{fetched:?}");
         best = best.min(fetched.first_byte);
+        if best < limit {
+            break;
+        }
     }
-    // The program's own request takes a third.
-    assert!(best < ROUND_TRIP * 7 / 2, "{best:?}");
+    assert!(best < limit, "{best:?}");
     assert!(best > ROUND_TRIP * 5 / 2, "{best:?}: nothing was asked");
 }
