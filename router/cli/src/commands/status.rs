@@ -45,7 +45,7 @@ pub(super) fn render(status: &Status, style: Style) -> String {
     }
     if !status.scripts.restart_for.is_empty() {
         let keys = status.scripts.restart_for.join(", ");
-        text += &field("restart", &format!("waited for by changed keys: {keys}"));
+        text += &field("restart", &format!("needed by changed keys: {keys}"));
     }
     text += &field("you", &format!("{} of this node", status.access));
     text

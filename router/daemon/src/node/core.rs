@@ -55,6 +55,8 @@ pub struct NodeCore {
     pub(crate) kill: CancellationToken,
     entrances: OnceLock<Vec<EntranceInfo>>,
     metrics_address: OnceLock<SocketAddr>,
+    /// One reload at a time: the later one reads the later file.
+    pub(super) reloading: Mutex<()>,
     restart_for: Mutex<Vec<String>>,
     /// Held while it is put in force together with the peers that were added.
     config_peers: Mutex<Vec<PeerConfig>>,
@@ -217,6 +219,7 @@ pub(crate) fn assemble(
         kill: CancellationToken::new(),
         entrances: OnceLock::new(),
         metrics_address: OnceLock::new(),
+        reloading: Mutex::default(),
         restart_for: Mutex::default(),
         config_peers: Mutex::new(config_peers),
     };

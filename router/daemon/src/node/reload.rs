@@ -1,6 +1,9 @@
 //! Puts in force what a running node can take from its config file.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, PoisonError},
+};
 
 use thiserror::Error;
 
@@ -48,6 +51,10 @@ impl NodeCore {
     }
 
     fn reload_blocking(&self, scripts: Scripts) -> Result<Reload, ReloadError> {
+        let _one_at_a_time = self
+            .reloading
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let Some(file) = &self.config.file else {
             let peers = self.all_peers();
             let rules = self.policy.load(&self.config.rules, scripts, &peers)?;
