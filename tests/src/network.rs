@@ -154,7 +154,8 @@ async fn wait_until_registered(node: &Daemon) -> Result<()> {
         let registered = status.pointer("/relays/0/registered")?;
         (*registered == json!(true)).then_some(())
     };
-    until("a node to be registered at the relay", registered).await
+    let waited = until("a node to be registered at the relay", registered).await;
+    waited.with_context(|| format!("{} says:\n{}", node.name(), node.log().last(60)))
 }
 
 /// Who there will be, before anybody is: configs name nodes by id.
