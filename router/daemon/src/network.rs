@@ -359,6 +359,23 @@ impl Network {
         }
     }
 
+    /// Refuses addresses that another node named and that are never dialled for it; those of this
+    /// node's own neighbourhood too, unless all of `homes` are in such a one.
+    pub(crate) fn check_near<'a>(
+        &self,
+        address: SocketAddr,
+        allow_private: bool,
+        homes: impl IntoIterator<Item = &'a SocketAddr>,
+    ) -> Result<(), Ban> {
+        let homes = homes.into_iter().map(|home| ban::banned(home.ip(), false));
+        // None: one of them is anywhere.
+        let homes: Option<Vec<Ban>> = homes.collect();
+        match (self.check_ban(address, allow_private), homes) {
+            (Err(ban), Some(homes)) if homes.contains(&ban) => Ok(()),
+            (checked, _) => checked,
+        }
+    }
+
     /// Whether `ip` is where others reach this node: behind a NAT no socket here has that address,
     /// and what is dialled there may come back in.
     fn is_advertised(&self, ip: IpAddr) -> bool {

@@ -115,14 +115,21 @@ impl Network {
     }
 
     /// Where a node may be dialled: config.toml first, then its record, else `hint`; never this
-    /// node's own sockets.
+    /// node's own sockets. The record of a node that nobody here named sends this node into no
+    /// neighbourhood of its own, unless this node and all its peers are there only.
     pub(crate) fn addresses_of(&self, id: &NodeId, hint: Option<SocketAddr>) -> Vec<SocketAddr> {
         let mut addresses = Vec::new();
-        if let Some(peer) = self.peers.known().get(id) {
-            addresses.extend(&peer.addresses);
-        }
+        let known = self.peers.known();
+        let named = known.get(id);
+        addresses.extend(named.iter().flat_map(|peer| &peer.addresses));
         if let Some(record) = self.records.get(id) {
-            addresses.extend(&record.record().addresses);
+            let own = self.own_record();
+            let told = record.record().addresses.iter();
+            addresses.extend(told.filter(|told| {
+                let peers = known.iter().flat_map(|peer| &peer.addresses);
+                let homes = peers.chain(&own.record().addresses);
+                named.is_some() || self.check_near(**told, false, homes).is_ok()
+            }));
         }
         if addresses.is_empty() {
             addresses.extend(hint);

@@ -17,7 +17,7 @@ use wormholes_rules::Allowance;
 
 use super::{Asker, Way, accept, log_end, refuse, serve_target, while_asked};
 use crate::{
-    ban::{Ban, banned},
+    ban::Ban,
     identity::Identity,
     network::Network,
     pipe::{self, CellOpener, CellSealer, CellTurner, CopyLimits, Pipe, Toll},
@@ -271,13 +271,7 @@ async fn call(
 /// A client or somebody's record chose the address, so that it may not send this node into its own
 /// neighbourhood; unless that is the only place where this node tells others that it is.
 fn check_next(network: &Network, address: SocketAddr) -> Result<(), Ban> {
-    let checked = network.check_ban(address, network.config().hop.allow_private);
     let own = network.own_record();
-    let own = own.record().addresses.iter();
-    // None: at an address that is not banned.
-    let homes: Option<Vec<Ban>> = own.map(|own| banned(own.ip(), false)).collect();
-    match (checked, homes) {
-        (Err(ban), Some(homes)) if homes.contains(&ban) => Ok(()),
-        (checked, _) => checked,
-    }
+    let allow_private = network.config().hop.allow_private;
+    network.check_near(address, allow_private, &own.record().addresses)
 }

@@ -470,6 +470,33 @@ async fn a_hop_that_is_not_reached_is_named_and_ends_no_plan() {
 }
 
 #[tokio::test]
+async fn the_record_of_a_hop_that_nobody_named_leads_to_no_place_nearby() {
+    // All peers are on loopback: another private network is none of theirs.
+    for (told, dialled) in [("192.168.77.1:4433", false), ("127.196.0.1:4433", true)] {
+        let client = node(197, |_| {});
+        let hub = node(198, |_| {});
+        let hop = node(199, |config| {
+            hop_and_exit(config);
+            config.node.advertise = vec![told.parse().unwrap()];
+        });
+        client.network.set_peers(&[peer(&hub)]);
+        client.network.add_record(hop.network.own_record());
+        let tunnel = onion_to(1, &hop, true);
+        let request = request(closed_port().await);
+        let opened = within(client.network.open(&tunnel, &request)).await;
+        let error = opened.unwrap_err();
+        let forbidden = matches!(
+            error,
+            OpenError::Hop {
+                reason: Reason::ForbiddenAddress,
+                ..
+            }
+        );
+        assert_eq!(forbidden, !dialled, "{told}: {error}");
+    }
+}
+
+#[tokio::test]
 async fn a_hop_calls_the_next_for_nobody_who_left() {
     let socket = std::net::UdpSocket::bind("127.147.0.1:0").unwrap();
     let silent = socket.local_addr().unwrap();

@@ -4,7 +4,6 @@
 
 use std::{
     collections::HashMap,
-    net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -154,10 +153,7 @@ impl FirstHop {
             tracing::warn!(%error, "no throw-away key");
             CircuitError::Hop(0, Reason::Busy)
         })?;
-        let mut addresses: Vec<SocketAddr> = network.addresses_of(&hop.id, Some(hop.address));
-        if !addresses.contains(&hop.address) {
-            addresses.push(hop.address);
-        }
+        let addresses = network.addresses_of(&hop.id, None);
         let dial = |address| network.carrier().dial(&caller, hop.id, address);
         let link = match first_to_open(&addresses, dial).await {
             Some(Ok(link)) => link,
@@ -166,7 +162,11 @@ impl FirstHop {
                 network.onion().paths.unreachable(&hop.id);
                 return Err(CircuitError::Hop(0, Reason::Unreachable));
             }
-            None => return Err(CircuitError::Hop(0, Reason::NoNode)),
+            // Its record, whose address is on the path, names none that may be dialled.
+            None => {
+                network.onion().paths.unreachable(&hop.id);
+                return Err(CircuitError::Hop(0, Reason::ForbiddenAddress));
+            }
         };
         network.onion().paths.reached(&hop.id);
         *door = Door::Stranger(link.clone());
