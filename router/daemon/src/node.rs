@@ -70,6 +70,9 @@ pub enum NodeError {
     /// The control socket.
     #[error(transparent)]
     Control(#[from] BindControlError),
+    /// The system has no threads for decisions.
+    #[error("cannot decide beside the flows: {0}")]
+    Deciders(#[source] io::Error),
     /// A metric is declared twice: a bug.
     #[error("metrics")]
     Declaration(#[from] prometheus::Error),

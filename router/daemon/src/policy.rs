@@ -5,6 +5,7 @@
 //! that they began with.
 
 mod ask;
+mod deciders;
 mod load;
 mod watch;
 
@@ -19,7 +20,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::sync::{Notify, mpsc};
 use wormholes_proto::control::EventBody;
 use wormholes_rules::{Needs, Policy, RuleEvent, RuleState, World};
 
@@ -30,6 +31,7 @@ use crate::{
     network::Network,
 };
 
+pub(crate) use deciders::Deciders;
 pub use load::{LoadError, Scripts, check};
 pub(crate) use watch::watch;
 
@@ -88,7 +90,7 @@ pub struct PolicyHost {
     errors: Mutex<VecDeque<ScriptError>>,
     error_count: AtomicU64,
     network: OnceLock<Weak<Network>>,
-    slow_places: Semaphore,
+    deciders: Deciders,
     rule_events: mpsc::Sender<RuleEvent>,
     metrics: Arc<Metrics>,
     events: Arc<Events>,
@@ -107,6 +109,7 @@ impl PolicyHost {
     pub(crate) fn start(
         config: &RulesConfig,
         known_peers: Vec<String>,
+        deciders: Deciders,
         metrics: Arc<Metrics>,
         events: Arc<Events>,
     ) -> Result<(Arc<Self>, mpsc::Receiver<RuleEvent>), LoadError> {
@@ -126,7 +129,7 @@ impl PolicyHost {
             errors: Mutex::default(),
             error_count: AtomicU64::new(0),
             network: OnceLock::new(),
-            slow_places: Semaphore::new(ask::slow_places()),
+            deciders,
             rule_events,
             metrics,
             events,

@@ -87,7 +87,7 @@ async fn call(network: Arc<Network>, incoming: Incoming) {
             return;
         }
     };
-    match admit(&network, &link) {
+    match admit(&network, &link).await {
         Ok(stranger) => serve_link(network, link, stranger, true).await,
         Err(code) => {
             network.counters().links_refused.fetch_add(1, Relaxed);
@@ -97,13 +97,13 @@ async fn call(network: Arc<Network>, incoming: Incoming) {
 }
 
 /// Decides who may connect; a stranger gets a place to hold.
-fn admit(network: &Arc<Network>, link: &Link) -> Result<Option<StrangerPlace>, CloseCode> {
+async fn admit(network: &Arc<Network>, link: &Link) -> Result<Option<StrangerPlace>, CloseCode> {
     let id = link.peer();
     let known = network.peers().known().get(&id).is_some();
     if id == network.id() || (!known && !network.config().hop.role.enabled) {
         return Err(CloseCode::Denied);
     }
-    if let Verdict::Deny(why) = network.gatekeeper().accept(&network.view(id)) {
+    if let Verdict::Deny(why) = network.gatekeeper().accept(network.view(id)).await {
         tracing::debug!(peer = %network.named(id), why, "connection denied");
         return Err(CloseCode::Denied);
     }
@@ -217,9 +217,9 @@ fn announce(network: &Network, link: &Link, kind: &str, reason: String) {
 
 /// Whether the rules let in a node that was called from here: a call that this node makes opens
 /// no door of its own.
-pub(crate) fn is_welcome(network: &Network, link: &Link) -> bool {
-    let verdict = network.gatekeeper().accept(&network.view(link.peer()));
-    matches!(verdict, Verdict::Allow(_))
+pub(crate) async fn is_welcome(network: &Network, link: &Link) -> bool {
+    let verdict = network.gatekeeper().accept(network.view(link.peer()));
+    matches!(verdict.await, Verdict::Allow(_))
 }
 
 async fn serve_stream(network: Arc<Network>, link: Link, mut pipe: Pipe, welcome: bool) {

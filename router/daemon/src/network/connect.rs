@@ -90,9 +90,11 @@ impl Network {
     /// Sees to it that a link that is new is served.
     fn served(self: &Arc<Self>, (link, new): (Link, bool)) -> Link {
         if new {
-            let welcome = serve::is_welcome(self, &link);
-            let serve = serve::serve_link(Arc::clone(self), link.clone(), None, welcome);
-            self.spawn(serve);
+            let (network, called) = (Arc::clone(self), link.clone());
+            self.spawn(async move {
+                let welcome = serve::is_welcome(&network, &called).await;
+                serve::serve_link(network, called, None, welcome).await;
+            });
         }
         link
     }

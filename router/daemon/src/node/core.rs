@@ -21,7 +21,7 @@ use crate::{
     flow::FlowTable,
     metrics::Metrics,
     network::Network,
-    policy::PolicyHost,
+    policy::{Deciders, PolicyHost},
     program::Programs,
 };
 
@@ -187,6 +187,7 @@ pub(crate) fn assemble(
     let (policy, rule_events) = PolicyHost::start(
         &config.rules,
         known_peers.collect(),
+        Deciders::new().map_err(NodeError::Deciders)?,
         Arc::clone(&metrics),
         Arc::clone(&events),
     )?;

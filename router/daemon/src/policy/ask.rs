@@ -2,53 +2,63 @@
 
 use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
-    thread,
     time::{Duration, SystemTime},
 };
 
+use futures_util::{FutureExt, future::BoxFuture};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc;
 use wormholes_proto::control::EventBody;
 use wormholes_rules::{
-    Allowance, Conn, Decision, ExitRequest, Level, Message, NodeView, Outcome, Plan, RelayRequest,
-    RuleEvent, Trace, Verdict, VerdictDecision,
+    Allowance, Conn, Decision, ExitRequest, Level, Message, NodeView, Outcome, Plan, Policy,
+    RelayRequest, RuleEvent, Trace, Verdict, VerdictDecision, World,
 };
 
-use super::{Generation, MAX_ERRORS, PolicyHost, ScriptError, lock};
+use super::{Generation, MAX_ERRORS, PolicyHost, ScriptError, deciders::TooMany, lock};
 use crate::{gatekeeper::Gatekeeper, log::masked};
 
 /// A script that takes longer than this, a hundred times a common one, holds up what shares its
 /// thread.
 const SLOW: Duration = Duration::from_millis(2);
-/// Rules that were slow once are taken for slow so long.
-const SLOW_FOR: Duration = Duration::from_secs(10);
-
-/// Slow scripts leave half of the machine to the flows that live.
-pub(super) fn slow_places() -> usize {
-    let cores = thread::available_parallelism().map_or(1, usize::from);
-    (cores / 2).max(1)
-}
+/// Rules that were slow once are taken for slow so long: a change of thread for each decision
+/// costs less than one slow decision on a thread that flows share.
+const SLOW_FOR: Duration = Duration::from_secs(600);
 
 impl PolicyHost {
-    /// Asks `rules` how a flow shall travel. Rules that were slow are asked beside the runtime,
-    /// few at a time; others right here, since a common answer takes less than a change of thread.
+    /// Asks `rules` how a flow shall travel.
     pub(crate) async fn route(&self, rules: &Arc<Generation>, conn: &Conn) -> Decision {
-        let world = self.world();
-        let (decision, took) = if rules.is_slow() {
-            let _place = self.slow_places.acquire().await;
-            let (rules, conn) = (Arc::clone(rules), conn.clone());
-            let ask = move || timed(|| rules.policy.route(&conn, &world, conn.now));
-            tokio::task::spawn_blocking(ask)
-                .await
-                .unwrap_or_else(|_| (stopping(), Duration::ZERO))
+        let (world, conn) = (self.world(), conn.clone());
+        let route = move |policy: &Policy| policy.route(&conn, &world, conn.now);
+        match self.ask(rules, route).await {
+            Ok(decision) => {
+                self.note("route", &decision.trace);
+                decision
+            }
+            Err(too_many) => Decision {
+                outcome: Outcome::Plan(Plan::block(too_many.to_string())),
+                trace: Trace::default(),
+            },
+        }
+    }
+
+    /// Asks `rules` something. Rules that were slow are asked beside the runtime; others right
+    /// here, since a common answer takes less than a change of thread.
+    async fn ask<T: Send + 'static>(
+        &self,
+        rules: &Arc<Generation>,
+        ask: impl FnOnce(&Policy) -> T + Send + 'static,
+    ) -> Result<T, TooMany> {
+        let (answer, took) = if rules.is_slow() {
+            let rules = Arc::clone(rules);
+            let ask = move || timed(|| ask(&rules.policy));
+            self.deciders.run(ask).await?
         } else {
-            timed(|| rules.policy.route(conn, &world, conn.now))
+            timed(|| ask(&rules.policy))
         };
         if took > SLOW {
             rules.was_slow();
         }
-        self.note("route", &decision.trace);
-        decision
+        Ok(answer)
     }
 
     /// Calls the scripts' `init`.
@@ -57,27 +67,35 @@ impl PolicyHost {
         self.note("init", &trace);
     }
 
-    /// Tells scripts of events until the node is gone.
+    /// Tells scripts of events until the node is gone. Nobody waits for it: always beside the
+    /// runtime.
     pub(crate) async fn tell_events(self: Arc<Self>, mut events: mpsc::Receiver<RuleEvent>) {
         while let Some(event) = events.recv().await {
-            let this = Arc::clone(&self);
-            let tell = move || {
-                let rules = this.current();
-                let trace = rules
-                    .policy
-                    .on_event(&event, &this.world(), SystemTime::now());
-                this.note("on_event", &trace);
-            };
-            if tokio::task::spawn_blocking(tell).await.is_err() {
-                return;
+            let (rules, world) = (self.current(), self.world());
+            let tell = move || rules.policy.on_event(&event, &world, SystemTime::now());
+            match self.deciders.run(tell).await {
+                Ok(trace) => self.note("on_event", &trace),
+                Err(TooMany) => self.metrics.rule_events_dropped.inc(),
             }
         }
     }
 
-    fn verdict(&self, hook: &'static str, decision: VerdictDecision) -> Verdict {
-        self.note(hook, &decision.trace);
-        let verdict = decision.verdict;
-        verdict.unwrap_or_else(|| Verdict::Allow(Allowance::default()))
+    async fn verdict(
+        &self,
+        hook: &'static str,
+        ask: impl FnOnce(&Policy, &Arc<World>) -> VerdictDecision + Send + 'static,
+    ) -> Verdict {
+        let world = self.world();
+        match self
+            .ask(&self.current(), move |policy| ask(policy, &world))
+            .await
+        {
+            Ok(VerdictDecision { verdict, trace }) => {
+                self.note(hook, &trace);
+                verdict.unwrap_or_else(|| Verdict::Allow(Allowance::default()))
+            }
+            Err(too_many) => Verdict::Deny(too_many.to_string()),
+        }
     }
 
     /// Counts a run, and passes on what the script said. Its words are its writer's: they are not
@@ -164,31 +182,20 @@ fn place(message: &str) -> &str {
     message.get(..end).unwrap_or_default()
 }
 
-fn stopping() -> Decision {
-    Decision {
-        outcome: Outcome::Plan(Plan::block("the router stops")),
-        trace: Trace::default(),
-    }
-}
-
 impl Gatekeeper for PolicyHost {
-    fn accept(&self, node: &NodeView) -> Verdict {
-        let node = Arc::new(node.clone());
-        let policy = &self.current().policy;
-        self.verdict(
-            "accept",
-            policy.accept(&node, &self.world(), SystemTime::now()),
-        )
+    fn accept(&self, node: Arc<NodeView>) -> BoxFuture<'_, Verdict> {
+        let ask = move |policy: &Policy, world: &_| policy.accept(&node, world, SystemTime::now());
+        self.verdict("accept", ask).boxed()
     }
 
-    fn relay(&self, request: &RelayRequest) -> Verdict {
-        let policy = &self.current().policy;
-        self.verdict("relay", policy.relay(request, &self.world()))
+    fn relay(&self, request: RelayRequest) -> BoxFuture<'_, Verdict> {
+        let ask = move |policy: &Policy, world: &_| policy.relay(&request, world);
+        self.verdict("relay", ask).boxed()
     }
 
-    fn exit(&self, request: &ExitRequest) -> Verdict {
-        let policy = &self.current().policy;
-        self.verdict("exit", policy.exit(request, &self.world()))
+    fn exit(&self, request: ExitRequest) -> BoxFuture<'_, Verdict> {
+        let ask = move |policy: &Policy, world: &_| policy.exit(&request, world);
+        self.verdict("exit", ask).boxed()
     }
 
     fn event(&self, event: RuleEvent) {
@@ -212,7 +219,7 @@ impl Gatekeeper for PolicyHost {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
+    use std::{thread, time::Instant};
 
     use super::*;
 

@@ -105,7 +105,6 @@ async fn permitted(
     let config = &network.config().exit;
     let from = network.asker_view(asker);
     let bytes_today = network.exit().bytes_today(asker.customer());
-    let mut allowance = Allowance::default();
     let addresses = lookup(network, host, port.unwrap_or(0)).await?;
     let addresses = dial::permitted(addresses, |address| {
         not_banned(network, config, address)?;
@@ -114,9 +113,12 @@ async fn permitted(
             // What is dialled at no port is nobody's to look up here.
             None => rule.net.contains(&address.ip()),
         };
-        if !config.allow.iter().any(listed) {
-            return Err(DialError::Denied);
-        }
+        let listed = config.allow.iter().any(listed);
+        listed.then_some(()).ok_or(DialError::Denied)
+    })?;
+    let mut passed = Vec::new();
+    let mut allowance = Allowance::default();
+    for address in addresses {
         let request = ExitRequest {
             from: from.clone(),
             host: host.to_string(),
@@ -125,19 +127,21 @@ async fn permitted(
             bytes_today,
             now: SystemTime::now(),
         };
-        match network.gatekeeper().exit(&request) {
+        match network.gatekeeper().exit(request).await {
             Verdict::Allow(given) => {
                 // A name's addresses are one target: the limits of all verdicts hold.
                 allowance = allowance.narrowed(&given);
-                Ok(())
+                passed.push(address);
             }
             Verdict::Deny(why) => {
                 tracing::debug!(from = %asker.id, why, "exit denied by rule");
-                Err(DialError::Denied)
             }
         }
-    })?;
-    Ok((addresses, allowance))
+    }
+    if passed.is_empty() {
+        return Err(DialError::Denied);
+    }
+    Ok((passed, allowance))
 }
 
 async fn lookup(network: &Network, host: &Host, port: u16) -> Result<Vec<SocketAddr>, DialError> {

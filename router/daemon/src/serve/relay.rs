@@ -125,7 +125,7 @@ pub(super) async fn serve(network: &Arc<Network>, asker: &Asker, to: NodeId, mut
     let granted = async {
         let place = network.relay().enter(counters, asker.id)?;
         let circuit = network.relay_desk().open(asker.id, to)?;
-        let allowance = ask_rules(network, asker, to)?;
+        let allowance = ask_rules(network, asker, to).await?;
         place.bytes.moved_up(ahead.len() as u64);
         if let Some(witness) = network.witness() {
             witness.saw("relay", &ahead);
@@ -161,14 +161,14 @@ pub(super) async fn serve(network: &Arc<Network>, asker: &Asker, to: NodeId, mut
     drop(circuit);
 }
 
-fn ask_rules(network: &Network, asker: &Asker, to: NodeId) -> Result<Allowance, Reason> {
+async fn ask_rules(network: &Network, asker: &Asker, to: NodeId) -> Result<Allowance, Reason> {
     let request = RelayRequest {
         from: network.view(asker.id),
         to: network.view(to),
         bytes_today: network.relay().bytes_today(asker.id),
         now: SystemTime::now(),
     };
-    match network.gatekeeper().relay(&request) {
+    match network.gatekeeper().relay(request).await {
         Verdict::Allow(allowance) => Ok(allowance),
         Verdict::Deny(why) => {
             let (from, to) = (network.named(asker.id), network.named(to));
@@ -247,7 +247,7 @@ async fn take_caller(network: &Network, pipe: Pipe) -> Result<(Asker, Open, Pipe
     let id = session.peer.id();
     let trust = network.peers().known().get(&id).map(|peer| peer.trust);
     let trust = trust.ok_or(PipeError::Malformed("caller that is no peer"))?;
-    if let Verdict::Deny(_) = network.gatekeeper().accept(&network.view(id)) {
+    if let Verdict::Deny(_) = network.gatekeeper().accept(network.view(id)).await {
         return Err(PipeError::Malformed("caller that a rule denies"));
     }
     pipe.writer.write_chunk(answer.into()).await?;

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use futures_util::future::BoxFuture;
 use wormholed::{Gatekeeper, NetworkOptions};
 use wormholes_proto::NodeId;
 use wormholes_rules::{Allowance, ExitRequest, NodeView, RelayRequest, RuleEvent, Tunnel, Verdict};
@@ -13,18 +14,18 @@ use crate::support::*;
 struct Askers(Mutex<Vec<Option<NodeId>>>);
 
 impl Gatekeeper for Askers {
-    fn accept(&self, _node: &NodeView) -> Verdict {
-        Verdict::Allow(Allowance::default())
+    fn accept(&self, _node: Arc<NodeView>) -> BoxFuture<'_, Verdict> {
+        said(Verdict::Allow(Allowance::default()))
     }
 
-    fn relay(&self, _request: &RelayRequest) -> Verdict {
-        Verdict::Deny("no relay".to_owned())
+    fn relay(&self, _request: RelayRequest) -> BoxFuture<'_, Verdict> {
+        said(Verdict::Deny("no relay".to_owned()))
     }
 
-    fn exit(&self, request: &ExitRequest) -> Verdict {
+    fn exit(&self, request: ExitRequest) -> BoxFuture<'_, Verdict> {
         let from = request.from.as_ref().map(|from| from.id);
         self.0.lock().unwrap().push(from);
-        Verdict::Allow(Allowance::default())
+        said(Verdict::Allow(Allowance::default()))
     }
 
     fn event(&self, _event: RuleEvent) {}

@@ -2,6 +2,7 @@
 
 use std::{net::Ipv4Addr, sync::Arc};
 
+use futures_util::future::BoxFuture;
 use wormholed::{Gatekeeper, NetworkOptions, OpenError, OpenGate};
 use wormholes_proto::{Host, NodeId, Reason, Target};
 use wormholes_rules::{
@@ -291,25 +292,27 @@ struct Rules {
 }
 
 impl Gatekeeper for Rules {
-    fn accept(&self, node: &NodeView) -> Verdict {
-        if node.id == self.banned {
-            return Verdict::Deny("banned".to_owned());
-        }
-        Verdict::Allow(Allowance::default())
+    fn accept(&self, node: Arc<NodeView>) -> BoxFuture<'_, Verdict> {
+        said(if node.id == self.banned {
+            Verdict::Deny("banned".to_owned())
+        } else {
+            Verdict::Allow(Allowance::default())
+        })
     }
 
-    fn relay(&self, _request: &RelayRequest) -> Verdict {
-        Verdict::Deny("no".to_owned())
+    fn relay(&self, _request: RelayRequest) -> BoxFuture<'_, Verdict> {
+        said(Verdict::Deny("no".to_owned()))
     }
 
-    fn exit(&self, request: &ExitRequest) -> Verdict {
+    fn exit(&self, request: ExitRequest) -> BoxFuture<'_, Verdict> {
         let trust = request.from.as_ref().map_or(0, |from| from.trust);
-        if request.port != Some(self.port) || trust < 2 {
-            return Verdict::Deny("port".to_owned());
-        }
-        Verdict::Allow(Allowance {
-            max_bytes: Some(10),
-            ..Allowance::default()
+        said(if request.port != Some(self.port) || trust < 2 {
+            Verdict::Deny("port".to_owned())
+        } else {
+            Verdict::Allow(Allowance {
+                max_bytes: Some(10),
+                ..Allowance::default()
+            })
         })
     }
 

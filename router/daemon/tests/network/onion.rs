@@ -2,10 +2,14 @@
 
 use std::{
     net::Ipv4Addr,
-    sync::{Arc, Mutex, atomic::Ordering::Relaxed, mpsc},
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, pending},
+};
 use wormholed::{Config, Gatekeeper, NetworkOptions, OpenError, OpenGate, PipeError};
 use wormholes_proto::{Host, NodeId, Reason, Remedy};
 use wormholes_rules::{
@@ -395,34 +399,32 @@ async fn a_restarted_hop_has_new_keys_and_is_found_again() {
     assert_eq!(exchange(opened, b"two").await.unwrap(), b"two");
 }
 
-/// Takes connections and serves none of them: a node that froze, until the sender is dropped.
+/// Takes connections and serves none of them: a node that froze.
 #[derive(Debug)]
-struct Frozen(Mutex<mpsc::Receiver<()>>);
+struct Frozen;
 
 impl Gatekeeper for Frozen {
-    fn accept(&self, _node: &NodeView) -> Verdict {
-        let _thawed = self.0.lock().unwrap().recv();
-        Verdict::Deny("frozen".to_owned())
+    fn accept(&self, _node: Arc<NodeView>) -> BoxFuture<'_, Verdict> {
+        pending().boxed()
     }
 
-    fn relay(&self, _request: &RelayRequest) -> Verdict {
-        Verdict::Deny("frozen".to_owned())
+    fn relay(&self, _request: RelayRequest) -> BoxFuture<'_, Verdict> {
+        pending().boxed()
     }
 
-    fn exit(&self, _request: &ExitRequest) -> Verdict {
-        Verdict::Deny("frozen".to_owned())
+    fn exit(&self, _request: ExitRequest) -> BoxFuture<'_, Verdict> {
+        pending().boxed()
     }
 
     fn event(&self, _event: RuleEvent) {}
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[tokio::test]
 async fn a_hop_that_keeps_silent_is_given_up_and_nobody_is_blamed() {
     let client = node(137, |_| {});
     let hop = node(138, |config| config.hop.role = enabled());
-    let (thaw, frozen) = mpsc::channel();
-    let gate = Frozen(Mutex::new(frozen));
-    let silent = guarded_node(139, hop_and_exit, Arc::new(gate), NetworkOptions::default());
+    let gate = Arc::new(Frozen);
+    let silent = guarded_node(139, hop_and_exit, gate, NetworkOptions::default());
     befriend(&[&client, &hop]);
     client.network.add_record(silent.network.own_record());
     hop.network.ping(client.network.id()).await.unwrap();
@@ -431,7 +433,6 @@ async fn a_hop_that_keeps_silent_is_given_up_and_nobody_is_blamed() {
     request.timeout = Duration::from_secs(3);
     let tunnel = onion_to(2, &silent, true);
     let error = client.network.open(&tunnel, &request).await.unwrap_err();
-    drop(thaw);
     // Earlier than the whole time: each path gets a part of it.
     let OpenError::NoCircuit { hops: 2 } = error else {
         panic!("{error}");
@@ -532,20 +533,20 @@ async fn a_hop_calls_the_next_for_nobody_who_left() {
 struct FriendsOnly;
 
 impl Gatekeeper for FriendsOnly {
-    fn accept(&self, node: &NodeView) -> Verdict {
-        if node.trust >= 2 {
+    fn accept(&self, node: Arc<NodeView>) -> BoxFuture<'_, Verdict> {
+        said(if node.trust >= 2 {
             Verdict::Allow(Allowance::default())
         } else {
             Verdict::Deny("stranger".to_owned())
-        }
+        })
     }
 
-    fn relay(&self, _request: &RelayRequest) -> Verdict {
-        Verdict::Deny("no".to_owned())
+    fn relay(&self, _request: RelayRequest) -> BoxFuture<'_, Verdict> {
+        said(Verdict::Deny("no".to_owned()))
     }
 
-    fn exit(&self, _request: &ExitRequest) -> Verdict {
-        Verdict::Allow(Allowance::default())
+    fn exit(&self, _request: ExitRequest) -> BoxFuture<'_, Verdict> {
+        said(Verdict::Allow(Allowance::default()))
     }
 
     fn event(&self, _event: RuleEvent) {}
