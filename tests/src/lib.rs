@@ -2,15 +2,18 @@
 //! throw-away folders, sites for them to reach, network namespaces, and captured packets.
 
 mod binaries;
+mod burden;
 mod capture;
 mod client;
 mod daemon;
+mod honest;
 mod hosts;
 mod identity;
 mod log;
 mod name_server;
 mod namespace;
 mod network;
+mod priority;
 mod rpc;
 mod setup;
 pub mod sim;
@@ -24,14 +27,17 @@ mod wait;
 pub mod workspace;
 
 pub use binaries::{binary, cargo, output, run};
+pub use burden::Burden;
 pub use capture::{Capture, Captured};
 pub use client::{Fetched, curl, socks5_ask, socks5_connect};
 pub use daemon::Daemon;
+pub use honest::{HonestFlow, Turns};
 pub use identity::Identity;
 pub use log::LogLines;
 pub use name_server::{Answers, NameServer};
 pub use namespace::{Link, Namespace};
 pub use network::{CLIENT, EXIT, FRIEND, HOPS, More, OUTSIDE, RELAY, SCRIPT_NAME, TestNetwork};
+pub use priority::Foremost;
 pub use rpc::{Events, RpcError, call};
 pub use setup::Setup;
 pub use site::{EchoServer, SITE_GREETING, Site, SiteRequest};

@@ -273,6 +273,8 @@ impl EchoServer {
             let mut connections = tokio::task::JoinSet::new();
             while let Ok((mut stream, _)) = listener.accept().await {
                 connections.spawn(async move {
+                    // What it sends back waits for nothing.
+                    let _late = stream.set_nodelay(true);
                     let (mut reader, mut writer) = stream.split();
                     let _client_left = tokio::io::copy(&mut reader, &mut writer).await;
                     let _client_left = writer.shutdown().await;

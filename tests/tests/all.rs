@@ -29,6 +29,8 @@ mod embed;
 mod features;
 #[path = "all/hooks.rs"]
 mod hooks;
+#[path = "all/hostile_scripts.rs"]
+mod hostile_scripts;
 #[path = "all/kills.rs"]
 mod kills;
 #[path = "all/loops.rs"]
