@@ -1,7 +1,9 @@
 //! QUIC streams as ends of a pipe.
 
 use std::{
+    collections::VecDeque,
     future::poll_fn,
+    iter,
     pin::pin,
     sync::Arc,
     task::{Poll, ready},
@@ -18,8 +20,14 @@ const MAX_CHUNK_BYTES: usize = 64 << 10;
 /// Says that a direction broke; what broke it is nobody's business.
 const ABORTED: VarInt = VarInt::from_u32(1);
 
+/// What is read while nothing is wanted but to learn whether the stream breaks off. Overflow: it is
+/// read, and heard to break off, no further.
+const MAX_AHEAD_BYTES: usize = 16 << 10;
+
 pub(super) struct QuicReader {
     stream: RecvStream,
+    ahead: VecDeque<Bytes>,
+    ahead_bytes: usize,
     _open: Arc<OpenStream>,
 }
 
@@ -33,26 +41,53 @@ impl QuicReader {
     pub(super) fn new(stream: RecvStream, open: Arc<OpenStream>) -> Self {
         Self {
             stream,
+            ahead: VecDeque::new(),
+            ahead_bytes: 0,
             _open: open,
         }
     }
 
     pub(super) async fn read_chunk(&mut self) -> Result<Option<Bytes>, PipeError> {
+        if let Some(chunk) = self.take_ahead() {
+            return Ok(Some(chunk));
+        }
         let chunk = self.stream.read_chunk(MAX_CHUNK_BYTES, true).await;
         Ok(chunk.map_err(read_error)?.map(|chunk| chunk.bytes))
     }
 
     /// Ends when the other end broke this direction off, or the connection is lost. Cancel-safe.
+    ///
+    /// It reads to learn that: quinn's own way keeps the task of who waits for a reset of a stream
+    /// that has ended, for as long as the connection lives.
     pub(super) async fn aborted(&mut self) {
-        // A direction that ended well is none that broke off.
-        if let Ok(None) = self.stream.received_reset().await {
-            std::future::pending().await
+        while self.ahead_bytes < MAX_AHEAD_BYTES {
+            match self.stream.read_chunk(MAX_CHUNK_BYTES, true).await {
+                Ok(Some(chunk)) => {
+                    self.ahead_bytes += chunk.bytes.len();
+                    self.ahead.push_back(chunk.bytes);
+                }
+                // A direction that ended well is none that broke off.
+                Ok(None) => break,
+                Err(_) => return,
+            }
         }
+        std::future::pending().await
+    }
+
+    fn take_ahead(&mut self) -> Option<Bytes> {
+        let chunk = self.ahead.pop_front()?;
+        self.ahead_bytes -= chunk.len();
+        Some(chunk)
     }
 
     /// Takes what has come, at most [`BATCH_CHUNKS`]; none at the end. Cancel-safe. Room for them
     /// is there while they come, not while they are waited for.
     pub(super) async fn read_chunks(&mut self) -> Result<Vec<Bytes>, PipeError> {
+        let ahead = iter::from_fn(|| self.take_ahead()).take(BATCH_CHUNKS);
+        let ahead: Vec<_> = ahead.collect();
+        if !ahead.is_empty() {
+            return Ok(ahead);
+        }
         poll_fn(|context| {
             let mut chunks = [const { Bytes::new() }; BATCH_CHUNKS];
             let filled = ready!(pin!(self.stream.read_chunks(&mut chunks)).poll(context));
