@@ -7,6 +7,8 @@ use std::sync::{
 
 use wormholes_proto::Reason;
 
+use crate::pipe::{CopyStop, PipeError};
+
 /// All counters of a network.
 #[derive(Debug, Default)]
 pub struct Counters {
@@ -30,6 +32,30 @@ pub struct Counters {
     pub circuits_failed: AtomicU64,
     /// Records that did not verify or broke their format.
     pub records_refused: AtomicU64,
+    /// Answers to this node that broke their format, did not verify, or were cut off.
+    pub answers_refused: AtomicU64,
+    /// Flows that ended because a frame or cell broke its format, did not verify, or was missing.
+    pub frames_refused: AtomicU64,
+}
+
+impl Counters {
+    /// Passes on what another node answered, or why there is no answer, and counts its fault.
+    pub(crate) fn answered<T>(&self, answer: Result<T, PipeError>) -> Result<T, PipeError> {
+        answer.inspect_err(|error| {
+            if error.is_breach() {
+                self.answers_refused.fetch_add(1, Relaxed);
+            }
+        })
+    }
+
+    /// Counts the end of a flow, if it was another node's fault.
+    pub(crate) fn flow_ended(&self, stop: Option<&CopyStop>) {
+        if let Some(CopyStop::Near(error) | CopyStop::Far(error)) = stop
+            && error.is_breach()
+        {
+            self.frames_refused.fetch_add(1, Relaxed);
+        }
+    }
 }
 
 /// Counters of one thing that this node does for others.

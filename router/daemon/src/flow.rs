@@ -77,7 +77,10 @@ pub(crate) async fn run(core: &NodeCore, asked: Asked, mut local: LocalEnd) {
         return travelling.ended(Some(Refusal::Gone.to_string()));
     };
     let end = tokio::select! {
-        end = pipe::copy(near, route.opened.pipe, &route.limits, &flow.bytes) => end.stop.map(|stop| stop.to_string()),
+        end = pipe::copy(near, route.opened.pipe, &route.limits, &flow.bytes) => {
+            core.network.counters().flow_ended(end.stop.as_ref());
+            end.stop.map(|stop| stop.to_string())
+        }
         () = core.kill.cancelled() => Some(Refusal::Stopping.to_string()),
     };
     travelling.ended(end);

@@ -53,7 +53,8 @@ pub(crate) struct Metrics {
     pub(crate) connections_pending: IntGauge,
     /// Connections that entrances refused, by `entrance` and `reason`.
     pub(crate) connections_refused: IntCounterVec,
-    /// What was refused of others, by `what` (`handshake`, `link`, `stream`, `record`).
+    /// What was refused of others, by `what` (`handshake`, `link`, `stream`, `record`,
+    /// `answer`, `frame`).
     peer_refusals: IntCounterVec,
     /// Onion circuits of this node's own, by `outcome`.
     onion_circuits: IntCounterVec,
@@ -206,6 +207,8 @@ impl Metrics {
             ("link", &counters.links_refused),
             ("stream", &counters.streams_refused),
             ("record", &counters.records_refused),
+            ("answer", &counters.answers_refused),
+            ("frame", &counters.frames_refused),
         ] {
             self.catch_up(&self.peer_refusals, &[what], count.load(Relaxed));
         }

@@ -110,6 +110,16 @@ pub enum PipeError {
     Limit,
 }
 
+impl PipeError {
+    /// Whether the other end broke the protocol, rather than just off.
+    pub(crate) fn is_breach(&self) -> bool {
+        match self {
+            Self::Cut | Self::Malformed(_) => true,
+            Self::Reset | Self::Broken(_) | Self::Limit => false,
+        }
+    }
+}
+
 impl Pipe {
     /// A TCP connection.
     pub fn tcp(stream: TcpStream) -> Self {
@@ -310,6 +320,17 @@ impl PipeReader {
             | Source::Memory(_) => self.read_frame(MAX_ANSWER_BYTES - 2).await?,
         };
         decode_answer(&frame).map_err(|_| PipeError::Malformed("answer"))
+    }
+
+    /// Reads the answer to an OPEN that yields the stream and nothing else.
+    ///
+    /// # Errors
+    /// [`PipeError`] when there is none, or when it says more than it may.
+    pub(crate) async fn read_grant(&mut self) -> Result<Answer, PipeError> {
+        match self.read_answer().await? {
+            Answer::Accepted(body) if !body.is_empty() => Err(PipeError::Malformed("answer")),
+            answer @ (Answer::Accepted(_) | Answer::Refused(_)) => Ok(answer),
+        }
     }
 
     /// Ends when the other end broke the stream off: nobody waits for an answer on it. Only streams

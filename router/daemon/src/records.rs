@@ -213,19 +213,20 @@ impl Records {
         let mut pipe = link.open().await?;
         pipe.writer.send_open(&Open::Records).await?;
         pipe.writer.finish().await?;
-        match pipe.reader.read_answer().await? {
+        match counters.answered(pipe.reader.read_answer().await)? {
             Answer::Accepted(body) => link.set_load(body.first().copied().unwrap_or(0)),
             Answer::Refused(reason) => return Err(FetchError::Refused(reason)),
         }
         let mut set = RecordSetReader::new();
         let mut news = false;
-        while let Some(chunk) = pipe.reader.read_chunk().await? {
+        let malformed = |_| PipeError::Malformed("set of records");
+        while let Some(chunk) = counters.answered(pipe.reader.read_chunk().await)? {
             set.handle_bytes(&chunk);
-            while let Some(record) = set.poll_record()? {
+            while let Some(record) = counters.answered(set.poll_record().map_err(malformed))? {
                 news |= self.take(link.peer(), &record, counters);
             }
         }
-        set.handle_end()?;
+        counters.answered(set.handle_end().map_err(malformed))?;
         Ok(news)
     }
 
@@ -259,8 +260,6 @@ pub(crate) enum FetchError {
     Link(#[from] crate::carrier::LinkError),
     #[error(transparent)]
     Pipe(#[from] PipeError),
-    #[error(transparent)]
-    Set(#[from] wormholes_proto::RecordSetError),
     #[error("refused: {0}")]
     Refused(wormholes_proto::Reason),
     #[error("timed out")]

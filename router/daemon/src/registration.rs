@@ -118,7 +118,7 @@ async fn register(network: &Arc<Network>, relay: NodeId) -> Result<Link, String>
         let record = network.own_record().bytes().to_vec();
         let sent = pipe.writer.send_open(&Open::Register(record)).await;
         sent.map_err(|error| error.to_string())?;
-        match pipe.reader.read_answer().await {
+        match network.counters().answered(pipe.reader.read_grant().await) {
             Ok(Answer::Accepted(_)) => Ok(()),
             Ok(Answer::Refused(reason)) => Err(reason.to_string()),
             Err(error) => Err(error.to_string()),

@@ -323,8 +323,9 @@ async fn accept(pipe: &mut Pipe, body: Vec<u8>) -> bool {
     pipe.writer.send_answer(&answer).await.is_ok()
 }
 
-/// What the log says when a flow that was served ends.
+/// Counts and logs the end of a flow that was served.
 fn log_end(network: &Network, role: &'static str, asker: &Asker, end: &CopyEnd) {
+    network.counters().flow_ended(end.stop.as_ref());
     let why = end
         .stop
         .as_ref()

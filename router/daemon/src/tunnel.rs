@@ -405,7 +405,13 @@ async fn ask_on(
         source,
     };
     pipe.writer.send_open(open).await.map_err(broken)?;
-    match pipe.reader.read_answer().await.map_err(broken)? {
+    let answer = if let Open::Resolve(_) = open {
+        pipe.reader.read_answer().await
+    } else {
+        pipe.reader.read_grant().await
+    };
+    let answer = network.counters().answered(answer);
+    match answer.map_err(broken)? {
         Answer::Accepted(body) => Ok(body),
         Answer::Refused(reason) => Err(OpenError::Refused {
             node: network.named(node),
@@ -420,8 +426,10 @@ fn decode_addresses(
     node: NodeId,
     body: &[u8],
 ) -> Result<Vec<IpAddr>, OpenError> {
-    decode_resolved(body).map_err(|_| OpenError::Broken {
+    let addresses = decode_resolved(body).map_err(|_| PipeError::Malformed("addresses"));
+    let addresses = network.counters().answered(addresses);
+    addresses.map_err(|source| OpenError::Broken {
         node: network.named(node),
-        source: PipeError::Malformed("addresses"),
+        source,
     })
 }

@@ -13,8 +13,11 @@ use crate::wire::{Reader, WireError, Writer};
 /// and invites carry no other.
 pub fn is_dialable(address: &SocketAddr) -> bool {
     let ip = address.ip();
-    let mapped = matches!(ip, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());
-    address.port() != 0 && !ip.is_unspecified() && !ip.is_multicast() && !mapped
+    let one_host = match ip {
+        IpAddr::V4(v4) => !v4.is_broadcast(),
+        IpAddr::V6(v6) => v6.to_ipv4_mapped().is_none(),
+    };
+    address.port() != 0 && !ip.is_unspecified() && !ip.is_multicast() && one_host
 }
 
 /// Appends the count and the addresses; the caller has checked that there are at most 255.
@@ -107,6 +110,7 @@ mod tests {
             "0.0.0.0:1",
             "[::]:1",
             "224.0.0.1:1",
+            "255.255.255.255:1",
             "[::ffff:1.2.3.4]:1",
         ] {
             check(text, None);

@@ -11,6 +11,7 @@ use wormholes_proto::{NodeId, Open};
 
 use super::peers;
 use crate::{
+    network::Network,
     node::NodeCore,
     pipe::{Pipe, PipeError},
     tunnel,
@@ -91,7 +92,9 @@ async fn straight(core: &Arc<NodeCore>, id: NodeId, stood: bool) -> Result<Reach
     let pipe = link.open().await.map_err(|error| error.to_string())?;
     Ok(Reached {
         way: Way::Straight(link.remote_address()),
-        round_trip: ask(pipe).await.map_err(|error| error.to_string())?,
+        round_trip: ask(&core.network, pipe)
+            .await
+            .map_err(|error| error.to_string())?,
         connected,
     })
 }
@@ -103,15 +106,18 @@ async fn relayed(core: &Arc<NodeCore>, id: NodeId) -> Result<Reached, String> {
     let connected = Some(start.elapsed());
     Ok(Reached {
         way: Way::Relay(relay),
-        round_trip: ask(pipe).await.map_err(|error| error.to_string())?,
+        round_trip: ask(&core.network, pipe)
+            .await
+            .map_err(|error| error.to_string())?,
         connected,
     })
 }
 
 /// Any question does; the records that the peer may then begin to send are not read.
-async fn ask(mut pipe: Pipe) -> Result<Duration, PipeError> {
+async fn ask(network: &Network, mut pipe: Pipe) -> Result<Duration, PipeError> {
     let start = Instant::now();
     pipe.writer.send_open(&Open::Records).await?;
-    pipe.reader.read_answer().await?;
+    let answer = pipe.reader.read_answer().await;
+    network.counters().answered(answer)?;
     Ok(start.elapsed())
 }

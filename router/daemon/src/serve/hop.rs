@@ -5,7 +5,7 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
     time::{Duration, SystemTime},
 };
 
@@ -20,7 +20,7 @@ use crate::{
     ban::Ban,
     identity::Identity,
     network::Network,
-    pipe::{self, CellOpener, CellSealer, CellTurner, CopyLimits, Pipe, Toll},
+    pipe::{self, CellOpener, CellSealer, CellTurner, CopyLimits, Pipe, PipeError, Toll},
     role::{Customer, Place},
 };
 
@@ -155,8 +155,15 @@ async fn end(
 /// What the client asked the last hop for. A circuit that was built ahead waits for its flow.
 async fn serve_inside(network: &Arc<Network>, asker: &Asker, mut pipe: Pipe) {
     let asked = tokio::time::timeout(UNUSED_TIMEOUT, pipe.reader.read_open());
-    let Ok(Ok(open)) = asked.await else {
-        return;
+    let open = match asked.await {
+        Ok(Ok(open)) => open,
+        Ok(Err(error)) => {
+            if error.is_breach() {
+                network.counters().streams_refused.fetch_add(1, Relaxed);
+            }
+            return;
+        }
+        Err(_) => return,
     };
     let inside = Asker {
         id: asker.id,
@@ -258,9 +265,12 @@ async fn call(
     let mut pipe = link.open().await.map_err(|_| Reason::Unreachable)?;
     let sent = pipe.writer.send_open(open).await;
     sent.map_err(|_| Reason::Unreachable)?;
-    match pipe.reader.read_answer().await {
+    let counters = network.counters();
+    match counters.answered(pipe.reader.read_answer().await) {
         Ok(Answer::Accepted(created)) => {
-            let created = created.try_into().map_err(|_| Reason::Handshake)?;
+            let created = created.try_into();
+            let created = created.map_err(|_| PipeError::Malformed("CREATED"));
+            let created = counters.answered(created).map_err(|_| Reason::Handshake)?;
             Ok((pipe, created))
         }
         Ok(Answer::Refused(reason)) => Err(reason),

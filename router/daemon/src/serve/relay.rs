@@ -188,7 +188,7 @@ async fn call(network: &Network, to: NodeId, ahead: &[u8]) -> Result<Pipe, Reaso
         let request = [&encode_open(&Open::Relayed), ahead].concat();
         let sent = pipe.writer.write_chunk(request.into()).await;
         sent.map_err(|_| Reason::Unreachable)?;
-        match pipe.reader.read_answer().await {
+        match network.counters().answered(pipe.reader.read_grant().await) {
             Ok(Answer::Accepted(_)) => Ok(pipe),
             Ok(Answer::Refused(reason)) => Err(reason),
             Err(_) if link.is_closed() => Err(Reason::Unreachable),

@@ -8,7 +8,11 @@ use wormholes_proto::{
 };
 
 use super::{OpenError, ask_on, stream_to};
-use crate::{network::Network, peers::relays, pipe::Pipe};
+use crate::{
+    network::Network,
+    peers::relays,
+    pipe::{Pipe, PipeError},
+};
 
 /// A peer is asked for through so many relays; each costs a part of the time.
 const MAX_RELAYS: usize = 4;
@@ -128,7 +132,11 @@ async fn seal(
         .write_chunk(first.into())
         .await
         .map_err(broken)?;
-    match pipe.reader.read_answer().await.map_err(broken)? {
+    let counters = network.counters();
+    match counters
+        .answered(pipe.reader.read_grant().await)
+        .map_err(broken)?
+    {
         Answer::Accepted(_) => {}
         Answer::Refused(Reason::Handshake) => return Err(unsealed()),
         Answer::Refused(reason) => {
@@ -139,12 +147,13 @@ async fn seal(
         }
     }
     let answer = pipe.reader.read_exact(ANSWER_BYTES).await;
-    let session = answer.map_err(|_| unsealed()).and_then(|answer| {
+    let session = answer.and_then(|answer| {
         initiator.handle_answer(&answer).map_err(|error| {
             tracing::debug!(peer = %network.named(to), %error, "the other end does not hold");
-            unsealed()
+            PipeError::Malformed("handshake")
         })
-    })?;
+    });
+    let session = counters.answered(session).map_err(|_| unsealed())?;
     network.add_record(session.peer);
     pipe.sealed(session.sealer, session.opener)
         .ok_or_else(unsealed)

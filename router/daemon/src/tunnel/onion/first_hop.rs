@@ -12,6 +12,7 @@ use wormholes_proto::{Answer, NodeId, Open, Reason, onion::PathHop};
 use super::CircuitError;
 use crate::{
     carrier::{Caller, Link, LinkError},
+    counters::Counters,
     dial::first_to_open,
     network::Network,
     pipe::{Pipe, PipeError},
@@ -49,7 +50,7 @@ pub(super) async fn ask(
     let first_hop = first_hop.ok_or(CircuitError::Hop(0, Reason::Busy))?;
     let link = first_hop.stranger(network, hop).await?;
     if let Some(link) = link {
-        match ask_link(&link, open).await {
+        match ask_link(network.counters(), &link, open).await {
             Err(reason) if reason == Reason::Denied && is_peer(network, hop) => {
                 first_hop.make_friend().await;
             }
@@ -61,7 +62,11 @@ pub(super) async fn ask(
     }
     let link = network.connect(hop.id, Some(hop.address)).await;
     let link = link.map_err(|error| CircuitError::Hop(0, error.reason()))?;
-    heard(network, hop, ask_link(&link, open).await)
+    heard(
+        network,
+        hop,
+        ask_link(network.counters(), &link, open).await,
+    )
 }
 
 /// A hop that will not serve lets another guard go first for a while.
@@ -80,14 +85,14 @@ fn heard(
     answered.map_err(|reason| CircuitError::Hop(0, reason))
 }
 
-async fn ask_link(link: &Link, open: &Open) -> Result<(Pipe, Answer), Reason> {
+async fn ask_link(counters: &Counters, link: &Link, open: &Open) -> Result<(Pipe, Answer), Reason> {
     let asked = async {
         let mut pipe = link
             .open()
             .await
             .map_err(|error| PipeError::Broken(error.to_string()))?;
         pipe.writer.send_open(open).await?;
-        let answer = pipe.reader.read_answer().await?;
+        let answer = counters.answered(pipe.reader.read_answer().await)?;
         Ok::<_, PipeError>((pipe, answer))
     };
     match asked.await {
