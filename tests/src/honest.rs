@@ -14,9 +14,9 @@ use tokio::{
 
 use crate::client::socks5_connect;
 
-/// A page of the web. Of some bytes only, a trip would be no longer than the handling of any other
+/// A picture. Of some bytes only, a trip would be no longer than the handling of any other
 /// flow, which may stand before one in a hundred on a machine of two cores.
-const TRIP_BYTES: usize = 512 << 10;
+const TRIP_BYTES: usize = 1 << 20;
 /// What a burden may do to the 99th percentile.
 const MAX_RATIO: f64 = 1.2;
 /// Turns before their median means something.
@@ -47,7 +47,7 @@ impl HonestFlow {
         })
     }
 
-    /// Round trips of 64 KiB, one after the other.
+    /// Round trips of 1 MiB, one after the other.
     ///
     /// # Errors
     /// When the flow breaks.

@@ -17,6 +17,7 @@ use wormholes_proto::NodeId;
 /// A key pair that a daemon will find in its data folder.
 pub struct Identity {
     id: NodeId,
+    pair: Ed25519KeyPair,
     pkcs8: Vec<u8>,
 }
 
@@ -33,6 +34,7 @@ impl Identity {
         let public = pair.public_key().as_ref().try_into()?;
         Ok(Self {
             id: NodeId::from_bytes(public),
+            pair,
             pkcs8: pkcs8.as_ref().to_vec(),
         })
     }
@@ -40,6 +42,18 @@ impl Identity {
     /// Who the node will be.
     pub fn id(&self) -> NodeId {
         self.id
+    }
+
+    /// Signs as the node would.
+    pub(crate) fn sign(&self, message: &[u8]) -> [u8; 64] {
+        let mut bytes = [0; 64];
+        bytes.copy_from_slice(self.pair.sign(message).as_ref());
+        bytes
+    }
+
+    /// The secret, as TLS takes it.
+    pub(crate) fn pkcs8(&self) -> Vec<u8> {
+        self.pkcs8.clone()
     }
 
     /// Writes it where `wormholed` reads it.

@@ -33,6 +33,8 @@ mod hooks;
 mod hostile_scripts;
 #[path = "all/kills.rs"]
 mod kills;
+#[path = "all/lies.rs"]
+mod lies;
 #[path = "all/loops.rs"]
 mod loops;
 #[path = "all/next_hops.rs"]
