@@ -111,7 +111,8 @@ impl Network {
         let identity = Identity::load(&config.node.data_dir)?;
         let carrier = Carrier::bind(&config.node.listen, &identity)?;
         let own_sockets = OwnSockets::default();
-        for socket in carrier.own_addresses() {
+        // Not those that only call: nobody is served there, and another's TCP port has the number.
+        for socket in carrier.listen_addresses() {
             own_sockets.add(socket);
         }
         let hop_keys = HopKeys::new(&identity)?;

@@ -398,3 +398,17 @@ async fn cells_that_do_not_hold_end_the_circuit() {
         .await
         .unwrap();
 }
+
+#[tokio::test]
+async fn a_port_that_this_node_only_calls_from_may_be_anybodys() {
+    let scene = scene().await;
+    let own = scene.hop.own_sockets();
+    let calling = scene.hop.carrier().calling_addresses();
+    assert!(!calling.is_empty());
+    for socket in calling {
+        assert!(!own.contains(socket), "{socket}");
+    }
+    for socket in scene.hop.listen_addresses() {
+        assert!(own.contains(socket), "{socket}");
+    }
+}
