@@ -1,15 +1,13 @@
 //! QUIC streams as ends of a pipe.
 
 use std::{
-    collections::VecDeque,
     future::poll_fn,
-    iter,
     pin::pin,
     sync::Arc,
     task::{Poll, ready},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use quinn::{ReadError, RecvStream, SendStream, VarInt, WriteError};
 
 use super::{BATCH_CHUNKS, PipeError};
@@ -26,8 +24,8 @@ const MAX_AHEAD_BYTES: usize = 16 << 10;
 
 pub(super) struct QuicReader {
     stream: RecvStream,
-    ahead: VecDeque<Bytes>,
-    ahead_bytes: usize,
+    /// Copied: small pieces would keep the packets that they came in.
+    ahead: BytesMut,
     _open: Arc<OpenStream>,
 }
 
@@ -41,8 +39,7 @@ impl QuicReader {
     pub(super) fn new(stream: RecvStream, open: Arc<OpenStream>) -> Self {
         Self {
             stream,
-            ahead: VecDeque::new(),
-            ahead_bytes: 0,
+            ahead: BytesMut::new(),
             _open: open,
         }
     }
@@ -60,12 +57,9 @@ impl QuicReader {
     /// It reads to learn that: quinn's own way keeps the task of who waits for a reset of a stream
     /// that has ended, for as long as the connection lives.
     pub(super) async fn aborted(&mut self) {
-        while self.ahead_bytes < MAX_AHEAD_BYTES {
-            match self.stream.read_chunk(MAX_CHUNK_BYTES, true).await {
-                Ok(Some(chunk)) => {
-                    self.ahead_bytes += chunk.bytes.len();
-                    self.ahead.push_back(chunk.bytes);
-                }
+        while self.ahead.len() < MAX_AHEAD_BYTES {
+            match self.stream.read_chunk(MAX_AHEAD_BYTES, true).await {
+                Ok(Some(chunk)) => self.ahead.extend_from_slice(&chunk.bytes),
                 // A direction that ended well is none that broke off.
                 Ok(None) => break,
                 Err(_) => return,
@@ -75,18 +69,15 @@ impl QuicReader {
     }
 
     fn take_ahead(&mut self) -> Option<Bytes> {
-        let chunk = self.ahead.pop_front()?;
-        self.ahead_bytes -= chunk.len();
-        Some(chunk)
+        let ahead = std::mem::take(&mut self.ahead);
+        (!ahead.is_empty()).then(|| ahead.freeze())
     }
 
     /// Takes what has come, at most [`BATCH_CHUNKS`]; none at the end. Cancel-safe. Room for them
     /// is there while they come, not while they are waited for.
     pub(super) async fn read_chunks(&mut self) -> Result<Vec<Bytes>, PipeError> {
-        let ahead = iter::from_fn(|| self.take_ahead()).take(BATCH_CHUNKS);
-        let ahead: Vec<_> = ahead.collect();
-        if !ahead.is_empty() {
-            return Ok(ahead);
+        if let Some(chunk) = self.take_ahead() {
+            return Ok(vec![chunk]);
         }
         poll_fn(|context| {
             let mut chunks = [const { Bytes::new() }; BATCH_CHUNKS];
