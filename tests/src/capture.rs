@@ -7,12 +7,9 @@
 
 use std::{
     collections::BTreeMap,
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket},
     os::fd::OwnedFd,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -21,7 +18,7 @@ use anyhow::{Context, Result};
 use memchr::memmem;
 use rustix::net::{
     AddressFamily, Protocol, RecvFlags, SocketFlags, SocketType, recv, socket_with,
-    sockopt::{Timeout, set_socket_recv_buffer_size_force, set_socket_timeout},
+    sockopt::set_socket_recv_buffer_size_force,
 };
 
 /// ETH_P_IP in network order, as packet(7) wants it.
@@ -32,16 +29,17 @@ const UDP_HEADER_BYTES: usize = 8;
 const MAX_PACKET_BYTES: usize = 70_000;
 /// A bulk transfer on loopback outruns a reader for moments.
 const RECEIVE_BUFFER_BYTES: usize = 64 << 20;
-/// How soon a stop is noticed.
-const STOP_NOTICED: Duration = Duration::from_millis(50);
-/// Enough to read a full buffer.
-const LONGEST_END: Duration = Duration::from_millis(500);
+/// A full buffer may have lost the packet that ends the capture: it is sent again after this.
+const NEXT_END: Duration = Duration::from_millis(50);
+/// A reader that has not come to the end by then will not.
+const LONGEST_END: Duration = Duration::from_secs(30);
 
 /// A running capture.
 #[derive(Debug)]
 pub struct Capture {
     markers: Vec<Vec<u8>>,
-    stop: Arc<AtomicBool>,
+    /// A packet to itself is the last that is read: what came before it has been.
+    end: UdpSocket,
     seen: Arc<Mutex<Seen>>,
     reader: Option<JoinHandle<()>>,
 }
@@ -80,16 +78,17 @@ impl Capture {
     pub fn start(markers: &[&[u8]]) -> Result<Self> {
         let socket =
             open().context("cannot capture packets: run this as root, or with CAP_NET_RAW")?;
-        let stop = Arc::new(AtomicBool::new(false));
+        let end = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let last = end.local_addr()?;
         let seen = Arc::new(Mutex::new(Seen::new()));
         let markers: Vec<Vec<u8>> = markers.iter().map(|marker| marker.to_vec()).collect();
         let reader = {
-            let (stop, seen, markers) = (stop.clone(), seen.clone(), markers.clone());
-            thread::spawn(move || read(&socket, &markers, &stop, &seen))
+            let (seen, markers) = (seen.clone(), markers.clone());
+            thread::spawn(move || read(&socket, &markers, last, &seen))
         };
         Ok(Self {
             markers,
-            stop,
+            end,
             seen,
             reader: Some(reader),
         })
@@ -111,9 +110,16 @@ impl Capture {
     }
 
     fn end(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(reader) = self.reader.take() {
-            let _panic_was_printed = reader.join();
+        let Some(reader) = self.reader.take() else {
+            return;
+        };
+        let started = Instant::now();
+        while !reader.is_finished() && started.elapsed() < LONGEST_END {
+            let _full = self
+                .end
+                .local_addr()
+                .map(|own| self.end.send_to(b"end", own));
+            thread::sleep(NEXT_END);
         }
     }
 }
@@ -191,44 +197,33 @@ fn open() -> rustix::io::Result<OwnedFd> {
         SocketFlags::CLOEXEC,
         protocol,
     )?;
-    set_socket_timeout(&socket, Timeout::Recv, Some(STOP_NOTICED))?;
     set_socket_recv_buffer_size_force(&socket, RECEIVE_BUFFER_BYTES)?;
     Ok(socket)
 }
 
-fn read(socket: &OwnedFd, markers: &[Vec<u8>], stop: &AtomicBool, seen: &Mutex<Seen>) {
+/// Reads until a packet goes to `last`.
+fn read(socket: &OwnedFd, markers: &[Vec<u8>], last: SocketAddr, seen: &Mutex<Seen>) {
     let mut buffer = vec![0; MAX_PACKET_BYTES];
-    let mut end = None;
     loop {
-        // What came before the stop is read to its end. Others may use loopback too, so that the
-        // socket need not become empty.
-        if stop.load(Ordering::Relaxed) {
-            let end = *end.get_or_insert_with(|| Instant::now() + LONGEST_END);
-            if Instant::now() > end {
-                return;
-            }
-        }
         match recv(socket, &mut buffer[..], RecvFlags::empty()) {
             Ok((n_bytes, _)) => {
-                if let Some(packet) = buffer.get(..n_bytes) {
-                    let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-                    note(packet, markers, &mut seen);
-                }
-            }
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {
-                if stop.load(Ordering::Relaxed) {
+                let packet = buffer.get(..n_bytes).unwrap_or_default();
+                let Some((ends, payload_bytes)) = ends(packet) else {
+                    continue;
+                };
+                if ends.is_udp && SocketAddr::V4(ends.to) == last {
                     return;
                 }
+                let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+                note(packet, ends, payload_bytes, markers, &mut seen);
             }
+            Err(rustix::io::Errno::INTR) => {}
             Err(_) => return,
         }
     }
 }
 
-fn note(packet: &[u8], markers: &[Vec<u8>], seen: &mut Seen) {
-    let Some((ends, payload_bytes)) = ends(packet) else {
-        return;
-    };
+fn note(packet: &[u8], ends: Ends, payload_bytes: usize, markers: &[Vec<u8>], seen: &mut Seen) {
     let traffic = seen.entry(ends).or_insert_with(|| Traffic {
         found: vec![0; markers.len()],
         ..Traffic::default()
