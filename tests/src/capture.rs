@@ -9,8 +9,11 @@ use std::{
     collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket},
     os::fd::OwnedFd,
-    sync::{Arc, Mutex, PoisonError},
-    thread::{self, JoinHandle},
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{self, RecvTimeoutError},
+    },
+    thread,
     time::{Duration, Instant},
 };
 
@@ -41,7 +44,8 @@ pub struct Capture {
     /// A packet to itself is the last that is read: what came before it has been.
     end: UdpSocket,
     seen: Arc<Mutex<Seen>>,
-    reader: Option<JoinHandle<()>>,
+    /// Tells when the reader has come to the end.
+    reader: Option<mpsc::Receiver<()>>,
 }
 
 type Seen = BTreeMap<Ends, Traffic>;
@@ -84,7 +88,12 @@ impl Capture {
         let markers: Vec<Vec<u8>> = markers.iter().map(|marker| marker.to_vec()).collect();
         let reader = {
             let (seen, markers) = (seen.clone(), markers.clone());
-            thread::spawn(move || read(&socket, &markers, last, &seen))
+            let (finished, reader) = mpsc::channel();
+            thread::spawn(move || {
+                read(&socket, &markers, last, &seen);
+                let _nobody_waits = finished.send(());
+            });
+            reader
         };
         Ok(Self {
             markers,
@@ -114,12 +123,12 @@ impl Capture {
             return;
         };
         let started = Instant::now();
-        while !reader.is_finished() && started.elapsed() < LONGEST_END {
-            let _full = self
-                .end
-                .local_addr()
-                .map(|own| self.end.send_to(b"end", own));
-            thread::sleep(NEXT_END);
+        let own = self.end.local_addr();
+        while started.elapsed() < LONGEST_END {
+            let _full = own.as_ref().map(|own| self.end.send_to(b"end", own));
+            if reader.recv_timeout(NEXT_END) != Err(RecvTimeoutError::Timeout) {
+                return;
+            }
         }
     }
 }
