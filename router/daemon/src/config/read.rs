@@ -72,7 +72,8 @@ impl<'a> Document<'a> {
                 format!("this build has no [{name}] yet")
             } else {
                 let known = SECTIONS.iter().map(|section| section.name);
-                format!("unknown section or key `{name}`{}", suggestion(name, known))
+                let hint = home_of(name).unwrap_or_else(|| suggestion(name, known));
+                format!("unknown section or key `{name}`{hint}")
             };
             self.problem(key.span().start, message);
         }
@@ -329,9 +330,32 @@ fn expected(what: &str, found: &DeValue<'_>) -> String {
 pub(super) fn parse(text: &str) -> Result<Spanned<DeTable<'_>>, Problem> {
     DeTable::parse(text).map_err(|error| {
         let offset = error.span().map_or(0, |span| span.start);
+        let message = error.message();
         Problem {
             line: Document::new(text).line(offset),
-            message: error.message().to_owned(),
+            message: match key_before(text, offset) {
+                Some(key) => format!("`{key}`: {message}"),
+                None => message.to_owned(),
+            },
         }
     })
+}
+
+/// Where a key stands that was written above all sections, when only one has it.
+fn home_of(key: &str) -> Option<String> {
+    let mut homes = SECTIONS
+        .iter()
+        .filter(|section| section.keys().any(|(name, _)| name == key));
+    let home = homes.next()?.name;
+    let message = format!("; it belongs under [{home}]");
+    homes.next().is_none().then_some(message)
+}
+
+/// The key of the line that a byte stands on. Of the value nothing is shown: it may be a password.
+fn key_before(text: &str, offset: usize) -> Option<&str> {
+    let start = text.get(..offset)?.rfind('\n').map_or(0, |end| end + 1);
+    let line = text.get(start..)?.lines().next()?;
+    let key = line.split_once('=')?.0.trim();
+    let is_bare = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '_' | '-');
+    (!key.is_empty() && key.chars().all(is_bare)).then_some(key)
 }

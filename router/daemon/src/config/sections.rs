@@ -264,14 +264,15 @@ fn hop(table: &Table<'_>) -> HopConfig {
 }
 
 fn exit(table: &Table<'_>) -> ExitConfig {
+    let allow = table.list("allow", str::parse::<ExitRule>);
+    // An `allow` that cannot be read is a problem of its own.
+    let allows_nothing = allow.as_ref().map_or(!table.has("allow"), Vec::is_empty);
     let exit = ExitConfig {
         role: role(table),
-        allow: table
-            .list("allow", str::parse::<ExitRule>)
-            .unwrap_or_default(),
+        allow: allow.unwrap_or_default(),
         allow_private: table.boolean("allow_private").unwrap_or(false),
     };
-    if exit.role.enabled && exit.allow.is_empty() {
+    if exit.role.enabled && allows_nothing {
         table.problem("enabled", "an exit without `allow` dials nothing");
     }
     exit

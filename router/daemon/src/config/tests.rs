@@ -116,7 +116,12 @@ fn unknown_keys_are_named_with_the_nearest_known_one() {
         "did you mean `addresses`?",
     );
     check("[log]\nqqq = 1", 2, "unknown key `qqq` in [log]");
-    check("flows = 1", 1, "unknown section or key `flows`");
+    check(
+        "flows = 1",
+        1,
+        "unknown section or key `flows`; it belongs under [limits]",
+    );
+    check("name = 'x'", 1, "unknown section or key `name`");
     check("[tor]\nenabled = true", 1, "this build has no [tor] yet");
     check("[relay]\nidle = 3", 2, "did you mean `idle_seconds`?");
 }
@@ -186,6 +191,9 @@ fn wrong_values_are_named_with_key_and_line() {
     check("[relay]\nenabled = true", 2, "set `listen` in [node]");
     check("[exit]\nenabled = true", 2, "without `allow`");
     check("[exit]\nallow = ['all']", 2, "expected block:ports");
+    let unreadable =
+        problems("[node]\nlisten = ['127.0.0.1:1']\n[exit]\nenabled = true\nallow = ['all']");
+    assert_eq!(unreadable.len(), 1, "{unreadable:?}");
     check("[control]\nmode = '9'", 2, "octal");
     check("[metrics]\nlisten = '0.0.0.0:1'", 2, "loopback only");
     check("[log]\nformat = 'xml'", 2, "expected \"text\" or \"json\"");
@@ -200,7 +208,11 @@ fn wrong_values_are_named_with_key_and_line() {
         "expected \"block\" or \"direct\"",
     );
     check("[rules]\nsets = ['ads.txt']", 2, "expected { name");
-    check("[node]\nname = ", 2, "");
+    check("[node]\nname = ", 2, "`name`: ");
+    check("[node]\nname = 'a'\nname = 'b'", 3, "`name`: duplicate key");
+    check("[node\n", 1, "unclosed table");
+    let shown = problems("[[entrance]]\nusers = { ann = 'secret");
+    assert!(!shown[0].1.contains("secret"), "{shown:?}");
     check("node = 3", 1, "expected a section [node]");
     check("[peer]\nname = 'a'", 1, "expected [[peer]]");
 }
