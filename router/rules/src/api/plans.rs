@@ -323,6 +323,7 @@ fn best(context: &NativeCallContext, peer: &Peer) -> ScriptResult<Draft> {
     let mut draft = Draft::steps(context, ways);
     let wait = !view.online && draft.inner.steps.len() > 1;
     draft.change(|inner| {
+        inner.made_by_best = true;
         if let Some(step) = inner.steps.first_mut().filter(|_| wait && view.has_address) {
             step.marks.timeout = Some(BEST_DIRECT_TIMEOUT);
         }

@@ -193,7 +193,10 @@ fn an_aim_that_could_mean_several_tunnels_is_refused() {
     check("onion(3).or(p.best()).via(r)", "via() follows one");
     check("p.best().to(q)", "ends at a peer already");
     check("p.relayed(\"r1\").via(r)", "has one already");
-    check("p.best().race(q.direct())", "race() follows one tunnel");
+    check("p.best().race(q.direct())", "best() may be several");
+    // Here it is one.
+    check("q.best().race(p.direct())", "best() may be several");
+    check("p.direct().race(q.best())", "best() may be several");
     check("plan().exit()", "add .step(…) first");
 }
 

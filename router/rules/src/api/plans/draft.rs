@@ -31,6 +31,8 @@ pub(super) struct Inner {
     /// How many of the last steps one maker made: `best()` makes several. What follows a maker
     /// holds for all of them.
     pub(super) made: usize,
+    /// Whether that maker was `best()`: what it makes depends on the ways that there are.
+    pub(super) made_by_best: bool,
     pub(super) closed: bool,
     pub(super) pass: bool,
     pub(super) need_ip: bool,
@@ -272,6 +274,7 @@ impl Draft {
             }
             inner.steps.extend(next.inner.steps.iter().cloned());
             inner.made = next.inner.made;
+            inner.made_by_best = next.inner.made_by_best;
             // One closed part closes the whole: nobody means half of a promise.
             inner.closed |= next.inner.closed;
             if inner.line == 0 {
@@ -286,14 +289,15 @@ impl Draft {
 
     pub(super) fn race(&mut self, other: &Self) -> ScriptResult<Self> {
         self.change(|inner| {
+            // Refused where there is but one way too, or it would fail when another comes up.
+            if inner.made_by_best || other.inner.made_by_best {
+                return Err("one tunnel races another, and best() may be several".to_owned());
+            }
             let [racer] = other.inner.steps.as_slice() else {
                 return Err("race() takes a plan of one step".to_owned());
             };
             if racer.marks != Marks::default() {
                 return Err("limits follow race(): they hold for all that race".to_owned());
-            }
-            if inner.made > 1 {
-                return Err("race() follows one tunnel, and best() may be several".to_owned());
             }
             inner.closed |= other.inner.closed;
             let step = last_step(inner)?;
