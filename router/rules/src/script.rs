@@ -245,7 +245,7 @@ pub(crate) fn run_error(error: &EvalAltResult) -> RunError {
         if let Some(end) = plain.rfind(" (line ") {
             plain.truncate(end);
         }
-        plain
+        nothing_given(&plain).unwrap_or(plain)
     };
     let own = inner.position();
     let position = if own.is_none() { error.position() } else { own };
@@ -254,6 +254,24 @@ pub(crate) fn run_error(error: &EvalAltResult) -> RunError {
         column: position.position().unwrap_or(0),
         message,
     }
+}
+
+/// The commonest mistake, a peer or a field that is not there and is not asked for first, in words
+/// of this language rather than of Rhai's.
+fn nothing_given(rhais: &str) -> Option<String> {
+    const NOTHING: &str = "(), which is what is not there; ask `== ()` first";
+    if let Some(rest) = rhais.strip_prefix("Unknown property '") {
+        let (field, of) = rest.split_once('\'')?;
+        return of
+            .ends_with("for type '()'")
+            .then(|| format!("`{field}` was asked of {NOTHING}"));
+    }
+    let call = rhais.strip_prefix("Function not found: ")?;
+    let (function, arguments) = call.strip_suffix(')')?.split_once(" (")?;
+    let mut arguments = arguments.split(", ");
+    arguments
+        .any(|argument| argument == "()")
+        .then(|| format!("`{function}` was given {NOTHING}"))
 }
 
 /// The tree does not say where a function is defined; its text does. The name is the first word

@@ -201,6 +201,20 @@ fn an_aim_that_could_mean_several_tunnels_is_refused() {
 }
 
 #[test]
+fn what_is_done_with_nothing_is_told_in_plain_words() {
+    let check = |plan: &str, expected: &str| {
+        let why = why_blocked(&format!("fn route(c) {{ let p = c.node; {plan} }}"));
+        assert!(why.contains(expected), "{plan}: {why}");
+        assert!(why.contains("ask `== ()` first"), "{plan}: {why}");
+    };
+    check("p.direct()", "`direct` was given ()");
+    check("direct().to(p)", "`to` was given ()");
+    check("p.relayed(\"r1\")", "`relayed` was given ()");
+    check("if p.trust > 1 { direct() }", "`trust` was asked of ()");
+    check("c.port + c.user", "`+` was given ()");
+}
+
+#[test]
 fn need_ip_carries_its_plan() {
     let script = "fn route(c) { if c.ip == () { return need(\"ip\", onion(3)); } direct() }";
     let decision = route(script, "x.example");
