@@ -18,7 +18,6 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
 use serde::Serialize;
@@ -65,7 +64,7 @@ pub struct CaseResult {
     /// What was not as expected, with its place; none when all was.
     pub failure: Option<Diagnostic>,
     /// How long it took.
-    pub took: Duration,
+    pub took_us: u64,
 }
 
 impl TestReport {

@@ -560,9 +560,11 @@ async fn scripts_are_checked_and_tested_without_a_daemon() {
     let (status, report) = offline(&["check", &bad]).await;
     assert_eq!((status, &report["errors"][0]["line"]), (1, &2.into()));
     let (status, report) = offline(&["test", &script]).await;
-    let failure = &report["scripts"][0]["cases"][0]["failure"];
+    let case = &report["scripts"][0]["cases"][0];
+    let failure = &case["failure"];
     assert_eq!((status, &failure["line"]), (1, &2.into()), "{report}");
     assert_eq!(failure["column"], 3, "{report}");
+    assert!(case["took_us"].is_u64(), "{report}");
     let (status, _) = offline(&["test", &bad]).await;
     assert_eq!(status, 1, "a script without cases is not tested");
 }

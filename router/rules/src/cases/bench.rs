@@ -386,7 +386,7 @@ fn case(
     bench.results.push(CaseResult {
         name: name.to_owned(),
         failure,
-        took: start.elapsed(),
+        took_us: u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX),
     });
     match result {
         Err(error) if is_limit(&error) => Err(error),
