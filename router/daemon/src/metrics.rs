@@ -9,6 +9,7 @@ use prometheus::{
     Encoder, Error, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
 };
+use wormholes_rules::HOOKS;
 
 use crate::{counters::Counters, flow::Totals};
 
@@ -172,6 +173,10 @@ impl Metrics {
             registry,
             catching_up: Mutex::default(),
         };
+        // A counter that begins with its first error hides that error from `increase()`.
+        for (hook, _) in HOOKS {
+            metrics.script_errors.with_label_values(&[hook]);
+        }
         Ok(Arc::new(metrics))
     }
 
@@ -318,6 +323,7 @@ mod tests {
             r#"wormholes_flows_total{entrance="socks5",outcome="ok",tunnel="direct"} 1"#,
             r#"wormholes_peer_rtt_seconds{stat="median"} 0.02"#,
             "wormholes_peers_connected 3",
+            r#"wormholes_script_errors_total{hook="route"} 0"#,
         ] {
             assert!(text.contains(line), "{line} in {text}");
         }

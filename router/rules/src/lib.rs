@@ -18,7 +18,7 @@ pub use decision::{
 };
 pub use plan::{Jitter, Marks, Plan, Step, Tunnel, TunnelKind};
 pub use policy::{LoadEnv, Needs, Policy, ScriptSource, Surroundings, named_sets};
-pub use script::hint::nearest;
+pub use script::{hint::nearest, names::HOOKS};
 pub use sets::{MAX_SET_ENTRIES, MAX_SETS, SetError, SetRegistry};
 pub use state::{KeptValue, MAX_KEY_BYTES, MAX_KEYS, MAX_VALUE_BYTES, RuleState, StateError};
 pub use verdict::{Allowance, Verdict};

@@ -4,7 +4,7 @@
 use super::{forms::HOST, hint::nearest};
 
 /// Hooks and how many arguments each has.
-pub(crate) const HOOKS: [(&str, usize); 6] = [
+pub const HOOKS: [(&str, usize); 6] = [
     ("init", 1),
     ("route", 1),
     ("accept", 1),
