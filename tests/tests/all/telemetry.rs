@@ -5,6 +5,7 @@ use std::{
     process::{Command, Stdio},
 };
 
+use tokio::net::TcpStream;
 use wormholes_tests::{Setup, TestNetwork, curl, tcp_listeners};
 
 #[tokio::test]
@@ -27,6 +28,21 @@ async fn promtool_finds_nothing_to_complain_about() {
         assert!(metrics.contains(name), "{name} is missing:\n{metrics}");
     }
     assert!(metrics.contains("onion"), "no flow was counted:\n{metrics}");
+}
+
+#[tokio::test]
+async fn silent_connections_keep_no_scraper_out() {
+    const N_SILENT: usize = 200;
+    let setup = Setup::new("quiet").unwrap();
+    let setup = setup.config("[metrics]\nlisten = \"127.0.0.1:0\"");
+    let node = setup.start().await.unwrap();
+    let mut silent = Vec::new();
+    for _ in 0..N_SILENT {
+        silent.push(TcpStream::connect(node.metrics().unwrap()).await.unwrap());
+    }
+    let metrics = metrics(&node).await;
+    let refused = r#"wormholes_connections_refused_total{entrance="metrics",reason="full"} "#;
+    assert!(metrics.contains(refused), "{metrics}");
 }
 
 #[tokio::test]

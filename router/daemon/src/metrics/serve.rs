@@ -1,6 +1,6 @@
 //! `/metrics` over HTTP, on loopback.
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc};
+use std::{collections::VecDeque, convert::Infallible, io, net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -10,12 +10,13 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use thiserror::Error;
-use tokio::{net::TcpListener, sync::Semaphore, time::Duration};
+use tokio::{net::TcpListener, time::Duration};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::Metrics;
 
-/// A scraper or two and a person; more wait in the listener's backlog.
+/// A scraper or two and a person. Overflow: the oldest connection ends, so that silent ones,
+/// however many, keep out nobody who asks; a scraper connects again.
 const MAX_CONNECTIONS: usize = 16;
 /// A scraper sends its headers at once.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -67,15 +68,21 @@ impl MetricsServer {
         refresh: impl Fn(&Metrics) + Clone + Send + Sync + 'static,
     ) {
         let tasks = TaskTracker::new();
-        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let mut open: VecDeque<CancellationToken> = VecDeque::new();
         while let Some(accepted) = stop.run_until_cancelled(self.listener.accept()).await {
             let Ok((stream, _)) = accepted else { continue };
-            let Ok(place) = Arc::clone(&places).acquire_owned().await else {
-                break;
-            };
+            open.retain(|connection| !connection.is_cancelled());
+            if open.len() >= MAX_CONNECTIONS
+                && let Some(oldest) = open.pop_front()
+            {
+                oldest.cancel();
+                let refused = &self.metrics.connections_refused;
+                refused.with_label_values(&["metrics", "full"]).inc();
+            }
+            let end = stop.child_token();
+            open.push_back(end.clone());
             let metrics = Arc::clone(&self.metrics);
             let refresh = refresh.clone();
-            let stop = stop.clone();
             tasks.spawn(async move {
                 let service = service_fn(move |request| {
                     refresh(&metrics);
@@ -86,8 +93,8 @@ impl MetricsServer {
                     .header_read_timeout(HEADER_TIMEOUT)
                     .serve_connection(TokioIo::new(stream), service);
                 // A scraper that goes away is no event.
-                let _ = stop.run_until_cancelled(connection).await;
-                drop(place);
+                let _ = end.run_until_cancelled(connection).await;
+                end.cancel();
             });
         }
         tasks.close();
