@@ -37,7 +37,9 @@ pub fn init(config: &LogConfig) -> Result<(), LogError> {
 
     let builder = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_new(&config.level)?)
-        .with_writer(std::io::stderr);
+        .with_writer(std::io::stderr)
+        // A terminal that was closed takes no lines, and a complaint about that would panic.
+        .log_internal_errors(false);
     if config.json {
         builder.json().finish().try_init()?;
     } else {

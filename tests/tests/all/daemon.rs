@@ -4,21 +4,23 @@ use std::{
     fs,
     os::unix::fs::symlink,
     path::Path,
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
 };
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, UdpSocket},
     task::JoinHandle,
 };
-use wormholes_tests::{Daemon, EchoServer, Setup, binary, output, run, socks5_connect, until};
+use wormholes_tests::{
+    Daemon, EchoServer, Setup, binary, call, output, run, socks5_connect, until,
+};
 
 const DIRECT: &str = "fn route(c) { direct() }";
 const BLOCK: &str = "fn route(c) { block(\"changed\") }";
@@ -127,6 +129,26 @@ async fn what_keeps_a_daemon_from_starting_is_said_once() {
         assert!(last.starts_with("wormholed: "), "{said}");
         assert_eq!(last.matches(reason).count(), 1, "{said}");
     }
+}
+
+/// As when the terminal is closed that it was started from.
+#[tokio::test]
+async fn a_daemon_whose_log_nobody_takes_serves_and_stops_as_ever() {
+    let setup = Setup::new("unheard").unwrap();
+    let config = setup.write_config().unwrap();
+    let mut daemon = tokio::process::Command::from(wormholed());
+    daemon.arg("--config").arg(config).kill_on_drop(true);
+    let mut child = daemon.stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stderr.take());
+    let socket = setup.folder().join("data/control.sock");
+    until("an answer", async || {
+        call(&socket, "status", json!({})).await.ok()
+    })
+    .await
+    .unwrap();
+    let pid = i32::try_from(child.id().unwrap()).unwrap();
+    kill_process(Pid::from_raw(pid).unwrap(), Signal::TERM).unwrap();
+    assert_eq!(child.wait().await.unwrap().code(), Some(0));
 }
 
 /// The script has a second name elsewhere: the folder that is watched does not change with it.
