@@ -127,6 +127,29 @@ fn every_crate_takes_the_lints_and_the_licence_of_the_workspace() {
     }
 }
 
+/// What nobody uses is still fetched, compiled, and trusted.
+#[test]
+fn every_crate_uses_what_it_depends_on() {
+    let sources = workspace::files(&["rs"]).unwrap();
+    let manifests = workspace::files(&["toml"]).unwrap();
+    for (name, dependencies) in packages() {
+        let title = format!("name = \"{name}\"\n");
+        let manifest = manifests.iter().find(|file| file.text.contains(&title));
+        let folder = manifest.unwrap().path.trim_end_matches("Cargo.toml");
+        let code: Vec<_> = sources
+            .iter()
+            .filter(|file| file.path.starts_with(folder))
+            .collect();
+        for dependency in dependencies {
+            let word = dependency.replace('-', "_");
+            let named = [format!("{word}::"), format!("use {word};")];
+            let is_used = |text: &str| named.iter().any(|named| text.contains(named));
+            let used = code.iter().any(|file| is_used(&file.text));
+            assert!(used, "{name} does not use {dependency}");
+        }
+    }
+}
+
 fn is_ours(name: &str) -> bool {
     ARROWS.iter().any(|(ours, _)| *ours == name)
 }
