@@ -1,6 +1,6 @@
 //! Development commands: `cargo xtask test | demo | bench | soak`.
 //!
-//! Each installs what it needs and is missing, builds, runs, and says how long each stage took.
+//! Each installs what it needs and is missing, builds, and runs; stages say how long they took.
 //! One file a command; `stage` runs programs, `setup` installs them.
 
 #![allow(

@@ -3,11 +3,13 @@
 use std::{
     fs::{self, Permissions},
     os::unix::{fs::PermissionsExt, process::CommandExt},
-    process::{Command, Output},
+    path::Path,
+    process::{Command, Output, Stdio},
 };
 
-use serde_json::Value;
-use wormholes_tests::{binary, cargo, output, run, workspace};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use wormholes_tests::{LogLines, SITE_GREETING, binary, cargo, output, run, workspace};
 
 /// `nobody` of every Linux.
 const STRANGER: u32 = 65_534;
@@ -69,6 +71,48 @@ fn the_demo_fails_when_a_name_goes_another_way() {
     assert_eq!(rows[3]["tunnel"], "none");
 }
 
+/// What it prints is what there is to play with; ended by whoever started it, it leaves nothing.
+#[tokio::test]
+async fn a_demo_that_stays_can_be_played_with_until_it_is_told_to_end() {
+    let mut demo = tokio::process::Command::from(cargo());
+    demo.args(["xtask", "demo", "--stay"]).kill_on_drop(true);
+    let mut demo = demo
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let progress = demo.stderr.take().unwrap().into_owned_fd().unwrap();
+    let progress = LogLines::collect(fs::File::from(progress));
+    for line in ["starting a client", "asking for tracker", "# exit: "] {
+        progress.wait(line).await.unwrap();
+    }
+    let lines = progress.lines();
+    let stays = lines.iter().position(|line| line.contains("stays up"));
+    let shown: Vec<_> = lines[stays.unwrap() + 1..]
+        .iter()
+        .map(|l| l.trim())
+        .collect();
+    let (folders, commands): (Vec<&str>, Vec<&str>) =
+        shown.iter().partition(|l| l.starts_with('#'));
+    // Events end with the network.
+    let commands = commands.iter().filter(|line| !line.ends_with(" events"));
+    let answers: Vec<_> = commands
+        .map(|line| run(Command::new("sh").args(["-c", line])).unwrap())
+        .collect();
+    let fetched = answers.iter().filter(|said| said.contains(SITE_GREETING));
+    assert_eq!((answers.len(), fetched.count()), (6, 3), "{answers:?}");
+    let folders: Vec<_> = folders
+        .iter()
+        .map(|line| Path::new(line.split_once(": ").unwrap().1))
+        .collect();
+    assert!(folders.len() == 7 && folders.iter().all(|folder| folder.exists()));
+
+    let pid = i32::try_from(demo.id().unwrap()).unwrap();
+    kill_process(Pid::from_raw(pid).unwrap(), Signal::TERM).unwrap();
+    assert_eq!(demo.wait().await.unwrap().code(), Some(0));
+    assert!(!folders.iter().any(|folder| folder.exists()));
+}
+
 /// Before it builds anything: `nobody` could not even write here.
 #[test]
 fn who_cannot_run_the_demo_is_told_what_to_do() {
@@ -82,10 +126,20 @@ fn who_cannot_run_the_demo_is_told_what_to_do() {
     .unwrap();
     let told = |path: &str| {
         let mut demo = Command::new(&program);
-        demo.arg("demo").env("PATH", path).current_dir("/");
+        demo.args(["demo", "--json"])
+            .env("PATH", path)
+            .current_dir("/");
         let output = output(demo.uid(STRANGER).gid(STRANGER)).unwrap();
         assert_eq!(output.status.code(), Some(1));
-        String::from_utf8(output.stderr).unwrap()
+        let result = result(&output);
+        assert_eq!(
+            (&result["ok"], &result["rows"]),
+            (&json!(false), &json!([]))
+        );
+        let told = String::from_utf8(output.stderr).unwrap();
+        let error = format!("error: {}\n", result["error"].as_str().unwrap());
+        assert!(told.ends_with(&error), "{told}");
+        told
     };
     let bare = told(folder.path().to_str().unwrap());
     assert!(bare.contains("this machine has no curl"), "{bare}");

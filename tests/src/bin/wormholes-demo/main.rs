@@ -111,12 +111,15 @@ async fn show(arguments: &Arguments) -> Result<(TestNetwork, Vec<Row>)> {
     Ok((network, rows))
 }
 
-/// Ctrl-C, or being told to end: what was started is ended, and its folders removed, on the way out.
+/// Ctrl-C, being told to end, or a terminal that is closed: what was started is ended, and its
+/// folders removed, on the way out.
 async fn stop_asked() -> Result<()> {
     let mut terminated = signal(SignalKind::terminate())?;
+    let mut hung_up = signal(SignalKind::hangup())?;
     tokio::select! {
         interrupted = tokio::signal::ctrl_c() => interrupted?,
         _ = terminated.recv() => {}
+        _ = hung_up.recv() => {}
     }
     Ok(())
 }
