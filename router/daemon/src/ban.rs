@@ -76,6 +76,8 @@ fn banned_v4(ip: Ipv4Addr) -> Option<Ban> {
         [0, 0, 0, 0] => Ban::Unspecified,
         // Amazon, Google, Azure and others; Alibaba; Oracle.
         [169, 254, 169, 254] | [100, 100, 100, 200] | [192, 0, 0, 192] => Ban::Metadata,
+        // Amazon's, for containers and pods.
+        [169, 254, 170, 2 | 23] => Ban::Metadata,
         // Azure's wire server.
         [168, 63, 129, 16] => Ban::Metadata,
         [127, ..] => Ban::Loopback,
@@ -102,7 +104,7 @@ fn banned_v6(ip: Ipv6Addr) -> Option<Ban> {
         [0x2002, ..] | [0x2001, 0, ..] => Ban::Translated,
         [_, _, _, _, 0 | 0x200, 0x5efe, _, _] => Ban::Translated,
         // Amazon's and Google's metadata servers over IPv6.
-        [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254] | [0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254] => {
+        [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254 | 0x23] | [0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254] => {
             Ban::Metadata
         }
         [0xfc00..=0xfdff, ..] => Ban::Private,
@@ -227,10 +229,13 @@ mod tests {
             Ban::Metadata,
             &[
                 "169.254.169.254",
+                "169.254.170.2",
+                "169.254.170.23",
                 "100.100.100.200",
                 "192.0.0.192",
                 "168.63.129.16",
                 "fd00:ec2::254",
+                "fd00:ec2::23",
                 "fd20:ce::254",
             ],
         );
