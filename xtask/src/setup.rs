@@ -1,7 +1,7 @@
 //! Installs what a command needs and this machine lacks: Debian packages and cargo tools.
 
 use std::{
-    env, fs,
+    env, fs, io,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -150,9 +150,11 @@ fn install(packages: &[&str]) -> Result<()> {
     .context("packages are installed as root")
 }
 
+/// Its words are progress: with `--json` standard output has the result alone.
 fn apt_get() -> Command {
     let mut command = Command::new("apt-get");
     command
+        .stdout(io::stderr())
         .env("DEBIAN_FRONTEND", "noninteractive")
         .args(["-o", "DPkg::Lock::Timeout=300"]);
     command

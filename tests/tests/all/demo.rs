@@ -151,6 +151,23 @@ fn who_cannot_run_the_demo_is_told_what_to_do() {
     assert!(equipped.contains("run it as root"), "{equipped}");
 }
 
+#[test]
+fn what_installs_for_the_demo_says_nothing_in_its_result() {
+    let folder = tempfile::tempdir().unwrap();
+    // By another process: one that this one starts meanwhile would hold it open for writing.
+    let script = "printf '#!/bin/sh\necho Reading package lists' > apt-get; chmod +x apt-get";
+    let mut shell = Command::new("sh");
+    run(shell.args(["-c", script]).current_dir(folder.path())).unwrap();
+    let mut demo = Command::new(binary("xtask").unwrap());
+    let output = output(demo.args(["demo", "--json"]).env("PATH", folder.path())).unwrap();
+    let progress = String::from_utf8_lossy(&output.stderr);
+    assert!(progress.contains("Reading package lists"), "{progress}");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(said.lines().count(), 1, "{said}");
+    let error = result(&output)["error"].to_string();
+    assert!(error.contains("still missing after installing: curl"));
+}
+
 /// What `--json` printed.
 fn result(output: &Output) -> Value {
     let text = String::from_utf8_lossy(&output.stdout);
