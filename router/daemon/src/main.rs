@@ -1,5 +1,7 @@
 //! wormholed: the daemon. Reads the config, runs one node until a signal ends it.
 
+mod heap;
+
 use std::{
     io::Write,
     path::{Path, PathBuf},
@@ -77,9 +79,14 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         entrances = ?node.entrance_addresses(),
         "node started"
     );
+    let mut tidying = tokio::time::interval(heap::PERIOD);
     loop {
         tokio::select! {
             () = stop.wanted() => break,
+            _ = tidying.tick() => {
+                // Fails only when the runtime ends.
+                let _ = tokio::task::spawn_blocking(heap::give_back).await;
+            }
             Some(()) = hangup.recv() => {
                 // Said by the node itself, success and failure.
                 let _ = node.reload().await;
