@@ -3,7 +3,7 @@
 //! Such tests read `WORMHOLES_SOAK`, a factor for their number of rounds; continuous integration
 //! runs them with 1.
 
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
 
 use anyhow::{Result, bail};
 
@@ -57,13 +57,23 @@ fn soak(name: &str, factor: u32) -> Result<()> {
 /// The test modules that have a size, by name.
 fn names() -> Result<Vec<String>> {
     let mut names = Vec::new();
-    for entry in std::fs::read_dir(workspace().join("tests/tests/all"))? {
-        let path = entry?.path();
-        let is_rust = path.extension().is_some_and(|extension| extension == "rs");
-        if is_rust && std::fs::read_to_string(&path)?.contains(MARK) {
-            names.extend(path.file_stem().map(|stem| stem.to_string_lossy().into()));
-        }
-    }
+    add_names(&workspace().join("tests/tests/all"), "", &mut names)?;
     names.sort();
     Ok(names)
+}
+
+/// Those in a folder, whose path as a module is `parent`, and in the folders in it.
+fn add_names(folder: &Path, parent: &str, names: &mut Vec<String>) -> Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+        let name = format!("{parent}{stem}");
+        let is_rust = path.extension().is_some_and(|extension| extension == "rs");
+        if path.is_dir() {
+            add_names(&path, &format!("{name}::"), names)?;
+        } else if is_rust && std::fs::read_to_string(&path)?.contains(MARK) {
+            names.push(name);
+        }
+    }
+    Ok(())
 }
