@@ -49,6 +49,12 @@ impl Metrics {
         self.0.get(name).copied().unwrap_or_default()
     }
 
+    /// All samples whose name, labels included, begins like this.
+    pub fn sum(&self, prefix: &str) -> f64 {
+        let samples = self.0.iter().filter(|(name, _)| name.starts_with(prefix));
+        samples.map(|(_, value)| value).sum()
+    }
+
     /// How much was refused in all.
     pub fn refusals(&self) -> usize {
         let counts = |name: &str| REFUSALS.iter().any(|family| name.starts_with(family));

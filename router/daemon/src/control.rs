@@ -106,6 +106,7 @@ async fn accept(
         let uid = credentials.uid();
         let access = access_of(uid, &core.config.control.operators);
         let Some(seat) = seats.take(uid, access) else {
+            core.metrics.control_refused.inc();
             refuse(&stream);
             continue;
         };

@@ -20,8 +20,10 @@ pub struct Counters {
     pub exit: RoleCounters,
     /// Services of this node used by others.
     pub service: RoleCounters,
-    /// Calls whose handshake broke.
+    /// Calls, in or out, whose handshake broke by the other node's fault or for want of room.
     pub handshakes_failed: AtomicU64,
+    /// Calls that were sent back to prove their address first.
+    pub calls_sent_back: AtomicU64,
     /// Calls that were turned away after the handshake.
     pub links_refused: AtomicU64,
     /// Streams whose first frame was no request that this node serves.

@@ -54,8 +54,10 @@ pub(crate) struct Metrics {
     pub(crate) connections_pending: IntGauge,
     /// Connections that entrances refused, by `entrance` and `reason`.
     pub(crate) connections_refused: IntCounterVec,
+    /// Connections to the control socket that found no seat.
+    pub(crate) control_refused: IntCounter,
     /// What was refused of others, by `what` (`handshake`, `link`, `stream`, `record`,
-    /// `answer`, `frame`).
+    /// `answer`, `frame`; `call` was sent back to prove its address).
     peer_refusals: IntCounterVec,
     /// Onion circuits of this node's own, by `outcome`.
     onion_circuits: IntCounterVec,
@@ -129,6 +131,10 @@ impl Metrics {
                 "connections_refused_total",
                 "Connections that entrances refused",
                 &["entrance", "reason"],
+            )?,
+            control_refused: declare.counter(
+                "control_connections_refused_total",
+                "Connections to the control socket that found no seat",
             )?,
             peer_refusals: declare.counters(
                 "peer_refusals_total",
@@ -208,6 +214,7 @@ impl Metrics {
     /// Takes what the network counted since the last time.
     pub(crate) fn set_network(&self, counters: &Counters) {
         for (what, count) in [
+            ("call", &counters.calls_sent_back),
             ("handshake", &counters.handshakes_failed),
             ("link", &counters.links_refused),
             ("stream", &counters.streams_refused),

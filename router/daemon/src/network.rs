@@ -109,7 +109,7 @@ impl Network {
         counters: Arc<Counters>,
     ) -> Result<Arc<Self>, StartError> {
         let identity = Identity::load(&config.node.data_dir)?;
-        let carrier = Carrier::bind(&config.node.listen, &identity)?;
+        let carrier = Carrier::bind(&config.node.listen, &identity, Arc::clone(&counters))?;
         let own_sockets = OwnSockets::default();
         // Not those that only call: nobody is served there, and another's TCP port has the number.
         for socket in carrier.listen_addresses() {

@@ -82,7 +82,6 @@ async fn call(network: Arc<Network>, incoming: Incoming) {
     let link = match network.carrier().handshake(incoming).await {
         Ok(link) => link,
         Err(error) => {
-            network.counters().handshakes_failed.fetch_add(1, Relaxed);
             tracing::debug!(%error, "call failed");
             return;
         }

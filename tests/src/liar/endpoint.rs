@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use quinn::{
-    ClientConfig, Connection, Endpoint, ServerConfig, TransportConfig,
+    ClientConfig, Connecting, Connection, Endpoint, ServerConfig, TransportConfig,
     crypto::rustls::{QuicClientConfig, QuicServerConfig},
 };
 use rustls::{
@@ -162,8 +162,12 @@ impl Liar {
     /// # Errors
     /// When it does not answer.
     pub async fn call(&self, address: SocketAddr) -> Result<Connection> {
-        let calling = self.endpoint.connect(address, "whoever")?;
-        Ok(calling.await?)
+        Ok(self.begin_call(address)?.await?)
+    }
+
+    /// Begins to.
+    pub(crate) fn begin_call(&self, address: SocketAddr) -> Result<Connecting> {
+        Ok(self.endpoint.connect(address, "whoever")?)
     }
 
     /// Takes the next call.

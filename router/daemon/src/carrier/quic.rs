@@ -6,7 +6,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
@@ -25,7 +25,7 @@ use super::{
     CloseCode, Link, LinkError, Standing,
     tls::{self, TlsError},
 };
-use crate::identity::Identity;
+use crate::{counters::Counters, identity::Identity};
 
 /// Loopback lost about 1 % of the packets with the kernel's default of 208 KiB; 7 MiB holds 20 ms
 /// at 2.5 Gbit/s.
@@ -70,6 +70,7 @@ pub(crate) struct Carrier {
     strangers: Vec<Bound>,
     myself: Caller,
     handshakes: tokio::sync::Semaphore,
+    counters: Arc<Counters>,
 }
 
 /// An endpoint on its socket.
@@ -133,7 +134,11 @@ impl Carrier {
     ///
     /// # Errors
     /// [`CarrierError`] when a socket cannot be bound.
-    pub(crate) fn bind(listen: &[SocketAddr], identity: &Identity) -> Result<Self, CarrierError> {
+    pub(crate) fn bind(
+        listen: &[SocketAddr],
+        identity: &Identity,
+        counters: Arc<Counters>,
+    ) -> Result<Self, CarrierError> {
         let server = server_config(identity)?;
         let listeners = listen
             .iter()
@@ -165,6 +170,7 @@ impl Carrier {
             strangers,
             myself: Caller::named(identity)?,
             handshakes: tokio::sync::Semaphore::new(MAX_HANDSHAKES),
+            counters,
         })
     }
 
@@ -204,10 +210,14 @@ impl Carrier {
         match tokio::time::timeout(HANDSHAKE_TIMEOUT, connecting).await {
             Ok(Ok(connection)) => Ok(Link::new(id, connection)),
             Ok(Err(ConnectionError::TimedOut)) | Err(_) => Err(LinkError::NoAnswer { address }),
-            Ok(Err(error)) => Err(LinkError::Handshake {
-                address,
-                why: error.to_string(),
-            }),
+            Ok(Err(error)) => {
+                // Raised on this side: the other end's own no is no fault of it.
+                if matches!(error, ConnectionError::TransportError(_)) {
+                    self.counters.handshakes_failed.fetch_add(1, Relaxed);
+                }
+                let why = error.to_string();
+                Err(LinkError::Handshake { address, why })
+            }
         }
     }
 
@@ -238,8 +248,10 @@ impl Carrier {
             drop(calls);
             let free = self.handshakes.available_permits();
             if free == 0 {
+                self.counters.handshakes_failed.fetch_add(1, Relaxed);
                 incoming.refuse();
             } else if free < MAX_HANDSHAKES * 3 / 4 && incoming.may_retry() {
+                self.counters.calls_sent_back.fetch_add(1, Relaxed);
                 // Cannot fail: may_retry was asked.
                 let _ = incoming.retry();
             } else {
@@ -253,6 +265,13 @@ impl Carrier {
     /// # Errors
     /// [`LinkError`] when it breaks, takes too long, or there are too many.
     pub(crate) async fn handshake(&self, incoming: Incoming) -> Result<Link, LinkError> {
+        let taken = self.take(incoming).await;
+        taken.inspect_err(|_| {
+            self.counters.handshakes_failed.fetch_add(1, Relaxed);
+        })
+    }
+
+    async fn take(&self, incoming: Incoming) -> Result<Link, LinkError> {
         let address = incoming.remote_address();
         let failed = |why: String| LinkError::Handshake { address, why };
         let Ok(_place) = self.handshakes.try_acquire() else {
@@ -435,7 +454,7 @@ mod tests {
     async fn throw_away_calls_leave_from_a_port_that_names_nobody() {
         let bind = |ip: [u8; 4]| {
             let identity = Identity::throw_away().unwrap();
-            let carrier = Carrier::bind(&[(ip, 0).into()], &identity).unwrap();
+            let carrier = Carrier::bind(&[(ip, 0).into()], &identity, Arc::default()).unwrap();
             (identity.id(), carrier)
         };
         let ((_, caller), (id, called)) = (bind([127, 66, 0, 1]), bind([127, 66, 0, 2]));

@@ -47,7 +47,7 @@ async fn scene_with(edit: impl FnOnce(&mut Config)) -> Scene {
     let counters = Arc::new(Counters::default());
     let options = NetworkOptions::default();
     let hop = Network::start(config, options, Arc::new(OpenGate), counters).unwrap();
-    let carrier = Carrier::bind(&[], &Identity::throw_away().unwrap()).unwrap();
+    let carrier = Carrier::bind(&[], &Identity::throw_away().unwrap(), Arc::default()).unwrap();
     let caller = Caller::throw_away().unwrap();
     let address = hop.listen_addresses()[0];
     let link = carrier.dial(&caller, hop.id(), address).await.unwrap();
