@@ -24,7 +24,7 @@ use rustls::{
         AlwaysResolvesServerRawPublicKeys,
         danger::{ClientCertVerified, ClientCertVerifier},
     },
-    sign::CertifiedKey,
+    sign::{CertifiedKey, SigningKey},
 };
 use wormholes_proto::{
     Answer, NodeId, NodeRecord, OnionKey, Reason, Roles, SignedRecord, StaticKeypair, Suite,
@@ -70,8 +70,25 @@ impl Liar {
     /// When the address is not to be had.
     pub fn new(ip: Ipv4Addr) -> Result<Self> {
         let identity = Identity::generate()?;
-        let mut endpoint = Endpoint::server(server_config(&identity)?, (ip, 0).into())?;
-        endpoint.set_default_client_config(client_config(&identity)?);
+        let shown = public_key(&identity)?;
+        Self::with_identity(ip, identity, shown)
+    }
+
+    /// A new node that shows this in a handshake, instead of the key with which it signs.
+    ///
+    /// # Errors
+    /// When the address is not to be had.
+    pub fn showing(ip: Ipv4Addr, shown: Vec<u8>) -> Result<Self> {
+        Self::with_identity(ip, Identity::generate()?, shown)
+    }
+
+    fn with_identity(ip: Ipv4Addr, identity: Identity, shown: Vec<u8>) -> Result<Self> {
+        let key = signing_key(&identity)?;
+        let shown = vec![CertificateDer::from(shown)];
+        let certified = Arc::new(CertifiedKey::new(shown, key));
+        let server = server_config(Arc::clone(&certified))?;
+        let mut endpoint = Endpoint::server(server, (ip, 0).into())?;
+        endpoint.set_default_client_config(client_config(certified)?);
         Ok(Self {
             identity,
             noise: StaticKeypair::generate(&mut rand::rng())?,
@@ -248,23 +265,22 @@ fn read(said: &[u8]) -> Result<Told> {
     }
 }
 
-fn certified_key(identity: &Identity) -> Result<Arc<CertifiedKey>> {
-    let key = any_eddsa_type(&PrivatePkcs8KeyDer::from(identity.pkcs8()))?;
-    let spki = key.public_key().context("no public key")?.to_vec();
-    Ok(Arc::new(CertifiedKey::new(
-        vec![CertificateDer::from(spki)],
-        key,
-    )))
+fn signing_key(identity: &Identity) -> Result<Arc<dyn SigningKey>> {
+    let pkcs8 = PrivatePkcs8KeyDer::from(identity.pkcs8());
+    Ok(any_eddsa_type(&pkcs8)?)
 }
 
-fn client_config(identity: &Identity) -> Result<ClientConfig> {
+fn public_key(identity: &Identity) -> Result<Vec<u8>> {
+    let key = signing_key(identity)?;
+    Ok(key.public_key().context("no public key")?.to_vec())
+}
+
+fn client_config(key: Arc<CertifiedKey>) -> Result<ClientConfig> {
     let mut config = rustls::ClientConfig::builder_with_provider(Arc::new(default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(TrustsAnybody))
-        .with_client_cert_resolver(Arc::new(AlwaysResolvesClientRawPublicKeys::new(
-            certified_key(identity)?,
-        )));
+        .with_client_cert_resolver(Arc::new(AlwaysResolvesClientRawPublicKeys::new(key)));
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.enable_sni = false;
     let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(config)?));
@@ -274,13 +290,11 @@ fn client_config(identity: &Identity) -> Result<ClientConfig> {
     Ok(config)
 }
 
-fn server_config(identity: &Identity) -> Result<ServerConfig> {
+fn server_config(key: Arc<CertifiedKey>) -> Result<ServerConfig> {
     let mut config = rustls::ServerConfig::builder_with_provider(Arc::new(default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(Arc::new(TrustsAnybody))
-        .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(
-            certified_key(identity)?,
-        )));
+        .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(key)));
     config.alpn_protocols = vec![ALPN.to_vec()];
     Ok(ServerConfig::with_crypto(Arc::new(
         QuicServerConfig::try_from(config)?,
