@@ -7,7 +7,7 @@ use std::{
 
 use futures_util::future::try_join_all;
 use serde_json::json;
-use wormholes_tests::{Conditions, Daemon, Identity, Setup, Site, UdpLink, curl, until};
+use wormholes_tests::{Conditions, Daemon, Foremost, Identity, Setup, Site, UdpLink, curl, until};
 
 /// To a hop and back.
 const LINK_ROUND_TRIP: Duration = Duration::from_millis(20);
@@ -81,6 +81,7 @@ async fn slowest_first_byte(client: &Daemon, user: &str, url: &str) -> Duration 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_circuit_takes_one_round_trip_over_its_path() {
+    let _foremost = Foremost::take().await.unwrap();
     let site = Site::start("outside", Ipv4Addr::LOCALHOST, None)
         .await
         .unwrap();

@@ -7,7 +7,7 @@ use std::{
 };
 
 use serde_json::json;
-use wormholes_tests::{Conditions, Setup, Site, UdpLink, curl, until};
+use wormholes_tests::{Conditions, Foremost, Setup, Site, UdpLink, curl, until};
 
 /// Between the relay and the friend; all else is next door.
 const ROUND_TRIP: Duration = Duration::from_millis(100);
@@ -18,6 +18,7 @@ const SCRIPT: &str = "fn route(c) { c.node.relayed(\"relay\").closed() }";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relayed_tunnel_opens_in_two_round_trips() {
+    let _foremost = Foremost::take().await.unwrap();
     let site = Site::start("friend", Ipv4Addr::LOCALHOST, None)
         .await
         .unwrap();
