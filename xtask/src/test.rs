@@ -15,6 +15,16 @@ use crate::{
 /// A cold clone on two busy cores took 11 minutes; what passes this has lost its right proportions.
 const TIME_LIMIT: Duration = Duration::from_secs(15 * 60);
 
+/// Tests that measure are run by themselves, one after the other: what runs beside them would be
+/// measured too.
+const MEASURING: [&str; 5] = [
+    "bad_input::",
+    "hostile_scripts::",
+    "lies::storm::",
+    "onion_build::",
+    "relay_open::",
+];
+
 /// What the test binaries said, added up.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 struct Counts {
@@ -33,7 +43,16 @@ pub(crate) fn run() -> Result<ExitCode> {
         stages.run("build", || {
             check(cargo().args(["build", "--workspace", "--all-targets", "--locked"]))
         }),
-        stages.run("test", || tests(&mut counts)),
+        stages.run("test", || {
+            let others = MEASURING.iter().flat_map(|name| ["--skip", *name]);
+            tests(&mut counts, &others.collect::<Vec<_>>())
+        }),
+        stages.run("measure", || {
+            tests(
+                &mut counts,
+                &[&MEASURING[..], &["--test-threads=1"]].concat(),
+            )
+        }),
         stages.run("clippy", clippy),
         stages.run("deny", deny),
     ];
@@ -80,12 +99,17 @@ fn deny() -> Result<()> {
     ]))
 }
 
-fn tests(counts: &mut Counts) -> Result<()> {
+/// Runs those of all tests that `selection`, arguments of each test binary, picks.
+fn tests(sum: &mut Counts, selection: &[&str]) -> Result<()> {
     let mut command = cargo();
     command
-        .args(["test", "--workspace", "--locked", "--no-fail-fast"])
+        .args(["test", "--workspace", "--locked", "--no-fail-fast", "--"])
+        .args(selection)
         .env("WORMHOLES_BIN_DIR", target_dir().join("debug"));
+    let mut counts = Counts::default();
     let ok = watch(&mut command, |line| counts.add(line))?;
+    sum.passed += counts.passed;
+    sum.failed += counts.failed;
     if !ok || counts.failed > 0 {
         bail!("{} tests failed", counts.failed);
     }
