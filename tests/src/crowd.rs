@@ -6,17 +6,24 @@ use std::{
     io::ErrorKind,
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
-use tokio::net::{TcpStream, UdpSocket, UnixStream};
+use tokio::{
+    net::{TcpStream, UdpSocket, UnixStream},
+    time::timeout,
+};
 
-use crate::{Daemon, liar::Liar};
+use crate::{Daemon, liar::Liar, until};
 
 /// Kinds of entrances that a crowd comes to.
 const ENTRANCES: [&str; 3] = ["socks5", "http", "tcp"];
 /// Before a path is known to carry more, QUIC sends no longer datagrams on an Ethernet.
 const MAX_HELLO_BYTES: usize = 1452;
+
+/// Half a hello that is not answered by then comes again.
+const ANSWER: Duration = Duration::from_millis(200);
 
 /// A crowd before a node; dropped, it leaves.
 #[derive(Debug)]
@@ -84,13 +91,31 @@ impl Crowd {
                 _entrances: entrances,
                 _control: UnixStream::connect(&self.control).await?,
             });
-            let hello = self.hellos.get(self.came % self.at_each_door);
-            self.caller
-                .send_to(hello.context("no hello")?, self.quic)
-                .await?;
+            self.call().await?;
             self.came += 1;
         }
         Ok(())
+    }
+
+    /// Half a hello arrives: it is acknowledged or refused, or the system lost it.
+    async fn call(&self) -> Result<()> {
+        let hello = self.hellos.get(self.came % self.at_each_door);
+        let hello = hello.context("no hello")?;
+        let mut answer = [0; MAX_HELLO_BYTES];
+        until("an answer to half a hello", async || {
+            self.caller.send_to(hello, self.quic).await.ok()?;
+            let answered = async {
+                loop {
+                    let len = self.caller.recv(&mut answer).await.ok()?;
+                    let answer = answer.get(..len)?;
+                    if connection_ids(answer).ok()?.to == connection_ids(hello).ok()?.from {
+                        return Some(());
+                    }
+                }
+            };
+            timeout(ANSWER, answered).await.ok()?
+        })
+        .await
     }
 
     /// How many came to each door so far.
@@ -113,7 +138,7 @@ async fn half_hellos(count: usize) -> Result<Vec<Vec<u8>>> {
             let len = nobody.recv(&mut datagram).await?;
             let hello = datagram.get(..len).unwrap_or_default();
             // Later datagrams of the same call have its connection id as well.
-            if seen.insert(connection_id(hello)?.to_vec()) {
+            if seen.insert(connection_ids(hello)?.to.to_vec()) {
                 hellos.push(hello.to_vec());
                 break;
             }
@@ -122,11 +147,24 @@ async fn half_hellos(count: usize) -> Result<Vec<Vec<u8>>> {
     Ok(hellos)
 }
 
+/// The connection ids of a datagram, as each end chose its own.
+struct ConnectionIds<'a> {
+    to: &'a [u8],
+    from: &'a [u8],
+}
+
 /// Which connection a long header names (RFC 9000, section 17.2).
-fn connection_id(datagram: &[u8]) -> Result<&[u8]> {
-    let id = || {
-        let (length, rest) = datagram.get(5..)?.split_first()?;
-        rest.get(..usize::from(*length))
+fn connection_ids(datagram: &[u8]) -> Result<ConnectionIds<'_>> {
+    fn take(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+        let (length, rest) = bytes.split_first()?;
+        rest.split_at_checked(usize::from(*length))
+    }
+    let ids = || {
+        let (to, rest) = take(datagram.get(5..)?)?;
+        Some(ConnectionIds {
+            to,
+            from: take(rest)?.0,
+        })
     };
-    id().context("no long header")
+    ids().context("no long header")
 }

@@ -140,7 +140,14 @@ async fn friends_meet_without_name_servers_though_addresses_are_blocked_and_data
     assert_eq!(tunnel, "relay", "{why}");
     assert_eq!(why["path"][0]["name"], "relay", "{why}");
     assert!(hosts.client.counted("blocked").unwrap() > 0);
-    assert!(hosts.client.counted("thinned").unwrap() > 0);
+    for flow in 3.. {
+        if hosts.client.counted("thinned").unwrap() > 0 {
+            break;
+        }
+        assert!(flow < 100, "nothing is thinned out");
+        let (tunnel, why) = way(&hosts.client, &client, flow).await;
+        assert_eq!(tunnel, "relay", "{why}");
+    }
 
     assert_eq!(hosts.lookups(), 0, "somebody asked for a name");
     assert!(ask(&hosts.client, &client, "a.example").await.is_err());
