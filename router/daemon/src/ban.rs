@@ -121,32 +121,41 @@ fn banned_v6(ip: Ipv6Addr) -> Option<Ban> {
     Some(ban)
 }
 
+/// What carries the bytes of a socket. A port number of one says nothing about the other's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Transport {
+    Tcp,
+    Udp,
+}
+
 /// The sockets of this node, which nobody reaches through it: else a flow could loop, or pass for
 /// a local program at an entrance.
 #[derive(Debug, Default)]
 pub(crate) struct OwnSockets {
-    sockets: RwLock<Vec<SocketAddr>>,
+    sockets: RwLock<Vec<(Transport, SocketAddr)>>,
 }
 
 impl OwnSockets {
     /// Adds a listening socket. The list grows with the config only.
-    pub(crate) fn add(&self, socket: SocketAddr) {
+    pub(crate) fn add(&self, transport: Transport, socket: SocketAddr) {
         let mut sockets = self.sockets.write().unwrap_or_else(PoisonError::into_inner);
-        if !sockets.contains(&socket) {
-            sockets.push(socket);
+        if !sockets.contains(&(transport, socket)) {
+            sockets.push((transport, socket));
         }
     }
 
     /// Whether dialling `target` would reach this node. A socket on an unspecified address is at
     /// each address of the machine, so that its port counts on every local address.
-    pub(crate) fn contains(&self, target: SocketAddr) -> bool {
+    pub(crate) fn contains(&self, transport: Transport, target: SocketAddr) -> bool {
         let ip = target.ip().to_canonical();
         self.sockets
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .iter()
-            .filter(|own| own.port() == target.port())
-            .any(|own| {
+            .filter(|(own_transport, own)| {
+                *own_transport == transport && own.port() == target.port()
+            })
+            .any(|(_, own)| {
                 let own_ip = own.ip().to_canonical();
                 own_ip == ip || ip.is_unspecified() || (own_ip.is_unspecified() && is_local(ip))
             })
@@ -376,11 +385,30 @@ mod tests {
         }
     }
 
+    fn contains(own: &OwnSockets, target: &str) -> bool {
+        own.contains(Transport::Tcp, target.parse().unwrap())
+    }
+
+    /// Two programs may have the same port, one of TCP and one of UDP.
+    #[test]
+    fn a_port_of_the_other_transport_is_anybodys() {
+        for (mine, other) in [
+            (Transport::Tcp, Transport::Udp),
+            (Transport::Udp, Transport::Tcp),
+        ] {
+            let own = OwnSockets::default();
+            let socket = "127.0.0.1:4433".parse().unwrap();
+            own.add(mine, socket);
+            assert!(own.contains(mine, socket));
+            assert!(!own.contains(other, socket));
+        }
+    }
+
     #[test]
     fn own_sockets_are_found_in_every_form() {
         let own = OwnSockets::default();
-        own.add("127.0.0.1:1080".parse().unwrap());
-        own.add("0.0.0.0:4433".parse().unwrap());
+        own.add(Transport::Tcp, "127.0.0.1:1080".parse().unwrap());
+        own.add(Transport::Tcp, "0.0.0.0:4433".parse().unwrap());
         for target in [
             "127.0.0.1:1080",
             "0.0.0.0:1080",
@@ -390,10 +418,10 @@ mod tests {
             "127.9.0.1:4433",
             "[::1]:4433",
         ] {
-            assert!(own.contains(target.parse().unwrap()), "{target}");
+            assert!(contains(&own, target), "{target}");
         }
         for target in ["127.0.0.1:1081", "127.0.0.2:1080", "192.0.2.1:4433"] {
-            assert!(!own.contains(target.parse().unwrap()), "{target}");
+            assert!(!contains(&own, target), "{target}");
         }
     }
 }

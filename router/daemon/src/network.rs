@@ -17,7 +17,7 @@ use wormholes_proto::{HandshakeError, Host, NodeId, RecordError, SignedRecord};
 use wormholes_rules::{NodeView, Tunnel, World};
 
 use crate::{
-    ban::{self, Ban, OwnSockets},
+    ban::{self, Ban, OwnSockets, Transport},
     carrier::{Carrier, CarrierError, CloseCode, Link},
     config::{Config, PeerConfig},
     counters::Counters,
@@ -111,9 +111,9 @@ impl Network {
         let identity = Identity::load(&config.node.data_dir)?;
         let carrier = Carrier::bind(&config.node.listen, &identity, Arc::clone(&counters))?;
         let own_sockets = OwnSockets::default();
-        // Not those that only call: nobody is served there, and another's TCP port has the number.
+        // Not those that only call: nobody is served there.
         for socket in carrier.listen_addresses() {
-            own_sockets.add(socket);
+            own_sockets.add(Transport::Udp, socket);
         }
         let hop_keys = HopKeys::new(&identity)?;
         let own_record = OwnRecord {
@@ -184,9 +184,9 @@ impl Network {
         &self.counters
     }
 
-    /// Adds a socket that no flow may reach through this node: an entrance, the metrics page.
+    /// Adds a TCP socket that no flow may reach through this node: an entrance, the metrics page.
     pub fn protect_socket(&self, socket: SocketAddr) {
-        self.own_sockets.add(socket);
+        self.own_sockets.add(Transport::Tcp, socket);
     }
 
     /// All nodes as scripts see them, at most a second old.
@@ -349,8 +349,13 @@ impl Network {
     }
 
     /// Refuses addresses that are never dialled for others.
-    pub(crate) fn check_ban(&self, address: SocketAddr, allow_private: bool) -> Result<(), Ban> {
-        let own = self.own_sockets.contains(address)
+    pub(crate) fn check_ban(
+        &self,
+        transport: Transport,
+        address: SocketAddr,
+        allow_private: bool,
+    ) -> Result<(), Ban> {
+        let own = self.own_sockets.contains(transport, address)
             || (!allow_private
                 && (ban::is_local(address.ip()) || self.is_advertised(address.ip())));
         match ban::banned(address.ip(), allow_private) {
@@ -360,8 +365,8 @@ impl Network {
         }
     }
 
-    /// Refuses addresses that another node named and that are never dialled for it; those of this
-    /// node's own neighbourhood too, unless all of `homes` are in such a one.
+    /// Refuses addresses of nodes that another node named and that are never dialled for it; those
+    /// of this node's own neighbourhood too, unless all of `homes` are in such a one.
     pub(crate) fn check_near<'a>(
         &self,
         address: SocketAddr,
@@ -371,7 +376,10 @@ impl Network {
         let homes = homes.into_iter().map(|home| ban::banned(home.ip(), false));
         // None: one of them is anywhere.
         let homes: Option<Vec<Ban>> = homes.collect();
-        match (self.check_ban(address, allow_private), homes) {
+        match (
+            self.check_ban(Transport::Udp, address, allow_private),
+            homes,
+        ) {
             (Err(ban), Some(homes)) if homes.contains(&ban) => Ok(()),
             (checked, _) => checked,
         }

@@ -9,7 +9,7 @@ use thiserror::Error;
 use wormholes_proto::{Host, NodeId, Target, is_special_use};
 use wormholes_rules::Tunnel;
 
-use crate::network::Network;
+use crate::{ban::Transport, network::Network};
 
 /// A tunnel that a script chose and the host forbids.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -73,10 +73,16 @@ pub(super) fn check(host: &Host, node: Option<NodeId>, tunnel: &Tunnel) -> Resul
 /// [`Forbidden::OwnSocket`].
 pub(super) fn check_own(network: &Network, target: &Target) -> Result<(), Forbidden> {
     match target.host {
-        Host::Ip(ip) if network.own_sockets().contains((ip, target.port).into()) => {
-            Err(Forbidden::OwnSocket)
+        Host::Ip(ip) => {
+            let address = SocketAddr::new(ip, target.port);
+            let own = network.own_sockets().contains(Transport::Tcp, address);
+            if own {
+                Err(Forbidden::OwnSocket)
+            } else {
+                Ok(())
+            }
         }
-        Host::Ip(_) | Host::Name(_) => Ok(()),
+        Host::Name(_) => Ok(()),
     }
 }
 
@@ -100,7 +106,7 @@ pub(super) fn check_told(network: &Network, ips: &[IpAddr], port: u16) -> Result
     let allow_private = network.config().exit.allow_private;
     ips.iter().try_for_each(|ip| {
         network
-            .check_ban(SocketAddr::new(*ip, port), allow_private)
+            .check_ban(Transport::Tcp, SocketAddr::new(*ip, port), allow_private)
             .map_err(|ban| Forbidden::Told(*ip, ban.to_string()))
     })
 }

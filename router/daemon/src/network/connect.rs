@@ -6,7 +6,12 @@ use futures_util::{StreamExt, stream};
 use wormholes_proto::NodeId;
 
 use super::Network;
-use crate::{ban::Ban, carrier::Link, peers::ConnectError, serve};
+use crate::{
+    ban::{Ban, Transport},
+    carrier::Link,
+    peers::ConnectError,
+    serve,
+};
 
 /// Peers that are kept connected, and dialled at once.
 const MAX_KEPT_PEERS: usize = 64;
@@ -63,7 +68,7 @@ impl Network {
         if id == self.id() {
             return Err(ConnectError::Myself);
         }
-        if self.own_sockets.contains(hint) {
+        if self.own_sockets.contains(Transport::Udp, hint) {
             return Err(Ban::Own.into());
         }
         check(hint)?;
@@ -136,7 +141,7 @@ impl Network {
         if addresses.is_empty() {
             addresses.extend(hint);
         }
-        addresses.retain(|address| !self.own_sockets.contains(*address));
+        addresses.retain(|address| !self.own_sockets.contains(Transport::Udp, *address));
         let mut seen = std::collections::HashSet::new();
         addresses.retain(|address| seen.insert(*address));
         addresses

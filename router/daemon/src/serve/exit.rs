@@ -14,6 +14,7 @@ use wormholes_rules::{Allowance, ExitRequest, Verdict};
 
 use super::{Asker, accept, log_end, refuse, while_asked};
 use crate::{
+    ban::Transport,
     config::{ExitConfig, ExitRule},
     dial::{self, DialError},
     network::Network,
@@ -157,6 +158,6 @@ fn not_banned(
     address: SocketAddr,
 ) -> Result<(), DialError> {
     network
-        .check_ban(address, config.allow_private)
+        .check_ban(Transport::Tcp, address, config.allow_private)
         .map_err(DialError::from)
 }

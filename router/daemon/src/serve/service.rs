@@ -9,7 +9,7 @@ use wormholes_proto::{Reason, ServiceName};
 
 use super::{Asker, accept, log_end, refuse, while_asked};
 use crate::{
-    ban::Ban,
+    ban::{Ban, Transport},
     dial::{self, DialError},
     network::Network,
     pipe::{self, CopyLimits, FlowBytes, Pipe},
@@ -38,7 +38,10 @@ pub(super) async fn serve(
     };
     // Through an entrance of this node its peers would pass for local programs.
     let dialled = async {
-        if network.own_sockets().contains(service.target) {
+        if network
+            .own_sockets()
+            .contains(Transport::Tcp, service.target)
+        {
             return Err(DialError::from(Ban::Own));
         }
         dial::connect(&[service.target], DIAL_TIMEOUT).await

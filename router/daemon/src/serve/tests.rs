@@ -15,7 +15,7 @@ use wormholes_proto::{
 };
 
 use crate::{
-    ban::Ban,
+    ban::{Ban, Transport},
     carrier::{Caller, Carrier, Link},
     config::{Config, PeerConfig},
     counters::Counters,
@@ -302,16 +302,17 @@ async fn nothing_is_dialled_where_this_node_is_reached_behind_a_nat() {
     let scene = scene_with(public).await;
     for address in ["1.1.1.1:4433", "1.1.1.1:80"] {
         let address = address.parse().unwrap();
-        assert_eq!(scene.hop.check_ban(address, false), Err(Ban::Own));
-        assert_eq!(scene.hop.check_ban(address, true), Ok(()));
+        for transport in [Transport::Tcp, Transport::Udp] {
+            let checked = |allow_private| scene.hop.check_ban(transport, address, allow_private);
+            assert_eq!(checked(false), Err(Ban::Own));
+            assert_eq!(checked(true), Ok(()));
+        }
         let stranger = NodeId::from_bytes([9; 32]);
         let failed = scene.pass_on(stranger, address).await;
         assert_eq!(failed.reason, Reason::ForbiddenAddress);
     }
-    assert_eq!(
-        scene.hop.check_ban("1.1.1.2:80".parse().unwrap(), false),
-        Ok(())
-    );
+    let other = "1.1.1.2:80".parse().unwrap();
+    assert_eq!(scene.hop.check_ban(Transport::Tcp, other, false), Ok(()));
 }
 
 #[tokio::test]
@@ -400,15 +401,16 @@ async fn cells_that_do_not_hold_end_the_circuit() {
 }
 
 #[tokio::test]
-async fn a_port_that_this_node_only_calls_from_may_be_anybodys() {
+async fn only_where_this_node_listens_is_its_own() {
     let scene = scene().await;
     let own = scene.hop.own_sockets();
     let calling = scene.hop.carrier().calling_addresses();
     assert!(!calling.is_empty());
     for socket in calling {
-        assert!(!own.contains(socket), "{socket}");
+        assert!(!own.contains(Transport::Udp, socket), "{socket}");
     }
     for socket in scene.hop.listen_addresses() {
-        assert!(own.contains(socket), "{socket}");
+        assert!(own.contains(Transport::Udp, socket), "{socket}");
+        assert!(!own.contains(Transport::Tcp, socket), "{socket}");
     }
 }

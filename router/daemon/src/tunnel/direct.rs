@@ -7,7 +7,7 @@ use wormholes_rules::TunnelKind;
 
 use super::{OpenError, Opened, ask_on, stream_to};
 use crate::{
-    ban::Ban,
+    ban::{Ban, Transport},
     dial::{self, DialError},
     network::Network,
     pipe::Pipe,
@@ -21,7 +21,7 @@ const DIAL_TIMEOUT: Duration = Duration::from_secs(120);
 pub(super) async fn dial(network: &Network, target: &Target) -> Result<Opened, OpenError> {
     let addresses = network.resolver().resolve(target).await?;
     let addresses = dial::permitted(addresses, |address| {
-        if network.own_sockets().contains(address) {
+        if network.own_sockets().contains(Transport::Tcp, address) {
             Err(DialError::from(Ban::Own))
         } else {
             Ok(())

@@ -12,7 +12,7 @@ use wormholes_rules::TunnelKind;
 
 use super::{OpenError, Opened};
 use crate::{
-    ban::Ban,
+    ban::{Ban, Transport},
     dial::{self, DialError},
     network::Network,
     pipe::Pipe,
@@ -61,7 +61,7 @@ pub(super) async fn open(
     server: SocketAddr,
     target: &Target,
 ) -> Result<Opened, OpenError> {
-    if network.own_sockets().contains(server) {
+    if network.own_sockets().contains(Transport::Tcp, server) {
         return Err(DialError::from(Ban::Own).into());
     }
     let opened = ask(server, target).await;
