@@ -18,7 +18,7 @@ pub(crate) struct Arguments {
     /// One of them; all without.
     name: Option<String>,
     /// How many times the rounds of continuous integration.
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = 30)]
     factor: u32,
 }
 
