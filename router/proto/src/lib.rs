@@ -5,6 +5,7 @@
 //! commands, and nothing else.
 
 mod address;
+mod carrier;
 pub mod control;
 mod id;
 mod invite;
@@ -18,11 +19,13 @@ mod socks;
 mod stream;
 mod suite;
 mod target;
+pub mod tcp;
 #[cfg(test)]
 mod testing;
 mod wire;
 
 pub use address::is_dialable;
+pub use carrier::CarrierKind;
 pub use id::{NodeId, ParseNodeIdError, SIGNATURE_BYTES};
 pub use invite::{INVITE_PREFIX, Invite, InviteError, InviteRelay, MAX_INVITE_NAME_BYTES};
 pub use noise::{HandshakeError, NOISE_KEY_BYTES, StaticKeypair};
