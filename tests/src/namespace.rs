@@ -77,14 +77,29 @@ impl Namespace {
     /// # Errors
     /// When no rule made it.
     pub fn counted(&self, counter: &str) -> Result<u64> {
+        Ok(self.counter(counter)?.0)
+    }
+
+    /// How many bytes the counter of this name has seen.
+    ///
+    /// # Errors
+    /// When no rule made it.
+    pub fn counted_bytes(&self, counter: &str) -> Result<u64> {
+        Ok(self.counter(counter)?.1)
+    }
+
+    fn counter(&self, counter: &str) -> Result<(u64, u64)> {
         let listed = run(self.command("nft").args(["list", "counters"]))?;
         let words: Vec<&str> = listed.split_whitespace().collect();
         // counter NAME { packets NUMBER bytes NUMBER }
-        let found = words.windows(5).find_map(|words| match words {
-            ["counter", name, "{", "packets", number] if *name == counter => Some(number),
+        let found = words.windows(7).find_map(|words| match words {
+            ["counter", name, "{", "packets", packets, "bytes", bytes] if *name == counter => {
+                Some((packets, bytes))
+            }
             _ => None,
         });
-        Ok(found.context("no such counter")?.parse()?)
+        let (packets, bytes) = found.context("no such counter")?;
+        Ok((packets.parse()?, bytes.parse()?))
     }
 
     /// Connects from it.

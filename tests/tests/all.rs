@@ -13,6 +13,8 @@
 mod bad_input;
 #[path = "all/banned.rs"]
 mod banned;
+#[path = "all/carriers.rs"]
+mod carriers;
 #[path = "all/censor.rs"]
 mod censor;
 #[path = "all/cli.rs"]

@@ -1,42 +1,102 @@
 //! Authenticated connections between nodes, and the streams on them.
 //!
-//! A [`Link`] is a connection whose other end proved a node id. What runs below it (QUIC) is known
-//! to the two modules here only, so that another carrier adds a variant and changes no caller.
+//! A [`Link`] is a connection whose other end proved a node id. What runs below it, QUIC or TLS
+//! over TCP, is known in this room only: callers see links and pipes.
 
+mod link;
 mod quic;
 mod streams;
+mod tcp;
 mod tls;
 
 use std::{
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicU8, Ordering::Relaxed},
-    },
+    io::ErrorKind,
+    net::{IpAddr, SocketAddr, UdpSocket},
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
 use thiserror::Error;
-use tokio::time::Instant;
+use tokio::net::{TcpListener, TcpStream};
+use wormholes_proto::CarrierKind;
 use wormholes_proto::{NodeId, Reason};
 
-use crate::pipe::Pipe;
+use crate::{ban::Transport, counters::Counters, identity::Identity};
 
-use streams::Streams;
+use link::Connection;
+use quic::QuicCarrier;
+use tcp::TcpCarrier;
 
-pub use quic::CarrierError;
-pub(crate) use quic::{Caller, Carrier, granted_buffers};
+pub(crate) use link::Link;
+pub(crate) use quic::granted_buffers;
 pub(crate) use streams::OpenStream;
+pub(crate) use tcp::Lease;
 pub use tls::TlsError;
 
-/// A connection to a node. Clones share it; it lives until it is closed or falls silent.
+/// Streams that a peer may have open at once beside the circuits of roles; more wait at its side.
+const KNOWN_STREAMS: u32 = 4096;
+/// The same for a stranger.
+const STRANGER_STREAMS: u32 = 256;
+/// A connection on which nothing arrives for so long is lost.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
+/// Three chances before the other end gives up.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// Slow handshakes make room.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Ports that the system chooses for one transport and that are taken in the other: rare.
+const MAX_PORT_TRIES: usize = 64;
+
+/// As whom a call is made.
 #[derive(Debug, Clone)]
-pub(crate) struct Link {
-    peer: NodeId,
-    connection: quinn::Connection,
-    /// What the other end last told of itself, 255 being full.
-    load: Arc<AtomicU8>,
-    streams: Arc<Streams>,
+pub(crate) struct Caller {
+    quic: quinn::ClientConfig,
+    tcp: Arc<rustls::ClientConfig>,
+    throw_away: bool,
+}
+
+/// All listeners of this node, and all that it calls from.
+#[derive(Debug)]
+pub(crate) struct Carrier {
+    kinds: Vec<CarrierKind>,
+    /// Where it listens.
+    sources: Vec<IpAddr>,
+    quic: QuicCarrier,
+    tcp: TcpCarrier,
+    myself: Caller,
+    counters: Arc<Counters>,
+}
+
+/// A call whose handshake is still to be done.
+#[derive(Debug)]
+pub(crate) enum Incoming {
+    Quic(Box<quinn::Incoming>),
+    Tcp(TcpStream, SocketAddr),
+}
+
+/// Which addresses a socket reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Families {
+    V4,
+    V6,
+    Both,
+}
+
+/// A carrier that could not be set up.
+#[derive(Debug, Error)]
+pub enum CarrierError {
+    /// The socket could not be bound.
+    #[error("cannot listen on {transport} {address}")]
+    Bind {
+        /// Of which kind it is.
+        transport: &'static str,
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// TLS refused its configuration.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 /// How much a node at the other end may have in flight.
@@ -74,6 +134,8 @@ pub enum LinkError {
     Handshake {
         /// With whom.
         address: SocketAddr,
+        /// Whether it was this end that found fault.
+        is_our_no: bool,
         /// In the carrier's words.
         why: String,
     },
@@ -100,120 +162,291 @@ impl CloseCode {
     }
 }
 
-impl Link {
-    fn new(peer: NodeId, connection: quinn::Connection) -> Self {
-        Self {
-            peer,
-            connection,
-            load: Arc::default(),
-            streams: Streams::new(),
+impl LinkError {
+    /// What the code means with which the other end closed.
+    fn closed_with(code: u64) -> Self {
+        if code == CloseCode::Denied as u64 {
+            Self::Closed(Reason::Denied)
+        } else if code == CloseCode::Busy as u64 {
+            Self::Closed(Reason::Busy)
+        } else {
+            Self::Lost("closed by the node".to_owned())
         }
-    }
-
-    /// Who is at the other end.
-    pub(crate) fn peer(&self) -> NodeId {
-        self.peer
-    }
-
-    /// Where the other end is.
-    pub(crate) fn remote_address(&self) -> SocketAddr {
-        self.connection.remote_address()
-    }
-
-    /// Opens a stream. Waits while the other end allows no more.
-    ///
-    /// # Errors
-    /// [`LinkError`] when the connection is gone.
-    pub(crate) async fn open(&self) -> Result<Pipe, LinkError> {
-        let (send, recv) = self.connection.open_bi().await.map_err(lost)?;
-        Ok(Pipe::quic(send, recv, self.streams.open()))
-    }
-
-    /// Takes the next stream that the other end opened. Cancel-safe.
-    ///
-    /// # Errors
-    /// [`LinkError`] when the connection is gone.
-    pub(crate) async fn accept(&self) -> Result<Pipe, LinkError> {
-        let (send, recv) = self.connection.accept_bi().await.map_err(lost)?;
-        Ok(Pipe::quic(send, recv, self.streams.open()))
-    }
-
-    /// Since when no stream is open on it; `None` while one is.
-    pub(crate) fn idle_since(&self) -> Option<Instant> {
-        self.streams.idle_since()
-    }
-
-    /// Grants what `standing` allows, and a stream beside for each of the `circuits` that roles
-    /// grant to one node: what is beyond shall be refused, and not wait.
-    pub(crate) fn set_standing(&self, standing: Standing, circuits: usize) {
-        quic::set_standing(&self.connection, standing, circuits);
-    }
-
-    /// Round trip over the path.
-    pub(crate) fn rtt(&self) -> Duration {
-        self.connection.rtt()
-    }
-
-    /// Share of sent packets that were lost, 0 to 1.
-    pub(crate) fn loss(&self) -> f64 {
-        let path = self.connection.stats().path;
-        if path.sent_packets == 0 {
-            return 0.0;
-        }
-        #[expect(clippy::cast_precision_loss, reason = "a share for people and scripts")]
-        let share = path.lost_packets as f64 / path.sent_packets as f64;
-        share.min(1.0)
-    }
-
-    /// How full the other end last said it is, 0 to 1.
-    pub(crate) fn load(&self) -> f64 {
-        f64::from(self.load.load(Relaxed)) / f64::from(u8::MAX)
-    }
-
-    /// Keeps what the other end said of its load, 255 being full.
-    pub(crate) fn set_load(&self, load: u8) {
-        self.load.store(load, Relaxed);
-    }
-
-    /// Whether it can carry no more streams.
-    pub(crate) fn is_closed(&self) -> bool {
-        self.connection.close_reason().is_some()
-    }
-
-    /// Waits until it is closed, and says why.
-    pub(crate) async fn closed(&self) -> LinkError {
-        lost(self.connection.closed().await)
-    }
-
-    /// Ends it and all its streams.
-    pub(crate) fn close(&self, code: CloseCode) {
-        self.connection.close(code.number(), b"");
-    }
-
-    /// Whether both are the same connection.
-    pub(crate) fn is_same(&self, other: &Self) -> bool {
-        self.connection.stable_id() == other.connection.stable_id()
     }
 }
 
-fn lost(error: quinn::ConnectionError) -> LinkError {
-    match &error {
-        quinn::ConnectionError::ApplicationClosed(close) => {
-            let code = close.error_code;
-            if code == CloseCode::Denied.number() {
-                LinkError::Closed(Reason::Denied)
-            } else if code == CloseCode::Busy.number() {
-                LinkError::Closed(Reason::Busy)
-            } else {
-                LinkError::Lost("closed by the node".to_owned())
+impl Standing {
+    /// Streams that the other end may have open at once, of which `circuits` are what roles grant;
+    /// more wait at its side.
+    fn streams(self, circuits: usize) -> u32 {
+        let streams = match self {
+            Self::Stranger => STRANGER_STREAMS,
+            Self::Known => KNOWN_STREAMS,
+        };
+        streams.saturating_add(u32::try_from(circuits).unwrap_or(u32::MAX))
+    }
+}
+
+impl Caller {
+    /// Calls as `identity`, which the callee learns.
+    ///
+    /// # Errors
+    /// [`TlsError`] when TLS refuses the key.
+    fn named(identity: &Identity) -> Result<Self, TlsError> {
+        Ok(Self {
+            quic: quic::client_config(identity)?,
+            tcp: Arc::new(tls::client_config(identity)?),
+            throw_away: false,
+        })
+    }
+
+    /// Calls with a key that is used for one connection and never again.
+    ///
+    /// # Errors
+    /// [`TlsError`] when no key could be made.
+    pub(crate) fn throw_away() -> Result<Self, TlsError> {
+        let identity = Identity::throw_away().map_err(|error| TlsError(error.to_string()))?;
+        Ok(Self {
+            throw_away: true,
+            ..Self::named(&identity)?
+        })
+    }
+}
+
+impl Carrier {
+    /// Listens at each of `listen` with each of `kinds`, and binds what is needed to dial.
+    ///
+    /// # Errors
+    /// [`CarrierError`] when a socket cannot be bound.
+    pub(crate) fn bind(
+        listen: &[SocketAddr],
+        kinds: &[CarrierKind],
+        identity: &Identity,
+        counters: Arc<Counters>,
+    ) -> Result<Self, CarrierError> {
+        let [quic, tcp] = [CarrierKind::Quic, CarrierKind::Tcp].map(|kind| kinds.contains(&kind));
+        let (mut udp_sockets, mut tcp_listeners) = (Vec::new(), Vec::new());
+        for address in listen {
+            let families = Families::of_listener(*address, listen);
+            let (udp, listener) = bind_both(*address, families, [quic, tcp])?;
+            udp_sockets.extend(udp.map(|socket| (socket, families)));
+            tcp_listeners.extend(listener);
+        }
+        Ok(Self {
+            kinds: kinds.to_vec(),
+            sources: listen.iter().map(SocketAddr::ip).collect(),
+            quic: QuicCarrier::new(udp_sockets, listen, identity, Arc::clone(&counters))?,
+            tcp: TcpCarrier::new(tcp_listeners, tls::server_config(identity)?),
+            myself: Caller::named(identity)?,
+            counters,
+        })
+    }
+
+    /// Where this node listens, with the ports that the system chose.
+    pub(crate) fn listen_addresses(&self) -> Vec<SocketAddr> {
+        let mut addresses = self.quic.listen_addresses();
+        for address in self.tcp.listen_addresses() {
+            if !addresses.contains(&address) {
+                addresses.push(address);
             }
         }
-        quinn::ConnectionError::VersionMismatch
-        | quinn::ConnectionError::TransportError(_)
-        | quinn::ConnectionError::ConnectionClosed(_)
-        | quinn::ConnectionError::Reset
-        | quinn::ConnectionError::TimedOut
-        | quinn::ConnectionError::LocallyClosed
-        | quinn::ConnectionError::CidsExhausted => LinkError::Lost(error.to_string()),
+        addresses
+    }
+
+    /// All sockets at which this node listens.
+    pub(crate) fn listening(&self) -> Vec<(Transport, SocketAddr)> {
+        let udp = self.quic.listen_addresses().into_iter();
+        let tcp = self.tcp.listen_addresses().into_iter();
+        udp.map(|socket| (Transport::Udp, socket))
+            .chain(tcp.map(|socket| (Transport::Tcp, socket)))
+            .collect()
+    }
+
+    /// Where this node calls from.
+    #[cfg(test)]
+    pub(crate) fn calling_addresses(&self) -> Vec<SocketAddr> {
+        self.quic.calling_addresses()
+    }
+
+    /// What this node speaks, the preferred first.
+    pub(crate) fn kinds(&self) -> &[CarrierKind] {
+        &self.kinds
+    }
+
+    /// As this node itself.
+    pub(crate) fn myself(&self) -> &Caller {
+        &self.myself
+    }
+
+    /// Calls `id` at `address`. Cancel-safe: dropping it ends the attempt.
+    ///
+    /// # Errors
+    /// [`LinkError`] when nobody answers in time or another node does.
+    pub(crate) async fn dial(
+        &self,
+        caller: &Caller,
+        id: NodeId,
+        (kind, address): (CarrierKind, SocketAddr),
+    ) -> Result<Link, LinkError> {
+        let dialled = match kind {
+            CarrierKind::Quic => {
+                let dialled = self.quic.dial(&caller.quic, caller.throw_away, id, address);
+                dialled.await.map(Connection::Quic)
+            }
+            CarrierKind::Tcp => {
+                let tls = Arc::clone(&caller.tcp);
+                let source = self.source_for(address.ip());
+                let dialled = self.tcp.dial(tls, id, address, source).await;
+                dialled.map(Connection::Tcp)
+            }
+        };
+        if let Err(LinkError::Handshake {
+            is_our_no: true, ..
+        }) = &dialled
+        {
+            self.counters.handshakes_failed.fetch_add(1, Relaxed);
+        }
+        dialled.map(|connection| Link::new(id, connection))
+    }
+
+    /// The address that others know this node by, if it listens at a particular one.
+    fn source_for(&self, ip: IpAddr) -> Option<IpAddr> {
+        let same_family = |source: &&IpAddr| source.is_ipv4() == ip.is_ipv4();
+        let source = self.sources.iter().find(same_family).copied();
+        source.filter(|source| !source.is_unspecified())
+    }
+
+    /// Takes the next call at any listener; `None` when the carrier is closed. Its handshake is
+    /// still to be done. Cancel-safe.
+    pub(crate) async fn accept(&self) -> Option<Incoming> {
+        tokio::select! {
+            incoming = self.quic.accept() => incoming.map(|incoming| Incoming::Quic(Box::new(incoming))),
+            (stream, address) = self.tcp.accept() => Some(Incoming::Tcp(stream, address)),
+        }
+    }
+
+    /// Does the handshake of a call; `None` when it is one more connection of a link that stands.
+    ///
+    /// # Errors
+    /// [`LinkError`] when it breaks, takes too long, or there are too many.
+    pub(crate) async fn handshake(&self, incoming: Incoming) -> Result<Option<Link>, LinkError> {
+        let taken = match incoming {
+            Incoming::Quic(incoming) => {
+                let taken = self.quic.handshake(*incoming).await;
+                taken.map(|(id, quic)| Some(Link::new(id, Connection::Quic(quic))))
+            }
+            Incoming::Tcp(stream, address) => {
+                let taken = self.tcp.handshake(stream, address).await;
+                taken.map(|new| new.map(|(id, tcp)| Link::new(id, Connection::Tcp(tcp))))
+            }
+        };
+        taken.inspect_err(|_| {
+            self.counters.handshakes_failed.fetch_add(1, Relaxed);
+        })
+    }
+
+    /// Ends all connections and waits until their other ends were told.
+    pub(crate) async fn close(&self) {
+        tokio::join!(self.quic.close(), self.tcp.close());
+    }
+}
+
+impl Families {
+    /// `[::]` takes IPv4 too, unless another listener has that port there.
+    fn of_listener(address: SocketAddr, listen: &[SocketAddr]) -> Self {
+        let taken = |port| listen.iter().any(|own| own.is_ipv4() && own.port() == port);
+        if address.is_ipv4() {
+            Self::V4
+        } else if address.ip().is_unspecified() && !taken(address.port()) {
+            Self::Both
+        } else {
+            Self::V6
+        }
+    }
+
+    fn reach(self, ip: IpAddr) -> bool {
+        match self {
+            Self::V4 => ip.is_ipv4(),
+            Self::V6 => ip.is_ipv6(),
+            Self::Both => true,
+        }
+    }
+}
+
+/// Binds a UDP and a TCP socket with one port number, as far as they are wanted.
+fn bind_both(
+    address: SocketAddr,
+    families: Families,
+    [udp_wanted, tcp_wanted]: [bool; 2],
+) -> Result<(Option<UdpSocket>, Option<TcpListener>), CarrierError> {
+    let mut tries = MAX_PORT_TRIES;
+    loop {
+        let mut at = address;
+        let mut udp = None;
+        if udp_wanted {
+            let socket = quic::socket(address, families);
+            let socket = socket.map_err(|source| CarrierError::Bind {
+                transport: "udp",
+                address,
+                source,
+            })?;
+            if let Ok(bound) = socket.local_addr() {
+                at.set_port(bound.port());
+            }
+            udp = Some(socket);
+        }
+        if !tcp_wanted {
+            return Ok((udp, None));
+        }
+        match tcp::listen(at, families) {
+            Ok(listener) => return Ok((udp, Some(listener))),
+            // The system chose a port of UDP that somebody else has in TCP.
+            Err(error)
+                if error.kind() == ErrorKind::AddrInUse && address.port() == 0 && tries > 0 =>
+            {
+                tries -= 1;
+            }
+            Err(source) => {
+                return Err(CarrierError::Bind {
+                    transport: "tcp",
+                    address: at,
+                    source,
+                });
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: [CarrierKind; 2] = CarrierKind::ALL;
+
+    /// The port of a listener names its node to whoever ever met it.
+    #[tokio::test]
+    async fn throw_away_calls_leave_from_a_port_that_names_nobody() {
+        let bind = |ip: [u8; 4]| {
+            let identity = Identity::throw_away().unwrap();
+            let carrier =
+                Carrier::bind(&[(ip, 0).into()], &ALL, &identity, Arc::default()).unwrap();
+            (identity.id(), carrier)
+        };
+        let ((_, caller), (id, called)) = (bind([127, 66, 0, 1]), bind([127, 66, 0, 2]));
+        let address = called.listen_addresses()[0];
+        let source_of = async |who: &Caller| {
+            let taken = async {
+                let incoming = called.accept().await.unwrap();
+                called.handshake(incoming).await
+            };
+            let (dialled, taken) =
+                tokio::join!(caller.dial(who, id, (CarrierKind::Quic, address)), taken);
+            dialled.unwrap();
+            taken.unwrap().unwrap().remote_address()
+        };
+        let own = caller.listen_addresses()[0];
+        assert_eq!(source_of(caller.myself()).await, own);
+        let nobody = Caller::throw_away().unwrap();
+        assert_ne!(source_of(&nobody).await.port(), own.port());
     }
 }

@@ -16,6 +16,7 @@ pub(crate) use sections::petname;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
+use wormholes_proto::CarrierKind;
 use wormholes_proto::{NodeId, ServiceName, Target};
 
 /// Everything that an operator can set.
@@ -56,8 +57,10 @@ pub struct NodeConfig {
     pub name: String,
     /// Keys and state, mode 0700.
     pub data_dir: PathBuf,
-    /// UDP addresses that peers reach this node at; empty: none, this node only dials.
+    /// Addresses that peers reach this node at; empty: none, this node only dials.
     pub listen: Vec<SocketAddr>,
+    /// What it speaks with other nodes, the one that is tried first first. Never empty.
+    pub carriers: Vec<CarrierKind>,
     /// Addresses told to peers in the node record; empty: the listen addresses that are not
     /// unspecified.
     pub advertise: Vec<SocketAddr>,
@@ -299,6 +302,7 @@ impl Default for NodeConfig {
             name: String::new(),
             data_dir: PathBuf::from("/var/lib/wormholes"),
             listen: Vec::new(),
+            carriers: CarrierKind::ALL.to_vec(),
             advertise: Vec::new(),
             networks: vec!["public".to_owned()],
             family: None,

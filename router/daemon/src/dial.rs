@@ -124,9 +124,9 @@ pub(crate) async fn connect(
 
 /// Runs `open` on each address in turn, the next one as soon as the one before failed or took too
 /// long; the first success wins and the rest are dropped. `None` when there are no addresses.
-pub(crate) async fn first_to_open<T, E, F: Future<Output = Result<T, E>>>(
-    addresses: &[SocketAddr],
-    open: impl Fn(SocketAddr) -> F,
+pub(crate) async fn first_to_open<A: Copy, T, E, F: Future<Output = Result<T, E>>>(
+    addresses: &[A],
+    open: impl Fn(A) -> F,
 ) -> Option<Result<T, E>> {
     let mut waiting = addresses.iter();
     let mut running = FuturesUnordered::new();

@@ -13,7 +13,7 @@ use std::{
 
 use thiserror::Error;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use wormholes_proto::{HandshakeError, Host, NodeId, RecordError, SignedRecord};
+use wormholes_proto::{CarrierKind, HandshakeError, NodeId, RecordError, SignedRecord};
 use wormholes_rules::{NodeView, Tunnel, World};
 
 use crate::{
@@ -109,11 +109,13 @@ impl Network {
         counters: Arc<Counters>,
     ) -> Result<Arc<Self>, StartError> {
         let identity = Identity::load(&config.node.data_dir)?;
-        let carrier = Carrier::bind(&config.node.listen, &identity, Arc::clone(&counters))?;
+        let node = &config.node;
+        let counted = Arc::clone(&counters);
+        let carrier = Carrier::bind(&node.listen, &node.carriers, &identity, counted)?;
         let own_sockets = OwnSockets::default();
         // Not those that only call: nobody is served there.
-        for socket in carrier.listen_addresses() {
-            own_sockets.add(Transport::Udp, socket);
+        for (transport, socket) in carrier.listening() {
+            own_sockets.add(transport, socket);
         }
         let hop_keys = HopKeys::new(&identity)?;
         let own_record = OwnRecord {
@@ -189,6 +191,11 @@ impl Network {
         self.own_sockets.add(Transport::Tcp, socket);
     }
 
+    /// What carries the standing connection to a node.
+    pub fn carrier_to(&self, id: &NodeId) -> Option<CarrierKind> {
+        self.peers.link(id).map(|link| link.carrier())
+    }
+
     /// All nodes as scripts see them, at most a second old.
     pub fn world(&self) -> Arc<World> {
         let build = || self.peers.world(self.id(), &self.records.book());
@@ -233,11 +240,9 @@ impl Network {
     pub async fn resolve(
         self: &Arc<Self>,
         tunnel: &Tunnel,
-        host: &Host,
-        isolation: &str,
-        timeout: Duration,
+        request: &TunnelRequest,
     ) -> Result<Vec<IpAddr>, OpenError> {
-        tunnel::resolve(self, tunnel, host, isolation, timeout).await
+        tunnel::resolve(self, tunnel, request).await
     }
 
     /// Connects to a peer, or says that it is connected: its round trip.

@@ -16,6 +16,7 @@ use std::{
 use arc_swap::ArcSwap;
 use thiserror::Error;
 use tokio::time::Instant;
+use wormholes_proto::CarrierKind;
 use wormholes_proto::{NodeId, Reason};
 
 use crate::{
@@ -30,6 +31,8 @@ use strangers::Strangers;
 pub(crate) use strangers::StrangerPlace;
 pub(crate) use world::{WorldCache, relays};
 
+/// For so long the carrier that worked is tried first (RFC 8305, section 4: ten minutes).
+const KEPT_CARRIER: Duration = Duration::from_secs(600);
 /// Connections to one node at once.
 const MAX_LINKS_PER_SEAT: usize = 4;
 /// The first pause after a failure; it doubles.
@@ -62,8 +65,17 @@ struct Seat {
     /// The newest last; a second one stands when both ends dialled at once. Overflow rule: the
     /// oldest is closed.
     links: Mutex<Vec<Link>>,
-    /// Held by the one that dials.
-    dial: tokio::sync::Mutex<BackOff>,
+    dials: Dials,
+    /// What the last connection was made over, and when: what a network lets pass changes.
+    worked: Mutex<Option<(CarrierKind, Instant)>>,
+}
+
+/// Held by the one that dials, for each wish by itself.
+#[derive(Debug, Default)]
+struct Dials {
+    any: tokio::sync::Mutex<BackOff>,
+    quic: tokio::sync::Mutex<BackOff>,
+    tcp: tokio::sync::Mutex<BackOff>,
 }
 
 #[derive(Debug, Default)]
@@ -174,7 +186,7 @@ impl Peers {
         self.known.store(Arc::new(Known::new(peers)));
     }
 
-    /// The standing connection to a node.
+    /// The standing connection to a node; over QUIC, if there is one.
     pub(crate) fn link(&self, id: &NodeId) -> Option<Link> {
         let seat = self.seats().get(id).cloned();
         seat.and_then(|seat| seat.link())
@@ -231,20 +243,25 @@ impl Peers {
         caller: &Caller,
         id: NodeId,
         addresses: &[SocketAddr],
+        wanted: Option<CarrierKind>,
     ) -> Result<(Link, bool), ConnectError> {
         let seat = self.seat_of(id)?;
-        if let Some(link) = seat.link() {
+        if let Some(link) = seat.link_over(wanted) {
             return Ok((link, false));
         }
-        let mut back_off = seat.dial.lock().await;
-        if let Some(link) = seat.link() {
+        let mut back_off = seat.dials.of(wanted).lock().await;
+        if let Some(link) = seat.link_over(wanted) {
             return Ok((link, false));
         }
         back_off.check()?;
-        let dial = |address| carrier.dial(caller, id, address);
-        match first_to_open(addresses, dial).await {
+        let dial = |way| carrier.dial(caller, id, way);
+        let ways = ways(carrier.kinds(), seat.worked(), wanted, addresses);
+        match first_to_open(&ways, dial).await {
             Some(Ok(link)) => {
                 *back_off = BackOff::default();
+                if wanted.is_none() {
+                    seat.works(link.carrier());
+                }
                 seat.take(link.clone());
                 Ok((link, true))
             }
@@ -267,7 +284,10 @@ impl Peers {
         id: NodeId,
         hint: SocketAddr,
     ) -> Result<(Link, bool), ConnectError> {
-        let link = carrier.dial(carrier.myself(), id, hint).await?;
+        let dial = |way| carrier.dial(carrier.myself(), id, way);
+        let ways = ways(carrier.kinds(), None, None, &[hint]);
+        let dialled = first_to_open(&ways, dial).await;
+        let link = dialled.ok_or(ConnectError::NoAddress)??;
         // Others were faster.
         if let Some(standing) = self.link(&id) {
             link.close(CloseCode::Done);
@@ -338,11 +358,58 @@ impl Seat {
         }
     }
 
-    /// The newest connection that stands.
+    /// The connection that stands: over QUIC, if there is one.
     fn link(&self) -> Option<Link> {
-        let links = self.links();
-        links.iter().rev().find(|link| !link.is_closed()).cloned()
+        let mut over = CarrierKind::ALL.into_iter();
+        over.find_map(|kind| self.link_over(Some(kind)))
     }
+
+    /// The newest that stands over what is wanted.
+    fn link_over(&self, wanted: Option<CarrierKind>) -> Option<Link> {
+        let Some(kind) = wanted else {
+            return self.link();
+        };
+        let links = self.links();
+        let mut standing = links.iter().rev().filter(|link| !link.is_closed());
+        standing.find(|link| link.carrier() == kind).cloned()
+    }
+
+    /// What is tried first.
+    fn worked(&self) -> Option<CarrierKind> {
+        let worked = self.worked.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = worked.filter(|(_, when)| when.elapsed() < KEPT_CARRIER);
+        fresh.map(|(kind, _)| kind)
+    }
+
+    fn works(&self, kind: CarrierKind) {
+        let mut worked = self.worked.lock().unwrap_or_else(PoisonError::into_inner);
+        *worked = Some((kind, Instant::now()));
+    }
+}
+
+impl Dials {
+    fn of(&self, wanted: Option<CarrierKind>) -> &tokio::sync::Mutex<BackOff> {
+        match wanted {
+            None => &self.any,
+            Some(CarrierKind::Quic) => &self.quic,
+            Some(CarrierKind::Tcp) => &self.tcp,
+        }
+    }
+}
+
+/// How a node may be reached, in the order in which it is tried: what is `wanted` only, else what
+/// worked last and then the other, each at all addresses.
+pub(crate) fn ways(
+    kinds: &[CarrierKind],
+    worked: Option<CarrierKind>,
+    wanted: Option<CarrierKind>,
+    addresses: &[SocketAddr],
+) -> Vec<(CarrierKind, SocketAddr)> {
+    let mut kinds: Vec<CarrierKind> = kinds.to_vec();
+    kinds.retain(|kind| wanted.is_none_or(|wanted| *kind == wanted));
+    kinds.sort_by_key(|kind| Some(*kind) != worked);
+    let at_all = |kind| addresses.iter().map(move |address| (kind, *address));
+    kinds.into_iter().flat_map(at_all).collect()
 }
 
 impl BackOff {
@@ -365,6 +432,25 @@ impl BackOff {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_worked_is_tried_first_and_what_is_wanted_only() {
+        use CarrierKind::{Quic, Tcp};
+        let addresses = ["192.0.2.1:1", "192.0.2.2:2"].map(|address| address.parse().unwrap());
+        let order = |worked, wanted| {
+            let ways = ways(&CarrierKind::ALL, worked, wanted, &addresses);
+            ways.into_iter()
+                .map(|(kind, address)| (kind, address.port()))
+                .collect::<Vec<_>>()
+        };
+        let (quic, tcp) = ([(Quic, 1), (Quic, 2)], [(Tcp, 1), (Tcp, 2)]);
+        assert_eq!(order(None, None), [quic, tcp].concat());
+        assert_eq!(order(Some(Quic), None), [quic, tcp].concat());
+        assert_eq!(order(Some(Tcp), None), [tcp, quic].concat());
+        assert_eq!(order(Some(Quic), Some(Tcp)), tcp);
+        assert_eq!(order(None, Some(Quic)), quic);
+        assert_eq!(ways(&[Tcp], None, Some(Quic), &addresses), []);
+    }
 
     #[test]
     fn whom_circuits_pass_to_takes_no_peers_seat() {

@@ -6,14 +6,16 @@
 
 mod cells;
 mod copy;
+mod framed;
 mod memory;
 mod pace;
 mod quic;
 mod sealed;
+mod stream;
 mod tcp;
 mod toll;
 
-use std::{fmt, io::ErrorKind, sync::Arc, time::Duration};
+use std::{fmt, io::ErrorKind, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
@@ -35,11 +37,11 @@ pub(crate) use toll::Toll;
 
 use cells::{HopReader, OnionReader, OnionWriter};
 use memory::{MemoryReader, MemoryWriter};
-use quic::{QuicReader, QuicWriter};
 use sealed::{SealedReader, SealedWriter};
+use stream::{StreamReader, StreamWriter};
 use tcp::{TcpReader, TcpWriter};
 
-use crate::carrier::OpenStream;
+use crate::carrier::{Lease, OpenStream};
 
 /// Chunks that one read may yield. QUIC gives a chunk per packet: 32 of them make 45 KiB for one
 /// system call.
@@ -75,7 +77,7 @@ pub struct PipeWriter {
 
 enum Source {
     Tcp(TcpReader),
-    Quic(QuicReader),
+    Stream(StreamReader),
     Sealed(Box<SealedReader>),
     Onion(Box<OnionReader>),
     Hop(Box<HopReader>),
@@ -84,7 +86,7 @@ enum Source {
 
 enum Sink {
     Tcp(TcpWriter),
-    Quic(QuicWriter),
+    Stream(StreamWriter),
     Sealed(Box<SealedWriter>),
     Onion(Box<OnionWriter>),
     Memory(MemoryWriter),
@@ -151,17 +153,22 @@ impl Pipe {
     }
 
     pub(crate) fn quic(send: quinn::SendStream, recv: quinn::RecvStream, open: OpenStream) -> Self {
-        let open = Arc::new(open);
-        Self::new(
-            Source::Quic(QuicReader::new(recv, Arc::clone(&open))),
-            Sink::Quic(QuicWriter::new(send, open)),
-            Bytes::new(),
-        )
+        Self::between_nodes(stream::quic(send, recv, open))
     }
 
-    /// Seals a QUIC stream; `None` for any other pipe.
+    /// A flow on a connection of the TCP carrier.
+    pub(crate) fn framed(lease: Lease) -> Self {
+        Self::between_nodes(stream::framed(lease))
+    }
+
+    fn between_nodes((reader, writer): (StreamReader, StreamWriter)) -> Self {
+        Self::new(Source::Stream(reader), Sink::Stream(writer), Bytes::new())
+    }
+
+    /// Seals a stream between nodes; `None` for any other pipe.
     pub(crate) fn sealed(self, sealer: Sealer, opener: Opener) -> Option<Self> {
-        let (Source::Quic(recv), Sink::Quic(send)) = (self.reader.source, self.writer.sink) else {
+        let (Source::Stream(recv), Sink::Stream(send)) = (self.reader.source, self.writer.sink)
+        else {
             return None;
         };
         let reader = SealedReader::new(recv, &self.reader.ahead, opener);
@@ -173,7 +180,7 @@ impl Pipe {
         ))
     }
 
-    /// Makes a QUIC stream one end of an onion circuit, whose cells `toll` is due on; `None` for
+    /// Makes a stream between nodes one end of an onion circuit, whose cells `toll` is due on; `None` for
     /// any other pipe.
     pub(crate) fn onion(
         self,
@@ -181,7 +188,8 @@ impl Pipe {
         opener: CellOpener,
         toll: Option<Toll>,
     ) -> Option<Self> {
-        let (Source::Quic(recv), Sink::Quic(send)) = (self.reader.source, self.writer.sink) else {
+        let (Source::Stream(recv), Sink::Stream(send)) = (self.reader.source, self.writer.sink)
+        else {
             return None;
         };
         let reader = OnionReader::new(recv, &self.reader.ahead, opener, toll.clone());
@@ -193,9 +201,9 @@ impl Pipe {
         ))
     }
 
-    /// Changes every cell that comes out of a QUIC stream; `None` for any other pipe.
+    /// Changes every cell that comes out of a stream between nodes; `None` for any other pipe.
     pub(crate) fn turning(self, turner: CellTurner) -> Option<Self> {
-        let Source::Quic(recv) = self.reader.source else {
+        let Source::Stream(recv) = self.reader.source else {
             return None;
         };
         let reader = HopReader::new(recv, &self.reader.ahead, turner);
@@ -227,7 +235,7 @@ impl PipeReader {
         }
         match &mut self.source {
             Source::Tcp(tcp) => tcp.read_chunk().await,
-            Source::Quic(quic) => quic.read_chunk().await,
+            Source::Stream(stream) => stream.read_chunk().await,
             Source::Sealed(sealed) => sealed.read_chunk().await,
             Source::Onion(onion) => onion.read_chunk().await,
             Source::Hop(hop) => hop.read_chunk().await,
@@ -241,10 +249,10 @@ impl PipeReader {
     /// # Errors
     /// [`PipeError`] when it broke.
     pub(crate) async fn read_chunks(&mut self) -> Result<Vec<Bytes>, PipeError> {
-        if let Source::Quic(quic) = &mut self.source
+        if let Source::Stream(stream) = &mut self.source
             && self.ahead.is_empty()
         {
-            return quic.read_chunks().await;
+            return stream.read_chunks().await;
         }
         Ok(self.read_chunk().await?.into_iter().collect())
     }
@@ -298,7 +306,7 @@ impl PipeReader {
         let frame = match &mut self.source {
             Source::Onion(onion) => onion.read_greeting(MessageKind::Open).await?,
             Source::Tcp(_)
-            | Source::Quic(_)
+            | Source::Stream(_)
             | Source::Sealed(_)
             | Source::Hop(_)
             | Source::Memory(_) => self.read_frame(MAX_OPEN_BYTES - 2).await?,
@@ -314,7 +322,7 @@ impl PipeReader {
         let frame = match &mut self.source {
             Source::Onion(onion) => onion.read_greeting(MessageKind::Answer).await?,
             Source::Tcp(_)
-            | Source::Quic(_)
+            | Source::Stream(_)
             | Source::Sealed(_)
             | Source::Hop(_)
             | Source::Memory(_) => self.read_frame(MAX_ANSWER_BYTES - 2).await?,
@@ -337,7 +345,7 @@ impl PipeReader {
     /// between nodes tell. Cancel-safe.
     pub(crate) async fn aborted(&mut self) {
         match &mut self.source {
-            Source::Quic(quic) => quic.aborted().await,
+            Source::Stream(stream) => stream.aborted().await,
             Source::Sealed(sealed) => sealed.aborted().await,
             Source::Onion(onion) => onion.aborted().await,
             Source::Hop(_) | Source::Tcp(_) | Source::Memory(_) => std::future::pending().await,
@@ -347,7 +355,7 @@ impl PipeReader {
     /// Whether what is not read here takes room that other streams share.
     pub(crate) fn shares_room(&self) -> bool {
         match self.source {
-            Source::Quic(_) | Source::Sealed(_) | Source::Onion(_) | Source::Hop(_) => true,
+            Source::Stream(_) | Source::Sealed(_) | Source::Onion(_) | Source::Hop(_) => true,
             Source::Tcp(_) | Source::Memory(_) => false,
         }
     }
@@ -369,7 +377,7 @@ impl PipeWriter {
     pub(crate) async fn write_chunks(&mut self, chunks: &mut [Bytes]) -> Result<(), PipeError> {
         match &mut self.sink {
             Sink::Tcp(tcp) => tcp.write_chunks(chunks).await,
-            Sink::Quic(quic) => quic.write_chunks(chunks).await,
+            Sink::Stream(stream) => stream.write_chunks(chunks).await,
             Sink::Sealed(sealed) => sealed.write_chunks(chunks).await,
             Sink::Onion(onion) => onion.write_chunks(chunks).await,
             Sink::Memory(memory) => memory.write_chunks(chunks).await,
@@ -395,7 +403,7 @@ impl PipeWriter {
     async fn greet(&mut self, kind: MessageKind, message: Vec<u8>) -> Result<(), PipeError> {
         match &mut self.sink {
             Sink::Onion(onion) => onion.send_greeting(kind, &message).await,
-            Sink::Tcp(_) | Sink::Quic(_) | Sink::Sealed(_) | Sink::Memory(_) => {
+            Sink::Tcp(_) | Sink::Stream(_) | Sink::Sealed(_) | Sink::Memory(_) => {
                 self.write_chunk(message.into()).await
             }
         }
@@ -406,7 +414,7 @@ impl PipeWriter {
         match &mut self.sink {
             Sink::Sealed(sealed) => sealed.set_padding(pad_bytes),
             Sink::Onion(onion) => onion.set_padding(pad_bytes),
-            Sink::Tcp(_) | Sink::Quic(_) | Sink::Memory(_) => {}
+            Sink::Tcp(_) | Sink::Stream(_) | Sink::Memory(_) => {}
         }
     }
 
@@ -417,7 +425,7 @@ impl PipeWriter {
     pub async fn finish(&mut self) -> Result<(), PipeError> {
         match &mut self.sink {
             Sink::Tcp(tcp) => tcp.finish().await,
-            Sink::Quic(quic) => quic.finish(),
+            Sink::Stream(stream) => stream.finish().await,
             Sink::Sealed(sealed) => sealed.finish().await,
             Sink::Onion(onion) => onion.finish().await,
             Sink::Memory(memory) => memory.finish().await,
@@ -428,9 +436,9 @@ impl PipeWriter {
     pub(crate) fn left(&self) -> BoxFuture<'static, ()> {
         match &self.sink {
             Sink::Tcp(_) => std::future::pending().boxed(),
-            Sink::Quic(quic) => quic.left().boxed(),
-            Sink::Sealed(sealed) => sealed.left().boxed(),
-            Sink::Onion(onion) => onion.left().boxed(),
+            Sink::Stream(stream) => stream.left(),
+            Sink::Sealed(sealed) => sealed.left(),
+            Sink::Onion(onion) => onion.left(),
             Sink::Memory(memory) => memory.left().boxed(),
         }
     }
@@ -443,7 +451,7 @@ impl PipeWriter {
     }
 }
 
-fn broken(error: &std::io::Error) -> PipeError {
+pub(crate) fn broken(error: &std::io::Error) -> PipeError {
     let kind = error.kind();
     if kind == ErrorKind::ConnectionReset || kind == ErrorKind::BrokenPipe {
         PipeError::Reset
@@ -456,7 +464,7 @@ impl fmt::Debug for PipeReader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match self.source {
             Source::Tcp(_) => "tcp",
-            Source::Quic(_) => "quic",
+            Source::Stream(_) => "stream",
             Source::Sealed(_) => "sealed",
             Source::Onion(_) => "onion",
             Source::Hop(_) => "hop",
@@ -470,7 +478,7 @@ impl fmt::Debug for PipeWriter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match self.sink {
             Sink::Tcp(_) => "tcp",
-            Sink::Quic(_) => "quic",
+            Sink::Stream(_) => "stream",
             Sink::Sealed(_) => "sealed",
             Sink::Onion(_) => "onion",
             Sink::Memory(_) => "memory",

@@ -14,7 +14,6 @@ mod tests;
 use std::{sync::Arc, sync::atomic::Ordering::Relaxed, time::Duration};
 
 use futures_util::{FutureExt, future::BoxFuture};
-use quinn::Incoming;
 use tokio::{sync::Notify, time::Instant};
 use wormholes_proto::{Answer, NodeId, Open, Reason};
 use wormholes_rules::{NodeView, RuleEvent, Verdict};
@@ -23,7 +22,7 @@ pub(crate) use hop::HopKeys;
 pub(crate) use relay::RelayDesk;
 
 use crate::{
-    carrier::{CloseCode, Link, Standing},
+    carrier::{CloseCode, Incoming, Link, Standing},
     network::Network,
     peers::StrangerPlace,
     pipe::{CopyEnd, Pipe},
@@ -80,7 +79,8 @@ pub(crate) async fn listen(network: Arc<Network>) {
 
 async fn call(network: Arc<Network>, incoming: Incoming) {
     let link = match network.carrier().handshake(incoming).await {
-        Ok(link) => link,
+        Ok(Some(link)) => link,
+        Ok(None) => return,
         Err(error) => {
             tracing::debug!(%error, "call failed");
             return;

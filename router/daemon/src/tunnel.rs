@@ -12,9 +12,8 @@ use std::{
 };
 
 use thiserror::Error;
-use wormholes_proto::{
-    Answer, Host, NodeId, Open, Reason, Remedy, ServiceName, Target, decode_resolved,
-};
+use wormholes_proto::CarrierKind;
+use wormholes_proto::{Answer, NodeId, Open, Reason, Remedy, ServiceName, Target, decode_resolved};
 use wormholes_rules::{Tunnel, TunnelKind};
 
 pub(crate) use onion::OnionClient;
@@ -43,6 +42,8 @@ pub struct TunnelRequest {
     pub isolation: String,
     /// How long opening may take.
     pub timeout: Duration,
+    /// What carries the connection to the first node; none takes any.
+    pub carrier: Option<CarrierKind>,
 }
 
 /// A tunnel that stands.
@@ -278,7 +279,7 @@ async fn open_any(
     match tunnel {
         Tunnel::Direct { to: None, .. } => direct::dial(network, &request.target).await,
         Tunnel::Direct { to: Some(to), exit } => {
-            let (pipe, _) = direct::ask(network, *to, &wanted(*exit)).await?;
+            let (pipe, _) = direct::ask(network, *to, request.carrier, &wanted(*exit)).await?;
             Ok(Opened {
                 pipe,
                 path: vec![*to],
@@ -286,7 +287,8 @@ async fn open_any(
             })
         }
         Tunnel::Relay { via, to, exit } => {
-            let (relay, pipe, _) = relay::ask(network, *via, *to, &wanted(*exit)).await?;
+            let (relay, pipe, _) =
+                relay::ask(network, *via, *to, request.carrier, &wanted(*exit)).await?;
             Ok(Opened {
                 pipe,
                 path: vec![relay, *to],
@@ -296,7 +298,7 @@ async fn open_any(
         Tunnel::Onion { to, exit, .. } => {
             // Without a named end the last hop is any that exits.
             let open = wanted(*exit || to.is_none());
-            let plan = onion_plan(tunnel)?;
+            let plan = onion_plan(tunnel, request.carrier)?;
             let isolation = &request.isolation;
             let (path, pipe, _) =
                 onion::ask(network, plan, isolation, &open, request.timeout).await?;
@@ -311,43 +313,41 @@ async fn open_any(
     }
 }
 
-/// Looks `host` up at the end of `tunnel`.
+/// Looks the target's host up at the end of `tunnel`.
 ///
 /// # Errors
 /// [`OpenError`] as for [`open`].
 pub(crate) async fn resolve(
     network: &Arc<Network>,
     tunnel: &Tunnel,
-    host: &Host,
-    isolation: &str,
-    timeout: Duration,
+    request: &TunnelRequest,
 ) -> Result<Vec<IpAddr>, OpenError> {
-    let found = resolve_any(network, tunnel, host, isolation, timeout);
-    let found = tokio::time::timeout(timeout, found).await;
+    let timeout = request.timeout;
+    let found = tokio::time::timeout(timeout, resolve_any(network, tunnel, request)).await;
     found.unwrap_or(Err(OpenError::TimedOut(timeout)))
 }
 
 async fn resolve_any(
     network: &Arc<Network>,
     tunnel: &Tunnel,
-    host: &Host,
-    isolation: &str,
-    timeout: Duration,
+    request: &TunnelRequest,
 ) -> Result<Vec<IpAddr>, OpenError> {
+    let (host, carrier) = (&request.target.host, request.carrier);
     let open = Open::Resolve(host.clone());
     match tunnel {
         Tunnel::Direct { to: None, .. } => Ok(network.resolver().lookup(host).await?),
         Tunnel::Direct { to: Some(to), .. } => {
-            let (_, body) = direct::ask(network, *to, &open).await?;
+            let (_, body) = direct::ask(network, *to, carrier, &open).await?;
             decode_addresses(network, *to, &body)
         }
         Tunnel::Relay { via, to, .. } => {
-            let (_, _, body) = relay::ask(network, *via, *to, &open).await?;
+            let (_, _, body) = relay::ask(network, *via, *to, carrier, &open).await?;
             decode_addresses(network, *to, &body)
         }
         Tunnel::Onion { .. } => {
-            let plan = onion_plan(tunnel)?;
-            let (path, _, body) = onion::ask(network, plan, isolation, &open, timeout).await?;
+            let plan = onion_plan(tunnel, carrier)?;
+            let (path, _, body) =
+                onion::ask(network, plan, &request.isolation, &open, request.timeout).await?;
             let last = path.last().copied().unwrap_or_else(|| network.id());
             decode_addresses(network, last, &body)
         }
@@ -356,7 +356,7 @@ async fn resolve_any(
     }
 }
 
-fn onion_plan(tunnel: &Tunnel) -> Result<OnionPlan, OpenError> {
+fn onion_plan(tunnel: &Tunnel, carrier: Option<CarrierKind>) -> Result<OnionPlan, OpenError> {
     match tunnel {
         Tunnel::Onion {
             hops,
@@ -369,6 +369,7 @@ fn onion_plan(tunnel: &Tunnel) -> Result<OnionPlan, OpenError> {
             via: *via,
             to: *to,
             friends_only: *friends_only,
+            carrier,
         }),
         Tunnel::Direct { .. }
         | Tunnel::Relay { .. }
@@ -378,9 +379,13 @@ fn onion_plan(tunnel: &Tunnel) -> Result<OnionPlan, OpenError> {
 }
 
 /// A connection to `node`, the standing one or a new one, and a new stream on it.
-async fn stream_to(network: &Arc<Network>, node: NodeId) -> Result<(Link, Pipe), OpenError> {
+async fn stream_to(
+    network: &Arc<Network>,
+    node: NodeId,
+    carrier: Option<CarrierKind>,
+) -> Result<(Link, Pipe), OpenError> {
     let link = network
-        .connect(node, None)
+        .connect_over(node, None, carrier)
         .await
         .map_err(|source| OpenError::Connect {
             node: network.named(node),

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use serde::Serialize;
-use wormholes_proto::NodeId;
+use wormholes_proto::{CarrierKind, NodeId};
 
 /// An ordered set of tunnels. Never empty: a plan that allows nothing is one `Block`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -103,6 +103,8 @@ pub struct Marks {
     pub isolate: Vec<String>,
     /// Shown in `flows` and `why`.
     pub label: Option<String>,
+    /// What carries the connection to the first node; none takes any.
+    pub carrier: Option<CarrierKind>,
 }
 
 /// A distribution of waits.

@@ -1,7 +1,7 @@
 //! `wormholes peers` and `peer add | invite | remove`.
 
 use wormholes_proto::{
-    Roles,
+    CarrierKind, Roles,
     control::{
         Call, InviteReport, NoParams, PeerAddParams, PeerInfo, PeerList, PeerParams, PeerSource,
     },
@@ -91,7 +91,8 @@ fn row(peer: &PeerInfo) -> [Cell; 9] {
 fn state(peer: &PeerInfo) -> Cell {
     let is_learned = peer.source == PeerSource::Learned;
     if peer.online {
-        Cell::toned(Tone::Good, "connected")
+        let over = peer.carrier.map_or("", CarrierKind::as_str);
+        Cell::toned(Tone::Good, &format!("connected ({over})"))
     } else if is_learned && peer.roles.hop && !peer.addresses.is_empty() {
         Cell::toned(Tone::Plain, "as hop")
     } else if !peer.relays.is_empty() {
@@ -159,6 +160,7 @@ mod tests {
             source: PeerSource::Config,
             trust: 2,
             online: true,
+            carrier: Some(CarrierKind::Quic),
             rtt_ms: Some(12.345),
             loss: 0.015,
             load: 0.4,
@@ -202,11 +204,11 @@ mod tests {
         let peers = vec![bob, behind_nat, stranger, hop];
         let text = render(&PeerList { peers }, Style::default());
         let expected = "\
-NAME     STATE          RTT   LOSS  LOAD  TRUST                 ROLES       FROM     REACHED AT
-bob      connected  12.3 ms  1.5 %  40 %  2 friend              relay,exit  config   203.0.113.5:4433, via harbour
-dora     by relay         -      -     -  1 friend of a friend  -           config   via harbour
-\u{fffd}[31mev  offline          -      -     -  0 stranger            -           learned  -
-hop      as hop           -      -     -  0 stranger            hop         learned  203.0.113.5:4433
+NAME     STATE                 RTT   LOSS  LOAD  TRUST                 ROLES       FROM     REACHED AT
+bob      connected (quic)  12.3 ms  1.5 %  40 %  2 friend              relay,exit  config   203.0.113.5:4433, via harbour
+dora     by relay                -      -     -  1 friend of a friend  -           config   via harbour
+\u{fffd}[31mev  offline                 -      -     -  0 stranger            -           learned  -
+hop      as hop                  -      -     -  0 stranger            hop         learned  203.0.113.5:4433
 ";
         assert_eq!(text, expected);
     }

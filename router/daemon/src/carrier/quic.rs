@@ -7,7 +7,6 @@
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::Duration,
 };
 
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
@@ -22,7 +21,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 use wormholes_proto::NodeId;
 
 use super::{
-    CloseCode, Link, LinkError, Standing,
+    CarrierError, CloseCode, Families, HANDSHAKE_TIMEOUT, IDLE_TIMEOUT, KEEP_ALIVE, KNOWN_STREAMS,
+    LinkError, STRANGER_STREAMS, Standing,
     tls::{self, TlsError},
 };
 use crate::{counters::Counters, identity::Identity};
@@ -38,37 +38,19 @@ const KNOWN_WINDOW_BYTES: u32 = 24 << 20;
 const STRANGER_WINDOW_BYTES: u32 = 4 << 20;
 /// What this node holds for one connection until it is acknowledged.
 const SEND_WINDOW_BYTES: u64 = 24 << 20;
-/// Streams that a peer may have open at once beside the circuits of roles; more wait at its side.
-const KNOWN_STREAMS: u32 = 4096;
-/// The same for a stranger.
-const STRANGER_STREAMS: u32 = 256;
-/// A connection on which nothing arrives for so long is lost.
-const IDLE_TIMEOUT_MS: u32 = 15_000;
-/// Three chances before the other end gives up.
-const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// Handshakes at once; from a quarter on, callers prove their address first (RFC 9000,
 /// section 8.1).
 const MAX_HANDSHAKES: usize = 512;
-/// Slow handshakes make room.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// As whom a call is made.
-#[derive(Debug, Clone)]
-pub(crate) struct Caller {
-    config: ClientConfig,
-    throw_away: bool,
-}
 
 /// All endpoints of this node.
 #[derive(Debug)]
-pub(crate) struct Carrier {
+pub(super) struct QuicCarrier {
     /// Those that listen.
     listeners: Vec<Bound>,
     /// Dial only, for an address family that no listener serves.
     dialers: Vec<Bound>,
     /// Dial only, with throw-away keys.
     strangers: Vec<Bound>,
-    myself: Caller,
     handshakes: tokio::sync::Semaphore,
     counters: Arc<Counters>,
 }
@@ -80,72 +62,21 @@ struct Bound {
     families: Families,
 }
 
-/// Which addresses a socket reaches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Families {
-    V4,
-    V6,
-    Both,
-}
-
-/// QUIC that could not be set up.
-#[derive(Debug, thiserror::Error)]
-pub enum CarrierError {
-    /// The socket could not be bound.
-    #[error("cannot listen on udp {address}")]
-    Bind {
-        /// Where.
-        address: SocketAddr,
-        /// Why not.
-        source: std::io::Error,
-    },
-    /// TLS refused its configuration.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
-}
-
-impl Caller {
-    /// Calls as `identity`, which the callee learns.
-    ///
-    /// # Errors
-    /// [`TlsError`] when TLS refuses the key.
-    fn named(identity: &Identity) -> Result<Self, TlsError> {
-        Ok(Self {
-            config: client_config(identity)?,
-            throw_away: false,
-        })
-    }
-
-    /// Calls with a key that is used for one connection and never again.
-    ///
-    /// # Errors
-    /// [`TlsError`] when no key could be made.
-    pub(crate) fn throw_away() -> Result<Self, TlsError> {
-        let identity = Identity::throw_away().map_err(|error| TlsError(error.to_string()))?;
-        Ok(Self {
-            config: client_config(&identity)?,
-            throw_away: true,
-        })
-    }
-}
-
-impl Carrier {
-    /// Binds a socket for each of `listen`, and what is needed to dial.
+impl QuicCarrier {
+    /// Endpoints on `sockets`, which listen at `listen`, and what is needed to dial.
     ///
     /// # Errors
     /// [`CarrierError`] when a socket cannot be bound.
-    pub(crate) fn bind(
+    pub(super) fn new(
+        sockets: Vec<(UdpSocket, Families)>,
         listen: &[SocketAddr],
         identity: &Identity,
         counters: Arc<Counters>,
     ) -> Result<Self, CarrierError> {
         let server = server_config(identity)?;
-        let listeners = listen
-            .iter()
-            .map(|address| {
-                let families = Families::of_listener(*address, listen);
-                Bound::new(*address, families, Some(server.clone()), identity)
-            })
+        let listeners = sockets
+            .into_iter()
+            .map(|(socket, families)| Bound::on(socket, families, Some(server.clone()), identity))
             .collect::<Result<Vec<_>, _>>()?;
         let mut dialers = Vec::new();
         let mut strangers = Vec::new();
@@ -154,7 +85,7 @@ impl Carrier {
             (IpAddr::from(Ipv6Addr::UNSPECIFIED), Families::V6),
         ] {
             // A machine without IPv6 only lacks what it could not reach anyway.
-            let bind = |ip: IpAddr| match Bound::new((ip, 0).into(), families, None, identity) {
+            let bind = |ip: IpAddr| match Bound::new((ip, 0).into(), families, identity) {
                 Err(_) if families == Families::V6 => Ok(None),
                 other => other.map(Some),
             };
@@ -168,7 +99,6 @@ impl Carrier {
             listeners,
             dialers,
             strangers,
-            myself: Caller::named(identity)?,
             handshakes: tokio::sync::Semaphore::new(MAX_HANDSHAKES),
             counters,
         })
@@ -185,44 +115,38 @@ impl Carrier {
         [addresses(&self.dialers), addresses(&self.strangers)].concat()
     }
 
-    /// As this node itself.
-    pub(crate) fn myself(&self) -> &Caller {
-        &self.myself
-    }
-
     /// Calls `id` at `address`. Cancel-safe: dropping it ends the attempt.
     ///
     /// # Errors
     /// [`LinkError`] when nobody answers in time or another node does.
-    pub(crate) async fn dial(
+    pub(super) async fn dial(
         &self,
-        caller: &Caller,
+        config: &ClientConfig,
+        throw_away: bool,
         id: NodeId,
         address: SocketAddr,
-    ) -> Result<Link, LinkError> {
+    ) -> Result<quinn::Connection, LinkError> {
         let refused = |why: String| LinkError::Address { address, why };
         let endpoint = self
-            .dialer(caller, address.ip())
+            .dialer(throw_away, address.ip())
             .ok_or_else(|| refused("no socket of that address family".to_owned()))?;
         let connecting = endpoint
-            .connect_with(caller.config.clone(), address, &id.to_string())
+            .connect_with(config.clone(), address, &id.to_string())
             .map_err(|error| refused(error.to_string()))?;
         match tokio::time::timeout(HANDSHAKE_TIMEOUT, connecting).await {
-            Ok(Ok(connection)) => Ok(Link::new(id, connection)),
+            Ok(Ok(connection)) => Ok(connection),
             Ok(Err(ConnectionError::TimedOut)) | Err(_) => Err(LinkError::NoAnswer { address }),
-            Ok(Err(error)) => {
+            Ok(Err(error)) => Err(LinkError::Handshake {
+                address,
                 // Raised on this side: the other end's own no is no fault of it.
-                if matches!(error, ConnectionError::TransportError(_)) {
-                    self.counters.handshakes_failed.fetch_add(1, Relaxed);
-                }
-                let why = error.to_string();
-                Err(LinkError::Handshake { address, why })
-            }
+                is_our_no: matches!(error, ConnectionError::TransportError(_)),
+                why: error.to_string(),
+            }),
         }
     }
 
-    fn dialer(&self, caller: &Caller, ip: IpAddr) -> Option<&Endpoint> {
-        let mut sockets = if caller.throw_away {
+    fn dialer(&self, throw_away: bool, ip: IpAddr) -> Option<&Endpoint> {
+        let mut sockets = if throw_away {
             self.strangers.iter().chain(&[])
         } else {
             self.listeners.iter().chain(&self.dialers)
@@ -264,16 +188,16 @@ impl Carrier {
     ///
     /// # Errors
     /// [`LinkError`] when it breaks, takes too long, or there are too many.
-    pub(crate) async fn handshake(&self, incoming: Incoming) -> Result<Link, LinkError> {
-        let taken = self.take(incoming).await;
-        taken.inspect_err(|_| {
-            self.counters.handshakes_failed.fetch_add(1, Relaxed);
-        })
-    }
-
-    async fn take(&self, incoming: Incoming) -> Result<Link, LinkError> {
+    pub(super) async fn handshake(
+        &self,
+        incoming: Incoming,
+    ) -> Result<(NodeId, quinn::Connection), LinkError> {
         let address = incoming.remote_address();
-        let failed = |why: String| LinkError::Handshake { address, why };
+        let failed = |why: String| LinkError::Handshake {
+            address,
+            is_our_no: true,
+            why,
+        };
         let Ok(_place) = self.handshakes.try_acquire() else {
             incoming.refuse();
             return Err(failed("too many at once".to_owned()));
@@ -287,7 +211,7 @@ impl Carrier {
             .and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok())
             .and_then(|keys| tls::peer_id(&keys))
             .ok_or_else(|| failed("no node id".to_owned()))?;
-        Ok(Link::new(id, connection))
+        Ok((id, connection))
     }
 
     /// Ends all connections and waits until their other ends were told.
@@ -302,52 +226,50 @@ impl Carrier {
     }
 }
 
-pub(super) fn set_standing(connection: &quinn::Connection, standing: Standing, circuits: usize) {
-    let (window, streams) = match standing {
-        Standing::Stranger => (STRANGER_WINDOW_BYTES, STRANGER_STREAMS),
-        Standing::Known => (KNOWN_WINDOW_BYTES, KNOWN_STREAMS),
+pub(super) fn set_standing(connection: &quinn::Connection, standing: Standing, streams: u32) {
+    let window = match standing {
+        Standing::Stranger => STRANGER_WINDOW_BYTES,
+        Standing::Known => KNOWN_WINDOW_BYTES,
     };
     connection.set_receive_window(VarInt::from_u32(window));
-    let circuits = u32::try_from(circuits).unwrap_or(u32::MAX);
-    let streams = VarInt::from_u32(streams.saturating_add(circuits));
-    connection.set_max_concurrent_bi_streams(streams);
+    connection.set_max_concurrent_bi_streams(VarInt::from_u32(streams));
 }
 
 impl Bound {
+    /// An endpoint that only dials.
     fn new(
         address: SocketAddr,
+        families: Families,
+        identity: &Identity,
+    ) -> Result<Self, CarrierError> {
+        let failed = |source| CarrierError::Bind {
+            transport: "udp",
+            address,
+            source,
+        };
+        Self::on(
+            socket(address, families).map_err(failed)?,
+            families,
+            None,
+            identity,
+        )
+    }
+
+    fn on(
+        socket: UdpSocket,
         families: Families,
         server: Option<ServerConfig>,
         identity: &Identity,
     ) -> Result<Self, CarrierError> {
-        let failed = |source| CarrierError::Bind { address, source };
-        let socket = socket(address, families).map_err(failed)?;
+        let address = socket.local_addr();
         let config = EndpointConfig::new(Arc::new(ResetKey(identity.reset_key())));
-        let endpoint =
-            Endpoint::new(config, server, socket, Arc::new(TokioRuntime)).map_err(failed)?;
+        let endpoint = Endpoint::new(config, server, socket, Arc::new(TokioRuntime));
+        let endpoint = endpoint.map_err(|source| CarrierError::Bind {
+            transport: "udp",
+            address: address.unwrap_or_else(|_| (Ipv4Addr::UNSPECIFIED, 0).into()),
+            source,
+        })?;
         Ok(Self { endpoint, families })
-    }
-}
-
-impl Families {
-    /// `[::]` takes IPv4 too, unless another listener has that port there.
-    fn of_listener(address: SocketAddr, listen: &[SocketAddr]) -> Self {
-        let taken = |port| listen.iter().any(|own| own.is_ipv4() && own.port() == port);
-        if address.is_ipv4() {
-            Self::V4
-        } else if address.ip().is_unspecified() && !taken(address.port()) {
-            Self::Both
-        } else {
-            Self::V6
-        }
-    }
-
-    fn reach(self, ip: IpAddr) -> bool {
-        match self {
-            Self::V4 => ip.is_ipv4(),
-            Self::V6 => ip.is_ipv6(),
-            Self::Both => true,
-        }
     }
 }
 
@@ -358,7 +280,7 @@ fn addresses(sockets: &[Bound]) -> Vec<SocketAddr> {
         .collect()
 }
 
-fn socket(address: SocketAddr, families: Families) -> std::io::Result<UdpSocket> {
+pub(super) fn socket(address: SocketAddr, families: Families) -> std::io::Result<UdpSocket> {
     let domain = Domain::for_address(address);
     let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
     if address.is_ipv6() {
@@ -390,7 +312,7 @@ fn enlarge_buffers(socket: &Socket) {
     }
 }
 
-fn client_config(identity: &Identity) -> Result<ClientConfig, TlsError> {
+pub(super) fn client_config(identity: &Identity) -> Result<ClientConfig, TlsError> {
     let crypto = QuicClientConfig::try_from(tls::client_config(identity)?)
         .map_err(|error| TlsError(error.to_string()))?;
     let mut config = ClientConfig::new(Arc::new(crypto));
@@ -420,7 +342,7 @@ fn transport(window_bytes: u32, streams: u32) -> TransportConfig {
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
         .receive_window(VarInt::from_u32(window_bytes))
         .send_window(SEND_WINDOW_BYTES)
-        .max_idle_timeout(Some(VarInt::from_u32(IDLE_TIMEOUT_MS).into()))
+        .max_idle_timeout(IDLE_TIMEOUT.try_into().ok())
         .keep_alive_interval(Some(KEEP_ALIVE))
         // Fewer acknowledgements to write and to read.
         .ack_frequency_config(Some(AckFrequencyConfig::default()))
@@ -442,35 +364,5 @@ impl quinn::crypto::HmacKey for ResetKey {
 
     fn verify(&self, data: &[u8], signature: &[u8]) -> Result<(), quinn::crypto::CryptoError> {
         hmac::verify(&self.0, data, signature).map_err(|_| quinn::crypto::CryptoError)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The port of a listener names its node to whoever ever met it.
-    #[tokio::test]
-    async fn throw_away_calls_leave_from_a_port_that_names_nobody() {
-        let bind = |ip: [u8; 4]| {
-            let identity = Identity::throw_away().unwrap();
-            let carrier = Carrier::bind(&[(ip, 0).into()], &identity, Arc::default()).unwrap();
-            (identity.id(), carrier)
-        };
-        let ((_, caller), (id, called)) = (bind([127, 66, 0, 1]), bind([127, 66, 0, 2]));
-        let address = called.listen_addresses()[0];
-        let source_of = async |who: &Caller| {
-            let taken = async {
-                let incoming = called.accept().await.unwrap();
-                called.handshake(incoming).await
-            };
-            let (dialled, taken) = tokio::join!(caller.dial(who, id, address), taken);
-            dialled.unwrap();
-            taken.unwrap().remote_address()
-        };
-        let own = caller.listen_addresses()[0];
-        assert_eq!(source_of(caller.myself()).await, own);
-        let nobody = Caller::throw_away().unwrap();
-        assert_ne!(source_of(&nobody).await.port(), own.port());
     }
 }

@@ -31,6 +31,7 @@ pub(super) const SECTIONS: [Section; 12] = [
             ("name", Restart),
             ("data_dir", Restart),
             ("listen", Restart),
+            ("carriers", Restart),
             ("advertise", Restart),
             ("networks", Restart),
             ("family", Restart),

@@ -18,7 +18,7 @@ use super::{
     HopConfig, LimitsConfig, LogConfig, MetricsConfig, NodeConfig, PeerConfig, RoleConfig,
     RuleLines, RulesConfig, Secret, ServiceConfig,
     read::{Document, Table},
-    values::{file_mode, log_level},
+    values::{carrier, file_mode, log_level},
 };
 
 /// Counts beyond this are typing errors, and would not fit in memory.
@@ -69,10 +69,14 @@ fn node(table: &Table<'_>, folder: &Path) -> NodeConfig {
         listen: table
             .list("listen", address_with_any_port)
             .unwrap_or(default.listen),
+        carriers: table.list("carriers", carrier).unwrap_or(default.carriers),
         advertise: table.list("advertise", address).unwrap_or_default(),
         networks: table.list("networks", text).unwrap_or(default.networks),
         family: table.parsed("family", family),
     };
+    if node.carriers.is_empty() {
+        table.problem("carriers", "this node could speak with nobody");
+    }
     if node.advertise.len() > MAX_RECORD_ADDRESSES {
         table.problem(
             "advertise",

@@ -3,6 +3,7 @@
 use std::{fmt, net::SocketAddr, str::FromStr};
 
 use thiserror::Error;
+use wormholes_proto::CarrierKind;
 
 use super::{ExitRule, hint::suggestion};
 
@@ -73,6 +74,11 @@ fn port_range(text: &str) -> Result<(u16, u16), ParseExitRuleError> {
         (Some(first), Some(last)) if first <= last => Ok((first, last)),
         _ => Err(ParseExitRuleError),
     }
+}
+
+/// A carrier by its name.
+pub(super) fn carrier(text: &str) -> Result<CarrierKind, &'static str> {
+    CarrierKind::from_name(text).ok_or("expected \"quic\" or \"tcp\"")
 }
 
 /// A file mode in octal, like `0600`.

@@ -68,6 +68,7 @@ fn node(text: &mut Text, config: &Config) {
         .key("name", node.name.clone())
         .key("data_dir", path(&node.data_dir))
         .key("listen", list(&node.listen))
+        .key("carriers", list(&node.carriers))
         .key("advertise", list(&node.advertise))
         .key("networks", list(&node.networks))
         .optional("family", node.family.clone());
@@ -185,6 +186,7 @@ mod tests {
 name = "ada"
 data_dir = "/data"
 listen = ["[::]:1"]
+carriers = ["tcp"]
 advertise = ["192.0.2.1:2"]
 family = "ours"
 [[peer]]

@@ -155,6 +155,9 @@ fn step_text(core: &NodeCore, step: &Step) -> String {
             text += &format!(", {name} {count} {unit}");
         }
     }
+    if let Some(carrier) = marks.carrier {
+        text += &format!(", over {}", carrier.as_str());
+    }
     if marks.jitter.is_some() {
         text += ", jitter";
     }

@@ -148,6 +148,7 @@ fn info(core: &NodeCore, node: &NodeView) -> PeerInfo {
         source: source(core, &node.id),
         trust: node.trust,
         online: node.online,
+        carrier: core.network.carrier_to(&node.id),
         rtt_ms: node.rtt_ms,
         loss: node.loss,
         load: node.load,

@@ -101,7 +101,7 @@ async fn straight(core: &Arc<NodeCore>, id: NodeId, stood: bool) -> Result<Reach
 
 async fn relayed(core: &Arc<NodeCore>, id: NodeId) -> Result<Reached, String> {
     let start = Instant::now();
-    let sealed = tunnel::seal_through_relay(&core.network, None, id).await;
+    let sealed = tunnel::seal_through_relay(&core.network, None, id, None).await;
     let (relay, pipe) = sealed.map_err(|error| error.to_string())?;
     let connected = Some(start.elapsed());
     Ok(Reached {

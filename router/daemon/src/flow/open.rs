@@ -84,15 +84,12 @@ pub(super) async fn plan(trip: &Trip<'_>, choice: Choice) -> Result<Route, Failu
 /// Looks the target's name up through the first step that can.
 pub(super) async fn lookup(trip: &Trip<'_>, plan: &Plan) -> Result<Found, Refusal> {
     let mut refusal = Refusal::Blocked("the plan is empty".to_owned());
-    let host = &trip.asked.target.host;
     for step in &plan.steps {
         tokio::time::sleep(step.marks.delay.unwrap_or_default()).await;
         for tunnel in &step.tunnels {
             let start = trip.tries(tunnel);
-            let isolation = isolation(trip.asked, &step.marks);
-            let timeout = timeout(tunnel, &step.marks);
-            let network = &trip.core.network;
-            let found = network.resolve(tunnel, host, &isolation, timeout).await;
+            let request = request(trip, tunnel, &step.marks);
+            let found = trip.core.network.resolve(tunnel, &request).await;
             let what = format!("look-up through {}", describe(trip.core, tunnel));
             let error = found.as_ref().err();
             trip.tried(what, start, error, error.and_then(OpenError::node));
@@ -157,12 +154,7 @@ async fn one(trip: &Trip<'_>, tunnel: &Tunnel, marks: &Marks) -> Result<Opened, 
             is_final: false,
         });
     }
-    let request = TunnelRequest {
-        target: trip.asked.target.clone(),
-        service: trip.conn.service.clone(),
-        isolation: isolation(trip.asked, marks),
-        timeout: timeout(tunnel, marks),
-    };
+    let request = request(trip, tunnel, marks);
     let mut opened = dial(trip, tunnel, &request).await;
     if matches!(&opened, Err(error) if error.kind().remedy == Remedy::RefreshRecords) {
         // Peers that do not answer hold the flow up no longer than a tunnel may.
@@ -183,6 +175,16 @@ async fn one(trip: &Trip<'_>, tunnel: &Tunnel, marks: &Marks) -> Result<Opened, 
             refusal: Refusal::of_open(&error, tunnel),
             is_final: error.kind().remedy == Remedy::GiveUp,
         }),
+    }
+}
+
+fn request(trip: &Trip<'_>, tunnel: &Tunnel, marks: &Marks) -> TunnelRequest {
+    TunnelRequest {
+        target: trip.asked.target.clone(),
+        service: trip.conn.service.clone(),
+        isolation: isolation(trip.asked, marks),
+        timeout: timeout(tunnel, marks),
+        carrier: marks.carrier,
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use futures_util::{StreamExt, stream};
+use wormholes_proto::CarrierKind;
 use wormholes_proto::NodeId;
 
 use super::Network;
@@ -25,7 +26,18 @@ impl Network {
         id: NodeId,
         hint: Option<SocketAddr>,
     ) -> Result<Link, ConnectError> {
-        self.connect_at(id, self.addresses_of(&id, hint)).await
+        self.connect_over(id, hint, None).await
+    }
+
+    /// As [`Self::connect`], over the carrier that is wanted.
+    pub(crate) async fn connect_over(
+        self: &Arc<Self>,
+        id: NodeId,
+        hint: Option<SocketAddr>,
+        wanted: Option<CarrierKind>,
+    ) -> Result<Link, ConnectError> {
+        let addresses = self.addresses_of(&id, hint);
+        self.connect_at(id, addresses, wanted).await
     }
 
     /// As [`Self::connect`], for a stranger: but for those in config.toml, only addresses that pass
@@ -53,7 +65,7 @@ impl Network {
             }
             Ok(()) | Err(_) => true,
         });
-        match (self.connect_at(id, addresses).await, banned) {
+        match (self.connect_at(id, addresses, None).await, banned) {
             (Err(ConnectError::NoAddress), Some(ban)) => Err(ban.into()),
             (connected, _) => connected,
         }
@@ -80,6 +92,7 @@ impl Network {
         self: &Arc<Self>,
         id: NodeId,
         addresses: Vec<SocketAddr>,
+        wanted: Option<CarrierKind>,
     ) -> Result<Link, ConnectError> {
         if id == self.id() {
             return Err(ConnectError::Myself);
@@ -87,7 +100,7 @@ impl Network {
         let caller = self.carrier.myself();
         let called = self
             .peers
-            .connect(&self.carrier, caller, id, &addresses)
+            .connect(&self.carrier, caller, id, &addresses, wanted)
             .await?;
         Ok(self.served(called))
     }

@@ -1,7 +1,8 @@
-//! Onion cells over a QUIC stream: at the client and the last hop as ends of a pipe, at a hop
+//! Onion cells over a stream between nodes: at the client and the last hop as ends of a pipe, at a hop
 //! between as a reader that changes each cell on its way.
 
 use bytes::{Buf, Bytes, BytesMut};
+use futures_util::future::BoxFuture;
 use wormholes_proto::onion::{
     CellError, CellSize, ClientOpener, ClientSealer, DATA_OFFSET, Delivered, HopDown, HopUp,
     LastDown, LastUp, MessageKind, SMALL_CELL,
@@ -9,7 +10,7 @@ use wormholes_proto::onion::{
 
 use super::{
     PipeError, Toll,
-    quic::{QuicReader, QuicWriter},
+    stream::{StreamReader, StreamWriter},
 };
 
 /// The byte before a cell.
@@ -52,7 +53,7 @@ pub(super) struct OnionReader {
 }
 
 pub(super) struct OnionWriter {
-    stream: QuicWriter,
+    stream: StreamWriter,
     sealer: CellSealer,
     large_only: bool,
     toll: Option<Toll>,
@@ -65,7 +66,7 @@ pub(super) struct HopReader {
 
 /// Cuts a stream into cells.
 struct CellReader {
-    stream: QuicReader,
+    stream: StreamReader,
     /// At most one cell and one read more.
     pending: BytesMut,
 }
@@ -73,7 +74,7 @@ struct CellReader {
 impl OnionReader {
     /// `ahead` is what was read from `stream` already.
     pub(super) fn new(
-        stream: QuicReader,
+        stream: StreamReader,
         ahead: &[u8],
         opener: CellOpener,
         toll: Option<Toll>,
@@ -134,7 +135,7 @@ impl OnionReader {
 }
 
 impl OnionWriter {
-    pub(super) fn new(stream: QuicWriter, sealer: CellSealer, toll: Option<Toll>) -> Self {
+    pub(super) fn new(stream: StreamWriter, sealer: CellSealer, toll: Option<Toll>) -> Self {
         Self {
             stream,
             sealer,
@@ -179,8 +180,8 @@ impl OnionWriter {
         self.send(cell).await
     }
 
-    /// See [`QuicWriter::left`].
-    pub(super) fn left(&self) -> impl Future<Output = ()> + Send + use<> {
+    /// See [`StreamWriter::left`].
+    pub(super) fn left(&self) -> BoxFuture<'static, ()> {
         self.stream.left()
     }
 
@@ -188,7 +189,7 @@ impl OnionWriter {
         let mut cell = BytesMut::new();
         self.seal(MessageKind::End, &[], self.size_for(0), &mut cell)?;
         self.send(cell).await?;
-        self.stream.finish()
+        self.stream.finish().await
     }
 
     async fn send(&mut self, cells: BytesMut) -> Result<(), PipeError> {
@@ -230,7 +231,7 @@ impl OnionWriter {
 }
 
 impl HopReader {
-    pub(super) fn new(stream: QuicReader, ahead: &[u8], turner: CellTurner) -> Self {
+    pub(super) fn new(stream: StreamReader, ahead: &[u8], turner: CellTurner) -> Self {
         Self {
             cells: CellReader::new(stream, ahead),
             turner,
@@ -266,7 +267,7 @@ impl HopReader {
 }
 
 impl CellReader {
-    fn new(stream: QuicReader, ahead: &[u8]) -> Self {
+    fn new(stream: StreamReader, ahead: &[u8]) -> Self {
         Self {
             stream,
             pending: BytesMut::from(ahead),

@@ -20,7 +20,7 @@ const ABORTED: VarInt = VarInt::from_u32(1);
 
 /// What is read while nothing is wanted but to learn whether the stream breaks off. Overflow: it is
 /// read, and heard to break off, no further.
-const MAX_AHEAD_BYTES: usize = 16 << 10;
+pub(super) const MAX_AHEAD_BYTES: usize = 16 << 10;
 
 pub(super) struct QuicReader {
     stream: RecvStream,

@@ -1,29 +1,30 @@
-//! Noise over a QUIC stream as ends of a pipe: what travels through a relay.
+//! Noise over a stream between nodes as ends of a pipe: what travels through a relay.
 
 use bytes::{Bytes, BytesMut};
+use futures_util::future::BoxFuture;
 use wormholes_proto::sealed::{Frame, Opener, SealedError, Sealer};
 
 use super::{
     PipeError,
-    quic::{QuicReader, QuicWriter},
+    stream::{StreamReader, StreamWriter},
 };
 
 pub(super) struct SealedReader {
-    stream: QuicReader,
+    stream: StreamReader,
     opener: Opener,
     /// At most one frame and one read more.
     pending: BytesMut,
 }
 
 pub(super) struct SealedWriter {
-    stream: QuicWriter,
+    stream: StreamWriter,
     sealer: Sealer,
     pad_bytes: Option<u32>,
 }
 
 impl SealedReader {
     /// `ahead` is what was read from `stream` already.
-    pub(super) fn new(stream: QuicReader, ahead: &[u8], opener: Opener) -> Self {
+    pub(super) fn new(stream: StreamReader, ahead: &[u8], opener: Opener) -> Self {
         Self {
             stream,
             opener,
@@ -60,7 +61,7 @@ impl SealedReader {
 }
 
 impl SealedWriter {
-    pub(super) fn new(stream: QuicWriter, sealer: Sealer) -> Self {
+    pub(super) fn new(stream: StreamWriter, sealer: Sealer) -> Self {
         Self {
             stream,
             sealer,
@@ -88,8 +89,8 @@ impl SealedWriter {
         self.stream.write_chunks(&mut [sealed.freeze()]).await
     }
 
-    /// See [`QuicWriter::left`].
-    pub(super) fn left(&self) -> impl Future<Output = ()> + Send + use<> {
+    /// See [`StreamWriter::left`].
+    pub(super) fn left(&self) -> BoxFuture<'static, ()> {
         self.stream.left()
     }
 
@@ -98,7 +99,7 @@ impl SealedWriter {
         let end = self.sealer.seal_end(self.pad_bytes, &mut sealed);
         end.map_err(sealed_error)?;
         self.stream.write_chunks(&mut [sealed.freeze()]).await?;
-        self.stream.finish()
+        self.stream.finish().await
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use wormholes_proto::CarrierKind;
 use wormholes_proto::{NodeId, Open, Target};
 use wormholes_rules::TunnelKind;
 
@@ -39,9 +40,10 @@ pub(super) async fn dial(network: &Network, target: &Target) -> Result<Opened, O
 pub(super) async fn ask(
     network: &Arc<Network>,
     node: NodeId,
+    carrier: Option<CarrierKind>,
     open: &Open,
 ) -> Result<(Pipe, Vec<u8>), OpenError> {
-    let (link, mut pipe) = stream_to(network, node).await?;
+    let (link, mut pipe) = stream_to(network, node, carrier).await?;
     let body = match ask_on(network, &mut pipe, node, open).await {
         // A door shut on the whole connection says more than the broken stream on it.
         Err(OpenError::Broken { .. }) if link.is_closed() => {

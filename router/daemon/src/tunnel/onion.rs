@@ -17,6 +17,8 @@ use wormholes_proto::{
     onion::{CREATED_BYTES, ClientBuild, LastHop, PathHop, PathKey, PathRequest},
 };
 
+use wormholes_proto::CarrierKind;
+
 use super::{OpenError, ask_on};
 use crate::{
     network::Network,
@@ -49,6 +51,7 @@ pub(super) struct OnionPlan {
     pub(super) via: Option<NodeId>,
     pub(super) to: Option<NodeId>,
     pub(super) friends_only: bool,
+    pub(super) carrier: Option<CarrierKind>,
 }
 
 impl OnionClient {
@@ -82,7 +85,11 @@ pub(super) async fn ask(
         timeout,
     };
     let key = PathKey {
-        isolation: isolation.to_owned(),
+        // A circuit over another carrier is another circuit.
+        isolation: format!(
+            "{} {isolation}",
+            plan.carrier.map_or("any", CarrierKind::as_str)
+        ),
         request: PathRequest {
             own: network.id(),
             hops: plan.hops,
@@ -96,11 +103,11 @@ pub(super) async fn ask(
     let mut failed = OpenError::NoWay("no onion path");
     for _ in 0..MAX_ATTEMPTS {
         let (path, kept) = network.onion().paths.choose(network, &key).await?;
-        match ask_over(network, &key, &path, open, time).await {
+        match ask_over(network, &key, &path, plan.carrier, open, time).await {
             Ok((pipe, body)) => {
                 // A key that came once may never come again.
                 if kept {
-                    build_ahead(network, key, path.clone());
+                    build_ahead(network, key, path.clone(), plan.carrier);
                 }
                 return Ok((ids(&path), pipe, body));
             }
@@ -183,6 +190,7 @@ async fn ask_over(
     network: &Arc<Network>,
     key: &PathKey,
     path: &[PathHop],
+    carrier: Option<CarrierKind>,
     open: &Open,
     time: TimeLeft,
 ) -> Result<(Pipe, Vec<u8>), CircuitError> {
@@ -196,7 +204,7 @@ async fn ask_over(
             Ok(Err(error)) => return Err(CircuitError::Answer(error)),
         }
     }
-    let mut pipe = build(network, path, time.patience()).await?;
+    let mut pipe = build(network, path, carrier, time.patience()).await?;
     match ask_on(network, &mut pipe, last, open).await {
         Ok(body) => Ok((pipe, body)),
         Err(OpenError::Broken { source, .. }) => Err(CircuitError::Broken(source)),
@@ -227,9 +235,10 @@ impl TimeLeft {
 async fn build(
     network: &Arc<Network>,
     path: &[PathHop],
+    carrier: Option<CarrierKind>,
     patience: Duration,
 ) -> Result<Pipe, CircuitError> {
-    let built = tokio::time::timeout(patience, try_build(network, path)).await;
+    let built = tokio::time::timeout(patience, try_build(network, path, carrier)).await;
     let built = built.unwrap_or(Err(CircuitError::TimedOut));
     let counters = network.counters();
     match &built {
@@ -242,7 +251,11 @@ async fn build(
     built
 }
 
-async fn try_build(network: &Arc<Network>, path: &[PathHop]) -> Result<Pipe, CircuitError> {
+async fn try_build(
+    network: &Arc<Network>,
+    path: &[PathHop],
+    carrier: Option<CarrierKind>,
+) -> Result<Pipe, CircuitError> {
     let first = path.first().ok_or(CircuitError::Hop(0, Reason::NoNode))?;
     let (build, create) = ClientBuild::new(path, &mut rand::rng())
         .map_err(|_| CircuitError::Hop(0, Reason::Malformed))?;
@@ -250,7 +263,7 @@ async fn try_build(network: &Arc<Network>, path: &[PathHop]) -> Result<Pipe, Cir
         key_id: create.key_id,
         slots: create.slots,
     };
-    let (pipe, answer) = first_hop::ask(network, first, &open).await?;
+    let (pipe, answer) = first_hop::ask(network, first, carrier, &open).await?;
     let created: [u8; CREATED_BYTES] = match answer {
         Answer::Accepted(created) => created
             .try_into()
@@ -275,14 +288,19 @@ async fn try_build(network: &Arc<Network>, path: &[PathHop]) -> Result<Pipe, Cir
 }
 
 /// Has a circuit ready for the next flow on this path, for a while.
-fn build_ahead(network: &Arc<Network>, key: PathKey, path: Vec<PathHop>) {
+fn build_ahead(
+    network: &Arc<Network>,
+    key: PathKey,
+    path: Vec<PathHop>,
+    carrier: Option<CarrierKind>,
+) {
     if !network.onion().spares.claim(&key, Instant::now()) {
         return;
     }
     let builder = Arc::clone(network);
     network.spawn(async move {
         let spares = &builder.onion().spares;
-        match build(&builder, &path, BUILD_AHEAD_TIMEOUT).await {
+        match build(&builder, &path, carrier, BUILD_AHEAD_TIMEOUT).await {
             Err(_) => spares.release(&key),
             Ok(pipe) => {
                 let built = Instant::now();

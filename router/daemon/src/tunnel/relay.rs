@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use wormholes_proto::CarrierKind;
 use wormholes_proto::{
     Answer, NodeId, Open, Reason, SignedRecord, encode_open,
     sealed::{ANSWER_BYTES, Initiator, OwnEnd},
@@ -23,9 +24,10 @@ pub(super) async fn ask(
     network: &Arc<Network>,
     via: Option<NodeId>,
     to: NodeId,
+    carrier: Option<CarrierKind>,
     open: &Open,
 ) -> Result<(NodeId, Pipe, Vec<u8>), OpenError> {
-    let (relay, mut pipe) = connect(network, via, to).await?;
+    let (relay, mut pipe) = connect(network, via, to, carrier).await?;
     let body = ask_on(network, &mut pipe, to, open).await?;
     Ok((relay, pipe, body))
 }
@@ -39,18 +41,19 @@ pub(crate) async fn connect(
     network: &Arc<Network>,
     via: Option<NodeId>,
     to: NodeId,
+    carrier: Option<CarrierKind>,
 ) -> Result<(NodeId, Pipe), OpenError> {
     let mut record = record_of(network, to).await?;
     let relays = via.map_or_else(|| candidates(network, &to, &record), |via| vec![via]);
     let mut failed = OpenError::NoWay("no relay of the peer is known");
     for relay in relays.into_iter().take(MAX_RELAYS) {
-        let mut sealed = seal(network, relay, &record).await;
+        let mut sealed = seal(network, relay, carrier, &record).await;
         if refused_for(&sealed, Reason::Handshake) && network.refresh_records().await {
             // Its key may have changed: the new record says so.
             let newer = record_of(network, to).await?;
             if newer.record().noise_key != record.record().noise_key {
                 record = newer;
-                sealed = seal(network, relay, &record).await;
+                sealed = seal(network, relay, carrier, &record).await;
             }
         }
         if refused_for(&sealed, Reason::NoNode) {
@@ -104,6 +107,7 @@ fn candidates(network: &Network, id: &NodeId, record: &SignedRecord) -> Vec<Node
 async fn seal(
     network: &Arc<Network>,
     relay: NodeId,
+    carrier: Option<CarrierKind>,
     record: &SignedRecord,
 ) -> Result<Pipe, OpenError> {
     let to = record.id();
@@ -115,7 +119,7 @@ async fn seal(
         node: network.named(to),
         reason: Reason::Handshake,
     };
-    let (_, mut pipe) = stream_to(network, relay).await?;
+    let (_, mut pipe) = stream_to(network, relay, carrier).await?;
     let own_record = network.own_record();
     let own = OwnEnd {
         noise: network.identity().noise(),

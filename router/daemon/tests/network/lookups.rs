@@ -1,14 +1,12 @@
 //! Names that a peer looks up for others: whose resolver is asked, and who may ask.
 
-use std::{net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{net::Ipv4Addr, sync::Arc};
 
 use wormholed::{Config, NetworkOptions, OpenError, OpenGate};
 use wormholes_proto::{Host, Reason};
 use wormholes_rules::Tunnel;
 
 use crate::{name_server::NameServer, support::*};
-
-const PATIENCE: Duration = Duration::from_secs(20);
 
 fn exit_with(number: u8, names: &NameServer, edit: impl FnOnce(&mut Config)) -> Node {
     let options = NetworkOptions {
@@ -28,7 +26,10 @@ async fn look_up(client: &Node, exit: &Node) -> Result<Vec<std::net::IpAddr>, Op
         exit: true,
     };
     let host = Host::parse("a.example").unwrap();
-    client.network.resolve(&tunnel, &host, "", PATIENCE).await
+    client
+        .network
+        .resolve(&tunnel, &request(wormholes_proto::Target::new(host, 0)))
+        .await
 }
 
 #[tokio::test]

@@ -203,7 +203,7 @@ async fn half_close_and_refusals_pass_through_all_layers() {
     assert_eq!(error.reason(), Reason::ForbiddenAddress, "{error}");
     let host = Host::parse("a.example").unwrap();
     let found = network
-        .resolve(&onion(3), &host, "", Duration::from_secs(20))
+        .resolve(&onion(3), &request(wormholes_proto::Target::new(host, 0)))
         .await
         .unwrap();
     assert_eq!(found, [Ipv4Addr::new(127, 9, 9, 9)]);

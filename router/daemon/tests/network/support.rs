@@ -122,6 +122,7 @@ pub(crate) fn befriend(nodes: &[&Node]) {
 
 pub(crate) fn request(target: impl Into<Target>) -> TunnelRequest {
     TunnelRequest {
+        carrier: None,
         target: target.into(),
         service: None,
         isolation: String::new(),
@@ -131,6 +132,7 @@ pub(crate) fn request(target: impl Into<Target>) -> TunnelRequest {
 
 pub(crate) fn service_request(name: &str) -> TunnelRequest {
     TunnelRequest {
+        carrier: None,
         service: ServiceName::parse(name).ok(),
         ..request(SocketAddr::from(([127, 0, 0, 1], 1)))
     }

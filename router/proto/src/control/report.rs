@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{call::Access, event::EventKind};
-use crate::{id::NodeId, roles::Roles};
+use crate::{carrier::CarrierKind, id::NodeId, roles::Roles};
 
 /// The version of this protocol. Additions keep it; what would mislead an older client does not.
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -140,9 +140,11 @@ pub struct PeerInfo {
     pub trust: u8,
     /// A connection stands.
     pub online: bool,
+    /// What carries the standing connection.
+    pub carrier: Option<CarrierKind>,
     /// Round trip over the standing connection.
     pub rtt_ms: Option<f64>,
-    /// Lost packets, 0 to 1, over the standing connection.
+    /// Lost packets, 0 to 1, over the standing connection; TCP hides them.
     pub loss: f64,
     /// How full the fullest of its roles is, 0 to 1, as it said at most five minutes ago.
     pub load: f64,

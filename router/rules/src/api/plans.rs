@@ -5,7 +5,7 @@ mod draft;
 use std::net::SocketAddr;
 
 use rhai::{Array, Dynamic, Engine, ImmutableString, Map, NativeCallContext};
-use wormholes_proto::{NodeId, onion::MAX_HOPS};
+use wormholes_proto::{CarrierKind, NodeId, onion::MAX_HOPS};
 
 pub(crate) use self::draft::{Draft, NOT_A_STEP};
 use self::draft::{DraftTunnel, Inner};
@@ -199,6 +199,14 @@ fn register_marks(engine: &mut Engine) {
         })
         .register_fn("bytes", |plan: &mut Draft, size: Dynamic| {
             plan.mark(|marks| put(&mut marks.max_bytes, units::size(&size)))
+        })
+        .register_fn("carrier", |plan: &mut Draft, name: &str| {
+            plan.mark(|marks| {
+                let kind = CarrierKind::from_name(name);
+                let unknown = || format!("carrier() knows \"quic\" and \"tcp\", not {name:?}");
+                marks.carrier = Some(kind.ok_or_else(unknown)?);
+                Ok(())
+            })
         })
         .register_fn("isolate", |plan: &mut Draft, keys: Dynamic| {
             plan.mark(|marks| {

@@ -253,6 +253,10 @@ fn marks(marks: &Marks) -> Map {
         ("bytes".into(), count(marks.max_bytes)),
         ("isolate".into(), isolate.into()),
         ("label".into(), optional(marks.label.clone())),
+        (
+            "carrier".into(),
+            optional(marks.carrier.map(|kind| kind.as_str().to_owned())),
+        ),
     ])
 }
 

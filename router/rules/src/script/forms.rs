@@ -19,6 +19,7 @@ pub(super) const HOST: &[(&str, &[&str])] = &[
     ("block", &["block()", "block(why)"]),
     ("bw", &["plan.bw(rate)"]),
     ("bytes", &["plan.bytes(size)"]),
+    ("carrier", &["plan.carrier(carrier)"]),
     ("closed", &["plan.closed()"]),
     ("delay", &["plan.delay(time)"]),
     ("deny", &["deny()", "deny(why)"]),
@@ -189,7 +190,7 @@ mod tests {
         let key = "key"; let keys = [key]; let level = "info"; let n = 1; let amount = 1;
         let limit = 2; let time = "1m"; let window = time; let ttl = time; let rate = "1MB/s";
         let size = "1MB"; let bytes = 512; let shape = "exp 30ms"; let random = 7;
-        let server = "127.0.0.1:1080";
+        let server = "127.0.0.1:1080"; let carrier = "tcp";
     "#;
 
     #[test]

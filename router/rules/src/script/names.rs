@@ -92,7 +92,6 @@ const NOT_BUILT: &[(&str, &str)] = &[
     ("stick", ""),
     ("back_after", ""),
     ("migrate", ""),
-    ("carrier", ""),
     ("exits", "; peers(|p| p.is_exit) lists peers that exit"),
     ("relays_best", "; sort relays() instead"),
     ("fetch_decoy", ""),

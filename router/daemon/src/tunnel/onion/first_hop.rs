@@ -9,12 +9,15 @@ use std::{
 
 use wormholes_proto::{Answer, NodeId, Open, Reason, onion::PathHop};
 
+use wormholes_proto::CarrierKind;
+
 use super::CircuitError;
 use crate::{
     carrier::{Caller, Link, LinkError},
     counters::Counters,
     dial::first_to_open,
     network::Network,
+    peers::ways,
     pipe::{Pipe, PipeError},
 };
 
@@ -22,9 +25,12 @@ use crate::{
 /// are forgotten, then a newcomer is refused.
 const MAX_FIRST_HOPS: usize = 64;
 
+/// A first hop, and what its connection has to run over.
+type Way = (NodeId, Option<CarrierKind>);
+
 /// Connections to first hops.
 #[derive(Debug, Default)]
-pub(super) struct FirstHops(Mutex<HashMap<NodeId, Arc<FirstHop>>>);
+pub(super) struct FirstHops(Mutex<HashMap<Way, Arc<FirstHop>>>);
 
 #[derive(Debug, Default)]
 struct FirstHop(tokio::sync::Mutex<Door>);
@@ -44,11 +50,12 @@ enum Door {
 pub(super) async fn ask(
     network: &Arc<Network>,
     hop: &PathHop,
+    carrier: Option<CarrierKind>,
     open: &Open,
 ) -> Result<(Pipe, Answer), CircuitError> {
-    let first_hop = network.onion().first_hops.entry(hop.id);
+    let first_hop = network.onion().first_hops.entry((hop.id, carrier));
     let first_hop = first_hop.ok_or(CircuitError::Hop(0, Reason::Busy))?;
-    let link = first_hop.stranger(network, hop).await?;
+    let link = first_hop.stranger(network, hop, carrier).await?;
     if let Some(link) = link {
         match ask_link(network.counters(), &link, open).await {
             Err(reason) if reason == Reason::Denied && is_peer(network, hop) => {
@@ -60,7 +67,9 @@ pub(super) async fn ask(
             answered => return heard(network, hop, answered),
         }
     }
-    let link = network.connect(hop.id, Some(hop.address)).await;
+    let link = network
+        .connect_over(hop.id, Some(hop.address), carrier)
+        .await;
     let link = link.map_err(|error| CircuitError::Hop(0, error.reason()))?;
     heard(
         network,
@@ -113,9 +122,9 @@ fn is_peer(network: &Network, hop: &PathHop) -> bool {
 }
 
 impl FirstHops {
-    fn entry(&self, id: NodeId) -> Option<Arc<FirstHop>> {
+    fn entry(&self, way: Way) -> Option<Arc<FirstHop>> {
         let mut hops = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(hop) = hops.get(&id) {
+        if let Some(hop) = hops.get(&way) {
             return Some(Arc::clone(hop));
         }
         if hops.len() >= MAX_FIRST_HOPS {
@@ -125,7 +134,7 @@ impl FirstHops {
             return None;
         }
         let hop = Arc::new(FirstHop::default());
-        hops.insert(id, Arc::clone(&hop));
+        hops.insert(way, Arc::clone(&hop));
         Some(hop)
     }
 }
@@ -147,6 +156,7 @@ impl FirstHop {
         &self,
         network: &Arc<Network>,
         hop: &PathHop,
+        carrier: Option<CarrierKind>,
     ) -> Result<Option<Link>, CircuitError> {
         let mut door = self.0.lock().await;
         match &*door {
@@ -159,8 +169,9 @@ impl FirstHop {
             CircuitError::Hop(0, Reason::Busy)
         })?;
         let addresses = network.addresses_of(&hop.id, None);
-        let dial = |address| network.carrier().dial(&caller, hop.id, address);
-        let link = match first_to_open(&addresses, dial).await {
+        let dial = |way| network.carrier().dial(&caller, hop.id, way);
+        let ways = ways(network.carrier().kinds(), None, carrier, &addresses);
+        let link = match first_to_open(&ways, dial).await {
             Some(Ok(link)) => link,
             Some(Err(error)) => {
                 tracing::debug!(%error, "first hop not reached");

@@ -136,7 +136,19 @@ impl DraftTunnel {
 impl DraftStep {
     /// A mark that a tunnel cannot keep would be a promise that nobody keeps.
     fn check_marks(&self) -> Result<(), String> {
-        for kind in self.tunnels.iter().map(|tunnel| tunnel.kind) {
+        for tunnel in &self.tunnels {
+            let kind = tunnel.kind;
+            let has_node = match kind {
+                TunnelKind::Relay | TunnelKind::Onion => true,
+                TunnelKind::Direct => tunnel.to.is_some(),
+                TunnelKind::Socks | TunnelKind::Block => false,
+            };
+            if self.marks.carrier.is_some() && !has_node {
+                return Err(format!(
+                    "{}() goes to no node: there is nothing to carry",
+                    kind.as_str()
+                ));
+            }
             let padded = matches!(kind, TunnelKind::Relay | TunnelKind::Onion);
             if self.marks.pad_bytes.is_some() && !padded {
                 return Err(format!(

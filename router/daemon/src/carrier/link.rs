@@ -1,0 +1,197 @@
+//! A connection to a node, whichever carrier it is on.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tokio::time::Instant;
+use wormholes_proto::CarrierKind;
+use wormholes_proto::NodeId;
+
+use super::{CloseCode, LinkError, Standing, quic, streams::Streams, tcp::TcpLink};
+use crate::pipe::Pipe;
+
+/// A connection to a node. Clones share it; it lives until it is closed or falls silent.
+#[derive(Debug, Clone)]
+pub(crate) struct Link {
+    peer: NodeId,
+    connection: Connection,
+    /// What the other end last told of itself, 255 being full.
+    load: Arc<AtomicU8>,
+    streams: Arc<Streams>,
+}
+
+/// What runs below a link.
+#[derive(Debug, Clone)]
+pub(super) enum Connection {
+    Quic(quinn::Connection),
+    Tcp(Arc<TcpLink>),
+}
+
+impl Link {
+    pub(super) fn new(peer: NodeId, connection: Connection) -> Self {
+        Self {
+            peer,
+            connection,
+            load: Arc::default(),
+            streams: Streams::new(),
+        }
+    }
+
+    /// Who is at the other end.
+    pub(crate) fn peer(&self) -> NodeId {
+        self.peer
+    }
+
+    /// What carries it.
+    pub(crate) fn carrier(&self) -> CarrierKind {
+        match self.connection {
+            Connection::Quic(_) => CarrierKind::Quic,
+            Connection::Tcp(_) => CarrierKind::Tcp,
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// Where the other end is.
+    pub(crate) fn remote_address(&self) -> SocketAddr {
+        match &self.connection {
+            Connection::Quic(quic) => quic.remote_address(),
+            Connection::Tcp(tcp) => tcp.remote_address(),
+        }
+    }
+
+    /// Opens a stream. Waits while the other end allows no more.
+    ///
+    /// # Errors
+    /// [`LinkError`] when the connection is gone.
+    pub(crate) async fn open(&self) -> Result<Pipe, LinkError> {
+        match &self.connection {
+            Connection::Quic(quic) => {
+                let (send, recv) = quic.open_bi().await.map_err(lost)?;
+                Ok(Pipe::quic(send, recv, self.streams.open()))
+            }
+            Connection::Tcp(tcp) => Ok(Pipe::framed(tcp.open(self.streams.open()).await?)),
+        }
+    }
+
+    /// Takes the next stream that the other end opened. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`LinkError`] when the connection is gone.
+    pub(crate) async fn accept(&self) -> Result<Pipe, LinkError> {
+        match &self.connection {
+            Connection::Quic(quic) => {
+                let (send, recv) = quic.accept_bi().await.map_err(lost)?;
+                Ok(Pipe::quic(send, recv, self.streams.open()))
+            }
+            Connection::Tcp(tcp) => Ok(Pipe::framed(tcp.accept(|| self.streams.open()).await?)),
+        }
+    }
+
+    /// Since when no stream is open on it; `None` while one is.
+    pub(crate) fn idle_since(&self) -> Option<Instant> {
+        self.streams.idle_since()
+    }
+
+    /// Grants what `standing` allows, and a stream beside for each of the `circuits` that roles
+    /// grant to one node: what is beyond shall be refused, and not wait.
+    pub(crate) fn set_standing(&self, standing: Standing, circuits: usize) {
+        let streams = standing.streams(circuits);
+        match &self.connection {
+            Connection::Quic(quic) => quic::set_standing(quic, standing, streams),
+            Connection::Tcp(tcp) => tcp.set_max_connections(streams as usize),
+        }
+    }
+
+    /// Round trip over the path.
+    pub(crate) fn rtt(&self) -> Duration {
+        match &self.connection {
+            Connection::Quic(quic) => quic.rtt(),
+            Connection::Tcp(tcp) => tcp.rtt(),
+        }
+    }
+
+    /// Share of sent packets that were lost, 0 to 1; TCP hides it, and shows none.
+    pub(crate) fn loss(&self) -> f64 {
+        let Connection::Quic(quic) = &self.connection else {
+            return 0.0;
+        };
+        let path = quic.stats().path;
+        if path.sent_packets == 0 {
+            return 0.0;
+        }
+        #[expect(clippy::cast_precision_loss, reason = "a share for people and scripts")]
+        let share = path.lost_packets as f64 / path.sent_packets as f64;
+        share.min(1.0)
+    }
+
+    /// How full the other end last said it is, 0 to 1.
+    pub(crate) fn load(&self) -> f64 {
+        f64::from(self.load.load(Relaxed)) / f64::from(u8::MAX)
+    }
+
+    /// Keeps what the other end said of its load, 255 being full.
+    pub(crate) fn set_load(&self, load: u8) {
+        self.load.store(load, Relaxed);
+    }
+
+    /// Whether it can carry no more streams.
+    pub(crate) fn is_closed(&self) -> bool {
+        match &self.connection {
+            Connection::Quic(quic) => quic.close_reason().is_some(),
+            Connection::Tcp(tcp) => tcp.is_closed(),
+        }
+    }
+
+    /// Waits until it is closed, and says why.
+    pub(crate) async fn closed(&self) -> LinkError {
+        match &self.connection {
+            Connection::Quic(quic) => lost(quic.closed().await),
+            Connection::Tcp(tcp) => tcp.closed().await,
+        }
+    }
+
+    /// Ends it and all its streams.
+    pub(crate) fn close(&self, code: CloseCode) {
+        match &self.connection {
+            Connection::Quic(quic) => quic.close(code.number(), b""),
+            Connection::Tcp(tcp) => tcp.close(code),
+        }
+    }
+
+    /// Whether both are the same connection.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        match (&self.connection, &other.connection) {
+            (Connection::Quic(quic), Connection::Quic(other)) => {
+                quic.stable_id() == other.stable_id()
+            }
+            (Connection::Tcp(tcp), Connection::Tcp(other)) => Arc::ptr_eq(tcp, other),
+            (Connection::Quic(_), Connection::Tcp(_))
+            | (Connection::Tcp(_), Connection::Quic(_)) => false,
+        }
+    }
+}
+
+fn lost(error: quinn::ConnectionError) -> LinkError {
+    match &error {
+        quinn::ConnectionError::ApplicationClosed(close) => {
+            LinkError::closed_with(close.error_code.into_inner())
+        }
+        quinn::ConnectionError::VersionMismatch
+        | quinn::ConnectionError::TransportError(_)
+        | quinn::ConnectionError::ConnectionClosed(_)
+        | quinn::ConnectionError::Reset
+        | quinn::ConnectionError::TimedOut
+        | quinn::ConnectionError::LocallyClosed
+        | quinn::ConnectionError::CidsExhausted => LinkError::Lost(error.to_string()),
+    }
+}

@@ -1,0 +1,319 @@
+//! The TCP carrier: TLS 1.3 over TCP, for networks that block UDP and for bulk, which the system's
+//! TCP moves with less work than QUIC.
+//!
+//! A connection carries one flow at a time and then the next, so that a flow costs no handshake;
+//! the formats are those of [`wormholes_proto::tcp`].
+
+mod link;
+mod socket;
+
+use std::{
+    collections::HashMap,
+    io::{self, ErrorKind},
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
+};
+
+use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
+use rustls::{ClientConfig, ServerConfig, pki_types::ServerName};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::{
+    net::{TcpListener, TcpSocket, TcpStream},
+    sync::{Notify, Semaphore},
+    time::{Instant, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use wormholes_proto::{
+    NodeId,
+    tcp::{LinkToken, PREFACE_BYTES, Preface, Purpose},
+};
+
+use super::{Families, HANDSHAKE_TIMEOUT, LinkError, STRANGER_STREAMS};
+use crate::pipe::PipeError;
+
+use link::Shared;
+pub(crate) use link::{Lease, TcpLink};
+pub(crate) use socket::TlsSocket;
+
+/// Handshakes at once. Overflow rule: the newcomer is sent away.
+const MAX_HANDSHAKES: usize = 512;
+/// Connections that the system keeps for this node to accept.
+const BACKLOG: i32 = 1024;
+/// After the system refused a connection, which it does when descriptors run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// The first connection of a link is seen within it, or its link is none.
+const LINK_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Listeners, and the links that came in at them.
+#[derive(Debug)]
+pub(super) struct TcpCarrier {
+    listeners: Vec<TcpListener>,
+    tls: Arc<ServerConfig>,
+    handshakes: Semaphore,
+    links: Arc<Links>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// Links that others called for, as long as they live.
+#[derive(Debug, Default)]
+struct Links {
+    by_token: Mutex<HashMap<(NodeId, LinkToken), Weak<Shared>>>,
+    added: Notify,
+}
+
+/// How to reach a node over TCP, as whom.
+#[derive(Debug, Clone)]
+pub(super) struct Call {
+    tls: Arc<ClientConfig>,
+    id: NodeId,
+    address: SocketAddr,
+    source: Option<IpAddr>,
+    /// Of the first connection's SYN.
+    rtt: Duration,
+}
+
+impl TcpCarrier {
+    /// Takes calls at `listeners`.
+    pub(super) fn new(listeners: Vec<TcpListener>, tls: ServerConfig) -> Self {
+        Self {
+            listeners,
+            tls: Arc::new(tls),
+            handshakes: Semaphore::new(MAX_HANDSHAKES),
+            links: Arc::default(),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        }
+    }
+
+    /// Takes the next connection at any listener. Cancel-safe.
+    pub(super) async fn accept(&self) -> (TcpStream, SocketAddr) {
+        loop {
+            let mut calls: FuturesUnordered<_> = self
+                .listeners
+                .iter()
+                .map(|listener| listener.accept().boxed())
+                .collect();
+            match calls.next().await {
+                Some(Ok(taken)) => return taken,
+                Some(Err(error)) => {
+                    tracing::debug!(%error, "no connection accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+                None => return std::future::pending().await,
+            }
+        }
+    }
+
+    /// Does the handshake of a connection: it makes a link, or is one more of a link that stands.
+    ///
+    /// # Errors
+    /// [`LinkError`] when it breaks, takes too long, or there are too many.
+    pub(super) async fn handshake(
+        &self,
+        stream: TcpStream,
+        address: SocketAddr,
+    ) -> Result<Option<(NodeId, Arc<TcpLink>)>, LinkError> {
+        let failed = |why: &str| LinkError::Handshake {
+            address,
+            is_our_no: true,
+            why: why.to_owned(),
+        };
+        let _place = self.handshakes.try_acquire();
+        let _place = _place.map_err(|_| failed("too many at once"))?;
+        let shake = async {
+            let socket = TlsSocket::answer(stream, Arc::clone(&self.tls)).await?;
+            let preface = read_preface(&socket).await?;
+            Ok::<_, PipeError>((socket, preface))
+        };
+        let shaken = timeout(HANDSHAKE_TIMEOUT, shake).await;
+        let shaken = shaken.map_err(|_| failed("too slow"))?;
+        let (socket, preface) = shaken.map_err(|error| failed(&error.to_string()))?;
+        let id = socket.peer_id().ok_or_else(|| failed("no node id"))?;
+        let begins_here = match preface.purpose {
+            Purpose::Control => {
+                let (link, keeping) = TcpLink::new(socket, address, preface.link, None, &self.stop);
+                self.links.add(id, preface.link, link.shared());
+                self.tasks.spawn(keeping);
+                return Ok(Some((id, link)));
+            }
+            Purpose::Forward => false,
+            Purpose::Backward => true,
+        };
+        let link = self.links.find(id, preface.link).await;
+        let link = link.ok_or_else(|| failed("no such link"))?;
+        let connection = link.take_in(socket, begins_here)?;
+        link.rest(connection);
+        Ok(None)
+    }
+
+    /// Calls a node and makes a link. Cancel-safe: dropping it ends the attempt.
+    ///
+    /// # Errors
+    /// [`LinkError`] when nobody answers in time or another node does.
+    pub(super) async fn dial(
+        &self,
+        tls: Arc<ClientConfig>,
+        id: NodeId,
+        address: SocketAddr,
+        source: Option<IpAddr>,
+    ) -> Result<Arc<TcpLink>, LinkError> {
+        let mut call = Call {
+            tls,
+            id,
+            address,
+            source,
+            rtt: Duration::ZERO,
+        };
+        let token = LinkToken(rand::random());
+        let preface = Preface {
+            purpose: Purpose::Control,
+            link: token,
+        };
+        let (socket, rtt) = call.connect_timed(preface).await?;
+        call.rtt = rtt;
+        let (link, keeping) = TcpLink::new(socket, address, token, Some(call), &self.stop);
+        self.tasks.spawn(keeping);
+        Ok(link)
+    }
+
+    pub(super) fn listen_addresses(&self) -> Vec<SocketAddr> {
+        let addresses = self.listeners.iter().map(TcpListener::local_addr);
+        addresses.filter_map(Result::ok).collect()
+    }
+
+    /// Ends all links and waits until their other ends were told.
+    pub(super) async fn close(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+impl Links {
+    fn add(&self, id: NodeId, token: LinkToken, link: &Arc<Shared>) {
+        let mut links = self.lock();
+        links.retain(|_, link| link.strong_count() > 0);
+        links.insert((id, token), Arc::downgrade(link));
+        drop(links);
+        self.added.notify_waiters();
+    }
+
+    /// The link of a further connection, whose first may be a moment behind.
+    async fn find(&self, id: NodeId, token: LinkToken) -> Option<Arc<Shared>> {
+        let found = async {
+            loop {
+                let added = self.added.notified();
+                tokio::pin!(added);
+                added.as_mut().enable();
+                let link = self.lock().get(&(id, token)).and_then(Weak::upgrade);
+                match link {
+                    Some(link) => return link,
+                    None => added.await,
+                }
+            }
+        };
+        timeout(LINK_TIMEOUT, found).await.ok()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<(NodeId, LinkToken), Weak<Shared>>> {
+        self.by_token.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Call {
+    /// Makes a connection and says what it is for.
+    ///
+    /// # Errors
+    /// [`LinkError`] when nobody answers in time or another node does.
+    async fn connect(&self, preface: Preface) -> Result<TlsSocket, LinkError> {
+        let (socket, _) = self.connect_timed(preface).await?;
+        Ok(socket)
+    }
+
+    async fn connect_timed(&self, preface: Preface) -> Result<(TlsSocket, Duration), LinkError> {
+        let address = self.address;
+        let connected = timeout(HANDSHAKE_TIMEOUT, self.connect_within(preface)).await;
+        connected.unwrap_or(Err(LinkError::NoAnswer { address }))
+    }
+
+    async fn connect_within(&self, preface: Preface) -> Result<(TlsSocket, Duration), LinkError> {
+        let address = self.address;
+        let failed = |error: PipeError| LinkError::Handshake {
+            address,
+            is_our_no: error.is_breach(),
+            why: error.to_string(),
+        };
+        let refused = |error: io::Error| LinkError::Address {
+            address,
+            why: error.kind().to_string(),
+        };
+        let name = ServerName::try_from(self.id.to_string());
+        let name = name.map_err(|_| failed(PipeError::Malformed("node id")))?;
+        let socket = self.socket().map_err(refused)?;
+        let start = Instant::now();
+        let connected = socket.connect(address).await;
+        let stream = connected.map_err(|error| match is_silence(error.kind()) {
+            true => LinkError::NoAnswer { address },
+            false => refused(error),
+        })?;
+        let rtt = start.elapsed();
+        let socket = TlsSocket::call(stream, Arc::clone(&self.tls), name).await;
+        let socket = socket.map_err(failed)?;
+        socket
+            .write(&preface.encode(), &mut [])
+            .await
+            .map_err(failed)?;
+        Ok((socket, rtt))
+    }
+
+    fn socket(&self) -> io::Result<TcpSocket> {
+        let socket = match self.address {
+            SocketAddr::V4(_) => TcpSocket::new_v4(),
+            SocketAddr::V6(_) => TcpSocket::new_v6(),
+        }?;
+        if let Some(source) = self.source {
+            socket.bind((source, 0).into())?;
+        }
+        Ok(socket)
+    }
+}
+
+/// Whether nobody is there, as far as one can tell.
+fn is_silence(error: ErrorKind) -> bool {
+    use ErrorKind::{ConnectionRefused, ConnectionReset, TimedOut};
+    [TimedOut, ConnectionRefused, ConnectionReset].contains(&error)
+}
+
+/// Listens on `address`.
+pub(super) fn listen(address: SocketAddr, families: Families) -> io::Result<TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    if address.is_ipv6() {
+        socket.set_only_v6(families == Families::V6)?;
+    }
+    // Connections of the process before this one may not have gone yet.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+async fn read_preface(socket: &TlsSocket) -> Result<Preface, PipeError> {
+    let mut preface = Vec::with_capacity(PREFACE_BYTES);
+    while preface.len() < PREFACE_BYTES {
+        let read = socket.read().await?.ok_or(PipeError::Cut)?;
+        let (own, after) = read.split_at(read.len().min(PREFACE_BYTES - preface.len()));
+        preface.extend_from_slice(own);
+        socket.unread(after);
+    }
+    Preface::decode(&preface).map_err(|_| PipeError::Malformed("preface"))
+}
+
+#[cfg(test)]
+mod tests;

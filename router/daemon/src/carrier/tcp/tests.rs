@@ -1,0 +1,251 @@
+//! Two ends of a link over TCP.
+
+use std::{pin::pin, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use wormholes_proto::CarrierKind;
+use wormholes_proto::Reason;
+
+use super::MAX_HANDSHAKES;
+use crate::{
+    carrier::{Carrier, CloseCode, Link, LinkError, Standing},
+    identity::Identity,
+    pipe::{Pipe, PipeError},
+};
+
+/// Two ends of a link, and what they stand on.
+struct Pair {
+    near: Link,
+    far: Link,
+    caller: Carrier,
+    called: Arc<Carrier>,
+}
+
+fn bind(ip: [u8; 4]) -> (Identity, Carrier) {
+    let identity = Identity::throw_away().unwrap();
+    let carrier = Carrier::bind(
+        &[(ip, 0).into()],
+        &[CarrierKind::Tcp],
+        &identity,
+        Default::default(),
+    );
+    (identity, carrier.unwrap())
+}
+
+async fn pair() -> Pair {
+    let ((_, caller), (id, called)) = (bind([127, 67, 0, 1]), bind([127, 67, 0, 2]));
+    let called = Arc::new(called);
+    let way = (CarrierKind::Tcp, called.listen_addresses()[0]);
+    let (near, far) = tokio::join!(caller.dial(caller.myself(), id.id(), way), take(&called));
+    // Further connections are taken as they come.
+    let listener = Arc::clone(&called);
+    tokio::spawn(async move {
+        while let Some(incoming) = listener.accept().await {
+            let taker = Arc::clone(&listener);
+            tokio::spawn(async move { taker.handshake(incoming).await.map(drop) });
+        }
+    });
+    let (near, far) = (near.unwrap(), far.unwrap());
+    Pair {
+        near,
+        far,
+        caller,
+        called,
+    }
+}
+
+async fn take(called: &Carrier) -> Option<Link> {
+    let incoming = called.accept().await?;
+    called.handshake(incoming).await.unwrap()
+}
+
+async fn say(pipe: &mut Pipe, text: &'static str) {
+    let said = pipe.writer.write_chunk(Bytes::from_static(text.as_bytes()));
+    said.await.unwrap();
+}
+
+async fn hear(pipe: &mut Pipe, len: usize) -> Bytes {
+    pipe.reader.read_exact(len).await.unwrap()
+}
+
+/// A flow from `opener` to `taker`, with an exchange, ended well by both.
+async fn flow(opener: &Link, taker: &Link) {
+    let mut asked = opener.open().await.unwrap();
+    say(&mut asked, "question").await;
+    let mut answered = taker.accept().await.unwrap();
+    assert_eq!(hear(&mut answered, 8).await, "question");
+    say(&mut answered, "answer").await;
+    assert_eq!(hear(&mut asked, 6).await, "answer");
+    asked.writer.finish().await.unwrap();
+    assert_eq!(answered.reader.read_chunk().await, Ok(None));
+    answered.writer.finish().await.unwrap();
+    assert_eq!(asked.reader.read_chunk().await, Ok(None));
+}
+
+fn connections(link: &Link) -> usize {
+    let super::super::link::Connection::Tcp(tcp) = link.connection() else {
+        panic!("another carrier");
+    };
+    tcp.shared().connections()
+}
+
+#[tokio::test]
+async fn flows_one_after_the_other_share_a_connection_in_either_direction() {
+    let pair = pair().await;
+    for _ in 0..20 {
+        flow(&pair.near, &pair.far).await;
+        flow(&pair.far, &pair.near).await;
+    }
+    assert_eq!(connections(&pair.near), 2, "one for each direction");
+}
+
+#[tokio::test]
+async fn flows_at_once_have_connections_of_their_own() {
+    let pair = pair().await;
+    let all = (0..20).map(|_| async {
+        tokio::join!(flow(&pair.near, &pair.far), flow(&pair.far, &pair.near));
+    });
+    futures_util::future::join_all(all).await;
+    let made = connections(&pair.near);
+    assert!((2..=40).contains(&made), "{made}");
+}
+
+#[tokio::test]
+async fn a_flow_that_breaks_off_breaks_at_the_other_end_and_is_not_reused() {
+    let pair = pair().await;
+    let mut asked = pair.near.open().await.unwrap();
+    say(&mut asked, "question").await;
+    let mut answered = pair.far.accept().await.unwrap();
+    assert_eq!(hear(&mut answered, 8).await, "question");
+    drop(asked);
+    assert_eq!(answered.reader.read_chunk().await, Err(PipeError::Reset));
+    drop(answered);
+    flow(&pair.near, &pair.far).await;
+    assert_eq!(connections(&pair.near), 1);
+}
+
+#[tokio::test]
+async fn bulk_arrives_as_it_was_sent() {
+    let pair = pair().await;
+    let mut asked = pair.near.open().await.unwrap();
+    let bytes: Bytes = (0..1_000_000_u32).flat_map(u32::to_be_bytes).collect();
+    let mut rest = bytes.clone();
+    let mut sizes = [1, 7000, 9000, 200_000, 13, 16_384].into_iter().cycle();
+    let send = async {
+        while !rest.is_empty() {
+            let mut chunks = [(); 3].map(|()| {
+                let size = sizes.next().unwrap_or(1);
+                rest.split_to(size.min(rest.len()))
+            });
+            asked.writer.write_chunks(&mut chunks).await.unwrap();
+        }
+        asked.writer.finish().await.unwrap();
+    };
+    let receive = async {
+        let mut answered = pair.far.accept().await.unwrap();
+        let mut all = Vec::new();
+        while let Some(chunk) = answered.reader.read_chunk().await.unwrap() {
+            all.extend_from_slice(&chunk);
+        }
+        all
+    };
+    let ((), all) = tokio::join!(send, receive);
+    assert!(all == bytes, "the bytes are others");
+}
+
+#[tokio::test]
+async fn who_closes_says_why() {
+    for (code, why) in [
+        (CloseCode::Denied, Some(Reason::Denied)),
+        (CloseCode::Busy, Some(Reason::Busy)),
+        (CloseCode::Done, None),
+    ] {
+        let pair = pair().await;
+        let mut asked = pair.near.open().await.unwrap();
+        say(&mut asked, "question").await;
+        pair.far.close(code);
+        let closed = pair.near.closed().await;
+        match (closed, why) {
+            (LinkError::Closed(said), Some(why)) => assert_eq!(said, why),
+            (LinkError::Lost(_), None) => {}
+            (closed, why) => panic!("{closed:?}, not {why:?}"),
+        }
+        assert!(asked.reader.read_chunk().await.is_err());
+        assert!(pair.near.open().await.is_err() && pair.far.open().await.is_err());
+    }
+}
+
+#[tokio::test]
+async fn a_carrier_that_stops_takes_leave_of_all() {
+    let pair = pair().await;
+    pair.called.close().await;
+    assert!(matches!(pair.near.closed().await, LinkError::Lost(_)));
+    pair.caller.close().await;
+}
+
+#[tokio::test]
+async fn what_is_beyond_the_standing_waits() {
+    let pair = pair().await;
+    let mut open = Vec::new();
+    for _ in 0..super::STRANGER_STREAMS {
+        let mut asked = pair.near.open().await.unwrap();
+        say(&mut asked, "x").await;
+        open.push((asked, pair.far.accept().await.unwrap()));
+    }
+    let mut next = pin!(flow(&pair.near, &pair.far));
+    let quiet = tokio::time::timeout(Duration::from_millis(50), next.as_mut());
+    assert!(quiet.await.is_err(), "there was no place");
+    pair.far.set_standing(Standing::Known, 0);
+    next.await;
+    assert_eq!(connections(&pair.far), open.len() + 1);
+}
+
+#[tokio::test]
+async fn another_node_is_not_taken_for_the_one_that_was_called() {
+    let ((_, caller), (_, called)) = (bind([127, 67, 0, 1]), bind([127, 67, 0, 2]));
+    let other = Identity::throw_away().unwrap().id();
+    let way = (CarrierKind::Tcp, called.listen_addresses()[0]);
+    let (dialled, taken) = tokio::join!(caller.dial(caller.myself(), other, way), async {
+        called.handshake(called.accept().await.unwrap()).await
+    });
+    let error = dialled.unwrap_err();
+    assert!(
+        matches!(
+            error,
+            LinkError::Handshake {
+                is_our_no: true,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    assert!(taken.is_err());
+}
+
+#[tokio::test]
+async fn who_says_nothing_makes_room() {
+    let (identity, called) = bind([127, 67, 0, 2]);
+    let address = called.listen_addresses()[0];
+    let (_, caller) = bind([127, 67, 0, 1]);
+    let called = Arc::new(called);
+    let mut silent = Vec::new();
+    let mut tasks = Vec::new();
+    for _ in 0..MAX_HANDSHAKES {
+        silent.push(tokio::net::TcpStream::connect(address).await.unwrap());
+        let incoming = called.accept().await.unwrap();
+        let taker = Arc::clone(&called);
+        tasks.push(tokio::spawn(async move {
+            taker.handshake(incoming).await.map(drop)
+        }));
+    }
+    drop(silent);
+    for task in tasks {
+        assert!(task.await.unwrap().is_err());
+    }
+    let way = (CarrierKind::Tcp, address);
+    let (dialled, taken) = tokio::join!(
+        caller.dial(caller.myself(), identity.id(), way),
+        take(&called)
+    );
+    assert!(dialled.is_ok() && taken.is_some());
+}
