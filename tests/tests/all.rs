@@ -55,6 +55,8 @@ mod plans;
 mod readme;
 #[path = "all/relay_open.rs"]
 mod relay_open;
+#[path = "all/replay.rs"]
+mod replay;
 #[path = "all/scenario_onion.rs"]
 mod scenario_onion;
 #[path = "all/scenario_records.rs"]

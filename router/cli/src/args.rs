@@ -15,7 +15,7 @@ use wormholes_proto::control::EventKind;
     name = "wormholes",
     version,
     after_help = "Exit status: 0 done, 1 failed, 2 wrong usage, 3 the daemon is not running, \
-                  4 denied."
+                  4 denied; of `script replay` also 5 and 6, see there."
 )]
 pub(crate) struct Args {
     /// Print one JSON object instead of text
@@ -72,7 +72,7 @@ pub(crate) enum Command {
     },
     /// What of the configured network can be reached, and why not
     Netcheck,
-    /// Check, test, load and roll back rule scripts
+    /// Check, test, load, roll back and replay rule scripts
     #[command(subcommand)]
     Script(ScriptCommand),
     /// The role of carrying others' ciphertext
@@ -137,6 +137,34 @@ pub(crate) enum ScriptCommand {
     },
     /// Return to the scripts before the last load
     Rollback,
+    /// Ask scripts what they would have decided, over the decisions that the daemon keeps
+    #[command(
+        after_help = "Exit status: 0 nothing would change, 5 some decision would, 6 none that \
+                            can be told, but some cannot."
+    )]
+    Replay(ReplayArgs),
+}
+
+/// Candidates, and the decisions to replay.
+#[derive(Debug, clap::Args)]
+#[command(group = ArgGroup::new("what").required(true).multiple(true).args(["files", "save"]))]
+pub(crate) struct ReplayArgs {
+    /// Scripts in the order in which they are asked, in place of all that the daemon has; what a
+    /// script keeps goes by its file's name
+    #[arg(value_name = "SCRIPT")]
+    pub(crate) files: Vec<PathBuf>,
+    /// Only the last N decisions of those kept
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) last: Option<u32>,
+    /// Decisions that `--save` wrote; needs no daemon
+    #[arg(long, value_name = "FILE")]
+    pub(crate) from: Option<PathBuf>,
+    /// Write the decisions to a new file that only its owner reads: it holds targets
+    #[arg(long, value_name = "FILE", conflicts_with = "from")]
+    pub(crate) save: Option<PathBuf>,
+    /// A named set and its file, in place of what the decisions found in it
+    #[arg(long = "set", value_name = "NAME=FILE", value_parser = named_set)]
+    pub(crate) sets: Vec<(String, PathBuf)>,
 }
 
 /// Scripts on the disk, and what they stand on.

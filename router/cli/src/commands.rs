@@ -7,6 +7,7 @@ mod network;
 mod node;
 mod offline;
 mod peers;
+mod replay;
 mod roles;
 mod script;
 mod status;

@@ -42,6 +42,12 @@ pub(crate) enum CliError {
     /// All that matters is printed already.
     #[error("failed")]
     Told,
+    /// The same: scripts would decide otherwise than those before.
+    #[error("decisions would change")]
+    Changes,
+    /// The same: nobody can tell whether they would.
+    #[error("some decisions cannot be told")]
+    Unknown,
 }
 
 impl CliError {
@@ -67,11 +73,18 @@ impl CliError {
         }
     }
 
+    /// Whether all that matters is printed already.
+    pub(crate) fn is_told(&self) -> bool {
+        matches!(self, Self::Told | Self::Changes | Self::Unknown)
+    }
+
     pub(crate) fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
             Self::Usage { .. } => 2,
             Self::NotRunning { .. } => 3,
             Self::SocketDenied { .. } => 4,
+            Self::Changes => 5,
+            Self::Unknown => 6,
             Self::Rpc(error) if error.is(ErrorCode::Denied) => 4,
             // Whoever reads has seen enough (`wormholes flows | head`).
             Self::Print(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
@@ -103,7 +116,9 @@ impl CliError {
             | Self::File { .. }
             | Self::Print(_)
             | Self::Failed(_)
-            | Self::Told => json!({ "error": { "message": text } }),
+            | Self::Told
+            | Self::Changes
+            | Self::Unknown => json!({ "error": { "message": text } }),
         }
     }
 }

@@ -103,7 +103,7 @@ impl Output {
     /// Says what went wrong: to people on standard error, to programs on standard output.
     pub(crate) fn error(&mut self, error: &CliError) {
         // When this cannot be written either, the exit status is all there is.
-        if matches!(error, CliError::Print(_) | CliError::Told) {
+        if error.is_told() || matches!(error, CliError::Print(_)) {
             let _ = self.stdout.flush();
             return;
         }

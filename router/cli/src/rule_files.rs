@@ -80,11 +80,11 @@ impl RuleFiles {
             })
             .collect::<Result<Vec<_>, CliError>>()?;
         let mut sets = SetRegistry::default();
-        let given = args.sets.iter().map(|(name, file)| (name, file));
-        for (name, file) in config.sets.iter().chain(given) {
-            let text = read(file).map_err(|error| config.placed(file, error))?;
-            let loaded = sets.load(name, &file.display().to_string(), &text);
-            loaded.map_err(|error| CliError::Failed(error.to_string()))?;
+        for (name, file) in &config.sets {
+            add_set(&mut sets, name, file).map_err(|error| config.placed(file, error))?;
+        }
+        for (name, file) in &args.sets {
+            add_set(&mut sets, name, file)?;
         }
         let empty_sets = if knows_peers {
             Vec::new()
@@ -105,6 +105,15 @@ impl RuleFiles {
             empty_sets,
         })
     }
+}
+
+/// Sets that were named with their files, and no others.
+pub(crate) fn given_sets(given: &[(String, PathBuf)]) -> Result<SetRegistry, CliError> {
+    let mut sets = SetRegistry::default();
+    for (name, file) in given {
+        add_set(&mut sets, name, file)?;
+    }
+    Ok(sets)
 }
 
 /// The cases beside a script; none when there is no such file.
@@ -164,6 +173,11 @@ fn read_config(path: &Path) -> Result<Config, CliError> {
     Ok(config)
 }
 
+fn add_set(sets: &mut SetRegistry, name: &str, file: &Path) -> Result<(), CliError> {
+    let loaded = sets.load(name, &file.display().to_string(), &read(file)?);
+    loaded.map_err(|error| CliError::Failed(error.to_string()))
+}
+
 fn add_empty_sets(sets: &mut SetRegistry, scripts: &[(PathBuf, ScriptSource)]) -> Vec<String> {
     let named: BTreeSet<String> = scripts
         .iter()
@@ -182,7 +196,8 @@ fn read_script(path: &Path) -> Result<ScriptSource, CliError> {
     Ok(ScriptSource::of_file(path, read(path)?))
 }
 
-fn read(path: &Path) -> Result<String, CliError> {
+/// A file's text.
+pub(crate) fn read(path: &Path) -> Result<String, CliError> {
     fs::read_to_string(path).map_err(|source| CliError::ReadFile {
         path: path.to_owned(),
         source,

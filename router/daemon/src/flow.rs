@@ -22,7 +22,6 @@ use crate::{node::NodeCore, pipe};
 pub use guard::Forbidden;
 pub(crate) use local::{LocalEnd, left};
 pub(crate) use login::Login;
-pub(crate) use open::describe;
 pub use refusal::Refusal;
 pub use table::{Decided, Flow, FlowTable, Moved, Story, Totals, Tried};
 

@@ -7,6 +7,7 @@
 mod ask;
 mod deciders;
 mod load;
+mod ring;
 mod watch;
 
 use std::{
@@ -36,6 +37,7 @@ pub use load::{LoadError, Scripts, check};
 pub(crate) use watch::watch;
 
 use load::Sources;
+use ring::{DecisionRing, KeptDecision};
 
 /// Generations that a rollback can return to; the oldest goes.
 const MAX_HISTORY: usize = 8;
@@ -87,6 +89,7 @@ pub struct PolicyHost {
     loading: Mutex<()>,
     taken_over: Notify,
     state: Arc<RuleState>,
+    ring: DecisionRing,
     errors: Mutex<VecDeque<ScriptError>>,
     error_count: AtomicU64,
     network: OnceLock<Weak<Network>>,
@@ -115,7 +118,8 @@ impl PolicyHost {
     ) -> Result<(Arc<Self>, mpsc::Receiver<RuleEvent>), LoadError> {
         let state = Arc::new(RuleState::default());
         let sources = Sources::read(config)?;
-        let policy = load::compile(&sources, &state, known_peers)?;
+        let ring = DecisionRing::new(config.record_decisions);
+        let policy = load::compile(&sources, &state, known_peers, ring.keeps())?;
         let first = Generation::new(1, config.clone(), policy, sources);
         let (rule_events, receiver) = mpsc::channel(MAX_EVENTS);
         metrics.policy_generation.set(1);
@@ -126,6 +130,7 @@ impl PolicyHost {
             loading: Mutex::default(),
             taken_over: Notify::new(),
             state,
+            ring,
             errors: Mutex::default(),
             error_count: AtomicU64::new(0),
             network: OnceLock::new(),
@@ -169,7 +174,7 @@ impl PolicyHost {
                 tracing::info!(generation = current.number, "rules are unchanged");
                 return Ok(None);
             }
-            let policy = load::compile(&sources, &self.state, known_peers)?;
+            let policy = load::compile(&sources, &self.state, known_peers, self.ring.keeps())?;
             Ok(Some((config, sources, policy)))
         });
         match loaded {
@@ -221,6 +226,11 @@ impl PolicyHost {
     pub fn errors(&self) -> (Vec<ScriptError>, u64) {
         let errors = lock(&self.errors).iter().cloned().collect();
         (errors, self.error_count.load(Relaxed))
+    }
+
+    /// The decisions that are kept with lower numbers than `before`, the newest first.
+    pub(crate) fn decisions_before(&self, before: u64) -> Vec<Arc<KeptDecision>> {
+        self.ring.before(before)
     }
 
     fn took_over(&self, generation: &Generation) {

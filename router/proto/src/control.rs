@@ -19,8 +19,8 @@ mod frame;
 mod report;
 
 pub use call::{
-    Access, Call, FlowParams, FlowsParams, NoParams, PeerAddParams, PeerParams, ScriptLoadParams,
-    ScriptText, SubscribeParams,
+    Access, Call, DecisionsParams, FlowParams, FlowsParams, NoParams, PeerAddParams, PeerParams,
+    ScriptLoadParams, ScriptText, SubscribeParams,
 };
 pub use discover::discover;
 pub use event::{Event, EventBody, EventKind};
@@ -30,9 +30,10 @@ pub use frame::{
     encode_response,
 };
 pub use report::{
-    Because, Check, ConfigReport, DecisionInfo, EntranceInfo, Explanation, FlowInfo, FlowList,
-    FlowState, FlowTotals, InviteReport, KeyInfo, NetReport, OnionKeyInfo, PROTOCOL_VERSION,
-    PathNode, PeerInfo, PeerList, PeerSource, PingReport, RelayRegistration, RoleLimits,
-    RoleReport, RoleSummary, RolesSummary, RuleName, ScriptDiagnostic, ScriptErrorInfo, ScriptFile,
-    ScriptReport, ServiceInfo, Status, StepTried, Subscribed,
+    Because, Check, ConfigReport, DecisionInfo, DecisionList, DecisionRecord, EntranceInfo,
+    Explanation, FlowInfo, FlowList, FlowState, FlowTotals, InviteReport, KeyInfo, NetReport,
+    OnionKeyInfo, PROTOCOL_VERSION, PathNode, PeerInfo, PeerList, PeerSource, PingReport,
+    RelayRegistration, RoleLimits, RoleReport, RoleSummary, RolesSummary, RuleName,
+    ScriptDiagnostic, ScriptErrorInfo, ScriptFile, ScriptReport, ServiceInfo, Status, StepTried,
+    Subscribed,
 };

@@ -2,10 +2,10 @@
 
 use std::{fmt, time::Duration};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use wormholes_proto::control::{RuleName, ScriptDiagnostic};
 
-use crate::{plan::Plan, verdict::Verdict};
+use crate::{plan::Plan, recording::Reads, verdict::Verdict};
 
 /// The answer to one flow.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -17,7 +17,7 @@ pub struct Decision {
 }
 
 /// What to do with a flow.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "outcome", content = "plan", rename_all = "lowercase")]
 pub enum Outcome {
     /// Travel by this plan.
@@ -52,12 +52,15 @@ pub struct Trace {
     pub notifications: Vec<Message>,
     /// Why a script failed; the answer is then block or deny.
     pub error: Option<String>,
+    /// All that the scripts read, for a replay; none when nobody keeps it.
+    #[serde(skip)]
+    pub reads: Option<Box<Reads>>,
     /// How long the scripts ran.
     pub took: Duration,
 }
 
 /// A place in a script.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuleRef {
     /// The script's name.
     pub script: String,

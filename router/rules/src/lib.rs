@@ -5,6 +5,8 @@ mod cases;
 mod decision;
 mod plan;
 mod policy;
+mod recording;
+mod replay;
 mod script;
 mod sets;
 mod state;
@@ -18,6 +20,8 @@ pub use decision::{
 };
 pub use plan::{Jitter, Marks, Plan, Step, Tunnel, TunnelKind};
 pub use policy::{LoadEnv, Needs, Policy, ScriptSource, Surroundings, named_sets};
+pub use recording::{Answer, Question, Reads, Recording};
+pub use replay::{NotRecorded, Replayed};
 pub use script::{hint::nearest, names::HOOKS};
 pub use sets::{MAX_SET_ENTRIES, MAX_SETS, SetError, SetRegistry};
 pub use state::{KeptValue, MAX_KEY_BYTES, MAX_KEYS, MAX_VALUE_BYTES, RuleState, StateError};

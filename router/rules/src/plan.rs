@@ -1,12 +1,14 @@
 //! What `route` returns: steps to try in order, with limits and marks.
 
+mod text;
+
 use std::{net::SocketAddr, time::Duration};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use wormholes_proto::{CarrierKind, NodeId};
 
 /// An ordered set of tunnels. Never empty: a plan that allows nothing is one `Block`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
     /// Tried one after the other until one opens.
     pub steps: Vec<Step>,
@@ -15,7 +17,7 @@ pub struct Plan {
 }
 
 /// One step of a plan.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Step {
     /// One tunnel, or several that race; the first to open wins. Never empty.
     pub tunnels: Vec<Tunnel>,
@@ -24,7 +26,7 @@ pub struct Step {
 }
 
 /// One way to a target.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum Tunnel {
     /// A local dial (`to` is none), or a stream to a peer that offers the service or exits.
@@ -85,7 +87,7 @@ pub enum TunnelKind {
 }
 
 /// Limits and marks on a step. `None` is: no limit, no mark.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Marks {
     /// How long opening may take; the daemon's default is 15 s, an onion's 30 s.
     pub timeout: Option<Duration>,
@@ -108,7 +110,7 @@ pub struct Marks {
 }
 
 /// A distribution of waits.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "distribution", rename_all = "lowercase")]
 pub enum Jitter {
     /// Between nothing and `max`, all alike.

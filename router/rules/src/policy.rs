@@ -9,14 +9,17 @@ use std::{
 };
 
 use rhai::{Dynamic, Position};
+use serde::{Deserialize, Serialize};
 
 use crate::{
     api::{objects::Argument, plans::Draft, verdicts::DraftVerdict},
     decision::{Decision, Diagnostic, Outcome, RuleRef, Trace, VerdictDecision},
     plan::Plan,
+    recording::Reads,
     script::{
         RunError, Script,
         call::{Call, cut},
+        ground::Ground,
         hint::nearest,
         lint::{Fault, Found},
         names,
@@ -59,18 +62,23 @@ pub struct LoadEnv {
     /// Petnames and ids of known peers. A peer that a script names and that is not here is a
     /// warning: it may become known.
     pub known_peers: BTreeSet<String>,
+    /// Whether each decision yields what its scripts read, for a replay.
+    pub records: bool,
 }
 
 /// Scripts that are checked and may be asked, in their order. Cheap to share, never changes.
 #[derive(Debug)]
 pub struct Policy {
     scripts: Vec<Arc<Script>>,
+    needs: Needs,
     surroundings: Surroundings,
+    /// The names of the sets, for records; none: nothing is recorded.
+    recorded_sets: Option<Arc<BTreeSet<String>>>,
     warnings: Vec<Diagnostic>,
 }
 
 /// Which costly fields the scripts read.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Needs {
     /// Some script reads `app` or `app_path`.
     pub app: bool,
@@ -137,8 +145,13 @@ impl Policy {
             return Err(errors);
         }
         Ok(Self {
+            needs: Needs::of(&scripts),
             scripts,
             surroundings: env.surroundings.clone(),
+            recorded_sets: env.records.then(|| {
+                let names = env.surroundings.sets.names();
+                Arc::new(names.map(str::to_owned).collect())
+            }),
             warnings,
         })
     }
@@ -150,28 +163,12 @@ impl Policy {
 
     /// Which costly fields the scripts read.
     pub fn needs(&self) -> Needs {
-        let reads = |field: &str| {
-            self.scripts
-                .iter()
-                .any(|script| script.fields.contains(field))
-        };
-        Needs {
-            app: reads("app") || reads("app_path"),
-            uid: reads("uid"),
-        }
+        self.needs
     }
 
     /// Asks how a flow shall travel. A script that fails blocks it.
     pub fn route(&self, conn: &Conn, world: &Arc<World>, now: SystemTime) -> Decision {
-        let start = Instant::now();
-        let mut trace = Trace::default();
-        let answer = self.ask("route", Arc::new(conn.clone()), world, now, &mut trace);
-        let outcome = match answer {
-            Some(answer) => plan_of(answer, conn, &mut trace),
-            None => Outcome::Pass,
-        };
-        trace.took = start.elapsed();
-        Decision { outcome, trace }
+        self.route_on(&self.ground(world), conn, now)
     }
 
     /// Asks whether a peer may connect.
@@ -181,17 +178,19 @@ impl Policy {
         world: &Arc<World>,
         now: SystemTime,
     ) -> VerdictDecision {
-        self.verdict("accept", node.clone(), world, now)
+        self.verdict_on(&self.ground(world), "accept", node.clone(), now)
     }
 
     /// Asks whether to carry traffic between two nodes.
     pub fn relay(&self, request: &RelayRequest, world: &Arc<World>) -> VerdictDecision {
-        self.verdict("relay", Arc::new(request.clone()), world, request.now)
+        let argument = Arc::new(request.clone());
+        self.verdict_on(&self.ground(world), "relay", argument, request.now)
     }
 
     /// Asks whether to dial a target for somebody.
     pub fn exit(&self, request: &ExitRequest, world: &Arc<World>) -> VerdictDecision {
-        self.verdict("exit", Arc::new(request.clone()), world, request.now)
+        let argument = Arc::new(request.clone());
+        self.verdict_on(&self.ground(world), "exit", argument, request.now)
     }
 
     /// Calls every `init`; call it once when the policy takes over.
@@ -213,7 +212,9 @@ impl Policy {
     pub(crate) fn standing_on(&self, surroundings: Surroundings) -> Self {
         Self {
             scripts: self.scripts.clone(),
+            needs: self.needs,
             surroundings,
+            recorded_sets: None,
             warnings: Vec::new(),
         }
     }
@@ -223,28 +224,54 @@ impl Policy {
         self.surroundings.sets.names()
     }
 
-    fn verdict<T: fmt::Debug + Send + Sync + 'static>(
+    /// Asks `route` of scripts that stand on `ground`.
+    pub(crate) fn route_on(&self, ground: &Arc<Ground>, conn: &Conn, now: SystemTime) -> Decision {
+        let start = Instant::now();
+        let mut trace = Trace::default();
+        let answer = self.ask("route", Arc::new(conn.clone()), ground, now, &mut trace);
+        let outcome = match answer {
+            Some(answer) => plan_of(answer, conn, &mut trace),
+            None => Outcome::Pass,
+        };
+        trace.reads = ground.take_reads();
+        trace.took = start.elapsed();
+        Decision { outcome, trace }
+    }
+
+    /// Asks another hook of scripts that stand on `ground`.
+    pub(crate) fn verdict_on<T: fmt::Debug + Send + Sync + 'static>(
         &self,
+        ground: &Arc<Ground>,
         hook: &str,
         argument: Arc<T>,
-        world: &Arc<World>,
         now: SystemTime,
     ) -> VerdictDecision {
         let start = Instant::now();
         let mut trace = Trace::default();
         let verdict = self
-            .ask(hook, argument, world, now, &mut trace)
+            .ask(hook, argument, ground, now, &mut trace)
             .map(|answer| verdict_of(hook, answer, &mut trace));
+        trace.reads = ground.take_reads();
         trace.took = start.elapsed();
         VerdictDecision { verdict, trace }
+    }
+
+    /// The node as it is.
+    fn ground(&self, world: &Arc<World>) -> Arc<Ground> {
+        let surroundings = self.surroundings.clone();
+        let reads = self.recorded_sets.as_ref();
+        let reads = reads.map(|sets| Reads::new(self.needs, sets, &surroundings.facts));
+        Arc::new(Ground::of_node(surroundings, world.clone(), reads))
     }
 
     fn tell(&self, hook: &str, event: RuleEvent, world: &Arc<World>, now: SystemTime) -> Trace {
         let start = Instant::now();
         let mut trace = Trace::default();
         let event = Arc::new(event);
+        let surroundings = self.surroundings.clone();
+        let ground = Arc::new(Ground::of_node(surroundings, world.clone(), None));
         for script in self.having(hook) {
-            let call = self.new_call(script, world, now);
+            let call = Arc::new(Call::new(script.name.clone(), ground.clone(), now));
             let argument = Dynamic::from(Argument {
                 view: event.clone(),
                 call: call.clone(),
@@ -264,18 +291,21 @@ impl Policy {
         &'a self,
         hook: &'a str,
         view: Arc<T>,
-        world: &Arc<World>,
+        ground: &Arc<Ground>,
         now: SystemTime,
         trace: &mut Trace,
     ) -> Option<Answer<'a>> {
         for script in self.having(hook) {
-            let call = self.new_call(script, world, now);
+            let call = Arc::new(Call::new(script.name.clone(), ground.clone(), now));
             let argument = Dynamic::from(Argument {
                 view: view.clone(),
                 call: call.clone(),
             });
             let result = script.run(hook, argument, call.clone());
             absorb(trace, &call);
+            if result.as_ref().is_err_and(RunError::is_out_of_time) {
+                ground.out_of_time();
+            }
             let passed = result.as_ref().is_ok_and(|value| {
                 value
                     .read_lock::<Draft>()
@@ -292,14 +322,15 @@ impl Policy {
         let scripts = self.scripts.iter().map(Arc::as_ref);
         scripts.filter(move |script| script.has(hook))
     }
+}
 
-    fn new_call(&self, script: &Script, world: &Arc<World>, now: SystemTime) -> Arc<Call> {
-        Arc::new(Call::new(
-            script.name.clone(),
-            self.surroundings.clone(),
-            world.clone(),
-            now,
-        ))
+impl Needs {
+    fn of(scripts: &[Arc<Script>]) -> Self {
+        let reads = |field: &str| scripts.iter().any(|script| script.fields.contains(field));
+        Self {
+            app: reads("app") || reads("app_path"),
+            uid: reads("uid"),
+        }
     }
 }
 

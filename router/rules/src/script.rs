@@ -2,6 +2,7 @@
 
 pub(crate) mod call;
 mod forms;
+pub(crate) mod ground;
 pub(crate) mod hint;
 pub(crate) mod limits;
 pub(crate) mod lint;
@@ -62,6 +63,11 @@ impl RunError {
             column: 0,
             message: message.into(),
         }
+    }
+
+    /// Whether it ran longer than a script may: another time it may not.
+    pub(crate) fn is_out_of_time(&self) -> bool {
+        self.message == format!("stopped: {}", limits::OUT_OF_TIME)
     }
 
     /// As a fault of the script called `script`.
@@ -304,7 +310,7 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
-    use crate::{policy::Surroundings, view::World};
+    use crate::{policy::Surroundings, script::ground::Ground};
 
     #[test]
     fn a_panic_of_a_function_is_an_error_of_the_script() {
@@ -312,12 +318,8 @@ mod tests {
         script
             .engine
             .register_fn("hash", |_: i64| -> i64 { panic!("a fault of the host") });
-        let call = Call::new(
-            "s.rhai".into(),
-            Surroundings::default(),
-            Arc::new(World::default()),
-            SystemTime::UNIX_EPOCH,
-        );
+        let ground = Ground::of_node(Surroundings::default(), Arc::default(), None);
+        let call = Call::new("s.rhai".into(), ground.into(), SystemTime::UNIX_EPOCH);
         let error = script
             .run("route", 1_i64.into(), Arc::new(call))
             .unwrap_err();

@@ -179,6 +179,18 @@ impl SetRegistry {
             .map(|(name, _)| name.as_str())
     }
 
+    /// All sets that have `value`, by the order of names.
+    pub(crate) fn having(&self, value: &str) -> Vec<&str> {
+        let mut names = Vec::new();
+        self.matches(value, |set| {
+            names.extend(self.names.get(usize::from(set)).map(String::as_str));
+            false
+        });
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
     /// Calls `accept` with every set that has `value`, until it returns true.
     fn matches(&self, value: &str, accept: impl FnMut(u16) -> bool) -> bool {
         match value.parse::<IpAddr>() {

@@ -9,7 +9,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+use crate::recording::wire;
 
 /// Values that one script may keep. Overflow: the one written longest ago goes.
 pub const MAX_KEYS: usize = 256;
@@ -31,14 +34,15 @@ pub struct RuleState {
 }
 
 /// A value that a script may keep.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum KeptValue {
     /// true or false.
     Bool(bool),
     /// A whole number.
     Int(i64),
     /// Any other number.
-    Float(f64),
+    Float(#[serde(with = "wire::exact")] f64),
     /// Text.
     Text(String),
 }
@@ -95,7 +99,8 @@ struct Quota {
 }
 
 impl KeptValue {
-    fn len(&self) -> usize {
+    /// Bytes that it takes.
+    pub(crate) fn len(&self) -> usize {
         match self {
             Self::Bool(_) => 1,
             Self::Int(_) | Self::Float(_) => 8,
@@ -130,6 +135,7 @@ impl RuleState {
         value: Option<KeptValue>,
         ttl: Option<Duration>,
     ) -> Result<(), StateError> {
+        check_value(key, value.as_ref())?;
         let mut inner = self.lock();
         inner.writes += 1;
         let written = inner.writes;
@@ -138,10 +144,6 @@ impl RuleState {
             keys.remove(key);
             return Ok(());
         };
-        let bytes = key.len() + value.len();
-        if bytes > MAX_VALUE_BYTES {
-            return Err(StateError::Value { bytes });
-        }
         if !keys.contains_key(key) && keys.len() >= MAX_KEYS {
             make_room(keys, now);
         }
@@ -257,10 +259,20 @@ impl Share {
     }
 }
 
-fn check_key(key: &str) -> Result<(), StateError> {
+/// Whether a rate or a quota may have this key.
+pub(crate) fn check_key(key: &str) -> Result<(), StateError> {
     let bytes = key.len();
     if bytes > MAX_KEY_BYTES {
         return Err(StateError::Key { bytes });
+    }
+    Ok(())
+}
+
+/// Whether a script may keep `value` under `key`; removing one is always allowed.
+pub(crate) fn check_value(key: &str, value: Option<&KeptValue>) -> Result<(), StateError> {
+    let bytes = value.map_or(0, |value| key.len() + value.len());
+    if bytes > MAX_VALUE_BYTES {
+        return Err(StateError::Value { bytes });
     }
     Ok(())
 }

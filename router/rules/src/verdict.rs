@@ -1,11 +1,11 @@
 //! What `accept`, `relay` and `exit` return.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Yes with limits, or no.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     /// Allowed, within these limits; config.toml's own still hold.
@@ -15,7 +15,7 @@ pub enum Verdict {
 }
 
 /// Limits of an allowance. `None` is: no limit beyond config.toml.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Allowance {
     /// Bytes a second.
     pub bandwidth_bytes_per_s: Option<u64>,
@@ -25,6 +25,32 @@ pub struct Allowance {
     pub max_time: Option<Duration>,
     /// Ends when nothing moved for so long.
     pub idle: Option<Duration>,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let allowance = match self {
+            Self::Deny(why) => return write!(f, "deny: {why}"),
+            Self::Allow(allowance) => allowance,
+        };
+        f.write_str("allow")?;
+        let counts = [
+            (allowance.bandwidth_bytes_per_s, "bytes/s"),
+            (allowance.max_bytes, "bytes"),
+        ];
+        for (count, unit) in counts {
+            if let Some(count) = count {
+                write!(f, ", at most {count} {unit}")?;
+            }
+        }
+        let times = [("for", allowance.max_time), ("idle", allowance.idle)];
+        for (name, time) in times {
+            if let Some(time) = time {
+                write!(f, ", {name} {} ms", time.as_millis())?;
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Allowance {

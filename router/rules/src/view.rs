@@ -7,11 +7,21 @@ use std::{
     time::SystemTime,
 };
 
+use serde::{Deserialize, Serialize};
 use wormholes_proto::{NodeId, Roles, ServiceName};
+
+use crate::recording::wire;
+
+/// Nodes that `relays()` and `peers()` give: the nearest first, so that a script that looks at all
+/// of them stays within its limits.
+const MAX_LISTED: usize = 256;
+
+/// A word that the host knows. By this name, since serde would lend a `&str` of the text it reads.
+type Word = &'static str;
 
 /// One flow, as `route(c)` sees it. A field that cost I/O is `None` unless a loaded script names
 /// it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Conn {
     /// The flow's number.
     pub id: u64,
@@ -20,11 +30,13 @@ pub struct Conn {
     /// What the attempt before failed with.
     pub last_error: Option<String>,
     /// `socks5`, `http`, `tcp` or `embed`.
-    pub entrance: &'static str,
+    #[serde(with = "wire::word")]
+    pub entrance: Word,
     /// The entrance's label in config.toml.
     pub label: Option<String>,
     /// `tcp`.
-    pub network: &'static str,
+    #[serde(with = "wire::word")]
+    pub network: Word,
     /// The name as asked for, or the address in text.
     pub host: String,
     /// The address: a literal, or the first that `need("ip")` found.
@@ -36,6 +48,7 @@ pub struct Conn {
     /// For `<service>.<node>.wh`: the node, when it is known.
     pub node: Option<NodeId>,
     /// For `.wh` names: the service; none is the node's default.
+    #[serde(with = "wire::service")]
     pub service: Option<ServiceName>,
     /// Name of the program's executable, without its folder.
     pub app: Option<String>,
@@ -58,7 +71,7 @@ pub struct Conn {
 }
 
 /// A peer or a relay, as scripts see it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NodeView {
     /// What people and scripts read: a peer's petname; else how the id begins, and `…`, which no
     /// petname contains. Only a peer is found by it.
@@ -72,11 +85,14 @@ pub struct NodeView {
     /// A connection to it stands.
     pub online: bool,
     /// Round trip in milliseconds over the standing connection.
+    #[serde(with = "wire::exact_option")]
     pub rtt_ms: Option<f64>,
     /// Lost packets, 0 to 1, over the standing connection.
+    #[serde(with = "wire::exact")]
     pub loss: f64,
     /// How full the fullest of its roles is, 0 to 1: what it said over the standing connection, at
     /// most five minutes ago.
+    #[serde(with = "wire::exact")]
     pub load: f64,
     /// It has addresses that this node may dial.
     pub has_address: bool,
@@ -174,6 +190,22 @@ impl World {
         self.by_id.get(id)
     }
 
+    /// Relays, or else peers that are trusted at all: online ones first, then by round trip.
+    pub(crate) fn nearest(&self, is_relay: bool) -> Vec<Arc<NodeView>> {
+        let fits = |node: &&Arc<NodeView>| match is_relay {
+            true => node.roles.relay,
+            false => node.trust > 0,
+        };
+        let rtt = |node: &NodeView| node.rtt_ms.unwrap_or(f64::INFINITY);
+        let mut nodes: Vec<_> = self.nodes.iter().filter(fits).collect();
+        nodes.sort_by(|a, b| {
+            let online = b.online.cmp(&a.online);
+            online.then(rtt(a).total_cmp(&rtt(b)))
+        });
+        nodes.truncate(MAX_LISTED);
+        nodes.into_iter().cloned().collect()
+    }
+
     /// The node that `text` means: a petname, a whole node id, or `[<service>.]<node>.wh`. A part
     /// of an id means nothing: anybody can make an id that begins as another's name.
     pub fn find(&self, text: &str) -> Option<&Arc<NodeView>> {
@@ -188,11 +220,13 @@ impl World {
 }
 
 /// Somebody asks this node to carry traffic to a registered node.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RelayRequest {
     /// Who asks.
+    #[serde(with = "wire::shared")]
     pub from: Arc<NodeView>,
     /// To whom.
+    #[serde(with = "wire::shared")]
     pub to: Arc<NodeView>,
     /// Bytes carried for `from` since midnight UTC.
     pub bytes_today: u64,
@@ -201,9 +235,10 @@ pub struct RelayRequest {
 }
 
 /// Somebody asks this node to dial a target, or to look its name up.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ExitRequest {
     /// Who asks; none is the asker of an onion, who is nobody: the hop before only passes on.
+    #[serde(with = "wire::shared_option")]
     pub from: Option<Arc<NodeView>>,
     /// The name as asked for, or the address in text.
     pub host: String,

@@ -447,6 +447,7 @@ async fn another_user_observes_without_targets_and_is_denied_the_rest() {
         &["why", "1"][..],
         &["config"],
         &["script", "load"],
+        &["script", "replay", "--save", "/tmp/never"],
         &["peer", "invite"],
     ] {
         let denied = as_stranger(args).await;

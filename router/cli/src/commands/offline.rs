@@ -109,7 +109,8 @@ fn render(report: &TestReport, style: Style) -> String {
     text
 }
 
-fn line(style: Style, tone: Tone, word: &str, diagnostic: &Diagnostic) -> String {
+/// A fault as compilers print it.
+pub(super) fn line(style: Style, tone: Tone, word: &str, diagnostic: &Diagnostic) -> String {
     let place = format::diagnostic(&diagnostic.into());
     format!("{}: {place}\n", style.paint(tone, word))
 }

@@ -8,7 +8,7 @@ use wormholes_proto::control::{
     ScriptLoadParams, ScriptReport, encode_request,
 };
 
-use super::{Context, field, offline};
+use super::{Context, field, offline, replay};
 use crate::{args::ScriptCommand, error::CliError, format, output::Style, rule_files::script_text};
 
 pub(super) fn run(context: &mut Context<'_>, command: ScriptCommand) -> Result<(), CliError> {
@@ -17,6 +17,7 @@ pub(super) fn run(context: &mut Context<'_>, command: ScriptCommand) -> Result<(
         ScriptCommand::Test(files) => offline::test(context.output, &files),
         ScriptCommand::List => context.show(&Call::ScriptList(NoParams {}), render),
         ScriptCommand::Load { files } => load(context, &files),
+        ScriptCommand::Replay(args) => replay::run(context, &args),
         ScriptCommand::Rollback => context.show(&Call::ScriptRollback(NoParams {}), render),
     }
 }

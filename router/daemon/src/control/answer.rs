@@ -29,6 +29,7 @@ pub(super) async fn answer(
         Call::ScriptList(_) => encode(rules::list(core, access)),
         Call::ScriptLoad(params) => encode(rules::load(core, params).await?),
         Call::ScriptRollback(_) => encode(rules::roll_back(core).await?),
+        Call::ScriptDecisions(params) => encode(rules::decisions(core, &params)?),
         Call::Relay(_) => encode(roles::relay(core, access)),
         Call::Hop(_) => encode(roles::hop(core)),
         Call::Exit(_) => encode(roles::exit(core)),

@@ -9,12 +9,12 @@ use wormholes_proto::{
         FlowsParams, PathNode, RpcError, RuleName, StepTried,
     },
 };
-use wormholes_rules::{Outcome, Plan, Step};
+use wormholes_rules::{Outcome, Plan};
 
 use crate::{
     clock::{ms, unix_ms},
     config::DefaultRule,
-    flow::{Decided, Flow, describe},
+    flow::{Decided, Flow},
     node::NodeCore,
 };
 
@@ -126,48 +126,7 @@ fn decision(core: &NodeCore, decided: &Decided) -> DecisionInfo {
 }
 
 fn plan_text(core: &NodeCore, plan: &Plan) -> String {
-    let steps = plan.steps.iter().map(|step| step_text(core, step));
-    let text = steps.collect::<Vec<_>>().join(", else ");
-    if plan.closed {
-        format!("{text} (closed)")
-    } else {
-        text
-    }
-}
-
-fn step_text(core: &NodeCore, step: &Step) -> String {
-    let tunnels = step.tunnels.iter().map(|tunnel| describe(core, tunnel));
-    let mut text = tunnels.collect::<Vec<_>>().join(" against ");
-    let marks = &step.marks;
-    let times = [("timeout", marks.timeout), ("delay", marks.delay)];
-    for (name, time) in times {
-        if let Some(time) = time {
-            text += &format!(", {name} {} ms", time.as_millis());
-        }
-    }
-    let counts = [
-        ("pad to", marks.pad_bytes.map(u64::from), "bytes"),
-        ("at most", marks.bandwidth_bytes_per_s, "bytes/s"),
-        ("at most", marks.max_bytes, "bytes"),
-    ];
-    for (name, count, unit) in counts {
-        if let Some(count) = count {
-            text += &format!(", {name} {count} {unit}");
-        }
-    }
-    if let Some(carrier) = marks.carrier {
-        text += &format!(", over {}", carrier.as_str());
-    }
-    if marks.jitter.is_some() {
-        text += ", jitter";
-    }
-    if !marks.isolate.is_empty() {
-        text += &format!(", isolated by {}", marks.isolate.join(" and "));
-    }
-    if let Some(label) = &marks.label {
-        text += &format!(", label {label}");
-    }
-    text
+    plan.text(&|id| core.network.view(*id).name.clone())
 }
 
 fn pairs(pairs: &[(String, String)]) -> Vec<Because> {

@@ -4,17 +4,20 @@ use std::sync::Arc;
 
 use serde_json::json;
 use wormholes_proto::control::{
-    Access, ErrorCode, RpcError, ScriptDiagnostic, ScriptErrorInfo, ScriptFile, ScriptLoadParams,
-    ScriptReport,
+    Access, DecisionList, DecisionRecord, DecisionsParams, ErrorCode, RpcError, ScriptDiagnostic,
+    ScriptErrorInfo, ScriptFile, ScriptLoadParams, ScriptReport,
 };
 
-use super::answer::failed;
+use super::answer::{encode, failed};
 use crate::{
     clock::unix_ms,
     config::DefaultRule,
     node::{NodeCore, ReloadError},
     policy::{ScriptError, Scripts},
 };
+
+/// Decisions of one answer, as JSON: a quarter of what a line may have. One alone takes less.
+const MAX_DECISION_BYTES: usize = 1 << 20;
 
 pub(super) fn list(core: &NodeCore, access: Access) -> ScriptReport {
     let rules = core.policy.current();
@@ -71,6 +74,38 @@ pub(super) async fn roll_back(core: &Arc<NodeCore>) -> Result<ScriptReport, RpcE
     back.map_err(failed)?
         .map_err(|error| RpcError::new(ErrorCode::NotFound, error.to_string()))?;
     Ok(list(core, Access::Operator))
+}
+
+/// Kept decisions, as many as one answer holds.
+pub(super) fn decisions(
+    core: &NodeCore,
+    params: &DecisionsParams,
+) -> Result<DecisionList, RpcError> {
+    if core.config.rules.record_decisions == 0 {
+        return Err(failed(
+            "no decisions are kept: `record_decisions` in [rules] is 0",
+        ));
+    }
+    let limit = params.limit.map_or(usize::MAX, |limit| limit as usize);
+    let kept = core
+        .policy
+        .decisions_before(params.before.unwrap_or(u64::MAX));
+    let (mut decisions, mut bytes) = (Vec::new(), 0);
+    for decision in kept.iter().take(limit) {
+        let recording = encode(&decision.recording)?;
+        bytes += recording.to_string().len();
+        if bytes > MAX_DECISION_BYTES && !decisions.is_empty() {
+            break;
+        }
+        decisions.push(DecisionRecord {
+            number: decision.number,
+            at_unix_ms: unix_ms(decision.at),
+            generation: decision.generation,
+            recording,
+        });
+    }
+    let more = decisions.len() < kept.len().min(limit);
+    Ok(DecisionList { decisions, more })
 }
 
 fn error_info(error: &ScriptError) -> ScriptErrorInfo {

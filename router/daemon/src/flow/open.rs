@@ -296,39 +296,13 @@ impl Trip<'_> {
 }
 
 /// A tunnel as a person reads it, with petnames.
-pub(crate) fn describe(core: &NodeCore, tunnel: &Tunnel) -> String {
+fn describe(core: &NodeCore, tunnel: &Tunnel) -> String {
     let world = core.network.world();
     let name = |id: &NodeId| {
         let view = world.by_id(id);
         view.map_or_else(|| short_id(*id), |view| view.name.clone())
     };
-    let end = |to: &Option<NodeId>, exit: bool| match (to, exit) {
-        (Some(to), true) => format!(" to {}, which exits", name(to)),
-        (Some(to), false) => format!(" to {}", name(to)),
-        (None, _) => String::new(),
-    };
-    let via = |via: &Option<NodeId>| {
-        via.as_ref()
-            .map_or(String::new(), |via| format!(" via {}", name(via)))
-    };
-    match tunnel {
-        Tunnel::Direct { to, exit } => format!("direct{}", end(to, *exit)),
-        Tunnel::Relay { via: by, to, exit } => {
-            format!("relay{}{}", end(&Some(*to), *exit), via(by))
-        }
-        Tunnel::Onion {
-            hops,
-            via: by,
-            to,
-            exit,
-            friends_only,
-        } => {
-            let friends = if *friends_only { " among friends" } else { "" };
-            format!("onion({hops}){}{}{friends}", end(to, *exit), via(by))
-        }
-        Tunnel::Socks { server } => format!("socks {server}"),
-        Tunnel::Block { why } => format!("block: {why}"),
-    }
+    tunnel.text(&name)
 }
 
 #[cfg(test)]

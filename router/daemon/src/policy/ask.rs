@@ -10,8 +10,8 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc;
 use wormholes_proto::control::EventBody;
 use wormholes_rules::{
-    Allowance, Conn, Decision, ExitRequest, Level, Message, NodeView, Outcome, Plan, Policy,
-    RelayRequest, RuleEvent, Trace, Verdict, VerdictDecision, World,
+    Allowance, Answer, Conn, Decision, ExitRequest, Level, Message, NodeView, Outcome, Plan,
+    Policy, Question, Recording, RelayRequest, RuleEvent, Trace, Verdict, VerdictDecision, World,
 };
 
 use super::{Generation, MAX_ERRORS, PolicyHost, ScriptError, deciders::TooMany, lock};
@@ -27,11 +27,15 @@ const SLOW_FOR: Duration = Duration::from_secs(600);
 impl PolicyHost {
     /// Asks `rules` how a flow shall travel.
     pub(crate) async fn route(&self, rules: &Arc<Generation>, conn: &Conn) -> Decision {
-        let (world, conn) = (self.world(), conn.clone());
+        let world = self.world();
+        let asked = Box::new(conn.clone());
+        let conn = conn.clone();
         let route = move |policy: &Policy| policy.route(&conn, &world, conn.now);
         match self.ask(rules, route).await {
-            Ok(decision) => {
+            Ok(mut decision) => {
                 self.note("route", &decision.trace);
+                let answer = || Answer::Route(decision.outcome.clone());
+                self.keep(rules, Question::Route(asked), answer, &mut decision.trace);
                 decision
             }
             Err(too_many) => Decision {
@@ -82,19 +86,37 @@ impl PolicyHost {
 
     async fn verdict(
         &self,
-        hook: &'static str,
+        question: Question,
         ask: impl FnOnce(&Policy, &Arc<World>) -> VerdictDecision + Send + 'static,
     ) -> Verdict {
-        let world = self.world();
-        match self
-            .ask(&self.current(), move |policy| ask(policy, &world))
-            .await
-        {
-            Ok(VerdictDecision { verdict, trace }) => {
-                self.note(hook, &trace);
+        let (world, rules) = (self.world(), self.current());
+        match self.ask(&rules, move |policy| ask(policy, &world)).await {
+            Ok(VerdictDecision { verdict, mut trace }) => {
+                self.note(question.hook(), &trace);
+                let answer = || Answer::Verdict(verdict.clone());
+                self.keep(&rules, question, answer, &mut trace);
                 verdict.unwrap_or_else(|| Verdict::Allow(Allowance::default()))
             }
             Err(too_many) => Verdict::Deny(too_many.to_string()),
+        }
+    }
+
+    /// Keeps a decision for a replay, when decisions are kept.
+    fn keep(
+        &self,
+        rules: &Generation,
+        question: Question,
+        answer: impl FnOnce() -> Answer,
+        trace: &mut Trace,
+    ) {
+        if let Some(reads) = trace.reads.take() {
+            let recording = Recording {
+                question,
+                reads: *reads,
+                answer: answer(),
+                rule: trace.rule.clone(),
+            };
+            self.ring.keep(rules.number, recording);
         }
     }
 
@@ -184,18 +206,25 @@ fn place(message: &str) -> &str {
 
 impl Gatekeeper for PolicyHost {
     fn accept(&self, node: Arc<NodeView>) -> BoxFuture<'_, Verdict> {
-        let ask = move |policy: &Policy, world: &_| policy.accept(&node, world, SystemTime::now());
-        self.verdict("accept", ask).boxed()
+        let now = SystemTime::now();
+        let question = Question::Accept {
+            node: Arc::clone(&node),
+            now,
+        };
+        let ask = move |policy: &Policy, world: &_| policy.accept(&node, world, now);
+        self.verdict(question, ask).boxed()
     }
 
     fn relay(&self, request: RelayRequest) -> BoxFuture<'_, Verdict> {
+        let question = Question::Relay(Box::new(request.clone()));
         let ask = move |policy: &Policy, world: &_| policy.relay(&request, world);
-        self.verdict("relay", ask).boxed()
+        self.verdict(question, ask).boxed()
     }
 
     fn exit(&self, request: ExitRequest) -> BoxFuture<'_, Verdict> {
+        let question = Question::Exit(Box::new(request.clone()));
         let ask = move |policy: &Policy, world: &_| policy.exit(&request, world);
-        self.verdict("exit", ask).boxed()
+        self.verdict(question, ask).boxed()
     }
 
     fn event(&self, event: RuleEvent) {

@@ -225,7 +225,7 @@ pub fn check(config: &Config) -> Result<(), LoadError> {
     let sources = Sources::read(&config.rules)?;
     let peers = config.peers.iter();
     let known_peers = peers.flat_map(|peer| [peer.name.clone(), peer.id.to_string()]);
-    compile(&sources, &Arc::default(), known_peers.collect()).map(drop)
+    compile(&sources, &Arc::default(), known_peers.collect(), false).map(drop)
 }
 
 /// Compiles and checks `sources`, and runs their tests.
@@ -233,6 +233,7 @@ pub(super) fn compile(
     sources: &Sources,
     state: &Arc<RuleState>,
     known_peers: Vec<String>,
+    records: bool,
 ) -> Result<Policy, LoadError> {
     let mut sets = SetRegistry::default();
     for (name, file) in &sources.sets {
@@ -246,6 +247,7 @@ pub(super) fn compile(
             ..Surroundings::default()
         },
         known_peers: known_peers.into_iter().collect(),
+        records,
     };
     let policy = Policy::load(&sources.scripts, &env).map_err(LoadError::Scripts)?;
     let failures = sources.failed_cases();

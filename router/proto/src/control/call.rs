@@ -10,8 +10,8 @@ use super::{
     event::EventKind,
     frame::{ErrorCode, RpcError},
     report::{
-        ConfigReport, Explanation, FlowList, InviteReport, KeyInfo, NetReport, PeerInfo, PeerList,
-        PingReport, RoleReport, ScriptReport, Status, Subscribed,
+        ConfigReport, DecisionList, Explanation, FlowList, InviteReport, KeyInfo, NetReport,
+        PeerInfo, PeerList, PingReport, RoleReport, ScriptReport, Status, Subscribed,
     },
 };
 
@@ -102,6 +102,18 @@ pub struct ScriptText {
     pub cases: Option<String>,
 }
 
+/// Which kept decisions to send.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DecisionsParams {
+    /// Those with lower numbers only; none begins with the newest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<u64>,
+    /// At most so many; none: as many as an answer holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+}
+
 /// Which events to send.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -178,6 +190,7 @@ methods! {
     "script.list" ScriptList(NoParams) Observer -> ScriptReport, "The scripts in force.";
     "script.load" ScriptLoad(ScriptLoadParams) Operator -> ScriptReport, "Loads the config's scripts, or others, from their files.";
     "script.rollback" ScriptRollback(NoParams) Operator -> ScriptReport, "Returns to the scripts before.";
+    "script.decisions" ScriptDecisions(DecisionsParams) Operator -> DecisionList, "Kept decisions with all that they read, newest first.";
     "relay" Relay(NoParams) Observer -> RoleReport, "The role of carrying others' ciphertext.";
     "hop" Hop(NoParams) Observer -> RoleReport, "The role of peeling onion layers.";
     "exit" Exit(NoParams) Observer -> RoleReport, "The role of dialling targets for others.";

@@ -106,6 +106,7 @@ mod tests {
             "script.list observer",
             "script.load operator",
             "script.rollback operator",
+            "script.decisions operator",
             "relay observer",
             "hop observer",
             "exit observer",

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{call::Access, event::EventKind};
 use crate::{carrier::CarrierKind, id::NodeId, roles::Roles};
@@ -364,6 +365,28 @@ pub struct Check {
     pub detail: String,
     /// What may be done about it.
     pub hint: Option<String>,
+}
+
+/// What `script.decisions` returns.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct DecisionList {
+    /// The newest first.
+    pub decisions: Vec<DecisionRecord>,
+    /// Older ones that fit are kept too: ask for those before the last of these.
+    pub more: bool,
+}
+
+/// A decision with all that its scripts read.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct DecisionRecord {
+    /// Counts decisions from 1, of all hooks.
+    pub number: u64,
+    /// When it was made.
+    pub at_unix_ms: u64,
+    /// The rules that were in force.
+    pub generation: u64,
+    /// Question, reads and answer, as the rules of this version write them.
+    pub recording: Value,
 }
 
 /// What `script.*` return.

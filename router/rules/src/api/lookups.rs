@@ -8,15 +8,11 @@ use rhai::{Array, Dynamic, Engine, FnPtr, ImmutableString, NativeCallContext};
 use crate::{
     api::objects::{self, Peer},
     decision::Level,
+    recording::{QuotaAsk, QuotaSaid, RateAsk},
     script::call::{Call, ScriptResult},
-    state::{KeptValue, StateError},
+    state::KeptValue,
     units,
-    view::NodeView,
 };
-
-/// Nodes that `relays()` and `peers()` give: the nearest first, so that a script that looks at all
-/// of them stays within its limits.
-const MAX_LISTED: usize = 256;
 
 /// A named set as scripts hold it.
 #[derive(Debug, Clone)]
@@ -64,17 +60,17 @@ fn register_sets(engine: &mut Engine) {
     engine
         .register_fn("set", |context: NativeCallContext, name: &str| {
             let call = Call::of(&context)?;
-            if !call.surroundings.sets.contains(name) {
+            if !call.ground.has_set(name)? {
                 return Err(format!("no set is called {name}").into());
             }
             let name = name.into();
             ScriptResult::Ok(SetHandle { name, call })
         })
         .register_fn("has", |set: &mut SetHandle, value: &str| {
-            let has = set.call.surroundings.sets.has(&set.name, value);
+            let has = set.call.ground.set_has(&set.name, value)?;
             let question = format!("set(\"{}\").has(\"{value}\")", set.name);
             set.call.answered(question, &has.into());
-            has
+            ScriptResult::Ok(has)
         })
         .register_fn("has", |_: &mut SetHandle, (): ()| false)
         .register_fn("first_set", |context: NativeCallContext, value: &str| {
@@ -97,7 +93,7 @@ fn register_kept(engine: &mut Engine) {
     engine
         .register_fn("kv_get", |context: NativeCallContext, key: &str| {
             let call = Call::of(&context)?;
-            let kept = call.surroundings.state.get(call.now, &call.script, key);
+            let kept = call.ground.get(call.now, &call.script, key)?;
             let value = kept.map_or(Dynamic::UNIT, from_kept);
             call.answered(format!("kv_get(\"{key}\")"), &value);
             ScriptResult::Ok(value)
@@ -124,9 +120,8 @@ fn register_counters(engine: &mut Engine) {
                 let call = Call::of(&context)?;
                 let window = units::window(&window)?;
                 let limit = u32::try_from(limit).unwrap_or(0);
-                let state = &call.surroundings.state;
-                let fits = state.rate(call.now, &call.script, key, limit, window);
-                let fits = fits.map_err(told)?;
+                let ask = RateAsk { limit, window };
+                let fits = call.ground.rate(call.now, &call.script, key, ask)?;
                 call.answered(format!("rate(\"{key}\", {limit})"), &fits.into());
                 ScriptResult::Ok(fits)
             },
@@ -138,17 +133,26 @@ fn register_counters(engine: &mut Engine) {
                 let window = units::window(&window)?;
                 let amount = u64::try_from(amount).map_err(|_| "an amount is not negative")?;
                 let limit = u64::try_from(limit).unwrap_or(0);
-                let state = &call.surroundings.state;
-                let fits = state.quota(call.now, &call.script, key, amount, limit, window);
-                let fits = fits.map_err(told)?;
+                let ask = QuotaAsk::Take {
+                    amount,
+                    limit,
+                    window,
+                };
+                let said = call.ground.quota(call.now, &call.script, key, ask)?;
+                let fits = said == QuotaSaid::Fits(true);
                 call.answered(format!("quota(\"{key}\", {amount}, {limit})"), &fits.into());
                 ScriptResult::Ok(fits)
             },
         )
         .register_fn("quota", |context: NativeCallContext, key: &str| {
             let call = Call::of(&context)?;
-            let state = &call.surroundings.state;
-            let used = state.quota_used(call.now, &call.script, key);
+            let said = call
+                .ground
+                .quota(call.now, &call.script, key, QuotaAsk::Used)?;
+            let used = match said {
+                QuotaSaid::Used(used) => used,
+                QuotaSaid::Fits(_) => 0,
+            };
             let used = Dynamic::from(i64::try_from(used).unwrap_or(i64::MAX));
             call.answered(format!("quota(\"{key}\")"), &used);
             ScriptResult::Ok(used)
@@ -191,35 +195,16 @@ fn register_reports(engine: &mut Engine) {
 /// The node that `who` means, or `()`.
 fn node(context: &NativeCallContext, function: &str, who: &str) -> ScriptResult<Dynamic> {
     let call = Call::of(context)?;
-    let found = call.world.find(who).cloned();
+    let found = call.ground.find(who)?;
     let value = found.map_or(Dynamic::UNIT, |view| objects::peer(&call, view));
     call.answered(format!("{function}(\"{who}\")"), &value);
     Ok(value)
 }
 
-/// Online ones first, then by round trip.
 fn listed(context: &NativeCallContext, is_relay: bool) -> ScriptResult<Array> {
     let call = Call::of(context)?;
-    let nodes = call.world.nodes().iter();
-    let mut nodes: Vec<&Arc<NodeView>> = nodes
-        .filter(|node| {
-            if is_relay {
-                node.roles.relay
-            } else {
-                node.trust > 0
-            }
-        })
-        .collect();
-    let rtt = |node: &NodeView| node.rtt_ms.unwrap_or(f64::INFINITY);
-    nodes.sort_by(|a, b| {
-        let online = b.online.cmp(&a.online);
-        online.then(rtt(a).total_cmp(&rtt(b)))
-    });
-    nodes.truncate(MAX_LISTED);
-    Ok(nodes
-        .into_iter()
-        .map(|node| objects::peer(&call, node.clone()))
-        .collect())
+    let nodes = call.ground.listed(is_relay)?.into_iter();
+    Ok(nodes.map(|node| objects::peer(&call, node)).collect())
 }
 
 fn first_set(
@@ -228,7 +213,7 @@ fn first_set(
     among: Option<&[String]>,
 ) -> ScriptResult<Dynamic> {
     let call = Call::of(context)?;
-    let found = call.surroundings.sets.first(value, among);
+    let found = call.ground.first_set(value, among)?;
     let found = found.map_or(Dynamic::UNIT, Into::into);
     call.answered(format!("first_set(\"{value}\")"), &found);
     Ok(found)
@@ -243,13 +228,7 @@ fn keep(
     let call = Call::of(context)?;
     let ttl = ttl.map(units::duration).transpose()?;
     let value = to_kept(value)?;
-    let state = &call.surroundings.state;
-    let kept = state.set(call.now, &call.script, key, value, ttl);
-    Ok(kept.map_err(told)?)
-}
-
-fn told(error: StateError) -> String {
-    error.to_string()
+    call.ground.set(call.now, &call.script, key, value, ttl)
 }
 
 fn from_kept(value: KeptValue) -> Dynamic {

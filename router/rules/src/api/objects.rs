@@ -44,11 +44,20 @@ pub(crate) struct Nobody;
 trait Fields: Sized + Clone + Send + Sync + 'static {
     /// How `why` names it.
     fn owner(argument: &Argument<Self>) -> &str;
+
+    /// Whether its value is known where the script runs.
+    fn check(_: &Argument<Self>, _field: &str) -> ScriptResult<()> {
+        Ok(())
+    }
 }
 
 impl Fields for Conn {
     fn owner(_: &Argument<Self>) -> &str {
         "c"
+    }
+
+    fn check(argument: &Argument<Self>, field: &str) -> ScriptResult<()> {
+        argument.call.ground.check_field(field)
     }
 }
 
@@ -102,7 +111,7 @@ const CONN: &[Field<Conn>] = &[
     }),
     ("port", |c| int(u64::from(c.view.port))),
     ("node", |c| {
-        let node = c.view.node.and_then(|id| c.call.world.by_id(&id).cloned());
+        let node = c.view.node.and_then(|id| c.call.ground.by_id(&id).cloned());
         node.map_or(Dynamic::UNIT, |node| peer(&c.call, node))
     }),
     ("service", |c| {
@@ -137,7 +146,8 @@ const NODE: &[Field<NodeView>] = &[
     ("load", |p| p.view.load.into()),
     ("has_address", |p| p.view.has_address.into()),
     ("relays", |p| {
-        let known = p.view.relays.iter().filter_map(|id| p.call.world.by_id(id));
+        let relays = p.view.relays.iter();
+        let known = relays.filter_map(|id| p.call.ground.by_id(id));
         let relays: rhai::Array = known.map(|node| peer(&p.call, node.clone())).collect();
         relays.into()
     }),
@@ -218,6 +228,7 @@ pub(crate) fn fields_of(hook: &str) -> Option<Vec<&'static str>> {
 
 /// A node as a value of a script.
 pub(crate) fn peer(call: &Arc<Call>, view: Arc<NodeView>) -> Dynamic {
+    call.ground.holds(&view);
     let call = call.clone();
     Dynamic::from(Argument { view, call })
 }
@@ -254,16 +265,17 @@ fn register_fields<T: Fields>(engine: &mut Engine, name: &str, fields: &'static 
     engine.register_type_with_name::<Argument<T>>(name);
     for (field, read) in fields {
         engine.register_get(field, move |argument: &mut Argument<T>| {
+            T::check(argument, field)?;
             let value = read(argument);
             argument.call.read(T::owner(argument), field, &value);
-            value
+            ScriptResult::Ok(value)
         });
     }
 }
 
 /// A fact that a plugin published; 0 when none did, so that a script denies what is not vouched for.
 fn fact<T: Fields>(node: &Argument<T>, name: &str, value: Option<i64>) -> ScriptResult<Dynamic> {
-    let known = || KNOWN_FACTS.contains(&name) || node.call.surroundings.facts.contains(name);
+    let known = || KNOWN_FACTS.contains(&name) || node.call.ground.has_fact(name);
     if value.is_none() && !known() {
         return Err(format!("a peer has no field `{name}`, and no plugin publishes it").into());
     }

@@ -102,8 +102,8 @@ fn register_peer_makers(engine: &mut Engine) {
             |context: NativeCallContext, peer: Peer, via: &str| {
                 let call = Call::of(&context)?;
                 let via = call
-                    .world
-                    .find(via)
+                    .ground
+                    .find(via)?
                     .ok_or_else(|| format!("no relay is called {via}"))?;
                 ScriptResult::Ok(Draft::single(
                     &context,
@@ -321,8 +321,8 @@ fn best(context: &NativeCallContext, peer: &Peer) -> ScriptResult<Draft> {
         ways.push(direct(peer));
     }
     let mut relays = view.relays.clone();
-    let world = &peer.call.world;
-    relays.sort_by_key(|id| !world.by_id(id).is_some_and(|relay| relay.online));
+    let ground = &peer.call.ground;
+    relays.sort_by_key(|id| !ground.by_id(id).is_some_and(|relay| relay.online));
     relays.truncate(MAX_BEST_RELAYS);
     ways.extend(relays.iter().map(|via| relay(Some(*via), Some(view.id))));
     if ways.is_empty() {

@@ -10,8 +10,7 @@ use rhai::{Dynamic, EvalAltResult, NativeCallContext};
 use crate::{
     api::lookups::node_name,
     decision::{Level, Message},
-    policy::Surroundings,
-    view::World,
+    script::ground::Ground,
 };
 
 /// Values read that are kept for `why`. Overflow: later ones are not kept.
@@ -30,8 +29,7 @@ pub(crate) type ScriptResult<T> = Result<T, Box<EvalAltResult>>;
 #[derive(Debug)]
 pub(crate) struct Call {
     pub(crate) script: Arc<str>,
-    pub(crate) surroundings: Surroundings,
-    pub(crate) world: Arc<World>,
+    pub(crate) ground: Arc<Ground>,
     pub(crate) now: SystemTime,
     record: Mutex<Record>,
 }
@@ -50,16 +48,10 @@ pub(crate) struct Record {
 pub(crate) struct CallTag(pub(crate) Arc<Call>);
 
 impl Call {
-    pub(crate) fn new(
-        script: Arc<str>,
-        surroundings: Surroundings,
-        world: Arc<World>,
-        now: SystemTime,
-    ) -> Self {
+    pub(crate) fn new(script: Arc<str>, ground: Arc<Ground>, now: SystemTime) -> Self {
         Self {
             script,
-            surroundings,
-            world,
+            ground,
             now,
             record: Mutex::default(),
         }

@@ -161,7 +161,7 @@ mod tests {
     use super::*;
     use crate::{
         policy::Surroundings,
-        script::{Script, call::Call},
+        script::{Script, call::Call, ground::Ground},
         sets::SetRegistry,
         view::{NodeView, World},
     };
@@ -207,12 +207,8 @@ mod tests {
         for form in HOST.iter().flat_map(|(_, forms)| *forms) {
             let text = format!("fn route(c) {{ {WORDS} let x = {form}; pass() }}");
             let (script, _) = Script::compile("s.rhai", &text).expect(&text);
-            let call = Call::new(
-                "s.rhai".into(),
-                surroundings.clone(),
-                world.clone(),
-                SystemTime::UNIX_EPOCH,
-            );
+            let ground = Ground::of_node(surroundings.clone(), world.clone(), None);
+            let call = Call::new("s.rhai".into(), ground.into(), SystemTime::UNIX_EPOCH);
             let result = script.run("route", 1_i64.into(), Arc::new(call));
             assert!(result.is_ok(), "{text}: {result:?}");
         }

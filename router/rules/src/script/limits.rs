@@ -36,6 +36,9 @@ impl Limits {
     };
 }
 
+/// Why a script ended that ran too long.
+pub(crate) const OUT_OF_TIME: &str = "took too long";
+
 /// Rhai's own functions are linear in a string at best and quadratic at worst.
 const MAX_STRING_BYTES: usize = 4096;
 const MAX_ARRAY_ITEMS: usize = 1024;
@@ -109,7 +112,7 @@ pub(crate) fn apply(engine: &mut Engine, limits: Limits) {
         .set_strict_variables(true)
         .set_fail_on_invalid_map_property(true);
     engine.on_progress(|operations| {
-        (operations % OPERATIONS_PER_LOOK == 0 && is_late()).then(|| "took too long".into())
+        (operations % OPERATIONS_PER_LOOK == 0 && is_late()).then(|| OUT_OF_TIME.into())
     });
     #[expect(
         deprecated,

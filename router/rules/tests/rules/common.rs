@@ -66,6 +66,7 @@ fn env() -> LoadEnv {
             ..Surroundings::default()
         },
         known_peers: ["bob", "carol", "r1", "r2"].map(str::to_owned).into(),
+        records: true,
     }
 }
 

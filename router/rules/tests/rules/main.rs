@@ -7,4 +7,6 @@ mod policy;
 #[cfg(test)]
 mod refusals;
 #[cfg(test)]
+mod replay;
+#[cfg(test)]
 mod scripts;
