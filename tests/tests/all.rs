@@ -55,6 +55,8 @@ mod plans;
 mod readme;
 #[path = "all/relay_open.rs"]
 mod relay_open;
+#[path = "all/reloads.rs"]
+mod reloads;
 #[path = "all/replay.rs"]
 mod replay;
 #[path = "all/scenario_onion.rs"]

@@ -9,6 +9,7 @@
     reason = "a command line tool speaks on its standard streams"
 )]
 
+mod decisions;
 mod load;
 mod network;
 mod process;

@@ -8,6 +8,7 @@ use tokio::net::TcpStream;
 use wormholes_tests::resident_bytes;
 
 use crate::{
+    decisions,
     load::{self, Way},
     network::{Network, Route},
     process, reference,
@@ -121,7 +122,7 @@ impl Row {
             (Some(floor), false) => format!("{floor} MISSED"),
         };
         format!(
-            "{:<40} {:>10.1} {:<6} {against:<28} {ratio:>6}  {floor}",
+            "{:<58} {:>10.1} {:<6} {against:<28} {ratio:>6}  {floor}",
             self.name, self.value, self.unit
         )
     }
@@ -130,7 +131,7 @@ impl Row {
 /// The heading over [`Row::line`].
 pub(crate) fn heading() -> String {
     format!(
-        "{:<40} {:>10} {:<6} {:<28} {:>6}  floor",
+        "{:<58} {:>10} {:<6} {:<28} {:>6}  floor",
         "row", "value", "unit", "against", "ratio"
     )
 }
@@ -143,6 +144,7 @@ pub(crate) async fn measure(
     selection: &Selection,
     mut done: impl FnMut(Row),
 ) -> Result<()> {
+    decide(selection, &mut done)?;
     for route in Route::ALL {
         let way = network.way(route)?;
         for streams in [1, 8] {
@@ -182,6 +184,27 @@ pub(crate) async fn measure(
         if selection.takes(&name) {
             done(idle(name, network, route, &mut flows).await?);
         }
+    }
+    Ok(())
+}
+
+/// Decisions of scripts: no byte of a flow moves.
+fn decide(selection: &Selection, done: &mut impl FnMut(Row)) -> Result<()> {
+    let micros = |time: Duration| time.as_secs_f64() * 1e6;
+    let name = "rule decision, default script, set of 100,000 domains";
+    if selection.takes(name) {
+        let times = decisions::default_script()?;
+        for (which, time, floor) in [("p50", times.p50, 10.0), ("p99", times.p99, 100.0)] {
+            let (name, floor) = (format!("{name}, {which}"), Floor::AtMost(floor));
+            done(Row::new(name, "us", micros(time), None, floor));
+        }
+    }
+    let name = "rule decision, 1,000 sets by first_set";
+    if selection.takes(name) {
+        let ten = micros(decisions::first_set(10)?.p50);
+        let thousand = micros(decisions::first_set(1000)?.p50);
+        let (against, floor) = (Some(("ten sets", ten)), Floor::AtMost(3.0));
+        done(Row::new(name.to_owned(), "us", thousand, against, floor));
     }
     Ok(())
 }
