@@ -123,7 +123,13 @@ pub(crate) enum PeerCommand {
 #[derive(Debug, Subcommand)]
 pub(crate) enum ScriptCommand {
     /// Check scripts without running them; needs no daemon
-    Check(ScriptFiles),
+    Check {
+        #[command(flatten)]
+        files: ScriptFiles,
+        /// Fail on warnings too
+        #[arg(long)]
+        deny_warnings: bool,
+    },
     /// Run the cases beside scripts (NAME.test.rhai for NAME.rhai); needs no daemon
     Test(ScriptFiles),
     /// The scripts in force

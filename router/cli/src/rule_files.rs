@@ -21,8 +21,6 @@ pub(crate) struct RuleFiles {
     pub(crate) scripts: Vec<(PathBuf, ScriptSource)>,
     /// For the check.
     pub(crate) env: LoadEnv,
-    /// Whether `env` knows the peers that scripts may name.
-    pub(crate) knows_peers: bool,
     /// Sets that were taken as empty.
     pub(crate) empty_sets: Vec<String>,
 }
@@ -65,7 +63,7 @@ impl RuleFiles {
     /// `scripts/*.rhai` can be named.
     pub(crate) fn read(args: &ScriptFiles) -> Result<Self, CliError> {
         let config = args.config.as_deref().map(read_config).transpose()?;
-        let knows_peers = config.is_some();
+        let has_config = config.is_some();
         let config = config.unwrap_or_default();
         let files = if args.files.is_empty() {
             &config.scripts
@@ -86,13 +84,14 @@ impl RuleFiles {
         for (name, file) in &args.sets {
             add_set(&mut sets, name, file)?;
         }
-        let empty_sets = if knows_peers {
+        let empty_sets = if has_config {
             Vec::new()
         } else {
             add_empty_sets(&mut sets, &scripts)
         };
         let names = config.peers.into_iter();
         let known_peers = names.flat_map(|peer| [peer.name, peer.id]).collect();
+        let known_peers = has_config.then_some(known_peers);
         let mut env = LoadEnv {
             known_peers,
             ..LoadEnv::default()
@@ -101,7 +100,6 @@ impl RuleFiles {
         Ok(Self {
             scripts,
             env,
-            knows_peers,
             empty_sets,
         })
     }

@@ -60,8 +60,9 @@ pub struct LoadEnv {
     /// error; in the list of a `first_set` it is a warning and has nothing.
     pub surroundings: Surroundings,
     /// Petnames and ids of known peers. A peer that a script names and that is not here is a
-    /// warning: it may become known.
-    pub known_peers: BTreeSet<String>,
+    /// warning: it may become known. None, where no config says: neither peers nor listed sets are
+    /// judged.
+    pub known_peers: Option<BTreeSet<String>>,
     /// Whether each decision yields what its scripts read, for a replay.
     pub records: bool,
 }
@@ -127,14 +128,25 @@ impl Policy {
         let mut scripts = Vec::new();
         let mut errors = Vec::new();
         let mut warnings = Vec::new();
+        // Scripts that never pass: what they have a hook for, none behind them is asked.
+        let mut last_words: Vec<Arc<Script>> = Vec::new();
         for source in sources {
             match Script::compile(&source.name, &source.text) {
                 Ok((script, found)) => {
+                    let script = Arc::new(script);
                     let sets = &env.surroundings.sets;
                     errors.extend(unknown_sets(source, &found.sets, sets));
-                    warnings.extend(unknown_sets(source, &found.listed_sets, sets));
-                    warnings.extend(unknown_peers(source, &found, &env.known_peers));
-                    scripts.push(Arc::new(script));
+                    if let Some(peers) = &env.known_peers {
+                        warnings.extend(unknown_sets(source, &found.listed_sets, sets));
+                        warnings.extend(unknown_peers(source, &found, peers));
+                    }
+                    let smells = found.warnings.into_iter();
+                    warnings.extend(smells.map(|smell| source.fault(smell)));
+                    warnings.extend(unasked(source, &script, &last_words));
+                    if !found.passes {
+                        last_words.push(Arc::clone(&script));
+                    }
+                    scripts.push(script);
                 }
                 Err(faults) => {
                     errors.extend(faults.into_iter().map(|fault| source.fault(fault)));
@@ -156,7 +168,8 @@ impl Policy {
         })
     }
 
-    /// What is odd but no error: names of peers and of listed sets that are not known.
+    /// What is odd but no error: names of peers and of listed sets that are not known, rules that
+    /// nothing reaches, open plans for names that must not leave in clear.
     pub fn warnings(&self) -> &[Diagnostic] {
         &self.warnings
     }
@@ -424,6 +437,29 @@ fn unknown_sets<'a>(
         let message = format!("no set is called \"{name}\"{hint}");
         let position = *position;
         source.fault(Fault { position, message })
+    })
+}
+
+/// Hooks of `script` that nobody asks, since one before it always answers.
+fn unasked<'a>(
+    source: &'a ScriptSource,
+    script: &'a Script,
+    last_words: &'a [Arc<Script>],
+) -> impl Iterator<Item = Diagnostic> + 'a {
+    const ANSWERING: [&str; 4] = ["route", "accept", "relay", "exit"];
+    let hooks = ANSWERING.into_iter().filter(|hook| script.has(hook));
+    hooks.filter_map(move |hook| {
+        let before = last_words.iter().find(|before| before.has(hook))?;
+        Some(Diagnostic {
+            script: source.name.clone(),
+            line: script.line_of_hook(hook),
+            column: 0,
+            message: format!(
+                "nothing asks this `{hook}`: that of {}, before it, never passes; end that one \
+                 with pass(), or remove this one",
+                before.name
+            ),
+        })
     })
 }
 

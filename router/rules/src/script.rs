@@ -7,6 +7,7 @@ pub(crate) mod hint;
 pub(crate) mod limits;
 pub(crate) mod lint;
 pub(crate) mod names;
+mod smells;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

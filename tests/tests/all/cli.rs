@@ -560,6 +560,11 @@ async fn scripts_are_checked_and_tested_without_a_daemon() {
     assert!(message.starts_with(&place), "{message}");
     let (status, report) = offline(&["check", &bad]).await;
     assert_eq!((status, &report["errors"][0]["line"]), (1, &2.into()));
+    let odd = write("odd.rhai", "fn route(c) {\n  return pass();\n  direct()\n}");
+    let (status, report) = offline(&["check", &odd]).await;
+    assert_eq!((status, &report["warnings"][0]["line"]), (0, &3.into()));
+    let (status, report) = offline(&["check", &odd, "--deny-warnings"]).await;
+    assert_eq!((status, &report["ok"]), (1, &false.into()), "{report}");
     let (status, report) = offline(&["test", &script]).await;
     let case = &report["scripts"][0]["cases"][0];
     let failure = &case["failure"];

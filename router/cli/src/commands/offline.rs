@@ -11,25 +11,28 @@ use crate::{
     rule_files::{RuleFiles, read_cases},
 };
 
-pub(super) fn check(output: &mut Output, args: &ScriptFiles) -> Result<(), CliError> {
+pub(super) fn check(
+    output: &mut Output,
+    args: &ScriptFiles,
+    deny_warnings: bool,
+) -> Result<(), CliError> {
     let files = RuleFiles::read(args)?;
     let sources: Vec<_> = files.scripts.iter().map(|(_, s)| s.clone()).collect();
     let names: Vec<&str> = sources.iter().map(|source| source.name.as_str()).collect();
     let (errors, warnings) = match Policy::load(&sources, &files.env) {
-        // Without a config no peer is known, and each name would be warned of.
-        Ok(policy) if files.knows_peers => (Vec::new(), policy.warnings().to_vec()),
-        Ok(_) => (Vec::new(), Vec::new()),
+        Ok(policy) => (Vec::new(), policy.warnings().to_vec()),
         Err(errors) => (errors, Vec::new()),
     };
+    let ok = errors.is_empty() && (warnings.is_empty() || !deny_warnings);
     if output.json {
         output.value(&json!({
-            "ok": errors.is_empty(),
+            "ok": ok,
             "scripts": names,
             "errors": errors,
             "warnings": warnings,
             "empty_sets": files.empty_sets,
         }))?;
-        return done(errors.is_empty());
+        return done(ok);
     }
     for error in &errors {
         output.text(&line(output.style, Tone::Bad, "error", error))?;
@@ -43,10 +46,10 @@ pub(super) fn check(output: &mut Output, args: &ScriptFiles) -> Result<(), CliEr
             "note: set \"{set}\" is taken as empty; --set {set}=FILE fills it\n"
         ))?;
     }
-    if errors.is_empty() {
+    if ok {
         output.text(&format!("{}: good\n", format::clean(&names.join(", "))))?;
     }
-    done(errors.is_empty())
+    done(ok)
 }
 
 pub(super) fn test(output: &mut Output, args: &ScriptFiles) -> Result<(), CliError> {

@@ -13,7 +13,10 @@ use crate::{args::ScriptCommand, error::CliError, format, output::Style, rule_fi
 
 pub(super) fn run(context: &mut Context<'_>, command: ScriptCommand) -> Result<(), CliError> {
     match command {
-        ScriptCommand::Check(files) => offline::check(context.output, &files),
+        ScriptCommand::Check {
+            files,
+            deny_warnings,
+        } => offline::check(context.output, &files, deny_warnings),
         ScriptCommand::Test(files) => offline::test(context.output, &files),
         ScriptCommand::List => context.show(&Call::ScriptList(NoParams {}), render),
         ScriptCommand::Load { files } => load(context, &files),

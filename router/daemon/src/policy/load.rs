@@ -246,7 +246,7 @@ pub(super) fn compile(
             state: Arc::clone(state),
             ..Surroundings::default()
         },
-        known_peers: known_peers.into_iter().collect(),
+        known_peers: Some(known_peers.into_iter().collect()),
         records,
     };
     let policy = Policy::load(&sources.scripts, &env).map_err(LoadError::Scripts)?;

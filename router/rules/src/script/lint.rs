@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rhai::{AST, ASTFlags, ASTNode, Expr, FnCallExpr, Position, Stmt};
 
-use super::{forms, hint::nearest, names};
+use super::{forms, hint::nearest, names, smells};
 use crate::{api::objects::fields_of, view::EVENT_KINDS};
 
 /// Parameters of one function, and arguments of one call.
@@ -42,6 +42,10 @@ pub(crate) struct Found {
     /// Sets in the list of a `first_set`, which may be missing.
     pub(crate) listed_sets: Vec<(String, Position)>,
     pub(crate) peers: Vec<(String, Position)>,
+    /// What is odd and yet no fault.
+    pub(crate) warnings: Vec<Fault>,
+    /// It calls `pass()` somewhere.
+    pub(crate) passes: bool,
 }
 
 /// What a script may name beyond the common names.
@@ -91,6 +95,10 @@ pub(crate) fn lint(ast: &AST, dialect: Dialect) -> Found {
     });
     linter.limits_of_accept(ast);
     linter.uncalled(ast);
+    linter.found.passes = linter.called.contains("pass");
+    if !dialect.top_level {
+        linter.found.warnings = smells::find(ast);
+    }
     linter.found
 }
 

@@ -65,7 +65,7 @@ fn env() -> LoadEnv {
             sets: sets.into(),
             ..Surroundings::default()
         },
-        known_peers: ["bob", "carol", "r1", "r2"].map(str::to_owned).into(),
+        known_peers: Some(["bob", "carol", "r1", "r2"].map(str::to_owned).into()),
         records: true,
     }
 }

@@ -10,3 +10,5 @@ mod refusals;
 mod replay;
 #[cfg(test)]
 mod scripts;
+#[cfg(test)]
+mod warnings;
