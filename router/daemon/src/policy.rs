@@ -22,7 +22,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, mpsc};
-use wormholes_proto::control::EventBody;
+use wormholes_proto::control::{EventBody, ScriptDiagnostic};
 use wormholes_rules::{Needs, Policy, RuleEvent, RuleState, World};
 
 use crate::{
@@ -281,6 +281,11 @@ impl Generation {
     /// Whether a command gave its scripts: the next load of the config's, or a start, takes others.
     pub fn is_by_command(&self) -> bool {
         self.sources.by_command
+    }
+
+    /// What is odd in its scripts and no error.
+    pub fn warnings(&self) -> impl Iterator<Item = ScriptDiagnostic> {
+        self.policy.warnings().iter().map(ScriptDiagnostic::from)
     }
 
     /// The scripts' names, in the order in which they are asked.

@@ -152,6 +152,9 @@ async fn scripts_given_by_a_command_hold_until_those_of_the_config_are_loaded() 
     .unwrap();
     assert_eq!(judge.says().await, "blocked: of the config");
 
+    judge.write("odd.rhai", "fn route(c) {\n  return block();\n  pass()\n}");
+    let warned = judge.load("odd.rhai");
+    assert!(warned.contains("odd.rhai:3:3: nothing reaches"), "{warned}");
     judge.load("other.rhai");
     judge.node.cli(&["script", "load"]).unwrap();
     assert_eq!(judge.says().await, "blocked: of the config");

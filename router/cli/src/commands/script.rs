@@ -68,6 +68,10 @@ fn render(report: &ScriptReport, style: Style) -> String {
         text += &field(style, "", "to keep them, name them in `scripts` of [rules]");
     }
     text += &field(style, "else", &report.default);
+    for (index, warning) in report.warnings.iter().enumerate() {
+        let name = if index == 0 { "warnings" } else { "" };
+        text += &field(style, name, &warning.to_string());
+    }
     text += &field(style, "errors", &report.errors.to_string());
     for error in &report.last_errors {
         text += &field(style, "", &last_error(error));

@@ -190,23 +190,28 @@ mod tests {
                 open: u64::MAX,
                 ..FlowTotals::default()
             },
-            scripts: ScriptReport {
-                generation: 3,
-                scripts: vec![
-                    ScriptFile {
-                        name: "default.rhai".to_owned(),
-                        path: None,
-                    };
-                    30
-                ],
-                default: "block".to_owned(),
-                errors: 640,
-                last_errors: vec![error(); 64],
-                can_roll_back: false,
-                restart_for: vec!["limits.flows".to_owned(); 9],
-                by_command: true,
-            },
+            scripts: scripts(),
             access: Access::Operator,
+        }
+    }
+
+    fn scripts() -> ScriptReport {
+        ScriptReport {
+            generation: 3,
+            scripts: vec![
+                ScriptFile {
+                    name: "default.rhai".to_owned(),
+                    path: None,
+                };
+                30
+            ],
+            default: "block".to_owned(),
+            errors: 640,
+            last_errors: vec![error(); 64],
+            warnings: Vec::new(),
+            can_roll_back: false,
+            restart_for: vec!["limits.flows".to_owned(); 9],
+            by_command: true,
         }
     }
 

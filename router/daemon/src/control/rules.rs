@@ -40,6 +40,10 @@ pub(super) fn list(core: &NodeCore, access: Access) -> ScriptReport {
         },
         errors,
         last_errors: last_errors.map(error_info).collect(),
+        warnings: rules
+            .warnings()
+            .filter(|_| access == Access::Operator)
+            .collect(),
         can_roll_back: core.policy.can_roll_back(),
         restart_for: core.restart_for(),
     }

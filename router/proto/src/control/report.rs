@@ -405,6 +405,9 @@ pub struct ScriptReport {
     pub errors: u64,
     /// The last of them, newest first; empty for observers, since an error may name a target.
     pub last_errors: Vec<ScriptErrorInfo>,
+    /// What is odd in the scripts and no error, with its place.
+    #[serde(default)]
+    pub warnings: Vec<ScriptDiagnostic>,
     /// `script.rollback` has somewhere to go.
     pub can_roll_back: bool,
     /// Keys of config.toml (`limits.flows`; `[[entrance]]` for a list) that the last reload found
