@@ -181,7 +181,11 @@ impl Policy {
 
     /// Asks how a flow shall travel. A script that fails blocks it.
     pub fn route(&self, conn: &Conn, world: &Arc<World>, now: SystemTime) -> Decision {
-        self.route_on(&self.ground(world), conn, now)
+        let ground = self.ground(world);
+        if let Some(node) = conn.node.and_then(|id| world.by_id(&id)) {
+            ground.holds(node);
+        }
+        self.route_on(&ground, conn, now)
     }
 
     /// Asks whether a peer may connect.
@@ -191,19 +195,24 @@ impl Policy {
         world: &Arc<World>,
         now: SystemTime,
     ) -> VerdictDecision {
-        self.verdict_on(&self.ground(world), "accept", node.clone(), now)
+        let ground = self.ground(world);
+        ground.holds(node);
+        self.verdict_on(&ground, "accept", node.clone(), now)
     }
 
     /// Asks whether to carry traffic between two nodes.
     pub fn relay(&self, request: &RelayRequest, world: &Arc<World>) -> VerdictDecision {
-        let argument = Arc::new(request.clone());
-        self.verdict_on(&self.ground(world), "relay", argument, request.now)
+        let ground = self.ground(world);
+        ground.holds(&request.from);
+        ground.holds(&request.to);
+        self.verdict_on(&ground, "relay", Arc::new(request.clone()), request.now)
     }
 
     /// Asks whether to dial a target for somebody.
     pub fn exit(&self, request: &ExitRequest, world: &Arc<World>) -> VerdictDecision {
-        let argument = Arc::new(request.clone());
-        self.verdict_on(&self.ground(world), "exit", argument, request.now)
+        let ground = self.ground(world);
+        request.from.iter().for_each(|from| ground.holds(from));
+        self.verdict_on(&ground, "exit", Arc::new(request.clone()), request.now)
     }
 
     /// Calls every `init`; call it once when the policy takes over.

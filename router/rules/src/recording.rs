@@ -77,7 +77,7 @@ pub struct Reads {
     pub lost: Option<String>,
     /// The costly fields of `c` that were looked up.
     pub(crate) looked_up: Needs,
-    /// Every node that a script held, and every relay of those.
+    /// Every node that a script held or that its argument leads to, and every relay of those.
     #[serde(with = "wire::nodes")]
     pub(crate) nodes: BTreeMap<NodeId, Arc<NodeView>>,
     /// What `peer(who)` and `relay(who)` found.

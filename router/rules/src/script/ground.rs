@@ -112,7 +112,7 @@ impl Ground {
         self.world.by_id(id)
     }
 
-    /// A script holds `node`.
+    /// A script holds `node`, or may at any time, as that of its argument.
     pub(crate) fn holds(&self, node: &Arc<NodeView>) {
         let mut inner = self.lock();
         let Some(reads) = &mut inner.reads else {
