@@ -67,6 +67,8 @@ mod scenario_records;
 mod scenario_rendezvous;
 #[path = "all/scenario_sealed.rs"]
 mod scenario_sealed;
+#[path = "all/service_manager.rs"]
+mod service_manager;
 #[path = "all/sim.rs"]
 mod sim;
 #[path = "all/telemetry.rs"]

@@ -29,6 +29,7 @@ pub(crate) const TEST_TOOLS: &[Tool] = &[
     tool("chromium", "chromium"),
     tool("python3", "python3"),
     tool("nc", "netcat-openbsd"),
+    tool("systemd-analyze", "systemd"),
 ];
 
 /// What the demo starts beside the nodes.

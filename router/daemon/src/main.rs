@@ -1,6 +1,7 @@
 //! wormholed: the daemon. Reads the config, runs one node until a signal ends it.
 
 mod heap;
+mod service_manager;
 
 use std::{
     io::Write,
@@ -13,6 +14,8 @@ use clap::Parser;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use wormholed::{Config, Node, NodeOptions};
+
+use service_manager::ServiceManager;
 
 /// Where packages put the config.
 const DEFAULT_CONFIG: &str = "/etc/wormholes/config.toml";
@@ -64,8 +67,10 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {
+    let manager = ServiceManager::of_process();
     let mut stop = Stop::listen()?;
-    let mut hangup = signal(SignalKind::hangup()).context("cannot listen to signals")?;
+    let hangup = signal(SignalKind::hangup()).context("cannot listen to signals")?;
+    let drain = config.limits.drain;
     let options = NodeOptions {
         owns_process: true,
         watch_rules: true,
@@ -79,26 +84,55 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         entrances = ?node.entrance_addresses(),
         "node started"
     );
+    manager.ready();
+    tokio::select! {
+        () = stop.wanted() => {}
+        () = reload_on(hangup, &node, &manager) => {}
+        () = keep_house(&manager) => {}
+    }
+    tracing::info!("node stops; flows may finish");
+    manager.stopping(drain, node.core().flows.open());
+    tokio::select! {
+        () = node.drain() => {}
+        () = stop.wanted() => tracing::warn!("flows are cut off, by a second signal"),
+        () = keep_house(&manager) => {}
+    }
+    tokio::select! {
+        () = node.close() => {}
+        () = stop.wanted() => tracing::warn!("stopped at once, by a further signal"),
+    }
+    Ok(())
+}
+
+/// Never ends.
+async fn reload_on(mut hangup: Signal, node: &Node, manager: &ServiceManager) {
+    while hangup.recv().await.is_some() {
+        manager.reloading();
+        // Said by the node itself, success and failure.
+        manager.reloaded(node.reload().await.is_ok());
+    }
+    std::future::pending().await
+}
+
+/// What is due now and then. Never ends.
+async fn keep_house(manager: &ServiceManager) {
     let mut tidying = tokio::time::interval(heap::PERIOD);
+    let mut living = manager.watchdog_period().map(tokio::time::interval);
     loop {
+        let sign_of_life = async {
+            match &mut living {
+                Some(living) => living.tick().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
-            () = stop.wanted() => break,
+            _ = sign_of_life => manager.alive(),
             _ = tidying.tick() => {
                 // Fails only when the runtime ends.
                 let _ = tokio::task::spawn_blocking(heap::give_back).await;
             }
-            Some(()) = hangup.recv() => {
-                // Said by the node itself, success and failure.
-                let _ = node.reload().await;
-            }
         }
     }
-    tracing::info!("node stops; flows may finish");
-    tokio::select! {
-        () = node.shutdown() => {}
-        () = stop.wanted() => tracing::warn!("stopped at once, by a second signal"),
-    }
-    Ok(())
 }
 
 /// SIGTERM or SIGINT.

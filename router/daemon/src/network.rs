@@ -12,7 +12,10 @@ use std::{
 };
 
 use thiserror::Error;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{TaskTracker, task_tracker::TaskTrackerToken},
+};
 use wormholes_proto::{CarrierKind, HandshakeError, NodeId, RecordError, SignedRecord};
 use wormholes_rules::{NodeView, Tunnel, World};
 
@@ -65,6 +68,10 @@ pub struct Network {
     peers_changed: tokio::sync::Notify,
     records_doubted: AtomicBool,
     tasks: TaskTracker,
+    /// What is being done for others.
+    served: TaskTracker,
+    /// Nothing more is done for others.
+    drain: CancellationToken,
     stop: CancellationToken,
 }
 
@@ -139,6 +146,8 @@ impl Network {
             peers_changed: tokio::sync::Notify::new(),
             records_doubted: AtomicBool::new(false),
             tasks: TaskTracker::new(),
+            served: TaskTracker::new(),
+            drain: CancellationToken::new(),
             stop: CancellationToken::new(),
             published_keys: AtomicU64::new(hop_keys.revision()),
             hop_keys,
@@ -300,6 +309,37 @@ impl Network {
     /// What the exit role does.
     pub fn exit_status(&self) -> RoleStatus {
         self.exit.status(&self.counters.exit)
+    }
+
+    /// Refuses what others ask for from now on, as busy, so that they go another way; waits until
+    /// what is done for them has ended.
+    pub async fn drain(&self) {
+        self.drain.cancel();
+        self.served.close();
+        self.served.wait().await;
+    }
+
+    /// What is open for others: circuits of the roles, streams to services.
+    pub(crate) fn circuits(&self) -> usize {
+        let Counters {
+            relay,
+            hop,
+            exit,
+            service,
+            ..
+        } = &*self.counters;
+        let roles = [relay, hop, exit, service];
+        roles.iter().map(|role| role.active.load(Relaxed)).sum()
+    }
+
+    /// Whether [`Self::drain`] has begun.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.drain.is_cancelled()
+    }
+
+    /// What is done for others holds one while it lasts.
+    pub(crate) fn serving(&self) -> TaskTrackerToken {
+        self.served.token()
     }
 
     /// Takes no more calls, ends all connections and waits for every task.

@@ -186,18 +186,30 @@ impl Node {
         self.core.reload(Scripts::OfConfig).await
     }
 
-    /// Takes no more flows, lets living ones finish within the config's drain time, and ends.
-    pub async fn shutdown(mut self) {
+    /// [`Node::drain`], then [`Node::close`].
+    pub async fn shutdown(self) {
+        self.drain().await;
+        self.close().await;
+    }
+
+    /// Takes no more flows, of programs or of other nodes, and waits until those that live have
+    /// ended, or the config's drain time is over. Entrances close at once; other nodes are told
+    /// that this one is busy. Cancel-safe: [`Node::close`] ends the rest.
+    pub async fn drain(&self) {
         self.core.stop.cancel();
         self.core.tasks.close();
+        let ended = async { tokio::join!(self.core.tasks.wait(), self.core.network.drain()) };
         let drain = self.core.config.limits.drain;
-        if tokio::time::timeout(drain, self.core.tasks.wait())
-            .await
-            .is_err()
-        {
-            let flows = self.core.flows.open();
-            tracing::warn!(flows, "flows are cut off: the drain time is over");
+        if tokio::time::timeout(drain, ended).await.is_err() {
+            let (flows, circuits) = (self.core.flows.open(), self.core.network.circuits());
+            tracing::warn!(flows, circuits, "flows are cut off: the drain time is over");
         }
+    }
+
+    /// Ends all flows and connections; the nodes at their other ends are told.
+    pub async fn close(mut self) {
+        self.core.stop.cancel();
+        self.core.tasks.close();
         self.core.kill.cancel();
         self.core.tasks.wait().await;
         if let Some(control) = self.control.take() {

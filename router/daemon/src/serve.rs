@@ -97,6 +97,9 @@ async fn call(network: Arc<Network>, incoming: Incoming) {
 
 /// Decides who may connect; a stranger gets a place to hold.
 async fn admit(network: &Arc<Network>, link: &Link) -> Result<Option<StrangerPlace>, CloseCode> {
+    if network.is_draining() {
+        return Err(CloseCode::Busy);
+    }
     let id = link.peer();
     let known = network.peers().known().get(&id).is_some();
     if id == network.id() || (!known && !network.config().hop.role.enabled) {
@@ -228,6 +231,11 @@ async fn serve_stream(network: Arc<Network>, link: Link, mut pipe: Pipe, welcome
         refuse(pipe, Reason::Malformed).await;
         return;
     };
+    // Held before it is asked: who is not refused is waited for.
+    let _serving = network.serving();
+    if network.is_draining() {
+        return refuse(pipe, Reason::Busy).await;
+    }
     // Callers come through a relay that this node called; each is asked for by itself.
     if !welcome && !matches!(open, Open::Relayed) {
         network.counters().streams_refused.fetch_add(1, Relaxed);

@@ -28,6 +28,9 @@ mod records;
 #[path = "network/relay.rs"]
 mod relay;
 #[cfg(test)]
+#[path = "network/stopping.rs"]
+mod stopping;
+#[cfg(test)]
 #[path = "network/strangers.rs"]
 mod strangers;
 #[cfg(test)]

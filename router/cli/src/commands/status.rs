@@ -18,8 +18,9 @@ pub(super) fn render(status: &Status, style: Style) -> String {
         field(style, name, &value)
     };
     let uptime = format::seconds(status.uptime_seconds);
+    let draining = if status.draining { ", draining" } else { "" };
     let head = format!(
-        "wormholed {}, up {uptime}, process {}",
+        "wormholed {}, up {uptime}, process {}{draining}",
         status.version, status.pid
     );
     let mut text = field("node", &name(&status.name, &head));
@@ -155,14 +156,9 @@ mod tests {
             node_id: NodeId::from_bytes([7; 32]),
             pid: 4_194_304,
             uptime_seconds: 90_061,
+            draining: true,
             listen: vec!["[::]:4433".parse().unwrap(); 9],
-            entrances: (0..9)
-                .map(|port| EntranceInfo {
-                    kind: "socks5".to_owned(),
-                    listen: ([127, 0, 0, 1], 1080 + port).into(),
-                    label: None,
-                })
-                .collect(),
+            entrances: (1080..1089).map(entrance).collect(),
             metrics: Some(([127, 0, 0, 1], 9101).into()),
             services: vec![
                 ServiceInfo {
@@ -212,6 +208,14 @@ mod tests {
             can_roll_back: false,
             restart_for: vec!["limits.flows".to_owned(); 9],
             by_command: true,
+        }
+    }
+
+    fn entrance(port: u16) -> EntranceInfo {
+        EntranceInfo {
+            kind: "socks5".to_owned(),
+            listen: ([127, 0, 0, 1], port).into(),
+            label: None,
         }
     }
 

@@ -32,6 +32,7 @@ pub(super) fn status(core: &NodeCore, access: Access) -> Status {
         node_id: core.network.id(),
         pid: std::process::id(),
         uptime_seconds: core.started.elapsed().as_secs(),
+        draining: core.stop.is_cancelled(),
         listen: core.network.listen_addresses(),
         entrances: entrances.collect(),
         metrics: core.metrics_address(),

@@ -28,6 +28,8 @@ pub struct Status {
     pub pid: u32,
     /// Since its start.
     pub uptime_seconds: u64,
+    /// It stops: it takes no more flows, and waits until those that live have ended.
+    pub draining: bool,
     /// Where peers reach it.
     pub listen: Vec<SocketAddr>,
     /// Where programs reach it.
