@@ -13,6 +13,8 @@
 mod bad_input;
 #[path = "all/banned.rs"]
 mod banned;
+#[path = "all/bugreport.rs"]
+mod bugreport;
 #[path = "all/carriers.rs"]
 mod carriers;
 #[path = "all/censor.rs"]

@@ -91,6 +91,13 @@ pub(crate) enum Command {
         #[arg(long, value_name = "KIND", value_delimiter = ',', value_parser = event_kinds())]
         kinds: Vec<EventKind>,
     },
+    /// What a report of a bug needs: versions, the config, status, metrics and the last log lines,
+    /// without names, targets, addresses and secrets
+    Bugreport {
+        /// Write it to this new file [default: standard output]
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
     /// Print completions for a shell
     Completions {
         /// For which

@@ -1,5 +1,6 @@
 //! What each command does: ask, then show. How a report looks is a pure function beside it.
 
+mod bugreport;
 mod events;
 mod explain;
 mod flows;
@@ -58,6 +59,7 @@ pub(crate) fn run(args: Args, output: &mut Output) -> Result<(), CliError> {
         Command::Key => context.show(&Call::Key(NoParams {}), node::render_key),
         Command::Config => node::config(&mut context),
         Command::Events { kinds } => events::run(&mut context, kinds),
+        Command::Bugreport { output: file } => bugreport::run(&mut context, file.as_deref()),
         Command::Completions { shell } => completions(context.output, shell),
     }
 }

@@ -8,6 +8,7 @@
 
 mod added;
 mod answer;
+mod bugreport;
 mod config_text;
 mod connection;
 mod flows;

@@ -3,6 +3,9 @@
 //! Targets and addresses in events of level info and above go through [`masked`]; events of level
 //! debug and trace, which somebody turned on to look at one machine, show them.
 
+pub(crate) mod harmless;
+mod recent;
+
 use std::{
     fmt,
     sync::atomic::{AtomicBool, Ordering},
@@ -12,6 +15,10 @@ use thiserror::Error;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::LogConfig;
+
+pub(crate) use recent::lines as recent_lines;
+
+use recent::Recent;
 
 /// Set once by [`init`]; a process has one log, however many nodes it embeds.
 static SHOW: AtomicBool = AtomicBool::new(false);
@@ -33,7 +40,7 @@ pub enum LogError {
 /// # Errors
 /// [`LogError`].
 pub fn init(config: &LogConfig) -> Result<(), LogError> {
-    use tracing_subscriber::util::SubscriberInitExt;
+    use tracing_subscriber::{layer::SubscriberExt, util::SubscriberInitExt};
 
     let builder = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_new(&config.level)?)
@@ -41,9 +48,10 @@ pub fn init(config: &LogConfig) -> Result<(), LogError> {
         // A terminal that was closed takes no lines, and a complaint about that would panic.
         .log_internal_errors(false);
     if config.json {
-        builder.json().finish().try_init()?;
+        builder.json().finish().with(Recent).try_init()?;
     } else {
-        builder.with_ansi(false).finish().try_init()?;
+        let builder = builder.with_ansi(false);
+        builder.finish().with(Recent).try_init()?;
     }
     SHOW.store(!config.mask, Ordering::Relaxed);
     Ok(())

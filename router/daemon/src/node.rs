@@ -242,11 +242,7 @@ async fn start_metrics(core: &Arc<NodeCore>) -> Result<(), NodeError> {
     let server = MetricsServer::bind(address, Arc::clone(&core.metrics)).await?;
     core.serves_metrics_at(server.local_addr()?);
     let watched = Arc::clone(core);
-    let serve = server.run(core.stop.clone(), move |metrics| {
-        metrics.set_flows(&watched.flows.totals());
-        metrics.set_network(watched.network.counters());
-        metrics.set_peers(watched.round_trips());
-    });
+    let serve = server.run(core.stop.clone(), move || watched.update_metrics());
     core.tasks.spawn(serve);
     Ok(())
 }

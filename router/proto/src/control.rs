@@ -30,10 +30,10 @@ pub use frame::{
     encode_response,
 };
 pub use report::{
-    Because, Check, ConfigReport, DecisionInfo, DecisionList, DecisionRecord, EntranceInfo,
-    Explanation, FlowInfo, FlowList, FlowState, FlowTotals, InviteReport, KeyInfo, NetReport,
-    OnionKeyInfo, PROTOCOL_VERSION, PathNode, PeerInfo, PeerList, PeerSource, PingReport,
-    RelayRegistration, RoleLimits, RoleReport, RoleSummary, RolesSummary, RuleName,
-    ScriptDiagnostic, ScriptErrorInfo, ScriptFile, ScriptReport, ServiceInfo, Status, StepTried,
-    Subscribed,
+    Because, BugReport, Check, ConfigReport, DecisionInfo, DecisionList, DecisionRecord,
+    EntranceInfo, Explanation, FlowInfo, FlowList, FlowState, FlowTotals, InviteReport, KeyInfo,
+    NetReport, OnionKeyInfo, PROTOCOL_VERSION, PathNode, PeerInfo, PeerList, PeerSource,
+    PingReport, ProcessInfo, RelayRegistration, RoleLimits, RoleReport, RoleSummary, RolesSummary,
+    RuleName, ScriptDiagnostic, ScriptErrorInfo, ScriptFile, ScriptReport, ServiceInfo, Status,
+    StepTried, Subscribed,
 };

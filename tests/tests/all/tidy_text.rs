@@ -160,6 +160,30 @@ fn every_invariant_is_kept_by_a_test_that_exists() {
     }
 }
 
+/// Bug reports tell messages as they are: what a message held of names and targets would be told.
+#[test]
+fn log_messages_hold_no_values() {
+    const MACROS: [&str; 5] = ["trace!(", "debug!(", "info!(", "warn!(", "error!("];
+    refuse(&["rs"], |file| {
+        if !file.path.starts_with("router/daemon/src/") {
+            return None;
+        }
+        let calls = MACROS.iter().flat_map(|name| file.text.split(name).skip(1));
+        let calls = calls.map(|call| call.split(");").next().unwrap_or(call));
+        // What scripts say is a value as a whole, and not told.
+        let mut calls = calls.filter(|call| !call.starts_with("target: \"script\""));
+        let message = |call: &str| {
+            call.split('"')
+                .skip(1)
+                .step_by(2)
+                .any(|text| text.contains('{'))
+        };
+        calls
+            .find(|call| message(call))
+            .map(|call| format!("logs {call}"))
+    });
+}
+
 fn is_tidy(file: &SourceFile) -> bool {
     file.path == "tests/tests/all/tidy_text.rs"
 }

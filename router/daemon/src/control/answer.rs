@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 use wormholes_proto::control::{Access, Call, ErrorCode, RpcError, discover};
 
-use super::{flows, netcheck, peers, roles, rules, status};
+use super::{bugreport, flows, netcheck, peers, roles, rules, status};
 use crate::node::NodeCore;
 
 /// Carries out a call that its caller may make.
@@ -34,6 +34,7 @@ pub(super) async fn answer(
         Call::Hop(_) => encode(roles::hop(core)),
         Call::Exit(_) => encode(roles::exit(core)),
         Call::Key(_) => encode(status::key(core, access)),
+        Call::BugReport(_) => encode(bugreport::report(core)?),
         Call::Config(_) => encode(status::config(core)),
         Call::Subscribe(_) | Call::Unsubscribe(_) => {
             let message = "the connection's own matter";

@@ -65,7 +65,7 @@ impl MetricsServer {
     pub(crate) async fn run(
         self,
         stop: CancellationToken,
-        refresh: impl Fn(&Metrics) + Clone + Send + Sync + 'static,
+        refresh: impl Fn() + Clone + Send + Sync + 'static,
     ) {
         let tasks = TaskTracker::new();
         let mut open: VecDeque<CancellationToken> = VecDeque::new();
@@ -85,7 +85,7 @@ impl MetricsServer {
             let refresh = refresh.clone();
             tasks.spawn(async move {
                 let service = service_fn(move |request| {
-                    refresh(&metrics);
+                    refresh();
                     std::future::ready(answer(&metrics, &request))
                 });
                 let connection = http1::Builder::new()

@@ -163,8 +163,15 @@ impl NodeCore {
         });
     }
 
+    /// Has the metrics hold what was counted elsewhere until now.
+    pub(crate) fn update_metrics(&self) {
+        self.metrics.set_flows(&self.flows.totals());
+        self.metrics.set_network(self.network.counters());
+        self.metrics.set_peers(self.round_trips());
+    }
+
     /// Round trips to connected peers, in seconds.
-    pub(super) fn round_trips(&self) -> Vec<f64> {
+    fn round_trips(&self) -> Vec<f64> {
         let world = self.network.world();
         let online = world.nodes().iter().filter(|node| node.online);
         online

@@ -10,8 +10,8 @@ use super::{
     event::EventKind,
     frame::{ErrorCode, RpcError},
     report::{
-        ConfigReport, DecisionList, Explanation, FlowList, InviteReport, KeyInfo, NetReport,
-        PeerInfo, PeerList, PingReport, RoleReport, ScriptReport, Status, Subscribed,
+        BugReport, ConfigReport, DecisionList, Explanation, FlowList, InviteReport, KeyInfo,
+        NetReport, PeerInfo, PeerList, PingReport, RoleReport, ScriptReport, Status, Subscribed,
     },
 };
 
@@ -196,6 +196,7 @@ methods! {
     "exit" Exit(NoParams) Observer -> RoleReport, "The role of dialling targets for others.";
     "key" Key(NoParams) Observer -> KeyInfo, "The node's public keys.";
     "config" Config(NoParams) Operator -> ConfigReport, "The config in force, without secrets.";
+    "bugreport" BugReport(NoParams) Operator -> BugReport, "What a bug report needs, without names, targets and secrets.";
     "events.subscribe" Subscribe(SubscribeParams) Observer -> Subscribed, "Sends events on this connection.";
     "events.unsubscribe" Unsubscribe(NoParams) Observer -> Subscribed, "Sends no more events.";
 }

@@ -112,6 +112,7 @@ mod tests {
             "exit observer",
             "key observer",
             "config operator",
+            "bugreport operator",
             "events.subscribe observer",
             "events.unsubscribe observer",
         ];

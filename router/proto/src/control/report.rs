@@ -525,6 +525,41 @@ pub struct ConfigReport {
     pub restart_for: Vec<String>,
 }
 
+/// What `bugreport` returns. Its texts are words of the program; `[hidden]` stands for all others: no
+/// name, id, target, address, path, key or password is in it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct BugReport {
+    /// Of wormholed.
+    pub version: String,
+    /// What the process holds.
+    pub process: ProcessInfo,
+    /// The config in force, by section.
+    pub config: Value,
+    /// As [`Status`].
+    pub status: Value,
+    /// As [`PeerList`], of at most 200 nodes.
+    pub peers: Value,
+    /// As [`RoleReport`]: relay, hop, exit.
+    pub roles: Value,
+    /// As Prometheus reads them.
+    pub metrics: String,
+    /// The last lines of the log of level info and above, the oldest first.
+    pub log: Vec<String>,
+}
+
+/// What the daemon's process holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ProcessInfo {
+    /// Resident memory.
+    pub resident_bytes: u64,
+    /// Threads.
+    pub threads: u64,
+    /// Open file descriptors.
+    pub open_files: u64,
+    /// How many may be open.
+    pub max_open_files: u64,
+}
+
 /// What `events.subscribe` and `events.unsubscribe` return.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Subscribed {
