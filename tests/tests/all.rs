@@ -49,6 +49,8 @@ mod no_route;
 mod onion_build;
 #[path = "all/operator.rs"]
 mod operator;
+#[path = "all/package.rs"]
+mod package;
 #[path = "all/peers.rs"]
 mod peers;
 #[path = "all/plans.rs"]

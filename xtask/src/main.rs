@@ -1,4 +1,4 @@
-//! Development commands: `cargo xtask test | demo | bench | soak`.
+//! Development commands: `cargo xtask test | demo | bench | soak | dist`.
 //!
 //! Each installs what it needs and is missing, builds, and runs; stages say how long they took.
 //! One file a command; `stage` runs programs, `setup` installs them.
@@ -11,6 +11,7 @@
 
 mod bench;
 mod demo;
+mod dist;
 mod setup;
 mod soak;
 mod stage;
@@ -38,6 +39,8 @@ enum Command {
     Bench(bench::Arguments),
     /// Run tests at full size, for hours if need be.
     Soak(soak::Arguments),
+    /// Build the Debian package.
+    Dist(dist::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Soak(arguments) => soak::run(&arguments),
+        Command::Dist(arguments) => dist::run(&arguments),
     };
     match outcome {
         Ok(code) => code,

@@ -30,6 +30,9 @@ pub(crate) const TEST_TOOLS: &[Tool] = &[
     tool("python3", "python3"),
     tool("nc", "netcat-openbsd"),
     tool("systemd-analyze", "systemd"),
+    tool("man", "man-db"),
+    tool("adduser", "adduser"),
+    tool("dpkg-shlibdeps", "dpkg-dev"),
 ];
 
 /// What the demo starts beside the nodes.
@@ -40,6 +43,9 @@ const CAP_NET_RAW: u32 = 13;
 
 /// The first version that reads deny.toml as it is written.
 const CARGO_DENY: &str = "0.20.2";
+
+/// The version that reads the package's list of files as it is written.
+const CARGO_DEB: &str = "3.8.0";
 
 const fn tool(program: &'static str, package: &'static str) -> Tool {
     Tool { program, package }
@@ -90,11 +96,20 @@ pub(crate) fn may_capture() -> Result<()> {
 
 /// A cargo-deny, installed below the target folder when PATH has none.
 pub(crate) fn cargo_deny() -> Result<PathBuf> {
-    if let Some(found) = find("cargo-deny") {
+    cargo_tool("cargo-deny", CARGO_DENY)
+}
+
+/// A cargo-deb, installed below the target folder when PATH has none.
+pub(crate) fn cargo_deb() -> Result<PathBuf> {
+    cargo_tool("cargo-deb", CARGO_DEB)
+}
+
+fn cargo_tool(name: &str, version: &str) -> Result<PathBuf> {
+    if let Some(found) = find(name) {
         return Ok(found);
     }
     let root = target_dir().join("tools");
-    let installed = root.join("bin/cargo-deny");
+    let installed = root.join("bin").join(name);
     if installed.exists() {
         return Ok(installed);
     }
@@ -105,7 +120,7 @@ pub(crate) fn cargo_deny() -> Result<PathBuf> {
             .arg(&root)
             .arg("--target-dir")
             .arg(target_dir().join("tools/build"))
-            .arg(format!("cargo-deny@{CARGO_DENY}"))
+            .arg(format!("{name}@{version}"))
             .env("CARGO_PROFILE_DEV_DEBUG", "0")
             .env("CARGO_PROFILE_DEV_OPT_LEVEL", "0"),
     )?;

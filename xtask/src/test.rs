@@ -36,7 +36,10 @@ pub(crate) fn run() -> Result<ExitCode> {
     let mut stages = Stages::new();
     let mut counts = Counts::default();
     let outcomes = [
-        stages.run("setup", || setup::packages(setup::TEST_TOOLS)),
+        stages.run("setup", || {
+            setup::packages(setup::TEST_TOOLS)?;
+            setup::cargo_deb().map(drop)
+        }),
         stages.run("fmt", || {
             check(cargo().args(["fmt", "--all", "--", "--check"]))
         }),

@@ -103,6 +103,12 @@ pub(crate) enum Command {
         /// For which
         shell: Shell,
     },
+    /// Write manual pages, one a command; for who makes packages
+    #[command(hide = true)]
+    Manual {
+        /// A folder
+        folder: PathBuf,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -13,7 +13,10 @@ mod roles;
 mod script;
 mod status;
 
-use std::{io::Write, path::PathBuf};
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+};
 
 use clap::CommandFactory;
 use clap_complete::Shell;
@@ -61,6 +64,7 @@ pub(crate) fn run(args: Args, output: &mut Output) -> Result<(), CliError> {
         Command::Events { kinds } => events::run(&mut context, kinds),
         Command::Bugreport { output: file } => bugreport::run(&mut context, file.as_deref()),
         Command::Completions { shell } => completions(context.output, shell),
+        Command::Manual { folder } => manual(&folder),
     }
 }
 
@@ -94,6 +98,14 @@ fn completions(output: &mut Output, shell: Shell) -> Result<(), CliError> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Args::command(), "wormholes", &mut script);
     Ok(output.bytes().write_all(&script)?)
+}
+
+fn manual(folder: &Path) -> Result<(), CliError> {
+    let written = clap_mangen::generate_to(Args::command(), folder);
+    written.map_err(|error| CliError::File {
+        path: folder.to_owned(),
+        message: error.to_string(),
+    })
 }
 
 /// What the name of a field takes.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::Context;
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use wormholed::{Config, Node, NodeOptions};
@@ -30,14 +30,17 @@ struct Arguments {
     /// Read the config and the scripts, say what is wrong, and end.
     #[arg(long)]
     check: bool,
+    /// Print the manual page; for who makes packages.
+    #[arg(long, hide = true)]
+    manual: bool,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let result = if arguments.check {
-        check(&arguments)
-    } else {
-        run(&arguments)
+    let result = match &arguments {
+        Arguments { manual: true, .. } => manual(),
+        Arguments { check: true, .. } => check(&arguments),
+        Arguments { .. } => run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -46,6 +49,12 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn manual() -> anyhow::Result<()> {
+    let page = clap_mangen::Man::new(Arguments::command()).section("8");
+    page.render(&mut std::io::stdout())
+        .context("cannot print the manual page")
 }
 
 fn check(arguments: &Arguments) -> anyhow::Result<()> {

@@ -1,0 +1,140 @@
+//! `cargo xtask dist`: the Debian package, with the manual pages and completions in it.
+//!
+//! What is generated lies below `target/PROFILE/dist`, where the package's list of files
+//! (router/daemon/Cargo.toml) has it.
+
+mod manual;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{
+    setup,
+    stage::{Stages, cargo, check, program, target_dir, workspace},
+};
+
+/// What the completions of each shell are called where the shell looks for them.
+const SHELLS: [(&str, &str); 3] = [
+    ("bash", "wormholes"),
+    ("zsh", "_wormholes"),
+    ("fish", "wormholes.fish"),
+];
+
+/// How to build.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Take the programs of the development profile, which are large and slow: for tests.
+    #[arg(long)]
+    debug: bool,
+    /// A folder for the package [default: target/dist]
+    #[arg(long, value_name = "FOLDER")]
+    output: Option<PathBuf>,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let mut stages = Stages::new();
+    let (profile, folder) = match arguments.debug {
+        true => ("dev", "debug"),
+        false => ("release", "release"),
+    };
+    let built = target_dir().join(folder);
+    let output = arguments.output.clone();
+    let output = output.unwrap_or_else(|| target_dir().join("dist"));
+    stages.run("build", || {
+        let build = [
+            "build",
+            "--workspace",
+            "--bins",
+            "--locked",
+            "--profile",
+            profile,
+        ];
+        check(cargo().args(build))
+    })?;
+    stages.run("generate", || generate(&built))?;
+    let deb = stages.run("deb", || package(profile, &output))?;
+    stages.print();
+    println!("{}", deb.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes manual pages and completions of the programs in `built`.
+fn generate(built: &Path) -> Result<()> {
+    let dist = built.join("dist");
+    if dist.exists() {
+        fs::remove_dir_all(&dist).context("cannot clear the folder for what is generated")?;
+    }
+    let (man, completions) = (dist.join("man"), dist.join("completions"));
+    for folder in [&man, &completions] {
+        fs::create_dir_all(folder).context("cannot make a folder for what is generated")?;
+    }
+    let (wormholes, wormholed) = (built.join("wormholes"), built.join("wormholed"));
+    for (shell, name) in SHELLS {
+        let script = said(program(&wormholes).args(["completions", shell]))?;
+        write(&completions.join(name), &script)?;
+    }
+    check(program(&wormholes).arg("manual").arg(&man))?;
+    write(
+        &man.join("wormholed.8"),
+        &said(program(&wormholed).arg("--manual"))?,
+    )?;
+    let version = version(&wormholed)?;
+    for page in fs::read_dir(&man).context("cannot list the manual pages")? {
+        let path = page.context("cannot list the manual pages")?.path();
+        let file = path.file_name().unwrap_or_default().to_string_lossy();
+        let Some((name, section)) = file.rsplit_once('.') else {
+            bail!("{file} is no manual page");
+        };
+        let page = fs::read_to_string(&path).with_context(|| format!("cannot read {file}"))?;
+        write(&path, &manual::with_head(&page, name, section, &version))?;
+    }
+    let config = fs::read_to_string(workspace().join("config.toml"));
+    let page = manual::config_page(&config.context("cannot read config.toml")?, &version);
+    write(&man.join("wormholed.toml.5"), &page)
+}
+
+/// Makes the package of what is built and generated; says where it is.
+fn package(profile: &str, output: &Path) -> Result<PathBuf> {
+    fs::create_dir_all(output).context("cannot make the folder for the package")?;
+    let mut cargo_deb = program(setup::cargo_deb()?);
+    cargo_deb
+        .args([
+            "--no-build",
+            "--locked",
+            "--offline",
+            "--package",
+            "wormholed",
+        ])
+        .args(["--profile", profile, "--no-strip", "--quiet", "--output"])
+        .arg(output);
+    if profile == "dev" {
+        cargo_deb.arg("--fast");
+    }
+    let deb = said(&mut cargo_deb)?;
+    Ok(PathBuf::from(deb.lines().last().unwrap_or_default()))
+}
+
+fn version(wormholed: &Path) -> Result<String> {
+    let version = said(program(wormholed).arg("--version"))?;
+    let words = version.split_whitespace().last();
+    Ok(words.unwrap_or_default().to_owned())
+}
+
+/// What a program writes to standard output.
+fn said(command: &mut Command) -> Result<String> {
+    let output = command.stderr(std::process::Stdio::inherit()).output();
+    let output = output.with_context(|| format!("cannot start {command:?}"))?;
+    if !output.status.success() {
+        bail!("{command:?} ended with {}", output.status);
+    }
+    String::from_utf8(output.stdout).with_context(|| format!("{command:?} wrote no text"))
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
