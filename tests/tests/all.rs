@@ -25,6 +25,8 @@ mod cli;
 mod clients;
 #[path = "all/daemon.rs"]
 mod daemon;
+#[path = "all/dashboard.rs"]
+mod dashboard;
 #[path = "all/demo.rs"]
 mod demo;
 #[path = "all/embed.rs"]

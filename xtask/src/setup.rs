@@ -26,6 +26,7 @@ pub(crate) const TEST_TOOLS: &[Tool] = &[
     tool("ip", "iproute2"),
     tool("nft", "nftables"),
     tool("promtool", "prometheus"),
+    tool("prometheus", "prometheus"),
     tool("chromium", "chromium"),
     tool("python3", "python3"),
     tool("nc", "netcat-openbsd"),
