@@ -1,4 +1,5 @@
-//! `cargo xtask dist`: the Debian package, with the manual pages and completions in it.
+//! `cargo xtask dist`: the Debian package, with the manual pages and completions in it; with
+//! `--static` an archive of programs that need no library of the system.
 //!
 //! What is generated lies below `target/PROFILE/dist`, where the package's list of files
 //! (router/daemon/Cargo.toml) has it.
@@ -25,12 +26,27 @@ const SHELLS: [(&str, &str); 3] = [
     ("fish", "wormholes.fish"),
 ];
 
+/// What the archive has beside what is built.
+const OF_THE_ARCHIVE: [&str; 8] = [
+    "CHANGELOG.md",
+    "LICENSE-APACHE",
+    "LICENSE-MIT",
+    "README.md",
+    "SECURITY.md",
+    "config.toml",
+    "packaging",
+    "scripts",
+];
+
 /// How to build.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// Take the programs of the development profile, which are large and slow: for tests.
     #[arg(long)]
     debug: bool,
+    /// Make an archive of statically linked programs instead, with musl.
+    #[arg(long, conflicts_with = "debug")]
+    r#static: bool,
     /// A folder for the package [default: target/dist]
     #[arg(long, value_name = "FOLDER")]
     output: Option<PathBuf>,
@@ -38,28 +54,41 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let mut stages = Stages::new();
+    let target = arguments.r#static.then(musl_target);
     let (profile, folder) = match arguments.debug {
         true => ("dev", "debug"),
         false => ("release", "release"),
     };
-    let built = target_dir().join(folder);
+    let built = target_dir()
+        .join(target.as_deref().unwrap_or_default())
+        .join(folder);
     let output = arguments.output.clone();
     let output = output.unwrap_or_else(|| target_dir().join("dist"));
     stages.run("build", || {
-        let build = [
+        let mut build = cargo();
+        build.args([
             "build",
             "--workspace",
             "--bins",
             "--locked",
             "--profile",
             profile,
-        ];
-        check(cargo().args(build))
+        ]);
+        if let Some(target) = &target {
+            setup::packages(setup::STATIC_TOOLS)?;
+            check(program("rustup").args(["target", "add", target]))?;
+            let compiler = format!("CC_{}", target.replace('-', "_"));
+            build.args(["--target", target]).env(compiler, "musl-gcc");
+        }
+        check(&mut build)
     })?;
     stages.run("generate", || generate(&built))?;
-    let deb = stages.run("deb", || package(profile, &output))?;
+    let made = stages.run("package", || match &target {
+        Some(target) => archive(&built, target, &output),
+        None => package(profile, &output),
+    })?;
     stages.print();
-    println!("{}", deb.display());
+    println!("{}", made.display());
     Ok(ExitCode::SUCCESS)
 }
 
@@ -117,6 +146,33 @@ fn package(profile: &str, output: &Path) -> Result<PathBuf> {
     }
     let deb = said(&mut cargo_deb)?;
     Ok(PathBuf::from(deb.lines().last().unwrap_or_default()))
+}
+
+/// Makes an archive of what is built and generated; says where it is.
+fn archive(built: &Path, target: &str, output: &Path) -> Result<PathBuf> {
+    fs::create_dir_all(output).context("cannot make the folder for the archive")?;
+    let wormholed = built.join("wormholed");
+    let kind = said(program("ldd").arg(&wormholed).env("LC_ALL", "C"))?;
+    if !kind.contains("statically linked") {
+        bail!("{} needs libraries:\n{kind}", wormholed.display());
+    }
+    let name = format!("wormholes-{}-{target}", version(&wormholed)?);
+    let file = output.join(format!("{name}.tar.gz"));
+    let mut tar = program("tar");
+    tar.arg(format!("--transform=s,^,{name}/,"));
+    tar.args(["--create", "--gzip", "--owner=0", "--group=0", "--file"])
+        .arg(&file);
+    tar.arg("--directory")
+        .arg(built)
+        .args(["wormholed", "wormholes", "dist"]);
+    tar.arg("--directory").arg(workspace()).args(OF_THE_ARCHIVE);
+    check(&mut tar)?;
+    Ok(file)
+}
+
+/// Rust's name for this machine with musl in the place of its C library.
+fn musl_target() -> String {
+    format!("{}-unknown-linux-musl", std::env::consts::ARCH)
 }
 
 fn version(wormholed: &Path) -> Result<String> {

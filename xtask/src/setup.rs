@@ -39,6 +39,9 @@ pub(crate) const TEST_TOOLS: &[Tool] = &[
 /// What the demo starts beside the nodes.
 pub(crate) const DEMO_TOOLS: &[Tool] = &[tool("curl", "curl")];
 
+/// What a static build is made with: the C of the cryptography is compiled and linked by it.
+pub(crate) const STATIC_TOOLS: &[Tool] = &[tool("musl-gcc", "musl-tools"), tool("cmake", "cmake")];
+
 /// Of capabilities(7): packets may be captured.
 const CAP_NET_RAW: u32 = 13;
 

@@ -209,7 +209,9 @@ fn a_bug_report_of_a_daemon_that_does_not_run_tells_of_the_machine() {
         report.contains(concat!("wormholes ", env!("CARGO_PKG_VERSION"))),
         "{report}"
     );
-    assert!(note.starts_with("note: wormholed is not running: nothing answers at none.sock"));
+    let is_not_running =
+        "note: wormholed is not running: nothing answers at none.sock\nnote: start it";
+    assert!(note.starts_with(is_not_running), "{note}");
 }
 
 /// What is in the files of a folder, as a whole and line by line.

@@ -144,6 +144,7 @@ async fn the_package_is_installed_runs_as_its_own_user_and_leaves_nothing_behind
     let key = machine.run("stat -c '%U %a' /var/lib/wormholes/identity.key");
     assert_eq!(key, "wormholes 600\n");
     drop(daemon);
+    reloads_are_checked(&machine, &unit);
 
     machine.run("dpkg --remove wormholes");
     machine.run("test -e /etc/wormholes/config.toml && test -e /var/lib/wormholes/identity.key");
@@ -158,6 +159,22 @@ async fn the_package_is_installed_runs_as_its_own_user_and_leaves_nothing_behind
         .filter(|path| !is_here(path) && !of_the_system(path))
         .collect();
     assert!(left.is_empty(), "{left:?}");
+}
+
+/// The first command of a reload refuses what the second would have the daemon read.
+fn reloads_are_checked(machine: &Machine, unit: &str) {
+    let config = "/etc/wormholes/config.toml";
+    machine.run(&format!(
+        "cp -p {config} /root/kept && echo nonsense >> {config}"
+    ));
+    let check = format!(
+        "setpriv --reuid wormholes --clear-groups -- {}",
+        value(unit, "ExecReload=")
+    );
+    let refused = machine.try_run(&check).unwrap_err().to_string();
+    assert!(refused.contains("config.toml:"), "{refused}");
+    machine.run(&format!("mv /root/kept {config}"));
+    assert!(machine.run(&format!("{check} 2>&1")).contains("are good"));
 }
 
 /// A copy of this machine; ends with its value.
@@ -249,6 +266,14 @@ impl Machine {
         let mut daemon = self.command(&words);
         Running(daemon.stderr(Stdio::null()).spawn().unwrap())
     }
+}
+
+/// The first value of a key.
+fn value<'a>(unit: &'a str, key: &str) -> &'a str {
+    let mut values = unit.lines().filter_map(|line| line.strip_prefix(key));
+    values
+        .next()
+        .unwrap_or_else(|| panic!("the unit has no {key}"))
 }
 
 impl Drop for Running {

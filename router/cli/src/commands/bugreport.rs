@@ -39,9 +39,12 @@ struct System {
 /// Prints the report, or writes it to a new file.
 pub(super) fn run(context: &mut Context<'_>, file: Option<&Path>) -> Result<(), CliError> {
     let (daemon, note) = match context.connect() {
-        Ok(mut client) => (Some(client.report(&Call::BugReport(NoParams {}))?), None),
+        Ok(mut client) => (
+            Some(client.report(&Call::BugReport(NoParams {}))?),
+            String::new(),
+        ),
         // A daemon that does not start is worth a report.
-        Err(error @ CliError::NotRunning { .. }) => (None, Some(error.to_string())),
+        Err(error @ CliError::NotRunning { .. }) => (None, error.to_string()),
         Err(error) => return Err(error),
     };
     let full = Full {
@@ -60,7 +63,8 @@ pub(super) fn run(context: &mut Context<'_>, file: Option<&Path>) -> Result<(), 
             write(file, &text)?;
         }
     }
-    context.output.notes(note.as_slice())
+    let notes: Vec<String> = note.lines().map(str::to_owned).collect();
+    context.output.notes(&notes)
 }
 
 /// It is for whoever asked, until they pass it on.
