@@ -43,6 +43,7 @@ const WORDS: &[&str] = &[
     "peer-down",
     "peer-up",
     "public",
+    "quic",
     "refused",
     "relay",
     "resolve",
