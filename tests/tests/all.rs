@@ -83,3 +83,5 @@ mod telemetry;
 mod tidy;
 #[path = "all/tidy_text.rs"]
 mod tidy_text;
+#[path = "all/udp.rs"]
+mod udp;

@@ -20,6 +20,7 @@ pub(crate) struct Tool {
 /// The clients and servers that nobody here wrote, and the kernel's tools.
 pub(crate) const TEST_TOOLS: &[Tool] = &[
     tool("curl", "curl"),
+    tool("dig", "bind9-dnsutils"),
     tool("git", "git"),
     tool("ssh", "openssh-client"),
     tool("sshd", "openssh-server"),

@@ -76,6 +76,14 @@ pub(crate) fn utc(unix_ms: u64) -> String {
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}Z")
 }
 
+/// `socks5`; `socks5, udp` where the entrance does not say it
+pub(crate) fn entrance(kind: &str, network: &str) -> String {
+    match network {
+        "udp" if kind != network => format!("{kind}, {network}"),
+        _ => kind.to_owned(),
+    }
+}
+
 /// `default.rhai:12`, or `default`
 pub(crate) fn rule(rule: Option<&RuleName>) -> String {
     rule.map_or_else(

@@ -12,6 +12,8 @@ use std::{
 
 use thiserror::Error;
 
+pub(crate) use wormholes_proto::Transport;
+
 /// Why an address is never dialled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Error)]
 pub(crate) enum Ban {
@@ -121,13 +123,6 @@ fn banned_v6(ip: Ipv6Addr) -> Option<Ban> {
     Some(ban)
 }
 
-/// What carries the bytes of a socket. A port number of one says nothing about the other's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Transport {
-    Tcp,
-    Udp,
-}
-
 /// The sockets of this node, which nobody reaches through it: else a flow could loop, or pass for
 /// a local program at an entrance.
 #[derive(Debug, Default)]
@@ -136,12 +131,19 @@ pub(crate) struct OwnSockets {
 }
 
 impl OwnSockets {
-    /// Adds a listening socket. The list grows with the config only.
+    /// Adds a socket where this node takes what comes. The list grows with the config, and with the
+    /// associations of programs while they last.
     pub(crate) fn add(&self, transport: Transport, socket: SocketAddr) {
         let mut sockets = self.sockets.write().unwrap_or_else(PoisonError::into_inner);
         if !sockets.contains(&(transport, socket)) {
             sockets.push((transport, socket));
         }
+    }
+
+    /// Takes a socket out that is closed.
+    pub(crate) fn remove(&self, transport: Transport, socket: SocketAddr) {
+        let mut sockets = self.sockets.write().unwrap_or_else(PoisonError::into_inner);
+        sockets.retain(|own| *own != (transport, socket));
     }
 
     /// Whether dialling `target` would reach this node. A socket on an unspecified address is at

@@ -3,6 +3,7 @@
 //! A [`Link`] is a connection whose other end proved a node id. What runs below it, QUIC or TLS
 //! over TCP, is known in this room only: callers see links and pipes.
 
+mod datagrams;
 mod link;
 mod quic;
 mod streams;
@@ -27,6 +28,7 @@ use link::Connection;
 use quic::QuicCarrier;
 use tcp::TcpCarrier;
 
+pub(crate) use datagrams::Lane;
 pub(crate) use link::Link;
 pub(crate) use quic::granted_buffers;
 pub(crate) use streams::OpenStream;
@@ -306,7 +308,7 @@ impl Carrier {
         {
             self.counters.handshakes_failed.fetch_add(1, Relaxed);
         }
-        dialled.map(|connection| Link::new(id, connection))
+        dialled.map(|connection| Link::new(id, connection, &self.counters))
     }
 
     /// The address that others know this node by, if it listens at a particular one.
@@ -333,11 +335,13 @@ impl Carrier {
         let taken = match incoming {
             Incoming::Quic(incoming) => {
                 let taken = self.quic.handshake(*incoming).await;
-                taken.map(|(id, quic)| Some(Link::new(id, Connection::Quic(quic))))
+                taken.map(|(id, quic)| Some(Link::new(id, Connection::Quic(quic), &self.counters)))
             }
             Incoming::Tcp(stream, address) => {
                 let taken = self.tcp.handshake(stream, address).await;
-                taken.map(|new| new.map(|(id, tcp)| Link::new(id, Connection::Tcp(tcp))))
+                taken.map(|new| {
+                    new.map(|(id, tcp)| Link::new(id, Connection::Tcp(tcp), &self.counters))
+                })
             }
         };
         taken.inspect_err(|_| {

@@ -17,7 +17,7 @@ pub(crate) use sections::petname;
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use wormholes_proto::CarrierKind;
-use wormholes_proto::{NodeId, ServiceName, Target};
+use wormholes_proto::{NodeId, ServiceName, Target, Transport};
 
 /// Everything that an operator can set.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -94,7 +94,7 @@ pub struct EntranceConfig {
     pub kind: EntranceKind,
     /// Where it listens.
     pub listen: SocketAddr,
-    /// Where a TCP forward goes.
+    /// Where a TCP or UDP forward goes.
     pub target: Option<Target>,
     /// `user = "password"`; required beyond loopback.
     pub users: BTreeMap<String, Secret>,
@@ -111,6 +111,8 @@ pub enum EntranceKind {
     Http,
     /// Every connection goes to one target.
     Tcp,
+    /// Every datagram goes to one target, each sender's in a flow of its own.
+    Udp,
 }
 
 /// A text that no log, error or debug output shows.
@@ -124,6 +126,8 @@ pub struct ServiceConfig {
     pub name: ServiceName,
     /// The local address that it runs at.
     pub target: SocketAddr,
+    /// What it speaks.
+    pub transport: Transport,
     /// Lowest trust that may use it; default 2.
     pub min_trust: u8,
 }
@@ -229,6 +233,8 @@ pub struct LimitsConfig {
     pub pending_connections: usize,
     /// How long a program may take to say where it goes.
     pub handshake: Duration,
+    /// How long a UDP flow may be silent before it ends.
+    pub udp_idle: Duration,
     /// Peers connected at once.
     pub peers: usize,
     /// How long a stop waits for flows to end.
@@ -286,6 +292,23 @@ impl EntranceKind {
             Self::Socks5 => "socks5",
             Self::Http => "http",
             Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+
+    /// What its socket is.
+    pub fn transport(self) -> Transport {
+        match self {
+            Self::Socks5 | Self::Http | Self::Tcp => Transport::Tcp,
+            Self::Udp => Transport::Udp,
+        }
+    }
+
+    /// Whether config.toml says where it goes.
+    pub(crate) fn is_forward(self) -> bool {
+        match self {
+            Self::Tcp | Self::Udp => true,
+            Self::Socks5 | Self::Http => false,
         }
     }
 }
@@ -342,6 +365,8 @@ impl Default for LimitsConfig {
             opening_per_target: 256,
             pending_connections: 1024,
             handshake: Duration::from_secs(10),
+            // The least that RFC 4787 asks of who keeps such flows (REQ-5).
+            udp_idle: Duration::from_secs(120),
             peers: 1024,
             drain: Duration::from_secs(30),
         }

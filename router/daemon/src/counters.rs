@@ -38,6 +38,8 @@ pub struct Counters {
     pub answers_refused: AtomicU64,
     /// Flows that ended because a frame or cell broke its format, did not verify, or was missing.
     pub frames_refused: AtomicU64,
+    /// Datagrams that went nowhere.
+    pub dropped: DroppedDatagrams,
 }
 
 impl Counters {
@@ -57,6 +59,38 @@ impl Counters {
         {
             self.frames_refused.fetch_add(1, Relaxed);
         }
+    }
+}
+
+/// Datagrams that were dropped here, by what was in their way.
+#[derive(Debug, Default)]
+pub struct DroppedDatagrams {
+    /// As much waited already: for a tunnel that opens, or behind a slow one.
+    pub full: AtomicU64,
+    /// Their flow was refused, or has ended.
+    pub closed: AtomicU64,
+    /// They broke the format of SOCKS5's, or were fragments.
+    pub malformed: AtomicU64,
+    /// They came to an association from somebody else than its client.
+    pub foreign: AtomicU64,
+    /// They came on a connection between nodes for no flow that is open.
+    pub unknown: AtomicU64,
+    /// They are longer than what they had to go through, or the system did not send them.
+    pub unsent: AtomicU64,
+}
+
+impl DroppedDatagrams {
+    /// All of them, with the word for what was in their way.
+    pub fn by_reason(&self) -> [(&'static str, u64); 6] {
+        [
+            ("full", &self.full),
+            ("closed", &self.closed),
+            ("malformed", &self.malformed),
+            ("foreign", &self.foreign),
+            ("unknown", &self.unknown),
+            ("unsent", &self.unsent),
+        ]
+        .map(|(reason, count)| (reason, count.load(Relaxed)))
     }
 }
 

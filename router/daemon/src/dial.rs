@@ -2,14 +2,23 @@
 
 mod resolver;
 
-use std::{io::ErrorKind, net::SocketAddr, time::Duration};
+use std::{
+    io::{self, ErrorKind},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use thiserror::Error;
-use tokio::net::TcpStream;
-use wormholes_proto::Reason;
+use tokio::net::{TcpStream, UdpSocket};
+use wormholes_proto::{Reason, Transport};
 
-use crate::ban::Ban;
+use crate::{
+    ban::Ban,
+    counters::Counters,
+    pipe::{DatagramPipe, Pipe, Side},
+};
 
 pub(crate) use resolver::Resolver;
 
@@ -97,6 +106,52 @@ pub(crate) fn permitted(
     } else {
         Ok(passed)
     }
+}
+
+/// The target's side of a flow of `transport`, at the first of `addresses` that can be had.
+///
+/// # Errors
+/// [`DialError`] of the last that failed.
+pub(crate) async fn side(
+    transport: Transport,
+    addresses: &[SocketAddr],
+    timeout: Duration,
+    counters: &Arc<Counters>,
+) -> Result<Side, DialError> {
+    Ok(match transport {
+        Transport::Tcp => Side::Stream(Pipe::tcp(connect(addresses, timeout).await?)),
+        Transport::Udp => {
+            let socket = connect_udp(addresses).await?;
+            Side::Datagrams(DatagramPipe::socket(socket, counters))
+        }
+    })
+}
+
+/// A socket for datagrams to and from the first of `addresses` that the system knows a way to, and
+/// nobody else: whether anybody is there, no answer tells before the first datagram.
+async fn connect_udp(addresses: &[SocketAddr]) -> Result<UdpSocket, DialError> {
+    let mut failed = DialError::NameNotFound;
+    for address in addresses {
+        if lacks_zone(*address) {
+            failed = DialError::NoZone;
+            continue;
+        }
+        match udp_to(*address).await {
+            Ok(socket) => return Ok(socket),
+            Err(error) => failed = dial_error(error.kind()),
+        }
+    }
+    Err(failed)
+}
+
+async fn udp_to(address: SocketAddr) -> io::Result<UdpSocket> {
+    let any = match address {
+        SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+        SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+    };
+    let socket = UdpSocket::bind(any).await?;
+    socket.connect(address).await?;
+    Ok(socket)
 }
 
 /// Connects to the first of `addresses` that answers; each next one starts when the one before

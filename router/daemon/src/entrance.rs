@@ -4,7 +4,10 @@
 //! ```text
 //! listener -> place among the pending (bounded) -> handshake (timed) -> flow::run
 //! ```
+//! Datagrams have no connection: those of each program are told apart in `datagrams`.
 
+mod associate;
+mod datagrams;
 mod http;
 mod pending;
 mod socks5;
@@ -12,9 +15,12 @@ mod socks5;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use thiserror::Error;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpStream, UdpSocket},
+    sync::Semaphore,
+};
 use tokio_util::task::TaskTracker;
-use wormholes_proto::Target;
+use wormholes_proto::{Target, Transport};
 
 use crate::{
     config::{EntranceConfig, EntranceKind},
@@ -24,12 +30,18 @@ use crate::{
 
 pub(crate) use pending::Pending;
 
+use datagrams::{Desk, Framing};
 use pending::Place;
 
 /// How long an entrance that ran out of file descriptors leaves the next connection waiting.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Connections that wait for `accept`; beyond the pending ones this only smooths bursts.
 const BACKLOG: i32 = 1024;
+
+/// Associations of one SOCKS5 entrance at once; more are refused.
+const MAX_ASSOCIATIONS: usize = 1024;
+/// Flows of one UDP entrance at once; beyond, the one whose program was silent for longest ends.
+const MAX_UDP_FLOWS: usize = 4096;
 
 /// An entrance that cannot open.
 #[derive(Debug, Error)]
@@ -58,7 +70,14 @@ pub enum EntranceError {
 #[derive(Debug)]
 pub(crate) struct Entrance {
     door: Arc<Door>,
-    listener: TcpListener,
+    socket: Socket,
+}
+
+/// Where programs come in.
+#[derive(Debug)]
+enum Socket {
+    Tcp(TcpListener),
+    Udp(UdpSocket),
 }
 
 /// What an entrance's connections share.
@@ -66,6 +85,7 @@ pub(crate) struct Entrance {
 struct Door {
     config: EntranceConfig,
     address: SocketAddr,
+    associations: Semaphore,
 }
 
 /// A connection that has not yet said where it goes; the place is given back when it has.
@@ -86,13 +106,21 @@ impl Entrance {
         config
             .check_exposure()
             .map_err(|why| EntranceError::Exposed { address, why })?;
-        let (listener, address) = listen(address).map_err(|source| EntranceError::Listen {
+        let bound = match config.kind.transport() {
+            Transport::Tcp => listen(address),
+            Transport::Udp => listen_udp(address),
+        };
+        let (socket, address) = bound.map_err(|source| EntranceError::Listen {
             address,
             kind: config.kind.as_str(),
             source,
         })?;
-        let door = Arc::new(Door { config, address });
-        Ok(Self { door, listener })
+        let door = Arc::new(Door {
+            config,
+            address,
+            associations: Semaphore::new(MAX_ASSOCIATIONS),
+        });
+        Ok(Self { door, socket })
     }
 
     /// Where it listens.
@@ -105,12 +133,22 @@ impl Entrance {
         &self.door.config
     }
 
-    /// Takes connections until the node stops; their tasks belong to `core`.
+    /// Takes what comes until the node stops; its tasks belong to `core`.
     pub(crate) async fn run(self, core: Arc<NodeCore>) {
+        match self.socket {
+            Socket::Tcp(listener) => self.door.listen(listener, core).await,
+            Socket::Udp(socket) => self.door.hear(socket, core).await,
+        }
+    }
+}
+
+impl Door {
+    /// Takes connections.
+    async fn listen(self: Arc<Self>, listener: TcpListener, core: Arc<NodeCore>) {
         let stop = core.stop.clone();
-        while let Some(accepted) = stop.run_until_cancelled(self.listener.accept()).await {
+        while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
             match accepted {
-                Ok((stream, from)) => self.door.visit(stream, from, &core),
+                Ok((stream, from)) => self.visit(stream, from, &core),
                 Err(error) => {
                     // Out of descriptors: those that end make room.
                     tracing::warn!(%error, "an entrance cannot take a connection");
@@ -119,9 +157,25 @@ impl Entrance {
             }
         }
     }
-}
 
-impl Door {
+    /// Takes datagrams, which say nothing about where they go: the config does.
+    async fn hear(self: Arc<Self>, socket: UdpSocket, core: Arc<NodeCore>) {
+        // As with a tcp entrance: there is none without a target.
+        let Some(target) = self.config.target.clone() else {
+            return;
+        };
+        let desk = Desk {
+            address: self.address,
+            door: self,
+            core,
+            socket: Arc::new(socket),
+            login: None,
+            max_flows: MAX_UDP_FLOWS,
+        };
+        let framing = Framing::Forward(target);
+        desk.run(framing, std::future::pending()).await;
+    }
+
     fn visit(self: &Arc<Self>, stream: TcpStream, from: SocketAddr, core: &Arc<NodeCore>) {
         let ends = Ends {
             theirs: from,
@@ -140,9 +194,10 @@ impl Door {
 
     async fn serve(self: Arc<Self>, visitor: Visitor, core: Arc<NodeCore>) {
         match self.config.kind {
-            EntranceKind::Socks5 => socks5::serve(&self, visitor, &core).await,
+            EntranceKind::Socks5 => socks5::serve(&self, visitor, core).await,
             EntranceKind::Http => http::serve(&self, visitor, core).await,
-            EntranceKind::Tcp => self.forward(visitor, &core).await,
+            // A udp entrance has no connections.
+            EntranceKind::Tcp | EntranceKind::Udp => self.forward(visitor, &core).await,
         }
     }
 
@@ -161,6 +216,7 @@ impl Door {
     fn asked(&self, ends: Ends, target: Target, login: Option<flow::Login>) -> Asked {
         Asked {
             entrance: self.config.kind.as_str(),
+            transport: Transport::Tcp,
             label: self.config.label.clone(),
             login,
             ends: Some(ends),
@@ -177,7 +233,7 @@ impl Door {
     }
 }
 
-fn listen(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
+fn listen(address: SocketAddr) -> io::Result<(Socket, SocketAddr)> {
     let domain = socket2::Domain::for_address(address);
     let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
@@ -186,7 +242,15 @@ fn listen(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
     socket.listen(BACKLOG)?;
     let listener = TcpListener::from_std(socket.into())?;
     let address = listener.local_addr()?;
-    Ok((listener, address))
+    Ok((Socket::Tcp(listener), address))
+}
+
+fn listen_udp(address: SocketAddr) -> io::Result<(Socket, SocketAddr)> {
+    let socket = std::net::UdpSocket::bind(address)?;
+    socket.set_nonblocking(true)?;
+    let socket = UdpSocket::from_std(socket)?;
+    let address = socket.local_addr()?;
+    Ok((Socket::Udp(socket), address))
 }
 
 #[cfg(test)]
@@ -203,6 +267,7 @@ mod tests {
             label: None,
         };
         assert!(config(EntranceKind::Tcp).check_exposure().is_err());
+        assert!(config(EntranceKind::Udp).check_exposure().is_err());
         assert!(config(EntranceKind::Socks5).check_exposure().is_ok());
     }
 }

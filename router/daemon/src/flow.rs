@@ -15,7 +15,7 @@ mod table;
 
 use std::net::SocketAddr;
 
-use wormholes_proto::Target;
+use wormholes_proto::{Target, Transport};
 
 use crate::{node::NodeCore, pipe};
 
@@ -28,8 +28,10 @@ pub use table::{Decided, Flow, FlowTable, Moved, Story, Totals, Tried};
 /// What an entrance learned about a flow.
 #[derive(Debug)]
 pub(crate) struct Asked {
-    /// `socks5`, `http`, `tcp` or `embed`.
+    /// `socks5`, `http`, `tcp`, `udp` or `embed`.
     pub(crate) entrance: &'static str,
+    /// What it is made of.
+    pub(crate) transport: Transport,
     /// The entrance's label in config.toml.
     pub(crate) label: Option<String>,
     /// Whom the program says it is.
@@ -38,6 +40,21 @@ pub(crate) struct Asked {
     pub(crate) ends: Option<Ends>,
     /// Where to.
     pub(crate) target: Target,
+}
+
+#[cfg(test)]
+impl Asked {
+    /// A TCP flow to `target` of which no more is known.
+    fn test(target: &str) -> Self {
+        Self {
+            entrance: "socks5",
+            transport: Transport::Tcp,
+            label: None,
+            login: None,
+            ends: None,
+            target: target.parse().unwrap(),
+        }
+    }
 }
 
 /// The two ends of a program's connection.
@@ -51,7 +68,7 @@ pub(crate) struct Ends {
 
 /// Carries one flow: admit, decide, open with fallbacks, answer, copy, record.
 pub(crate) async fn run(core: &NodeCore, asked: Asked, mut local: LocalEnd) {
-    let flow = match core.flows.admit(asked.entrance, asked.target.clone()) {
+    let flow = match core.flows.admit(&asked) {
         Ok(flow) => flow,
         Err(refusal) => {
             record::turned_away(core, &asked, &refusal);
@@ -72,11 +89,11 @@ pub(crate) async fn run(core: &NodeCore, asked: Asked, mut local: LocalEnd) {
         }
     };
     let travelling = record::opened(core, &flow, &route);
-    let Some(near) = local.accept().await else {
+    let Some(near) = local.accept(core).await else {
         return travelling.ended(Some(Refusal::Gone.to_string()));
     };
     let end = tokio::select! {
-        end = pipe::copy(near, route.opened.pipe, &route.limits, &flow.bytes) => {
+        end = pipe::join(near, route.opened.side, &route.limits, &flow.bytes) => {
             core.network.counters().flow_ended(end.stop.as_ref());
             end.stop.map(|stop| stop.to_string())
         }

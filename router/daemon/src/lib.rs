@@ -35,7 +35,7 @@ pub use config::{
     RoleConfig, RuleLines, RulesConfig, Secret, ServiceConfig,
 };
 pub use control::{BindControlError, ReadAddedError};
-pub use counters::{Counters, RoleCounters};
+pub use counters::{Counters, DroppedDatagrams, RoleCounters};
 pub use dial::DialError;
 pub use entrance::EntranceError;
 pub use flow::{Decided, Flow, FlowTable, Forbidden, Moved, Refusal, Story, Totals, Tried};
@@ -48,8 +48,8 @@ pub use network::{Network, NetworkOptions, StartError};
 pub use node::{EntranceInfo, Node, NodeCore, NodeError, NodeOptions, Reload, ReloadError};
 pub use peers::ConnectError;
 pub use pipe::{
-    CopyEnd, CopyLimits, CopyStop, FlowBytes, MemoryEnd, Pace, Pipe, PipeError, PipeReader,
-    PipeWriter, Witness, copy,
+    CopyEnd, CopyLimits, CopyStop, DatagramPipe, FlowBytes, MemoryEnd, Pace, Pipe, PipeError,
+    PipeReader, PipeWriter, Side, Witness, copy,
 };
 pub use policy::{Generation, LoadError, NothingBefore, PolicyHost, ScriptError, Scripts, check};
 pub use role::{RoleAccount, RoleStatus};

@@ -33,7 +33,7 @@ pub(crate) struct Metrics {
     registry: Registry,
     /// Held while a counter catches up: two scrapers at once would raise it twice.
     catching_up: Mutex<()>,
-    /// Flows that ended, by `entrance`, `tunnel` (the one tried last, where none opened; `none`
+    /// Flows that ended, by `entrance`, `network` (`tcp`, `udp`), `tunnel` (the one tried last, where none opened; `none`
     /// where none was tried) and `outcome`.
     pub(crate) flows: IntCounterVec,
     /// Flows that live.
@@ -69,6 +69,8 @@ pub(crate) struct Metrics {
     circuits_refused: IntCounterVec,
     /// Payload carried for others, by `role`.
     carried_bytes: IntCounterVec,
+    /// Datagrams of UDP flows that were dropped here, by `reason`.
+    datagrams_dropped: IntCounterVec,
     /// Peers with a standing connection.
     pub(crate) peers_connected: IntGauge,
     /// Round trips to connected peers, by `stat` (`min`, `median`, `max`).
@@ -94,7 +96,7 @@ impl Metrics {
             flows: declare.counters(
                 "flows_total",
                 "Flows that ended",
-                &["entrance", "tunnel", "outcome"],
+                &["entrance", "network", "tunnel", "outcome"],
             )?,
             flows_open: declare.gauge("flows_open", "Flows that live")?,
             flow_bytes: declare.counters(
@@ -166,6 +168,11 @@ impl Metrics {
                 "Payload carried for other nodes in bytes",
                 &["role"],
             )?,
+            datagrams_dropped: declare.counters(
+                "datagrams_dropped_total",
+                "Datagrams of UDP flows that were dropped here",
+                &["reason"],
+            )?,
             peers_connected: declare.gauge("peers_connected", "Peers with a connection")?,
             peer_rtt: declare.float_gauges(
                 "peer_rtt_seconds",
@@ -229,6 +236,9 @@ impl Metrics {
             ("failed", &counters.circuits_failed),
         ] {
             self.catch_up(&self.onion_circuits, &[outcome], count.load(Relaxed));
+        }
+        for (reason, count) in counters.dropped.by_reason() {
+            self.catch_up(&self.datagrams_dropped, &[reason], count);
         }
         for (role, counters) in [
             ("relay", &counters.relay),
@@ -322,12 +332,12 @@ mod tests {
         let metrics = Metrics::new().unwrap();
         metrics
             .flows
-            .with_label_values(&["socks5", "direct", "ok"])
+            .with_label_values(&["socks5", "udp", "direct", "ok"])
             .inc();
         metrics.set_peers(vec![0.03, 0.01, 0.02]);
         let text = String::from_utf8(metrics.render().unwrap()).unwrap();
         for line in [
-            r#"wormholes_flows_total{entrance="socks5",outcome="ok",tunnel="direct"} 1"#,
+            r#"wormholes_flows_total{entrance="socks5",network="udp",outcome="ok",tunnel="direct"} 1"#,
             r#"wormholes_peer_rtt_seconds{stat="median"} 0.02"#,
             "wormholes_peers_connected 3",
             r#"wormholes_script_errors_total{hook="route"} 0"#,

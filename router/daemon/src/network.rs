@@ -195,9 +195,9 @@ impl Network {
         &self.counters
     }
 
-    /// Adds a TCP socket that no flow may reach through this node: an entrance, the metrics page.
-    pub fn protect_socket(&self, socket: SocketAddr) {
-        self.own_sockets.add(Transport::Tcp, socket);
+    /// Adds a socket that no flow may reach through this node: an entrance, the metrics page.
+    pub fn protect_socket(&self, transport: Transport, socket: SocketAddr) {
+        self.own_sockets.add(transport, socket);
     }
 
     /// What carries the standing connection to a node.

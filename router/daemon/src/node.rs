@@ -11,7 +11,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::oneshot,
 };
-use wormholes_proto::{NodeId, Target};
+use wormholes_proto::{NodeId, Target, Transport};
 
 use crate::{
     config::Config,
@@ -164,6 +164,7 @@ impl Node {
         let (answer, answered) = oneshot::channel();
         let asked = Asked {
             entrance: "embed",
+            transport: Transport::Tcp,
             label: None,
             login: None,
             ends: None,

@@ -2,10 +2,12 @@
 //!
 //! A pipe is a closed set of kinds behind four verbs: read chunks, write chunks, finish (this
 //! direction ends well; the other goes on) and abort (both ends learn that it broke). Dropping a
-//! writer that did not finish aborts it: an end that nobody meant never looks like a good one.
+//! writer that did not finish aborts it: an end that nobody meant never looks like a good one. A UDP
+//! flow has a [`DatagramPipe`] in its place, with the same verbs.
 
 mod cells;
 mod copy;
+mod datagrams;
 mod framed;
 mod memory;
 mod pace;
@@ -15,15 +17,15 @@ mod stream;
 mod tcp;
 mod toll;
 
-use std::{fmt, io::ErrorKind, time::Duration};
+use std::{fmt, io::ErrorKind, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
 use thiserror::Error;
 use tokio::net::TcpStream;
 use wormholes_proto::{
-    Answer, MAX_ANSWER_BYTES, MAX_OPEN_BYTES, Open, decode_answer, decode_open, encode_answer,
-    encode_open,
+    Answer, MAX_ANSWER_BYTES, MAX_OPEN_BYTES, Open, Transport, decode_answer, decode_open,
+    encode_answer, encode_open,
     onion::MessageKind,
     sealed::{Opener, Sealer},
 };
@@ -31,6 +33,8 @@ use wormholes_proto::{
 pub(crate) use cells::{CellOpener, CellSealer, CellTurner};
 pub(crate) use copy::watch;
 pub use copy::{CopyEnd, CopyLimits, CopyStop, FlowBytes, Witness, copy};
+pub use datagrams::DatagramPipe;
+pub(crate) use datagrams::{ProgramEnd, Queue, Room};
 pub use memory::MemoryEnd;
 pub use pace::Pace;
 pub(crate) use toll::Toll;
@@ -41,7 +45,10 @@ use sealed::{SealedReader, SealedWriter};
 use stream::{StreamReader, StreamWriter};
 use tcp::{TcpReader, TcpWriter};
 
-use crate::carrier::{Lease, OpenStream};
+use crate::{
+    carrier::{Lease, OpenStream},
+    counters::Counters,
+};
 
 /// Chunks that one read may yield. QUIC gives a chunk per packet: 32 of them make 45 KiB for one
 /// system call.
@@ -61,6 +68,15 @@ pub struct Pipe {
     pub reader: PipeReader,
     /// What goes out.
     pub writer: PipeWriter,
+}
+
+/// One side of a flow, as its transport wants it.
+#[derive(Debug)]
+pub enum Side {
+    /// Of a TCP flow.
+    Stream(Pipe),
+    /// Of a UDP flow.
+    Datagrams(DatagramPipe),
 }
 
 /// The direction that comes in.
@@ -122,6 +138,46 @@ impl PipeError {
     }
 }
 
+impl Side {
+    /// What comes and goes on `pipe`, a stream between nodes, for a flow of `transport`.
+    pub(crate) fn between_nodes(
+        pipe: Pipe,
+        transport: Transport,
+        counters: &Arc<Counters>,
+    ) -> Self {
+        match transport {
+            Transport::Tcp => Self::Stream(pipe),
+            Transport::Udp => Self::Datagrams(DatagramPipe::between_nodes(pipe, counters)),
+        }
+    }
+
+    /// Answers the OPEN that the stream under it began with.
+    ///
+    /// # Errors
+    /// [`PipeError`] when nobody listens, or there is no stream between nodes.
+    pub(crate) async fn send_answer(&mut self, answer: &Answer) -> Result<(), PipeError> {
+        let writer = match self {
+            Self::Stream(pipe) => Some(&mut pipe.writer),
+            Self::Datagrams(datagrams) => datagrams.writer.under(),
+        };
+        writer.ok_or(PipeError::Cut)?.send_answer(answer).await
+    }
+}
+
+/// Copies `near` (the asker's side) and `far` (the target's) into each other until the flow ends.
+/// Dropping the future aborts both.
+pub(crate) async fn join(near: Side, far: Side, limits: &CopyLimits, bytes: &FlowBytes) -> CopyEnd {
+    match (near, far) {
+        (Side::Stream(near), Side::Stream(far)) => copy(near, far, limits, bytes).await,
+        (Side::Datagrams(near), Side::Datagrams(far)) => {
+            datagrams::copy(near, far, limits, bytes).await
+        }
+        (Side::Stream(_), Side::Datagrams(_)) | (Side::Datagrams(_), Side::Stream(_)) => {
+            CopyEnd::unlike()
+        }
+    }
+}
+
 impl Pipe {
     /// A TCP connection.
     pub fn tcp(stream: TcpStream) -> Self {
@@ -132,11 +188,7 @@ impl Pipe {
     pub fn tcp_ahead(stream: TcpStream, ahead: Bytes) -> Self {
         // Small messages go at once; without it they only go later.
         let _ = stream.set_nodelay(true);
-        // An end that vanished without a word gives its place back, if late.
-        let keepalive = socket2::TcpKeepalive::new()
-            .with_time(KEEPALIVE)
-            .with_interval(KEEPALIVE_RETRY);
-        let _ = socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive);
+        keep_alive(&stream);
         let (reader, writer) = stream.into_split();
         Self::new(
             Source::Tcp(TcpReader::new(reader)),
@@ -449,6 +501,14 @@ impl PipeWriter {
         // Writers that did not finish abort when dropped.
         drop(self);
     }
+}
+
+/// An end that vanished without a word gives its place back, if late.
+pub(crate) fn keep_alive(stream: &TcpStream) {
+    let keepalive = socket2::TcpKeepalive::new()
+        .with_time(KEEPALIVE)
+        .with_interval(KEEPALIVE_RETRY);
+    let _ = socket2::SockRef::from(stream).set_tcp_keepalive(&keepalive);
 }
 
 pub(crate) fn broken(error: &std::io::Error) -> PipeError {

@@ -20,7 +20,7 @@ use rustix::{
     io::Errno,
     net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, sockopt},
 };
-use wormholes_proto::{Reader, WireError};
+use wormholes_proto::{Reader, Transport, WireError};
 
 /// Programs that opened connections of late; a browser opens dozens in a row.
 const MAX_RECENT: usize = 16;
@@ -35,6 +35,7 @@ const TCP_LISTEN: u8 = 10;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 const IPPROTO_TCP: u8 = 6;
+const IPPROTO_UDP: u8 = 17;
 const HEADER_BYTES: usize = 16;
 const REQUEST_BYTES: u32 = 72;
 
@@ -49,7 +50,7 @@ pub(crate) struct Program {
     pub(crate) path: Option<PathBuf>,
 }
 
-/// What the kernel says of a TCP socket.
+/// What the kernel says of a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Socket {
     state: u8,
@@ -73,15 +74,16 @@ impl Program {
 }
 
 impl Programs {
-    /// The program whose end is `theirs` and that connected to `ours`. Blocks for up to some
+    /// The program whose end is `theirs` and that connected, or sends, to `ours`. Blocks for up to some
     /// milliseconds when `with_process`, else for some microseconds.
     pub(crate) fn find(
         &self,
+        transport: Transport,
         theirs: SocketAddr,
         ours: SocketAddr,
         with_process: bool,
     ) -> Option<Program> {
-        let socket = socket(theirs, ours).ok()?;
+        let socket = socket(transport, theirs, ours).ok()?;
         let Socket { uid, inode, .. } = socket.filter(|socket| socket.inode != 0)?;
         let mut program = Program {
             uid: Some(uid),
@@ -141,16 +143,17 @@ fn executable(pid: u32) -> Option<PathBuf> {
 /// sends still holds it, and of one on another machine only a reset is known. Takes some
 /// microseconds.
 pub(crate) fn has_left(theirs: SocketAddr, ours: SocketAddr) -> bool {
-    match socket(theirs, ours) {
+    match socket(Transport::Tcp, theirs, ours) {
         Ok(Some(theirs)) => theirs.inode == 0 && theirs.state != TCP_ESTABLISHED,
         // The socket here goes with a reset, and stays when the other one is elsewhere.
-        Ok(None) => matches!(socket(ours, theirs), Ok(None)),
+        Ok(None) => matches!(socket(Transport::Tcp, ours, theirs), Ok(None)),
         Err(_) => false,
     }
 }
 
-/// The socket at `near` that is connected to `far`; none when there is none here.
-fn socket(near: SocketAddr, far: SocketAddr) -> io::Result<Option<Socket>> {
+/// The socket at `near` that is connected to `far`, or of UDP hears from there; none when there is
+/// none here.
+fn socket(transport: Transport, near: SocketAddr, far: SocketAddr) -> io::Result<Option<Socket>> {
     let socket = rustix::net::socket_with(
         AddressFamily::NETLINK,
         SocketType::DGRAM,
@@ -159,7 +162,12 @@ fn socket(near: SocketAddr, far: SocketAddr) -> io::Result<Option<Socket>> {
     )?;
     sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(REPLY_TIMEOUT))?;
     let kernel = netlink::SocketAddrNetlink::new(0, 0);
-    rustix::net::sendto(&socket, &request(near, far), SendFlags::empty(), &kernel)?;
+    rustix::net::sendto(
+        &socket,
+        &request(transport, near, far),
+        SendFlags::empty(),
+        &kernel,
+    )?;
     let mut reply = [MaybeUninit::uninit(); 512];
     let ((reply, _), _) = rustix::net::recv(&socket, &mut reply, RecvFlags::empty())?;
     let parsed =
@@ -176,7 +184,12 @@ fn socket(near: SocketAddr, far: SocketAddr) -> io::Result<Option<Socket>> {
 }
 
 /// `struct nlmsghdr` and `struct inet_diag_req_v2`: one socket by its addresses, no dump.
-fn request(near: SocketAddr, far: SocketAddr) -> Vec<u8> {
+fn request(transport: Transport, near: SocketAddr, far: SocketAddr) -> Vec<u8> {
+    // For UDP the kernel looks for who receives what goes from the one to the other.
+    let (protocol, near, far) = match transport {
+        Transport::Tcp => (IPPROTO_TCP, near, far),
+        Transport::Udp => (IPPROTO_UDP, far, near),
+    };
     let (near_ip, far_ip) = (near.ip().to_canonical(), far.ip().to_canonical());
     let mut bytes = Vec::with_capacity(REQUEST_BYTES as usize);
     bytes.extend(REQUEST_BYTES.to_ne_bytes());
@@ -185,7 +198,7 @@ fn request(near: SocketAddr, far: SocketAddr) -> Vec<u8> {
     // Sequence number and port id: the socket is used once.
     bytes.extend([0; 8]);
     let family = if near_ip.is_ipv4() { AF_INET } else { AF_INET6 };
-    bytes.extend([family, IPPROTO_TCP, 0, 0]);
+    bytes.extend([family, protocol, 0, 0]);
     // Sockets in any state.
     bytes.extend(u32::MAX.to_ne_bytes());
     bytes.extend(near.port().to_be_bytes());
@@ -244,10 +257,35 @@ fn parse_reply(reply: &[u8]) -> Result<Reply, WireError> {
 mod tests {
     use std::{
         io::Write as _,
-        net::{TcpListener, TcpStream},
+        net::{TcpListener, TcpStream, UdpSocket},
     };
 
     use super::*;
+
+    #[test]
+    fn the_program_behind_a_datagram_is_found_whether_it_connected_or_not() {
+        for (listen, from) in [
+            ("127.0.0.1:0", "127.0.0.1:0"),
+            ("127.0.0.1:0", "0.0.0.0:0"),
+            ("127.0.0.1:0", "[::]:0"),
+            ("[::1]:0", "[::]:0"),
+        ] {
+            let entrance = UdpSocket::bind(listen).unwrap();
+            let ours = entrance.local_addr().unwrap();
+            let client = UdpSocket::bind(from).unwrap();
+            let to = match (ours.ip(), from) {
+                (IpAddr::V4(ip), "[::]:0") => (ip.to_ipv6_mapped().into(), ours.port()),
+                (ip, _) => (ip, ours.port()),
+            };
+            client.send_to(b"x", to).unwrap();
+            let (_, theirs) = entrance.recv_from(&mut [0; 1]).unwrap();
+            let programs = Programs::default();
+            let found = || programs.find(Transport::Udp, theirs, ours, true);
+            assert_eq!(found().unwrap().pid, Some(std::process::id()), "{from}");
+            client.connect(to).unwrap();
+            assert_eq!(found().unwrap().pid, Some(std::process::id()), "{from}");
+        }
+    }
 
     fn check(listen: &str) {
         let listener = TcpListener::bind(listen).unwrap();
@@ -256,13 +294,14 @@ mod tests {
         let ours = server.local_addr().unwrap();
         let programs = Programs::default();
         for _ in 0..2 {
-            let program = programs.find(theirs, ours, true).unwrap();
+            let program = programs.find(Transport::Tcp, theirs, ours, true).unwrap();
             assert_eq!(program.uid, Some(rustix::process::getuid().as_raw()));
             assert_eq!(program.pid, Some(std::process::id()));
             assert_eq!(program.path, std::env::current_exe().ok());
             assert!(program.app().unwrap().starts_with("wormholed"));
         }
-        assert_eq!(programs.find(theirs, ours, false).unwrap().pid, None);
+        let found = programs.find(Transport::Tcp, theirs, ours, false);
+        assert_eq!(found.unwrap().pid, None);
         drop(client);
     }
 
@@ -275,7 +314,10 @@ mod tests {
     #[test]
     fn nobody_holds_an_address_that_is_not_connected() {
         let gone = "127.0.0.1:1".parse().unwrap();
-        assert_eq!(Programs::default().find(gone, gone, true), None);
+        assert_eq!(
+            Programs::default().find(Transport::Tcp, gone, gone, true),
+            None
+        );
         assert!(has_left(gone, gone));
     }
 
@@ -295,7 +337,7 @@ mod tests {
                 looks += 1;
             }
             assert_eq!(has_left(theirs, ours), expected, "{listen}");
-            let found = Programs::default().find(theirs, ours, false);
+            let found = Programs::default().find(Transport::Tcp, theirs, ours, false);
             assert_eq!(found.is_none(), expected, "nobody's socket is not root's");
             drop(kept);
         }

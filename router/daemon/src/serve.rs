@@ -15,7 +15,7 @@ use std::{sync::Arc, sync::atomic::Ordering::Relaxed, time::Duration};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use tokio::{sync::Notify, time::Instant};
-use wormholes_proto::{Answer, NodeId, Open, Reason};
+use wormholes_proto::{Answer, NodeId, Open, Reason, Transport};
 use wormholes_rules::{NodeView, RuleEvent, Verdict};
 
 pub(crate) use hop::HopKeys;
@@ -25,7 +25,7 @@ use crate::{
     carrier::{CloseCode, Incoming, Link, Standing},
     network::Network,
     peers::StrangerPlace,
-    pipe::{CopyEnd, Pipe},
+    pipe::{CopyEnd, Pipe, Side},
     role::Customer,
 };
 
@@ -260,7 +260,7 @@ async fn serve_stream(network: Arc<Network>, link: Link, mut pipe: Pipe, welcome
 
 async fn serve_open(network: &Arc<Network>, asker: &Asker, link: &Link, open: Open, pipe: Pipe) {
     match open {
-        Open::Exit(_) | Open::Resolve(_) | Open::Service(_) if asker.way == Way::Peer => {
+        Open::Exit(..) | Open::Resolve(_) | Open::Service(..) if asker.way == Way::Peer => {
             serve_target(network, asker, open, pipe).await;
         }
         Open::Records if asker.way == Way::Peer => records::serve(network, pipe).await,
@@ -270,9 +270,9 @@ async fn serve_open(network: &Arc<Network>, asker: &Asker, link: &Link, open: Op
         Open::Relay(to) if asker.way == Way::Peer => relay::serve(network, asker, to, pipe).await,
         Open::Relayed if asker.way == Way::Peer => relay::called(network, link, pipe).await,
         Open::Create { key_id, slots } => hop::serve(network, asker, &key_id, &slots, pipe).await,
-        Open::Exit(_)
+        Open::Exit(..)
         | Open::Resolve(_)
-        | Open::Service(_)
+        | Open::Service(..)
         | Open::Relay(_)
         | Open::Channel
         | Open::Register(_)
@@ -287,9 +287,13 @@ async fn serve_open(network: &Arc<Network>, asker: &Asker, link: &Link, open: Op
 /// Serves what anybody who was let in may ask for, on whatever way the request came.
 pub(crate) async fn serve_target(network: &Arc<Network>, asker: &Asker, open: Open, pipe: Pipe) {
     match open {
-        Open::Exit(target) => exit::serve(network, asker, &target, pipe).await,
+        Open::Exit(transport, target) => {
+            exit::serve(network, asker, transport, &target, pipe).await;
+        }
         Open::Resolve(host) => exit::resolve(network, asker, &host, pipe).await,
-        Open::Service(name) => service::serve(network, asker, name.as_ref(), pipe).await,
+        Open::Service(transport, name) => {
+            service::serve(network, asker, transport, name.as_ref(), pipe).await;
+        }
         Open::Relay(_)
         | Open::Create { .. }
         | Open::Channel
@@ -328,6 +332,14 @@ pub(crate) async fn refuse(mut pipe: Pipe, reason: Reason) {
 async fn accept(pipe: &mut Pipe, body: Vec<u8>) -> bool {
     let answer = Answer::Accepted(body);
     pipe.writer.send_answer(&answer).await.is_ok()
+}
+
+/// Grants the flow that was asked for on `pipe`; `None` when nobody waits for it any more. Its
+/// datagrams may come as soon as the answer has left.
+async fn grant(network: &Network, pipe: Pipe, transport: Transport) -> Option<Side> {
+    let mut side = Side::between_nodes(pipe, transport, network.counters());
+    let answer = Answer::Accepted(Vec::new());
+    side.send_answer(&answer).await.ok().map(|()| side)
 }
 
 /// Counts and logs the end of a flow that was served.

@@ -13,7 +13,9 @@ use std::{
 
 use thiserror::Error;
 use wormholes_proto::CarrierKind;
-use wormholes_proto::{Answer, NodeId, Open, Reason, Remedy, ServiceName, Target, decode_resolved};
+use wormholes_proto::{
+    Answer, NodeId, Open, Reason, Remedy, ServiceName, Target, Transport, decode_resolved,
+};
 use wormholes_rules::{Tunnel, TunnelKind};
 
 pub(crate) use onion::OnionClient;
@@ -28,12 +30,14 @@ use crate::{
     names::NodeName,
     network::Network,
     peers::ConnectError,
-    pipe::{Pipe, PipeError},
+    pipe::{Pipe, PipeError, Side},
 };
 
 /// What a flow wants of a tunnel.
 #[derive(Debug, Clone)]
 pub struct TunnelRequest {
+    /// TCP or UDP.
+    pub transport: Transport,
     /// Where to; the end of the tunnel dials it, unless the tunnel ends at a service.
     pub target: Target,
     /// For tunnels that end at a peer's service: which; none is its default.
@@ -50,11 +54,21 @@ pub struct TunnelRequest {
 #[derive(Debug)]
 pub struct Opened {
     /// The target's side.
-    pub pipe: Pipe,
+    pub side: Side,
     /// The nodes on the way, in order; empty for a local dial.
     pub path: Vec<NodeId>,
     /// What was opened.
     pub kind: TunnelKind,
+}
+
+impl Opened {
+    /// The target's side of a TCP flow; `None` for a UDP flow.
+    pub fn into_pipe(self) -> Option<Pipe> {
+        match self.side {
+            Side::Stream(pipe) => Some(pipe),
+            Side::Datagrams(_) => None,
+        }
+    }
 }
 
 /// A tunnel that did not open.
@@ -273,27 +287,26 @@ async fn open_any(
     request: &TunnelRequest,
 ) -> Result<Opened, OpenError> {
     let wanted = |exit: bool| match exit {
-        true => Open::Exit(request.target.clone()),
-        false => Open::Service(request.service.clone()),
+        true => Open::Exit(request.transport, request.target.clone()),
+        false => Open::Service(request.transport, request.service.clone()),
+    };
+    let opened = |pipe, path, kind| Opened {
+        side: Side::between_nodes(pipe, request.transport, network.counters()),
+        path,
+        kind,
     };
     match tunnel {
-        Tunnel::Direct { to: None, .. } => direct::dial(network, &request.target).await,
+        Tunnel::Direct { to: None, .. } => {
+            direct::dial(network, request.transport, &request.target).await
+        }
         Tunnel::Direct { to: Some(to), exit } => {
             let (pipe, _) = direct::ask(network, *to, request.carrier, &wanted(*exit)).await?;
-            Ok(Opened {
-                pipe,
-                path: vec![*to],
-                kind: TunnelKind::Direct,
-            })
+            Ok(opened(pipe, vec![*to], TunnelKind::Direct))
         }
         Tunnel::Relay { via, to, exit } => {
             let (relay, pipe, _) =
                 relay::ask(network, *via, *to, request.carrier, &wanted(*exit)).await?;
-            Ok(Opened {
-                pipe,
-                path: vec![relay, *to],
-                kind: TunnelKind::Relay,
-            })
+            Ok(opened(pipe, vec![relay, *to], TunnelKind::Relay))
         }
         Tunnel::Onion { to, exit, .. } => {
             // Without a named end the last hop is any that exits.
@@ -302,13 +315,15 @@ async fn open_any(
             let isolation = &request.isolation;
             let (path, pipe, _) =
                 onion::ask(network, plan, isolation, &open, request.timeout).await?;
-            Ok(Opened {
-                pipe,
-                path,
-                kind: TunnelKind::Onion,
-            })
+            Ok(opened(pipe, path, TunnelKind::Onion))
         }
-        Tunnel::Socks { server } => socks::open(network, *server, &request.target).await,
+        Tunnel::Socks { server } => match request.transport {
+            Transport::Tcp => socks::open(network, *server, &request.target).await,
+            Transport::Udp => Err(OpenError::NoWay(
+                "UDP does not go through an upstream SOCKS server: give `c.network == \"udp\"` \
+                 another tunnel",
+            )),
+        },
         Tunnel::Block { why } => Err(OpenError::Blocked(why.clone())),
     }
 }

@@ -7,6 +7,7 @@
 mod address;
 mod carrier;
 pub mod control;
+mod datagram;
 mod id;
 mod invite;
 mod noise;
@@ -22,10 +23,15 @@ mod target;
 pub mod tcp;
 #[cfg(test)]
 mod testing;
+mod transport;
 mod wire;
 
 pub use address::is_dialable;
 pub use carrier::CarrierKind;
+pub use datagram::{
+    FRAME_HEAD_BYTES, FrameReader, LANE_HEAD_BYTES, MAX_DATAGRAM_BYTES, decode_lane, encode_frame,
+    encode_lane,
+};
 pub use id::{NodeId, ParseNodeIdError, SIGNATURE_BYTES};
 pub use invite::{INVITE_PREFIX, Invite, InviteError, InviteRelay, MAX_INVITE_NAME_BYTES};
 pub use noise::{HandshakeError, NOISE_KEY_BYTES, StaticKeypair};
@@ -39,8 +45,9 @@ pub use rendezvous::{CircuitId, Expired, Rendezvous, RendezvousLimits};
 pub use roles::Roles;
 pub use socks::{
     CredentialsError, MAX_CREDENTIAL_BYTES, MAX_SOCKS_MESSAGE_BYTES, SocksAuth, SocksClient,
-    SocksClientError, SocksClientState, SocksClientStep, SocksCredentials, SocksReply, SocksServer,
-    SocksServerError, SocksServerState, SocksServerStep,
+    SocksClientError, SocksClientState, SocksClientStep, SocksCredentials, SocksDatagramError,
+    SocksReply, SocksServer, SocksServerError, SocksServerState, SocksServerStep,
+    decode_socks_datagram, encode_socks_datagram_head,
 };
 pub use stream::{
     Answer, MAX_ANSWER_BYTES, MAX_OPEN_BYTES, MAX_RESOLVED_ADDRESSES, Open, Reason, Remedy,
@@ -49,4 +56,5 @@ pub use stream::{
 };
 pub use suite::Suite;
 pub use target::{Host, MAX_NAME_BYTES, ParseTargetError, ServiceName, Target, is_special_use};
+pub use transport::Transport;
 pub use wire::{Reader, WireError, Writer};

@@ -1,6 +1,7 @@
-//! SOCKS5 (RFC 1928) with user name and password (RFC 1929), both sides, CONNECT only.
+//! SOCKS5 (RFC 1928) with user name and password (RFC 1929): CONNECT on both sides, UDP ASSOCIATE
+//! and its datagrams on the side of the server.
 //!
-//! Not here: sockets, users, time-outs, BIND and UDP ASSOCIATE (answered 7), GSSAPI (not offered).
+//! Not here: sockets, users, time-outs, BIND (answered 7), GSSAPI (not offered).
 //!
 //! ```text
 //! client                                server
@@ -13,6 +14,7 @@
 //! ```
 
 mod client;
+mod datagram;
 mod server;
 
 use std::{
@@ -29,6 +31,7 @@ use crate::{
 };
 
 pub use client::{SocksClient, SocksClientError, SocksClientState, SocksClientStep};
+pub use datagram::{SocksDatagramError, decode_socks_datagram, encode_socks_datagram_head};
 pub use server::{SocksAuth, SocksServer, SocksServerError, SocksServerState, SocksServerStep};
 
 /// The longest message either side sends: user name and password at full length. A caller that
@@ -43,6 +46,7 @@ const METHOD_NONE: u8 = 0;
 const METHOD_PASSWORD: u8 = 2;
 const METHOD_NO_MATCH: u8 = 255;
 const CONNECT: u8 = 1;
+const UDP_ASSOCIATE: u8 = 3;
 
 /// How a request ended (RFC 1928, section 6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Error)]
@@ -69,7 +73,7 @@ pub enum SocksReply {
     /// Timed out.
     #[error("timed out")]
     TtlExpired = 6,
-    /// BIND, UDP ASSOCIATE or an unknown command.
+    /// BIND or an unknown command.
     #[error("command not supported")]
     CommandNotSupported = 7,
     /// An unknown kind of address.
@@ -144,8 +148,8 @@ impl SocksReply {
         Self::ALL.into_iter().find(|reply| reply.number() == number)
     }
 
-    /// The whole reply message. `bound` is where the far connection leaves from; a node does not
-    /// tell, and sends zeros.
+    /// The whole reply message. `bound` is where an association takes datagrams, or where the far
+    /// connection leaves from; the latter a node does not tell, and sends zeros.
     pub fn encode(self, bound: Option<SocketAddr>) -> Vec<u8> {
         let bound = bound.unwrap_or((Ipv4Addr::UNSPECIFIED, 0).into());
         let mut writer = Writer::new();
@@ -214,7 +218,9 @@ mod tests {
                     assert!(rest.len() < MAX_SOCKS_MESSAGE_BYTES);
                     return;
                 }
-                SocksServerState::Request(_) | SocksServerState::Failed(_) => return,
+                SocksServerState::Request(_)
+                | SocksServerState::Associate(_)
+                | SocksServerState::Failed(_) => return,
             };
         }
         panic!("the handshake does not end");

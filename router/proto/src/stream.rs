@@ -2,9 +2,10 @@
 //!
 //! ```text
 //! OPEN    length u16 | kind u8 | body            length counts kind and body, 1 to 2047
-//!   1 exit      target                            dial it for the asker
+//!   1 exit      transport u8 | target             dial it for the asker
 //!   2 resolve   name length u8 | name             look it up, answer addresses
-//!   3 service   name length u8 | name             0 bytes: the node's default service
+//!   3 service   transport u8 | name length u8     0 bytes of name: the node's default service of
+//!             | name                              that transport
 //!   4 relay     node id 32                        carry ciphertext to this registered node
 //!   5 create    onion key id 8 | slots 1280       peel an onion layer (module `onion`)
 //!   6 channel   -                                 kept for plugins; refused: unsupported
@@ -12,6 +13,7 @@
 //!                                                 connection lasts
 //!   8 relayed   -                                 from a relay: a caller's Noise IK follows
 //!   9 records   -                                 the whole set of signed records, then FIN
+//! transport  6 tcp, 17 udp (the numbers of IP)
 //! target  kind u8 (1 name, 4, 6) | length u8 + name, 4 B or 16 B | port u16
 //!
 //! ANSWER  length u16 | status u8 | body          length 1 to 1023
@@ -20,7 +22,8 @@
 //!               roles is, 255: full; missing: not told); others: empty
 //!   1 refused   reason u8
 //! ```
-//! After ACCEPTED the stream carries the flow's bytes; FIN ends a direction, a reset ends both.
+//! After ACCEPTED the stream carries the flow's bytes, or its datagrams as frames (module
+//! `datagram`); FIN ends a direction, a reset ends both.
 
 use std::net::IpAddr;
 
@@ -30,6 +33,7 @@ use crate::{
     address::{decode_ip, decode_list, encode_ip},
     id::NodeId,
     target::{Host, ServiceName, Target},
+    transport::Transport,
     wire::{Reader, WireError, Writer},
 };
 
@@ -47,11 +51,11 @@ const CREATE_SLOTS_BYTES: usize = 1280;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Open {
     /// Dial this target and join the stream with it.
-    Exit(Target),
+    Exit(Transport, Target),
     /// Look this name up.
     Resolve(Host),
-    /// Join the stream with a service of the node; `None` is its default service.
-    Service(Option<ServiceName>),
+    /// Join the stream with a service of the node; `None` is its default service of that transport.
+    Service(Transport, Option<ServiceName>),
     /// Carry ciphertext to a node that is registered here.
     Relay(NodeId),
     /// Peel one layer of an onion tunnel.
@@ -204,13 +208,16 @@ impl Reason {
 pub fn encode_open(open: &Open) -> Vec<u8> {
     let mut body = Writer::new();
     match open {
-        Open::Exit(target) => target.encode(body.u8(1)),
+        Open::Exit(transport, target) => {
+            transport.encode(body.u8(1));
+            target.encode(&mut body);
+        }
         Open::Resolve(host) => {
             body.u8(2).short_bytes(host.to_string().as_bytes());
         }
-        Open::Service(name) => {
-            body.u8(3)
-                .short_bytes(name.as_ref().map_or("", ServiceName::as_str).as_bytes());
+        Open::Service(transport, name) => {
+            transport.encode(body.u8(3));
+            body.short_bytes(name.as_ref().map_or("", ServiceName::as_str).as_bytes());
         }
         Open::Relay(id) => {
             body.u8(4).bytes(id.as_bytes());
@@ -242,9 +249,15 @@ pub fn decode_open(frame: &[u8]) -> Result<Open, StreamError> {
     bounded(frame, MAX_OPEN_BYTES)?;
     let mut reader = Reader::new(frame);
     let open = match reader.u8("kind")? {
-        1 => Open::Exit(Target::decode(&mut reader)?),
+        1 => Open::Exit(
+            Transport::decode(&mut reader)?,
+            Target::decode(&mut reader)?,
+        ),
         2 => Open::Resolve(decode_host(&mut reader)?),
-        3 => Open::Service(decode_service(&mut reader)?),
+        3 => Open::Service(
+            Transport::decode(&mut reader)?,
+            decode_service(&mut reader)?,
+        ),
         4 => Open::Relay(NodeId::from_bytes(reader.array("node id")?)),
         5 => Open::Create {
             key_id: reader.array("onion key id")?,
@@ -369,21 +382,24 @@ mod tests {
     fn opens_keep_their_bytes() {
         let target = "a.example:80".parse().unwrap();
         check_open(
-            &Open::Exit(target),
-            b"\x00\x0e\x01\x01\x09a.example\x00\x50",
+            &Open::Exit(Transport::Tcp, target),
+            b"\x00\x0f\x01\x06\x01\x09a.example\x00\x50",
         );
         check_open(
-            &Open::Exit("1.2.3.4:443".parse().unwrap()),
-            b"\x00\x08\x01\x04\x01\x02\x03\x04\x01\xbb",
+            &Open::Exit(Transport::Udp, "1.2.3.4:443".parse().unwrap()),
+            b"\x00\x09\x01\x11\x04\x01\x02\x03\x04\x01\xbb",
         );
         check_open(
             &Open::Resolve(Host::Name("b.example".into())),
             b"\x00\x0b\x02\x09b.example",
         );
-        check_open(&Open::Service(None), b"\x00\x02\x03\x00");
         check_open(
-            &Open::Service(ServiceName::parse("web").ok()),
-            b"\x00\x05\x03\x03web",
+            &Open::Service(Transport::Tcp, None),
+            b"\x00\x03\x03\x06\x00",
+        );
+        check_open(
+            &Open::Service(Transport::Udp, ServiceName::parse("web").ok()),
+            b"\x00\x06\x03\x11\x03web",
         );
         check_open(&Open::Channel, b"\x00\x01\x06");
         check_open(&Open::Register(vec![1, 2]), b"\x00\x03\x07\x01\x02");
@@ -462,8 +478,12 @@ mod tests {
             Err(WireError::Truncated("node id").into())
         );
         assert_eq!(
-            decode_open(b"\x03\x03A-b"),
+            decode_open(b"\x03\x06\x03A-b"),
             Err(WireError::Invalid("service").into())
+        );
+        assert_eq!(
+            decode_open(b"\x03\x07\x00"),
+            Err(WireError::Invalid("transport").into())
         );
         assert_eq!(
             decode_answer(&[2]),

@@ -25,7 +25,7 @@ pub enum Host {
     Ip(IpAddr),
 }
 
-/// A host and a TCP port.
+/// A host and a port.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Target {
     /// The host.

@@ -29,12 +29,12 @@ pub struct Conn {
     pub attempt: u8,
     /// What the attempt before failed with.
     pub last_error: Option<String>,
-    /// `socks5`, `http`, `tcp` or `embed`.
+    /// `socks5`, `http`, `tcp`, `udp` or `embed`.
     #[serde(with = "wire::word")]
     pub entrance: Word,
     /// The entrance's label in config.toml.
     pub label: Option<String>,
-    /// `tcp`.
+    /// `tcp` or `udp`.
     #[serde(with = "wire::word")]
     pub network: Word,
     /// The name as asked for, or the address in text.
@@ -242,6 +242,9 @@ pub struct ExitRequest {
     pub from: Option<Arc<NodeView>>,
     /// The name as asked for, or the address in text.
     pub host: String,
+    /// `tcp` or `udp`; none when the name is only looked up.
+    #[serde(with = "wire::word_option")]
+    pub network: Option<Word>,
     /// The address that will be dialled, or told.
     pub ip: IpAddr,
     /// The port; none when the name is only looked up.

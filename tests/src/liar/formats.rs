@@ -7,7 +7,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use wormholes_proto::{Answer, NodeRecord, Open, Target};
+use wormholes_proto::{Answer, NodeRecord, Open, Target, Transport};
 
 use super::message::{
     Meaning,
@@ -19,6 +19,8 @@ use super::message::{
 };
 
 const OPEN_KINDS: &[u8] = &[1, 2, 3, 4, 5, 6, 7, 8, 9];
+/// Either is the asker's own business; 1 is neither.
+const TRANSPORTS: &[u8] = &[6, 17];
 const FAMILIES: &[u8] = &[1, 4, 6];
 const REASONS: &[u8] = &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14];
 const CELL_KINDS: &[u8] = &[1, 2, 3, 4];
@@ -31,11 +33,11 @@ pub fn open(open: &Open) -> Message {
             .field("kind", Choice(OPEN_KINDS), [number])
     };
     match open {
-        Open::Exit(to) => target(kind("OPEN exit", 1), to),
+        Open::Exit(by, to) => target(transport(kind("OPEN exit", 1), *by), to),
         Open::Resolve(host) => text(kind("OPEN resolve", 2), "name", &host.to_string()),
-        Open::Service(name) => {
+        Open::Service(by, name) => {
             let name = name.as_ref().map_or("", |name| name.as_str());
-            text(kind("OPEN service", 3), "name", name)
+            text(transport(kind("OPEN service", 3), *by), "name", name)
         }
         Open::Relay(to) => kind("OPEN relay", 4).field("node", Id, to.as_bytes()),
         Open::Create { key_id, slots } => {
@@ -50,6 +52,17 @@ pub fn open(open: &Open) -> Message {
         Open::Relayed => kind("OPEN relayed", 8).free(),
         Open::Records => kind("OPEN records", 9).free(),
     }
+}
+
+/// Who asks has every right to both.
+fn transport(message: Message, transport: Transport) -> Message {
+    let number = match transport {
+        Transport::Tcp => 6,
+        Transport::Udp => 17,
+    };
+    message
+        .field("transport", Choice(TRANSPORTS), [number])
+        .free()
 }
 
 /// An ANSWER with its length; what an accepted one carries is lied about by itself.
@@ -341,10 +354,13 @@ mod tests {
     #[test]
     fn every_byte_of_an_open_belongs_to_a_field() {
         let opens = [
-            Open::Exit(Target::new(Host::Name("a.example".to_owned()), 80)),
-            Open::Exit(SocketAddr::from(([1, 2, 3, 4], 443)).into()),
+            Open::Exit(
+                Transport::Tcp,
+                Target::new(Host::Name("a.example".to_owned()), 80),
+            ),
+            Open::Exit(Transport::Udp, SocketAddr::from(([1, 2, 3, 4], 443)).into()),
             Open::Resolve(Host::Name("b.example".to_owned())),
-            Open::Service(ServiceName::parse("web").ok()),
+            Open::Service(Transport::Tcp, ServiceName::parse("web").ok()),
             Open::Relay(NodeId::from_bytes([3; 32])),
             Open::Create {
                 key_id: [9; 8],

@@ -28,7 +28,9 @@ use std::{
 };
 
 use quinn::Connection;
-use wormholes_proto::{NodeId, Open, RecordSetReader, ServiceName, SignedRecord, encode_open};
+use wormholes_proto::{
+    NodeId, Open, RecordSetReader, ServiceName, SignedRecord, Transport, encode_open,
+};
 use wormholes_tests::{
     Daemon, EchoServer, Identity, Metrics, Setup,
     liar::{Cast, Liar, Lie, Told, tell},
@@ -130,7 +132,7 @@ impl Scene {
 
     /// A request that the target serves.
     fn service() -> Open {
-        Open::Service(ServiceName::parse("web").ok())
+        Open::Service(Transport::Tcp, ServiceName::parse("web").ok())
     }
 
     /// Has `say` tell each lie, and waits until the target has counted it as refused.

@@ -10,8 +10,8 @@ use bytes::BytesMut;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha20Rng;
 use wormholes_proto::{
-    Answer, Open, RecordBook, SignedRecord, Suite, decode_answer, decode_open, encode_answer,
-    encode_open,
+    Answer, Open, RecordBook, SignedRecord, Suite, Transport, decode_answer, decode_open,
+    encode_answer, encode_open,
     sealed::{
         ANSWER_BYTES, Frame, HELLO_BYTES, Initiator, Opener, OwnEnd, SealedError, Sealer,
         handle_hello,
@@ -177,7 +177,7 @@ impl End {
         self.book
             .handle_record(UNIX_EPOCH, session.peer.id(), session.peer);
         let (mut sealer, opener) = (Box::new(session.sealer), Box::new(session.opener));
-        let open = encode_open(&Open::Exit(TARGET.parse().unwrap()));
+        let open = encode_open(&Open::Exit(Transport::Tcp, TARGET.parse().unwrap()));
         send_frames(&mut sealer, &open, QUESTION, out)?;
         self.state = State::Talking { sealer, opener };
         Ok(())
@@ -193,7 +193,7 @@ impl End {
                 Frame::End => {
                     // The called replies when it has heard all.
                     let open = self.received.first().map(|frame| decode_open(&frame[2..]));
-                    if let Some(Ok(Open::Exit(_))) = open {
+                    if let Some(Ok(Open::Exit(..))) = open {
                         let accepted = encode_answer(&Answer::Accepted(Vec::new()));
                         send_frames(sealer, &accepted, REPLY, out)?;
                     }
@@ -368,7 +368,10 @@ fn two_ends_talk_through_a_relay() {
             panic!("not what was asked")
         };
         let target = TARGET.parse().unwrap();
-        assert_eq!(decode_open(&open[2..]), Ok(Open::Exit(target)));
+        assert_eq!(
+            decode_open(&open[2..]),
+            Ok(Open::Exit(Transport::Tcp, target))
+        );
         assert_eq!(question, QUESTION);
         let [answer, reply] = &end(&net, CALLER).received[..] else {
             panic!("not what was replied")

@@ -15,7 +15,8 @@ pub(super) fn render(why: &Explanation, style: Style) -> String {
         "asked",
         &format!("{} at {}", why.target, format::utc(why.at_unix_ms)),
     );
-    text += &field("entrance", &why.entrance);
+    let entrance = format::entrance(&why.entrance, &why.network);
+    text += &field("entrance", &entrance);
     if why.decisions.is_empty() {
         text += &field("rule", &format::rule(why.rule.as_ref()));
     }
@@ -136,6 +137,7 @@ mod tests {
             at_unix_ms: 1_795_238_255_000,
             state: FlowState::Open,
             entrance: "socks5".to_owned(),
+            network: "tcp".to_owned(),
             target: "a.example:443".to_owned(),
             rule: None,
             decisions: vec![DecisionInfo {

@@ -42,7 +42,7 @@ fn row(flow: &FlowInfo) -> [Cell; 9] {
     };
     [
         flow.flow.to_string().into(),
-        flow.entrance.as_str().into(),
+        format::entrance(&flow.entrance, &flow.network).into(),
         format::or_dash(flow.target.as_deref()).into(),
         flow.tunnel.as_deref().unwrap_or("opening").into(),
         path.into(),
@@ -73,6 +73,7 @@ mod tests {
             flows: vec![FlowInfo {
                 flow: 7,
                 entrance: "socks5".to_owned(),
+                network: "udp".to_owned(),
                 target: Some("a.example:443".to_owned()),
                 tunnel: Some("onion".to_owned()),
                 path: vec![node("ada"), node("bob")],
@@ -87,8 +88,8 @@ mod tests {
             }],
         };
         let expected = "\
-FLOW  ENTRANCE  TARGET         TUNNEL  PATH       RULE               AGE     SENT  RECEIVED
-   7  socks5    a.example:443  onion   ada > bob  default.rhai:12  1m 1s  2.0 KiB      10 B
+FLOW  ENTRANCE     TARGET         TUNNEL  PATH       RULE               AGE     SENT  RECEIVED
+   7  socks5, udp  a.example:443  onion   ada > bob  default.rhai:12  1m 1s  2.0 KiB      10 B
 2 more
 ";
         assert_eq!(render(&list, Style::default()), expected);

@@ -13,8 +13,14 @@ use tokio::time::Instant;
 use wormholes_proto::CarrierKind;
 use wormholes_proto::NodeId;
 
-use super::{CloseCode, LinkError, Standing, quic, streams::Streams, tcp::TcpLink};
-use crate::pipe::Pipe;
+use super::{
+    CloseCode, LinkError, Standing,
+    datagrams::{self, Lanes},
+    quic,
+    streams::Streams,
+    tcp::TcpLink,
+};
+use crate::{counters::Counters, pipe::Pipe};
 
 /// A connection to a node. Clones share it; it lives until it is closed or falls silent.
 #[derive(Debug, Clone)]
@@ -24,6 +30,8 @@ pub(crate) struct Link {
     /// What the other end last told of itself, 255 being full.
     load: Arc<AtomicU8>,
     streams: Arc<Streams>,
+    /// TCP has none.
+    lanes: Option<Arc<Lanes>>,
 }
 
 /// What runs below a link.
@@ -34,12 +42,17 @@ pub(super) enum Connection {
 }
 
 impl Link {
-    pub(super) fn new(peer: NodeId, connection: Connection) -> Self {
+    pub(super) fn new(peer: NodeId, connection: Connection, counters: &Arc<Counters>) -> Self {
+        let lanes = match &connection {
+            Connection::Quic(quic) => Some(Lanes::new(quic.clone(), Arc::clone(counters))),
+            Connection::Tcp(_) => None,
+        };
         Self {
             peer,
             connection,
             load: Arc::default(),
-            streams: Streams::new(),
+            streams: Streams::new(lanes.clone()),
+            lanes,
         }
     }
 
@@ -54,6 +67,11 @@ impl Link {
             Connection::Quic(_) => CarrierKind::Quic,
             Connection::Tcp(_) => CarrierKind::Tcp,
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn lanes(&self) -> &Lanes {
+        self.lanes.as_deref().expect("a link over QUIC")
     }
 
     #[cfg(test)]
@@ -83,14 +101,19 @@ impl Link {
         }
     }
 
-    /// Takes the next stream that the other end opened. Cancel-safe.
+    /// Takes the next stream that the other end opened; meanwhile datagrams go to their flows.
+    /// Cancel-safe.
     ///
     /// # Errors
     /// [`LinkError`] when the connection is gone.
     pub(crate) async fn accept(&self) -> Result<Pipe, LinkError> {
         match &self.connection {
             Connection::Quic(quic) => {
-                let (send, recv) = quic.accept_bi().await.map_err(lost)?;
+                let taken = tokio::select! {
+                    taken = quic.accept_bi() => taken,
+                    error = datagrams::deliver(self.lanes.as_deref()) => Err(error),
+                };
+                let (send, recv) = taken.map_err(lost)?;
                 Ok(Pipe::quic(send, recv, self.streams.open()))
             }
             Connection::Tcp(tcp) => Ok(Pipe::framed(tcp.accept(|| self.streams.open()).await?)),

@@ -1,13 +1,18 @@
 //! The streams that are open on a link, whoever opened them: a link that nobody uses can be told
-//! from one that is only quiet.
+//! from one that is only quiet. A stream knows the way to the datagrams beside it.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
 
+use super::datagrams::{Lane, Lanes};
+
 /// Counts the streams of one link.
 #[derive(Debug)]
-pub(super) struct Streams(Mutex<Use>);
+pub(super) struct Streams {
+    used: Mutex<Use>,
+    lanes: Option<Arc<Lanes>>,
+}
 
 #[derive(Debug)]
 struct Use {
@@ -21,11 +26,12 @@ struct Use {
 pub(crate) struct OpenStream(Arc<Streams>);
 
 impl Streams {
-    pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self(Mutex::new(Use {
+    pub(super) fn new(lanes: Option<Arc<Lanes>>) -> Arc<Self> {
+        let used = Mutex::new(Use {
             open: 0,
             ended: Instant::now(),
-        })))
+        });
+        Arc::new(Self { used, lanes })
     }
 
     pub(super) fn open(self: &Arc<Self>) -> OpenStream {
@@ -40,7 +46,14 @@ impl Streams {
     }
 
     fn lock(&self) -> MutexGuard<'_, Use> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl OpenStream {
+    /// Where datagrams may go beside the stream of number `stream`, which this is; `None`: nowhere.
+    pub(crate) fn lane(&self, stream: u64) -> Option<Lane> {
+        self.0.lanes.as_ref()?.enter(stream)
     }
 }
 

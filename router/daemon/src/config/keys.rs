@@ -89,6 +89,7 @@ pub(super) const SECTIONS: [Section; 12] = [
             ("opening_per_target", Restart),
             ("pending_connections", Restart),
             ("handshake_seconds", Restart),
+            ("udp_idle_seconds", Restart),
             ("peers", Restart),
             ("drain_seconds", Restart),
         ]],

@@ -10,7 +10,7 @@ use std::{
 use toml::de::DeTable;
 use wormholes_proto::{
     MAX_CREDENTIAL_BYTES, MAX_FAMILY_BYTES, MAX_RECORD_ADDRESSES, NodeId, ServiceName, Target,
-    is_dialable, is_family,
+    Transport, is_dialable, is_family,
 };
 
 use super::{
@@ -153,7 +153,10 @@ fn entrances(tables: &[Table<'_>]) -> Vec<EntranceConfig> {
             label: table.parsed("label", text),
         };
         check_entrance(table, &entrance);
-        if listen.port() != 0 && entrances.iter().any(|other| other.listen == listen) {
+        let is_there = |other: &EntranceConfig| {
+            other.listen == listen && other.kind.transport() == kind.transport()
+        };
+        if listen.port() != 0 && entrances.iter().any(is_there) {
             table.problem("listen", format!("a second entrance at {listen}"));
         }
         entrances.push(entrance);
@@ -162,14 +165,21 @@ fn entrances(tables: &[Table<'_>]) -> Vec<EntranceConfig> {
 }
 
 fn check_entrance(table: &Table<'_>, entrance: &EntranceConfig) {
-    let is_tcp = entrance.kind == EntranceKind::Tcp;
-    match (is_tcp, &entrance.target) {
-        (true, None) => table.problem("target", "missing: a tcp entrance goes to one target"),
-        (false, Some(_)) => table.problem("target", "only a tcp entrance has one"),
+    let kind = entrance.kind.as_str();
+    let is_forward = entrance.kind.is_forward();
+    match (is_forward, &entrance.target) {
+        (true, None) => {
+            table.problem(
+                "target",
+                format!("missing: a {kind} entrance goes to one target"),
+            );
+        }
+        (false, Some(_)) => table.problem("target", "only a tcp or udp entrance has one"),
         (true, Some(_)) | (false, None) => {}
     }
-    if is_tcp && !entrance.users.is_empty() {
-        table.problem("users", "a tcp entrance has no way to ask who connects");
+    if is_forward && !entrance.users.is_empty() {
+        let message = format!("a {kind} entrance has no way to ask who comes");
+        table.problem("users", message);
     }
     if let Err(message) = entrance.check_exposure() {
         table.problem("listen", message);
@@ -187,6 +197,7 @@ impl EntranceConfig {
             _ if is_loopback => Ok(()),
             // It asks nobody for a name, whatever `users` says.
             EntranceKind::Tcp => Err("a tcp entrance may listen on loopback only"),
+            EntranceKind::Udp => Err("a udp entrance may listen on loopback only"),
             EntranceKind::Socks5 | EntranceKind::Http if self.users.is_empty() => {
                 Err("an entrance beyond loopback needs `users`")
             }
@@ -200,20 +211,21 @@ fn services(tables: &[Table<'_>]) -> Vec<ServiceConfig> {
     for table in tables {
         let name = table.required("name", ServiceName::parse);
         let target = table.required("target", address);
-        let _tcp = table.parsed("network", |text| match text {
-            "tcp" => Ok(()),
-            "udp" => Err("this build has no UDP services yet"),
-            _ => Err("expected \"tcp\""),
+        let transport = table.parsed("network", |text| {
+            Transport::parse(text).ok_or("expected \"tcp\" or \"udp\"")
         });
+        let transport = transport.unwrap_or_default();
         let (Some(name), Some(target)) = (name, target) else {
             continue;
         };
-        if services.iter().any(|other| other.name == name) {
+        let is_taken = |other: &ServiceConfig| other.name == name && other.transport == transport;
+        if services.iter().any(is_taken) {
             table.problem("name", format!("a second service {:?}", name.as_str()));
         }
         services.push(ServiceConfig {
             name,
             target,
+            transport,
             min_trust: trust(table, "min_trust"),
         });
     }
@@ -292,6 +304,9 @@ fn limits(table: &Table<'_>) -> LimitsConfig {
         handshake: table
             .seconds("handshake_seconds", 1..=MAX_SECONDS)
             .unwrap_or(default.handshake),
+        udp_idle: table
+            .seconds("udp_idle_seconds", 1..=MAX_SECONDS)
+            .unwrap_or(default.udp_idle),
         peers: count("peers", default.peers),
         drain: table
             .seconds("drain_seconds", 0..=MAX_SECONDS)
@@ -391,8 +406,9 @@ fn entrance_kind(text: &str) -> Result<EntranceKind, String> {
         "socks5" => Ok(EntranceKind::Socks5),
         "http" => Ok(EntranceKind::Http),
         "tcp" => Ok(EntranceKind::Tcp),
-        "udp" | "dns" | "tun" => Err(format!("this build has no entrance of kind \"{text}\" yet")),
-        _ => Err("expected \"socks5\", \"http\" or \"tcp\"".to_owned()),
+        "udp" => Ok(EntranceKind::Udp),
+        "dns" | "tun" => Err(format!("this build has no entrance of kind \"{text}\" yet")),
+        _ => Err("expected \"socks5\", \"http\", \"tcp\" or \"udp\"".to_owned()),
     }
 }
 

@@ -146,7 +146,6 @@ fn what_a_later_build_has_is_named_as_such() {
         ("[[service]]\nonion = true", 2, "`onion` in [service]"),
         ("[[service]]\nonion = false", 2, "`onion` in [service]"),
         ("[[service]]\ni2p = false", 2, "`i2p` in [service]"),
-        ("[[service]]\nnetwork = 'udp'", 2, "UDP services"),
         ("[[entrance]]\nkind = 'dns'", 2, "entrance of kind \"dns\""),
         (
             "[node]\nnetworks = ['ours']",
@@ -254,9 +253,9 @@ fn parts_that_do_not_fit_together_are_refused() {
         "port 0",
     );
     check(
-        "[[service]]\nname = 'a'\ntarget = '127.0.0.1:1'\nnetwork = 'udp'",
+        "[[service]]\nname = 'a'\ntarget = '127.0.0.1:1'\nnetwork = 'sctp'",
         4,
-        "no UDP",
+        "expected \"tcp\" or \"udp\"",
     );
 }
 
@@ -281,6 +280,11 @@ fn entrances_that_strangers_could_use_are_refused() {
         "loopback only",
     );
     check(
+        &entrance("udp", "10.0.0.1:1", "target = 'a.example:1'"),
+        3,
+        "loopback only",
+    );
+    check(
         &entrance("tcp", "127.0.0.1:1", ""),
         1,
         "missing: a tcp entrance",
@@ -288,7 +292,7 @@ fn entrances_that_strangers_could_use_are_refused() {
     check(
         &entrance("socks5", "127.0.0.1:1", "target = 'a.example:1'"),
         4,
-        "only a tcp",
+        "only a tcp or udp",
     );
     check(
         &entrance("socks5", "127.0.0.1:1", "users = { a = '' }"),
@@ -297,8 +301,8 @@ fn entrances_that_strangers_could_use_are_refused() {
     );
     check(
         &entrance("udp", "127.0.0.1:1", ""),
-        2,
-        "no entrance of kind \"udp\"",
+        1,
+        "missing: a udp entrance",
     );
     let open = entrance("socks5", "0.0.0.0:1080", "users = { alice = 'pw' }");
     let config = Config::parse(&open, Path::new("/")).unwrap();

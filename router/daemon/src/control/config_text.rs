@@ -5,8 +5,7 @@ use std::{fmt::Display, net::SocketAddr, time::Duration};
 use toml::Value;
 
 use crate::config::{
-    Config, DefaultRule, EntranceConfig, EntranceKind, ExitConfig, PeerConfig, RoleConfig,
-    ServiceConfig,
+    Config, DefaultRule, EntranceConfig, ExitConfig, PeerConfig, RoleConfig, ServiceConfig,
 };
 
 /// What stands for a password.
@@ -85,15 +84,10 @@ fn peer(text: &mut Text, peer: &PeerConfig) {
 }
 
 fn entrance(text: &mut Text, entrance: &EntranceConfig) {
-    let kind = match entrance.kind {
-        EntranceKind::Socks5 => "socks5",
-        EntranceKind::Http => "http",
-        EntranceKind::Tcp => "tcp",
-    };
     let users = entrance.users.keys();
     let users: toml::Table = users.map(|user| (user.clone(), HIDDEN.into())).collect();
     text.section("[[entrance]]")
-        .key("kind", kind)
+        .key("kind", entrance.kind.as_str())
         .key("listen", entrance.listen.to_string())
         .optional("target", entrance.target.as_ref().map(ToString::to_string))
         .key("users", users)
@@ -104,6 +98,7 @@ fn service(text: &mut Text, service: &ServiceConfig) {
     text.section("[[service]]")
         .key("name", service.name.to_string())
         .key("target", service.target.to_string())
+        .key("network", service.transport.as_str())
         .count("min_trust", service.min_trust);
 }
 
@@ -147,6 +142,7 @@ fn rest(text: &mut Text, config: &Config) {
         .count("opening_per_target", limits.opening_per_target)
         .count("pending_connections", limits.pending_connections)
         .seconds("handshake_seconds", limits.handshake)
+        .seconds("udp_idle_seconds", limits.udp_idle)
         .count("peers", limits.peers)
         .seconds("drain_seconds", limits.drain);
     let control = &config.control;
@@ -205,9 +201,14 @@ label = "l"
 kind = "tcp"
 listen = "127.0.0.1:5"
 target = "bob.wh:22"
+[[entrance]]
+kind = "udp"
+listen = "127.0.0.1:5"
+target = "bob.wh:53"
 [[service]]
 name = "web"
 target = "127.0.0.1:6"
+network = "udp"
 min_trust = 1
 [rules]
 scripts = ["/a.rhai"]
@@ -235,6 +236,7 @@ flows = 15
 opening_per_target = 14
 pending_connections = 16
 handshake_seconds = 17
+udp_idle_seconds = 16
 peers = 18
 drain_seconds = 19
 [control]

@@ -48,6 +48,7 @@ pub(super) fn why(core: &NodeCore, params: &FlowParams) -> Result<Explanation, R
         at_unix_ms: unix_ms(flow.asked_at),
         state: story.state,
         entrance: flow.entrance.to_owned(),
+        network: flow.transport.as_str().to_owned(),
         target: flow.target.to_string(),
         rule: story.rule.as_ref().map(RuleName::from),
         decisions: decisions.map(|decided| decision(core, decided)).collect(),
@@ -74,6 +75,7 @@ fn info(core: &NodeCore, access: Access, flow: &Flow) -> FlowInfo {
     FlowInfo {
         flow: flow.id,
         entrance: flow.entrance.to_owned(),
+        network: flow.transport.as_str().to_owned(),
         target: shown.then(|| flow.target.to_string()),
         tunnel: story.tunnel.map(|kind| kind.as_str().to_owned()),
         path: if shown {

@@ -1,5 +1,7 @@
 //! SOCKS5: the handshake machine of `proto` on a connection.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use thiserror::Error;
 use tokio::{
@@ -10,7 +12,7 @@ use wormholes_proto::{
     MAX_SOCKS_MESSAGE_BYTES, SocksAuth, SocksServer, SocksServerError, SocksServerState, Target,
 };
 
-use super::{Door, Visitor};
+use super::{Door, Visitor, associate::Association};
 use crate::{
     flow::{self, LocalEnd, Login},
     node::NodeCore,
@@ -18,10 +20,17 @@ use crate::{
 
 /// What a client asked for.
 struct Request {
-    target: Target,
+    wanted: Wanted,
     login: Option<Login>,
     /// What it sent beyond its request.
     ahead: Bytes,
+}
+
+enum Wanted {
+    /// A connection there.
+    Connect(Target),
+    /// To send datagrams, from that port.
+    Associate(Option<u16>),
 }
 
 /// A handshake that came to nothing.
@@ -34,7 +43,7 @@ enum HandshakeError {
 }
 
 /// Serves one connection.
-pub(super) async fn serve(door: &Door, visitor: Visitor, core: &NodeCore) {
+pub(super) async fn serve(door: &Arc<Door>, visitor: Visitor, core: Arc<NodeCore>) {
     let mut stream = visitor.stream;
     let evicted = visitor.place.evicted();
     let handshake =
@@ -44,20 +53,33 @@ pub(super) async fn serve(door: &Door, visitor: Visitor, core: &NodeCore) {
             Ok(Ok(request)) => request,
             Ok(Err(error)) => {
                 tracing::debug!(%error, from = %visitor.ends.theirs, "SOCKS handshake failed");
-                return door.refused(core, reason(&error));
+                return door.refused(&core, reason(&error));
             }
-            Err(_) => return door.refused(core, "slow"),
+            Err(_) => return door.refused(&core, "slow"),
         },
-        () = evicted.cancelled() => return door.refused(core, "full"),
+        () = evicted.cancelled() => return door.refused(&core, "full"),
         () = core.stop.cancelled() => return,
     };
     drop(visitor.place);
-    let local = LocalEnd::Socks {
-        stream,
-        ahead: request.ahead,
-    };
-    let asked = door.asked(visitor.ends, request.target, request.login);
-    flow::run(core, asked, local).await;
+    match request.wanted {
+        Wanted::Connect(target) => {
+            let local = LocalEnd::Socks {
+                stream,
+                ahead: request.ahead,
+            };
+            let asked = door.asked(visitor.ends, target, request.login);
+            flow::run(&core, asked, local).await;
+        }
+        Wanted::Associate(port) => {
+            let association = Association {
+                stream,
+                ends: visitor.ends,
+                login: request.login,
+                port,
+            };
+            association.serve(door, &core).await;
+        }
+    }
 }
 
 async fn handshake(door: &Door, stream: &mut TcpStream) -> Result<Request, HandshakeError> {
@@ -88,9 +110,16 @@ async fn handshake(door: &Door, stream: &mut TcpStream) -> Result<Request, Hands
             }
             SocksServerState::Request(target) => {
                 return Ok(Request {
-                    target,
+                    wanted: Wanted::Connect(target),
                     login,
                     ahead: input.into(),
+                });
+            }
+            SocksServerState::Associate(port) => {
+                return Ok(Request {
+                    wanted: Wanted::Associate(port),
+                    login,
+                    ahead: Bytes::new(),
                 });
             }
             SocksServerState::Failed(error) => {

@@ -42,7 +42,7 @@ pub(super) struct Choice {
 
 /// Decides and opens.
 pub(super) async fn travel(core: &NodeCore, flow: &Place, asked: &Asked) -> Result<Route, Refusal> {
-    guard::check_own(&core.network, &asked.target)?;
+    guard::check_own(&core.network, asked.transport, &asked.target)?;
     // A flow keeps the rules that it began with.
     let rules = core.policy.current();
     let mut trip = Trip {
@@ -144,7 +144,7 @@ async fn snapshot(
         last_error: None,
         entrance: asked.entrance,
         label: asked.label.clone(),
-        network: "tcp",
+        network: asked.transport.as_str(),
         host: host.to_string(),
         ip,
         ips: ip.into_iter().collect(),
@@ -170,7 +170,8 @@ async fn program(core: &NodeCore, asked: &Asked, rules: &Generation) -> Result<P
         return Ok(Program::default());
     };
     let programs = core.programs.clone();
-    let find = move || programs.find(theirs, ours, needs.app);
+    let transport = asked.transport;
+    let find = move || programs.find(transport, theirs, ours, needs.app);
     // A look at /proc takes milliseconds; a socket's user alone does not.
     let found = if needs.app {
         tokio::task::spawn_blocking(find).await.ok().flatten()

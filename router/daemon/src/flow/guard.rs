@@ -6,10 +6,10 @@
 use std::net::{IpAddr, SocketAddr};
 
 use thiserror::Error;
-use wormholes_proto::{Host, NodeId, Target, is_special_use};
+use wormholes_proto::{Host, NodeId, Target, Transport, is_special_use};
 use wormholes_rules::Tunnel;
 
-use crate::{ban::Transport, network::Network};
+use crate::network::Network;
 
 /// A tunnel that a script chose and the host forbids.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -71,11 +71,15 @@ pub(super) fn check(host: &Host, node: Option<NodeId>, tunnel: &Tunnel) -> Resul
 ///
 /// # Errors
 /// [`Forbidden::OwnSocket`].
-pub(super) fn check_own(network: &Network, target: &Target) -> Result<(), Forbidden> {
+pub(super) fn check_own(
+    network: &Network,
+    transport: Transport,
+    target: &Target,
+) -> Result<(), Forbidden> {
     match target.host {
         Host::Ip(ip) => {
             let address = SocketAddr::new(ip, target.port);
-            let own = network.own_sockets().contains(Transport::Tcp, address);
+            let own = network.own_sockets().contains(transport, address);
             if own {
                 Err(Forbidden::OwnSocket)
             } else {
@@ -102,11 +106,16 @@ pub(super) fn check_lookup(host: &Host) -> Result<(), Forbidden> {
 ///
 /// # Errors
 /// [`Forbidden::Told`].
-pub(super) fn check_told(network: &Network, ips: &[IpAddr], port: u16) -> Result<(), Forbidden> {
+pub(super) fn check_told(
+    network: &Network,
+    transport: Transport,
+    ips: &[IpAddr],
+    port: u16,
+) -> Result<(), Forbidden> {
     let allow_private = network.config().exit.allow_private;
     ips.iter().try_for_each(|ip| {
         network
-            .check_ban(Transport::Tcp, SocketAddr::new(*ip, port), allow_private)
+            .check_ban(transport, SocketAddr::new(*ip, port), allow_private)
             .map_err(|ban| Forbidden::Told(*ip, ban.to_string()))
     })
 }
@@ -229,9 +238,9 @@ mod tests {
         config.exit.allow_private = allow_private;
         let (options, counters) = (NetworkOptions::default(), Arc::<Counters>::default());
         let network = Network::start(config, options, Arc::new(OpenGate), counters).unwrap();
-        network.protect_socket("8.8.4.4:80".parse().unwrap());
+        network.protect_socket(Transport::Tcp, "8.8.4.4:80".parse().unwrap());
         let ips: Vec<IpAddr> = ips.iter().map(|ip| ip.parse().unwrap()).collect();
-        let checked = check_told(&network, &ips, 80);
+        let checked = check_told(&network, Transport::Tcp, &ips, 80);
         network.shutdown().await;
         checked
     }

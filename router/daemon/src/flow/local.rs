@@ -9,7 +9,11 @@ use tokio::{io::AsyncWriteExt, net::TcpStream, sync::oneshot};
 use wormholes_proto::SocksReply;
 
 use super::{Ends, Refusal};
-use crate::{pipe::Pipe, program};
+use crate::{
+    node::NodeCore,
+    pipe::{DatagramPipe, Pipe, ProgramEnd, Side},
+    program,
+};
 
 /// How soon it is noticed that the program left. Most flows open sooner and cost no look.
 const LOOK_PERIOD: Duration = Duration::from_millis(250);
@@ -36,6 +40,8 @@ pub(crate) enum LocalEnd {
     },
     /// A connection that expects its target to speak.
     Tcp(TcpStream),
+    /// A program that sends datagrams, and hears of no answer but theirs.
+    Datagrams(ProgramEnd),
     /// This process.
     Memory {
         /// Tells the caller.
@@ -46,25 +52,30 @@ pub(crate) enum LocalEnd {
 }
 
 impl LocalEnd {
-    /// Tells the program that the flow is open, and takes its bytes; none when it went away.
-    pub(super) async fn accept(self) -> Option<Pipe> {
-        match self {
+    /// Tells the program that the flow is open, and takes its side; none when it went away.
+    pub(super) async fn accept(self, core: &NodeCore) -> Option<Side> {
+        let pipe = match self {
             Self::Socks { mut stream, ahead } => {
                 let reply = SocksReply::Succeeded.encode(None);
                 stream.write_all(&reply).await.ok()?;
-                Some(Pipe::tcp_ahead(stream, ahead))
+                Pipe::tcp_ahead(stream, ahead)
             }
             Self::Connect { answer, upgrade } => {
                 answer.send(Ok(())).ok()?;
                 let parts = upgrade.await.ok()?.downcast::<TokioIo<TcpStream>>().ok()?;
-                Some(Pipe::tcp_ahead(parts.io.into_inner(), parts.read_buf))
+                Pipe::tcp_ahead(parts.io.into_inner(), parts.read_buf)
             }
-            Self::Tcp(stream) => Some(Pipe::tcp(stream)),
+            Self::Tcp(stream) => Pipe::tcp(stream),
+            Self::Datagrams(end) => {
+                let datagrams = DatagramPipe::program(end, core.network.counters());
+                return Some(Side::Datagrams(datagrams));
+            }
             Self::Memory { answer, pipe } => {
                 answer.send(Ok(())).ok()?;
-                Some(pipe)
+                pipe
             }
-        }
+        };
+        Some(Side::Stream(pipe))
     }
 
     /// Tells the program why there is no flow. It may be gone: nobody else would want to know.
@@ -81,6 +92,7 @@ impl LocalEnd {
             }
             // Dropping a pipe resets the connection: what a program sees of a refused one.
             Self::Tcp(stream) => drop(Pipe::tcp(stream)),
+            Self::Datagrams(end) => end.queue.refuse(),
         }
     }
 
@@ -90,6 +102,7 @@ impl LocalEnd {
             (Self::Connect { answer, .. } | Self::Memory { answer, .. }, _) => {
                 answer.closed().await;
             }
+            (Self::Datagrams(end), _) => end.queue.ended().await,
             (Self::Socks { .. } | Self::Tcp(_), Some(ends)) => left(ends).await,
             (Self::Socks { .. } | Self::Tcp(_), None) => std::future::pending().await,
         }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use wormholes_proto::{NodeId, Remedy};
+use wormholes_proto::{NodeId, Remedy, Transport};
 use wormholes_rules::{Marks, Plan, RuleRef, Step, Tunnel, TunnelKind};
 
 use super::{
@@ -25,6 +25,10 @@ use crate::{
 
 /// How long a tunnel may take to open; RFC 1928 clients give up at some 20 s.
 const TIMEOUT: Duration = Duration::from_secs(15);
+/// Each query has a port of its own, and is answered or repeated by then (RFC 4787 leaves what is
+/// known to be short out of its two minutes).
+const DNS_IDLE: Duration = Duration::from_secs(20);
+const DNS_PORT: u16 = 53;
 /// An onion passes up to eight links.
 const ONION_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -69,7 +73,7 @@ pub(super) async fn plan(trip: &Trip<'_>, choice: Choice) -> Result<Route, Failu
             Ok(opened) => {
                 return Ok(Route {
                     opened,
-                    limits: limits(&step.marks),
+                    limits: limits(trip, &step.marks),
                     rule: choice.rule,
                     label: step.marks.label,
                 });
@@ -180,6 +184,7 @@ async fn one(trip: &Trip<'_>, tunnel: &Tunnel, marks: &Marks) -> Result<Opened, 
 
 fn request(trip: &Trip<'_>, tunnel: &Tunnel, marks: &Marks) -> TunnelRequest {
     TunnelRequest {
+        transport: trip.asked.transport,
         target: trip.asked.target.clone(),
         service: trip.conn.service.clone(),
         isolation: isolation(trip.asked, marks),
@@ -192,7 +197,8 @@ fn request(trip: &Trip<'_>, tunnel: &Tunnel, marks: &Marks) -> TunnelRequest {
 fn check(trip: &Trip<'_>, tunnel: &Tunnel) -> Result<(), Forbidden> {
     guard::check(&trip.asked.target.host, trip.conn.node, tunnel)?;
     if trip.told && is_local(tunnel) {
-        guard::check_told(&trip.core.network, &trip.conn.ips, trip.asked.target.port)?;
+        let (transport, port) = (trip.asked.transport, trip.asked.target.port);
+        guard::check_told(&trip.core.network, transport, &trip.conn.ips, port)?;
     }
     Ok(())
 }
@@ -256,8 +262,16 @@ fn isolation(asked: &Asked, marks: &Marks) -> String {
     format!("{kind} {keys}/{}", login.unwrap_or_default())
 }
 
-fn limits(marks: &Marks) -> CopyLimits {
+/// A UDP flow ends by silence, since nothing else ends it.
+fn limits(trip: &Trip<'_>, marks: &Marks) -> CopyLimits {
+    let silence = trip.core.config.limits.udp_idle;
+    let idle = match (trip.asked.transport, trip.asked.target.port) {
+        (Transport::Tcp, _) => None,
+        (Transport::Udp, DNS_PORT) => Some(silence.min(DNS_IDLE)),
+        (Transport::Udp, _) => Some(silence),
+    };
     CopyLimits {
+        idle,
         bandwidth_bytes_per_s: marks.bandwidth_bytes_per_s,
         max_bytes: marks.max_bytes,
         jitter: marks.jitter,
@@ -313,11 +327,9 @@ mod tests {
     fn labels_and_logins_never_meet_in_one_key() {
         let key_with = |label: &str, user: &str, isolate: &[&str]| {
             let asked = Asked {
-                entrance: "socks5",
                 label: Some(label.to_owned()),
                 login: Some(Login::new(user, "pw")),
-                ends: None,
-                target: SocketAddr::from(([192, 0, 2, 1], 80)).into(),
+                ..Asked::test("192.0.2.1:80")
             };
             let marks = Marks {
                 isolate: isolate.iter().map(|key| (*key).to_owned()).collect(),

@@ -2,7 +2,10 @@
 
 use std::{sync::atomic::Ordering::Relaxed, time::Instant};
 
-use wormholes_proto::control::{EventBody, FlowState, RuleName};
+use wormholes_proto::{
+    Transport,
+    control::{EventBody, FlowState, RuleName},
+};
 use wormholes_rules::TunnelKind;
 
 use super::{Asked, Refusal, Story, open::Route, table::Place};
@@ -19,7 +22,8 @@ pub(super) struct Travelling<'a> {
 /// A flow for which there was no place.
 pub(super) fn turned_away(core: &NodeCore, asked: &Asked, refusal: &Refusal) {
     core.flows.count(|totals| totals.failed += 1);
-    count(core, asked.entrance, "none", refusal.outcome());
+    let labels = (asked.entrance, asked.transport);
+    count(core, labels, "none", refusal.outcome());
 }
 
 /// A flow that did not open.
@@ -39,10 +43,12 @@ pub(super) fn refused(core: &NodeCore, flow: &Place, refusal: &Refusal) {
     } = flow.summary();
     let untried = if blocked { "block" } else { "none" };
     let tunnel = last_tried.map_or(untried, TunnelKind::as_str);
-    count(core, flow.entrance, tunnel, refusal.outcome());
+    let labels = (flow.entrance, flow.transport);
+    count(core, labels, tunnel, refusal.outcome());
     tracing::info!(
         flow = flow.id,
         entrance = flow.entrance,
+        network = flow.transport.as_str(),
         target = %masked(&flow.target),
         rule = rule.as_ref().map(tracing::field::display),
         outcome = refusal.outcome(),
@@ -76,6 +82,7 @@ pub(super) fn opened<'a>(core: &'a NodeCore, flow: &'a Place, route: &Route) -> 
     tracing::info!(
         flow = flow.id,
         entrance = flow.entrance,
+        network = flow.transport.as_str(),
         target = %masked(&flow.target),
         rule = route.rule.as_ref().map(tracing::field::display),
         tunnel = kind.as_str(),
@@ -107,7 +114,8 @@ impl Travelling<'_> {
         } = self;
         let (up, down) = (flow.bytes.up.load(Relaxed), flow.bytes.down.load(Relaxed));
         let outcome = if why.is_none() { "ok" } else { "broken" };
-        count(core, flow.entrance, kind.as_str(), outcome);
+        let labels = (flow.entrance, flow.transport);
+        count(core, labels, kind.as_str(), outcome);
         flow.tell(|story| {
             story.state = FlowState::Ended;
             story.end.clone_from(&why);
@@ -131,7 +139,7 @@ impl Drop for Travelling<'_> {
     }
 }
 
-fn count(core: &NodeCore, entrance: &str, tunnel: &str, outcome: &str) {
-    let labels = [entrance, tunnel, outcome];
+fn count(core: &NodeCore, (entrance, transport): (&str, Transport), tunnel: &str, outcome: &str) {
+    let labels = [entrance, transport.as_str(), tunnel, outcome];
     core.metrics.flows.with_label_values(&labels).inc();
 }

@@ -10,11 +10,11 @@ use std::{
 };
 
 use dashmap::DashMap;
-use wormholes_proto::{NodeId, Target, control::FlowState};
+use wormholes_proto::{NodeId, Target, Transport, control::FlowState};
 use wormholes_rules::{Outcome, RuleRef, Trace, TunnelKind};
 
 use super::{
-    Refusal,
+    Asked, Refusal,
     crowds::{Crowds, Opening},
 };
 use crate::{config::LimitsConfig, pipe::FlowBytes};
@@ -24,8 +24,10 @@ use crate::{config::LimitsConfig, pipe::FlowBytes};
 pub struct Flow {
     /// Its number, from 1, never used again.
     pub id: u64,
-    /// `socks5`, `http`, `tcp` or `embed`.
+    /// `socks5`, `http`, `tcp`, `udp` or `embed`.
     pub entrance: &'static str,
+    /// What it is made of.
+    pub transport: Transport,
     /// Where it goes.
     pub target: Target,
     /// When it was asked for.
@@ -250,20 +252,17 @@ impl FlowTable {
     ///
     /// # Errors
     /// [`Refusal::Busy`].
-    pub(super) fn admit(
-        self: &Arc<Self>,
-        entrance: &'static str,
-        target: Target,
-    ) -> Result<Place, Refusal> {
+    pub(super) fn admit(self: &Arc<Self>, asked: &Asked) -> Result<Place, Refusal> {
         let one_more = |open: usize| (open < self.max_open).then_some(open + 1);
         if self.open.fetch_update(Relaxed, Relaxed, one_more).is_err() {
-            self.crowds.close(&target);
+            self.crowds.close(&asked.target);
             return Err(Refusal::Busy);
         }
         let flow = Arc::new(Flow {
             id: 1 + self.last_id.fetch_add(1, Relaxed),
-            entrance,
-            target,
+            entrance: asked.entrance,
+            transport: asked.transport,
+            target: asked.target.clone(),
             asked_at: SystemTime::now(),
             asked: Instant::now(),
             bytes: FlowBytes::default(),
@@ -323,7 +322,7 @@ mod tests {
     }
 
     fn admit(table: &Arc<FlowTable>) -> Result<Place, Refusal> {
-        table.admit("socks5", "a.example:80".parse().unwrap())
+        table.admit(&Asked::test("a.example:80"))
     }
 
     #[test]

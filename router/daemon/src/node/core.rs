@@ -8,7 +8,7 @@ use std::{
 
 use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use wormholes_proto::NodeId;
+use wormholes_proto::{NodeId, Transport};
 use wormholes_rules::RuleEvent;
 
 use super::{NodeError, NodeOptions};
@@ -21,9 +21,13 @@ use crate::{
     flow::FlowTable,
     metrics::Metrics,
     network::Network,
+    pipe::Room,
     policy::{Deciders, PolicyHost},
     program::Programs,
 };
+
+/// Datagrams of programs whose tunnels open, or are slow: beyond it, they are dropped.
+const MAX_WAITING_DATAGRAM_BYTES: usize = 32 << 20;
 
 /// The parts of a running node.
 #[derive(Debug)]
@@ -53,6 +57,8 @@ pub struct NodeCore {
     pub(crate) stop: CancellationToken,
     /// No flows at all.
     pub(crate) kill: CancellationToken,
+    /// What waits for the UDP flows of programs, all together.
+    pub(crate) datagram_room: Arc<Room>,
     entrances: OnceLock<Vec<EntranceInfo>>,
     metrics_address: OnceLock<SocketAddr>,
     /// One reload at a time: the later one reads the later file.
@@ -133,7 +139,7 @@ impl NodeCore {
 
     /// Metrics are served at `address`, which no flow reaches from now on.
     pub(super) fn serves_metrics_at(&self, address: SocketAddr) {
-        self.network.protect_socket(address);
+        self.network.protect_socket(Transport::Tcp, address);
         // Set once: a node serves its metrics at one address.
         let _ = self.metrics_address.set(address);
     }
@@ -148,7 +154,8 @@ impl NodeCore {
         // Set once: a node opens its entrances once.
         let _ = self.entrances.set(infos.collect());
         for entrance in &entrances {
-            self.network.protect_socket(entrance.address());
+            let transport = entrance.config().kind.transport();
+            self.network.protect_socket(transport, entrance.address());
         }
         for entrance in entrances {
             self.tasks.spawn(entrance.run(Arc::clone(self)));
@@ -225,6 +232,7 @@ pub(crate) fn assemble(
         tasks: TaskTracker::new(),
         stop: CancellationToken::new(),
         kill: CancellationToken::new(),
+        datagram_room: Room::new(MAX_WAITING_DATAGRAM_BYTES),
         entrances: OnceLock::new(),
         metrics_address: OnceLock::new(),
         reloading: Mutex::default(),

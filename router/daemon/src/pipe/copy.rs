@@ -111,6 +111,20 @@ pub enum CopyStop {
     /// The time is over.
     #[error("time limit reached")]
     MaxTime,
+    /// One side is a stream and the other is not: a bug.
+    #[error("a stream and datagrams cannot be joined")]
+    Unlike,
+}
+
+impl CopyEnd {
+    /// Of two sides that cannot be joined.
+    pub(super) fn unlike() -> Self {
+        Self {
+            up_bytes: 0,
+            down_bytes: 0,
+            stop: Some(CopyStop::Unlike),
+        }
+    }
 }
 
 /// What both directions look at.

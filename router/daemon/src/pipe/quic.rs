@@ -11,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 use quinn::{ReadError, RecvStream, SendStream, VarInt, WriteError};
 
 use super::{BATCH_CHUNKS, PipeError};
-use crate::carrier::OpenStream;
+use crate::carrier::{Lane, OpenStream};
 
 /// Asks for whatever has come: chunks are packets, never longer than a datagram.
 const MAX_CHUNK_BYTES: usize = 64 << 10;
@@ -26,7 +26,7 @@ pub(super) struct QuicReader {
     stream: RecvStream,
     /// Copied: small pieces would keep the packets that they came in.
     ahead: BytesMut,
-    _open: Arc<OpenStream>,
+    open: Arc<OpenStream>,
 }
 
 pub(super) struct QuicWriter {
@@ -40,8 +40,13 @@ impl QuicReader {
         Self {
             stream,
             ahead: BytesMut::new(),
-            _open: open,
+            open,
         }
+    }
+
+    /// Where datagrams may go beside the stream; `None`: they may not.
+    pub(super) fn lane(&self) -> Option<Lane> {
+        self.open.lane(VarInt::from(self.stream.id()).into_inner())
     }
 
     pub(super) async fn read_chunk(&mut self) -> Result<Option<Bytes>, PipeError> {

@@ -11,7 +11,7 @@ use super::{
     framed::{FramedReader, FramedWriter},
     quic::{QuicReader, QuicWriter},
 };
-use crate::carrier::{Lease, OpenStream};
+use crate::carrier::{Lane, Lease, OpenStream};
 
 pub(super) enum StreamReader {
     Quic(QuicReader),
@@ -56,6 +56,14 @@ impl StreamReader {
         match self {
             Self::Quic(quic) => quic.read_chunk().await,
             Self::Framed(framed) => framed.read_chunk().await,
+        }
+    }
+
+    /// Where datagrams may go beside the stream; `None`: they may not.
+    pub(super) fn lane(&self) -> Option<Lane> {
+        match self {
+            Self::Quic(quic) => quic.lane(),
+            Self::Framed(_) => None,
         }
     }
 

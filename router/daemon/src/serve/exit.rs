@@ -9,12 +9,11 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use wormholes_proto::{Host, Reason, Target, encode_resolved};
+use wormholes_proto::{Host, Reason, Target, Transport, encode_resolved};
 use wormholes_rules::{Allowance, ExitRequest, Verdict};
 
-use super::{Asker, accept, log_end, refuse, while_asked};
+use super::{Asker, accept, grant, log_end, refuse, while_asked};
 use crate::{
-    ban::Transport,
     config::{ExitConfig, ExitRule},
     dial::{self, DialError},
     network::Network,
@@ -27,7 +26,13 @@ const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Joins `pipe` with `target`.
-pub(super) async fn serve(network: &Arc<Network>, asker: &Asker, target: &Target, mut pipe: Pipe) {
+pub(super) async fn serve(
+    network: &Arc<Network>,
+    asker: &Asker,
+    transport: Transport,
+    target: &Target,
+    mut pipe: Pipe,
+) {
     let counters = &network.counters().exit;
     let place = match network.exit().enter(counters, asker.customer()) {
         Ok(place) => place,
@@ -37,12 +42,13 @@ pub(super) async fn serve(network: &Arc<Network>, asker: &Asker, target: &Target
         }
     };
     let opened = async {
-        let port = Some(target.port);
-        let (addresses, allowance) = permitted(network, asker, &target.host, port).await?;
-        let stream = dial::connect(&addresses, DIAL_TIMEOUT).await?;
-        Ok::<_, DialError>((stream, allowance))
+        let dialled = Some((transport, target.port));
+        let (addresses, allowance) = permitted(network, asker, &target.host, dialled).await?;
+        let counters = network.counters();
+        let far = dial::side(transport, &addresses, DIAL_TIMEOUT, counters).await?;
+        Ok::<_, DialError>((far, allowance))
     };
-    let (stream, allowance) = match while_asked(&mut pipe, opened).await {
+    let (far, allowance) = match while_asked(&mut pipe, opened).await {
         None => return,
         Some(Ok(opened)) => opened,
         Some(Err(error)) => {
@@ -59,9 +65,9 @@ pub(super) async fn serve(network: &Arc<Network>, asker: &Asker, target: &Target
         %target,
         "exit learned the target and the node before"
     );
-    if accept(&mut pipe, Vec::new()).await {
+    if let Some(near) = grant(network, pipe, transport).await {
         let limits = place.limits(&allowance);
-        let end = pipe::copy(pipe, Pipe::tcp(stream), &limits, &place.bytes).await;
+        let end = pipe::join(near, far, &limits, &place.bytes).await;
         log_end(network, "exit", asker, &end);
     }
 }
@@ -95,20 +101,22 @@ pub(super) async fn resolve(network: &Arc<Network>, asker: &Asker, host: &Host, 
     }
 }
 
-/// The addresses of `host` that may be dialled at `port` for `asker`, or told when there is no
-/// port; and the narrowest of the rules' limits.
+/// The addresses of `host` that may be dialled by that transport at that port for `asker`, or told
+/// when there is none; and the narrowest of the rules' limits.
 async fn permitted(
     network: &Arc<Network>,
     asker: &Asker,
     host: &Host,
-    port: Option<u16>,
+    dialled: Option<(Transport, u16)>,
 ) -> Result<(Vec<SocketAddr>, Allowance), DialError> {
     let config = &network.config().exit;
+    let port = dialled.map(|(_, port)| port);
     let from = network.asker_view(asker);
     let bytes_today = network.exit().bytes_today(asker.customer());
     let addresses = lookup(network, host, port.unwrap_or(0)).await?;
     let addresses = dial::permitted(addresses, |address| {
-        not_banned(network, config, address)?;
+        let transport = dialled.map_or(Transport::Tcp, |(transport, _)| transport);
+        not_banned(network, config, transport, address)?;
         let listed = |rule: &ExitRule| match port {
             Some(_) => rule.allows(address),
             // What is dialled at no port is nobody's to look up here.
@@ -123,6 +131,7 @@ async fn permitted(
         let request = ExitRequest {
             from: from.clone(),
             host: host.to_string(),
+            network: dialled.map(|(transport, _)| transport.as_str()),
             ip: address.ip(),
             port,
             bytes_today,
@@ -155,9 +164,10 @@ async fn lookup(network: &Network, host: &Host, port: u16) -> Result<Vec<SocketA
 fn not_banned(
     network: &Network,
     config: &ExitConfig,
+    transport: Transport,
     address: SocketAddr,
 ) -> Result<(), DialError> {
     network
-        .check_ban(Transport::Tcp, address, config.allow_private)
+        .check_ban(transport, address, config.allow_private)
         .map_err(DialError::from)
 }

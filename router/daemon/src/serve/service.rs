@@ -5,11 +5,11 @@ use std::{
     time::Duration,
 };
 
-use wormholes_proto::{Reason, ServiceName};
+use wormholes_proto::{Reason, ServiceName, Transport};
 
-use super::{Asker, accept, log_end, refuse, while_asked};
+use super::{Asker, grant, log_end, refuse, while_asked};
 use crate::{
-    ban::{Ban, Transport},
+    ban::Ban,
     dial::{self, DialError},
     network::Network,
     pipe::{self, CopyLimits, FlowBytes, Pipe},
@@ -18,19 +18,21 @@ use crate::{
 /// The service is on this machine or near it.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Joins `pipe` with the service; no name asks for the default one, the first in config.toml.
+/// Joins `pipe` with the service; no name asks for the default one, the first of its transport in
+/// config.toml.
 pub(super) async fn serve(
     network: &Arc<Network>,
     asker: &Asker,
+    transport: Transport,
     name: Option<&ServiceName>,
     mut pipe: Pipe,
 ) {
     let counters = &network.counters().service;
-    let services = &network.config().services;
-    let found = match name {
-        Some(name) => services.iter().find(|service| service.name == *name),
-        None => services.first(),
-    };
+    let config = network.config();
+    let mut services = config.services.iter();
+    let found = services.find(|service| {
+        service.transport == transport && name.is_none_or(|name| service.name == *name)
+    });
     // A service that the asker may not use is none: who may use it is nobody else's business.
     let Some(service) = found.filter(|service| asker.trust >= service.min_trust) else {
         counters.refuse(Reason::NoService);
@@ -38,17 +40,20 @@ pub(super) async fn serve(
     };
     // Through an entrance of this node its peers would pass for local programs.
     let dialled = async {
-        if network
-            .own_sockets()
-            .contains(Transport::Tcp, service.target)
-        {
+        if network.own_sockets().contains(transport, service.target) {
             return Err(DialError::from(Ban::Own));
         }
-        dial::connect(&[service.target], DIAL_TIMEOUT).await
+        dial::side(
+            transport,
+            &[service.target],
+            DIAL_TIMEOUT,
+            network.counters(),
+        )
+        .await
     };
-    let stream = match while_asked(&mut pipe, dialled).await {
+    let far = match while_asked(&mut pipe, dialled).await {
         None => return,
-        Some(Ok(stream)) => stream,
+        Some(Ok(far)) => far,
         Some(Err(error)) => {
             tracing::warn!(service = %service.name, %error, "the service does not answer");
             counters.refuse(error.reason());
@@ -56,11 +61,15 @@ pub(super) async fn serve(
         }
     };
     counters.opened.fetch_add(1, Relaxed);
-    if accept(&mut pipe, Vec::new()).await {
+    if let Some(near) = grant(network, pipe, transport).await {
         let active = Active::new(&counters.active);
         let bytes = FlowBytes::part_of(vec![Arc::clone(&counters.bytes)]);
-        let limits = CopyLimits::default();
-        let end = pipe::copy(pipe, Pipe::tcp(stream), &limits, &bytes).await;
+        let limits = CopyLimits {
+            // The asker's end of a UDP flow may vanish without a word of it.
+            idle: (transport == Transport::Udp).then_some(config.limits.udp_idle),
+            ..CopyLimits::default()
+        };
+        let end = pipe::join(near, far, &limits, &bytes).await;
         drop(active);
         log_end(network, "service", asker, &end);
     }

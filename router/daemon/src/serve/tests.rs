@@ -340,9 +340,9 @@ async fn rubbish_is_malformed_and_the_rest_is_denied_to_strangers() {
     }
     let id = scene.hop.id();
     for open in [
-        Open::Exit("1.1.1.1:80".parse().unwrap()),
+        Open::Exit(Transport::Tcp, "1.1.1.1:80".parse().unwrap()),
         Open::Resolve(wormholes_proto::Host::Name("a.example".into())),
-        Open::Service(None),
+        Open::Service(Transport::Tcp, None),
         Open::Relay(id),
         Open::Channel,
         Open::Register(scene.hop.own_record().bytes().to_vec()),

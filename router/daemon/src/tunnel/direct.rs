@@ -3,12 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use wormholes_proto::CarrierKind;
-use wormholes_proto::{NodeId, Open, Target};
+use wormholes_proto::{NodeId, Open, Target, Transport};
 use wormholes_rules::TunnelKind;
 
 use super::{OpenError, Opened, ask_on, stream_to};
 use crate::{
-    ban::{Ban, Transport},
+    ban::Ban,
     dial::{self, DialError},
     network::Network,
     pipe::Pipe,
@@ -19,18 +19,22 @@ const DIAL_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Dials `target` from here. Private addresses are this machine's own business; the node's own
 /// sockets are not: a flow to them would come back.
-pub(super) async fn dial(network: &Network, target: &Target) -> Result<Opened, OpenError> {
+pub(super) async fn dial(
+    network: &Network,
+    transport: Transport,
+    target: &Target,
+) -> Result<Opened, OpenError> {
     let addresses = network.resolver().resolve(target).await?;
     let addresses = dial::permitted(addresses, |address| {
-        if network.own_sockets().contains(Transport::Tcp, address) {
+        if network.own_sockets().contains(transport, address) {
             Err(DialError::from(Ban::Own))
         } else {
             Ok(())
         }
     })?;
-    let stream = dial::connect(&addresses, DIAL_TIMEOUT).await?;
+    let counters = network.counters();
     Ok(Opened {
-        pipe: Pipe::tcp(stream),
+        side: dial::side(transport, &addresses, DIAL_TIMEOUT, counters).await?,
         path: Vec::new(),
         kind: TunnelKind::Direct,
     })

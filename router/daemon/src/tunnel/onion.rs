@@ -314,9 +314,9 @@ fn build_ahead(
 
 fn last_hop(open: &Open) -> LastHop {
     match open {
-        Open::Exit(target) => LastHop::Exit(target.port),
+        Open::Exit(_, target) => LastHop::Exit(target.port),
         Open::Resolve(_) => LastHop::Resolve,
-        Open::Service(_)
+        Open::Service(..)
         | Open::Relay(_)
         | Open::Create { .. }
         | Open::Channel

@@ -15,7 +15,7 @@ use crate::{
     ban::{Ban, Transport},
     dial::{self, DialError},
     network::Network,
-    pipe::Pipe,
+    pipe::{Pipe, Side},
 };
 
 /// The flow's own limit ends it earlier.
@@ -92,7 +92,7 @@ async fn ask(server: SocketAddr, target: &Target) -> Result<Opened, UpstreamErro
 
 fn opened(stream: tokio::net::TcpStream, ahead: Bytes) -> Opened {
     Opened {
-        pipe: Pipe::tcp_ahead(stream, ahead),
+        side: Side::Stream(Pipe::tcp_ahead(stream, ahead)),
         path: Vec::new(),
         kind: TunnelKind::Socks,
     }

@@ -4,7 +4,7 @@ use std::{net::Ipv4Addr, sync::Arc};
 
 use futures_util::future::BoxFuture;
 use wormholed::{Gatekeeper, NetworkOptions, OpenError, OpenGate};
-use wormholes_proto::{Host, NodeId, Reason, Target};
+use wormholes_proto::{Host, NodeId, Reason, Target, Transport};
 use wormholes_rules::{
     Allowance, ExitRequest, NodeView, RelayRequest, RuleEvent, Tunnel, TunnelKind, Verdict,
 };
@@ -51,7 +51,7 @@ async fn a_local_dial_reaches_the_target_and_half_closes() {
 async fn a_local_dial_says_what_went_wrong() {
     let client = node(12, |_| {});
     let own = echo_server().await;
-    client.network.protect_socket(own);
+    client.network.protect_socket(Transport::Tcp, own);
     assert_eq!(
         refusal(&client, &LOCAL, own).await,
         Reason::ForbiddenAddress
@@ -243,7 +243,7 @@ async fn an_exit_keeps_the_ban_list() {
         let reason = refusal(&client, &tunnel, target.clone()).await;
         assert_eq!(reason, Reason::ForbiddenAddress, "{target}");
     }
-    private.network.protect_socket(echo);
+    private.network.protect_socket(Transport::Tcp, echo);
     assert_eq!(
         refusal(&client, &tunnel, echo).await,
         Reason::ForbiddenAddress
@@ -375,7 +375,7 @@ async fn an_entrance_of_the_node_is_no_service() {
     let server = node(74, |config| {
         config.services = vec![service("proxy", entrance)];
     });
-    server.network.protect_socket(entrance);
+    server.network.protect_socket(Transport::Tcp, entrance);
     befriend(&[&client, &server]);
     let service = (to(&server, false), service_request("proxy"));
     let opened = client.network.open(&service.0, &service.1).await;

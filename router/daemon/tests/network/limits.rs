@@ -302,7 +302,7 @@ async fn a_circuit_on_which_nothing_moves_ends() {
         };
         let scene = Scene::new(role, limits).await;
         let mut flow = scene.open(0).await.unwrap();
-        let broken = within(flow.pipe.reader.read_chunk()).await;
+        let broken = within(pipe(&mut flow).reader.read_chunk()).await;
         assert!(broken.is_err(), "{role:?}: {broken:?}");
         scene.active(0).await;
     }

@@ -301,14 +301,14 @@ async fn flows_travel_over_many_paths_at_the_same_time() {
     let mut flows = futures_util::future::join_all(flows).await;
     // All are open: each takes its bytes in before any gives them back.
     for (flow, byte) in flows.iter_mut().zip(0u8..) {
-        flow.pipe
+        pipe(flow)
             .writer
             .write_chunk(vec![byte].into())
             .await
             .unwrap();
     }
     for (flow, byte) in flows.iter_mut().zip(0u8..12).rev() {
-        let back = within(flow.pipe.reader.read_chunk()).await;
+        let back = within(pipe(flow).reader.read_chunk()).await;
         assert_eq!(back, Ok(Some(vec![byte].into())));
     }
     let distinct = |hop: usize| {
@@ -333,15 +333,14 @@ async fn a_hop_that_dies_breaks_the_flow_and_the_next_one_takes_another_path() {
     let echo = echo_server().await;
     let scene = scene(110, 5, |_, _| {}).await;
     let network = &scene.client.network;
-    let mut opened = network.open(&onion(3), &request(echo)).await.unwrap();
-    opened.pipe.writer.write_chunk("x".into()).await.unwrap();
-    assert_eq!(
-        within(opened.pipe.reader.read_chunk()).await,
-        Ok(Some("x".into()))
-    );
+    let opened = network.open(&onion(3), &request(echo)).await.unwrap();
     let dead = opened.path[1];
+    let mut pipe = opened.into_pipe().unwrap();
+    pipe.writer.write_chunk("x".into()).await.unwrap();
+    let echoed = within(pipe.reader.read_chunk()).await;
+    assert_eq!(echoed, Ok(Some("x".into())));
     scene.hops[scene.hop(dead)].network.shutdown().await;
-    let broken = within(opened.pipe.reader.read_chunk()).await.unwrap_err();
+    let broken = within(pipe.reader.read_chunk()).await.unwrap_err();
     assert!(
         matches!(broken, PipeError::Reset | PipeError::Broken(_)),
         "{broken}"

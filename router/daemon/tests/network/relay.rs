@@ -214,17 +214,16 @@ async fn a_relay_that_dies_breaks_its_flows_and_its_friend_comes_back_to_another
     )
     .await;
     let network = &scene.client.network;
-    let mut opened = network
+    let opened = network
         .open(&scene.tunnel(false), &service_request("echo"))
         .await
         .unwrap();
-    opened.pipe.writer.write_chunk("x".into()).await.unwrap();
-    assert_eq!(
-        within(opened.pipe.reader.read_chunk()).await,
-        Ok(Some("x".into()))
-    );
+    let mut pipe = opened.into_pipe().unwrap();
+    pipe.writer.write_chunk("x".into()).await.unwrap();
+    let echoed = within(pipe.reader.read_chunk()).await;
+    assert_eq!(echoed, Ok(Some("x".into())));
     scene.relay.network.shutdown().await;
-    let broken = within(opened.pipe.reader.read_chunk()).await.unwrap_err();
+    let broken = within(pipe.reader.read_chunk()).await.unwrap_err();
     assert!(
         matches!(broken, PipeError::Broken(_) | PipeError::Reset),
         "{broken}"

@@ -17,9 +17,9 @@ use tokio::{
 };
 use wormholed::{
     Config, Counters, ExitRule, Gatekeeper, Network, NetworkOptions, OpenGate, Opened, PeerConfig,
-    Pipe, PipeError, RoleConfig, ServiceConfig, StartError, TunnelRequest, Witness,
+    Pipe, PipeError, RoleConfig, ServiceConfig, Side, StartError, TunnelRequest, Witness,
 };
-use wormholes_proto::{NodeId, ServiceName, Target};
+use wormholes_proto::{NodeId, ServiceName, Target, Transport};
 use wormholes_rules::Verdict;
 
 /// Generous: a machine under load is slow, a hang is for ever.
@@ -93,6 +93,7 @@ pub(crate) fn service(name: &str, target: SocketAddr) -> ServiceConfig {
     ServiceConfig {
         name: ServiceName::parse(name).unwrap(),
         target,
+        transport: Transport::Tcp,
         min_trust: 2,
     }
 }
@@ -123,6 +124,7 @@ pub(crate) fn befriend(nodes: &[&Node]) {
 pub(crate) fn request(target: impl Into<Target>) -> TunnelRequest {
     TunnelRequest {
         carrier: None,
+        transport: Transport::Tcp,
         target: target.into(),
         service: None,
         isolation: String::new(),
@@ -179,12 +181,20 @@ pub(crate) async fn closed_port() -> SocketAddr {
     listener.local_addr().unwrap()
 }
 
+/// The target's side of a TCP flow.
+pub(crate) fn pipe(opened: &mut Opened) -> &mut Pipe {
+    match &mut opened.side {
+        Side::Stream(pipe) => pipe,
+        Side::Datagrams(_) => panic!("a UDP flow"),
+    }
+}
+
 /// Sends `bytes`, ends, and reads everything that comes.
 pub(crate) async fn exchange(opened: Opened, bytes: &[u8]) -> Result<Vec<u8>, PipeError> {
     let Pipe {
         mut reader,
         mut writer,
-    } = opened.pipe;
+    } = opened.into_pipe().unwrap();
     let send = async {
         for chunk in bytes.chunks(50_000) {
             writer.write_chunk(chunk.to_vec().into()).await?;

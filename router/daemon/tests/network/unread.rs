@@ -58,7 +58,13 @@ async fn unread(
             unread,
             ..CopyLimits::default()
         };
-        copy(near, opened.pipe, &limits, &FlowBytes::default()).await
+        copy(
+            near,
+            opened.into_pipe().unwrap(),
+            &limits,
+            &FlowBytes::default(),
+        )
+        .await
     });
     (program, flow)
 }

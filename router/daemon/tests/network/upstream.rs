@@ -6,7 +6,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
 };
-use wormholes_proto::{Reason, Target};
+use wormholes_proto::{Reason, Target, Transport};
 use wormholes_rules::{Tunnel, TunnelKind};
 
 use crate::support::*;
@@ -76,7 +76,7 @@ async fn refusals_of_an_upstream_server_keep_their_meaning() {
         assert_eq!(error.reason(), reason, "{error}");
     }
     let own = echo_server().await;
-    client.network.protect_socket(own);
+    client.network.protect_socket(Transport::Tcp, own);
     let tunnel = Tunnel::Socks { server: own };
     let error = client
         .network

@@ -14,7 +14,8 @@ async fn flows_beyond_the_limit_are_refused_and_counted() {
     let (reply, first) = node.socks(&target).await;
     assert_eq!(reply, 0);
     assert_eq!(node.socks(&target).await.0, 1);
-    let busy = r#"wormholes_flows_total{entrance="socks5",outcome="busy",tunnel="none"}"#;
+    let busy =
+        r#"wormholes_flows_total{entrance="socks5",network="tcp",outcome="busy",tunnel="none"}"#;
     assert_eq!(node.metric(busy).await, Some(1));
     drop(first);
     while node.node.core().flows.open() > 0 {

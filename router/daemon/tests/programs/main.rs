@@ -1,6 +1,8 @@
 //! Nodes as programs meet them: real sockets on port 0, targets that run here.
 
 #[cfg(test)]
+mod associate;
+#[cfg(test)]
 mod embed;
 #[cfg(test)]
 mod families;
@@ -31,3 +33,5 @@ mod support;
 mod tcp;
 #[cfg(test)]
 mod telemetry;
+#[cfg(test)]
+mod udp;

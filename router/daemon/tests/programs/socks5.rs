@@ -87,7 +87,7 @@ async fn a_proxy_or_a_peer_that_is_down_is_not_taken_for_the_target() {
 #[tokio::test]
 async fn other_commands_and_address_types_are_refused() {
     let node = TestNode::start(DIRECT, SOCKS).await;
-    for (command, address, expected) in [(2, 1, 7), (3, 1, 7), (1, 9, 8)] {
+    for (command, address, expected) in [(2, 1, 7), (4, 1, 7), (1, 9, 8), (3, 9, 8)] {
         let mut stream = node.connect().await;
         let request = [5, 1, 0, 5, command, 0, address, 127, 0, 0, 1, 0, 80];
         stream.write_all(&request).await.unwrap();

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpStream, UdpSocket},
 };
 use wormholed::{Config, NetworkOptions, Node, NodeOptions, PeerConfig, Story};
 
@@ -138,6 +138,14 @@ pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     };
     let found = tokio::time::timeout(Duration::from_secs(30), poll).await;
     assert!(found.is_ok(), "waited in vain: {what}");
+}
+
+/// The next datagram.
+pub(crate) async fn hears(socket: &UdpSocket) -> Vec<u8> {
+    let mut datagram = vec![0; 1 << 16];
+    let heard = tokio::time::timeout(Duration::from_secs(30), socket.recv(&mut datagram)).await;
+    datagram.truncate(heard.unwrap().unwrap());
+    datagram
 }
 
 fn make_private(path: &std::path::Path) {

@@ -63,7 +63,7 @@ async fn a_flow_that_fails_counts_for_the_tunnel_that_was_tried_last() {
         ("blocked.example", "block", "blocked"),
     ] {
         assert_ne!(node.socks(&format!("{host}:{}", closed.port())).await.0, 0);
-        let line = "wormholes_flows_total{entrance=\"socks5\",outcome=";
+        let line = "wormholes_flows_total{entrance=\"socks5\",network=\"tcp\",outcome=";
         let line = format!("{line}{outcome:?},tunnel={tunnel:?}}}");
         assert_eq!(node.metric(&line).await, Some(1), "{host}");
     }

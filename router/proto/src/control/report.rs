@@ -198,6 +198,8 @@ pub struct FlowInfo {
     pub flow: u64,
     /// The kind of entrance.
     pub entrance: String,
+    /// `tcp` or `udp`.
+    pub network: String,
     /// As asked for; none for observers.
     pub target: Option<String>,
     /// The kind of tunnel; none while it opens.
@@ -246,6 +248,8 @@ pub struct Explanation {
     pub state: FlowState,
     /// The kind of entrance.
     pub entrance: String,
+    /// `tcp` or `udp`.
+    pub network: String,
     /// As asked for.
     pub target: String,
     /// What decided last; none is the default.

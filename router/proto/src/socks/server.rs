@@ -4,7 +4,7 @@ use thiserror::Error;
 
 use super::{
     CONNECT, METHOD_NO_MATCH, METHOD_NONE, METHOD_PASSWORD, PASSWORD_VERSION, SocksCredentials,
-    SocksReply, VERSION, WireHost, decode_host, take,
+    SocksReply, UDP_ASSOCIATE, VERSION, WireHost, decode_host, take,
 };
 use crate::{
     target::{Host, Target},
@@ -48,6 +48,10 @@ pub enum SocksServerState {
     /// The client wants to go there. The caller answers with [`SocksReply::encode`]; the
     /// unconsumed input belongs to the flow.
     Request(Target),
+    /// The client wants to send datagrams, from this port of its address; none: it does not know yet
+    /// from where. The caller answers with [`SocksReply::encode`] and where it takes them; the
+    /// association lasts as long as the connection.
+    Associate(Option<u16>),
     /// Close after the reply.
     Failed(SocksServerError),
 }
@@ -64,7 +68,7 @@ pub enum SocksServerError {
     /// User name or password is wrong, or not UTF-8.
     #[error("user name or password was refused")]
     Password,
-    /// A command other than CONNECT.
+    /// A command other than CONNECT and UDP ASSOCIATE.
     #[error("command {0} is not supported")]
     Command(u8),
     /// An address type other than 1, 3 and 4.
@@ -204,7 +208,7 @@ impl SocksServer {
         };
         self.phase = Phase::Done;
         let effect = match request {
-            Ok(target) => (Vec::new(), Ok(Some(SocksServerState::Request(target)))),
+            Ok(state) => (Vec::new(), Ok(Some(state))),
             Err((reply, error)) => (reply.encode(None), Err(error)),
         };
         Some((used, effect))
@@ -225,7 +229,7 @@ fn decode_credentials(reader: &mut Reader<'_>) -> Result<Option<SocksCredentials
     Ok(SocksCredentials::new(user, password).ok())
 }
 
-type Request = Result<Target, (SocksReply, SocksServerError)>;
+type Request = Result<SocksServerState, (SocksReply, SocksServerError)>;
 
 fn decode_request(reader: &mut Reader<'_>) -> Result<Request, WireError> {
     if reader.u8("version")? != VERSION {
@@ -240,14 +244,22 @@ fn decode_request(reader: &mut Reader<'_>) -> Result<Request, WireError> {
         return Ok(Err((SocksReply::AddressTypeNotSupported, error)));
     }
     let port = reader.u16("port")?;
-    if command != CONNECT {
-        let error = SocksServerError::Command(command);
-        return Ok(Err((SocksReply::CommandNotSupported, error)));
-    }
-    Ok(target(&host, port).ok_or((SocksReply::HostUnreachable, SocksServerError::Target)))
+    Ok(match command {
+        CONNECT => target(&host, port)
+            .map(SocksServerState::Request)
+            .ok_or((SocksReply::HostUnreachable, SocksServerError::Target)),
+        // The address is not looked at: datagrams count from the connection's own only.
+        UDP_ASSOCIATE => Ok(SocksServerState::Associate(
+            Some(port).filter(|port| *port != 0),
+        )),
+        _ => {
+            let error = SocksServerError::Command(command);
+            Err((SocksReply::CommandNotSupported, error))
+        }
+    })
 }
 
-fn target(host: &WireHost<'_>, port: u16) -> Option<Target> {
+pub(super) fn target(host: &WireHost<'_>, port: u16) -> Option<Target> {
     let host = match host {
         WireHost::Ip(ip) => Host::Ip(*ip),
         WireHost::Name(name) => Host::parse(std::str::from_utf8(name).ok()?).ok()?,
@@ -279,6 +291,7 @@ mod tests {
                             continue;
                         }
                         SocksServerState::Request(target) => format!("to {target}"),
+                        SocksServerState::Associate(from) => format!("from {from:?}"),
                         SocksServerState::Failed(error) => format!("{error:?}"),
                     };
                     break;
@@ -323,11 +336,20 @@ mod tests {
     }
 
     #[test]
+    fn an_association_says_from_which_port_or_does_not_know() {
+        use SocksAuth::Label;
+        for host in [&b"\x01\0\0\0\0"[..], b"\x01\x01\x02\x03\x04", b"\x03\x01x"] {
+            check(Label, &request(3, host, 0), b"\x05\x00", "from None");
+            check(Label, &request(3, host, 99), b"\x05\x00", "from Some(99)");
+        }
+        check(Label, &request(3, b"\x02", 80), &answered(8), "AddressType");
+    }
+
+    #[test]
     fn each_refusal_has_its_reply_code() {
         use SocksAuth::Label;
         let v4 = b"\x01\x01\x02\x03\x04";
         check(Label, &request(2, v4, 80), &answered(7), "Command(2)");
-        check(Label, &request(3, v4, 80), &answered(7), "Command(3)");
         check(Label, &request(1, b"\x02", 80), &answered(8), "AddressType");
         check(Label, &request(1, v4, 0), &answered(4), "Target");
         check(Label, &request(1, b"\x03\x00", 80), &answered(4), "Target");

@@ -189,6 +189,9 @@ const EXIT_REQUEST: &[Field<ExitRequest>] = &[
         Some(from) => peer(&x.call, from.clone()),
         None => nobody(&x.call),
     }),
+    ("network", |x| {
+        x.view.network.map_or(Dynamic::UNIT, Dynamic::from)
+    }),
     ("host", |x| x.view.host.as_str().into()),
     ("domain", |x| domain(&x.view.host).into()),
     ("ip", |x| address(Some(x.view.ip))),

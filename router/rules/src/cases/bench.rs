@@ -106,11 +106,12 @@ impl Bench {
                 None | Some("socks5") => "socks5",
                 Some("http") => "http",
                 Some("tcp") => "tcp",
+                Some("udp") => "udp",
                 Some("embed") => "embed",
-                Some(_) => return Err("an entrance is socks5, http, tcp or embed".into()),
+                Some(_) => return Err("an entrance is socks5, http, tcp, udp or embed".into()),
             },
             label: given.text("label")?,
-            network: "tcp",
+            network: given.network()?,
             ip: given.address("ip")?.or_else(|| host.parse().ok()),
             ips: Vec::new(),
             host,
@@ -226,6 +227,15 @@ impl Given {
         Ok(number.unwrap_or(default))
     }
 
+    /// `tcp` unless it says otherwise.
+    fn network(&mut self) -> ScriptResult<&'static str> {
+        match self.text("network")?.as_deref() {
+            None | Some("tcp") => Ok("tcp"),
+            Some("udp") => Ok("udp"),
+            Some(_) => Err("a network is tcp or udp".into()),
+        }
+    }
+
     fn address(&mut self, field: &str) -> ScriptResult<Option<IpAddr>> {
         self.typed(field, "an address", |value| {
             value.into_string().ok()?.parse().ok()
@@ -329,7 +339,9 @@ fn register_hooks(engine: &mut Engine, bench: &Shared) {
         let ip = given.address("ip")?.ok_or("exit() wants an ip")?;
         let (is_lookup, is_onion) = (given.is_none("port"), given.is_none("from"));
         let from = given.text("from")?.unwrap_or_default();
+        let network = given.network()?;
         let request = ExitRequest {
+            network: (!is_lookup).then_some(network),
             from: (!is_onion).then(|| bench.node(&from)),
             host: given.text("host")?.unwrap_or_else(|| ip.to_string()),
             ip,

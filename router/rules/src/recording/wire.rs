@@ -116,10 +116,32 @@ pub(crate) mod word {
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<&'static str, D::Error> {
-        let text = String::deserialize(deserializer)?;
+        known(&String::deserialize(deserializer)?)
+    }
+
+    pub(super) fn known<E: Error>(text: &str) -> Result<&'static str, E> {
         let word = WORDS.iter().find(|word| **word == text);
         word.copied()
-            .ok_or_else(|| D::Error::custom(format!("`{text}` is none of {}", WORDS.join(", "))))
+            .ok_or_else(|| E::custom(format!("`{text}` is none of {}", WORDS.join(", "))))
+    }
+}
+
+/// The same of what may be missing.
+pub(crate) mod word_option {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(crate) fn serialize<S: Serializer>(
+        word: &Option<&'static str>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        word.serialize(serializer)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<&'static str>, D::Error> {
+        let text = Option::<String>::deserialize(deserializer)?;
+        text.map(|text| super::word::known(&text)).transpose()
     }
 }
 

@@ -298,6 +298,7 @@ fn an_onions_asker_is_nobody() {
     let mut bob = (*node("bob", 2)).clone();
     bob.facts.extend([("credit".to_owned(), 5)]);
     let request = |from| ExitRequest {
+        network: Some("tcp"),
         from,
         host: "x.example".into(),
         ip: [192, 0, 2, 1].into(),
@@ -377,6 +378,7 @@ fn exit(x) {
     };
     assert_eq!(allowed.max_bytes, Some(3_000_000));
     let exit = ExitRequest {
+        network: Some("tcp"),
         from: Some(bob),
         host: "x.example".into(),
         ip: [192, 0, 2, 1].into(),

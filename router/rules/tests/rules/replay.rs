@@ -175,6 +175,7 @@ fn decisions(policy: &Policy) -> Vec<(Recording, Trace)> {
         let verdict = policy.relay(&request, &world);
         all.push(judged(Question::Relay(request.into()), verdict));
         let request = ExitRequest {
+            network: Some("udp"),
             from: (index % 3 > 0).then(|| node_of(&world, ["bob", "eve"][index as usize % 2])),
             host: ["x.ads.example", "ok.example"][index as usize % 2].to_owned(),
             ip: "203.0.113.9".parse().unwrap(),

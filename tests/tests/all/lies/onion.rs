@@ -1,7 +1,7 @@
 //! Onion circuits: routes and cells, sealed under the right keys, told by a stranger.
 
 use quinn::Connection;
-use wormholes_proto::{OnionKey, Open, SignedRecord, encode_open, onion::CREATE_BYTES};
+use wormholes_proto::{OnionKey, Open, SignedRecord, Transport, encode_open, onion::CREATE_BYTES};
 use wormholes_tests::liar::{
     Lie, Told, ask, formats,
     onion::{Building, Layer, create},
@@ -91,7 +91,7 @@ async fn cells_that_lie_end_their_circuit() {
     let scene = Scene::start(100).await;
     let stranger = scene.call(&scene.stranger).await;
     let hop = scene.record_of(scene.target.id()).await;
-    let open = formats::open(&Open::Exit(scene.echo.address().into()));
+    let open = formats::open(&Open::Exit(Transport::Tcp, scene.echo.address().into()));
     let first = formats::cell(1, &open.bytes(), PAYLOAD_BYTES);
     let data = formats::data_cell(b"to and fro", PAYLOAD_BYTES);
     let end = formats::cell(4, &[], PAYLOAD_BYTES);

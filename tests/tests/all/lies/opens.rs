@@ -1,6 +1,6 @@
 //! What a stream begins with, told by a friend and by a stranger.
 
-use wormholes_proto::{Host, Open, Target, encode_open};
+use wormholes_proto::{Host, Open, Target, Transport, encode_open};
 use wormholes_tests::liar::{Lie, Told, ask, formats, tell};
 
 use super::Scene;
@@ -14,11 +14,17 @@ pub(super) async fn opens(scene: &Scene) -> Vec<(Open, bool)> {
     let port = scene.echo.address().port();
     let own = scene.liar.signed().unwrap();
     vec![
-        (Open::Exit(scene.echo.address().into()), true),
-        (Open::Exit(Target::new(host.clone(), port)), true),
+        (
+            Open::Exit(Transport::Tcp, scene.echo.address().into()),
+            true,
+        ),
+        (
+            Open::Exit(Transport::Tcp, Target::new(host.clone(), port)),
+            true,
+        ),
         (Open::Resolve(host), true),
         (Scene::service(), true),
-        (Open::Service(None), true),
+        (Open::Service(Transport::Tcp, None), true),
         (Open::Relay(scene.friend.id()), true),
         (
             Open::Create {
