@@ -34,7 +34,7 @@ pub(crate) use cells::{CellOpener, CellSealer, CellTurner};
 pub(crate) use copy::watch;
 pub use copy::{CopyEnd, CopyLimits, CopyStop, FlowBytes, Witness, copy};
 pub use datagrams::DatagramPipe;
-pub(crate) use datagrams::{ProgramEnd, Queue, Room};
+pub(crate) use datagrams::{ProgramEnd, Queue, Room, enlarge_buffer};
 pub use memory::MemoryEnd;
 pub use pace::Pace;
 pub(crate) use toll::Toll;

@@ -7,6 +7,8 @@
 mod answers;
 #[path = "lies/carried.rs"]
 mod carried;
+#[path = "lies/datagrams.rs"]
+mod datagrams;
 #[path = "lies/identity.rs"]
 mod identity;
 #[path = "lies/onion.rs"]

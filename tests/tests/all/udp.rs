@@ -109,7 +109,10 @@ async fn a_quic_connection_carries_its_bytes_whole_through_every_tunnel() {
     let sent: Vec<u8> = (0..BULK_BYTES).map(|at| (at / 7 % 251) as u8).collect();
     for way in WAYS {
         let entrance = network.client.entrance(way).unwrap();
+        let begun = std::time::Instant::now();
         let back = quic_echo(entrance, certificate.clone(), &sent).await;
+        let took = begun.elapsed();
+        eprintln!("{way}: {BULK_BYTES} bytes there and back in {took:?}");
         assert_eq!(back.len(), sent.len(), "{way}");
         let hashes = [&back, &sent].map(|bytes| digest(&SHA256, bytes));
         assert_eq!(hashes[0].as_ref(), hashes[1].as_ref(), "{way}");

@@ -7,6 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use quinn::SendDatagramError;
 use wormholes_proto::{LANE_HEAD_BYTES, decode_lane, encode_lane};
 
 use crate::{
@@ -96,24 +97,36 @@ impl Lane {
         max.is_some_and(|max| LANE_HEAD_BYTES + datagram.len() <= max)
     }
 
-    /// Sends `datagram` as soon as there is room. One that the path became too narrow for meanwhile
-    /// is lost.
+    /// Sends `datagram`, or drops it where as much waits already: its sender shall slow down, and
+    /// what waited would only come late.
     ///
     /// # Errors
     /// [`PipeError::Broken`] when the connection is gone.
-    pub(crate) async fn send(&self, datagram: &[u8]) -> Result<(), PipeError> {
+    pub(crate) fn send(&self, datagram: &[u8]) -> Result<(), PipeError> {
+        let Lanes {
+            connection,
+            counters,
+            ..
+        } = &*self.lanes;
         let whole = encode_lane(self.stream, datagram);
-        match self.lanes.connection.send_datagram_wait(whole).await {
+        // Nobody else fills the room meanwhile; quinn would drop the oldest, and count nothing.
+        let _alone = self.lanes.lock();
+        if connection.datagram_send_buffer_space() < whole.len() {
+            counters.dropped.full.fetch_add(1, Relaxed);
+            return Ok(());
+        }
+        match connection.send_datagram(whole) {
             Ok(()) => Ok(()),
-            Err(quinn::SendDatagramError::ConnectionLost(error)) => {
+            Err(SendDatagramError::ConnectionLost(error)) => {
                 Err(PipeError::Broken(error.to_string()))
             }
+            // The path became too narrow just now.
             Err(
-                quinn::SendDatagramError::TooLarge
-                | quinn::SendDatagramError::UnsupportedByPeer
-                | quinn::SendDatagramError::Disabled,
+                SendDatagramError::TooLarge
+                | SendDatagramError::UnsupportedByPeer
+                | SendDatagramError::Disabled,
             ) => {
-                self.lanes.counters.dropped.unsent.fetch_add(1, Relaxed);
+                counters.dropped.unsent.fetch_add(1, Relaxed);
                 Ok(())
             }
         }
@@ -239,6 +252,16 @@ mod tests {
             nodes[1].counters.dropped.by_reason().map(|(_, n)| n),
             [0; 6]
         );
+    }
+
+    #[tokio::test]
+    async fn more_than_the_path_takes_is_dropped_at_once_and_counted() {
+        let nodes = pair().await;
+        let (mut near, _far) = flow(&nodes).await;
+        let flood = vec![Bytes::from(vec![7; 1100]); 1000];
+        near.writer.write_datagrams(&flood).await.unwrap();
+        let full = nodes[0].counters.dropped.full.load(Relaxed);
+        assert!((1..1000).contains(&full), "{full}");
     }
 
     #[tokio::test]

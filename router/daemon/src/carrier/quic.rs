@@ -38,8 +38,8 @@ const KNOWN_WINDOW_BYTES: u32 = 24 << 20;
 const STRANGER_WINDOW_BYTES: u32 = 4 << 20;
 /// What this node holds for one connection until it is acknowledged.
 const SEND_WINDOW_BYTES: u64 = 24 << 20;
-/// Datagrams that wait in one direction: 100 ms at 20 Mbit/s. More of those that came push the
-/// oldest out; those to be sent wait.
+/// Datagrams that wait in one direction: 100 ms at 20 Mbit/s. Of those that came, more push the
+/// oldest out; of those to be sent, the newest goes (`datagrams`).
 const DATAGRAM_BUFFER_BYTES: usize = 256 << 10;
 /// Handshakes at once; from a quarter on, callers prove their address first (RFC 9000,
 /// section 8.1).

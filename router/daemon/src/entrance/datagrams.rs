@@ -24,7 +24,7 @@ use crate::{
     counters::DroppedDatagrams,
     flow::{self, Ends, LocalEnd, Login},
     node::NodeCore,
-    pipe::{ProgramEnd, Queue},
+    pipe::{ProgramEnd, Queue, enlarge_buffer},
 };
 
 /// No datagram is longer.
@@ -85,6 +85,7 @@ impl Desk {
     /// Takes datagrams until `done`, or until the node stops and no flow is left.
     pub(super) async fn run(self, mut framing: Framing, done: impl Future<Output = ()>) {
         let seats = Arc::<Seats>::default();
+        enlarge_buffer(&self.socket);
         tokio::select! {
             () = self.take(&mut framing, &seats) => {}
             () = seats.emptied(&self.core) => {}

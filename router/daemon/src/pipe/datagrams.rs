@@ -16,9 +16,11 @@ use tokio::net::UdpSocket;
 
 pub(super) use copy::copy;
 pub(crate) use queue::{Queue, Room};
+pub(crate) use socket::enlarge_buffer;
 
 use super::{Pipe, PipeError, PipeReader, PipeWriter};
 use crate::{carrier::Lane, counters::Counters};
+
 use socket::{ProgramWriter, SocketReader, SocketWriter};
 use stream::{StreamReader, StreamWriter};
 
@@ -88,6 +90,7 @@ impl Batch {
 impl DatagramPipe {
     /// A socket that is connected to the target.
     pub(crate) fn socket(socket: UdpSocket, counters: &Arc<Counters>) -> Self {
+        enlarge_buffer(&socket);
         let socket = Arc::new(socket);
         Self {
             reader: DatagramReader::Socket(SocketReader::new(Arc::clone(&socket))),

@@ -46,7 +46,7 @@ impl QuicReader {
 
     /// Where datagrams may go beside the stream; `None`: they may not.
     pub(super) fn lane(&self) -> Option<Lane> {
-        self.open.lane(VarInt::from(self.stream.id()).into_inner())
+        self.open.lane(self.stream.id().into())
     }
 
     pub(super) async fn read_chunk(&mut self) -> Result<Option<Bytes>, PipeError> {

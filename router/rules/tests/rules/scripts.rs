@@ -81,6 +81,34 @@ test("misspelt", || route(#{ hots: "a.example" }));
 }
 
 #[test]
+fn cases_say_which_network_they_are_of() {
+    let script = r#"
+fn route(c) { if c.network == "udp" { onion(3) } else { direct() } }
+fn exit(x) {
+    if x.network == () { return deny("look-ups"); }
+    if x.network == "udp" { allow() } else { deny("tcp") }
+}"#;
+    let report = run(
+        script,
+        r#"test("told apart", || {
+    expect(route(#{ host: "a.example", network: "udp" }).steps, ["onion 3"]);
+    expect(route(#{ host: "a.example", network: "tcp", entrance: "udp" }).steps, ["direct"]);
+    expect(route(#{ host: "a.example" }).steps, ["direct"]);
+    expect(exit(#{ ip: "192.0.2.1", network: "udp" }).allows);
+    expect(exit(#{ ip: "192.0.2.1" }).why, "tcp");
+    expect(exit(#{ ip: "192.0.2.1", port: () }).why, "look-ups");
+});
+test("misspelt", || route(#{ host: "a.example", network: "upd" }));
+"#,
+    );
+    assert_eq!(report.faults, []);
+    let failure = |case: usize| report.cases[case].failure.as_ref().map(ToString::to_string);
+    assert_eq!(failure(0), None);
+    let misspelt = failure(1).unwrap();
+    assert!(misspelt.contains("a network is tcp or udp"), "{misspelt}");
+}
+
+#[test]
 fn the_mark_of_an_editor_is_no_part_of_a_script() {
     let text = "\u{feff}fn route(c) { pass() }".to_owned();
     let script = ScriptSource::of_file(Path::new("/rules/marked.rhai"), text);

@@ -12,6 +12,8 @@ use tokio::net::UdpSocket;
 use super::{super::broken, Batch, PipeError, ProgramEnd};
 use crate::counters::Counters;
 
+/// A burst of 500 datagrams of a QUIC sender, each of which the system counts with overhead.
+const SOCKET_BUFFER_BYTES: usize = 1 << 20;
 /// No datagram is longer.
 const SCRATCH_BYTES: usize = 1 << 16;
 
@@ -108,6 +110,16 @@ impl ProgramWriter {
 impl Drop for ProgramWriter {
     fn drop(&mut self) {
         self.end.queue.close();
+    }
+}
+
+/// Lets a burst wait in the system: its default holds some 90 datagrams of a QUIC sender. As far as
+/// the system lets: beyond net.core.rmem_max only root may go.
+pub(crate) fn enlarge_buffer(socket: &UdpSocket) {
+    use rustix::net::sockopt::set_socket_recv_buffer_size_force as force;
+    if force(socket, SOCKET_BUFFER_BYTES).is_err() {
+        let socket = socket2::SockRef::from(socket);
+        let _ = socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
     }
 }
 

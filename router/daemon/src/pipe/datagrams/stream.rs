@@ -84,7 +84,7 @@ impl StreamWriter {
         let mut frames = BytesMut::new();
         for datagram in datagrams {
             if let Some(lane) = self.lane.as_ref().filter(|lane| lane.fits(datagram)) {
-                lane.send(datagram).await?;
+                lane.send(datagram)?;
             } else if !encode_frame(datagram, &mut frames) {
                 self.counters.dropped.unsent.fetch_add(1, Relaxed);
             }
