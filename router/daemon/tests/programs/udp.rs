@@ -1,7 +1,10 @@
 //! UDP forwards: each sender has a flow of its own to the one target.
 
 use std::{
-    collections::BTreeSet, net::SocketAddr, sync::atomic::Ordering::Relaxed, time::Duration,
+    collections::BTreeSet,
+    net::SocketAddr,
+    sync::atomic::Ordering::Relaxed,
+    time::{Duration, Instant},
 };
 
 use tokio::net::UdpSocket;
@@ -68,6 +71,13 @@ async fn check_echo(client: &UdpSocket) {
 async fn dropped(node: &TestNode, reason: &str) -> u64 {
     let line = format!("wormholes_datagrams_dropped_total{{reason=\"{reason}\"}}");
     node.metric(&line).await.unwrap()
+}
+
+/// Waits until as many datagrams found no flow.
+async fn until_dropped(node: &TestNode, count: u64) {
+    let counted = async { while dropped(node, "closed").await < count {} };
+    let counted = tokio::time::timeout(Duration::from_secs(30), counted);
+    counted.await.unwrap();
 }
 
 #[tokio::test]
@@ -138,21 +148,36 @@ async fn rules_tell_networks_apart_and_a_refused_sender_is_asked_about_once_a_se
     let rules = r#"fn route(c) { if c.network == "tcp" { direct() } else { block("no udp") } }"#;
     let node = TestNode::start(rules, &entrance(echo_datagrams().await)).await;
     let client = client(&node).await;
-    for _ in 0..20 {
+    let begun = Instant::now();
+    for sent in 1..=20 {
         client.send(b"hello").await.unwrap();
+        until_dropped(&node, sent).await;
     }
-    let until_dropped = async { while dropped(&node, "closed").await < 20 {} };
-    tokio::time::timeout(Duration::from_secs(30), until_dropped)
-        .await
-        .unwrap();
     let (story, _) = node.story(1);
     assert_eq!(story.end.as_deref(), Some("blocked: no udp"));
     let blocked = concat!(
         r#"wormholes_flows_total{entrance="udp",network="udp","#,
         r#"outcome="blocked",tunnel="block"}"#
     );
-    // Who was slow to send so few may have been asked about once more.
-    assert!(node.metric(blocked).await.unwrap() <= 2);
+    let seconds = begun.elapsed().as_secs();
+    assert!(node.metric(blocked).await.unwrap() <= 2 + seconds);
+}
+
+#[tokio::test]
+async fn a_flow_whose_peer_is_gone_ends_and_the_next_datagram_takes_the_next_step() {
+    let silent = NameServer::start(&[]).await;
+    let exit = TestNode::exit("fn exit(x) { allow() }", &silent).await;
+    let rules = "fn route(c) { peer(\"exit\").direct().exit().timeout(\"2s\").or(direct()) }";
+    let node = TestNode::start(rules, &entrance(echo_datagrams().await)).await;
+    node.befriend(&[("exit", &exit)]);
+    let client = client(&node).await;
+    check_echo(&client).await;
+    exit.node.shutdown().await;
+    let flows = &node.node.core().flows;
+    until("the flow ends", || flows.open() == 0).await;
+    check_echo(&client).await;
+    let paths = [1, 2].map(|flow| node.story(flow).0.path.len());
+    assert_eq!(paths, [1, 0], "nodes on the way");
 }
 
 #[tokio::test]
@@ -265,7 +290,7 @@ async fn no_exit_sends_datagrams_to_a_banned_address() {
 async fn a_stop_waits_for_no_silent_sender() {
     let node = TestNode::start(DIRECT, &entrance(echo_datagrams().await)).await;
     check_echo(&client(&node).await).await;
-    let begun = tokio::time::Instant::now();
+    let begun = Instant::now();
     node.node.shutdown().await;
     // The drain time is 30 s.
     assert!(begun.elapsed() < Duration::from_secs(20));
@@ -284,10 +309,7 @@ async fn more_senders_than_flows_are_turned_away_and_the_first_go_on() {
         check_echo(client).await;
     }
     clients[2].send(b"x").await.unwrap();
-    let until_dropped = async { while dropped(&node, "closed").await == 0 {} };
-    tokio::time::timeout(Duration::from_secs(30), until_dropped)
-        .await
-        .unwrap();
+    until_dropped(&node, 1).await;
     let flows = node.node.core().flows.living(9);
     let ids: BTreeSet<u64> = flows.iter().map(|flow| flow.id).collect();
     assert_eq!(ids, [1, 2].into());
