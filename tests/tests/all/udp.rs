@@ -3,20 +3,25 @@
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     process::Command,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use quinn::{ClientConfig, Endpoint, ServerConfig};
 use ring::digest::{SHA256, digest};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use serde_json::{Value, json};
-use wormholes_tests::{Answers, Metrics, More, NameServer, OUTSIDE, TestNetwork, run};
+use wormholes_tests::{
+    Answers, EchoServer, HonestFlow, LIMIT, Metrics, More, NameServer, OUTSIDE, TestNetwork, run,
+};
 
 /// Each has an entrance of its label, and so its way.
 const WAYS: [&str; 5] = ["here", "exit", "relay", "onion", "chain"];
 const SCRIPT: &str = r#"
 fn route(c) {
-    if c.network != "udp" { return block("only datagrams here"); }
+    if c.network == "tcp" { return peer("exit").direct().exit(); }
     switch c.label {
         "here" => direct(),
         "exit" => peer("exit").direct().exit(),
@@ -125,6 +130,41 @@ async fn a_quic_connection_carries_its_bytes_whole_through_every_tunnel() {
         assert!(bytes > BULK_BYTES as f64, "{kind}: {bytes}");
     }
     echo.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sender_that_never_slows_down_holds_up_no_other_flow_of_the_same_peers() {
+    let sink = UdpSocket::bind((TARGET_IP, 0)).unwrap();
+    let network = network(&sink.local_addr().unwrap().to_string()).await;
+    let echo = EchoServer::start(TARGET_IP).await.unwrap();
+    let socks = network.client.entrance("socks5").unwrap();
+    let mut honest = HonestFlow::open(socks, echo.address()).await.unwrap();
+    let flooded = network.client.entrance("exit").unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    let flood = std::thread::spawn(move || {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let mut sent = 0_u64;
+        while !stopped.load(Relaxed) {
+            sent += u64::from(socket.send_to(&[7; 1100], flooded).is_ok());
+        }
+        sent
+    });
+    let arrived = move || {
+        sink.recv(&mut [0; 1]).unwrap();
+    };
+    tokio::task::spawn_blocking(arrived).await.unwrap();
+    let begun = std::time::Instant::now();
+    honest.trips(50).await.unwrap();
+    let took = begun.elapsed();
+    stop.store(true, Relaxed);
+    let sent = flood.join().unwrap();
+    let dropped = Metrics::read(&network.client).await.unwrap();
+    let dropped = dropped.sum("wormholes_datagrams_dropped_total{reason=\"full\"");
+    eprintln!(
+        "50 trips of 1 MiB in {took:?} beside {sent} datagrams, {dropped} of them dropped here"
+    );
+    assert!(took < LIMIT / 2, "{took:?}");
 }
 
 /// A server that quinn makes, and the certificate that it shows.
