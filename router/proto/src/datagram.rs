@@ -6,7 +6,8 @@
 //! QUIC datagram  stream id u64 | datagram          RFC 9000's number of the flow's stream
 //! ```
 //! Both may be used in one flow, in both directions at any time: a datagram that the path is too
-//! narrow for goes as a frame. Frames keep their order; QUIC datagrams keep none, and may be lost.
+//! narrow for goes as a frame, as all do on TCP, through relays and in onions. Frames keep their
+//! order; QUIC datagrams keep none, and may be lost.
 
 use bytes::{Bytes, BytesMut};
 

@@ -18,13 +18,14 @@ use wormholes_tests::{
 };
 
 /// Each has an entrance of its label, and so its way.
-const WAYS: [&str; 5] = ["here", "exit", "relay", "onion", "chain"];
+const WAYS: [&str; 6] = ["here", "exit", "tcp", "relay", "onion", "chain"];
 const SCRIPT: &str = r#"
 fn route(c) {
     if c.network == "tcp" { return peer("exit").direct().exit(); }
     switch c.label {
         "here" => direct(),
         "exit" => peer("exit").direct().exit(),
+        "tcp" => peer("exit").direct().exit().carrier("tcp"),
         "relay" => peer("exit").relayed("relay").exit(),
         "onion" => onion(2).closed(),
         "chain" => onion(3).closed(),
@@ -74,7 +75,7 @@ async fn dig_is_answered_through_every_tunnel_and_the_flows_say_how() {
     let client = &network.client;
     for (way, kind) in WAYS
         .into_iter()
-        .zip(["direct", "direct", "relay", "onion", "onion"])
+        .zip(["direct", "direct", "direct", "relay", "onion", "onion"])
     {
         let entrance = client.entrance(way).unwrap();
         assert_eq!(dig(entrance, "a.example").await, found.to_string(), "{way}");
@@ -100,7 +101,7 @@ async fn a_name_behind_a_forward_is_found_by_the_end_of_the_tunnel() {
     let _names = NameServer::start(socket, answers).unwrap();
     // Only the exit can resolve it.
     let network = network(&format!("{OUTSIDE}:{port}")).await;
-    for way in ["exit", "relay", "onion"] {
+    for way in ["exit", "tcp", "relay", "onion"] {
         let entrance = network.client.entrance(way).unwrap();
         assert_eq!(dig(entrance, "b.example").await, found.to_string(), "{way}");
     }
