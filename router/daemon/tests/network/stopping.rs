@@ -10,11 +10,11 @@ use wormholes_rules::Tunnel;
 use crate::support::*;
 
 async fn echoes(opened: &mut Opened, bytes: &[u8]) {
-    let send = opened.pipe.writer.write_chunk(bytes.to_vec().into());
+    let send = pipe(opened).writer.write_chunk(bytes.to_vec().into());
     within(send).await.unwrap();
     let mut back = Vec::new();
     while back.len() < bytes.len() {
-        let chunk = within(opened.pipe.reader.read_chunk()).await.unwrap();
+        let chunk = within(pipe(opened).reader.read_chunk()).await.unwrap();
         back.extend_from_slice(&chunk.expect("more"));
     }
     assert_eq!(back, bytes);
