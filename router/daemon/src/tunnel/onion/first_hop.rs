@@ -4,8 +4,13 @@
 
 use std::{
     collections::HashMap,
+    net::SocketAddr,
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
+
+use tokio::time::timeout;
 
 use wormholes_proto::{Answer, NodeId, Open, Reason, onion::PathHop};
 
@@ -21,6 +26,8 @@ use crate::{
     pipe::{Pipe, PipeError},
 };
 
+/// Two tries of a handshake's first datagram.
+const QUIC_FIRST: Duration = Duration::from_secs(2);
 /// First hops at once: the guards and those that plans name. Overflow: those without a connection
 /// are forgotten, then a newcomer is refused.
 const MAX_FIRST_HOPS: usize = 64;
@@ -76,6 +83,44 @@ pub(super) async fn ask(
         hop,
         ask_link(network.counters(), &link, open).await,
     )
+}
+
+/// Over QUIC, unless that does not answer for long: over TCP each circuit is a connection that the
+/// wire sees, and one lost datagram is no reason for it.
+async fn dial(
+    network: &Network,
+    caller: &Caller,
+    id: NodeId,
+    wanted: Option<CarrierKind>,
+    addresses: &[SocketAddr],
+) -> Option<Result<Link, LinkError>> {
+    let over = async |kind| {
+        let kinds = network.carrier().kinds();
+        let ways = ways(kinds, None, Some(kind), addresses);
+        first_to_open(&ways, |way| network.carrier().dial(caller, id, way)).await
+    };
+    if let Some(kind) = wanted {
+        return over(kind).await;
+    }
+    let mut quic = pin!(over(CarrierKind::Quic));
+    let failed = match timeout(QUIC_FIRST, quic.as_mut()).await {
+        Ok(Some(Ok(link))) => return Some(Ok(link)),
+        Ok(failed) => failed,
+        Err(_) => {
+            let mut tcp = pin!(over(CarrierKind::Tcp));
+            return tokio::select! {
+                dialled = quic.as_mut() => match dialled {
+                    Some(Ok(link)) => Some(Ok(link)),
+                    failed => tcp.await.or(failed),
+                },
+                dialled = tcp.as_mut() => match dialled {
+                    Some(Ok(link)) => Some(Ok(link)),
+                    failed => quic.await.or(failed),
+                },
+            };
+        }
+    };
+    over(CarrierKind::Tcp).await.or(failed)
 }
 
 /// A hop that will not serve lets another guard go first for a while.
@@ -169,9 +214,7 @@ impl FirstHop {
             CircuitError::Hop(0, Reason::Busy)
         })?;
         let addresses = network.addresses_of(&hop.id, None);
-        let dial = |way| network.carrier().dial(&caller, hop.id, way);
-        let ways = ways(network.carrier().kinds(), None, carrier, &addresses);
-        let link = match first_to_open(&ways, dial).await {
+        let link = match dial(network, &caller, hop.id, carrier, &addresses).await {
             Some(Ok(link)) => link,
             Some(Err(error)) => {
                 tracing::debug!(%error, "first hop not reached");
