@@ -187,6 +187,16 @@ impl Standing {
         };
         streams.saturating_add(u32::try_from(circuits).unwrap_or(u32::MAX))
     }
+
+    /// The same over TCP. A stranger has fewer: a stream of QUIC costs some hundred bytes, a
+    /// connection a descriptor.
+    fn connections(self, circuits: usize) -> usize {
+        let connections = match self {
+            Self::Stranger => tcp::FIRST_PLACES,
+            Self::Known => KNOWN_STREAMS as usize,
+        };
+        connections.saturating_add(circuits)
+    }
 }
 
 impl Caller {

@@ -28,7 +28,7 @@ use crate::{
 
 use strangers::Strangers;
 
-pub(crate) use strangers::StrangerPlace;
+pub(crate) use strangers::{StrangerPlace, source_of};
 pub(crate) use world::{WorldCache, relays};
 
 /// For so long the carrier that worked is tried first (RFC 8305, section 4: ten minutes).
@@ -97,6 +97,9 @@ pub enum ConnectError {
     /// It is this node.
     #[error("the node is this one")]
     Myself,
+    /// This node does not speak it.
+    #[error("this node speaks no {0}; `carriers` in [node] of config.toml adds it")]
+    NoCarrier(CarrierKind),
     /// As many connections stand as config.toml allows.
     #[error("too many connections")]
     TooMany,
@@ -116,6 +119,7 @@ impl ConnectError {
     pub fn reason(&self) -> Reason {
         match self {
             Self::NoAddress | Self::Myself => Reason::NoNode,
+            Self::NoCarrier(_) => Reason::Unsupported,
             Self::Forbidden(_) => Reason::ForbiddenAddress,
             Self::TooMany | Self::Tls(_) => Reason::Busy,
             Self::BackingOff(error) | Self::Link(error) => match error {
@@ -245,6 +249,9 @@ impl Peers {
         addresses: &[SocketAddr],
         wanted: Option<CarrierKind>,
     ) -> Result<(Link, bool), ConnectError> {
+        if let Some(kind) = wanted.filter(|kind| !carrier.kinds().contains(kind)) {
+            return Err(ConnectError::NoCarrier(kind));
+        }
         let seat = self.seat_of(id)?;
         if let Some(link) = seat.link_over(wanted) {
             return Ok((link, false));

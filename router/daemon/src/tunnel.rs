@@ -426,17 +426,24 @@ async fn ask_on(
     };
     pipe.writer.send_open(open).await.map_err(broken)?;
     let answer = if let Open::Resolve(_) = open {
-        pipe.reader.read_answer().await
+        let answer = pipe.reader.read_answer().await;
+        // Nothing else is said: whatever carries it is free for the next.
+        let _ = pipe.writer.finish().await;
+        answer
     } else {
         pipe.reader.read_grant().await
     };
     let answer = network.counters().answered(answer);
     match answer.map_err(broken)? {
         Answer::Accepted(body) => Ok(body),
-        Answer::Refused(reason) => Err(OpenError::Refused {
-            node: network.named(node),
-            reason,
-        }),
+        Answer::Refused(reason) => {
+            // Who refused has ended the stream.
+            let _ = pipe.writer.finish().await;
+            Err(OpenError::Refused {
+                node: network.named(node),
+                reason,
+            })
+        }
     }
 }
 

@@ -11,11 +11,13 @@
 //!          1 pong      the ping's
 //!          2 want      so many backward connections more
 //!          3 close     the link ends; the value says why
-//!          4 places    the called takes so many connections at once, 256 before it says so
+//!          4 places    the called takes so many connections at once, 64 before it says so
 //! FRAME    on the others, both ways: length u32 (0 to 16,777,216) | data
 //! ```
 //! A frame without data ends its direction of the flow. When both have ended, whoever begins the
-//! flows of the connection may begin the next. A flow that breaks takes its connection with it.
+//! flows of the connection may begin the next. Who has sent its end reads to the other's before it lets
+//! the connection go: what lies unread would take back what was sent. A flow that breaks takes its
+//! connection with it.
 //! The caller draws the 16 bytes of a link; they only hold together what the same key called for.
 
 use bytes::{Buf, Bytes};

@@ -131,7 +131,9 @@ impl Link {
         let streams = standing.streams(circuits);
         match &self.connection {
             Connection::Quic(quic) => quic::set_standing(quic, standing, streams),
-            Connection::Tcp(tcp) => tcp.set_max_connections(streams as usize),
+            Connection::Tcp(tcp) => {
+                tcp.set_places(standing.connections(circuits));
+            }
         }
     }
 

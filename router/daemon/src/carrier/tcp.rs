@@ -4,7 +4,9 @@
 //! A connection carries one flow at a time and then the next, so that a flow costs no handshake;
 //! the formats are those of [`wormholes_proto::tcp`].
 
+mod lease;
 mod link;
+mod orders;
 mod socket;
 
 use std::{
@@ -20,7 +22,7 @@ use rustls::{ClientConfig, ServerConfig, pki_types::ServerName};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
-    sync::{Notify, Semaphore},
+    sync::Notify,
     time::{Instant, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -29,15 +31,20 @@ use wormholes_proto::{
     tcp::{LinkToken, PREFACE_BYTES, Preface, Purpose},
 };
 
-use super::{Families, HANDSHAKE_TIMEOUT, LinkError, STRANGER_STREAMS};
-use crate::pipe::PipeError;
+use super::{Families, HANDSHAKE_TIMEOUT, LinkError};
+use crate::{peers::source_of, pipe::PipeError};
 
+pub(crate) use lease::Lease;
 use link::Shared;
-pub(crate) use link::{Lease, TcpLink};
+pub(crate) use link::TcpLink;
 pub(crate) use socket::TlsSocket;
 
 /// Handshakes at once. Overflow rule: the newcomer is sent away.
 const MAX_HANDSHAKES: usize = 512;
+/// Of them from one source, as strangers are told apart. Overflow rule: the newcomer is sent away.
+const MAX_HANDSHAKES_OF_ONE: usize = 128;
+/// Connections for flows that a caller may make before it is told how many.
+pub(super) const FIRST_PLACES: usize = 64;
 /// Connections that the system keeps for this node to accept.
 const BACKLOG: i32 = 1024;
 /// After the system refused a connection, which it does when descriptors run out.
@@ -50,7 +57,7 @@ const LINK_TIMEOUT: Duration = Duration::from_secs(1);
 pub(super) struct TcpCarrier {
     listeners: Vec<TcpListener>,
     tls: Arc<ServerConfig>,
-    handshakes: Semaphore,
+    handshakes: Handshakes,
     links: Arc<Links>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -80,7 +87,7 @@ impl TcpCarrier {
         Self {
             listeners,
             tls: Arc::new(tls),
-            handshakes: Semaphore::new(MAX_HANDSHAKES),
+            handshakes: Handshakes::default(),
             links: Arc::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
@@ -120,14 +127,15 @@ impl TcpCarrier {
             is_our_no: true,
             why: why.to_owned(),
         };
-        let _place = self.handshakes.try_acquire();
-        let _place = _place.map_err(|_| failed("too many at once"))?;
+        let place = self.handshakes.enter(address.ip());
+        let place = place.ok_or_else(|| failed("too many at once"))?;
         let shake = async {
             let socket = TlsSocket::answer(stream, Arc::clone(&self.tls)).await?;
             let preface = read_preface(&socket).await?;
             Ok::<_, PipeError>((socket, preface))
         };
         let shaken = timeout(HANDSHAKE_TIMEOUT, shake).await;
+        drop(place);
         let shaken = shaken.map_err(|_| failed("too slow"))?;
         let (socket, preface) = shaken.map_err(|error| failed(&error.to_string()))?;
         let id = socket.peer_id().ok_or_else(|| failed("no node id"))?;
@@ -191,6 +199,49 @@ impl TcpCarrier {
     }
 }
 
+/// Handshakes that are being done, by source.
+#[derive(Debug, Default)]
+struct Handshakes(Mutex<HashMap<IpAddr, usize>>);
+
+/// A place in them.
+#[derive(Debug)]
+struct Shaking<'a> {
+    handshakes: &'a Handshakes,
+    source: IpAddr,
+}
+
+impl Handshakes {
+    /// Takes a place; `None` when there are too many.
+    fn enter(&self, address: IpAddr) -> Option<Shaking<'_>> {
+        let source = source_of(address);
+        let mut by_source = self.lock();
+        let all: usize = by_source.values().sum();
+        let of_one = by_source.get(&source).copied().unwrap_or(0);
+        if all >= MAX_HANDSHAKES || of_one >= MAX_HANDSHAKES_OF_ONE {
+            return None;
+        }
+        by_source.insert(source, of_one + 1);
+        Some(Shaking {
+            handshakes: self,
+            source,
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Shaking<'_> {
+    fn drop(&mut self) {
+        let mut by_source = self.handshakes.lock();
+        match by_source.get(&self.source).copied() {
+            Some(count) if count > 1 => by_source.insert(self.source, count - 1),
+            _ => by_source.remove(&self.source),
+        };
+    }
+}
+
 impl Links {
     fn add(&self, id: NodeId, token: LinkToken, link: &Arc<Shared>) {
         let mut links = self.lock();
@@ -242,7 +293,7 @@ impl Call {
         let address = self.address;
         let failed = |error: PipeError| LinkError::Handshake {
             address,
-            is_our_no: error.is_breach(),
+            is_our_no: matches!(error, PipeError::Malformed(_)),
             why: error.to_string(),
         };
         let refused = |error: io::Error| LinkError::Address {

@@ -66,7 +66,8 @@ impl Drop for StrangerPlace {
     }
 }
 
-fn source_of(address: IpAddr) -> IpAddr {
+/// What one customer of a provider has at least.
+pub(crate) fn source_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(ip) => ip.into(),
         IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),

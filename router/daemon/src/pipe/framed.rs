@@ -3,16 +3,13 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use wormholes_proto::tcp::{END, FrameReader, Part, frame_head};
+use wormholes_proto::tcp::{END, frame_head};
 
 use super::{BATCH_CHUNKS, PipeError, quic::MAX_AHEAD_BYTES};
 use crate::carrier::Lease;
 
 pub(super) struct FramedReader {
     lease: Arc<Lease>,
-    frames: FrameReader,
-    /// Read, but not cut into frames yet.
-    pending: Bytes,
     /// Read while nothing was wanted but to learn whether the flow breaks off.
     ahead: BytesMut,
 }
@@ -27,8 +24,6 @@ impl FramedReader {
     pub(super) fn new(lease: Arc<Lease>) -> Self {
         Self {
             lease,
-            frames: FrameReader::default(),
-            pending: Bytes::new(),
             ahead: BytesMut::new(),
         }
     }
@@ -38,42 +33,20 @@ impl FramedReader {
         if !self.ahead.is_empty() {
             return Ok(vec![self.ahead.split().freeze()]);
         }
-        self.read_parts(BATCH_CHUNKS).await
+        self.lease.read_parts(BATCH_CHUNKS).await
     }
 
     pub(super) async fn read_chunk(&mut self) -> Result<Option<Bytes>, PipeError> {
         if !self.ahead.is_empty() {
             return Ok(Some(self.ahead.split().freeze()));
         }
-        Ok(self.read_parts(1).await?.pop())
-    }
-
-    async fn read_parts(&mut self, max: usize) -> Result<Vec<Bytes>, PipeError> {
-        let mut chunks = Vec::new();
-        while !self.lease.has_ended_in() && chunks.len() < max {
-            let part = self.frames.handle_bytes(&mut self.pending);
-            match part.map_err(|_| PipeError::Malformed("frame"))? {
-                Some(Part::Data(data)) => chunks.push(data),
-                Some(Part::End) => {
-                    // Whatever is behind it belongs to the next flow.
-                    self.lease.socket().unread(&self.pending);
-                    self.pending = Bytes::new();
-                    self.lease.ended_in();
-                }
-                None if !chunks.is_empty() => break,
-                None => {
-                    let read = self.lease.socket().read().await?;
-                    self.pending = read.ok_or(PipeError::Reset)?;
-                }
-            }
-        }
-        Ok(chunks)
+        Ok(self.lease.read_parts(1).await?.pop())
     }
 
     /// Ends when the other end broke this direction off, or the connection is lost. Cancel-safe.
     pub(super) async fn aborted(&mut self) {
         while self.ahead.len() < MAX_AHEAD_BYTES {
-            match self.read_parts(BATCH_CHUNKS).await {
+            match self.lease.read_parts(BATCH_CHUNKS).await {
                 Ok(chunks) if chunks.is_empty() => {
                     // After its end the other end says nothing more on this flow.
                     return self.lease.socket().stirred().await;
@@ -118,14 +91,19 @@ impl FramedWriter {
         Ok(())
     }
 
-    /// Ends when the other end will read nothing more, which is heard once it has said all.
+    /// Ends when the other end will read nothing more, or is lost. Whoever waits for it wants
+    /// nothing more of what comes in: relayed ends and onions leave the end of the stream unread.
     pub(super) fn left(&self) -> impl Future<Output = ()> + Send + use<> {
         let lease = Arc::clone(&self.lease);
         async move {
-            if lease.has_ended_in() {
-                return lease.socket().stirred().await;
+            while !lease.has_ended_in() {
+                match lease.read_parts(1).await {
+                    Ok(parts) if parts.is_empty() => {}
+                    // Nothing is said behind an end.
+                    Ok(_) | Err(_) => return,
+                }
             }
-            std::future::pending().await
+            lease.socket().stirred().await;
         }
     }
 }

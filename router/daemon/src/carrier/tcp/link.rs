@@ -8,47 +8,50 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
-        atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
 
-use bytes::BytesMut;
 use tokio::{
     runtime::Handle,
-    sync::{Notify, Semaphore, mpsc},
-    time::{Instant, MissedTickBehavior},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc},
+    time::{Instant, timeout},
 };
-use tokio_util::sync::CancellationToken;
-use wormholes_proto::tcp::{LinkToken, ORDER_BYTES, Order, Preface, Purpose};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
+use wormholes_proto::tcp::{LinkToken, Order, Preface, Purpose};
 
 use super::{
-    Call, STRANGER_STREAMS,
+    Call, FIRST_PLACES, Lease,
+    orders::keep,
     socket::{Look, TlsSocket},
 };
-use crate::carrier::{CloseCode, IDLE_TIMEOUT, KEEP_ALIVE, LinkError, OpenStream};
+use crate::carrier::{CloseCode, KNOWN_STREAMS, LinkError, OpenStream};
 
-/// Connections that wait for their next flow, for each end that begins. Overflow rule: the one
-/// that waits longest is closed.
+/// Connections that wait for their next flow, for each end that begins. Overflow rule: where flows
+/// begin, the one that waits longest is closed; at the other end, the newcomer.
 const MAX_IDLE: usize = 256;
 /// A connection without a flow is closed after so long, before a NAT on the way forgets it.
 const IDLE_LIMIT: Duration = Duration::from_secs(60);
-/// Connections that the called may have asked for at once. Overflow rule: it asks again.
-const MAX_WANTED: usize = 64;
+/// The other end, which does not close first, gives up after so long.
+const LONGEST_IDLE: Duration = Duration::from_secs(180);
+/// Connections that are made at once, for each end that begins. Overflow rule: the next one waits;
+/// the called asks again.
+const MAX_DIALS: usize = 64;
+/// The called asks again after so long.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// The called counts some that the caller has closed already.
+const SLACK: usize = MAX_DIALS;
 /// Flows that began and wait to be served. Overflow rule: the next one waits where it came.
 const MAX_BEGUN: usize = 256;
-/// Connections that a caller makes for one link at most, whatever the called says.
-const MAX_PLACES: usize = 65_536;
 /// Orders that wait to be sent. Overflow rule: whoever gives one waits.
 const MAX_ORDERS: usize = 64;
-/// Who does not take leave by then is left alone.
-const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A link; dropping it closes it.
 #[derive(Debug)]
 pub(crate) struct TcpLink {
     shared: Arc<Shared>,
-    begun: tokio::sync::Mutex<mpsc::Receiver<Begun>>,
+    begun: tokio::sync::Mutex<mpsc::Receiver<Arc<Connection>>>,
 }
 
 /// What the connections of a link share.
@@ -62,22 +65,37 @@ pub(super) struct Shared {
     idle: Mutex<Vec<(Instant, Arc<Connection>)>>,
     /// A connection came to `idle`, or a place got free.
     freed: Notify,
-    connections: Mutex<HashMap<u64, Weak<Connection>>>,
+    connections: Mutex<Connections>,
     next_id: AtomicU64,
     /// Overflow rule: the caller waits, the called refuses.
-    max_connections: AtomicUsize,
-    begun: mpsc::Sender<Begun>,
+    places: AtomicUsize,
+    /// Connections that wait for the other end to begin a flow.
+    resting: AtomicUsize,
+    begun: mpsc::Sender<Arc<Connection>>,
+    /// Whether somebody serves the flows that the other end begins.
+    is_served: AtomicBool,
     orders: mpsc::Sender<Order>,
-    /// For connections that are being made for the called.
-    wanted: Semaphore,
-    made: Instant,
-    rtt_us: AtomicU64,
+    /// For forward connections that are being made.
+    dials: Semaphore,
+    /// For backward ones.
+    wanted: Arc<Semaphore>,
+    pub(super) made: Instant,
+    pub(super) rtt_us: AtomicU64,
     /// As which this end wants it closed.
-    leave: OnceLock<CloseCode>,
+    pub(super) leave: OnceLock<CloseCode>,
     leaving: CancellationToken,
     why: OnceLock<LinkError>,
     closed: CancellationToken,
     runtime: Handle,
+}
+
+#[derive(Debug, Default)]
+struct Connections {
+    by_id: HashMap<u64, Weak<Connection>>,
+    /// That are being made.
+    promised: usize,
+    /// On which the other end begins.
+    begun_there: usize,
 }
 
 /// A connection of a link for flows.
@@ -89,23 +107,9 @@ pub(super) struct Connection {
     link: Weak<Shared>,
 }
 
-/// A flow that the other end began.
-type Begun = Arc<Connection>;
-
-/// A connection while a flow is on it: after a good end it takes another one.
+/// A place for a connection that is being made.
 #[derive(Debug)]
-pub(crate) struct Lease {
-    connection: Arc<Connection>,
-    link: Arc<TcpLink>,
-    /// Directions that ended well: bits of [`IN`] and [`OUT`].
-    ended: AtomicU8,
-    _open: OpenStream,
-}
-
-/// The direction that comes in.
-const IN: u8 = 1;
-/// The direction that goes out.
-const OUT: u8 = 2;
+struct Promise<'a>(&'a Shared);
 
 impl TcpLink {
     /// Makes a link of its first connection, to which `call` can add more. It ends with `stop`; its
@@ -128,10 +132,13 @@ impl TcpLink {
             freed: Notify::new(),
             connections: Mutex::default(),
             next_id: AtomicU64::new(0),
-            max_connections: AtomicUsize::new(STRANGER_STREAMS as usize),
+            places: AtomicUsize::new(FIRST_PLACES),
+            resting: AtomicUsize::new(0),
             begun: begun_sender,
+            is_served: AtomicBool::new(false),
             orders,
-            wanted: Semaphore::new(MAX_WANTED),
+            dials: Semaphore::new(MAX_DIALS),
+            wanted: Arc::new(Semaphore::new(MAX_DIALS)),
             made: Instant::now(),
             leave: OnceLock::new(),
             leaving: stop.child_token(),
@@ -156,12 +163,12 @@ impl TcpLink {
         Duration::from_micros(self.shared.rtt_us.load(Relaxed))
     }
 
-    /// What the called takes is for the called to say.
-    pub(crate) fn set_max_connections(&self, max: usize) {
-        if self.shared.call.is_none() {
-            self.shared.max_connections.store(max, Relaxed);
+    /// How many connections the called takes; the caller has no say.
+    pub(crate) fn set_places(&self, places: usize) {
+        if !self.shared.can_call() {
+            self.shared.set_places(places);
             // Nothing else was ordered yet; what is lost only makes the caller wait.
-            let _ = self.shared.orders.try_send(Order::Places(max as u64));
+            let _ = self.shared.orders.try_send(Order::Places(places as u64));
         }
     }
 
@@ -172,10 +179,10 @@ impl TcpLink {
     pub(crate) async fn open(self: &Arc<Self>, open: OpenStream) -> Result<Lease, LinkError> {
         let connection = tokio::select! {
             biased;
-            () = self.shared.leaving.cancelled() => return Err(self.shared.why()),
+            () = self.shared.left() => return Err(self.shared.why()),
             connection = self.shared.free_connection() => connection?,
         };
-        Ok(self.lease(connection, open))
+        Ok(Lease::new(connection, Arc::clone(self), open))
     }
 
     /// The next flow that the other end began. Cancel-safe.
@@ -186,23 +193,15 @@ impl TcpLink {
         self: &Arc<Self>,
         open: impl FnOnce() -> OpenStream,
     ) -> Result<Lease, LinkError> {
+        self.shared.is_served.store(true, Relaxed);
         let next = async { self.begun.lock().await.recv().await };
         tokio::select! {
             biased;
-            () = self.shared.leaving.cancelled() => Err(self.shared.why()),
+            () = self.shared.left() => Err(self.shared.why()),
             begun = next => match begun {
-                Some(connection) => Ok(self.lease(connection, open())),
+                Some(connection) => Ok(Lease::new(connection, Arc::clone(self), open())),
                 None => Err(self.shared.why()),
             },
-        }
-    }
-
-    fn lease(self: &Arc<Self>, connection: Arc<Connection>, open: OpenStream) -> Lease {
-        Lease {
-            connection,
-            link: Arc::clone(self),
-            ended: AtomicU8::new(0),
-            _open: open,
         }
     }
 
@@ -212,12 +211,13 @@ impl TcpLink {
 
     /// Waits until it is closed, and says why.
     pub(crate) async fn closed(&self) -> LinkError {
-        self.shared.leaving.cancelled().await;
+        self.shared.left().await;
         self.shared.why()
     }
 
     pub(crate) fn close(&self, code: CloseCode) {
-        self.shared.leave(code);
+        let _ = self.shared.leave.set(code);
+        self.shared.leaving.cancel();
     }
 }
 
@@ -228,7 +228,7 @@ impl Drop for TcpLink {
 }
 
 impl Shared {
-    /// Takes in a connection that was made for flows.
+    /// Takes in a connection that the caller made for flows.
     ///
     /// # Errors
     /// [`LinkError`] when there are too many, or the link is gone.
@@ -238,7 +238,8 @@ impl Shared {
         begins_here: bool,
     ) -> Result<Arc<Connection>, LinkError> {
         let mut connections = lock(&self.connections);
-        if connections.len() >= self.max_connections.load(Relaxed) {
+        let places = self.places.load(Relaxed).saturating_add(SLACK);
+        if !self.can_call() && connections.by_id.len() >= places {
             return Err(LinkError::Lost("too many connections".to_owned()));
         }
         let id = self.next_id.fetch_add(1, Relaxed);
@@ -248,7 +249,8 @@ impl Shared {
             id,
             link: Arc::downgrade(self),
         });
-        connections.insert(id, Arc::downgrade(&connection));
+        connections.by_id.insert(id, Arc::downgrade(&connection));
+        connections.begun_there += usize::from(!begins_here);
         drop(connections);
         // Else it could miss the end of all others.
         if self.closed.is_cancelled() {
@@ -262,34 +264,33 @@ impl Shared {
         if self.leaving.is_cancelled() {
             return;
         }
-        if connection.begins_here {
-            let mut idle = lock(&self.idle);
-            if idle.len() >= MAX_IDLE {
-                idle.remove(0);
-            }
-            idle.push((Instant::now(), connection));
-            drop(idle);
-            self.freed.notify_one();
-        } else {
-            self.runtime
-                .spawn(wait_for_flow(Arc::clone(self), connection));
+        if !connection.begins_here {
+            return self.spawn(wait_for_flow(Arc::clone(self), connection));
         }
+        let mut idle = lock(&self.idle);
+        let oldest = (idle.len() >= MAX_IDLE).then(|| idle.remove(0));
+        idle.push((Instant::now(), connection));
+        drop(idle);
+        drop(oldest);
+        self.freed.notify_one();
     }
 
     async fn free_connection(self: &Arc<Self>) -> Result<Arc<Connection>, LinkError> {
         loop {
-            let freed = self.freed.notified();
+            let mut freed = std::pin::pin!(self.freed.notified());
+            freed.as_mut().enable();
             if let Some(connection) = self.take_idle() {
                 return Ok(connection);
             }
-            match &self.call {
-                Some(_) if self.has_place() => return self.add(Purpose::Forward).await,
-                Some(_) => {}
-                None => {
-                    let _ = self.orders.send(Order::Want(1)).await;
+            if self.can_call() {
+                if let Some(_promise) = self.promise() {
+                    return self.add(Purpose::Forward).await;
                 }
+            } else {
+                // Many may be waiting to be sent: then one of them does for this too.
+                let _ = self.orders.try_send(Order::Want(1));
             }
-            freed.await;
+            let _ = timeout(ASK_AGAIN, freed).await;
         }
     }
 
@@ -304,39 +305,82 @@ impl Shared {
     }
 
     #[cfg(test)]
-    pub(super) fn connections(&self) -> usize {
-        lock(&self.connections).len()
+    pub(super) fn order(&self, order: Order) -> bool {
+        self.orders.try_send(order).is_ok()
     }
 
-    fn has_place(&self) -> bool {
-        lock(&self.connections).len() < self.max_connections.load(Relaxed)
+    #[cfg(test)]
+    pub(super) fn connections(&self) -> usize {
+        lock(&self.connections).by_id.len()
+    }
+
+    /// Whether connections are made from here.
+    pub(super) fn can_call(&self) -> bool {
+        self.call.is_some()
+    }
+
+    fn promise(&self) -> Option<Promise<'_>> {
+        let mut connections = lock(&self.connections);
+        let taken = connections.by_id.len() + connections.promised;
+        (taken < self.places.load(Relaxed)).then(|| {
+            connections.promised += 1;
+            Promise(self)
+        })
+    }
+
+    /// Where flows of the other end are served, for as many as a peer may have open.
+    pub(super) fn place_for_the_called(&self) -> Option<OwnedSemaphorePermit> {
+        let is_served = self.is_served.load(Relaxed);
+        let begun_there = lock(&self.connections).begun_there;
+        if !is_served || begun_there >= KNOWN_STREAMS as usize {
+            return None;
+        }
+        Arc::clone(&self.wanted).try_acquire_owned().ok()
     }
 
     /// Makes one more connection.
-    async fn add(self: &Arc<Self>, purpose: Purpose) -> Result<Arc<Connection>, LinkError> {
-        let Some(call) = &self.call else {
-            return Err(LinkError::Lost("nobody to call".to_owned()));
+    pub(super) async fn add(
+        self: &Arc<Self>,
+        purpose: Purpose,
+    ) -> Result<Arc<Connection>, LinkError> {
+        let gone = || LinkError::Lost("nobody to call".to_owned());
+        let call = self.call.as_ref().ok_or_else(gone)?;
+        let begins_here = purpose == Purpose::Forward;
+        let _turn = match begins_here {
+            true => Some(self.dials.acquire().await.map_err(|_| gone())?),
+            false => None,
         };
         let preface = Preface {
             purpose,
             link: self.token,
         };
-        let socket = call.connect(preface).await?;
-        self.take_in(socket, purpose == Purpose::Forward)
+        self.take_in(call.connect(preface).await?, begins_here)
     }
 
-    fn leave(&self, code: CloseCode) {
-        let _ = self.leave.set(code);
-        self.leaving.cancel();
+    pub(super) fn set_places(&self, places: usize) {
+        self.places.store(places, Relaxed);
+        self.freed.notify_waiters();
+    }
+
+    /// Ends when this end wants the link closed, or it is.
+    pub(super) fn left(&self) -> WaitForCancellationFuture<'_> {
+        self.leaving.cancelled()
     }
 
     /// The end: nothing is sent or read on any connection any more.
-    fn end(&self, why: LinkError) {
+    pub(super) fn end(&self, why: LinkError) {
         let _ = self.why.set(why);
         self.closed.cancel();
         self.leaving.cancel();
-        lock(&self.idle).clear();
-        for connection in lock(&self.connections).values().filter_map(Weak::upgrade) {
+        let idle = std::mem::take(&mut *lock(&self.idle));
+        drop(idle);
+        // Whoever drops one needs the lock.
+        let all: Vec<_> = {
+            let connections = lock(&self.connections);
+            let all = connections.by_id.values();
+            all.filter_map(Weak::upgrade).collect()
+        };
+        for connection in all {
             connection.socket.shut();
         }
     }
@@ -346,170 +390,59 @@ impl Shared {
         self.why.get().cloned().unwrap_or_else(here)
     }
 
-    fn forget_idle(&self) {
+    pub(super) fn forget_idle(&self) {
         let mut idle = lock(&self.idle);
-        idle.retain(|(since, _)| since.elapsed() < IDLE_LIMIT);
+        let old = idle.partition_point(|(since, _)| since.elapsed() >= IDLE_LIMIT);
+        let old: Vec<_> = idle.drain(..old).collect();
+        drop(idle);
+        drop(old);
     }
 
-    fn measured(&self, rtt: Duration) {
-        let (old, new) = (self.rtt_us.load(Relaxed), micros(rtt));
-        // RFC 6298, section 2.
-        let smooth = if old == 0 { new } else { (old * 7 + new) / 8 };
-        self.rtt_us.store(smooth, Relaxed);
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.runtime.spawn(task);
+    }
+}
+
+impl Connection {
+    pub(super) fn socket(&self) -> &TlsSocket {
+        &self.socket
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
         if let Some(link) = self.link.upgrade() {
-            lock(&link.connections).remove(&self.id);
+            let mut connections = lock(&link.connections);
+            connections.by_id.remove(&self.id);
+            connections.begun_there -= usize::from(!self.begins_here);
+            drop(connections);
             link.freed.notify_one();
         }
     }
 }
 
-impl Lease {
-    /// The connection.
-    pub(crate) fn socket(&self) -> &TlsSocket {
-        &self.connection.socket
-    }
-
-    /// The direction that comes in ended well.
-    pub(crate) fn ended_in(&self) {
-        self.ended.fetch_or(IN, Relaxed);
-    }
-
-    /// The direction that goes out ended well.
-    pub(crate) fn ended_out(&self) {
-        self.ended.fetch_or(OUT, Relaxed);
-    }
-
-    /// Whether the direction that comes in ended well.
-    pub(crate) fn has_ended_in(&self) -> bool {
-        self.ended.load(Relaxed) & IN != 0
-    }
-}
-
-/// What did not end well shall not look as if it had: the connection goes with it.
-impl Drop for Lease {
+impl Drop for Promise<'_> {
     fn drop(&mut self) {
-        if *self.ended.get_mut() == IN | OUT {
-            self.link.shared.rest(Arc::clone(&self.connection));
-        } else {
-            self.connection.socket.shut();
-        }
+        lock(&self.0.connections).promised -= 1;
+        self.0.freed.notify_one();
     }
 }
 
-/// Waits for the first bytes of the next flow.
+/// Waits for the first bytes of the next flow. Whoever begins closes what it does not need.
 async fn wait_for_flow(shared: Arc<Shared>, connection: Arc<Connection>) {
-    // Whoever begins closes what it does not need: a NAT's memory is none of this end's business.
-    if let Ok(Some(first)) = connection.socket.read().await {
-        connection.socket.unread(&first);
-        let _ = shared.begun.send(connection).await;
-    }
-}
-
-/// Gives and takes orders until the link ends.
-async fn keep(shared: Arc<Shared>, control: TlsSocket, given: mpsc::Receiver<Order>) {
-    let why = tokio::select! {
-        why = converse(&shared, &control, given) => why,
-        () = shared.leaving.cancelled() => {
-            let code = shared.leave.get().copied().unwrap_or(CloseCode::Done);
-            let leave = Order::Close(code as u64).encode();
-            let _ = tokio::time::timeout(LEAVE_TIMEOUT, control.write(&leave, &mut [])).await;
-            LinkError::Lost("closed here".to_owned())
+    if shared.resting.fetch_add(1, Relaxed) < MAX_IDLE {
+        let first = timeout(LONGEST_IDLE, connection.socket.read()).await;
+        shared.resting.fetch_sub(1, Relaxed);
+        if let Ok(Ok(Some(first))) = first {
+            connection.socket.unread(&first);
+            let _ = shared.begun.send(connection).await;
         }
-    };
-    shared.end(why);
-    control.shut();
-}
-
-async fn converse(
-    shared: &Arc<Shared>,
-    control: &TlsSocket,
-    mut given: mpsc::Receiver<Order>,
-) -> LinkError {
-    let mut tick = tokio::time::interval(KEEP_ALIVE);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut pending, mut heard) = (BytesMut::new(), Instant::now());
-    loop {
-        let said = tokio::select! {
-            read = control.read() => match read {
-                Ok(Some(bytes)) => {
-                    heard = Instant::now();
-                    pending.extend_from_slice(&bytes);
-                    match obey(shared, &mut pending) {
-                        Ok(said) => said,
-                        Err(why) => return why,
-                    }
-                }
-                Ok(None) => return LinkError::Lost("closed by the node".to_owned()),
-                Err(error) => return LinkError::Lost(error.to_string()),
-            },
-            order = given.recv() => order.map(|order| order.encode().to_vec()).unwrap_or_default(),
-            _ = tick.tick() => {
-                if heard.elapsed() > IDLE_TIMEOUT {
-                    return LinkError::Lost("timed out".to_owned());
-                }
-                shared.forget_idle();
-                Order::Ping(micros(shared.made.elapsed())).encode().to_vec()
-            }
-        };
-        match tokio::time::timeout(IDLE_TIMEOUT, control.write(&said, &mut [])).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return LinkError::Lost(error.to_string()),
-            Err(_) => return LinkError::Lost("timed out".to_owned()),
-        }
+    } else {
+        shared.resting.fetch_sub(1, Relaxed);
     }
 }
 
-/// Does what the whole orders in `pending` want; what is to be answered.
-fn obey(shared: &Arc<Shared>, pending: &mut BytesMut) -> Result<Vec<u8>, LinkError> {
-    let mut answer = Vec::new();
-    while pending.len() >= ORDER_BYTES {
-        let order = Order::decode(&pending.split_to(ORDER_BYTES));
-        match order.map_err(|error| LinkError::Lost(error.to_string()))? {
-            Order::Ping(number) => answer.extend_from_slice(&Order::Pong(number).encode()),
-            Order::Pong(number) => {
-                let now = micros(shared.made.elapsed());
-                shared.measured(Duration::from_micros(now.saturating_sub(number)));
-            }
-            Order::Want(count) => {
-                let free = shared.wanted.available_permits();
-                for _ in 0..usize::try_from(count).unwrap_or(free).min(free) {
-                    shared.runtime.spawn(add_for_the_called(Arc::clone(shared)));
-                }
-            }
-            Order::Places(count) => {
-                let max = usize::try_from(count).unwrap_or(usize::MAX).min(MAX_PLACES);
-                shared.max_connections.store(max, Relaxed);
-                shared.freed.notify_waiters();
-            }
-            Order::Close(code) => return Err(LinkError::closed_with(code)),
-        }
-    }
-    Ok(answer)
-}
-
-async fn add_for_the_called(shared: Arc<Shared>) {
-    let Ok(_place) = shared.wanted.try_acquire() else {
-        return;
-    };
-    if !shared.has_place() {
-        return;
-    }
-    let added = tokio::select! {
-        added = shared.add(Purpose::Backward) => added,
-        () = shared.leaving.cancelled() => return,
-    };
-    match added {
-        Ok(connection) => shared.rest(connection),
-        Err(error) => tracing::debug!(%error, "no connection for the called"),
-    }
-}
-
-fn micros(duration: Duration) -> u64 {
+pub(super) fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 

@@ -159,6 +159,8 @@ impl TlsSocket {
     /// # Errors
     /// [`PipeError`] when the connection broke, or what came is no TLS.
     pub(crate) async fn read(&self) -> Result<Option<Bytes>, PipeError> {
+        // Two sockets that are always ready would keep a thread to themselves.
+        tokio::task::consume_budget().await;
         loop {
             match self.look()? {
                 Look::Data(data) => return Ok(Some(data)),
@@ -232,7 +234,7 @@ impl TlsSocket {
         Ok(())
     }
 
-    async fn readable(&self) -> Result<(), PipeError> {
+    pub(super) async fn readable(&self) -> Result<(), PipeError> {
         let readable = self.socket.readable().await;
         readable.map_err(|error| broken(&error))
     }
@@ -283,6 +285,9 @@ impl State {
         let (used, _) = self.open_records(records)?;
         self.incoming.clear();
         let rest = records.get(used..).unwrap_or_default();
+        if is_whole_record(rest) {
+            return Err(PipeError::Malformed("TLS"));
+        }
         self.incoming.extend_from_slice(rest);
         if self.incoming.is_empty() {
             self.incoming = Vec::new();
@@ -448,6 +453,15 @@ fn seal<D>(
     }
 }
 
+/// Such a one is left only where a message of the handshake came in parts, which nobody sends here;
+/// rustls would want the parts again with each look.
+fn is_whole_record(bytes: &[u8]) -> bool {
+    let Some([_, _, _, high, low]) = bytes.first_chunk::<5>() else {
+        return false;
+    };
+    bytes.len() >= 5 + usize::from(u16::from_be_bytes([*high, *low]))
+}
+
 fn try_write(socket: &TcpStream, bytes: &[u8]) -> Result<usize, PipeError> {
     match socket.try_write(bytes) {
         Ok(sent) => Ok(sent),
@@ -458,11 +472,34 @@ fn try_write(socket: &TcpStream, bytes: &[u8]) -> Result<usize, PipeError> {
 
 fn tls_error(error: rustls::Error) -> PipeError {
     tracing::debug!(%error, "TLS broken");
+    // An alert is the other end's no.
+    if matches!(error, rustls::Error::AlertReceived(_)) {
+        return PipeError::Reset;
+    }
     PipeError::Malformed("TLS")
 }
 
 impl fmt::Debug for TlsSocket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("TlsSocket").field(&self.socket).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_whole_when_all_of_it_is_there() {
+        for (bytes, is_whole) in [
+            (&[][..], false),
+            (&[23, 3, 3, 0], false),
+            (&[23, 3, 3, 0, 2, 1], false),
+            (&[23, 3, 3, 0, 2, 1, 2], true),
+            (&[23, 3, 3, 0, 2, 1, 2, 3], true),
+            (&[23, 3, 3, 1, 0, 1, 2], false),
+        ] {
+            assert_eq!(is_whole_record(bytes), is_whole, "{bytes:?}");
+        }
     }
 }

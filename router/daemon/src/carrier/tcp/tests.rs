@@ -4,11 +4,11 @@ use std::{pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use wormholes_proto::CarrierKind;
-use wormholes_proto::Reason;
+use wormholes_proto::{Reason, tcp::Order};
 
-use super::MAX_HANDSHAKES;
+use super::MAX_HANDSHAKES_OF_ONE;
 use crate::{
-    carrier::{Carrier, CloseCode, Link, LinkError, Standing},
+    carrier::{Carrier, CloseCode, Link, LinkError, Standing, link::Connection},
     identity::Identity,
     pipe::{Pipe, PipeError},
 };
@@ -70,9 +70,13 @@ async fn hear(pipe: &mut Pipe, len: usize) -> Bytes {
 
 /// A flow from `opener` to `taker`, with an exchange, ended well by both.
 async fn flow(opener: &Link, taker: &Link) {
-    let mut asked = opener.open().await.unwrap();
-    say(&mut asked, "question").await;
-    let mut answered = taker.accept().await.unwrap();
+    let ask = async {
+        let mut asked = opener.open().await.unwrap();
+        say(&mut asked, "question").await;
+        asked
+    };
+    let (mut asked, answered) = tokio::join!(ask, taker.accept());
+    let mut answered = answered.unwrap();
     assert_eq!(hear(&mut answered, 8).await, "question");
     say(&mut answered, "answer").await;
     assert_eq!(hear(&mut asked, 6).await, "answer");
@@ -83,7 +87,7 @@ async fn flow(opener: &Link, taker: &Link) {
 }
 
 fn connections(link: &Link) -> usize {
-    let super::super::link::Connection::Tcp(tcp) = link.connection() else {
+    let Connection::Tcp(tcp) = link.connection() else {
         panic!("another carrier");
     };
     tcp.shared().connections()
@@ -92,7 +96,7 @@ fn connections(link: &Link) -> usize {
 #[tokio::test]
 async fn flows_one_after_the_other_share_a_connection_in_either_direction() {
     let pair = pair().await;
-    for _ in 0..20 {
+    for _ in 0..5 {
         flow(&pair.near, &pair.far).await;
         flow(&pair.far, &pair.near).await;
     }
@@ -175,6 +179,115 @@ async fn who_closes_says_why() {
     }
 }
 
+/// What relayed ends and onions do: the end of the stream lies unread when the last bytes go.
+#[tokio::test]
+async fn what_was_sent_to_a_good_end_arrives_though_the_other_end_was_not_read() {
+    let pair = pair().await;
+    let mut asked = pair.near.open().await.unwrap();
+    say(&mut asked, "question").await;
+    let mut answered = pair.far.accept().await.unwrap();
+    assert_eq!(hear(&mut answered, 8).await, "question");
+    asked.writer.finish().await.unwrap();
+    let answer = Bytes::from(vec![7; 5 << 20]);
+    let send = async {
+        answered.writer.write_chunk(answer.clone()).await.unwrap();
+        answered.writer.finish().await.unwrap();
+        drop(answered);
+    };
+    let receive = async {
+        let mut len = 0;
+        while let Some(chunk) = asked.reader.read_chunk().await.unwrap() {
+            len += chunk.len();
+        }
+        len
+    };
+    let ((), len) = tokio::join!(send, receive);
+    assert_eq!(len, answer.len());
+    drop(asked);
+    flow(&pair.near, &pair.far).await;
+    assert_eq!(connections(&pair.near), 1, "it takes the next flow");
+}
+
+#[tokio::test]
+async fn a_burst_of_flows_on_a_new_link_waits_and_does_not_fail() {
+    let pair = pair().await;
+    pair.far.set_standing(Standing::Known, 0);
+    let open = async |from: &Link| {
+        let mut asked = from.open().await.unwrap();
+        say(&mut asked, "x").await;
+        asked
+    };
+    let opened = futures_util::future::join_all((0..300).map(|_| open(&pair.near)));
+    let taken = async {
+        let mut taken = Vec::new();
+        for _ in 0..300 {
+            taken.push(pair.far.accept().await.unwrap());
+        }
+        taken
+    };
+    let (opened, taken) = tokio::join!(opened, taken);
+    assert_eq!((opened.len(), taken.len()), (300, 300));
+    let back = futures_util::future::join_all((0..150).map(|_| open(&pair.far)));
+    let taken = async {
+        for _ in 0..150 {
+            pair.near.accept().await.unwrap();
+        }
+    };
+    tokio::join!(back, taken);
+}
+
+#[tokio::test]
+async fn the_called_cannot_have_connections_made_without_end() {
+    let pair = pair().await;
+    let Connection::Tcp(far) = pair.far.connection() else {
+        panic!("another carrier");
+    };
+    for _ in 0..50 {
+        let _ = far.shared().order(Order::Want(u64::MAX));
+        let _ = far.shared().order(Order::Places(u64::MAX));
+    }
+    flow(&pair.near, &pair.far).await;
+    assert_eq!(connections(&pair.near), 1, "nobody serves what it begins");
+    let serve = async {
+        let _ = pair.near.accept().await;
+    };
+    let want = async {
+        for _ in 0..200 {
+            let _ = far.shared().order(Order::Want(u64::MAX));
+            flow(&pair.near, &pair.far).await;
+        }
+    };
+    tokio::select! {
+        () = serve => panic!("nothing was begun"),
+        () = want => {}
+    }
+    let made = connections(&pair.near);
+    assert!((2..700).contains(&made), "{made}");
+}
+
+/// Flows let go of their connections while the link breaks them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_link_that_ends_with_many_flows_ends() {
+    for _ in 0..5 {
+        let pair = pair().await;
+        pair.far.set_standing(Standing::Known, 0);
+        let mut tasks = tokio::task::JoinSet::new();
+        for _ in 0..100 {
+            let mut asked = pair.near.open().await.unwrap();
+            say(&mut asked, "x").await;
+            let mut answered = pair.far.accept().await.unwrap();
+            tasks.spawn(async move { while let Ok(Some(_)) = asked.reader.read_chunk().await {} });
+            tasks.spawn(
+                async move { while let Ok(Some(_)) = answered.reader.read_chunk().await {} },
+            );
+        }
+        pair.far.close(CloseCode::Done);
+        let ended = tokio::time::timeout(Duration::from_secs(20), tasks.join_all());
+        ended.await.expect("all flows end");
+        pair.near.closed().await;
+    }
+}
+
 #[tokio::test]
 async fn a_carrier_that_stops_takes_leave_of_all() {
     let pair = pair().await;
@@ -187,7 +300,7 @@ async fn a_carrier_that_stops_takes_leave_of_all() {
 async fn what_is_beyond_the_standing_waits() {
     let pair = pair().await;
     let mut open = Vec::new();
-    for _ in 0..super::STRANGER_STREAMS {
+    for _ in 0..super::FIRST_PLACES {
         let mut asked = pair.near.open().await.unwrap();
         say(&mut asked, "x").await;
         open.push((asked, pair.far.accept().await.unwrap()));
@@ -230,7 +343,7 @@ async fn who_says_nothing_makes_room() {
     let called = Arc::new(called);
     let mut silent = Vec::new();
     let mut tasks = Vec::new();
-    for _ in 0..MAX_HANDSHAKES {
+    for _ in 0..MAX_HANDSHAKES_OF_ONE + 10 {
         silent.push(tokio::net::TcpStream::connect(address).await.unwrap());
         let incoming = called.accept().await.unwrap();
         let taker = Arc::clone(&called);
