@@ -14,7 +14,8 @@ const SCRIPT: &str = r#"
 fn route(c) {
     switch c.label {
         "direct" => direct(),
-        "service" => c.node.direct().closed(),
+        "service" => c.node.direct().carrier("quic").closed(),
+        "service-tcp" => c.node.direct().carrier("tcp").closed(),
         "relay" => c.node.relayed("relay").closed(),
         "onion1" => onion(1).to(c.node).closed(),
         "onion3" => onion(3).to(c.node).closed(),
@@ -37,6 +38,8 @@ pub(crate) enum Route {
     Direct,
     /// A service of a peer over QUIC.
     Service,
+    /// The same over TCP.
+    ServiceTcp,
     /// The same through a relay.
     Relay,
     /// The same over one hop, the peer itself.
@@ -58,9 +61,10 @@ pub(crate) struct Network {
 
 impl Route {
     /// In the order of the table.
-    pub(crate) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 6] = [
         Self::Direct,
         Self::Service,
+        Self::ServiceTcp,
         Self::Relay,
         Self::Onion1,
         Self::Onion3,
@@ -71,6 +75,7 @@ impl Route {
         match self {
             Self::Direct => "local direct",
             Self::Service => "service over QUIC",
+            Self::ServiceTcp => "service over TCP carrier",
             Self::Relay => "relay",
             Self::Onion1 => "onion(1)",
             Self::Onion3 => "onion(3)",
@@ -82,6 +87,7 @@ impl Route {
         match self {
             Self::Direct => "direct",
             Self::Service => "service",
+            Self::ServiceTcp => "service-tcp",
             Self::Relay => "relay",
             Self::Onion1 => "onion1",
             Self::Onion3 => "onion3",
@@ -93,7 +99,7 @@ impl Route {
         let service_of = |node: &str| Target::new(Host::Name(format!("load.{node}.wh")), 80);
         match self {
             Self::Direct => load.into(),
-            Self::Service | Self::Onion1 | Self::Onion3 => service_of("server"),
+            Self::Service | Self::ServiceTcp | Self::Onion1 | Self::Onion3 => service_of("server"),
             Self::Relay => service_of("friend"),
         }
     }
@@ -177,7 +183,7 @@ impl Network {
         let client = &self.client;
         let on_the_way = match route {
             Route::Direct => vec![client],
-            Route::Service | Route::Onion1 => vec![client, &self.server],
+            Route::Service | Route::ServiceTcp | Route::Onion1 => vec![client, &self.server],
             Route::Relay => vec![client, &self.relay, &self.friend],
             Route::Onion3 => vec![client, &self.hops[0], &self.hops[1], &self.server],
         };

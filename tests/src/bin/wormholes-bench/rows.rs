@@ -164,7 +164,11 @@ pub(crate) async fn measure(
         if selection.takes(&name) {
             let floor = match route {
                 Route::Service => Floor::AtLeast(0.8),
-                Route::Direct | Route::Relay | Route::Onion1 | Route::Onion3 => Floor::None,
+                Route::Direct
+                | Route::ServiceTcp
+                | Route::Relay
+                | Route::Onion1
+                | Route::Onion3 => Floor::None,
             };
             done(rate(name, &way, forward, floor).await?);
         }
@@ -230,8 +234,8 @@ async fn bulk(
             "bare quinn",
             alternate(ours, || reference::quinn_bulk(streams, TIME)).await?,
         ),
-        Route::Relay | Route::Onion1 | Route::Onion3 => (
-            "service",
+        Route::ServiceTcp | Route::Relay | Route::Onion1 | Route::Onion3 => (
+            "service over QUIC",
             alternate(ours, || load::bulk(&service, streams, TIME)).await?,
         ),
     };
