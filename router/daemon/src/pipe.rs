@@ -13,6 +13,7 @@ mod memory;
 mod pace;
 mod quic;
 mod sealed;
+mod splice;
 mod stream;
 mod tcp;
 mod toll;

@@ -14,7 +14,7 @@ use std::{
 
 use wormholes_rules::Jitter;
 
-use super::{Pace, Pipe, PipeError, PipeReader, PipeWriter};
+use super::{Pace, Pipe, PipeError, PipeReader, PipeWriter, Sink, Source};
 
 /// Longer than a program that lives leaves its bytes lying; meanwhile they fill a window that other
 /// streams share.
@@ -247,8 +247,11 @@ async fn unless_left(
 }
 
 impl Shared<'_> {
-    async fn run(&self, way: Way<'_>) -> Result<(), CopyStop> {
+    async fn run(&self, mut way: Way<'_>) -> Result<(), CopyStop> {
         loop {
+            if self.splice_next(&mut way).await? {
+                continue;
+            }
             let mut chunks = way.from.read_chunks().await.map_err(way.read_failed)?;
             if chunks.is_empty() {
                 break;
@@ -278,9 +281,38 @@ impl Shared<'_> {
         }
         way.into.finish().await.map_err(way.write_failed)
     }
+
+    /// Moves what comes next without looking at it; `false` when it is better copied, or the end.
+    async fn splice_next(&self, way: &mut Way<'_>) -> Result<bool, CopyStop> {
+        if !self.limits.lets_splice() || !way.from.ahead.is_empty() {
+            return Ok(false);
+        }
+        let (Source::Tcp(from), Sink::Tcp(into)) = (&mut way.from.source, &mut way.into.sink)
+        else {
+            return Ok(false);
+        };
+        let Some(mut piece) = from.read_piece().await.map_err(way.read_failed)? else {
+            return Ok(false);
+        };
+        self.limits.admit(self.bytes, piece.bytes() as u64).await?;
+        while piece.bytes() > 0 {
+            let sent = into.write_piece(&mut piece).await;
+            (way.moved)(self.bytes, sent.map_err(way.write_failed)?);
+        }
+        Ok(true)
+    }
 }
 
 impl CopyLimits {
+    /// Whether nothing looks at the bytes or times them on their way: a paced flow would come in
+    /// bursts of a whole piece, and hold its kernel pipe in between.
+    fn lets_splice(&self) -> bool {
+        self.bandwidth_bytes_per_s.is_none()
+            && self.paces.is_empty()
+            && self.jitter.is_none()
+            && self.witness.is_none()
+    }
+
     /// Holds `bytes` back, after those that moved, as the limits over all flows and of bytes want.
     pub(super) async fn admit(&self, moved: &FlowBytes, bytes: u64) -> Result<(), CopyStop> {
         if let Some(max_bytes) = self.max_bytes

@@ -1,4 +1,7 @@
 //! TCP ends of a pipe. An idle connection holds no buffer: one is taken when bytes wait.
+//!
+//! Between two of them bulk is spliced: see [`Piece`]. What comes in small amounts is copied, in
+//! half as many system calls.
 
 use std::{
     future::poll_fn,
@@ -8,11 +11,14 @@ use std::{
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::{
-    io::{AsyncWrite, AsyncWriteExt},
+    io::{AsyncWrite, AsyncWriteExt, Interest},
     net::tcp::{OwnedReadHalf, OwnedWriteHalf},
 };
 
-use super::{BATCH_CHUNKS, PipeError, READ_BYTES, broken};
+use super::{
+    BATCH_CHUNKS, PipeError, READ_BYTES, broken,
+    splice::{self, Piece},
+};
 
 /// Below this, a new buffer costs less than the smaller reads; the first ones are no larger: most
 /// flows say little, and what glibc takes back in pieces of 64 KiB makes it tidy up its heap.
@@ -23,6 +29,9 @@ pub(super) struct TcpReader {
     buffer: BytesMut,
     /// What the next buffer holds.
     read_bytes: usize,
+    /// So much came last that more is best taken as a piece.
+    is_bulk: bool,
+    can_splice: bool,
 }
 
 pub(super) struct TcpWriter {
@@ -36,6 +45,30 @@ impl TcpReader {
             half,
             buffer: BytesMut::new(),
             read_bytes: MIN_READ_BYTES,
+            is_bulk: false,
+            can_splice: true,
+        }
+    }
+
+    /// Takes what comes next as a piece; `None` when a read does better, or has to tell how it
+    /// ended. Cancel-safe.
+    pub(super) async fn read_piece(&mut self) -> Result<Option<Piece>, PipeError> {
+        if !(self.is_bulk && self.can_splice) {
+            return Ok(None);
+        }
+        let socket = self.half.as_ref();
+        let filled = socket.async_io(Interest::READABLE, || Piece::fill(socket));
+        match filled.await {
+            Ok(piece) => {
+                let bytes = piece.as_ref().map_or(0, Piece::bytes);
+                self.is_bulk = bytes >= MIN_READ_BYTES;
+                Ok(piece)
+            }
+            Err(error) if splice::is_unable(&error) => {
+                self.can_splice = false;
+                Ok(None)
+            }
+            Err(error) => Err(broken(&error)),
         }
     }
 
@@ -48,6 +81,7 @@ impl TcpReader {
                         if len >= MIN_READ_BYTES {
                             self.read_bytes = READ_BYTES;
                         }
+                        self.is_bulk = len >= READ_BYTES;
                         return Ok(Some(self.buffer.split().freeze()));
                     }
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {
@@ -87,6 +121,15 @@ impl TcpWriter {
             rest = advance(rest, written);
         }
         Ok(())
+    }
+
+    /// Sends on a part of `piece`, as soon as there is room, and tells how large it was.
+    pub(super) async fn write_piece(&mut self, piece: &mut Piece) -> Result<u64, PipeError> {
+        let half = self.half.as_ref().ok_or(PipeError::Cut)?;
+        let socket = half.as_ref();
+        let sent = socket.async_io(Interest::WRITABLE, || piece.drain(socket));
+        let sent = sent.await.map_err(|error| broken(&error))?;
+        Ok(sent as u64)
     }
 
     pub(super) async fn finish(&mut self) -> Result<(), PipeError> {
