@@ -82,7 +82,12 @@ impl TcpReader {
                             self.read_bytes = READ_BYTES;
                         }
                         self.is_bulk = len >= READ_BYTES;
-                        return Ok(Some(self.buffer.split().freeze()));
+                        let chunk = self.buffer.split().freeze();
+                        // What is left of a buffer keeps all of it.
+                        if self.buffer.capacity() < MIN_READ_BYTES {
+                            self.buffer = BytesMut::new();
+                        }
+                        return Ok(Some(chunk));
                     }
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {
                         self.buffer = BytesMut::new();
