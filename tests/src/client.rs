@@ -71,6 +71,32 @@ pub async fn socks5_connect(entrance: SocketAddr, host: &str, port: u16) -> Resu
     }
 }
 
+/// As [`socks5_connect`], with a user name (RFC 1929) that tells a script what is wanted.
+///
+/// # Errors
+/// As [`socks5_connect`].
+pub async fn socks5_connect_as(
+    user: &str,
+    entrance: SocketAddr,
+    host: &str,
+    port: u16,
+) -> Result<TcpStream> {
+    let mut stream = TcpStream::connect(entrance).await?;
+    let mut login = vec![5, 1, 2, 1, u8::try_from(user.len())?];
+    login.extend(user.as_bytes());
+    login.push(0);
+    stream.write_all(&login).await?;
+    let mut answer = [0; 4];
+    stream.read_exact(&mut answer).await?;
+    if answer != [5, 2, 1, 0] {
+        bail!("the entrance answered the login with {answer:?}");
+    }
+    match request(&mut stream, host, port).await? {
+        0 => Ok(stream),
+        code => bail!("refused with reply code {code}"),
+    }
+}
+
 /// Asks for a target on a new connection to a SOCKS5 entrance; returns the reply code, 0 for a flow
 /// that stands. `host` goes as it is, as the text of a name.
 ///
@@ -83,6 +109,10 @@ pub async fn socks5_ask(stream: &mut TcpStream, host: &str, port: u16) -> Result
     if chosen != [5, 0] {
         bail!("the entrance chose {chosen:?}");
     }
+    request(stream, host, port).await
+}
+
+async fn request(stream: &mut TcpStream, host: &str, port: u16) -> Result<u8> {
     let mut request = vec![5, 1, 0, 3, u8::try_from(host.len())?];
     request.extend(host.as_bytes());
     request.extend(port.to_be_bytes());

@@ -43,6 +43,8 @@ mod kills;
 mod lies;
 #[path = "all/loops.rs"]
 mod loops;
+#[path = "all/marks.rs"]
+mod marks;
 #[path = "all/next_hops.rs"]
 mod next_hops;
 #[path = "all/no_route.rs"]

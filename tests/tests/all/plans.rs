@@ -1,7 +1,8 @@
-//! Plans on real daemons: a race over links of unlike speed, and a look-up through an onion.
+//! Plans on real daemons: races over links of unlike speed, and a look-up through an onion.
 
 use std::{net::Ipv4Addr, time::Duration};
 
+use futures_util::future::try_join_all;
 use serde_json::json;
 use wormholes_tests::{
     Conditions, Daemon, EchoServer, Identity, More, SITE_GREETING, Setup, TestNetwork, UdpLink,
@@ -16,6 +17,7 @@ const METRICS: &str = "[metrics]\nlisten = \"127.0.0.1:0\"";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_exits_the_nearer_wins_and_why_tells_of_both() {
+    const FLOWS: u64 = 12;
     let script = r#"fn route(c) {
         peer("far").direct().exit().race(peer("near").direct().exit())
     }"#;
@@ -53,24 +55,28 @@ async fn of_two_exits_the_nearer_wins_and_why_tells_of_both() {
 
     let echo = EchoServer::start(OUTSIDE).await.unwrap();
     let (entrance, port) = (client.entrance("socks5").unwrap(), echo.address().port());
-    let flow = socks5_connect(entrance, &OUTSIDE.to_string(), port).await;
-    let flow = flow.unwrap();
-    assert_eq!(metric(&client, "wormholes_flows_open").await, "1");
-    let why = client.cli(&["why", "1"]).unwrap();
-    for part in [
-        "direct to far, which exits against direct to near, which exits",
-        "direct to near, which exits: opened",
-        "direct to far, which exits: lost the race",
-        "path       near",
-    ] {
-        assert!(why.contains(part), "{part:?} in {why}");
+    let host = OUTSIDE.to_string();
+    let flows = (0..FLOWS).map(|_| socks5_connect(entrance, &host, port));
+    let flows = try_join_all(flows).await.unwrap();
+    let all = FLOWS.to_string();
+    assert_eq!(metric(&client, "wormholes_flows_open").await, all);
+    for flow in 1..=FLOWS {
+        let why = client.cli(&["why", &flow.to_string()]).unwrap();
+        for part in [
+            "direct to far, which exits against direct to near, which exits",
+            "direct to near, which exits: opened",
+            "direct to far, which exits: lost the race",
+            "path       near",
+        ] {
+            assert!(why.contains(part), "{part:?} in {why}");
+        }
     }
     // Behind a ping nothing is left on the way.
     client.cli(&["ping", "far", "--count", "1"]).unwrap();
     let at_exits = r#"wormholes_circuits_open{role="exit"}"#;
     becomes(&far, at_exits, "0").await;
-    assert_eq!(metric(&near, at_exits).await, "1");
-    drop(flow);
+    assert_eq!(metric(&near, at_exits).await, all);
+    drop(flows);
     becomes(&client, "wormholes_flows_open", "0").await;
     becomes(&near, at_exits, "0").await;
 }

@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use wormholes_rules::Jitter;
 
 use super::{Pace, Pipe, PipeError, PipeReader, PipeWriter, Sink, Source};
@@ -131,8 +132,13 @@ impl CopyEnd {
 struct Shared<'a> {
     limits: &'a CopyLimits,
     own_pace: Option<Pace>,
+    allowance: Allowance,
     bytes: &'a FlowBytes,
 }
+
+/// Bytes that may still move; taken before they do, so that both directions keep to it together.
+#[derive(Debug)]
+pub(super) struct Allowance(AtomicU64);
 
 /// One of the two directions.
 struct Way<'a> {
@@ -187,6 +193,7 @@ pub async fn copy(near: Pipe, far: Pipe, limits: &CopyLimits, bytes: &FlowBytes)
     let shared = Shared {
         limits,
         own_pace: limits.bandwidth_bytes_per_s.map(Pace::new),
+        allowance: Allowance::new(limits, bytes),
         bytes,
     };
     let (near_left, far_left) = (near.writer.left(), far.writer.left());
@@ -256,8 +263,10 @@ impl Shared<'_> {
             if chunks.is_empty() {
                 break;
             }
-            let bytes = chunks.iter().map(|chunk| chunk.len() as u64).sum();
-            self.limits.admit(self.bytes, bytes).await?;
+            let whole = total_bytes(&chunks);
+            self.cut_to_allowance(&mut chunks);
+            let bytes = total_bytes(&chunks);
+            self.limits.pace(bytes).await;
             if let Some(pace) = &self.own_pace {
                 pace.pass(bytes).await;
             }
@@ -278,6 +287,9 @@ impl Shared<'_> {
             };
             written.map_err(way.write_failed)?;
             (way.moved)(self.bytes, bytes);
+            if bytes < whole {
+                return Err(CopyStop::MaxBytes);
+            }
         }
         way.into.finish().await.map_err(way.write_failed)
     }
@@ -294,36 +306,64 @@ impl Shared<'_> {
         let Some(mut piece) = from.read_piece().await.map_err(way.read_failed)? else {
             return Ok(false);
         };
-        self.limits.admit(self.bytes, piece.bytes() as u64).await?;
         while piece.bytes() > 0 {
             let sent = into.write_piece(&mut piece).await;
             (way.moved)(self.bytes, sent.map_err(way.write_failed)?);
         }
         Ok(true)
     }
+
+    /// Leaves in `chunks` what may still move.
+    fn cut_to_allowance(&self, chunks: &mut Vec<Bytes>) {
+        let mut left = self.allowance.take(total_bytes(chunks));
+        chunks.retain_mut(|chunk| {
+            chunk.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+            left -= chunk.len() as u64;
+            !chunk.is_empty()
+        });
+    }
+}
+
+impl Allowance {
+    pub(super) fn new(limits: &CopyLimits, moved: &FlowBytes) -> Self {
+        Self(limits.left_after(moved).into())
+    }
+
+    /// How many of `bytes` may move.
+    pub(super) fn take(&self, bytes: u64) -> u64 {
+        let take = |left: u64| Some(left.saturating_sub(bytes));
+        match self.0.fetch_update(Relaxed, Relaxed, take) {
+            Ok(left) | Err(left) => left.min(bytes),
+        }
+    }
+}
+
+fn total_bytes(chunks: &[Bytes]) -> u64 {
+    chunks.iter().map(|chunk| chunk.len() as u64).sum()
 }
 
 impl CopyLimits {
-    /// Whether nothing looks at the bytes or times them on their way: a paced flow would come in
+    /// Whether nothing counts, looks at or times the bytes on their way: a paced flow would come in
     /// bursts of a whole piece, and hold its kernel pipe in between.
     fn lets_splice(&self) -> bool {
-        self.bandwidth_bytes_per_s.is_none()
+        self.max_bytes.is_none()
+            && self.bandwidth_bytes_per_s.is_none()
             && self.paces.is_empty()
             && self.jitter.is_none()
             && self.witness.is_none()
     }
 
-    /// Holds `bytes` back, after those that moved, as the limits over all flows and of bytes want.
-    pub(super) async fn admit(&self, moved: &FlowBytes, bytes: u64) -> Result<(), CopyStop> {
-        if let Some(max_bytes) = self.max_bytes
-            && moved.total().saturating_add(bytes) > max_bytes
-        {
-            return Err(CopyStop::MaxBytes);
-        }
+    /// How many bytes may move after those that did.
+    pub(super) fn left_after(&self, moved: &FlowBytes) -> u64 {
+        let max_bytes = self.max_bytes.unwrap_or(u64::MAX);
+        max_bytes.saturating_sub(moved.total())
+    }
+
+    /// Holds `bytes` back as the limits over many flows want.
+    pub(super) async fn pace(&self, bytes: u64) {
         for pace in &self.paces {
             pace.pass(bytes).await;
         }
-        Ok(())
     }
 }
 
@@ -410,6 +450,31 @@ mod tests {
         let (mut near, _far, task) = pair(max_bytes);
         near.write_all(&[0; 11]).await.unwrap();
         assert_eq!(task.await.unwrap().stop, Some(CopyStop::MaxBytes));
+    }
+
+    #[tokio::test]
+    async fn as_many_bytes_move_as_the_limit_allows_both_directions_together() {
+        let max_bytes = CopyLimits {
+            max_bytes: Some(10),
+            ..CopyLimits::default()
+        };
+        let (mut near, mut far, task) = pair(max_bytes.clone());
+        let mut read = [0; 6];
+        near.write_all(b"abcdef").await.unwrap();
+        far.read_exact(&mut read).await.unwrap();
+        far.write_all(b"ABCDEF").await.unwrap();
+        near.read_exact(&mut read[..4]).await.unwrap();
+        assert_eq!(&read, b"ABCDef");
+        let end = task.await.unwrap();
+        let stop = Some(CopyStop::MaxBytes);
+        assert_eq!((end.up_bytes, end.down_bytes, end.stop), (6, 4, stop));
+
+        let (mut near, mut far, task) = pair(max_bytes);
+        near.write_all(&[0; 10]).await.unwrap();
+        near.shutdown().await.unwrap();
+        far.shutdown().await.unwrap();
+        far.read_to_end(&mut Vec::new()).await.unwrap();
+        assert_eq!(task.await.unwrap().stop, None, "not one too many");
     }
 
     #[tokio::test]

@@ -38,7 +38,10 @@ impl Toll {
     }
 
     async fn admit(&self, bytes: u64) -> Result<(), PipeError> {
-        let admitted = self.limits.admit(&self.bytes, bytes).await;
-        admitted.map_err(|_| PipeError::Limit)
+        if bytes > self.limits.left_after(&self.bytes) {
+            return Err(PipeError::Limit);
+        }
+        self.limits.pace(bytes).await;
+        Ok(())
     }
 }

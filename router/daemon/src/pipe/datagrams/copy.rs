@@ -6,7 +6,7 @@ use bytes::Bytes;
 use wormholes_rules::Jitter;
 
 use super::{
-    super::{CopyEnd, CopyLimits, CopyStop, FlowBytes, Pace, watch},
+    super::{CopyEnd, CopyLimits, CopyStop, FlowBytes, Pace, copy::Allowance, watch},
     DatagramPipe, DatagramReader, DatagramWriter, PipeError,
 };
 
@@ -14,6 +14,7 @@ use super::{
 struct Shared<'a> {
     limits: &'a CopyLimits,
     own_pace: Option<Pace>,
+    allowance: Allowance,
     bytes: &'a FlowBytes,
 }
 
@@ -42,6 +43,7 @@ pub(in super::super) async fn copy(
     let shared = Shared {
         limits,
         own_pace: limits.bandwidth_bytes_per_s.map(Pace::new),
+        allowance: Allowance::new(limits, bytes),
         bytes,
     };
     let up = Way {
@@ -81,12 +83,19 @@ pub(in super::super) async fn copy(
 impl Shared<'_> {
     async fn run(&self, way: Way<'_>) -> Result<(), CopyStop> {
         loop {
-            let datagrams = way.from.read_datagrams().await.map_err(way.read_failed)?;
+            let mut datagrams = way.from.read_datagrams().await.map_err(way.read_failed)?;
             if datagrams.is_empty() {
                 return Ok(());
             }
+            let n_read = datagrams.len();
+            let fits = |datagram: &&Bytes| {
+                let bytes = datagram.len() as u64;
+                self.allowance.take(bytes) == bytes
+            };
+            let n_fitting = datagrams.iter().take_while(fits).count();
+            datagrams.truncate(n_fitting);
             let bytes = datagrams.iter().map(|datagram| datagram.len() as u64).sum();
-            self.limits.admit(self.bytes, bytes).await?;
+            self.limits.pace(bytes).await;
             if let Some(pace) = &self.own_pace {
                 pace.pass(bytes).await;
             }
@@ -95,6 +104,9 @@ impl Shared<'_> {
             }
             self.write(way.into, &datagrams, way.write_failed).await?;
             (way.moved)(self.bytes, bytes);
+            if n_fitting < n_read {
+                return Err(CopyStop::MaxBytes);
+            }
         }
     }
 
@@ -110,5 +122,44 @@ impl Shared<'_> {
             .await
             .map_err(|_| CopyStop::Unread)?
             .map_err(write_failed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::UdpSocket;
+
+    use super::*;
+
+    /// Two sockets that are connected to each other.
+    async fn pair() -> (UdpSocket, UdpSocket) {
+        let bind = || UdpSocket::bind("127.0.0.1:0");
+        let (one, other) = (bind().await.unwrap(), bind().await.unwrap());
+        one.connect(other.local_addr().unwrap()).await.unwrap();
+        other.connect(one.local_addr().unwrap()).await.unwrap();
+        (one, other)
+    }
+
+    #[tokio::test]
+    async fn datagrams_move_whole_as_long_as_the_limit_allows() {
+        let ((near, program), (far, target)) = (pair().await, pair().await);
+        let pipe = |socket| DatagramPipe::socket(socket, &std::sync::Arc::default());
+        let (near, far) = (pipe(near), pipe(far));
+        let limits = CopyLimits {
+            max_bytes: Some(10),
+            ..CopyLimits::default()
+        };
+        for datagram in [b"abcd", b"efgh", b"ijkl", b"mnop"] {
+            program.send(datagram).await.unwrap();
+        }
+        let end = copy(near, far, &limits, &FlowBytes::default()).await;
+        let stop = Some(CopyStop::MaxBytes);
+        assert_eq!((end.up_bytes, end.down_bytes, end.stop), (8, 0, stop));
+        let mut read = [0; 100];
+        for expected in [b"abcd", b"efgh"] {
+            let n_bytes = target.recv(&mut read).await.unwrap();
+            assert_eq!(&read[..n_bytes], expected);
+        }
+        target.try_recv(&mut read).unwrap_err();
     }
 }
