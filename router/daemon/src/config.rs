@@ -105,7 +105,7 @@ pub struct EntranceConfig {
 /// What an entrance speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EntranceKind {
-    /// SOCKS5 (RFC 1928, RFC 1929).
+    /// SOCKS5 (RFC 1928, RFC 1929), and SOCKS4 where it has no users.
     Socks5,
     /// HTTP proxy: CONNECT and absolute-form (RFC 9110, RFC 9112).
     Http,

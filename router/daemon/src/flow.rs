@@ -1,4 +1,5 @@
-//! The life of a flow, from an entrance to its end: [`run`] is the whole of it.
+//! The life of a flow, from an entrance to its end: [`run`] is the whole of it. [`look_up`] is for
+//! programs that want no more than an address.
 //!
 //! Nothing here resolves a name before the plan says where, and nothing a script says lifts what
 //! `guard` forbids.
@@ -13,7 +14,7 @@ mod record;
 mod refusal;
 mod table;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use wormholes_proto::{Target, Transport};
 
@@ -64,6 +65,29 @@ pub(crate) struct Ends {
     pub(crate) theirs: SocketAddr,
     /// The entrance's.
     pub(crate) ours: SocketAddr,
+}
+
+/// Finds an address of a flow's host, without the flow: through the plan that it would take.
+pub(crate) async fn look_up(core: &NodeCore, asked: Asked) -> Result<IpAddr, Refusal> {
+    let flow = core.flows.admit(&asked).inspect_err(|refusal| {
+        record::turned_away(core, &asked, refusal);
+    })?;
+    let gone = async {
+        match asked.ends {
+            Some(ends) => left(ends).await,
+            None => std::future::pending().await,
+        }
+    };
+    let found = tokio::select! {
+        found = Box::pin(decide::look_up(core, &flow, &asked)) => found,
+        () = gone => Err(Refusal::Gone),
+        () = core.stop.cancelled() => Err(Refusal::Stopping),
+    };
+    match &found {
+        Ok(_) => record::looked_up(core, &flow),
+        Err(refusal) => record::refused(core, &flow, refusal),
+    }
+    found
 }
 
 /// Carries one flow: admit, decide, open with fallbacks, answer, copy, record.

@@ -46,7 +46,7 @@ pub use roles::Roles;
 pub use socks::{
     CredentialsError, MAX_CREDENTIAL_BYTES, MAX_SOCKS_MESSAGE_BYTES, SocksAuth, SocksClient,
     SocksClientError, SocksClientState, SocksClientStep, SocksCredentials, SocksDatagramError,
-    SocksReply, SocksServer, SocksServerError, SocksServerState, SocksServerStep,
+    SocksReply, SocksServer, SocksServerError, SocksServerState, SocksServerStep, SocksVersion,
     decode_socks_datagram, encode_socks_datagram_head,
 };
 pub use stream::{

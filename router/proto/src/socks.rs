@@ -1,7 +1,7 @@
-//! SOCKS5 (RFC 1928) with user name and password (RFC 1929): CONNECT on both sides, UDP ASSOCIATE
-//! and its datagrams on the side of the server.
+//! SOCKS5 (RFC 1928) with user name and password (RFC 1929): CONNECT on both sides; UDP ASSOCIATE
+//! and its datagrams, Tor's RESOLVE, and SOCKS4 with 4a on the side of the server.
 //!
-//! Not here: sockets, users, time-outs, BIND (answered 7), GSSAPI (not offered).
+//! Not here: sockets, users, time-outs, BIND and RESOLVE_PTR (answered 7), GSSAPI (not offered).
 //!
 //! ```text
 //! client                                server
@@ -12,10 +12,13 @@
 //! 5 | command | 0 | host | port    ->   host: 1 + 4 B, 3 + length u8 + name, 4 + 16 B
 //!                                  <-   5 | reply | 0 | host | port
 //! ```
+//! RESOLVE (Tor's socks-extensions) is a command like the others: its port means nothing, and the
+//! reply's host is the answer.
 
 mod client;
 mod datagram;
 mod server;
+mod v4;
 
 use std::{
     fmt,
@@ -34,9 +37,9 @@ pub use client::{SocksClient, SocksClientError, SocksClientState, SocksClientSte
 pub use datagram::{SocksDatagramError, decode_socks_datagram, encode_socks_datagram_head};
 pub use server::{SocksAuth, SocksServer, SocksServerError, SocksServerState, SocksServerStep};
 
-/// The longest message either side sends: user name and password at full length. A caller that
-/// keeps this much unread input never stalls a handshake.
-pub const MAX_SOCKS_MESSAGE_BYTES: usize = 3 + 2 * MAX_CREDENTIAL_BYTES;
+/// The longest message either side sends: a request of SOCKS4a, a little more than user name and
+/// password at full length. A caller that keeps this much unread input never stalls a handshake.
+pub const MAX_SOCKS_MESSAGE_BYTES: usize = v4::MAX_REQUEST_BYTES;
 /// Bytes of a user name, and of a password: their lengths are one byte (RFC 1929, section 2).
 pub const MAX_CREDENTIAL_BYTES: usize = 255;
 
@@ -47,6 +50,16 @@ const METHOD_PASSWORD: u8 = 2;
 const METHOD_NO_MATCH: u8 = 255;
 const CONNECT: u8 = 1;
 const UDP_ASSOCIATE: u8 = 3;
+const RESOLVE: u8 = 0xf0;
+
+/// What a client speaks, and is answered in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SocksVersion {
+    /// SOCKS4 or 4a.
+    V4,
+    /// SOCKS5.
+    V5,
+}
 
 /// How a request ended (RFC 1928, section 6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Error)]
@@ -116,6 +129,16 @@ impl SocksCredentials {
     /// The password.
     pub fn password(&self) -> &str {
         &self.password
+    }
+}
+
+impl SocksVersion {
+    /// The whole reply message to a CONNECT; SOCKS4 knows yes and no only.
+    pub fn encode(self, reply: SocksReply) -> Vec<u8> {
+        match self {
+            Self::V4 => v4::encode_reply(reply == SocksReply::Succeeded),
+            Self::V5 => reply.encode(None),
+        }
     }
 }
 
@@ -218,7 +241,8 @@ mod tests {
                     assert!(rest.len() < MAX_SOCKS_MESSAGE_BYTES);
                     return;
                 }
-                SocksServerState::Request(_)
+                SocksServerState::Request { .. }
+                | SocksServerState::Resolve(_)
                 | SocksServerState::Associate(_)
                 | SocksServerState::Failed(_) => return,
             };
@@ -231,6 +255,10 @@ mod tests {
         let login = b"\x05\x02\x00\x02\x01\x01u\x02pw";
         let request = b"\x05\x01\x00\x03\x09a.example\x00\x50";
         for_mutations(&[&login[..], request].concat(), serve);
+        for_mutations(
+            b"\x04\x01\x00\x50\x00\x00\x00\x01me\x00a.example\x00",
+            serve,
+        );
     }
 
     #[test]

@@ -1,10 +1,16 @@
 //! Programs that nobody here wrote, through each kind of tunnel.
 
-use std::{net::SocketAddr, path::Path, process::Command, process::Stdio};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+    process::Command,
+    process::Stdio,
+};
 
 use tempfile::TempDir;
 use wormholes_tests::{
-    Fetched, More, OUTSIDE, SITE_GREETING, SshServer, TestNetwork, curl, run, until, workspace,
+    Fetched, More, OUTSIDE, SITE_GREETING, Setup, Site, SshServer, TestNetwork, curl, run, until,
+    workspace,
 };
 
 /// Kinds of tunnels; by the demo's script each serves one host.
@@ -24,6 +30,32 @@ async fn curl_fetches_through_every_tunnel_by_both_kinds_of_proxy() {
             let bulk: Fetched = curl(&proxy, &bulk, &["--proxytunnel"]).await.unwrap();
             assert_eq!(bulk.body.len(), n_bytes, "{kind} {scheme}: {}", bulk.error);
         }
+    }
+}
+
+#[tokio::test]
+async fn curl_goes_by_socks4_to_an_address_and_by_4a_to_a_name() {
+    let script = r#"fn route(c) {
+        if c.ip != () || c.user == "curl" { direct() } else { block("who?") }
+    }"#;
+    let client = Setup::new("client").unwrap().entrances();
+    let client = client.script("rules.rhai", script).start().await.unwrap();
+    let site = Site::start("a site", Ipv4Addr::LOCALHOST, None).await;
+    let site = site.unwrap();
+    let (entrance, port) = (client.entrance("socks5").unwrap(), site.address().port());
+    for (proxy, host, greeted) in [
+        ("socks4://", "127.0.0.1", true),
+        ("socks4a://curl@", "localhost", true),
+        ("socks4a://somebody@", "localhost", false),
+    ] {
+        let (proxy, url) = (
+            format!("{proxy}{entrance}"),
+            format!("http://{host}:{port}/"),
+        );
+        let fetched = curl(&proxy, &url, &[]).await.unwrap();
+        let body = String::from_utf8_lossy(&fetched.body);
+        assert_eq!(body.contains(SITE_GREETING), greeted, "{fetched:?}");
+        assert_eq!(fetched.error.contains("(91)"), !greeted, "{fetched:?}");
     }
 }
 

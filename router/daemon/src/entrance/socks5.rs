@@ -1,4 +1,4 @@
-//! SOCKS5: the handshake machine of `proto` on a connection.
+//! SOCKS5 and SOCKS4: the handshake machine of `proto` on a connection.
 
 use std::sync::Arc;
 
@@ -9,7 +9,8 @@ use tokio::{
     net::TcpStream,
 };
 use wormholes_proto::{
-    MAX_SOCKS_MESSAGE_BYTES, SocksAuth, SocksServer, SocksServerError, SocksServerState, Target,
+    Host, MAX_SOCKS_MESSAGE_BYTES, SocksAuth, SocksReply, SocksServer, SocksServerError,
+    SocksServerState, SocksVersion, Target,
 };
 
 use super::{Door, Visitor, associate::Association};
@@ -28,7 +29,9 @@ struct Request {
 
 enum Wanted {
     /// A connection there.
-    Connect(Target),
+    Connect(Target, SocksVersion),
+    /// An address of that host.
+    Resolve(Host),
     /// To send datagrams, from that port.
     Associate(Option<u16>),
 }
@@ -62,13 +65,26 @@ pub(super) async fn serve(door: &Arc<Door>, visitor: Visitor, core: Arc<NodeCore
     };
     drop(visitor.place);
     match request.wanted {
-        Wanted::Connect(target) => {
+        Wanted::Connect(target, version) => {
             let local = LocalEnd::Socks {
                 stream,
                 ahead: request.ahead,
+                version,
             };
             let asked = door.asked(visitor.ends, target, request.login);
             flow::run(&core, asked, local).await;
+        }
+        Wanted::Resolve(host) => {
+            let asked = door.asked(visitor.ends, Target::new(host, 0), request.login);
+            let found = flow::look_up(&core, asked).await;
+            let reply = match found {
+                Ok(ip) => SocksReply::Succeeded.encode(Some((ip, 0).into())),
+                Err(refusal) => refusal.socks_reply().encode(None),
+            };
+            // Nobody else would want to know.
+            if stream.write_all(&reply).await.is_ok() {
+                let _ = stream.shutdown().await;
+            }
         }
         Wanted::Associate(port) => {
             let association = Association {
@@ -108,11 +124,22 @@ async fn handshake(door: &Door, stream: &mut TcpStream) -> Result<Request, Hands
                 }
                 login = Some(Login::new(given.user(), given.password()));
             }
-            SocksServerState::Request(target) => {
+            SocksServerState::Request {
+                target,
+                version,
+                user,
+            } => {
                 return Ok(Request {
-                    wanted: Wanted::Connect(target),
-                    login,
+                    wanted: Wanted::Connect(target, version),
+                    login: login.or(user.map(|user| Login::new(&user, ""))),
                     ahead: input.into(),
+                });
+            }
+            SocksServerState::Resolve(host) => {
+                return Ok(Request {
+                    wanted: Wanted::Resolve(host),
+                    login,
+                    ahead: Bytes::new(),
                 });
             }
             SocksServerState::Associate(port) => {
@@ -162,7 +189,7 @@ fn reason(error: &HandshakeError) -> &'static str {
             "unsupported"
         }
         HandshakeError::Protocol(
-            SocksServerError::NotSocks5(_)
+            SocksServerError::NotSocks(_)
             | SocksServerError::Target
             | SocksServerError::Malformed(_)
             | SocksServerError::Unexpected,

@@ -1,9 +1,9 @@
 //! Asks the scripts until a plan opens, or no further answer may be asked for.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{net::IpAddr, sync::Arc, time::SystemTime};
 
 use rand::Rng;
-use wormholes_proto::Host;
+use wormholes_proto::{Host, Transport};
 use wormholes_rules::{Conn, Outcome, Plan, RuleRef, Tunnel};
 
 use super::{
@@ -43,16 +43,7 @@ pub(super) struct Choice {
 /// Decides and opens.
 pub(super) async fn travel(core: &NodeCore, flow: &Place, asked: &Asked) -> Result<Route, Refusal> {
     guard::check_own(&core.network, asked.transport, &asked.target)?;
-    // A flow keeps the rules that it began with.
-    let rules = core.policy.current();
-    let mut trip = Trip {
-        core,
-        flow,
-        asked,
-        opening: flow.begin()?,
-        conn: snapshot(core, flow, asked, &rules).await?,
-        told: false,
-    };
+    let (mut trip, rules) = begin(core, flow, asked).await?;
     for attempt in 0.. {
         trip.conn.attempt = attempt;
         let choice = decide(&mut trip, &rules).await?;
@@ -68,6 +59,64 @@ pub(super) async fn travel(core: &NodeCore, flow: &Place, asked: &Asked) -> Resu
         trip.conn.last_error = Some(failure.refusal.to_string());
     }
     Err(Refusal::TimedOut)
+}
+
+/// Decides, and looks up through the plan, unless the scripts had that done.
+pub(super) async fn look_up(
+    core: &NodeCore,
+    flow: &Place,
+    asked: &Asked,
+) -> Result<IpAddr, Refusal> {
+    let (mut trip, rules) = begin(core, flow, asked).await?;
+    let Choice { plan, .. } = decide(&mut trip, &rules).await?;
+    let first = plan.steps.first().and_then(|step| step.tunnels.first());
+    if let Some(Tunnel::Block { why }) = first {
+        return Err(Refusal::Blocked(why.clone()));
+    }
+    if trip.conn.ips.is_empty() {
+        trip.look_up(&plan).await?;
+    }
+    if trip.told {
+        // The program will ask for the address itself, and nobody knows by then who named it.
+        guard::check_told(
+            &core.network,
+            Transport::Tcp,
+            &trip.conn.ips,
+            asked.target.port,
+        )?;
+    }
+    let none = || Refusal::Name("it has no address".to_owned());
+    trip.conn.ip.ok_or_else(none)
+}
+
+async fn begin<'a>(
+    core: &'a NodeCore,
+    flow: &'a Place,
+    asked: &'a Asked,
+) -> Result<(Trip<'a>, Arc<Generation>), Refusal> {
+    // A flow keeps the rules that it began with.
+    let rules = core.policy.current();
+    let trip = Trip {
+        core,
+        flow,
+        asked,
+        opening: flow.begin()?,
+        conn: snapshot(core, flow, asked, &rules).await?,
+        told: false,
+    };
+    Ok((trip, rules))
+}
+
+impl Trip<'_> {
+    /// Looks the target's name up through `plan`, for the scripts to see.
+    async fn look_up(&mut self, plan: &Plan) -> Result<(), Refusal> {
+        guard::check_lookup(&self.asked.target.host)?;
+        let found = open::lookup(self, plan).await?;
+        self.told = found.told;
+        self.conn.ip = found.ips.first().copied();
+        self.conn.ips = found.ips;
+        Ok(())
+    }
 }
 
 /// Asks the scripts; looks the name up once when they need its address.
@@ -92,13 +141,7 @@ async fn decide(trip: &mut Trip<'_>, rules: &Arc<Generation>) -> Result<Choice, 
                 let why = "a script asked twice for the address".to_owned();
                 return Err(Refusal::Blocked(why));
             }
-            Outcome::NeedIp(plan) => {
-                guard::check_lookup(&trip.asked.target.host)?;
-                let found = open::lookup(trip, &plan).await?;
-                trip.told = found.told;
-                trip.conn.ip = found.ips.first().copied();
-                trip.conn.ips = found.ips;
-            }
+            Outcome::NeedIp(plan) => trip.look_up(&plan).await?,
         }
     }
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::{io::AsyncWriteExt, net::TcpStream, sync::oneshot};
-use wormholes_proto::SocksReply;
+use wormholes_proto::{SocksReply, SocksVersion};
 
 use super::{Ends, Refusal};
 use crate::{
@@ -24,12 +24,14 @@ pub(crate) type Answer = oneshot::Sender<Result<(), Refusal>>;
 /// Where a flow's bytes come from. A closed set: what each entrance hands over.
 #[derive(Debug)]
 pub(crate) enum LocalEnd {
-    /// A SOCKS5 client that waits for its reply.
+    /// A SOCKS client that waits for its reply.
     Socks {
         /// The connection.
         stream: TcpStream,
         /// What it sent too early.
         ahead: Bytes,
+        /// What it is answered in.
+        version: SocksVersion,
     },
     /// An HTTP client that waits for the answer to its CONNECT.
     Connect {
@@ -55,8 +57,12 @@ impl LocalEnd {
     /// Tells the program that the flow is open, and takes its side; none when it went away.
     pub(super) async fn accept(self, core: &NodeCore) -> Option<Side> {
         let pipe = match self {
-            Self::Socks { mut stream, ahead } => {
-                let reply = SocksReply::Succeeded.encode(None);
+            Self::Socks {
+                mut stream,
+                ahead,
+                version,
+            } => {
+                let reply = version.encode(SocksReply::Succeeded);
                 stream.write_all(&reply).await.ok()?;
                 Pipe::tcp_ahead(stream, ahead)
             }
@@ -81,8 +87,12 @@ impl LocalEnd {
     /// Tells the program why there is no flow. It may be gone: nobody else would want to know.
     pub(super) async fn refuse(self, refusal: Refusal) {
         match self {
-            Self::Socks { mut stream, .. } => {
-                let reply = refusal.socks_reply().encode(None);
+            Self::Socks {
+                mut stream,
+                version,
+                ..
+            } => {
+                let reply = version.encode(refusal.socks_reply());
                 if stream.write_all(&reply).await.is_ok() {
                     let _ = stream.shutdown().await;
                 }

@@ -64,6 +64,15 @@ pub(super) fn refused(core: &NodeCore, flow: &Place, refusal: &Refusal) {
     });
 }
 
+/// A flow that was a question for an address, and is answered.
+pub(super) fn looked_up(core: &NodeCore, flow: &Place) {
+    flow.tell(|story| story.state = FlowState::Ended);
+    let last_tried = flow.summary().last_tried;
+    let tunnel = last_tried.map_or("none", TunnelKind::as_str);
+    count(core, (flow.entrance, flow.transport), tunnel, "ok");
+    tracing::debug!(flow = flow.id, target = %flow.target, "name looked up");
+}
+
 /// A flow whose tunnel stands.
 pub(super) fn opened<'a>(core: &'a NodeCore, flow: &'a Place, route: &Route) -> Travelling<'a> {
     let kind = route.opened.kind;

@@ -3,12 +3,13 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use tokio::net::TcpListener;
+use tokio::{io::AsyncWriteExt, net::TcpListener};
 use wormholed::NodeOptions;
+use wormholes_proto::control::FlowState;
 
 use crate::{
     name_server::NameServer,
-    support::{SOCKS, TestNode, asking, check_echo, echo, until},
+    support::{SOCKS, TestNode, asking, check_echo, echo, read_all, until},
 };
 
 /// Looks names up at the exit, and dials from here what the exit said.
@@ -55,6 +56,82 @@ async fn a_name_is_looked_up_by_the_exit_alone_and_dialled_as_it_said() {
     assert!(because.contains(&read), "{because:?}");
     let served = exit.node.core().network.exit_status();
     assert_eq!(served.opened, 1, "the exit looked up and dialled nothing");
+}
+
+/// Tor's RESOLVE: the reply's code, and the address in it.
+async fn resolve(node: &TestNode, command: u8, host: &str) -> (u8, Ipv4Addr) {
+    let mut stream = node.connect().await;
+    let mut request = vec![5, 1, 0, 5, command, 0, 3, u8::try_from(host.len()).unwrap()];
+    request.extend(host.as_bytes());
+    request.extend([0, 0]);
+    stream.write_all(&request).await.unwrap();
+    let reply = read_all(&mut stream).await;
+    let (&[5, 0, 5, code, 0, 1], address) = reply.split_first_chunk().unwrap() else {
+        panic!("{reply:?}");
+    };
+    let (&address, port) = address.split_first_chunk::<4>().unwrap();
+    assert_eq!(port, [0, 0]);
+    (code, address.into())
+}
+
+#[tokio::test]
+async fn a_program_that_asks_for_an_address_gets_it_through_the_plan_of_a_flow() {
+    let script = r#"fn route(c) {
+        let exit = peer("exit").direct().exit();
+        switch c.host {
+            "blocked.example" => block("no"),
+            "upstream.example" => socks("127.0.0.1:9"),
+            "here.example" => direct(),
+            "needed.example" => if c.ip == () { need("ip", exit) } else { direct() },
+            "needless.example" => if c.ip == () { need("ip", exit) } else { block(c.ip) },
+            _ => if c.port == 0 { exit } else { block("it is a question") },
+        }
+    }"#;
+    let (here_is, there_is) = (Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(8, 8, 8, 8));
+    let (here, there) = (
+        NameServer::start(&[here_is]).await,
+        NameServer::start(&[there_is]).await,
+    );
+    let exit = TestNode::exit(ALLOW_ALL, &there).await;
+    let client = client(script, "", asking(&here), &exit).await;
+    for (host, expected) in [
+        ("a.example", there_is),
+        ("needed.example", there_is),
+        ("here.example", here_is),
+        ("192.0.2.7", Ipv4Addr::new(192, 0, 2, 7)),
+    ] {
+        assert_eq!(resolve(&client, 0xf0, host).await, (0, expected), "{host}");
+    }
+    assert!(here.asked().iter().all(|name| name == "here.example"));
+    for (host, code) in [
+        ("blocked.example", 2),
+        ("needless.example", 2),
+        ("hidden.onion", 2),
+        ("upstream.example", 1),
+    ] {
+        let refused = (code, Ipv4Addr::UNSPECIFIED);
+        assert_eq!(resolve(&client, 0xf0, host).await, refused, "{host}");
+    }
+    let (story, tries) = client.story(1);
+    assert_eq!((story.state, story.end), (FlowState::Ended, None));
+    let look_up = "look-up through direct to exit, which exits".to_owned();
+    assert_eq!(tries, [(look_up, None)]);
+    assert_eq!(client.node.core().flows.open(), 0);
+
+    // RESOLVE_PTR: the reverse.
+    let unsupported = (7, Ipv4Addr::UNSPECIFIED);
+    assert_eq!(resolve(&client, 0xf1, "8.8.8.8").await, unsupported);
+}
+
+#[tokio::test]
+async fn no_program_hears_a_private_address_from_an_exit() {
+    let none = NameServer::start(&[]).await;
+    let lie = NameServer::start(&[Ipv4Addr::LOCALHOST]).await;
+    let exit = TestNode::exit(ALLOW_ALL, &lie).await;
+    let script = r#"fn route(c) { peer("exit").direct().exit() }"#;
+    let client = client(script, "", asking(&none), &exit).await;
+    let refused = (2, Ipv4Addr::UNSPECIFIED);
+    assert_eq!(resolve(&client, 0xf0, "a.example").await, refused);
 }
 
 #[tokio::test]

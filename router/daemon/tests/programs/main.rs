@@ -26,6 +26,8 @@ mod plans;
 #[cfg(test)]
 mod rules;
 #[cfg(test)]
+mod socks4;
+#[cfg(test)]
 mod socks5;
 #[cfg(test)]
 mod support;

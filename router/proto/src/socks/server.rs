@@ -3,8 +3,9 @@
 use thiserror::Error;
 
 use super::{
-    CONNECT, METHOD_NO_MATCH, METHOD_NONE, METHOD_PASSWORD, PASSWORD_VERSION, SocksCredentials,
-    SocksReply, UDP_ASSOCIATE, VERSION, WireHost, decode_host, take,
+    CONNECT, METHOD_NO_MATCH, METHOD_NONE, METHOD_PASSWORD, PASSWORD_VERSION, RESOLVE,
+    SocksCredentials, SocksReply, SocksVersion, UDP_ASSOCIATE, VERSION, WireHost, decode_host,
+    take, v4,
 };
 use crate::{
     target::{Host, Target},
@@ -45,9 +46,18 @@ pub enum SocksServerState {
     NeedMore,
     /// The caller decides and calls [`SocksServer::handle_verdict`].
     CheckPassword(SocksCredentials),
-    /// The client wants to go there. The caller answers with [`SocksReply::encode`]; the
-    /// unconsumed input belongs to the flow.
-    Request(Target),
+    /// The client wants to go there; the unconsumed input belongs to the flow.
+    Request {
+        /// Where.
+        target: Target,
+        /// The caller answers with [`SocksVersion::encode`].
+        version: SocksVersion,
+        /// Whom a client of SOCKS4 says it is; nobody vouches for it.
+        user: Option<String>,
+    },
+    /// The client wants an address of this host. The caller answers with [`SocksReply::encode`] and
+    /// the address, and closes.
+    Resolve(Host),
     /// The client wants to send datagrams, from this port of its address; none: it does not know yet
     /// from where. The caller answers with [`SocksReply::encode`] and where it takes them; the
     /// association lasts as long as the connection.
@@ -59,16 +69,16 @@ pub enum SocksServerState {
 /// Why a handshake came to nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum SocksServerError {
-    /// The first byte is not 5: SOCKS4, HTTP, or noise.
-    #[error("the client does not speak SOCKS5: its first byte is {0}")]
-    NotSocks5(u8),
-    /// The client offers no method that this side takes.
+    /// The first byte is neither 5 nor 4: HTTP, or noise.
+    #[error("the client does not speak SOCKS: its first byte is {0}")]
+    NotSocks(u8),
+    /// The client offers no method that this side takes; SOCKS4 has none.
     #[error("the client offers no acceptable way to log in")]
     NoMethod,
     /// User name or password is wrong, or not UTF-8.
     #[error("user name or password was refused")]
     Password,
-    /// A command other than CONNECT and UDP ASSOCIATE.
+    /// A command other than CONNECT, UDP ASSOCIATE and RESOLVE; with SOCKS4, than CONNECT.
     #[error("command {0} is not supported")]
     Command(u8),
     /// An address type other than 1, 3 and 4.
@@ -158,8 +168,11 @@ impl SocksServer {
     }
 
     fn handle_greeting(&mut self, input: &[u8]) -> Option<(usize, Effect)> {
+        if input.first() == Some(&v4::VERSION) {
+            return self.handle_v4_request(input);
+        }
         if let Some(&first) = input.first().filter(|first| **first != VERSION) {
-            let effect = (Vec::new(), Err(SocksServerError::NotSocks5(first)));
+            let effect = (Vec::new(), Err(SocksServerError::NotSocks(first)));
             return Some((input.len(), effect));
         }
         let read = |reader: &mut Reader<'_>| {
@@ -178,6 +191,23 @@ impl SocksServer {
             (METHOD_NO_MATCH, Err(SocksServerError::NoMethod))
         };
         Some((used, (vec![VERSION, method], next)))
+    }
+
+    /// SOCKS4 has no greeting: its request says all.
+    fn handle_v4_request(&mut self, input: &[u8]) -> Option<(usize, Effect)> {
+        let (request, used) = match take(input, v4::decode_request)? {
+            Ok(_) if self.auth == SocksAuth::Required => {
+                (Err(SocksServerError::NoMethod), input.len())
+            }
+            Ok(read) => read,
+            Err(_) => (Err(SocksServerError::Malformed("request")), input.len()),
+        };
+        self.phase = Phase::Done;
+        let effect = match request {
+            Ok(state) => (Vec::new(), Ok(Some(state))),
+            Err(error) => (v4::encode_reply(false), Err(error)),
+        };
+        Some((used, effect))
     }
 
     fn handle_password(&mut self, input: &[u8]) -> Option<(usize, Effect)> {
@@ -246,7 +276,14 @@ fn decode_request(reader: &mut Reader<'_>) -> Result<Request, WireError> {
     let port = reader.u16("port")?;
     Ok(match command {
         CONNECT => target(&host, port)
-            .map(SocksServerState::Request)
+            .map(|target| SocksServerState::Request {
+                target,
+                version: SocksVersion::V5,
+                user: None,
+            })
+            .ok_or((SocksReply::HostUnreachable, SocksServerError::Target)),
+        RESOLVE => host_of(&host)
+            .map(SocksServerState::Resolve)
             .ok_or((SocksReply::HostUnreachable, SocksServerError::Target)),
         // The address is not looked at: datagrams count from the connection's own only.
         UDP_ASSOCIATE => Ok(SocksServerState::Associate(
@@ -259,19 +296,23 @@ fn decode_request(reader: &mut Reader<'_>) -> Result<Request, WireError> {
     })
 }
 
+fn host_of(host: &WireHost<'_>) -> Option<Host> {
+    match host {
+        WireHost::Ip(ip) => Some(Host::Ip(*ip)),
+        WireHost::Name(name) => Host::parse(std::str::from_utf8(name).ok()?).ok(),
+        WireHost::UnknownKind => None,
+    }
+}
+
 pub(super) fn target(host: &WireHost<'_>, port: u16) -> Option<Target> {
-    let host = match host {
-        WireHost::Ip(ip) => Host::Ip(*ip),
-        WireHost::Name(name) => Host::parse(std::str::from_utf8(name).ok()?).ok()?,
-        WireHost::UnknownKind => return None,
-    };
+    let host = host_of(host)?;
     let port_is_implied = host.name().is_some_and(|name| name.ends_with(".wh"));
     (port != 0 || port_is_implied).then(|| Target::new(host, port))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::MAX_CREDENTIAL_BYTES, *};
 
     /// Feeds `input` whole and in single bytes: the replies and the end must not differ.
     fn check(auth: SocksAuth, input: &[u8], reply: &[u8], state: &str) {
@@ -290,7 +331,11 @@ mod tests {
                             sent.extend(server.handle_verdict(credentials.password() == "good"));
                             continue;
                         }
-                        SocksServerState::Request(target) => format!("to {target}"),
+                        SocksServerState::Request { target, user, .. } => match user {
+                            None => format!("to {target}"),
+                            Some(user) => format!("{user} to {target}"),
+                        },
+                        SocksServerState::Resolve(host) => format!("of {host}"),
                         SocksServerState::Associate(from) => format!("from {from:?}"),
                         SocksServerState::Failed(error) => format!("{error:?}"),
                     };
@@ -392,9 +437,72 @@ mod tests {
     }
 
     #[test]
+    fn socks4_asks_for_an_address_and_4a_for_a_name() {
+        use SocksAuth::{Label, Required};
+        let refused = b"\0\x5b\0\0\0\0\0\0";
+        let v4 = b"\x04\x01\x00\x50\x01\x02\x03\x04\x00";
+        check(Label, v4, b"", "to 1.2.3.4:80");
+        check(
+            Label,
+            b"\x04\x01\x00\x50\x01\x02\x03\x04me\x00",
+            b"",
+            "me to 1.2.3.4:80",
+        );
+        let v4a = b"\x04\x01\x01\xbb\x00\x00\x00\x07me\x00A.example\x00";
+        check(Label, v4a, b"", "me to a.example:443");
+        check(Label, &v4a[..v4a.len() - 1], b"", "NeedMore");
+        check(Label, &v4a[..8], b"", "NeedMore");
+        check(Required, v4, refused, "NoMethod");
+        check(
+            Label,
+            b"\x04\x02\x00\x50\x01\x02\x03\x04\x00",
+            refused,
+            "Command(2)",
+        );
+        check(
+            Label,
+            b"\x04\x01\x00\x00\x01\x02\x03\x04\x00",
+            refused,
+            "Target",
+        );
+        check(
+            Label,
+            b"\x04\x01\x00\x50\x00\x00\x00\x01\x00\x00",
+            refused,
+            "Target",
+        );
+        let user = b"\x04\x01\x00\x50\x01\x02\x03\x04\xff\x00";
+        check(Label, user, refused, "Malformed(\"user id\")");
+        for head in [&v4[..8], b"\x04\x01\x00\x50\x00\x00\x00\x01\x00"] {
+            let longest = [head, &[b'a'; MAX_CREDENTIAL_BYTES]].concat();
+            check(Label, &longest, b"", "NeedMore");
+            let endless = [head, &[b'a'; MAX_CREDENTIAL_BYTES + 1]].concat();
+            check(Label, &endless, refused, "Malformed(\"request\")");
+        }
+        let replies = [SocksReply::Succeeded, SocksReply::NotAllowed];
+        let replies = replies.map(|reply| SocksVersion::V4.encode(reply));
+        assert_eq!(replies, [b"\0\x5a\0\0\0\0\0\0", refused]);
+    }
+
+    #[test]
+    fn names_are_resolved_and_addresses_are_not_turned_into_names() {
+        use SocksAuth::Label;
+        let name = request(0xf0, b"\x03\x09A.example", 0);
+        check(Label, &name, b"\x05\x00", "of a.example");
+        let v4 = b"\x01\x01\x02\x03\x04";
+        check(Label, &request(0xf0, v4, 0), b"\x05\x00", "of 1.2.3.4");
+        check(
+            Label,
+            &request(0xf0, b"\x03\x00", 0),
+            &answered(4),
+            "Target",
+        );
+        check(Label, &request(0xf1, v4, 0), &answered(7), "Command(241)");
+    }
+
+    #[test]
     fn other_protocols_are_named_and_get_no_answer() {
-        check(SocksAuth::Label, b"\x04\x01", b"", "NotSocks5(4)");
-        check(SocksAuth::Label, b"GET / HTTP/1.1", b"", "NotSocks5(71)");
+        check(SocksAuth::Label, b"GET / HTTP/1.1", b"", "NotSocks(71)");
     }
 
     #[test]
