@@ -139,19 +139,6 @@ async fn who_cancels_bulk_resets_both_ends() {
 #[tokio::test(flavor = "multi_thread")]
 async fn limits_hold_for_bulk() {
     let _alone = alone().await;
-    let max_bytes = 48 << 20;
-    let limits = CopyLimits {
-        max_bytes: Some(max_bytes),
-        ..CopyLimits::default()
-    };
-    let stalled = Stalled::start(limits).await;
-    let [far] = stalled.far;
-    within(far.error()).await;
-    let end = within(stalled.copy).await.unwrap();
-    assert_eq!(end.stop, Some(CopyStop::MaxBytes));
-    assert!(end.up_bytes <= max_bytes, "{end:?}");
-    assert!(end.up_bytes > max_bytes - PIECE_BYTES as u64, "{end:?}");
-
     let idle = CopyLimits {
         idle: Some(Duration::from_millis(400)),
         ..CopyLimits::default()
