@@ -28,6 +28,7 @@ use crate::{
     node::NodeCore,
 };
 
+pub use http::{origin_form, proxy_target};
 pub(crate) use pending::Pending;
 
 use datagrams::{Desk, Framing};

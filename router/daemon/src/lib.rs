@@ -37,7 +37,7 @@ pub use config::{
 pub use control::{BindControlError, ReadAddedError};
 pub use counters::{Counters, DroppedDatagrams, RoleCounters};
 pub use dial::DialError;
-pub use entrance::EntranceError;
+pub use entrance::{EntranceError, origin_form, proxy_target};
 pub use flow::{Decided, Flow, FlowTable, Forbidden, Moved, Refusal, Story, Totals, Tried};
 pub use gatekeeper::{Gatekeeper, OpenGate};
 pub use identity::IdentityError;

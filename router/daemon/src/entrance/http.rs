@@ -8,6 +8,7 @@ mod error;
 mod forward;
 mod headers;
 mod relayed;
+mod request;
 
 use std::{
     convert::Infallible,
@@ -16,12 +17,10 @@ use std::{
 
 use bytes::Bytes;
 use http_body_util::{Either, Empty, Full};
-use hyper::{
-    Method, Request, Response, Uri, body::Incoming, server::conn::http1, service::service_fn,
-};
+use hyper::{Method, Request, Response, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::oneshot;
-use wormholes_proto::{Host, Target};
+use wormholes_proto::Target;
 
 use super::{Door, Place, Visitor};
 use crate::{
@@ -31,10 +30,10 @@ use crate::{
 use forward::Upstream;
 use relayed::Relayed;
 
+pub use request::{origin_form, proxy_target};
+
 /// A request's head; browsers' cookies reach some 16 KiB.
 const MAX_HEAD_BYTES: usize = 64 << 10;
-/// Where absolute-form requests go that name no port.
-const HTTP_PORT: u16 = 80;
 
 /// Bodies: streamed through, or one of our own.
 pub(super) type Body = Either<Relayed, Either<Full<Bytes>, Empty<Bytes>>>;
@@ -117,7 +116,7 @@ impl Session {
             self.door.refused(&self.core, "login");
             return error::login_wanted();
         }
-        let Some(target) = target(request.method(), request.uri()) else {
+        let Some(target) = proxy_target(request.method(), request.uri()) else {
             self.door.refused(&self.core, "malformed");
             return error::bad_request();
         };
@@ -160,49 +159,5 @@ impl Session {
     fn take_place(&self) -> Option<Place> {
         let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
         place.take()
-    }
-}
-
-/// Where a request wants to go; none when it does not say so in a proxy's terms.
-fn target(method: &Method, uri: &Uri) -> Option<Target> {
-    let authority = uri.authority()?;
-    let is_connect = *method == Method::CONNECT;
-    let plain_http = uri.scheme_str() == Some("http");
-    // A password in a URL is for the target, and the proxy must not see it (RFC 9110, 4.2.4).
-    if (!is_connect && !plain_http) || authority.as_str().contains('@') {
-        return None;
-    }
-    let default_port = (!is_connect).then_some(HTTP_PORT);
-    let port = match authority.port() {
-        Some(port) => port.as_str().parse().ok()?,
-        None => default_port?,
-    };
-    let host = Host::parse(authority.host()).ok()?;
-    (port != 0).then(|| Target::new(host, port))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn check(method: &str, uri: &str, expected: Option<&str>) {
-        let method = Method::from_bytes(method.as_bytes()).unwrap();
-        let found = target(&method, &uri.parse().unwrap()).map(|target| target.to_string());
-        assert_eq!(found.as_deref(), expected, "{method} {uri}");
-    }
-
-    #[test]
-    fn only_proxy_requests_have_a_target() {
-        check("CONNECT", "a.example:443", Some("a.example:443"));
-        check("CONNECT", "[::1]:443", Some("[::1]:443"));
-        check("CONNECT", "a.example", None);
-        check("CONNECT", "a.example:0", None);
-        check("CONNECT", "0x7f.1:80", None);
-        check("GET", "http://A.example/x?y", Some("a.example:80"));
-        check("GET", "http://a.example:8080/", Some("a.example:8080"));
-        check("GET", "http://user:pw@a.example/", None);
-        check("GET", "https://a.example/", None);
-        check("GET", "/local", None);
-        check("OPTIONS", "*", None);
     }
 }

@@ -2,7 +2,7 @@
 
 use http_body_util::Either;
 use hyper::{
-    Request, Response, Uri,
+    Request, Response,
     body::Incoming,
     client::conn::http1::{self, SendRequest},
 };
@@ -10,7 +10,7 @@ use hyper_util::rt::TokioIo;
 use tokio::sync::oneshot;
 use wormholes_proto::Target;
 
-use super::{Body, Relayed, Session, error, headers};
+use super::{Body, Relayed, Session, error, headers, origin_form};
 use crate::{
     flow::{LocalEnd, Login, Refusal},
     pipe::Pipe,
@@ -30,7 +30,7 @@ impl Session {
         target: Target,
         login: Option<Login>,
     ) -> Response<Body> {
-        let Some(mut request) = rewrite(request) else {
+        let Some(mut request) = origin_form(request) else {
             return error::bad_request();
         };
         let mut slot = self.upstream.lock().await;
@@ -97,16 +97,4 @@ impl Session {
             sender,
         })
     }
-}
-
-/// Origin form, this target's `Host`, and no header of the client's connection.
-fn rewrite(request: Request<Incoming>) -> Option<Request<Incoming>> {
-    let (mut parts, body) = request.into_parts();
-    let authority = parts.uri.authority()?.clone();
-    let path = parts.uri.path_and_query()?.clone();
-    headers::remove_hop_by_hop(&mut parts.headers);
-    headers::set_host(&mut parts.headers, authority.as_str());
-    parts.uri = Uri::from(path);
-    parts.version = hyper::Version::HTTP_11;
-    Some(Request::from_parts(parts, body))
 }
