@@ -7,6 +7,7 @@ mod capture;
 mod client;
 mod crowd;
 mod daemon;
+pub mod fuzz;
 mod honest;
 mod hosts;
 mod identity;

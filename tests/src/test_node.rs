@@ -6,6 +6,9 @@ use rand_chacha::ChaCha20Rng;
 use ring::signature::{Ed25519KeyPair, KeyPair};
 use wormholes_proto::{NodeId, NodeRecord, RecordError, Roles, SignedRecord, StaticKeypair, Suite};
 
+/// Keeps a signature over a record from being one over anything else.
+pub(crate) const RECORD_CONTEXT: &[u8] = b"wormholes node record 1\0";
+
 /// A node's keys.
 #[derive(Debug)]
 pub struct TestNode {
@@ -68,6 +71,12 @@ impl TestNode {
             signature.copy_from_slice(self.signing.sign(message).as_ref());
             signature
         })
+    }
+
+    /// Signs whatever shall pass for a record.
+    pub(crate) fn sign_bytes(&self, body: &[u8]) -> Vec<u8> {
+        let signature = self.signing.sign(&[RECORD_CONTEXT, body].concat());
+        [body, signature.as_ref()].concat()
     }
 
     /// [`TestNode::record`], signed.

@@ -23,6 +23,8 @@ mod censor;
 mod cli;
 #[path = "all/clients.rs"]
 mod clients;
+#[path = "all/corpus.rs"]
+mod corpus;
 #[path = "all/daemon.rs"]
 mod daemon;
 #[path = "all/dashboard.rs"]

@@ -12,6 +12,7 @@
 mod bench;
 mod demo;
 mod dist;
+mod fuzz;
 mod setup;
 mod soak;
 mod stage;

@@ -52,6 +52,9 @@ const CARGO_DENY: &str = "0.20.2";
 /// The version that reads the package's list of files as it is written.
 const CARGO_DEB: &str = "3.8.0";
 
+/// The version whose options are used here.
+const CARGO_FUZZ: &str = "0.13.2";
+
 const fn tool(program: &'static str, package: &'static str) -> Tool {
     Tool { program, package }
 }
@@ -107,6 +110,27 @@ pub(crate) fn cargo_deny() -> Result<PathBuf> {
 /// A cargo-deb, installed below the target folder when PATH has none.
 pub(crate) fn cargo_deb() -> Result<PathBuf> {
     cargo_tool("cargo-deb", CARGO_DEB)
+}
+
+/// A cargo-fuzz, installed below the target folder when PATH has none.
+pub(crate) fn cargo_fuzz() -> Result<PathBuf> {
+    cargo_tool("cargo-fuzz", CARGO_FUZZ)
+}
+
+/// A nightly compiler, which has what libFuzzer needs; any will do.
+///
+/// # Errors
+/// When there is none and rustup cannot install one.
+pub(crate) fn nightly() -> Result<()> {
+    let has = Command::new("rustup")
+        .args(["run", "nightly", "rustc", "--version"])
+        .output();
+    if has.is_ok_and(|output| output.status.success()) {
+        return Ok(());
+    }
+    let mut rustup = Command::new("rustup");
+    rustup.args(["toolchain", "install", "nightly", "--profile", "minimal"]);
+    check(&mut rustup).context("fuzzing needs a nightly compiler, which rustup installs")
 }
 
 fn cargo_tool(name: &str, version: &str) -> Result<PathBuf> {

@@ -1,6 +1,8 @@
 //! `cargo xtask soak [NAME]`: the tests that have a size, at full size.
 //!
-//! Such tests read `WORMHOLES_SOAK`, a factor for their number of rounds; continuous integration
+//! `fuzz` is one of them by its own rules (module `fuzz`).
+//!
+//! The others read `WORMHOLES_SOAK`, a factor for their number of rounds; continuous integration
 //! runs them with 1.
 
 use std::{path::Path, process::ExitCode};
@@ -8,37 +10,60 @@ use std::{path::Path, process::ExitCode};
 use anyhow::{Result, bail};
 
 use crate::{
-    setup,
+    fuzz, setup,
     stage::{Stages, cargo, check, target_dir, workspace},
 };
 
 /// What to run.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// One of them; all without.
+    /// One of them, `fuzz` or one of its targets; all without.
     name: Option<String>,
     /// How many times the rounds of continuous integration.
     #[arg(long, default_value_t = 30)]
     factor: u32,
+    /// How long each target of `fuzz` runs.
+    #[arg(long, default_value_t = 600, value_name = "SECONDS")]
+    seconds: u32,
 }
 
 /// Every test module that reads the factor says so with this call.
 const MARK: &str = "soak_rounds(";
 
+/// All targets of the fuzzers; `fuzz::` and a target's name is that one.
+const FUZZ: &str = "fuzz";
+
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let names = names()?;
-    let chosen: Vec<_> = match &arguments.name {
-        Some(name) if names.contains(name) => vec![name.clone()],
-        Some(name) => bail!("no soak of the name {name}; there are: {}", names.join(" ")),
-        None => names,
-    };
+    let (mut tests, mut targets) = (names()?, fuzz::targets()?);
+    if let Some(name) = arguments.name.as_deref().filter(|name| *name != FUZZ) {
+        let of_fuzz = |target: &str| format!("{FUZZ}::{target}");
+        let others = tests.iter().cloned();
+        let all: Vec<_> = others
+            .chain(targets.iter().map(|name| of_fuzz(name)))
+            .collect();
+        if !all.iter().any(|one| one == name) {
+            bail!(
+                "no soak of the name {name}; there are: {FUZZ} {}",
+                all.join(" ")
+            );
+        }
+        tests.retain(|test| test == name);
+        targets.retain(|target| of_fuzz(target) == name);
+    } else if arguments.name.is_some() {
+        tests.clear();
+    }
     let mut stages = Stages::new();
-    stages.run("setup", || setup::packages(setup::TEST_TOOLS))?;
-    stages.run("build", || {
-        check(cargo().args(["build", "--workspace", "--all-targets", "--locked"]))
-    })?;
-    for name in chosen {
+    if !tests.is_empty() {
+        stages.run("setup", || setup::packages(setup::TEST_TOOLS))?;
+        stages.run("build", || {
+            check(cargo().args(["build", "--workspace", "--all-targets", "--locked"]))
+        })?;
+    }
+    for name in tests {
         stages.run(&name, || soak(&name, arguments.factor))?;
+    }
+    if !targets.is_empty() {
+        fuzz::run(&mut stages, &targets, arguments.seconds)?;
     }
     stages.print();
     Ok(ExitCode::SUCCESS)

@@ -31,7 +31,7 @@ use wormholes_proto::{
     decode_answer,
 };
 
-use crate::identity::Identity;
+use crate::{identity::Identity, test_node::RECORD_CONTEXT};
 
 const ALPN: &[u8] = b"wormholes/1";
 /// What a liar takes of a connection that it does not read: the rest stays with who sends it.
@@ -40,8 +40,6 @@ const WINDOW_BYTES: u32 = 256 << 10;
 const PATIENCE: Duration = Duration::from_secs(40);
 /// No answer to a lie is longer.
 const MAX_ANSWER_BYTES: usize = 8 << 20;
-/// Keeps a signature over a record from being one over anything else.
-const RECORD_CONTEXT: &[u8] = b"wormholes node record 1\0";
 
 /// A node with all its keys, and without morals.
 #[derive(Debug)]

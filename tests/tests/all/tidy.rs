@@ -17,6 +17,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "wormholes-tests",
         &["wormholed", "wormholes-proto", "wormholes-rules"],
     ),
+    ("wormholes-fuzz", &["wormholes-tests"]),
     ("xtask", &[]),
 ];
 

@@ -1,0 +1,74 @@
+//! What must hold whatever comes in, one function for each parser: it takes any bytes and panics
+//! when the parser breaks its word.
+//!
+//! libFuzzer looks for such bytes (`cargo xtask soak fuzz`; its programs are in `tests/fuzz`), and
+//! the bytes that it kept run through the same functions in `cargo xtask test`. Beside not to panic
+//! the word is: what is read is written as it was, or was never the one way to write it; pieces say
+//! what the whole says; nothing passes its bound. What is under a key is sealed here with the right
+//! one, so that what is behind it is reached.
+
+#![expect(
+    clippy::missing_panics_doc,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a finding is a panic"
+)]
+
+mod config;
+mod control;
+mod datagram;
+mod http;
+mod input;
+mod invite;
+mod onion;
+mod record;
+mod rules;
+mod sealed;
+mod socks;
+mod stream;
+mod target;
+mod tcp;
+
+pub use config::config;
+pub use control::{control_answer, control_request};
+pub use datagram::datagram;
+pub use http::http_request;
+pub use invite::invite;
+pub use onion::{cells, create, created};
+pub use record::{record, record_set};
+pub use rules::{recording, script};
+pub use sealed::{sealed_frames, sealed_hello};
+pub use socks::{socks_client, socks_datagram, socks_server};
+pub use stream::{answer, open};
+pub use target::target;
+pub use tcp::{tcp_frames, tcp_preface};
+
+/// Checks what must hold for these bytes.
+pub type Check = fn(&[u8]);
+
+/// Every function by its name, which its program and its folder in `tests/fuzz/corpus` have too.
+pub const TARGETS: [(&str, Check); 23] = [
+    ("answer", answer),
+    ("cells", cells),
+    ("config", config),
+    ("control_answer", control_answer),
+    ("control_request", control_request),
+    ("create", create),
+    ("created", created),
+    ("datagram", datagram),
+    ("http_request", http_request),
+    ("invite", invite),
+    ("open", open),
+    ("record", record),
+    ("record_set", record_set),
+    ("recording", recording),
+    ("script", script),
+    ("sealed_frames", sealed_frames),
+    ("sealed_hello", sealed_hello),
+    ("socks_client", socks_client),
+    ("socks_datagram", socks_datagram),
+    ("socks_server", socks_server),
+    ("target", target),
+    ("tcp_frames", tcp_frames),
+    ("tcp_preface", tcp_preface),
+];
