@@ -6,7 +6,7 @@ use http_body_util::{BodyExt, Empty};
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode, Uri,
     body::{Bytes, Incoming},
-    header,
+    header::{self, HeaderName},
     server::conn::http1,
     service::service_fn,
 };
@@ -110,6 +110,11 @@ fn check(asked: Asked) {
         assert_eq!(target.to_string().parse().as_ref(), Ok(target));
         assert!(!authority.as_str().contains('@'), "a password goes out");
     }
+    let named = asked.headers.get_all(header::CONNECTION).iter();
+    let named = named.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    let named: Vec<_> = named
+        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+        .collect();
     let mut request = Request::new(());
     *request.method_mut() = asked.method;
     *request.uri_mut() = asked.uri;
@@ -126,6 +131,9 @@ fn check(asked: Asked) {
         "one host, the target's"
     );
     assert!(request.uri().authority().is_none() && request.uri().scheme().is_none());
+    for name in named.iter().filter(|name| **name != header::HOST) {
+        assert!(!request.headers().contains_key(name), "{name} goes out");
+    }
     for name in OF_ONE_CONNECTION {
         assert!(!request.headers().contains_key(name), "{name} goes out");
     }

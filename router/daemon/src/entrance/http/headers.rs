@@ -25,9 +25,10 @@ const HOP_BY_HOP: [HeaderName; 9] = [
 /// Removes what belongs to one connection, and what its `Connection` header names.
 pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     let named = headers.get_all(header::CONNECTION).iter();
-    let named = named.filter_map(|value| value.to_str().ok());
-    let named = named.flat_map(|value| value.split(','));
-    let named: Vec<HeaderName> = named.filter_map(|name| name.trim().parse().ok()).collect();
+    // As bytes: one word that is no text hides no other.
+    let named = named.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    let named = named.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok());
+    let named: Vec<HeaderName> = named.collect();
     for name in named.iter().chain(&HOP_BY_HOP) {
         headers.remove(name);
     }
@@ -61,14 +62,16 @@ mod tests {
         let mut headers = HeaderMap::new();
         for (name, value) in [
             ("connection", "close, X-Private"),
+            ("connection", "\u{e9}, X-Hidden"),
             ("x-private", "1"),
+            ("x-hidden", "1"),
             ("proxy-connection", "keep-alive"),
             ("keep-alive", "timeout=5"),
             ("proxy-authorization", "Basic YTpi"),
             ("te", "trailers"),
             ("accept", "*/*"),
         ] {
-            headers.append(name, HeaderValue::from_static(value));
+            headers.append(name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
         remove_hop_by_hop(&mut headers);
         assert_eq!(headers.keys().collect::<Vec<_>>(), ["accept"]);
