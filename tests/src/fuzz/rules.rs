@@ -23,8 +23,6 @@ pub fn script(input: &[u8]) {
         Err(errors) => {
             assert!(!errors.is_empty());
             check(&text, &errors);
-            let again = load(&text).map(drop);
-            assert_eq!(again.map_err(|errors| errors.len()), Err(errors.len()));
         }
     }
 }
