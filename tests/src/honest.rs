@@ -22,7 +22,7 @@ const MAX_RATIO: f64 = 1.2;
 /// Turns before their median means something.
 const MIN_TURNS: usize = 15;
 /// Turns after which a node that seems slow is slow. One that is not passes long before.
-const MAX_TURNS: usize = 60;
+const MAX_TURNS: usize = 150;
 
 /// A flow through a SOCKS5 entrance to a server that sends back what it gets.
 #[derive(Debug)]

@@ -47,7 +47,7 @@ async fn learns(node: &Node, what: &str, mut all: impl FnMut() -> bool) {
             node.network.refresh_records().await;
         }
     };
-    let learned = tokio::time::timeout(Duration::from_secs(60), learn).await;
+    let learned = tokio::time::timeout(Duration::from_secs(180), learn).await;
     assert!(learned.is_ok(), "{what}");
 }
 
