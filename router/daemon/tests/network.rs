@@ -16,7 +16,7 @@ mod limits;
 #[path = "network/lookups.rs"]
 mod lookups;
 #[cfg(test)]
-#[path = "shared/name_server.rs"]
+#[path = "both/name_server.rs"]
 mod name_server;
 #[cfg(test)]
 #[path = "network/onion.rs"]

@@ -19,7 +19,7 @@ mod lookups;
 #[cfg(test)]
 mod loops;
 #[cfg(test)]
-#[path = "../shared/name_server.rs"]
+#[path = "../both/name_server.rs"]
 mod name_server;
 #[cfg(test)]
 mod plans;
