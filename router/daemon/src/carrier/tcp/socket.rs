@@ -24,7 +24,7 @@ use wormholes_proto::NodeId;
 
 use crate::{
     carrier::tls,
-    pipe::{PipeError, broken},
+    pipe::{PipeError, broken, keep_alive},
 };
 
 /// Plaintext of one write, and ciphertext of one read.
@@ -117,6 +117,7 @@ impl TlsSocket {
     async fn shake_hands(socket: TcpStream, session: Session) -> Result<Self, PipeError> {
         // Small messages go at once; without it they only go later.
         let _ = socket.set_nodelay(true);
+        keep_alive(&socket);
         let state = Mutex::new(State {
             session,
             incoming: Vec::new(),
