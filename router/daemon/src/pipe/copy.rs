@@ -118,6 +118,15 @@ pub enum CopyStop {
 }
 
 impl CopyEnd {
+    /// After `bytes`.
+    pub(super) fn of(bytes: &FlowBytes, stop: Option<CopyStop>) -> Self {
+        Self {
+            up_bytes: bytes.up.load(Relaxed),
+            down_bytes: bytes.down.load(Relaxed),
+            stop,
+        }
+    }
+
     /// Of two sides that cannot be joined.
     pub(super) fn unlike() -> Self {
         Self {
@@ -129,11 +138,11 @@ impl CopyEnd {
 }
 
 /// What both directions look at.
-struct Shared<'a> {
-    limits: &'a CopyLimits,
+pub(super) struct Shared<'a> {
+    pub(super) limits: &'a CopyLimits,
     own_pace: Option<Pace>,
-    allowance: Allowance,
-    bytes: &'a FlowBytes,
+    pub(super) allowance: Allowance,
+    pub(super) bytes: &'a FlowBytes,
 }
 
 /// Bytes that may still move; taken before they do, so that both directions keep to it together.
@@ -141,13 +150,38 @@ struct Shared<'a> {
 pub(super) struct Allowance(AtomicU64);
 
 /// One of the two directions.
-struct Way<'a> {
-    from: &'a mut PipeReader,
-    into: &'a mut PipeWriter,
-    moved: fn(&FlowBytes, u64),
-    jitter: Option<Jitter>,
-    read_failed: fn(PipeError) -> CopyStop,
-    write_failed: fn(PipeError) -> CopyStop,
+pub(super) struct Way<'a, R, W> {
+    pub(super) from: &'a mut R,
+    pub(super) into: &'a mut W,
+    pub(super) moved: fn(&FlowBytes, u64),
+    pub(super) jitter: Option<Jitter>,
+    pub(super) read_failed: fn(PipeError) -> CopyStop,
+    pub(super) write_failed: fn(PipeError) -> CopyStop,
+}
+
+/// The way up and the way down between two ends, each with its reader and its writer.
+pub(super) fn ways<'a, R, W>(
+    near: (&'a mut R, &'a mut W),
+    far: (&'a mut R, &'a mut W),
+    limits: &CopyLimits,
+) -> [Way<'a, R, W>; 2] {
+    let up = Way {
+        from: near.0,
+        into: far.1,
+        moved: FlowBytes::moved_up,
+        jitter: limits.jitter,
+        read_failed: CopyStop::Near,
+        write_failed: CopyStop::Far,
+    };
+    let down = Way {
+        from: far.0,
+        into: near.1,
+        moved: FlowBytes::moved_down,
+        jitter: None,
+        read_failed: CopyStop::Far,
+        write_failed: CopyStop::Near,
+    };
+    [up, down]
 }
 
 impl FlowBytes {
@@ -190,29 +224,13 @@ pub async fn copy(near: Pipe, far: Pipe, limits: &CopyLimits, bytes: &FlowBytes)
     if let Some(pad_bytes) = limits.pad_bytes {
         far.writer.set_padding(pad_bytes);
     }
-    let shared = Shared {
-        limits,
-        own_pace: limits.bandwidth_bytes_per_s.map(Pace::new),
-        allowance: Allowance::new(limits, bytes),
-        bytes,
-    };
+    let shared = Shared::new(limits, bytes);
     let (near_left, far_left) = (near.writer.left(), far.writer.left());
-    let up = Way {
-        from: &mut near.reader,
-        into: &mut far.writer,
-        moved: FlowBytes::moved_up,
-        jitter: limits.jitter,
-        read_failed: CopyStop::Near,
-        write_failed: CopyStop::Far,
-    };
-    let down = Way {
-        from: &mut far.reader,
-        into: &mut near.writer,
-        moved: FlowBytes::moved_down,
-        jitter: None,
-        read_failed: CopyStop::Far,
-        write_failed: CopyStop::Near,
-    };
+    let [up, down] = ways(
+        (&mut near.reader, &mut near.writer),
+        (&mut far.reader, &mut far.writer),
+        limits,
+    );
     let (mut up, mut down) = (pin!(shared.run(up)), pin!(shared.run(down)));
     // Who has sent everything and left is not seen by a direction in which nothing moves.
     let both = async {
@@ -233,11 +251,7 @@ pub async fn copy(near: Pipe, far: Pipe, limits: &CopyLimits, bytes: &FlowBytes)
         both = both => both.err(),
         stop = watch(limits, bytes) => Some(stop),
     };
-    CopyEnd {
-        up_bytes: bytes.up.load(Relaxed),
-        down_bytes: bytes.down.load(Relaxed),
-        stop,
-    }
+    CopyEnd::of(bytes, stop)
 }
 
 /// The end of a direction, unless the one that it goes to leaves before.
@@ -253,8 +267,28 @@ async fn unless_left(
     }
 }
 
-impl Shared<'_> {
-    async fn run(&self, mut way: Way<'_>) -> Result<(), CopyStop> {
+impl<'a> Shared<'a> {
+    pub(super) fn new(limits: &'a CopyLimits, bytes: &'a FlowBytes) -> Self {
+        Self {
+            limits,
+            own_pace: limits.bandwidth_bytes_per_s.map(Pace::new),
+            allowance: Allowance::new(limits, bytes),
+            bytes,
+        }
+    }
+
+    /// Waits before `bytes` go on, as ceilings and jitter want.
+    pub(super) async fn hold_back(&self, bytes: u64, jitter: Option<Jitter>) {
+        self.limits.pace(bytes).await;
+        if let Some(pace) = &self.own_pace {
+            pace.pass(bytes).await;
+        }
+        if let Some(jitter) = jitter {
+            tokio::time::sleep(jitter.wait(rand::random())).await;
+        }
+    }
+
+    async fn run(&self, mut way: Way<'_, PipeReader, PipeWriter>) -> Result<(), CopyStop> {
         loop {
             if self.splice_next(&mut way).await? {
                 continue;
@@ -266,16 +300,9 @@ impl Shared<'_> {
             let whole = total_bytes(&chunks);
             self.cut_to_allowance(&mut chunks);
             let bytes = total_bytes(&chunks);
-            self.limits.pace(bytes).await;
-            if let Some(pace) = &self.own_pace {
-                pace.pass(bytes).await;
-            }
+            self.hold_back(bytes, way.jitter).await;
             if let Some(witness) = &self.limits.witness {
                 chunks.iter().for_each(|chunk| witness.saw("relay", chunk));
-            }
-            if let Some(jitter) = way.jitter {
-                let wait = jitter.wait(rand::random());
-                tokio::time::sleep(wait).await;
             }
             let written = if way.from.shares_room() {
                 let unread = self.limits.unread;
@@ -295,7 +322,10 @@ impl Shared<'_> {
     }
 
     /// Moves what comes next without looking at it; `false` when it is better copied, or the end.
-    async fn splice_next(&self, way: &mut Way<'_>) -> Result<bool, CopyStop> {
+    async fn splice_next(
+        &self,
+        way: &mut Way<'_, PipeReader, PipeWriter>,
+    ) -> Result<bool, CopyStop> {
         if !self.limits.lets_splice() || !way.from.ahead.is_empty() {
             return Ok(false);
         }

@@ -1,32 +1,15 @@
 //! Copies datagrams between the two ends of a UDP flow until one ends, breaks, or falls silent.
 
-use std::sync::atomic::Ordering::Relaxed;
-
 use bytes::Bytes;
-use wormholes_rules::Jitter;
 
 use super::{
-    super::{CopyEnd, CopyLimits, CopyStop, FlowBytes, Pace, copy::Allowance, watch},
+    super::{
+        CopyEnd, CopyLimits, CopyStop, FlowBytes,
+        copy::{Shared, Way, ways},
+        watch,
+    },
     DatagramPipe, DatagramReader, DatagramWriter, PipeError,
 };
-
-/// What both directions look at.
-struct Shared<'a> {
-    limits: &'a CopyLimits,
-    own_pace: Option<Pace>,
-    allowance: Allowance,
-    bytes: &'a FlowBytes,
-}
-
-/// One of the two directions.
-struct Way<'a> {
-    from: &'a mut DatagramReader,
-    into: &'a mut DatagramWriter,
-    moved: fn(&FlowBytes, u64),
-    jitter: Option<Jitter>,
-    read_failed: fn(PipeError) -> CopyStop,
-    write_failed: fn(PipeError) -> CopyStop,
-}
 
 /// Copies `near` (the asker's side) and `far` (the target's) into each other. There is no half of a
 /// UDP flow: the end of one direction is that of both, and silence is a good end.
@@ -40,31 +23,15 @@ pub(in super::super) async fn copy(
     if let Some(pad_bytes) = limits.pad_bytes {
         far.writer.set_padding(pad_bytes);
     }
-    let shared = Shared {
+    let shared = Shared::new(limits, bytes);
+    let [up, down] = ways(
+        (&mut near.reader, &mut near.writer),
+        (&mut far.reader, &mut far.writer),
         limits,
-        own_pace: limits.bandwidth_bytes_per_s.map(Pace::new),
-        allowance: Allowance::new(limits, bytes),
-        bytes,
-    };
-    let up = Way {
-        from: &mut near.reader,
-        into: &mut far.writer,
-        moved: FlowBytes::moved_up,
-        jitter: limits.jitter,
-        read_failed: CopyStop::Near,
-        write_failed: CopyStop::Far,
-    };
-    let down = Way {
-        from: &mut far.reader,
-        into: &mut near.writer,
-        moved: FlowBytes::moved_down,
-        jitter: None,
-        read_failed: CopyStop::Far,
-        write_failed: CopyStop::Near,
-    };
+    );
     let ended = tokio::select! {
-        ended = shared.run(up) => ended,
-        ended = shared.run(down) => ended,
+        ended = shared.run_datagrams(up) => ended,
+        ended = shared.run_datagrams(down) => ended,
         stop = watch(limits, bytes) => Err(stop),
     };
     let stop = ended.err().filter(|stop| *stop != CopyStop::Idle);
@@ -73,15 +40,14 @@ pub(in super::super) async fn copy(
         let _ = near.writer.finish().await;
         let _ = far.writer.finish().await;
     }
-    CopyEnd {
-        up_bytes: bytes.up.load(Relaxed),
-        down_bytes: bytes.down.load(Relaxed),
-        stop,
-    }
+    CopyEnd::of(bytes, stop)
 }
 
 impl Shared<'_> {
-    async fn run(&self, way: Way<'_>) -> Result<(), CopyStop> {
+    async fn run_datagrams(
+        &self,
+        way: Way<'_, DatagramReader, DatagramWriter>,
+    ) -> Result<(), CopyStop> {
         loop {
             let mut datagrams = way.from.read_datagrams().await.map_err(way.read_failed)?;
             if datagrams.is_empty() {
@@ -95,13 +61,7 @@ impl Shared<'_> {
             let n_fitting = datagrams.iter().take_while(fits).count();
             datagrams.truncate(n_fitting);
             let bytes = datagrams.iter().map(|datagram| datagram.len() as u64).sum();
-            self.limits.pace(bytes).await;
-            if let Some(pace) = &self.own_pace {
-                pace.pass(bytes).await;
-            }
-            if let Some(jitter) = way.jitter {
-                tokio::time::sleep(jitter.wait(rand::random())).await;
-            }
+            self.hold_back(bytes, way.jitter).await;
             self.write(way.into, &datagrams, way.write_failed).await?;
             (way.moved)(self.bytes, bytes);
             if n_fitting < n_read {
