@@ -87,5 +87,7 @@ mod telemetry;
 mod tidy;
 #[path = "all/tidy_text.rs"]
 mod tidy_text;
+#[path = "all/timing.rs"]
+mod timing;
 #[path = "all/udp.rs"]
 mod udp;

@@ -62,6 +62,13 @@ impl PathCache {
         self.paths.insert(key, CachedPath { hops, chosen: now });
     }
 
+    /// Whether some key has, or had of late, a path over the same nodes in the same order.
+    pub fn holds(&self, hops: &[PathHop]) -> bool {
+        let wanted = hops.iter().map(|hop| hop.id);
+        let mut paths = self.paths.values();
+        paths.any(|path| path.hops.iter().map(|hop| hop.id).eq(wanted.clone()))
+    }
+
     /// Forgets a path on which no circuit could be built; one that replaced it stays.
     pub fn remove(&mut self, key: &PathKey, hops: &[PathHop]) {
         if self.paths.get(key).is_some_and(|path| path.hops == hops) {
@@ -142,6 +149,18 @@ mod tests {
         );
         cache.remove(&key(1), &[]);
         assert!(cache.is_empty());
+    }
+
+    #[test]
+    fn a_path_is_the_same_whose_nodes_are() {
+        let start = Instant::now();
+        let mut cache = PathCache::new();
+        cache.insert(key(1), vec![hop()], start);
+        let mut renewed = hop();
+        renewed.key.key_id = [2; 8];
+        assert!(cache.holds(&[renewed]));
+        assert!(!cache.holds(&[hop(), renewed]));
+        assert!(!cache.holds(&[]));
     }
 
     #[test]

@@ -18,6 +18,10 @@ use crate::{network::Network, private_file};
 const GUARDS_FILE: &str = "guards.json";
 const EXIT_GUARDS_FILE: &str = "exit-guards.json";
 
+/// Draws of a path that is not in use. Where half of all paths are, one flow in some 30,000 takes
+/// one of them all the same.
+const MAX_DRAWS: usize = 16;
+
 /// Paths in use, and the guards.
 #[derive(Debug)]
 pub(super) struct Paths {
@@ -60,8 +64,6 @@ impl Paths {
             chosen = self.choose_new(network, key);
         }
         let path = chosen.map_err(|error| OpenError::NoPath(words(network, &error)))?;
-        let mut cache = self.cache();
-        cache.insert(key.clone(), path.clone(), Instant::now());
         Ok((path, false))
     }
 
@@ -101,6 +103,7 @@ impl Paths {
             .collect()
     }
 
+    /// A path that no other key has, and that this key had not before, where there is one.
     fn choose_new(&self, network: &Network, key: &PathKey) -> Result<Vec<PathHop>, PathError> {
         let records: Vec<SignedRecord> = network.records().book().iter().cloned().collect();
         let known = network.peers().known();
@@ -125,7 +128,17 @@ impl Paths {
         if guards.handle_candidates(may_guard, network.id(), now, &mut rng) {
             kept.save(network, &guards);
         }
-        choose_path(&candidates, &key.request, &guards, now, &mut rng)
+        let mut choose = || choose_path(&candidates, &key.request, &guards, now, &mut rng);
+        let mut path = choose()?;
+        let mut cache = self.cache();
+        for _ in 1..MAX_DRAWS {
+            if !cache.holds(&path) {
+                break;
+            }
+            path = choose()?;
+        }
+        cache.insert(key.clone(), path.clone(), Instant::now());
+        Ok(path)
     }
 
     fn cache(&self) -> MutexGuard<'_, PathCache> {
