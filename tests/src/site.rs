@@ -262,7 +262,15 @@ impl EchoServer {
     /// # Errors
     /// When the host cannot be entered.
     pub fn start_in(host: &Namespace) -> Result<Self> {
-        let listener = host.enter(|| Ok(std::net::TcpListener::bind("127.0.0.1:0")?))?;
+        Self::start_at(host, (Ipv4Addr::LOCALHOST, 0).into())
+    }
+
+    /// Starts one at an address of another host.
+    ///
+    /// # Errors
+    /// When the host cannot be entered, or the address cannot be taken.
+    pub fn start_at(host: &Namespace, address: SocketAddr) -> Result<Self> {
+        let listener = host.enter(|| Ok(std::net::TcpListener::bind(address)?))?;
         listener.set_nonblocking(true)?;
         Self::serve(TcpListener::from_std(listener)?)
     }

@@ -47,6 +47,8 @@ mod lies;
 mod loops;
 #[path = "all/marks.rs"]
 mod marks;
+#[path = "all/networks.rs"]
+mod networks;
 #[path = "all/next_hops.rs"]
 mod next_hops;
 #[path = "all/no_route.rs"]

@@ -110,12 +110,13 @@ impl Network {
     /// # Errors
     /// [`StartError`] when keys, sockets or config.toml stand in the way.
     pub fn start(
-        config: Config,
+        mut config: Config,
         options: NetworkOptions,
         gatekeeper: Arc<dyn Gatekeeper>,
         counters: Arc<Counters>,
     ) -> Result<Arc<Self>, StartError> {
         let identity = Identity::load(&config.node.data_dir)?;
+        config.peers = others(&config.peers, identity.id());
         let node = &config.node;
         let counted = Arc::clone(&counters);
         let carrier = Carrier::bind(&node.listen, &node.carriers, &identity, counted)?;
@@ -214,6 +215,7 @@ impl Network {
     /// Replaces the peers of config.toml, and parts from those that are gone; all other
     /// connections live on.
     pub fn set_peers(self: &Arc<Self>, peers: &[PeerConfig]) {
+        let peers = &others(peers, self.id());
         let before = self.peers.known();
         self.peers.set_known(peers);
         self.keep_places();
@@ -532,6 +534,12 @@ impl Network {
     pub(crate) fn exit(&self) -> &Role {
         &self.exit
     }
+}
+
+/// The members of a network may all have the same list of peers, themselves among them.
+fn others(peers: &[PeerConfig], own: NodeId) -> Vec<PeerConfig> {
+    let others = peers.iter().filter(|peer| peer.id != own);
+    others.cloned().collect()
 }
 
 /// Peers that this node shall be reachable through.
