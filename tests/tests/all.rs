@@ -83,6 +83,8 @@ mod scenario_sealed;
 mod service_manager;
 #[path = "all/sim.rs"]
 mod sim;
+#[path = "all/sni.rs"]
+mod sni;
 #[path = "all/telemetry.rs"]
 mod telemetry;
 #[path = "all/tidy.rs"]

@@ -14,6 +14,7 @@ mod socks5;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use thiserror::Error;
 use tokio::{
     net::{TcpListener, TcpStream, UdpSocket},
@@ -211,7 +212,11 @@ impl Door {
         };
         let asked = self.asked(visitor.ends, target, None);
         drop(visitor.place);
-        flow::run(core, asked, LocalEnd::Tcp(visitor.stream)).await;
+        let local = LocalEnd::Tcp {
+            stream: visitor.stream,
+            ahead: Bytes::new(),
+        };
+        flow::run(core, asked, local).await;
     }
 
     fn asked(&self, ends: Ends, target: Target, login: Option<flow::Login>) -> Asked {

@@ -12,12 +12,15 @@ mod login;
 mod open;
 mod record;
 mod refusal;
+mod sniff;
 mod table;
 
 use std::net::{IpAddr, SocketAddr};
 
 use wormholes_proto::{Target, Transport};
+use wormholes_rules::Sni;
 
+use self::{open::Route, table::Place};
 use crate::{node::NodeCore, pipe};
 
 pub use guard::Forbidden;
@@ -91,7 +94,7 @@ pub(crate) async fn look_up(core: &NodeCore, asked: Asked) -> Result<IpAddr, Ref
 }
 
 /// Carries one flow: admit, decide, open with fallbacks, answer, copy, record.
-pub(crate) async fn run(core: &NodeCore, asked: Asked, mut local: LocalEnd) {
+pub(crate) async fn run(core: &NodeCore, asked: Asked, local: LocalEnd) {
     let flow = match core.flows.admit(&asked) {
         Ok(flow) => flow,
         Err(refusal) => {
@@ -99,17 +102,14 @@ pub(crate) async fn run(core: &NodeCore, asked: Asked, mut local: LocalEnd) {
             return local.refuse(refusal).await;
         }
     };
-    // Boxed: a flow that is open needs no room for how it was opened.
-    let route = tokio::select! {
-        route = Box::pin(decide::travel(core, &flow, &asked)) => route,
-        () = local.gone(asked.ends) => Err(Refusal::Gone),
-        () = core.stop.cancelled() => Err(Refusal::Stopping),
-    };
-    let route = match route {
-        Ok(route) => route,
-        Err(refusal) => {
+    let (local, route) = match open(core, &flow, &asked, local).await {
+        Ok(open) => open,
+        Err((local, refusal)) => {
             record::refused(core, &flow, &refusal);
-            return local.refuse(refusal).await;
+            if let Some(local) = local {
+                local.refuse(refusal).await;
+            }
+            return;
         }
     };
     let travelling = record::opened(core, &flow, &route);
@@ -124,4 +124,47 @@ pub(crate) async fn run(core: &NodeCore, asked: Asked, mut local: LocalEnd) {
         () = core.kill.cancelled() => Some(Refusal::Stopping.to_string()),
     };
     travelling.ended(end);
+}
+
+/// Opens a flow. An error comes with the program's end, unless that broke.
+async fn open(
+    core: &NodeCore,
+    flow: &Place,
+    asked: &Asked,
+    mut local: LocalEnd,
+) -> Result<(LocalEnd, Route), (Option<LocalEnd>, Refusal)> {
+    let begun = waited_for(core, asked, &mut local, decide::begin(core, flow, asked)).await;
+    let mut trip = match begun {
+        Ok(trip) => trip,
+        Err(refusal) => return Err((Some(local), refusal)),
+    };
+    loop {
+        // Boxed: a flow that is open needs no room for how it was opened.
+        let travel = Box::pin(decide::travel(&mut trip));
+        match waited_for(core, asked, &mut local, travel).await {
+            Ok(Some(route)) => return Ok((local, route)),
+            Ok(None) => {
+                let Some((answered, name)) = local.sniff().await else {
+                    return Err((None, Refusal::Gone));
+                };
+                local = answered;
+                trip.conn.sni = Sni::Read(name);
+            }
+            Err(refusal) => return Err((Some(local), refusal)),
+        }
+    }
+}
+
+/// Does `work` for as long as the program waits for it and the node runs.
+async fn waited_for<T>(
+    core: &NodeCore,
+    asked: &Asked,
+    local: &mut LocalEnd,
+    work: impl Future<Output = Result<T, Refusal>>,
+) -> Result<T, Refusal> {
+    tokio::select! {
+        done = work => done,
+        () = local.gone(asked.ends) => Err(Refusal::Gone),
+        () = core.stop.cancelled() => Err(Refusal::Stopping),
+    }
 }

@@ -24,6 +24,8 @@ pub enum Outcome {
     Plan(Plan),
     /// Resolve the name through this plan, then ask again with `ip` filled.
     NeedIp(Plan),
+    /// Read the flow's TLS ClientHello, then ask again with `sni` filled.
+    NeedSni,
     /// No script answered: the default of config.toml holds.
     Pass,
 }

@@ -26,4 +26,4 @@ pub use script::{hint::nearest, names::HOOKS};
 pub use sets::{MAX_SET_ENTRIES, MAX_SETS, SetError, SetRegistry};
 pub use state::{KeptValue, MAX_KEY_BYTES, MAX_KEYS, MAX_VALUE_BYTES, RuleState, StateError};
 pub use verdict::{Allowance, Verdict};
-pub use view::{Conn, ExitRequest, NodeView, RelayRequest, RuleEvent, World};
+pub use view::{Conn, ExitRequest, NodeView, RelayRequest, RuleEvent, Sni, World};

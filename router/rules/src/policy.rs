@@ -252,6 +252,7 @@ impl Policy {
         let mut trace = Trace::default();
         let answer = self.ask("route", Arc::new(conn.clone()), ground, now, &mut trace);
         let outcome = match answer {
+            Some(_) if ground.ended_for_sni() => Outcome::NeedSni,
             Some(answer) => plan_of(answer, conn, &mut trace),
             None => Outcome::Pass,
         };

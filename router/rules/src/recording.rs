@@ -191,6 +191,7 @@ impl Recording {
             Answer::Route(Outcome::NeedIp(steps)) => {
                 format!("need the address, through {}", plan(steps))
             }
+            Answer::Route(Outcome::NeedSni) => "need the name in the TLS ClientHello".to_owned(),
             Answer::Route(Outcome::Pass) | Answer::Verdict(None) => {
                 "no script answers: as config.toml says".to_owned()
             }

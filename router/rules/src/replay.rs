@@ -5,7 +5,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use crate::{
-    decision::{Decision, Trace, VerdictDecision},
+    decision::{Decision, Outcome, Trace, VerdictDecision},
     policy::Policy,
     recording::{Answer, Question, Recording},
     script::ground::Ground,
@@ -54,6 +54,10 @@ impl Policy {
         let replayed = self.ask_again(&recording.question, &ground);
         if let Some(question) = ground.take_missing() {
             return Err(NotRecorded::Read(question));
+        }
+        let need_sni = Answer::Route(Outcome::NeedSni);
+        if replayed.answer == need_sni && recording.answer != need_sni {
+            return Err(NotRecorded::Read("c.sni".to_owned()));
         }
         if ground.ran_out_of_time() {
             return Err(NotRecorded::OutOfTime);

@@ -64,10 +64,26 @@ pub struct Conn {
     pub rand: i64,
     /// When it was asked.
     pub now: SystemTime,
+    /// The name that the program's TLS asks for.
+    #[serde(default, skip_serializing_if = "Sni::is_unread")]
+    pub sni: Sni,
     /// Local hour, 0 to 23, and weekday, 1 (Monday) to 7.
     pub hour: u8,
     /// See `hour`.
     pub weekday: u8,
+}
+
+/// The server name in a flow's TLS ClientHello (RFC 6066, section 3). To read it, the program has to
+/// be told that its flow is open; so it is read when a script asks for it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Sni {
+    /// Nobody looked.
+    #[default]
+    Unread,
+    /// In lower case, without a final dot; none: the flow did not begin with TLS that names a
+    /// server.
+    Read(Option<String>),
 }
 
 /// A peer or a relay, as scripts see it.
@@ -130,9 +146,16 @@ impl Conn {
             src: None,
             rand: 42,
             now: SystemTime::UNIX_EPOCH,
+            sni: Sni::Read(None),
             hour: 12,
             weekday: 1,
         }
+    }
+}
+
+impl Sni {
+    fn is_unread(&self) -> bool {
+        *self == Self::Unread
     }
 }
 

@@ -108,6 +108,7 @@ fn decision(core: &NodeCore, decided: &Decided) -> DecisionInfo {
     let plan = match &decided.outcome {
         Outcome::Plan(plan) => plan_text(core, plan),
         Outcome::NeedIp(plan) => format!("need the address, through {}", plan_text(core, plan)),
+        Outcome::NeedSni => "need the name in the TLS ClientHello".to_owned(),
         Outcome::Pass => match core.policy.current().default {
             DefaultRule::Block => "default: block".to_owned(),
             DefaultRule::Direct => "default: direct".to_owned(),

@@ -4,7 +4,7 @@ use std::{net::IpAddr, sync::Arc, time::SystemTime};
 
 use rand::Rng;
 use wormholes_proto::{Host, Transport};
-use wormholes_rules::{Conn, Outcome, Plan, RuleRef, Tunnel};
+use wormholes_rules::{Conn, Outcome, Plan, RuleRef, Sni, Tunnel};
 
 use super::{
     Asked, Decided, Ends, Forbidden, Refusal,
@@ -30,6 +30,8 @@ pub(super) struct Trip<'a> {
     pub(super) conn: Conn,
     /// The addresses in `conn` are another node's word.
     pub(super) told: bool,
+    /// A flow keeps the rules that it began with.
+    rules: Arc<Generation>,
 }
 
 /// A plan and who made it.
@@ -40,25 +42,24 @@ pub(super) struct Choice {
     pub(super) rule: Option<RuleRef>,
 }
 
-/// Decides and opens.
-pub(super) async fn travel(core: &NodeCore, flow: &Place, asked: &Asked) -> Result<Route, Refusal> {
-    guard::check_own(&core.network, asked.transport, &asked.target)?;
-    let (mut trip, rules) = begin(core, flow, asked).await?;
-    for attempt in 0.. {
-        trip.conn.attempt = attempt;
-        let choice = decide(&mut trip, &rules).await?;
+/// Decides and opens. None when the scripts need `sni`: with that filled, they are asked again.
+pub(super) async fn travel(trip: &mut Trip<'_>) -> Result<Option<Route>, Refusal> {
+    loop {
+        let Some(choice) = decide(trip).await? else {
+            return Ok(None);
+        };
         let closed = choice.plan.closed;
-        let failure = match open::plan(&trip, choice).await {
-            Ok(route) => return Ok(route),
+        let failure = match open::plan(trip, choice).await {
+            Ok(route) => return Ok(Some(route)),
             Err(failure) => failure,
         };
-        if closed || failure.is_final || attempt == MAX_RETRIES {
+        if closed || failure.is_final || trip.conn.attempt == MAX_RETRIES {
             return Err(failure.refusal);
         }
         trip.opening.check()?;
+        trip.conn.attempt += 1;
         trip.conn.last_error = Some(failure.refusal.to_string());
     }
-    Err(Refusal::TimedOut)
 }
 
 /// Decides, and looks up through the plan, unless the scripts had that done.
@@ -67,8 +68,12 @@ pub(super) async fn look_up(
     flow: &Place,
     asked: &Asked,
 ) -> Result<IpAddr, Refusal> {
-    let (mut trip, rules) = begin(core, flow, asked).await?;
-    let Choice { plan, .. } = decide(&mut trip, &rules).await?;
+    let mut trip = begin(core, flow, asked).await?;
+    // On this connection comes nothing but the question.
+    trip.conn.sni = Sni::Read(None);
+    let Some(Choice { plan, .. }) = decide(&mut trip).await? else {
+        return Err(Refusal::Blocked("a look-up has no TLS".to_owned()));
+    };
     let first = plan.steps.first().and_then(|step| step.tunnels.first());
     if let Some(Tunnel::Block { why }) = first {
         return Err(Refusal::Blocked(why.clone()));
@@ -89,22 +94,23 @@ pub(super) async fn look_up(
     trip.conn.ip.ok_or_else(none)
 }
 
-async fn begin<'a>(
+/// The beginning of a flow that may travel.
+pub(super) async fn begin<'a>(
     core: &'a NodeCore,
     flow: &'a Place,
     asked: &'a Asked,
-) -> Result<(Trip<'a>, Arc<Generation>), Refusal> {
-    // A flow keeps the rules that it began with.
+) -> Result<Trip<'a>, Refusal> {
+    guard::check_own(&core.network, asked.transport, &asked.target)?;
     let rules = core.policy.current();
-    let trip = Trip {
+    Ok(Trip {
         core,
         flow,
         asked,
         opening: flow.begin()?,
         conn: snapshot(core, flow, asked, &rules).await?,
         told: false,
-    };
-    Ok((trip, rules))
+        rules,
+    })
 }
 
 impl Trip<'_> {
@@ -119,9 +125,10 @@ impl Trip<'_> {
     }
 }
 
-/// Asks the scripts; looks the name up once when they need its address.
-async fn decide(trip: &mut Trip<'_>, rules: &Arc<Generation>) -> Result<Choice, Refusal> {
+/// Asks the scripts; looks the name up once when they need its address. None when they need `sni`.
+async fn decide(trip: &mut Trip<'_>) -> Result<Option<Choice>, Refusal> {
     loop {
+        let rules = &trip.rules;
         let decision = trip.core.policy.route(rules, &trip.conn).await;
         let rule = decision.trace.rule.clone();
         let decided = trip.core.flows.records().then(|| Decided {
@@ -135,8 +142,9 @@ async fn decide(trip: &mut Trip<'_>, rules: &Arc<Generation>) -> Result<Choice, 
             story.decisions.extend(decided);
         });
         match decision.outcome {
-            Outcome::Plan(plan) => return Ok(Choice { plan, rule }),
-            Outcome::Pass => return by_default(rules.default),
+            Outcome::Plan(plan) => return Ok(Some(Choice { plan, rule })),
+            Outcome::Pass => return by_default(rules.default).map(Some),
+            Outcome::NeedSni => return Ok(None),
             Outcome::NeedIp(_) if !trip.conn.ips.is_empty() => {
                 let why = "a script asked twice for the address".to_owned();
                 return Err(Refusal::Blocked(why));
@@ -201,6 +209,7 @@ async fn snapshot(
         src: asked.ends.map(|ends| ends.theirs.ip()),
         rand: rand::rng().random_range(0..=i64::MAX),
         now: clock.now,
+        sni: Sni::Unread,
         hour: clock.hour,
         weekday: clock.weekday,
     })

@@ -8,7 +8,7 @@ use hyper_util::rt::TokioIo;
 use tokio::{io::AsyncWriteExt, net::TcpStream, sync::oneshot};
 use wormholes_proto::{SocksReply, SocksVersion};
 
-use super::{Ends, Refusal};
+use super::{Ends, Refusal, sniff};
 use crate::{
     node::NodeCore,
     pipe::{DatagramPipe, Pipe, ProgramEnd, Side},
@@ -41,7 +41,12 @@ pub(crate) enum LocalEnd {
         upgrade: OnUpgrade,
     },
     /// A connection that expects its target to speak.
-    Tcp(TcpStream),
+    Tcp {
+        /// The connection.
+        stream: TcpStream,
+        /// What was read of it.
+        ahead: Bytes,
+    },
     /// A program that sends datagrams, and hears of no answer but theirs.
     Datagrams(ProgramEnd),
     /// This process.
@@ -58,20 +63,15 @@ impl LocalEnd {
     pub(super) async fn accept(self, core: &NodeCore) -> Option<Side> {
         let pipe = match self {
             Self::Socks {
-                mut stream,
+                stream,
                 ahead,
                 version,
-            } => {
-                let reply = version.encode(SocksReply::Succeeded);
-                stream.write_all(&reply).await.ok()?;
+            } => Pipe::tcp_ahead(answer_socks(stream, version).await?, ahead),
+            Self::Connect { answer, upgrade } => {
+                let (stream, ahead) = answer_connect(answer, upgrade).await?;
                 Pipe::tcp_ahead(stream, ahead)
             }
-            Self::Connect { answer, upgrade } => {
-                answer.send(Ok(())).ok()?;
-                let parts = upgrade.await.ok()?.downcast::<TokioIo<TcpStream>>().ok()?;
-                Pipe::tcp_ahead(parts.io.into_inner(), parts.read_buf)
-            }
-            Self::Tcp(stream) => Pipe::tcp(stream),
+            Self::Tcp { stream, ahead } => Pipe::tcp_ahead(stream, ahead),
             Self::Datagrams(end) => {
                 let datagrams = DatagramPipe::program(end, core.network.counters());
                 return Some(Side::Datagrams(datagrams));
@@ -82,6 +82,23 @@ impl LocalEnd {
             }
         };
         Some(Side::Stream(pipe))
+    }
+
+    /// Reads which server the program's TLS names. For that the program is told that its flow is
+    /// open. None when it went away.
+    pub(super) async fn sniff(self) -> Option<(Self, Option<String>)> {
+        let (mut stream, ahead) = match self {
+            Self::Socks {
+                stream,
+                ahead,
+                version,
+            } => (answer_socks(stream, version).await?, ahead),
+            Self::Connect { answer, upgrade } => answer_connect(answer, upgrade).await?,
+            Self::Tcp { stream, ahead } => (stream, ahead),
+            other @ (Self::Datagrams(_) | Self::Memory { .. }) => return Some((other, None)),
+        };
+        let (ahead, name) = sniff::server_name(&mut stream, ahead).await?;
+        Some((Self::Tcp { stream, ahead }, name))
     }
 
     /// Tells the program why there is no flow. It may be gone: nobody else would want to know.
@@ -101,7 +118,7 @@ impl LocalEnd {
                 let _ = answer.send(Err(refusal));
             }
             // Dropping a pipe resets the connection: what a program sees of a refused one.
-            Self::Tcp(stream) => drop(Pipe::tcp(stream)),
+            Self::Tcp { stream, .. } => drop(Pipe::tcp(stream)),
             Self::Datagrams(end) => end.queue.refuse(),
         }
     }
@@ -113,10 +130,23 @@ impl LocalEnd {
                 answer.closed().await;
             }
             (Self::Datagrams(end), _) => end.queue.ended().await,
-            (Self::Socks { .. } | Self::Tcp(_), Some(ends)) => left(ends).await,
-            (Self::Socks { .. } | Self::Tcp(_), None) => std::future::pending().await,
+            (Self::Socks { .. } | Self::Tcp { .. }, Some(ends)) => left(ends).await,
+            (Self::Socks { .. } | Self::Tcp { .. }, None) => std::future::pending().await,
         }
     }
+}
+
+async fn answer_socks(mut stream: TcpStream, version: SocksVersion) -> Option<TcpStream> {
+    let reply = version.encode(SocksReply::Succeeded);
+    stream.write_all(&reply).await.ok()?;
+    Some(stream)
+}
+
+/// The connection, and what the program sent too early.
+async fn answer_connect(answer: Answer, upgrade: OnUpgrade) -> Option<(TcpStream, Bytes)> {
+    answer.send(Ok(())).ok()?;
+    let parts = upgrade.await.ok()?.downcast::<TokioIo<TcpStream>>().ok()?;
+    Some((parts.io.into_inner(), parts.read_buf))
 }
 
 /// Ends when the program let go of its connection. Only the kernel knows: a program that closed

@@ -10,7 +10,7 @@ use rhai::{Dynamic, Engine};
 
 use crate::{
     script::call::{Call, ScriptResult},
-    view::{Conn, ExitRequest, NodeView, RelayRequest, RuleEvent},
+    view::{Conn, ExitRequest, NodeView, RelayRequest, RuleEvent, Sni},
 };
 
 /// Facts that may be asked for without any plugin that publishes them.
@@ -57,6 +57,9 @@ impl Fields for Conn {
     }
 
     fn check(argument: &Argument<Self>, field: &str) -> ScriptResult<()> {
+        if field == "sni" && argument.view.sni == Sni::Unread {
+            return Err(argument.call.ground.needs_sni());
+        }
         argument.call.ground.check_field(field)
     }
 }
@@ -126,6 +129,10 @@ const CONN: &[Field<Conn>] = &[
     ("user", |c| text(c.view.user.as_deref())),
     ("src", |c| address(c.view.src)),
     ("is_lan", |c| is_lan(&c.view).into()),
+    ("sni", |c| match &c.view.sni {
+        Sni::Read(name) => text(name.as_deref()),
+        Sni::Unread => Dynamic::UNIT,
+    }),
     ("rand", |c| c.view.rand.into()),
     ("now", |c| seconds(c.view.now)),
     ("hour", |c| int(u64::from(c.view.hour))),

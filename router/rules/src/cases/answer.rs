@@ -35,7 +35,8 @@ impl Answer {
         let what = match decision.outcome {
             Outcome::Plan(plan) => What::Plan(plan),
             Outcome::NeedIp(plan) => What::NeedIp(plan),
-            Outcome::Pass => What::Pass,
+            // A case says what `c.sni` is, or that it is nothing.
+            Outcome::Pass | Outcome::NeedSni => What::Pass,
         };
         Self {
             what,

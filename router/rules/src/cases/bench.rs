@@ -17,7 +17,7 @@ use crate::{
     sets::SetRegistry,
     state::RuleState,
     units,
-    view::{Conn, EVENT_KINDS, ExitRequest, NodeView, RelayRequest, RuleEvent, World},
+    view::{Conn, EVENT_KINDS, ExitRequest, NodeView, RelayRequest, RuleEvent, Sni, World},
 };
 
 /// When cases begin: Monday, 1 January 2024, noon UTC.
@@ -125,6 +125,7 @@ impl Bench {
             src: given.address("src")?,
             rand: given.number("rand")?.unwrap_or(42),
             now: self.now,
+            sni: Sni::Read(given.text("sni")?),
             hour: given.small("hour", 12)?,
             weekday: given.small("weekday", 1)?,
         };

@@ -50,6 +50,7 @@ struct Inner {
     /// What a replay was asked and cannot know.
     missing: Option<String>,
     out_of_time: bool,
+    needs_sni: bool,
 }
 
 impl Ground {
@@ -105,6 +106,18 @@ impl Ground {
     /// Whether a script did.
     pub(crate) fn ran_out_of_time(&self) -> bool {
         self.lock().out_of_time
+    }
+
+    /// A script reads `c.sni`, which nobody read yet: what ends it. Scripts cannot catch that.
+    pub(crate) fn needs_sni(&self) -> Box<EvalAltResult> {
+        self.lock().needs_sni = true;
+        let why = "c.sni is not read yet".into();
+        EvalAltResult::ErrorTerminated(why, Position::NONE).into()
+    }
+
+    /// Whether a script did.
+    pub(crate) fn ended_for_sni(&self) -> bool {
+        self.lock().needs_sni
     }
 
     /// A node that another one names.

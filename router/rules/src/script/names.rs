@@ -119,7 +119,6 @@ const HOOKS_NOT_BUILT: &[&str] = &["resolve", "decoy", "visit", "admit"];
 
 /// Fields that people know and this build lacks.
 const FIELDS_NOT_BUILT: &[(&str, &str)] = &[
-    ("sni", ""),
     ("alpn", ""),
     ("asn", ""),
     ("country", ""),

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use wormholes_rules::{
-    Allowance, ExitRequest, Jitter, Outcome, Plan, RelayRequest, RuleEvent, Tunnel, Verdict,
+    Allowance, ExitRequest, Jitter, Outcome, Plan, RelayRequest, RuleEvent, Sni, Tunnel, Verdict,
 };
 
 use crate::common::{conn, id, load, node, policy, route, world};
@@ -223,6 +223,36 @@ fn need_ip_carries_its_plan() {
     with_ip.ip = Some([192, 0, 2, 1].into());
     let decision = policy(script).route(&with_ip, &world(), SystemTime::UNIX_EPOCH);
     assert!(matches!(decision.outcome, Outcome::Plan(_)));
+}
+
+#[test]
+fn a_name_in_tls_is_asked_for_where_a_script_reads_it() {
+    let script = "fn route(c) {
+        if c.port != 443 { return block(\"port\"); }
+        try { if c.sni == \"x.example\" { return direct(); } } catch { return direct(); }
+        onion(3)
+    }";
+    let ask = |port, sni| {
+        let mut conn = conn("192.0.2.1");
+        (conn.port, conn.sni) = (port, sni);
+        policy(script).route(&conn, &world(), SystemTime::UNIX_EPOCH)
+    };
+    let unread = ask(443, Sni::Unread);
+    assert_eq!(unread.outcome, Outcome::NeedSni);
+    assert_eq!(unread.trace.rule, None, "no rule has answered");
+    assert_eq!(unread.trace.error, None);
+    let elsewhere = ask(80, Sni::Unread);
+    assert!(matches!(elsewhere.outcome, Outcome::Plan(_)), "not read");
+    let tunnel = |name: Option<&str>| {
+        let decision = ask(443, Sni::Read(name.map(str::to_owned)));
+        let Outcome::Plan(plan) = decision.outcome else {
+            panic!("{:?}", decision.outcome);
+        };
+        plan.steps[0].tunnels[0].kind().as_str()
+    };
+    assert_eq!(tunnel(Some("x.example")), "direct");
+    assert_eq!(tunnel(Some("y.example")), "onion");
+    assert_eq!(tunnel(None), "onion");
 }
 
 #[test]

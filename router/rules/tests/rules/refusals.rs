@@ -43,10 +43,10 @@ const REFUSED: &[(&str, usize, usize, &str)] = &[
         "did you mean `timeout`?",
     ),
     (
-        "fn route(c) {\n  if c.sni == () { direct() }\n}",
+        "fn route(c) {\n  if c.alpn == () { direct() }\n}",
         2,
         8,
-        "the field `sni` is not",
+        "the field `alpn` is not",
     ),
     (
         "fn route(c) {\n  if c.prot == 1 { direct() }\n}",

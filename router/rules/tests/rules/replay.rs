@@ -9,7 +9,7 @@ use std::{
 use wormholes_proto::ServiceName;
 use wormholes_rules::{
     Answer, Conn, ExitRequest, NodeView, NotRecorded, Outcome, Policy, Question, Recording,
-    RelayRequest, Replayed, SetRegistry, Trace, VerdictDecision, World,
+    RelayRequest, Replayed, SetRegistry, Sni, Trace, VerdictDecision, World,
 };
 
 use crate::common::{conn, id, load, node, policy, relay, world};
@@ -37,7 +37,7 @@ const READER: &str = r#"
         tag("state", joined(counted("r:" + c.domain)));
         tag("c", joined([c.id, c.attempt, c.last_error, c.entrance, c.label, c.network, c.host,
             c.domain, c.ip, c.ips, c.port, c.service, c.app, c.app_path, c.uid, c.user, c.src,
-            c.is_lan, c.rand, c.now, c.hour, c.weekday, sample("exp 30ms", c.rand)]));
+            c.is_lan, c.sni, c.rand, c.now, c.hour, c.weekday, sample("exp 30ms", c.rand)]));
         tag("nodes", joined([seen(c.node), seen(peer("bob")), seen(peer("ghost")),
             joined(peers().map(|p| seen(p))), joined(relays(|r| r.rtt < 25.0).map(|r| seen(r)))]));
         tag("sets", joined([set("ads").has(c.host), set("ads").has("x.ads.example"),
@@ -319,6 +319,22 @@ fn the_nodes_of_an_argument_are_known_whether_they_were_read_or_not() {
             );
         }
     }
+}
+
+#[test]
+fn a_name_in_tls_that_nobody_read_is_not_guessed() {
+    let reads = "fn route(c) { if c.sni == () { direct() } else { block() } }";
+    let unread = || Conn {
+        sni: Sni::Unread,
+        ..conn("192.0.2.1")
+    };
+    let not_read = Err(NotRecorded::Read("c.sni".to_owned()));
+    let direct = "fn route(c) { direct() }";
+    assert_eq!(candidate(direct, reads, unread()), not_read);
+    let asked_for = candidate(reads, reads, unread()).unwrap().answer;
+    assert_eq!(asked_for, Answer::Route(Outcome::NeedSni));
+    let read = candidate(direct, reads, conn("192.0.2.1"));
+    assert_eq!(plan(read), "Direct");
 }
 
 #[test]
