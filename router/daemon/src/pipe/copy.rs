@@ -13,13 +13,16 @@ use std::{
 };
 
 use bytes::Bytes;
+use tokio::time::timeout;
 use wormholes_rules::Jitter;
 
-use super::{Pace, Pipe, PipeError, PipeReader, PipeWriter, Sink, Source};
+use super::{Pace, Pipe, PipeError, PipeReader, PipeWriter, Sink, Source, broken};
 
 /// Longer than a program that lives leaves its bytes lying; meanwhile they fill a window that other
 /// streams share.
 const UNREAD_LIMIT: Duration = Duration::from_secs(60);
+/// Longer than a receiver that is only slow takes nothing.
+const STALL: Duration = Duration::from_secs(5);
 /// Looks at a flow's idle time this often within it.
 const IDLE_CHECKS: u32 = 4;
 
@@ -29,6 +32,9 @@ pub struct CopyLimits {
     /// How long one side may leave bytes of a stream between nodes untaken before the flow ends;
     /// 60 s by default. Only those streams share room with others.
     pub unread: Duration,
+    /// How long a receiver may take nothing before its bytes leave the kernel pipe that they are
+    /// in; 5 s by default.
+    pub stall: Duration,
     /// Both directions together.
     pub bandwidth_bytes_per_s: Option<u64>,
     /// Limits shared with other flows.
@@ -51,6 +57,7 @@ impl Default for CopyLimits {
     fn default() -> Self {
         Self {
             unread: UNREAD_LIMIT,
+            stall: STALL,
             bandwidth_bytes_per_s: None,
             paces: Vec::new(),
             max_bytes: None,
@@ -306,7 +313,7 @@ impl<'a> Shared<'a> {
             }
             let written = if way.from.shares_room() {
                 let unread = self.limits.unread;
-                tokio::time::timeout(unread, way.into.write_chunks(&mut chunks))
+                timeout(unread, way.into.write_chunks(&mut chunks))
                     .await
                     .map_err(|_| CopyStop::Unread)?
             } else {
@@ -337,7 +344,21 @@ impl<'a> Shared<'a> {
             return Ok(false);
         };
         while piece.bytes() > 0 {
-            let sent = into.write_piece(&mut piece).await;
+            let writing = into.write_piece(&mut piece);
+            let Ok(sent) = timeout(self.limits.stall, writing).await else {
+                let parked = piece
+                    .park()
+                    .map_err(|error| (way.read_failed)(broken(&error)))?;
+                let Some(parked) = parked else {
+                    continue;
+                };
+                drop(piece);
+                let mut chunks = [parked.bytes.clone()];
+                let written = into.write_chunks(&mut chunks).await;
+                written.map_err(way.write_failed)?;
+                (way.moved)(self.bytes, parked.bytes.len() as u64);
+                return Ok(true);
+            };
             (way.moved)(self.bytes, sent.map_err(way.write_failed)?);
         }
         Ok(true)

@@ -2,8 +2,9 @@
 //! as a close is from a half-close.
 
 use std::{
+    future::poll_fn,
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     task::{Context, Poll},
 };
 
@@ -51,10 +52,14 @@ pub(super) fn pair() -> (MemoryReader, MemoryWriter, MemoryEnd) {
 
 impl MemoryReader {
     pub(super) async fn read_chunk(&mut self) -> Result<Option<Bytes>, PipeError> {
-        let mut bytes = Vec::with_capacity(READ_BYTES);
-        let read = self.half.read_buf(&mut bytes).await;
-        let len = read.map_err(|error| broken(&error))?;
-        Ok((len > 0).then(|| bytes.into()))
+        // Whoever waits holds no buffer.
+        let read = poll_fn(|context| {
+            let mut bytes = Vec::with_capacity(READ_BYTES);
+            let read = pin!(self.half.read_buf(&mut bytes)).poll(context);
+            read.map_ok(|_| bytes)
+        });
+        let bytes = read.await.map_err(|error| broken(&error))?;
+        Ok((!bytes.is_empty()).then(|| bytes.into()))
     }
 }
 

@@ -2,14 +2,19 @@
 //! socket -> kernel pipe -> socket, by splice(2).
 //!
 //! A piece is what one kernel pipe holds. The pipe is taken when bytes wait, and given back when
-//! they have gone on: a flow in which nothing moves holds none.
+//! they have gone on: a flow in which nothing moves holds none. What its receiver does not take for
+//! a while is parked in memory, and goes on from there.
 
 use std::{
     io,
     os::fd::OwnedFd,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
 };
 
+use bytes::{Bytes, BytesMut};
 use rustix::{
     io::Errno,
     pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice},
@@ -25,6 +30,10 @@ const MAX_PIPES: usize = 64;
 /// Empty ones that are kept; one that comes back beyond is closed.
 const MAX_KEPT: usize = 16;
 
+/// Bytes that are parked at once; what is beyond stays in its kernel pipe.
+const MAX_PARKED_BYTES: usize = 64 << 20;
+
+static PARKED_BYTES: AtomicUsize = AtomicUsize::new(0);
 static POOL: Pool = Pool::new(MAX_PIPES, MAX_KEPT);
 
 /// Bytes on their way between two sockets. Dropped, they are lost.
@@ -35,6 +44,17 @@ pub(super) struct Piece {
     pipe: Option<KernelPipe>,
     bytes: usize,
 }
+
+/// What was a piece.
+#[derive(Debug)]
+pub(super) struct Parked {
+    pub(super) bytes: Bytes,
+    _place: ParkingPlace,
+}
+
+/// Room for so many parked bytes, until dropped.
+#[derive(Debug)]
+struct ParkingPlace(usize);
 
 #[derive(Debug)]
 struct KernelPipe {
@@ -89,6 +109,31 @@ impl Piece {
         Ok(sent)
     }
 
+    /// Takes the bytes out of the kernel pipe, so that other flows may have it; `None` when too much
+    /// is parked.
+    ///
+    /// # Errors
+    /// Those of the kernel pipe.
+    pub(super) fn park(&mut self) -> io::Result<Option<Parked>> {
+        let Some(place) = ParkingPlace::take(self.bytes) else {
+            return Ok(None);
+        };
+        let mut bytes = BytesMut::zeroed(self.bytes);
+        let mut rest = &mut bytes[..];
+        while !rest.is_empty() {
+            let len = rustix::io::read(&self.pipe()?.out, &mut *rest)?;
+            if len == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            self.bytes -= len;
+            rest = rest.get_mut(len..).unwrap_or_default();
+        }
+        Ok(Some(Parked {
+            bytes: bytes.freeze(),
+            _place: place,
+        }))
+    }
+
     fn pipe(&self) -> io::Result<&KernelPipe> {
         let pipe = self.pipe.as_ref();
         pipe.ok_or_else(|| io::ErrorKind::BrokenPipe.into())
@@ -101,6 +146,23 @@ impl Drop for Piece {
         if let Some(pipe) = self.pipe.take() {
             self.pool.give_back(pipe, self.bytes == 0);
         }
+    }
+}
+
+impl ParkingPlace {
+    fn take(bytes: usize) -> Option<Self> {
+        let fits = |parked: usize| {
+            let parked = parked.checked_add(bytes)?;
+            (parked <= MAX_PARKED_BYTES).then_some(parked)
+        };
+        let taken = PARKED_BYTES.fetch_update(Relaxed, Relaxed, fits);
+        taken.ok().map(|_| Self(bytes))
+    }
+}
+
+impl Drop for ParkingPlace {
+    fn drop(&mut self) {
+        PARKED_BYTES.fetch_sub(self.0, Relaxed);
     }
 }
 

@@ -224,6 +224,30 @@ fn the_pool_makes_and_keeps_no_more_than_it_may() {
 }
 
 #[tokio::test]
+async fn a_receiver_that_takes_nothing_keeps_no_kernel_pipe() {
+    let _alone = alone().await;
+    let limits = CopyLimits {
+        stall: Duration::from_millis(300),
+        ..CopyLimits::default()
+    };
+    let Stalled {
+        near_reader: _near_reader,
+        up,
+        far: [far],
+        far_writer,
+        copy,
+    } = Stalled::start(limits).await;
+    until("the kernel pipe to be free", || in_use() == 0).await;
+    assert!(PARKED_BYTES.load(Relaxed) > 0);
+    // What was parked comes before the rest.
+    far.rest(64 << 10).await;
+    drop(far_writer);
+    within(up).await.unwrap().unwrap();
+    assert_eq!(within(copy).await.unwrap().stop, None);
+    assert_eq!(PARKED_BYTES.load(Relaxed), 0);
+}
+
+#[tokio::test]
 async fn little_at_once_is_no_piece() {
     let (mut near, inner) = connection().await;
     let (inner, _writer) = inner.into_split();
