@@ -1,4 +1,5 @@
-//! Who watches both ends of onions, and tells flows apart by when their bytes pass.
+//! Who watches both ends of onions, and tells flows apart by when what their programs send passes.
+//! What comes back is as the target sends it: no jitter here could hide that on the way.
 //!
 //! The watcher has the times at which each program wrote and at which bytes came to each target, and
 //! says of each target's flow which program's it is: the one whose times go together best.
@@ -19,7 +20,7 @@ use tokio::{
 };
 use wormholes_tests::{LIMIT, TestNetwork, socks5_connect_as};
 
-const FLOWS: usize = 8;
+const FLOWS: usize = 12;
 /// What each program writes, at times of its own.
 const PIECES: usize = 60;
 const MAX_GAP_MS: u64 = 100;
@@ -31,9 +32,9 @@ const MAX_LAG: usize = 30;
 type Seen = Vec<(Instant, usize)>;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn jitter_hides_by_time_which_flow_is_whose() {
+async fn jitter_hides_by_time_which_program_sends_what() {
     let script = r#"fn route(c) {
-        if c.user == "plain" { onion(3) } else { onion(3).jitter("exp 150ms") }
+        if c.user == "plain" { onion(3) } else { onion(3).jitter("exp 300ms") }
     }"#;
     let network = TestNetwork::start(script).await.unwrap();
     let (plain, hidden) = tokio::join!(
@@ -42,8 +43,8 @@ async fn jitter_hides_by_time_which_flow_is_whose() {
     );
     eprintln!("of {FLOWS} flows, {plain} were told apart without jitter, {hidden} with it");
     assert!(plain >= FLOWS - 1, "the watcher tells {plain} of {FLOWS}");
-    // By chance, five of eight are told in one run of some 700.
-    assert!(hidden < 5, "the watcher tells {hidden} of {FLOWS}");
+    // Who guesses is right once or twice; half of them takes some thousand runs.
+    assert!(hidden < FLOWS / 2, "the watcher tells {hidden} of {FLOWS}");
 }
 
 /// How many flows of `user` the watcher gives to the right program.

@@ -18,7 +18,7 @@ use crate::{network::Network, private_file};
 const GUARDS_FILE: &str = "guards.json";
 const EXIT_GUARDS_FILE: &str = "exit-guards.json";
 
-/// Draws of a path that is not in use. Where half of all paths are, one flow in some 30,000 takes
+/// Draws of a path that is not in use. Where half of all paths are, one flow in some 60,000 takes
 /// one of them all the same.
 const MAX_DRAWS: usize = 16;
 
@@ -103,7 +103,7 @@ impl Paths {
             .collect()
     }
 
-    /// A path that no other key has, and that this key had not before, where there is one.
+    /// A path that no key has or had of late, where one is found.
     fn choose_new(&self, network: &Network, key: &PathKey) -> Result<Vec<PathHop>, PathError> {
         let records: Vec<SignedRecord> = network.records().book().iter().cloned().collect();
         let known = network.peers().known();
@@ -128,16 +128,20 @@ impl Paths {
         if guards.handle_candidates(may_guard, network.id(), now, &mut rng) {
             kept.save(network, &guards);
         }
-        let mut choose = || choose_path(&candidates, &key.request, &guards, now, &mut rng);
-        let mut path = choose()?;
-        let mut cache = self.cache();
+        let mut path = choose_path(&candidates, &key.request, &guards, now, &mut rng)?;
         for _ in 1..MAX_DRAWS {
-            if !cache.holds(&path) {
+            if !self.cache().holds(&path) {
                 break;
             }
-            path = choose()?;
+            let other = choose_path(&candidates, &key.request, &guards, now, &mut rng)?;
+            // There is hardly another one.
+            if other == path {
+                break;
+            }
+            path = other;
         }
-        cache.insert(key.clone(), path.clone(), Instant::now());
+        self.cache()
+            .insert(key.clone(), path.clone(), Instant::now());
         Ok(path)
     }
 
