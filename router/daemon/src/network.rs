@@ -116,7 +116,7 @@ impl Network {
         counters: Arc<Counters>,
     ) -> Result<Arc<Self>, StartError> {
         let identity = Identity::load(&config.node.data_dir)?;
-        config.peers = others(&config.peers, identity.id());
+        config.peers.retain(|peer| peer.id != identity.id());
         let node = &config.node;
         let counted = Arc::clone(&counters);
         let carrier = Carrier::bind(&node.listen, &node.carriers, &identity, counted)?;
@@ -215,7 +215,6 @@ impl Network {
     /// Replaces the peers of config.toml, and parts from those that are gone; all other
     /// connections live on.
     pub fn set_peers(self: &Arc<Self>, peers: &[PeerConfig]) {
-        let peers = &others(peers, self.id());
         let before = self.peers.known();
         self.peers.set_known(peers);
         self.keep_places();
@@ -534,12 +533,6 @@ impl Network {
     pub(crate) fn exit(&self) -> &Role {
         &self.exit
     }
-}
-
-/// The members of a network may all have the same list of peers, themselves among them.
-fn others(peers: &[PeerConfig], own: NodeId) -> Vec<PeerConfig> {
-    let others = peers.iter().filter(|peer| peer.id != own);
-    others.cloned().collect()
 }
 
 /// Peers that this node shall be reachable through.

@@ -115,16 +115,24 @@ impl Village {
         host
     }
 
-    /// Ann and dan cannot meet, and may learn of each other later.
+    /// Ann and dan cannot meet, and may learn of each other's record later.
     async fn wait_until_met(&self, member: &Daemon) {
-        until("a member to know three other hops", async || {
-            let peers = member.call("peers", json!({})).await.ok()?;
-            let peers = peers["peers"].as_array()?;
-            let hops = peers.iter().filter(|peer| peer["roles"]["hop"] == true);
-            (hops.count() >= 3).then_some(())
-        })
+        until(
+            "a member to know three other hops, and the hall it",
+            async || {
+                let peers = member.call("peers", json!({})).await.ok()?;
+                let peers = peers["peers"].as_array()?;
+                let hops = peers.iter().filter(|peer| peer["roles"]["hop"] == true);
+                let status = member.call("status", json!({})).await.ok()?;
+                let mut relays = status["relays"].as_array()?.iter();
+                let is_known = relays.all(|relay| relay["registered"] == true);
+                (hops.count() >= 3 && is_known).then_some(())
+            },
+        )
         .await
         .unwrap_or_else(|error| panic!("{error}\n{}", member.log().last(40)));
+        let checked = member.cli(&["netcheck"]);
+        assert!(checked.is_ok(), "{}: {checked:?}", member.name());
     }
 
     /// What a member's entrance answers to its flow of this number, and the tunnel that it took.
@@ -169,6 +177,14 @@ async fn a_network_on_one_page_carries_for_its_members_and_for_nobody_else() {
     let zoe = zoe.in_namespace(&host);
     fs::write(zoe.folder().join("network.rhai"), shipped("network.rhai")).unwrap();
     let zoe = zoe.config(&village.config).start().await.unwrap();
+    // She comes as far as the door of each member.
+    for member in MEMBERS.iter().take(4) {
+        let pinged = zoe.cli(&["ping", member, "--count", "1"]);
+        let refused = pinged.unwrap_err().to_string();
+        let denied = ["closed by peer: 1", "denied by the node's policy"];
+        let is_denied = denied.iter().any(|words| refused.contains(words));
+        assert!(is_denied, "{member}: {refused}");
+    }
     let entrance = (Ipv4Addr::LOCALHOST, 1080).into();
     for target in ["ben.wh", "web.dan.wh", "box.cat.wh", "news.example"] {
         let mut flow = host.connect(entrance).unwrap();
@@ -177,111 +193,106 @@ async fn a_network_on_one_page_carries_for_its_members_and_for_nobody_else() {
     }
 }
 
-/// Parties add numbers up so that none learns another's: additive shares, each sent to one party over
-/// the overlay, without a server, a chain or a coin.
+/// Parties add numbers up so that none is told another's: additive shares, each sent to one party
+/// over the overlay, without a server, a chain or a coin.
 #[tokio::test(flavor = "multi_thread")]
 async fn three_parties_compute_a_sum_over_services_of_their_peers() {
     const SECRETS: [u64; 3] = [u64::MAX - 5, 1_000, 77];
-    let names = ["ada", "bob", "eve"];
-    let identities = names.map(|_| Identity::generate().unwrap());
-    let mut parties = Vec::new();
-    let mut listeners = Vec::new();
-    for (name, identity) in names.iter().zip(&identities) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let mut setup = Setup::with_identity(name, identity).unwrap().entrances();
-        setup = setup
-            .listen("127.0.0.1:0")
-            .service("sum", listener.local_addr().unwrap());
-        setup = setup.script("rules.rhai", "fn route(c) { c.node.direct().closed() }");
-        for (other, identity) in names
-            .iter()
-            .zip(&identities)
-            .filter(|(other, _)| other != &name)
-        {
-            // Those that run already are dialled.
-            let known = parties
-                .iter()
-                .find(|party: &&Daemon| party.name() == *other);
-            let address = known.and_then(Daemon::listen);
-            let address = address.map(|address| format!("addresses = [\"{address}\"]"));
-            setup = setup.peer_id(other, identity.id(), 2, &address.unwrap_or_default());
-        }
-        parties.push(setup.start().await.unwrap());
-        listeners.push(listener);
-    }
-    for party in &parties {
-        until("all parties to be connected", async || {
-            let peers = party.call("peers", json!({})).await.ok()?;
-            let mut peers = peers["peers"].as_array()?.iter();
-            peers.all(|peer| peer["online"] == true).then_some(())
-        })
-        .await
-        .unwrap();
-    }
-    let computing = (0..3).map(|own| {
-        let entrance = parties[own].entrance("socks5").unwrap();
-        let others: Vec<_> = (1..3).map(|step| names[(own + step) % 3]).collect();
-        sum(&listeners[own], entrance, others, SECRETS[own])
-    });
-    let results = join_all(computing).await;
+    let parties = Party::three().await;
+    let computing = parties.iter().zip(SECRETS);
+    let computing = computing.map(|(party, secret)| party.sum(secret));
     let total = SECRETS.into_iter().fold(0, u64::wrapping_add);
-    for (own, (sum, seen)) in results.iter().enumerate() {
-        assert_eq!(*sum, total);
-        let others = SECRETS
-            .iter()
-            .enumerate()
-            .filter(|(party, _)| *party != own);
-        for (_, secret) in others {
-            assert!(!seen.contains(secret), "a secret was sent as it is");
-        }
-    }
+    assert_eq!(join_all(computing).await, [total; 3]);
     for party in &parties {
         for flow in 1..=4 {
-            let told = party.call("why", json!({"flow": flow})).await.unwrap();
+            let told = party.node.call("why", json!({"flow": flow})).await.unwrap();
             assert_eq!(told["tunnel"], "direct", "{told}");
         }
     }
 }
 
-/// One party's part: the sum, and all that it saw of others.
-async fn sum(
-    listener: &TcpListener,
-    entrance: SocketAddr,
-    others: Vec<&str>,
-    secret: u64,
-) -> (u64, Vec<u64>) {
-    let shares: [u64; 2] = rand::random();
-    let kept = secret.wrapping_sub(shares[0]).wrapping_sub(shares[1]);
-    let (_, of_others) = tokio::join!(send(entrance, &others, &shares), receive(listener));
-    let partial = of_others
-        .iter()
-        .fold(kept, |sum, share| sum.wrapping_add(*share));
-    let told = [partial; 2];
-    let (_, partials) = tokio::join!(send(entrance, &others, &told), receive(listener));
-    let sum = partials
-        .iter()
-        .fold(partial, |sum, other| sum.wrapping_add(*other));
-    (sum, [of_others, partials].concat())
+/// One who computes, with a service for each round: one round may begin while another ends.
+struct Party {
+    node: Daemon,
+    others: Vec<&'static str>,
+    shares: TcpListener,
+    partials: TcpListener,
 }
 
-async fn send(entrance: SocketAddr, others: &[&str], numbers: &[u64]) {
-    for (other, number) in others.iter().zip(numbers) {
-        let host = format!("sum.{other}.wh");
-        let mut flow = socks5_connect(entrance, &host, 80).await.unwrap();
-        flow.write_u64(*number).await.unwrap();
-        // The other has it: a round is over when all have all.
-        assert_eq!(flow.read_u8().await.unwrap(), b'.');
+impl Party {
+    async fn three() -> Vec<Self> {
+        let names = ["ada", "bob", "eve"];
+        let identities = names.map(|_| Identity::generate().unwrap());
+        let mut parties: Vec<Self> = Vec::new();
+        for (name, identity) in names.into_iter().zip(&identities) {
+            let shares = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let partials = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let setup = Setup::with_identity(name, identity).unwrap().entrances();
+            let mut setup = setup
+                .listen("127.0.0.1:0")
+                .service("share", shares.local_addr().unwrap())
+                .service("partial", partials.local_addr().unwrap())
+                .script("rules.rhai", "fn route(c) { c.node.direct().closed() }");
+            let mut others = Vec::new();
+            for (other, identity) in names.into_iter().zip(&identities) {
+                if other == name {
+                    continue;
+                }
+                // Those that run already are dialled.
+                let known = parties.iter().find(|party| party.node.name() == other);
+                let address = known.and_then(|party| party.node.listen());
+                let address = address.map(|address| format!("addresses = [\"{address}\"]"));
+                setup = setup.peer_id(other, identity.id(), 2, &address.unwrap_or_default());
+                others.push(other);
+            }
+            parties.push(Self {
+                node: setup.start().await.unwrap(),
+                others,
+                shares,
+                partials,
+            });
+        }
+        for party in &parties {
+            until("all parties to be connected", async || {
+                let peers = party.node.call("peers", json!({})).await.ok()?;
+                let mut peers = peers["peers"].as_array()?.iter();
+                peers.all(|peer| peer["online"] == true).then_some(())
+            })
+            .await
+            .unwrap();
+        }
+        parties
+    }
+
+    /// The sum of all secrets, of which this is one.
+    async fn sum(&self, secret: u64) -> u64 {
+        let given: [u64; 2] = rand::random();
+        let kept = secret.wrapping_sub(given[0]).wrapping_sub(given[1]);
+        let (_, got) = tokio::join!(self.send("share", given), receive(&self.shares));
+        let partial = kept.wrapping_add(got);
+        let told = self.send("partial", [partial; 2]);
+        let (_, others) = tokio::join!(told, receive(&self.partials));
+        partial.wrapping_add(others)
+    }
+
+    async fn send(&self, service: &str, numbers: [u64; 2]) {
+        let entrance = self.node.entrance("socks5").unwrap();
+        for (other, number) in self.others.iter().zip(numbers) {
+            let host = format!("{service}.{other}.wh");
+            let mut flow = socks5_connect(entrance, &host, 80).await.unwrap();
+            flow.write_u64(number).await.unwrap();
+        }
     }
 }
 
-async fn receive(listener: &TcpListener) -> Vec<u64> {
-    let mut numbers = Vec::new();
+/// What both others sent, added up.
+async fn receive(listener: &TcpListener) -> u64 {
+    let mut sum = 0_u64;
     for _ in 0..2 {
         let (mut flow, _) = timeout(LIMIT, listener.accept()).await.unwrap().unwrap();
-        numbers.push(flow.read_u64().await.unwrap());
-        flow.write_u8(b'.').await.unwrap();
+        sum = sum.wrapping_add(flow.read_u64().await.unwrap());
     }
-    numbers
+    sum
 }
 
 /// Two nodes that know each other, and who else may come.

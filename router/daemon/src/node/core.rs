@@ -118,7 +118,8 @@ impl NodeCore {
 
     /// Puts the peers of a config that was read again in force; connections to those that stay
     /// live on.
-    pub(super) fn set_config_peers(&self, read: Vec<PeerConfig>) {
+    pub(super) fn set_config_peers(&self, mut read: Vec<PeerConfig>) {
+        read.retain(|peer| peer.id != self.network.id());
         let mut peers = self.lock_config_peers();
         if *peers != read {
             *peers = read;
@@ -213,7 +214,9 @@ pub(crate) fn assemble(
     };
     let network = Network::start(with_added, options.network.clone(), gatekeeper, counters)?;
     policy.attach(&network);
-    let config_peers = config.peers.clone();
+    // The members of a network may all have the same list of peers, themselves in it.
+    let mut config_peers = config.peers.clone();
+    config_peers.retain(|peer| peer.id != network.id());
     let core = NodeCore {
         flows: FlowTable::new(&config.limits, config.rules.record_decisions),
         pending: Pending::new(
