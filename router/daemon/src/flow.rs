@@ -17,10 +17,11 @@ mod table;
 
 use std::net::{IpAddr, SocketAddr};
 
+use tokio::time::Instant;
 use wormholes_proto::{Target, Transport};
 use wormholes_rules::Sni;
 
-use self::{open::Route, table::Place};
+use self::{crowds::Opening, local::Sniffed, open::Route, table::Place};
 use crate::{node::NodeCore, pipe};
 
 pub use guard::Forbidden;
@@ -102,7 +103,7 @@ pub(crate) async fn run(core: &NodeCore, asked: Asked, local: LocalEnd) {
             return local.refuse(refusal).await;
         }
     };
-    let (local, route) = match open(core, &flow, &asked, local).await {
+    let (local, route, opening) = match open(core, &flow, &asked, local).await {
         Ok(open) => open,
         Err((local, refusal)) => {
             record::refused(core, &flow, &refusal);
@@ -112,6 +113,7 @@ pub(crate) async fn run(core: &NodeCore, asked: Asked, local: LocalEnd) {
             return;
         }
     };
+    let opening = opening.filter(|_| local.is_answered());
     let travelling = record::opened(core, &flow, &route);
     let Some(near) = local.accept(core).await else {
         return travelling.ended(Some(Refusal::Gone.to_string()));
@@ -121,18 +123,20 @@ pub(crate) async fn run(core: &NodeCore, asked: Asked, local: LocalEnd) {
             core.network.counters().flow_ended(end.stop.as_ref());
             end.stop.map(|stop| stop.to_string())
         }
+        () = crowds::linger(opening, &flow.bytes) => None,
         () = core.kill.cancelled() => Some(Refusal::Stopping.to_string()),
     };
     travelling.ended(end);
 }
 
-/// Opens a flow. An error comes with the program's end, unless that broke.
-async fn open(
-    core: &NodeCore,
-    flow: &Place,
-    asked: &Asked,
+/// Opens a flow; it counts as opening until what comes with it is dropped. An error comes with the
+/// program's end, unless that broke.
+async fn open<'a>(
+    core: &'a NodeCore,
+    flow: &'a Place,
+    asked: &'a Asked,
     mut local: LocalEnd,
-) -> Result<(LocalEnd, Route), (Option<LocalEnd>, Refusal)> {
+) -> Result<(LocalEnd, Route, Option<Opening<'a>>), (Option<LocalEnd>, Refusal)> {
     let begun = waited_for(core, asked, &mut local, decide::begin(core, flow, asked)).await;
     let mut trip = match begun {
         Ok(trip) => trip,
@@ -142,17 +146,32 @@ async fn open(
         // Boxed: a flow that is open needs no room for how it was opened.
         let travel = Box::pin(decide::travel(&mut trip));
         match waited_for(core, asked, &mut local, travel).await {
-            Ok(Some(route)) => return Ok((local, route)),
+            Ok(Some(route)) => return Ok((local, route, trip.opening)),
             Ok(None) => {
-                let Some((answered, name)) = local.sniff().await else {
-                    return Err((None, Refusal::Gone));
-                };
+                trip.opening = None;
+                let (answered, sniffed) = sniff(core, local).await.map_err(|gone| (None, gone))?;
                 local = answered;
-                trip.conn.sni = Sni::Read(name);
+                let begun = sniffed.and_then(|name| Ok((name, flow.begin()?)));
+                match begun {
+                    Ok((name, opening)) => {
+                        trip.conn.sni = Sni::Read(name);
+                        trip.opening = Some(opening);
+                    }
+                    Err(refusal) => return Err((Some(local), refusal)),
+                }
             }
             Err(refusal) => return Err((Some(local), refusal)),
         }
     }
+}
+
+/// Reads which server the program's TLS names. What it says first is part of where it wants to go,
+/// and may take as long as the rest of that.
+async fn sniff(core: &NodeCore, local: LocalEnd) -> Result<(LocalEnd, Sniffed), Refusal> {
+    let deadline = Instant::now() + core.config.limits.handshake;
+    let sniffing = local.answer_and_sniff(deadline);
+    let sniffed = core.stop.run_until_cancelled(sniffing).await;
+    sniffed.ok_or(Refusal::Stopping)?.ok_or(Refusal::Gone)
 }
 
 /// Does `work` for as long as the program waits for it and the node runs.

@@ -9,13 +9,14 @@ use std::{
 };
 
 use rustls::{
-    ServerConfig, ServerConnection, StreamOwned,
-    pki_types::{CertificateDer, PrivatePkcs8KeyDer},
+    ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, StreamOwned,
+    pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName},
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use wormholes_tests::{
-    Daemon, EchoServer, Fetched, Setup, curl, socks5_ask, socks5_connect, until,
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
 };
+use wormholes_tests::{Daemon, EchoServer, Fetched, Setup, curl, socks5_ask, socks5_connect};
 
 const GREETING: &str = "the lamp is lit";
 const TARGET_IP: Ipv4Addr = Ipv4Addr::new(127, 84, 0, 1);
@@ -79,21 +80,98 @@ async fn a_flow_without_tls_has_no_name_and_loses_nothing() {
     speaks.read_exact(&mut back).await.unwrap();
     assert_eq!(back, words);
 
-    // Nobody waits for ever for a program that lets its server speak first.
-    let mut listens = socks5_connect(entrance, &host, port).await.unwrap();
-    until("a flow without a word to open", async || {
-        why(&client, 2).contains("direct: opened").then_some(())
-    })
-    .await
-    .unwrap();
-    listens.write_all(b"late").await.unwrap();
-    let mut back = [0; 4];
-    listens.read_exact(&mut back).await.unwrap();
-    assert_eq!(&back, b"late");
+    // A program that only ends what it sends has no TLS either.
+    let mut ends = socks5_connect(entrance, &host, port).await.unwrap();
+    ends.shutdown().await.unwrap();
+    assert_eq!(ends.read_to_end(&mut Vec::new()).await.unwrap(), 0);
+    assert!(why(&client, 2).contains("direct: opened"));
 
     // A script that does not read the name for this flow can refuse it with a reply.
-    let mut refused = tokio::net::TcpStream::connect(entrance).await.unwrap();
+    let mut refused = TcpStream::connect(entrance).await.unwrap();
     assert_eq!(socks5_ask(&mut refused, &host, port ^ 1).await.unwrap(), 2);
+}
+
+/// No rule takes what nobody can tell for a flow without TLS.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_cannot_be_read_ends_the_flow() {
+    let echo = EchoServer::start(TARGET_IP).await.unwrap();
+    let script = "fn route(c) { if c.sni == \"secret.example\" { onion(3) } else { direct() } }";
+    let client = Setup::new("client").unwrap().entrances();
+    let client = client.config("[limits]\nhandshake_seconds = 1");
+    let client = client.script("rules.rhai", script).start().await.unwrap();
+    let (entrance, host) = (client.entrance("socks5").unwrap(), TARGET_IP.to_string());
+    let connect = || socks5_connect(entrance, &host, echo.address().port());
+    let hello = client_hello("secret.example");
+    let (half, _) = hello.split_at(hello.len() / 2);
+    let begins: [(&[u8], &str); 3] = [
+        (b"", "the program says nothing"),
+        (half, "cannot be read"),
+        (&[22, 3, 1, 0xff, 0xff, 1], "cannot be read"),
+    ];
+    for (flow, (begin, expected)) in (1..).zip(begins) {
+        let mut program = connect().await.unwrap();
+        program.write_all(begin).await.unwrap();
+        let end = program.read_to_end(&mut Vec::new()).await;
+        assert!(end.is_err(), "a flow that is refused is reset");
+        let told = why(&client, flow);
+        assert!(told.contains(expected), "{told}");
+        assert!(!told.contains("direct: opened"), "{told}");
+    }
+}
+
+/// Some programs wait for no reply, and none has to send its ClientHello at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_hello_is_read_wherever_it_is_cut() {
+    let echo = EchoServer::start(TARGET_IP).await.unwrap();
+    let script = "fn route(c) { if c.sni == \"cut.example\" { direct() } else { block() } }";
+    let client = Setup::new("client").unwrap().entrances();
+    let client = client.script("rules.rhai", script).start().await.unwrap();
+    let hello = client_hello("cut.example");
+    let (port, [a, b, c, d]) = (echo.address().port(), TARGET_IP.octets());
+    let [high, low] = port.to_be_bytes();
+    let socks5 = [5, 1, 0, 5, 1, 0, 1, a, b, c, d, high, low].to_vec();
+    let http = format!("CONNECT {TARGET_IP}:{port} HTTP/1.1\r\nHost: x\r\n\r\n");
+    // Two bytes that choose a method, and ten of the reply; a head that ends with an empty line.
+    let asked = [("socks5", socks5), ("http", http.into_bytes())];
+    for (kind, request) in asked {
+        let entrance = client.entrance(kind).unwrap();
+        let begin = [request.as_slice(), &hello].concat();
+        let cuts = [
+            begin.len(),
+            request.len(),
+            request.len() + 1,
+            begin.len() - 1,
+        ];
+        for cut in cuts {
+            let mut program = TcpStream::connect(entrance).await.unwrap();
+            program.set_nodelay(true).unwrap();
+            let (first, rest) = begin.split_at(cut);
+            program.write_all(first).await.unwrap();
+            let mut reply = vec![0; 12];
+            if kind == "http" {
+                while !reply.ends_with(b"\r\n\r\n") {
+                    reply.push(program.read_u8().await.unwrap());
+                }
+            } else {
+                program.read_exact(&mut reply).await.unwrap();
+            }
+            program.write_all(rest).await.unwrap();
+            let mut back = vec![0; hello.len()];
+            program.read_exact(&mut back).await.unwrap();
+            assert_eq!(back, hello, "{kind}, cut at {cut}");
+        }
+    }
+}
+
+fn client_hello(name: &'static str) -> Vec<u8> {
+    let config = ClientConfig::builder()
+        .with_root_certificates(RootCertStore::empty())
+        .with_no_client_auth();
+    let name = ServerName::try_from(name).unwrap();
+    let mut client = ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut bytes = Vec::new();
+    client.write_tls(&mut bytes).unwrap();
+    bytes
 }
 
 /// Answers each connection over TLS with the greeting, whatever name is asked for.

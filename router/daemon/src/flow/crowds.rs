@@ -1,18 +1,28 @@
 //! How many flows are opening to each target at once, so that a loop over several routers ends.
 //!
 //! A flow that comes back by way of another router looks like a new one, and none of them opens
-//! before the next does: they pile up here. The first that is too many is refused, and so is all
+//! before the next does: they pile up here. Where programs are answered before anything opens, one
+//! that stands counts on until its target says something, or for [`LINGER`]. The first that is too many is refused, and so is all
 //! that follows until those that wait are done. Were a place that comes free given away again,
 //! each of them would be tried anew by whoever it fails for, and each of those again.
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
+    time::Duration,
 };
 
+use tokio::time::Instant;
 use wormholes_proto::Target;
 
 use super::Refusal;
+use crate::pipe::FlowBytes;
+
+/// A loop comes round thousands of times meanwhile; of programs that only send, few begin to send to
+/// one target.
+const LINGER: Duration = Duration::from_secs(5);
+/// How soon it is noticed that the target said something. Most flows end sooner and cost no look.
+const LOOK_PERIOD: Duration = Duration::from_millis(250);
 
 /// The targets that flows are opening to.
 #[derive(Debug)]
@@ -98,6 +108,18 @@ impl Drop for Opening<'_> {
             }
         }
     }
+}
+
+/// Lets a flow that stands count on for a while. Never ends.
+pub(super) async fn linger(opening: Option<Opening<'_>>, bytes: &FlowBytes) {
+    if let Some(opening) = opening {
+        let until = Instant::now() + LINGER;
+        while bytes.down.load(Relaxed) == 0 && Instant::now() < until {
+            tokio::time::sleep(LOOK_PERIOD).await;
+        }
+        drop(opening);
+    }
+    std::future::pending().await
 }
 
 #[cfg(test)]

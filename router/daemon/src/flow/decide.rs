@@ -24,8 +24,9 @@ pub(super) struct Trip<'a> {
     pub(super) core: &'a NodeCore,
     pub(super) flow: &'a Place,
     pub(super) asked: &'a Asked,
-    /// It counts as opening as long as this lives.
-    opening: Opening<'a>,
+    /// It counts as opening as long as this is there: but for the time in which its program is
+    /// waited for.
+    pub(super) opening: Option<Opening<'a>>,
     /// What the scripts see.
     pub(super) conn: Conn,
     /// The addresses in `conn` are another node's word.
@@ -56,7 +57,7 @@ pub(super) async fn travel(trip: &mut Trip<'_>) -> Result<Option<Route>, Refusal
         if closed || failure.is_final || trip.conn.attempt == MAX_RETRIES {
             return Err(failure.refusal);
         }
-        trip.opening.check()?;
+        trip.opening.as_ref().map_or(Ok(()), Opening::check)?;
         trip.conn.attempt += 1;
         trip.conn.last_error = Some(failure.refusal.to_string());
     }
@@ -69,8 +70,8 @@ pub(super) async fn look_up(
     asked: &Asked,
 ) -> Result<IpAddr, Refusal> {
     let mut trip = begin(core, flow, asked).await?;
-    // On this connection comes nothing but the question.
-    trip.conn.sni = Sni::Read(None);
+    // No TLS comes on this connection; whoever asks will name the same server in it.
+    trip.conn.sni = Sni::Read(asked.target.host.name().map(str::to_owned));
     let Some(Choice { plan, .. }) = decide(&mut trip).await? else {
         return Err(Refusal::Blocked("a look-up has no TLS".to_owned()));
     };
@@ -106,7 +107,7 @@ pub(super) async fn begin<'a>(
         core,
         flow,
         asked,
-        opening: flow.begin()?,
+        opening: Some(flow.begin()?),
         conn: snapshot(core, flow, asked, &rules).await?,
         told: false,
         rules,

@@ -1,11 +1,12 @@
-//! The program's end of a flow: told once whether the flow opened, then a pipe.
+//! The program's end of a flow: told once that the flow opened or that it did not, then a pipe. Where
+//! scripts want to see what it says first, it is told before.
 
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::{io::AsyncWriteExt, net::TcpStream, sync::oneshot};
+use tokio::{io::AsyncWriteExt, net::TcpStream, sync::oneshot, time::Instant};
 use wormholes_proto::{SocksReply, SocksVersion};
 
 use super::{Ends, Refusal, sniff};
@@ -20,6 +21,9 @@ const LOOK_PERIOD: Duration = Duration::from_millis(250);
 
 /// Whom to tell whether the flow opened, when telling is not a message on the connection itself.
 pub(crate) type Answer = oneshot::Sender<Result<(), Refusal>>;
+
+/// The server that a program's TLS names; why nobody can tell.
+pub(super) type Sniffed = Result<Option<String>, Refusal>;
 
 /// Where a flow's bytes come from. A closed set: what each entrance hands over.
 #[derive(Debug)]
@@ -40,7 +44,7 @@ pub(crate) enum LocalEnd {
         /// The connection, once answered.
         upgrade: OnUpgrade,
     },
-    /// A connection that expects its target to speak.
+    /// A program that takes its connection for that to its target.
     Tcp {
         /// The connection.
         stream: TcpStream,
@@ -84,9 +88,9 @@ impl LocalEnd {
         Some(Side::Stream(pipe))
     }
 
-    /// Reads which server the program's TLS names. For that the program is told that its flow is
-    /// open. None when it went away.
-    pub(super) async fn sniff(self) -> Option<(Self, Option<String>)> {
+    /// Tells the program that its flow is open, and reads until `deadline` which server its TLS
+    /// names. None when it went away.
+    pub(super) async fn answer_and_sniff(self, deadline: Instant) -> Option<(Self, Sniffed)> {
         let (mut stream, ahead) = match self {
             Self::Socks {
                 stream,
@@ -95,10 +99,17 @@ impl LocalEnd {
             } => (answer_socks(stream, version).await?, ahead),
             Self::Connect { answer, upgrade } => answer_connect(answer, upgrade).await?,
             Self::Tcp { stream, ahead } => (stream, ahead),
-            other @ (Self::Datagrams(_) | Self::Memory { .. }) => return Some((other, None)),
+            other @ (Self::Datagrams(_) | Self::Memory { .. }) => return Some((other, Ok(None))),
         };
-        let (ahead, name) = sniff::server_name(&mut stream, ahead).await?;
+        let mut ahead = BytesMut::from(ahead);
+        let name = sniff::server_name(&mut stream, &mut ahead, deadline).await?;
+        let ahead = ahead.freeze();
         Some((Self::Tcp { stream, ahead }, name))
+    }
+
+    /// Whether the program takes its flow for open from the beginning, or was told so ahead.
+    pub(super) fn is_answered(&self) -> bool {
+        matches!(self, Self::Tcp { .. })
     }
 
     /// Tells the program why there is no flow. It may be gone: nobody else would want to know.

@@ -1,10 +1,9 @@
 //! Reads which server a program's TLS asks for, and takes nothing away from what it sends.
 //!
-//! rustls reads the ClientHello; here is only how long and how much of it is waited for.
+//! rustls reads the ClientHello; here is only how much of it is waited for. What begins like TLS and
+//! cannot be read is no flow without TLS: a rule would send it where it sends those.
 
-use std::time::Duration;
-
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use rustls::server::Acceptor;
 use tokio::{
     io::AsyncReadExt,
@@ -12,53 +11,70 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-/// How long a program may take to send its ClientHello. One whose server speaks first waits so long.
-const TIMEOUT: Duration = Duration::from_millis(500);
-/// Room for the longest ClientHello of a browser, which has some 2 KiB, many times over. Beyond it, a
-/// flow has no name.
+use super::Refusal;
+
+/// Room for the longest ClientHello of a browser, which has some 2 KiB, many times over.
 const MAX_BYTES: usize = 16 << 10;
 const READ_BYTES: usize = 4 << 10;
+/// What TLS begins with: a record of the handshake (RFC 8446, section 5.1).
+const HANDSHAKE: u8 = 22;
 
 /// What the bytes that a flow begins with say.
 #[derive(Debug, PartialEq, Eq)]
 enum Begin {
     /// They may be the beginning of a ClientHello.
     NeedMore,
-    /// In lower case, without a final dot; none: it is no ClientHello that names a server.
+    /// In lower case, without a final dot; none: there is no TLS, or it names no server.
     Name(Option<String>),
+    /// TLS, but nobody can tell for which server.
+    Unreadable,
 }
 
-/// Reads from `stream`, of which `ahead` was read before, until the name is known or there is none.
-/// Gives all that was read. None when the connection broke.
+/// Reads from `stream`, to what `begin` holds of it already, until the name is known or there is
+/// none. None when the connection broke.
+///
+/// # Errors
+/// [`Refusal::Blocked`] when nobody can tell.
 pub(super) async fn server_name(
     stream: &mut TcpStream,
-    ahead: Bytes,
-) -> Option<(Bytes, Option<String>)> {
-    let deadline = Instant::now() + TIMEOUT;
-    let mut begin = BytesMut::from(ahead);
-    let name = loop {
-        if let Begin::Name(name) = look(&begin) {
-            break name;
+    begin: &mut BytesMut,
+    deadline: Instant,
+) -> Option<Result<Option<String>, Refusal>> {
+    let unreadable = "the server that the program's TLS names cannot be read";
+    let blocked = |why: &str| Some(Err(Refusal::Blocked(why.to_owned())));
+    loop {
+        match look(begin.get(..MAX_BYTES).unwrap_or(begin)) {
+            Begin::Name(name) => return Some(Ok(name)),
+            Begin::Unreadable => return blocked(unreadable),
+            Begin::NeedMore if begin.len() >= MAX_BYTES => return blocked(unreadable),
+            Begin::NeedMore => begin.reserve(READ_BYTES),
         }
-        if begin.len() >= MAX_BYTES {
-            break None;
-        }
-        begin.reserve(READ_BYTES);
-        match timeout_at(deadline, stream.read_buf(&mut begin)).await {
-            Ok(Ok(read)) if read > 0 => {}
-            // It sends nothing more, or nothing yet.
-            Ok(Ok(_)) | Err(_) => break None,
+        match timeout_at(deadline, stream.read_buf(begin)).await {
+            Ok(Ok(0)) if begin.is_empty() => return Some(Ok(None)),
+            Ok(Ok(0)) => return blocked(unreadable),
+            Ok(Ok(_)) => {}
             Ok(Err(_)) => return None,
+            Err(_) if begin.is_empty() => {
+                return blocked(
+                    "the program says nothing, and a rule reads c.sni; where the server speaks \
+                     first, ask c.port before",
+                );
+            }
+            Err(_) => return blocked(unreadable),
         }
-    };
-    Some((begin.freeze(), name))
+    }
 }
 
 fn look(mut begin: &[u8]) -> Begin {
+    match begin.first() {
+        None => return Begin::NeedMore,
+        Some(&HANDSHAKE) => {}
+        Some(_) => return Begin::Name(None),
+    }
     let mut acceptor = Acceptor::default();
     while !begin.is_empty() {
         if acceptor.read_tls(&mut begin).is_err() {
-            return Begin::Name(None);
+            return Begin::Unreadable;
         }
     }
     match acceptor.accept() {
@@ -71,7 +87,7 @@ fn look(mut begin: &[u8]) -> Begin {
             });
             Begin::Name(name)
         }
-        Err(_) => Begin::Name(None),
+        Err(_) => Begin::Unreadable,
     }
 }
 
@@ -113,10 +129,15 @@ mod tests {
         assert_eq!(look(&hello("192.0.2.1")), none, "an address is no name");
         assert_eq!(look(b"GET / HTTP/1.1\r\nHost: x.example\r\n\r\n"), none);
         assert_eq!(look(b"SSH-2.0-OpenSSH_9.2\r\n"), none);
-        assert_eq!(
-            look(&[0x16, 3, 1, 0xff, 0xff, 1]),
-            none,
-            "too long a record"
-        );
+    }
+
+    #[test]
+    fn tls_that_cannot_be_read_is_not_taken_for_none() {
+        let too_long = [22, 3, 1, 0xff, 0xff, 1];
+        assert_eq!(look(&too_long), Begin::Unreadable);
+        let mut damaged = hello("shop.example");
+        // The length of the session id, which reaches beyond the end.
+        damaged[43] = 0xff;
+        assert_eq!(look(&damaged), Begin::Unreadable);
     }
 }
