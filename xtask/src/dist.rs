@@ -45,7 +45,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     debug: bool,
     /// Make an archive of statically linked programs instead, with musl.
-    #[arg(long, conflicts_with = "debug")]
+    #[arg(long)]
     r#static: bool,
     /// A folder for the package [default: target/dist]
     #[arg(long, value_name = "FOLDER")]
@@ -64,24 +64,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         .join(folder);
     let output = arguments.output.clone();
     let output = output.unwrap_or_else(|| target_dir().join("dist"));
-    stages.run("build", || {
-        let mut build = cargo();
-        build.args([
-            "build",
-            "--workspace",
-            "--bins",
-            "--locked",
-            "--profile",
-            profile,
-        ]);
-        if let Some(target) = &target {
-            setup::packages(setup::STATIC_TOOLS)?;
-            check(program("rustup").args(["target", "add", target]))?;
-            let compiler = format!("CC_{}", target.replace('-', "_"));
-            build.args(["--target", target]).env(compiler, "musl-gcc");
-        }
-        check(&mut build)
-    })?;
+    stages.run("build", || build(profile, target.as_deref()))?;
     stages.run("generate", || generate(&built))?;
     let made = stages.run("package", || match &target {
         Some(target) => archive(&built, target, &output),
@@ -90,6 +73,23 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     stages.print();
     println!("{}", made.display());
     Ok(ExitCode::SUCCESS)
+}
+
+/// Builds all programs; for another target, those of the archive.
+pub(crate) fn build(profile: &str, target: Option<&str>) -> Result<()> {
+    let mut build = cargo();
+    build.args(["build", "--locked", "--profile", profile]);
+    match target {
+        None => build.args(["--workspace", "--bins"]),
+        Some(target) => {
+            setup::packages(setup::STATIC_TOOLS)?;
+            check(program("rustup").args(["target", "add", target]))?;
+            let compiler = format!("CC_{}", target.replace('-', "_"));
+            build.args(["--target", target]).env(compiler, "musl-gcc");
+            build.args(["--package", "wormholed", "--package", "wormholes-cli"])
+        }
+    };
+    check(&mut build)
 }
 
 /// Writes manual pages and completions of the programs in `built`.
@@ -171,7 +171,7 @@ fn archive(built: &Path, target: &str, output: &Path) -> Result<PathBuf> {
 }
 
 /// Rust's name for this machine with musl in the place of its C library.
-fn musl_target() -> String {
+pub(crate) fn musl_target() -> String {
     format!("{}-unknown-linux-musl", std::env::consts::ARCH)
 }
 
