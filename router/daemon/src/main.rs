@@ -59,7 +59,9 @@ fn manual() -> anyhow::Result<()> {
 
 fn check(arguments: &Arguments) -> anyhow::Result<()> {
     let config = load(arguments)?;
-    wormholed::check(&config)?;
+    for warning in wormholed::check(&config)? {
+        say(&format!("wormholed: warning: {warning}"));
+    }
     say("wormholed: the config and the scripts are good");
     Ok(())
 }

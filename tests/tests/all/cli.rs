@@ -301,6 +301,14 @@ async fn scripts_are_loaded_refused_and_rolled_back() {
     let refused = ada.run(&["--json", "script", "load"]).await;
     let refused: Value = serde_json::from_str(&refused.stdout).unwrap();
     assert_eq!(refused["error"]["data"]["diagnostics"][0]["line"], 2);
+    // Nobody writes to it: a read would never end.
+    fs::remove_file(&file).unwrap();
+    let mut make = Command::new("mkfifo");
+    make.arg(&file);
+    assert_eq!(run(make).await.status, 0);
+    let refused = ada.run(&["script", "load"]).await;
+    let why = "rules.rhai: it is no regular file";
+    assert!(refused.stderr.contains(why), "{}", refused.stderr);
     assert_eq!(ada.json(&["script", "list"]).await["generation"], 2);
     assert_eq!(ada.json(&["script", "rollback"]).await["generation"], 1);
     assert_eq!(ada.run(&["script", "rollback"]).await.status, 1);

@@ -24,6 +24,7 @@ use wormholes_tests::{
 
 const DIRECT: &str = "fn route(c) { direct() }";
 const BLOCK: &str = "fn route(c) { block(\"changed\") }";
+const UNREACHED: &str = "fn route(c) {\n    return direct();\n    block(\"never\")\n}";
 const BROKEN: &str = "fn route(c) {\n    dircet()\n}";
 
 #[test]
@@ -67,6 +68,11 @@ async fn a_check_says_what_is_wrong_where_and_starts_nothing() {
     fs::write(&cases, "test(\"x\", || {\n  expect(false);\n});").unwrap();
     complains(&config, "rules.test.rhai:2:3: this does not hold");
     fs::remove_file(&cases).unwrap();
+    fs::write(setup.folder().join("rules.rhai"), UNREACHED).unwrap();
+    let odd = check(&config);
+    assert!(odd.status.success(), "{}", said(&odd));
+    let warning = "warning: rules.rhai:3:5: nothing reaches this";
+    assert!(said(&odd).contains(warning), "{}", said(&odd));
     fs::write(setup.folder().join("rules.rhai"), BROKEN).unwrap();
     complains(
         &config,

@@ -60,6 +60,9 @@ impl Config {
             cause,
         };
         let metadata = std::fs::metadata(path).map_err(unreadable)?;
+        if !metadata.is_file() {
+            return Err(unreadable(std::io::Error::other("it is no regular file")));
+        }
         if metadata.len() > MAX_FILE_BYTES {
             return Err(ConfigError::Size(path.to_owned()));
         }

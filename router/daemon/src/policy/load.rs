@@ -217,15 +217,17 @@ pub(super) fn gather(
     Ok((config, sources))
 }
 
-/// Reads, compiles and checks the rules of a config that no node runs.
+/// Reads, compiles and checks the rules of a config that no node runs; gives what is odd in them, but
+/// no error.
 ///
 /// # Errors
 /// [`LoadError`] with every fault.
-pub fn check(config: &Config) -> Result<(), LoadError> {
+pub fn check(config: &Config) -> Result<Vec<Diagnostic>, LoadError> {
     let sources = Sources::read(&config.rules)?;
     let peers = config.peers.iter();
     let known_peers = peers.flat_map(|peer| [peer.name.clone(), peer.id.to_string()]);
-    compile(&sources, &Arc::default(), known_peers.collect(), false).map(drop)
+    let policy = compile(&sources, &Arc::default(), known_peers.collect(), false)?;
+    Ok(policy.warnings().to_vec())
 }
 
 /// Compiles and checks `sources`, and runs their tests.
@@ -281,7 +283,12 @@ fn read(path: &Path, max_bytes: u64) -> Result<String, LoadError> {
         path: path.to_owned(),
         cause,
     };
-    if fs::metadata(path).map_err(unreadable)?.len() > max_bytes {
+    let metadata = fs::metadata(path).map_err(unreadable)?;
+    if !metadata.is_file() {
+        // A pipe that nobody writes to would hold all loads up.
+        return Err(unreadable(io::Error::other("it is no regular file")));
+    }
+    if metadata.len() > max_bytes {
         return Err(LoadError::Size {
             path: path.to_owned(),
         });
