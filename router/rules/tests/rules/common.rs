@@ -57,7 +57,7 @@ pub(crate) fn conn(host: &str) -> Conn {
     }
 }
 
-fn env() -> LoadEnv {
+pub(crate) fn env() -> LoadEnv {
     let mut sets = SetRegistry::default();
     sets.load("ads", "ads.txt", "ads.example\n").unwrap();
     LoadEnv {

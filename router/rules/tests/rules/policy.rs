@@ -3,10 +3,11 @@
 use std::time::{Duration, SystemTime};
 
 use wormholes_rules::{
-    Allowance, ExitRequest, Jitter, Outcome, Plan, RelayRequest, RuleEvent, Sni, Tunnel, Verdict,
+    Allowance, ExitRequest, Jitter, Outcome, Plan, Policy, RelayRequest, RuleEvent, ScriptSource,
+    SetRegistry, Sni, Tunnel, Verdict,
 };
 
-use crate::common::{conn, id, load, node, policy, route, world};
+use crate::common::{conn, env, id, load, node, policy, route, world};
 
 fn plan_of(script: &str, host: &str) -> Plan {
     let outcome = route(script, host).outcome;
@@ -253,6 +254,47 @@ fn a_name_in_tls_is_asked_for_where_a_script_reads_it() {
     assert_eq!(tunnel(Some("x.example")), "direct");
     assert_eq!(tunnel(Some("y.example")), "onion");
     assert_eq!(tunnel(None), "onion");
+}
+
+#[test]
+fn a_thousand_rules_are_as_many_sets_and_one_question() {
+    const RULES: usize = 1000;
+    let mut env = env();
+    let mut sets = SetRegistry::default();
+    let names: Vec<_> = (0..RULES).map(|rule| format!("rule-{rule:03}")).collect();
+    for (rule, name) in names.iter().enumerate() {
+        let entries = format!("site-{rule}.example\nshared.example\n");
+        sets.load(name, "rules.txt", &entries).unwrap();
+    }
+    env.surroundings.sets = sets.into();
+    let script = r#"
+        fn route(c) {
+            let rule = first_set(c.host);
+            if rule == () { return pass(); }
+            if rule < "rule-500" { direct().label(rule) } else { onion(3).label(rule) }
+        }"#;
+    let source = ScriptSource {
+        name: "thousand.rhai".to_owned(),
+        text: script.to_owned(),
+    };
+    let policy = Policy::load(&[source], &env).unwrap();
+    let decide = |host: &str| policy.route(&conn(host), &world(), SystemTime::UNIX_EPOCH);
+    for (rule, name) in names.iter().enumerate() {
+        let Outcome::Plan(plan) = decide(&format!("www.site-{rule}.example")).outcome else {
+            panic!("{name} takes its site");
+        };
+        let step = &plan.steps[0];
+        assert_eq!(step.marks.label.as_ref(), Some(name));
+        let is_direct = matches!(step.tunnels[0], Tunnel::Direct { .. });
+        assert_eq!(is_direct, rule < 500, "{name}");
+    }
+    let shared = decide("shared.example").trace.because;
+    let first = (
+        "first_set(\"shared.example\")".to_owned(),
+        "rule-000".to_owned(),
+    );
+    assert!(shared.contains(&first), "{shared:?}");
+    assert_eq!(decide("elsewhere.example").outcome, Outcome::Pass);
 }
 
 #[test]
