@@ -2,15 +2,16 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
+    fs, io,
     path::{Component, Path, PathBuf},
     sync::Arc,
+    thread,
     time::Duration,
 };
 
 use futures_util::FutureExt;
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher, event::ModifyKind};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use wormholes_rules::cases_path;
 
 use super::Scripts;
@@ -24,11 +25,17 @@ const MAX_LINKS: usize = 40;
 /// Loads the rules whenever one of their files, or the config file, changes. Ends with the node.
 pub(crate) async fn watch(core: Arc<NodeCore>) {
     let changed = Arc::new(Notify::new());
-    let mut watcher = start(&files(&core), &changed);
+    let mut watcher = None;
     loop {
-        if let Err(error) = &watcher {
-            tracing::warn!(%error, "rule files are not watched; load them by command");
-            return;
+        // Other files may be in force by now. The old watcher lives until the new one does.
+        let started = core.stop.run_until_cancelled(start(files(&core), &changed));
+        match started.await {
+            Some(Ok(started)) => drop(watcher.replace(started)),
+            Some(Err(error)) => {
+                tracing::warn!(%error, "rule files are not watched; load them by command");
+                return;
+            }
+            None => return,
         }
         let next = async {
             tokio::select! {
@@ -42,9 +49,26 @@ pub(crate) async fn watch(core: Arc<NodeCore>) {
         if core.stop.run_until_cancelled(next).await.is_none() {
             return;
         }
-        // Other files may be in force by now. The old watcher lives until the new one does.
-        watcher = start(&files(&core), &changed);
     }
+}
+
+/// Starts a watcher. Whoever adds a folder to one waits for the thread that reads its events, which
+/// a program that writes without pause keeps busy: so this is done on a thread of its own.
+async fn start(
+    files: BTreeSet<PathBuf>,
+    changed: &Arc<Notify>,
+) -> notify::Result<RecommendedWatcher> {
+    let changed = Arc::clone(changed);
+    alone(move || start_here(&files, &changed)).await?
+}
+
+/// Does `work` on a thread that nobody waits for when this is dropped or the runtime ends.
+async fn alone<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    let (sender, done) = oneshot::channel();
+    let thread = thread::Builder::new().name("watch-rules".to_owned());
+    thread.spawn(move || sender.send(work()))?;
+    done.await
+        .map_err(|_| io::Error::other("the thread broke off"))
 }
 
 /// Waits for a change, and for those that belong to it: all of them are read at once.
@@ -71,7 +95,10 @@ fn files(core: &NodeCore) -> BTreeSet<PathBuf> {
 }
 
 /// Folders are watched, since editors replace files, and others replace links to them.
-fn start(files: &BTreeSet<PathBuf>, changed: &Arc<Notify>) -> notify::Result<RecommendedWatcher> {
+fn start_here(
+    files: &BTreeSet<PathBuf>,
+    changed: &Arc<Notify>,
+) -> notify::Result<RecommendedWatcher> {
     let wanted: BTreeSet<_> = files.iter().flat_map(|file| way_to(file)).collect();
     let folders: BTreeSet<_> = wanted
         .iter()
@@ -161,6 +188,23 @@ mod tests {
         check("v1/b.rhai", &["v1/b.rhai", "v1/missing"]);
         check("absent/a.rhai", &["absent"]);
         assert_eq!(way_to(&root.join("loop")).len(), MAX_LINKS);
+    }
+
+    #[test]
+    fn a_stop_waits_for_no_thread_that_waits() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let (busy, reader) = std::sync::mpsc::channel::<()>();
+        let waiting = alone(move || reader.recv());
+        let stopped = async { tokio::task::yield_now().await };
+        runtime.block_on(async {
+            tokio::select! {
+                biased;
+                _ = waiting => panic!("nothing was sent"),
+                () = stopped => {}
+            }
+        });
+        drop(runtime);
+        drop(busy);
     }
 
     #[tokio::test]
