@@ -64,6 +64,20 @@ impl Namespace {
         ip(&all)
     }
 
+    /// The interface that has this address.
+    ///
+    /// # Errors
+    /// When none has.
+    pub fn interface(&self, address: Ipv4Addr) -> Result<String> {
+        let to = address.to_string();
+        let listed = run(self
+            .command("ip")
+            .args(["-o", "address", "show", "to", &to]))?;
+        // NUMBER: NAME inet ADDRESS ...
+        let name = listed.split_whitespace().nth(1);
+        Ok(name.context("no such address")?.to_owned())
+    }
+
     /// Runs `nft` in it with these rules.
     ///
     /// # Errors

@@ -47,6 +47,8 @@ mod lies;
 mod loops;
 #[path = "all/marks.rs"]
 mod marks;
+#[path = "all/moves.rs"]
+mod moves;
 #[path = "all/networks.rs"]
 mod networks;
 #[path = "all/next_hops.rs"]

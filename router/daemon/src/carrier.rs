@@ -5,6 +5,7 @@
 
 mod datagrams;
 mod link;
+mod pulse;
 mod quic;
 mod streams;
 mod tcp;
@@ -155,6 +156,9 @@ pub enum LinkError {
     /// The connection broke.
     #[error("connection lost: {0}")]
     Lost(String),
+    /// The other node shows no sign of life on a connection that stands.
+    #[error("the node has fallen silent")]
+    Silent,
 }
 
 impl CloseCode {
@@ -244,10 +248,11 @@ impl Carrier {
             udp_sockets.extend(udp.map(|socket| (socket, families)));
             tcp_listeners.extend(listener);
         }
+        let calls_from = quic.then_some(listen);
         Ok(Self {
             kinds: kinds.to_vec(),
             sources: listen.iter().map(SocketAddr::ip).collect(),
-            quic: QuicCarrier::new(udp_sockets, listen, identity, Arc::clone(&counters))?,
+            quic: QuicCarrier::new(udp_sockets, calls_from, identity, Arc::clone(&counters))?,
             tcp: TcpCarrier::new(tcp_listeners, tls::server_config(identity)?),
             myself: Caller::named(identity)?,
             counters,
@@ -357,6 +362,12 @@ impl Carrier {
         taken.inspect_err(|_| {
             self.counters.handshakes_failed.fetch_add(1, Relaxed);
         })
+    }
+
+    /// Has every connection over QUIC ask its other end for a sign of life, from whatever address
+    /// this machine has by now: flows move there with it.
+    pub(crate) fn probe(&self) {
+        self.quic.probe();
     }
 
     /// Ends all connections and waits until their other ends were told.

@@ -1,6 +1,8 @@
 //! The lower half of a node, put together: keys, carrier, peers, records, roles and tunnels.
 
+mod changes;
 mod connect;
+mod moves;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -18,6 +20,8 @@ use tokio_util::{
 };
 use wormholes_proto::{CarrierKind, HandshakeError, NodeId, RecordError, SignedRecord};
 use wormholes_rules::{NodeView, Tunnel, World};
+
+pub(crate) use connect::Wanted;
 
 use crate::{
     ban::{self, Ban, OwnSockets, Transport},
@@ -67,6 +71,8 @@ pub struct Network {
     registrations: Registrations,
     peers_changed: tokio::sync::Notify,
     records_doubted: AtomicBool,
+    /// How often this machine may have moved.
+    moves: tokio::sync::watch::Sender<u64>,
     tasks: TaskTracker,
     /// What is being done for others.
     served: TaskTracker,
@@ -146,6 +152,7 @@ impl Network {
             registrations: Registrations::default(),
             peers_changed: tokio::sync::Notify::new(),
             records_doubted: AtomicBool::new(false),
+            moves: tokio::sync::watch::Sender::default(),
             tasks: TaskTracker::new(),
             served: TaskTracker::new(),
             drain: CancellationToken::new(),
@@ -163,6 +170,7 @@ impl Network {
         network.keep_places();
         network.spawn(serve::listen(Arc::clone(&network)));
         network.spawn(keep_records(Arc::clone(&network)));
+        network.spawn(moves::watch(Arc::clone(&network)));
         network
             .registrations
             .set(&network, &relays_in(&network.config.peers));
@@ -223,7 +231,7 @@ impl Network {
         self.peers_changed.notify_one();
         let known = self.peers.known();
         let is_gone = |id: &NodeId| before.get(id).is_some() && known.get(id).is_none();
-        for link in self.peers.links() {
+        for link in self.peers.all_links() {
             if is_gone(&link.peer()) {
                 link.close(CloseCode::Done);
             }

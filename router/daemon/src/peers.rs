@@ -1,8 +1,10 @@
 //! The nodes that this one is connected to, and how it gets connected.
 //!
 //! One node, one seat: whoever needs a connection takes the standing one, or waits for the one
-//! that is being made. Nodes that could not be reached are left alone for a while.
+//! that is being made. A connection whose other end has fallen silent stands no more, though its
+//! streams live on.
 
+mod dials;
 mod strangers;
 mod world;
 
@@ -26,19 +28,17 @@ use crate::{
     dial::first_to_open,
 };
 
+use dials::{Dials, Turn};
 use strangers::Strangers;
 
+pub(crate) use dials::{Dial, Way, ways};
 pub(crate) use strangers::{StrangerPlace, source_of};
 pub(crate) use world::{WorldCache, relays};
 
-/// For so long the carrier that worked is tried first (RFC 8305, section 4: ten minutes).
+/// For so long the way that worked is tried first (RFC 8305, section 4: ten minutes).
 const KEPT_CARRIER: Duration = Duration::from_secs(600);
 /// Connections to one node at once.
 const MAX_LINKS_PER_SEAT: usize = 4;
-/// The first pause after a failure; it doubles.
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
-/// The longest: a node that comes back is found again within it.
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// Peers of config.toml, and seats for all nodes that a connection stands to.
 #[derive(Debug)]
@@ -65,24 +65,29 @@ struct Seat {
     /// The newest last; a second one stands when both ends dialled at once. Overflow rule: the
     /// oldest is closed.
     links: Mutex<Vec<Link>>,
-    dials: Dials,
+    dials: Arc<Dials>,
     /// What the last connection was made over, and when: what a network lets pass changes.
-    worked: Mutex<Option<(CarrierKind, Instant)>>,
+    worked: Mutex<Option<(Way, Instant)>>,
 }
 
-/// Held by the one that dials, for each wish by itself.
-#[derive(Debug, Default)]
-struct Dials {
-    any: tokio::sync::Mutex<BackOff>,
-    quic: tokio::sync::Mutex<BackOff>,
-    tcp: tokio::sync::Mutex<BackOff>,
+/// What there is for whoever needs a connection.
+#[derive(Debug)]
+pub(crate) enum Sought {
+    /// It stands.
+    Standing(Link),
+    /// It is being made.
+    Dialled(Dial),
+    /// It is for the asker to make.
+    ToDial(Dial, Dialling),
 }
 
-#[derive(Debug, Default)]
-struct BackOff {
-    until: Option<Instant>,
-    pause: Duration,
-    last: Option<LinkError>,
+/// A dial that is to be done.
+#[derive(Debug)]
+pub(crate) struct Dialling {
+    id: NodeId,
+    seat: Arc<Seat>,
+    turn: Turn,
+    wanted: Option<CarrierKind>,
 }
 
 /// A node that this one could not be connected to.
@@ -103,6 +108,9 @@ pub enum ConnectError {
     /// As many connections stand as config.toml allows.
     #[error("too many connections")]
     TooMany,
+    /// The dial takes long, and the plan knows another way.
+    #[error("no answer so far")]
+    Slow,
     /// It failed a moment ago.
     #[error("left alone for a while after: {0}")]
     BackingOff(LinkError),
@@ -122,9 +130,10 @@ impl ConnectError {
             Self::NoCarrier(_) => Reason::Unsupported,
             Self::Forbidden(_) => Reason::ForbiddenAddress,
             Self::TooMany | Self::Tls(_) => Reason::Busy,
+            Self::Slow => Reason::TimedOut,
             Self::BackingOff(error) | Self::Link(error) => match error {
                 LinkError::Closed(reason) => *reason,
-                LinkError::NoAnswer { .. } => Reason::TimedOut,
+                LinkError::NoAnswer { .. } | LinkError::Silent => Reason::TimedOut,
                 LinkError::Handshake { .. } => Reason::Handshake,
                 LinkError::Address { .. } | LinkError::Lost(_) => Reason::Unreachable,
             },
@@ -196,10 +205,32 @@ impl Peers {
         seat.and_then(|seat| seat.link())
     }
 
-    /// All standing connections.
+    /// The standing connection to each node.
     pub(crate) fn links(&self) -> Vec<Link> {
         let seats: Vec<Arc<Seat>> = self.seats().values().cloned().collect();
         seats.iter().filter_map(|seat| seat.link()).collect()
+    }
+
+    /// All connections that are not closed, those that have fallen silent included.
+    pub(crate) fn all_links(&self) -> Vec<Link> {
+        let seats: Vec<Arc<Seat>> = self.seats().values().cloned().collect();
+        let links = seats.iter().flat_map(|seat| seat.links().clone());
+        links.filter(|link| !link.is_closed()).collect()
+    }
+
+    /// Takes for silent what even keep-alives do not come on any more; to be called every second or
+    /// so.
+    pub(crate) fn look_for_life(&self) {
+        for link in self.all_links() {
+            link.look_for_life();
+        }
+    }
+
+    /// Lets every node be dialled at once, whatever failed before or is being tried.
+    pub(crate) fn start_afresh(&self) {
+        for seat in self.seats().values() {
+            seat.dials.start_afresh();
+        }
     }
 
     /// Seats a connection; the newest one of a node is used from then on, an older one lives as
@@ -236,48 +267,41 @@ impl Peers {
         self.strangers.enter(address)
     }
 
-    /// The standing connection to `id`, or a new one, at any of `addresses`; the flag says that it
-    /// is new. Calls for one node wait for each other. Cancel-safe.
+    /// The standing connection to `id` over what is wanted, if it is new enough, or the dial that
+    /// makes one.
     ///
     /// # Errors
-    /// [`ConnectError`] when no address answers.
-    pub(crate) async fn connect(
+    /// [`ConnectError`] when there is no seat, or dials failed a moment ago.
+    pub(crate) fn seek(
         &self,
-        carrier: &Carrier,
-        caller: &Caller,
         id: NodeId,
-        addresses: &[SocketAddr],
         wanted: Option<CarrierKind>,
-    ) -> Result<(Link, bool), ConnectError> {
-        if let Some(kind) = wanted.filter(|kind| !carrier.kinds().contains(kind)) {
-            return Err(ConnectError::NoCarrier(kind));
-        }
+        made_after: Option<Instant>,
+    ) -> Result<Sought, ConnectError> {
         let seat = self.seat_of(id)?;
-        if let Some(link) = seat.link_over(wanted) {
-            return Ok((link, false));
+        let standing = || {
+            let is_new = |link: &Link| made_after.is_none_or(|after| link.made() > after);
+            seat.link_over(wanted).filter(is_new)
+        };
+        if let Some(link) = standing() {
+            return Ok(Sought::Standing(link));
         }
-        let mut back_off = seat.dials.of(wanted).lock().await;
-        if let Some(link) = seat.link_over(wanted) {
-            return Ok((link, false));
+        let (dial, turn) = seat.dials.enter(wanted)?;
+        let Some(turn) = turn else {
+            return Ok(Sought::Dialled(dial));
+        };
+        // The dial before it may have ended just now.
+        if let Some(link) = standing() {
+            turn.end(Ok(link.clone()));
+            return Ok(Sought::Standing(link));
         }
-        back_off.check()?;
-        let dial = |way| carrier.dial(caller, id, way);
-        let ways = ways(carrier.kinds(), seat.worked(), wanted, addresses);
-        match first_to_open(&ways, dial).await {
-            Some(Ok(link)) => {
-                *back_off = BackOff::default();
-                if wanted.is_none() {
-                    seat.works(link.carrier());
-                }
-                seat.take(link.clone());
-                Ok((link, true))
-            }
-            Some(Err(error)) => {
-                back_off.failed(error.clone());
-                Err(error.into())
-            }
-            None => Err(ConnectError::NoAddress),
-        }
+        let dialling = Dialling {
+            id,
+            seat,
+            turn,
+            wanted,
+        };
+        Ok(Sought::ToDial(dial, dialling))
     }
 
     /// The standing connection to `id`, or a new one, at an address that is only a stranger's word:
@@ -339,6 +363,38 @@ impl Peers {
     }
 }
 
+impl Dialling {
+    /// Dials all `addresses`, tells whoever waits, and returns the connection that was made.
+    pub(crate) async fn run(
+        self,
+        carrier: &Carrier,
+        caller: &Caller,
+        addresses: &[SocketAddr],
+    ) -> Option<Link> {
+        let Self {
+            id,
+            seat,
+            turn,
+            wanted,
+        } = self;
+        let dial = async |way| Ok((carrier.dial(caller, id, way).await?, way));
+        let ways = ways(carrier.kinds(), seat.worked(), wanted, addresses);
+        match first_to_open(&ways, dial).await {
+            Some(Ok((link, way))) => {
+                if wanted.is_none() {
+                    seat.works(way);
+                }
+                seat.take(link.clone());
+                turn.end(Ok(link.clone()));
+                return Some(link);
+            }
+            Some(Err(error)) => turn.end(Err(LinkError::into(error))),
+            None => turn.end(Err(ConnectError::NoAddress)),
+        }
+        None
+    }
+}
+
 impl Seat {
     fn links(&self) -> MutexGuard<'_, Vec<Link>> {
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
@@ -377,87 +433,27 @@ impl Seat {
             return self.link();
         };
         let links = self.links();
-        let mut standing = links.iter().rev().filter(|link| !link.is_closed());
+        let stands = |link: &&Link| !link.is_closed() && !link.is_silent();
+        let mut standing = links.iter().rev().filter(stands);
         standing.find(|link| link.carrier() == kind).cloned()
     }
 
     /// What is tried first.
-    fn worked(&self) -> Option<CarrierKind> {
+    fn worked(&self) -> Option<Way> {
         let worked = self.worked.lock().unwrap_or_else(PoisonError::into_inner);
         let fresh = worked.filter(|(_, when)| when.elapsed() < KEPT_CARRIER);
-        fresh.map(|(kind, _)| kind)
+        fresh.map(|(way, _)| way)
     }
 
-    fn works(&self, kind: CarrierKind) {
+    fn works(&self, way: Way) {
         let mut worked = self.worked.lock().unwrap_or_else(PoisonError::into_inner);
-        *worked = Some((kind, Instant::now()));
-    }
-}
-
-impl Dials {
-    fn of(&self, wanted: Option<CarrierKind>) -> &tokio::sync::Mutex<BackOff> {
-        match wanted {
-            None => &self.any,
-            Some(CarrierKind::Quic) => &self.quic,
-            Some(CarrierKind::Tcp) => &self.tcp,
-        }
-    }
-}
-
-/// How a node may be reached, in the order in which it is tried: what is `wanted` only, else what
-/// worked last and then the other, each at all addresses.
-pub(crate) fn ways(
-    kinds: &[CarrierKind],
-    worked: Option<CarrierKind>,
-    wanted: Option<CarrierKind>,
-    addresses: &[SocketAddr],
-) -> Vec<(CarrierKind, SocketAddr)> {
-    let mut kinds: Vec<CarrierKind> = kinds.to_vec();
-    kinds.retain(|kind| wanted.is_none_or(|wanted| *kind == wanted));
-    kinds.sort_by_key(|kind| Some(*kind) != worked);
-    let at_all = |kind| addresses.iter().map(move |address| (kind, *address));
-    kinds.into_iter().flat_map(at_all).collect()
-}
-
-impl BackOff {
-    fn check(&self) -> Result<(), ConnectError> {
-        match (&self.last, self.until) {
-            (Some(last), Some(until)) if Instant::now() < until => {
-                Err(ConnectError::BackingOff(last.clone()))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn failed(&mut self, error: LinkError) {
-        self.pause = (self.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
-        self.until = Instant::now().checked_add(self.pause);
-        self.last = Some(error);
+        *worked = Some((way, Instant::now()));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_worked_is_tried_first_and_what_is_wanted_only() {
-        use CarrierKind::{Quic, Tcp};
-        let addresses = ["192.0.2.1:1", "192.0.2.2:2"].map(|address| address.parse().unwrap());
-        let order = |worked, wanted| {
-            let ways = ways(&CarrierKind::ALL, worked, wanted, &addresses);
-            ways.into_iter()
-                .map(|(kind, address)| (kind, address.port()))
-                .collect::<Vec<_>>()
-        };
-        let (quic, tcp) = ([(Quic, 1), (Quic, 2)], [(Tcp, 1), (Tcp, 2)]);
-        assert_eq!(order(None, None), [quic, tcp].concat());
-        assert_eq!(order(Some(Quic), None), [quic, tcp].concat());
-        assert_eq!(order(Some(Tcp), None), [tcp, quic].concat());
-        assert_eq!(order(Some(Quic), Some(Tcp)), tcp);
-        assert_eq!(order(None, Some(Quic)), quic);
-        assert_eq!(ways(&[Tcp], None, Some(Quic), &addresses), []);
-    }
 
     #[test]
     fn whom_circuits_pass_to_takes_no_peers_seat() {

@@ -200,7 +200,11 @@ impl Records {
 
     /// Fetches the whole set of one peer; whether anything is new.
     pub(crate) async fn fetch(&self, link: &Link, counters: &Counters) -> Result<bool, FetchError> {
-        let fetch = self.fetch_set(link, counters);
+        let fetch = async {
+            let pipe = link.open().await?;
+            link.while_alive(self.fetch_set(link, pipe, counters))
+                .await?
+        };
         let result = tokio::time::timeout(FETCH_TIMEOUT, fetch).await;
         let result = result.unwrap_or(Err(FetchError::TimedOut));
         if let Err(error) = &result {
@@ -209,8 +213,12 @@ impl Records {
         result
     }
 
-    async fn fetch_set(&self, link: &Link, counters: &Counters) -> Result<bool, FetchError> {
-        let mut pipe = link.open().await?;
+    async fn fetch_set(
+        &self,
+        link: &Link,
+        mut pipe: Pipe,
+        counters: &Counters,
+    ) -> Result<bool, FetchError> {
         pipe.writer.send_open(&Open::Records).await?;
         pipe.writer.finish().await?;
         match counters.answered(pipe.reader.read_answer().await)? {

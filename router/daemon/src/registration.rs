@@ -9,7 +9,10 @@ use std::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 use wormholes_proto::{Answer, NodeId, Open};
 
-use crate::{carrier::Link, network::Network};
+use crate::{
+    carrier::{Link, LinkError},
+    network::Network,
+};
 
 /// Well within the half hour after which a relay forgets.
 const RENEWAL: Duration = Duration::from_secs(600);
@@ -82,27 +85,36 @@ impl Registrations {
 async fn keep_registered(network: Arc<Network>, relay: NodeId, state: Arc<State>) {
     let mut pause = FIRST_PAUSE;
     let mut own_record = network.records().follow_own();
+    let mut moves = network.moves();
     loop {
         own_record.mark_unchanged();
-        match register(&network, relay).await {
+        moves.mark_unchanged();
+        let registered = tokio::select! {
+            registered = register(&network, relay) => registered,
+            // What was sent on the way that was is lost.
+            _ = moves.changed() => continue,
+        };
+        match registered {
             Ok(link) => {
                 pause = FIRST_PAUSE;
                 state.set(Ok(()));
-                tokio::select! {
-                    lost = link.closed() => {
-                        state.set(Err(lost.to_string()));
-                        let relay = network.named(relay);
-                        tracing::info!(%relay, reason = %lost, "relay lost");
-                    }
-                    _ = own_record.changed() => {}
-                    () = tokio::time::sleep(RENEWAL) => {}
-                }
+                let lost = tokio::select! {
+                    lost = link.closed() => lost,
+                    () = link.silenced() => LinkError::Silent,
+                    _ = own_record.changed() => continue,
+                    () = tokio::time::sleep(RENEWAL) => continue,
+                };
+                state.set(Err(lost.to_string()));
+                let relay = network.named(relay);
+                tracing::info!(%relay, reason = %lost, "relay lost");
             }
             Err(why) => {
                 tracing::debug!(relay = %network.named(relay), why, "not registered");
                 state.set(Err(why));
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
+                    _ = moves.changed() => pause = FIRST_PAUSE,
+                }
             }
         }
     }
@@ -113,8 +125,8 @@ async fn register(network: &Arc<Network>, relay: NodeId) -> Result<Link, String>
         .connect(relay, None)
         .await
         .map_err(|error| error.to_string())?;
+    let mut pipe = link.open().await.map_err(|error| error.to_string())?;
     let ask = async {
-        let mut pipe = link.open().await.map_err(|error| error.to_string())?;
         let record = network.own_record().bytes().to_vec();
         let sent = pipe.writer.send_open(&Open::Register(record)).await;
         sent.map_err(|error| error.to_string())?;
@@ -124,8 +136,9 @@ async fn register(network: &Arc<Network>, relay: NodeId) -> Result<Link, String>
             Err(error) => Err(error.to_string()),
         }
     };
-    let answered = tokio::time::timeout(ANSWER_TIMEOUT, ask).await;
-    answered.unwrap_or_else(|_| Err("no answer".to_owned()))?;
+    let answered = tokio::time::timeout(ANSWER_TIMEOUT, link.while_alive(ask)).await;
+    let answered = answered.map_err(|_| "no answer".to_owned())?;
+    answered.map_err(|silent| silent.to_string())??;
     tracing::debug!(relay = %network.named(relay), "registered with the relay");
     Ok(link)
 }

@@ -12,6 +12,7 @@ use std::{
 };
 
 use thiserror::Error;
+use tokio::time::Instant;
 use wormholes_proto::CarrierKind;
 use wormholes_proto::{
     Answer, NodeId, Open, Reason, Remedy, ServiceName, Target, Transport, decode_resolved,
@@ -25,10 +26,10 @@ pub use socks::UpstreamError;
 use onion::OnionPlan;
 
 use crate::{
-    carrier::Link,
+    carrier::{Link, LinkError},
     dial::DialError,
     names::NodeName,
-    network::Network,
+    network::{Network, Wanted},
     peers::ConnectError,
     pipe::{Pipe, PipeError, Side},
 };
@@ -48,6 +49,19 @@ pub struct TunnelRequest {
     pub timeout: Duration,
     /// What carries the connection to the first node; none takes any.
     pub carrier: Option<CarrierKind>,
+    /// How long that node may be dialled, when another tunnel waits for its turn: the dial then
+    /// goes on for the next flow. None: as long as `timeout` lets it.
+    pub patience: Option<Duration>,
+}
+
+impl TunnelRequest {
+    fn first_node(&self) -> Wanted {
+        Wanted {
+            carrier: self.carrier,
+            patience: self.patience,
+            made_after: None,
+        }
+    }
 }
 
 /// A tunnel that stands.
@@ -290,6 +304,7 @@ async fn open_any(
         true => Open::Exit(request.transport, request.target.clone()),
         false => Open::Service(request.transport, request.service.clone()),
     };
+    let first = request.first_node();
     let opened = |pipe, path, kind| Opened {
         side: Side::between_nodes(pipe, request.transport, network.counters()),
         path,
@@ -300,12 +315,11 @@ async fn open_any(
             direct::dial(network, request.transport, &request.target).await
         }
         Tunnel::Direct { to: Some(to), exit } => {
-            let (pipe, _) = direct::ask(network, *to, request.carrier, &wanted(*exit)).await?;
+            let (pipe, _) = direct::ask(network, *to, first, &wanted(*exit)).await?;
             Ok(opened(pipe, vec![*to], TunnelKind::Direct))
         }
         Tunnel::Relay { via, to, exit } => {
-            let (relay, pipe, _) =
-                relay::ask(network, *via, *to, request.carrier, &wanted(*exit)).await?;
+            let (relay, pipe, _) = relay::ask(network, *via, *to, first, &wanted(*exit)).await?;
             Ok(opened(pipe, vec![relay, *to], TunnelKind::Relay))
         }
         Tunnel::Onion { to, exit, .. } => {
@@ -347,20 +361,20 @@ async fn resolve_any(
     tunnel: &Tunnel,
     request: &TunnelRequest,
 ) -> Result<Vec<IpAddr>, OpenError> {
-    let (host, carrier) = (&request.target.host, request.carrier);
+    let (host, first) = (&request.target.host, request.first_node());
     let open = Open::Resolve(host.clone());
     match tunnel {
         Tunnel::Direct { to: None, .. } => Ok(network.resolver().lookup(host).await?),
         Tunnel::Direct { to: Some(to), .. } => {
-            let (_, body) = direct::ask(network, *to, carrier, &open).await?;
+            let (_, body) = direct::ask(network, *to, first, &open).await?;
             decode_addresses(network, *to, &body)
         }
         Tunnel::Relay { via, to, .. } => {
-            let (_, _, body) = relay::ask(network, *via, *to, carrier, &open).await?;
+            let (_, _, body) = relay::ask(network, *via, *to, first, &open).await?;
             decode_addresses(network, *to, &body)
         }
         Tunnel::Onion { .. } => {
-            let plan = onion_plan(tunnel, carrier)?;
+            let plan = onion_plan(tunnel, request.carrier)?;
             let (path, _, body) =
                 onion::ask(network, plan, &request.isolation, &open, request.timeout).await?;
             let last = path.last().copied().unwrap_or_else(|| network.id());
@@ -393,24 +407,57 @@ fn onion_plan(tunnel: &Tunnel, carrier: Option<CarrierKind>) -> Result<OnionPlan
     }
 }
 
-/// A connection to `node`, the standing one or a new one, and a new stream on it.
-async fn stream_to(
+/// Asks `node` for something on a new stream, on the standing connection or a new one. One that
+/// turns out to be dead is replaced, once: no byte of a flow has left by then.
+async fn ask_node<T, F: Future<Output = Result<T, OpenError>>>(
     network: &Arc<Network>,
     node: NodeId,
-    carrier: Option<CarrierKind>,
-) -> Result<(Link, Pipe), OpenError> {
-    let link = network
-        .connect_over(node, None, carrier)
-        .await
-        .map_err(|source| OpenError::Connect {
+    first: Wanted,
+    ask: impl Fn(Pipe) -> F,
+) -> Result<T, OpenError> {
+    let start = Instant::now();
+    let mut wanted = first;
+    loop {
+        let link = network.connect_over(node, None, wanted);
+        let link = link.await.map_err(|source| OpenError::Connect {
             node: network.named(node),
             source,
         })?;
-    let pipe = link.open().await.map_err(|error| OpenError::Broken {
-        node: network.named(node),
-        source: PipeError::Broken(error.to_string()),
-    })?;
-    Ok((link, pipe))
+        match ask_over(&link, &ask).await {
+            Ok(asked) => return asked,
+            // A door shut on the whole connection says more than the broken stream on it.
+            Err(source)
+                if wanted.made_after.is_some() || matches!(source, LinkError::Closed(_)) =>
+            {
+                let (node, source) = (network.named(node), source.into());
+                return Err(OpenError::Connect { node, source });
+            }
+            Err(error) => {
+                tracing::debug!(node = %network.named(node), %error, "dead connection");
+                network.look_for_lost();
+            }
+        }
+        let patience = first.patience;
+        wanted = Wanted {
+            patience: patience.map(|patience| patience.saturating_sub(start.elapsed())),
+            // Others that stood as long may be as dead.
+            made_after: Some(start),
+            ..first
+        };
+    }
+}
+
+/// # Errors
+/// [`LinkError`] when it was the connection that failed.
+async fn ask_over<T, F: Future<Output = Result<T, OpenError>>>(
+    link: &Link,
+    ask: impl Fn(Pipe) -> F,
+) -> Result<Result<T, OpenError>, LinkError> {
+    let pipe = link.open().await?;
+    match link.while_alive(ask(pipe)).await? {
+        Err(OpenError::Broken { .. }) if link.is_closed() => Err(link.closed().await),
+        asked => Ok(asked),
+    }
 }
 
 /// Sends an OPEN to `node` at the other end of `pipe`, and takes its answer.

@@ -16,6 +16,7 @@ use wormholes_proto::NodeId;
 use super::{
     CloseCode, LinkError, Standing,
     datagrams::{self, Lanes},
+    pulse::{self, Pulse},
     quic,
     streams::Streams,
     tcp::TcpLink,
@@ -26,10 +27,12 @@ use crate::{counters::Counters, pipe::Pipe};
 #[derive(Debug, Clone)]
 pub(crate) struct Link {
     peer: NodeId,
+    made: Instant,
     connection: Connection,
     /// What the other end last told of itself, 255 being full.
     load: Arc<AtomicU8>,
     streams: Arc<Streams>,
+    pulse: Arc<Pulse>,
     /// TCP has none.
     lanes: Option<Arc<Lanes>>,
 }
@@ -49,9 +52,11 @@ impl Link {
         };
         Self {
             peer,
+            made: Instant::now(),
             connection,
             load: Arc::default(),
             streams: Streams::new(lanes.clone()),
+            pulse: Arc::new(Pulse::new()),
             lanes,
         }
     }
@@ -59,6 +64,11 @@ impl Link {
     /// Who is at the other end.
     pub(crate) fn peer(&self) -> NodeId {
         self.peer
+    }
+
+    /// When it was made.
+    pub(crate) fn made(&self) -> Instant {
+        self.made
     }
 
     /// What carries it.
@@ -90,14 +100,21 @@ impl Link {
     /// Opens a stream. Waits while the other end allows no more.
     ///
     /// # Errors
-    /// [`LinkError`] when the connection is gone.
+    /// [`LinkError`] when the connection is gone, or silent.
     pub(crate) async fn open(&self) -> Result<Pipe, LinkError> {
         match &self.connection {
             Connection::Quic(quic) => {
-                let (send, recv) = quic.open_bi().await.map_err(lost)?;
+                let (send, recv) = tokio::select! {
+                    // Where no stream is left nothing is sent, so that nothing is acknowledged.
+                    () = self.silenced() => return Err(LinkError::Silent),
+                    opened = quic.open_bi() => opened.map_err(lost)?,
+                };
                 Ok(Pipe::quic(send, recv, self.streams.open()))
             }
-            Connection::Tcp(tcp) => Ok(Pipe::framed(tcp.open(self.streams.open()).await?)),
+            Connection::Tcp(tcp) => {
+                let opened = self.while_alive(tcp.open(self.streams.open()));
+                Ok(Pipe::framed(opened.await??))
+            }
         }
     }
 
@@ -167,6 +184,80 @@ impl Link {
     /// Keeps what the other end said of its load, 255 being full.
     pub(crate) fn set_load(&self, load: u8) {
         self.load.store(load, Relaxed);
+    }
+
+    /// Does `work`, which asks the other end for something, as long as that shows signs of life.
+    ///
+    /// # Errors
+    /// [`LinkError::Silent`] when it shows none.
+    pub(crate) async fn while_alive<T>(
+        &self,
+        work: impl Future<Output = T>,
+    ) -> Result<T, LinkError> {
+        let silenced = async {
+            if self.shows_life(self.acknowledged()).await {
+                self.silenced().await;
+            }
+        };
+        // What was acknowledged is counted before more is sent.
+        tokio::select! {
+            biased;
+            () = silenced => Err(LinkError::Silent),
+            done = work => Ok(done),
+        }
+    }
+
+    /// Whether the other end acknowledges something of what was sent, so that it is more than
+    /// `acknowledged`; else the link is silent.
+    pub(crate) async fn shows_life(&self, acknowledged: u64) -> bool {
+        pulse::wait(self.rtt(), || match &self.connection {
+            // It acknowledges whatever is sent.
+            Connection::Quic(_) => {}
+            Connection::Tcp(tcp) => tcp.ping(),
+        })
+        .await;
+        let shown = self.acknowledged() != acknowledged;
+        if !shown {
+            self.pulse.fall_silent(self.arrived());
+        }
+        shown
+    }
+
+    /// How often the other end acknowledged what was sent.
+    pub(crate) fn acknowledged(&self) -> u64 {
+        match &self.connection {
+            Connection::Quic(quic) => quic.stats().frame_rx.acks,
+            Connection::Tcp(tcp) => tcp.pongs(),
+        }
+    }
+
+    /// How often anything came from it.
+    fn arrived(&self) -> u64 {
+        match &self.connection {
+            Connection::Quic(quic) => quic.stats().udp_rx.datagrams,
+            Connection::Tcp(tcp) => tcp.arrived(),
+        }
+    }
+
+    /// Whether nothing is to be expected of the other end: it showed no sign of life when it had
+    /// to, nor since. Its streams live on: it may come back.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.pulse.is_silent(|| self.arrived())
+    }
+
+    /// Ends when the other end has fallen silent.
+    pub(crate) async fn silenced(&self) {
+        self.pulse.silenced(|| self.arrived()).await;
+    }
+
+    /// Takes it for silent if even what keeps it alive has not come for too long; to be asked
+    /// every second or so.
+    pub(crate) fn look_for_life(&self) {
+        let arrived = self.arrived();
+        let is_quiet = self.pulse.is_quiet(Instant::now(), arrived, self.rtt());
+        if is_quiet && !self.is_silent() {
+            self.pulse.fall_silent(arrived);
+        }
     }
 
     /// Whether it can carry no more streams.

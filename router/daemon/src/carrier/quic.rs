@@ -3,6 +3,10 @@
 //! Every listen address is one UDP socket, used for calls in both directions, so that a NAT in
 //! front of it keeps one mapping. Calls with throw-away keys leave from sockets of their own: the
 //! port would name the node that listens on it.
+//!
+//! Flows survive a new address of the caller: its sockets are bound to none, unless config.toml
+//! names one, so that the system sends from the new one, and the called follows (RFC 9000,
+//! section 9). They do not survive a new address of the called, which the caller cannot know.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
@@ -63,16 +67,19 @@ pub(super) struct QuicCarrier {
 struct Bound {
     endpoint: Endpoint,
     families: Families,
+    /// The endpoint's own once more.
+    socket: UdpSocket,
 }
 
 impl QuicCarrier {
-    /// Endpoints on `sockets`, which listen at `listen`, and what is needed to dial.
+    /// Endpoints on `sockets`, and what is needed to dial, as from where this node listens; no
+    /// `calls_from`: it dials nobody over QUIC.
     ///
     /// # Errors
     /// [`CarrierError`] when a socket cannot be bound.
     pub(super) fn new(
         sockets: Vec<(UdpSocket, Families)>,
-        listen: &[SocketAddr],
+        calls_from: Option<&[SocketAddr]>,
         identity: &Identity,
         counters: Arc<Counters>,
     ) -> Result<Self, CarrierError> {
@@ -83,10 +90,11 @@ impl QuicCarrier {
             .collect::<Result<Vec<_>, _>>()?;
         let mut dialers = Vec::new();
         let mut strangers = Vec::new();
-        for (any, families) in [
+        let any_address = [
             (IpAddr::from(Ipv4Addr::UNSPECIFIED), Families::V4),
             (IpAddr::from(Ipv6Addr::UNSPECIFIED), Families::V6),
-        ] {
+        ];
+        for (any, families) in calls_from.map(|_| any_address).into_iter().flatten() {
             // A machine without IPv6 only lacks what it could not reach anyway.
             let bind = |ip: IpAddr| match Bound::new((ip, 0).into(), families, identity) {
                 Err(_) if families == Families::V6 => Ok(None),
@@ -95,7 +103,8 @@ impl QuicCarrier {
             if !listeners.iter().any(|bound| bound.families.reach(any)) {
                 dialers.extend(bind(any)?);
             }
-            let listener = listen.iter().find(|own| own.is_ipv4() == any.is_ipv4());
+            let mut listen = calls_from.into_iter().flatten();
+            let listener = listen.find(|own| own.is_ipv4() == any.is_ipv4());
             strangers.extend(bind(listener.map_or(any, SocketAddr::ip))?);
         }
         Ok(Self {
@@ -217,13 +226,28 @@ impl QuicCarrier {
         Ok((id, connection))
     }
 
+    /// Has every connection ask its other end for a sign of life.
+    pub(super) fn probe(&self) {
+        for bound in self.endpoints() {
+            // quinn asks when the socket changes: it is the same one, which knows the new address.
+            let rebound = bound.socket.try_clone();
+            if let Err(error) = rebound.and_then(|socket| bound.endpoint.rebind(socket)) {
+                tracing::warn!(%error, "connections over QUIC are not probed");
+            }
+        }
+    }
+
+    fn endpoints(&self) -> impl Iterator<Item = &Bound> {
+        let all = [&self.listeners, &self.dialers, &self.strangers];
+        all.into_iter().flatten()
+    }
+
     /// Ends all connections and waits until their other ends were told.
     pub(crate) async fn close(&self) {
-        let all = [&self.listeners, &self.dialers, &self.strangers];
-        for bound in all.into_iter().flatten() {
+        for bound in self.endpoints() {
             bound.endpoint.close(CloseCode::Done.number(), b"");
         }
-        for bound in all.into_iter().flatten() {
+        for bound in self.endpoints() {
             bound.endpoint.wait_idle().await;
         }
     }
@@ -266,13 +290,19 @@ impl Bound {
     ) -> Result<Self, CarrierError> {
         let address = socket.local_addr();
         let config = EndpointConfig::new(Arc::new(ResetKey(identity.reset_key())));
-        let endpoint = Endpoint::new(config, server, socket, Arc::new(TokioRuntime));
+        let endpoint = socket
+            .try_clone()
+            .and_then(|socket| Endpoint::new(config, server, socket, Arc::new(TokioRuntime)));
         let endpoint = endpoint.map_err(|source| CarrierError::Bind {
             transport: "udp",
             address: address.unwrap_or_else(|_| (Ipv4Addr::UNSPECIFIED, 0).into()),
             source,
         })?;
-        Ok(Self { endpoint, families })
+        Ok(Self {
+            endpoint,
+            families,
+            socket,
+        })
     }
 }
 

@@ -11,7 +11,7 @@ use wormholes_proto::{NodeId, Open};
 
 use super::peers;
 use crate::{
-    network::Network,
+    network::{Network, Wanted},
     node::NodeCore,
     pipe::{Pipe, PipeError},
     tunnel,
@@ -101,7 +101,7 @@ async fn straight(core: &Arc<NodeCore>, id: NodeId, stood: bool) -> Result<Reach
 
 async fn relayed(core: &Arc<NodeCore>, id: NodeId) -> Result<Reached, String> {
     let start = Instant::now();
-    let sealed = tunnel::seal_through_relay(&core.network, None, id, None).await;
+    let sealed = tunnel::seal_through_relay(&core.network, None, id, Wanted::default()).await;
     let (relay, pipe) = sealed.map_err(|error| error.to_string())?;
     let connected = Some(start.elapsed());
     Ok(Reached {

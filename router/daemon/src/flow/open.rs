@@ -25,6 +25,9 @@ use crate::{
 
 /// How long a tunnel may take to open; RFC 1928 clients give up at some 20 s.
 const TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a node may be dialled before the next step has its turn, which shall come within two
+/// seconds: a handshake whose first packet was lost takes one.
+const PATIENCE: Duration = Duration::from_millis(1500);
 /// Each query has a port of its own, and is answered or repeated by then (RFC 4787 leaves what is
 /// known to be short out of its two minutes).
 const DNS_IDLE: Duration = Duration::from_secs(20);
@@ -64,12 +67,14 @@ pub(super) async fn plan(trip: &Trip<'_>, choice: Choice) -> Result<Route, Failu
         refusal: Refusal::Blocked("the plan is empty".to_owned()),
         is_final: true,
     };
-    for step in choice.plan.steps {
+    let mut steps = choice.plan.steps.into_iter();
+    while let Some(step) = steps.next() {
+        let patience = (steps.len() > 0).then_some(PATIENCE);
         // A sleep of no time at all takes up to a millisecond.
         if let Some(delay) = step.marks.delay {
             tokio::time::sleep(delay).await;
         }
-        match race(trip, &step).await {
+        match race(trip, &step, patience).await {
             Ok(opened) => {
                 return Ok(Route {
                     opened,
@@ -88,11 +93,13 @@ pub(super) async fn plan(trip: &Trip<'_>, choice: Choice) -> Result<Route, Failu
 /// Looks the target's name up through the first step that can.
 pub(super) async fn lookup(trip: &Trip<'_>, plan: &Plan) -> Result<Found, Refusal> {
     let mut refusal = Refusal::Blocked("the plan is empty".to_owned());
-    for step in &plan.steps {
+    let mut steps = plan.steps.iter();
+    while let Some(step) = steps.next() {
+        let patience = (steps.len() > 0).then_some(PATIENCE);
         tokio::time::sleep(step.marks.delay.unwrap_or_default()).await;
         for tunnel in &step.tunnels {
             let start = trip.tries(tunnel);
-            let request = request(trip, tunnel, &step.marks);
+            let request = request(trip, tunnel, &step.marks, patience);
             let found = trip.core.network.resolve(tunnel, &request).await;
             let what = format!("look-up through {}", describe(trip.core, tunnel));
             let error = found.as_ref().err();
@@ -116,10 +123,10 @@ pub(super) async fn lookup(trip: &Trip<'_>, plan: &Plan) -> Result<Found, Refusa
 
 /// Opens all tunnels of a step at once; the first to open wins, the others are dropped, which ends
 /// what they had begun.
-async fn race(trip: &Trip<'_>, step: &Step) -> Result<Opened, Failure> {
+async fn race(trip: &Trip<'_>, step: &Step, patience: Option<Duration>) -> Result<Opened, Failure> {
     let start = Instant::now();
     let mut racers: Vec<&Tunnel> = step.tunnels.iter().collect();
-    let open = async |tunnel| (tunnel, one(trip, tunnel, &step.marks).await);
+    let open = async |tunnel| (tunnel, one(trip, tunnel, &step.marks, patience).await);
     let mut running: FuturesUnordered<_> = racers.iter().copied().map(open).collect();
     let mut failures = Vec::new();
     while let Some((tunnel, result)) = running.next().await {
@@ -148,7 +155,12 @@ async fn race(trip: &Trip<'_>, step: &Step) -> Result<Opened, Failure> {
 }
 
 /// Opens one tunnel; once more when its records turn out to be stale.
-async fn one(trip: &Trip<'_>, tunnel: &Tunnel, marks: &Marks) -> Result<Opened, Failure> {
+async fn one(
+    trip: &Trip<'_>,
+    tunnel: &Tunnel,
+    marks: &Marks,
+    patience: Option<Duration>,
+) -> Result<Opened, Failure> {
     let start = trip.tries(tunnel);
     let what = describe(trip.core, tunnel);
     if let Err(forbidden) = check(trip, tunnel) {
@@ -158,7 +170,7 @@ async fn one(trip: &Trip<'_>, tunnel: &Tunnel, marks: &Marks) -> Result<Opened, 
             is_final: false,
         });
     }
-    let request = request(trip, tunnel, marks);
+    let request = request(trip, tunnel, marks, patience);
     let mut opened = dial(trip, tunnel, &request).await;
     if matches!(&opened, Err(error) if error.kind().remedy == Remedy::RefreshRecords) {
         // Peers that do not answer hold the flow up no longer than a tunnel may.
@@ -182,7 +194,12 @@ async fn one(trip: &Trip<'_>, tunnel: &Tunnel, marks: &Marks) -> Result<Opened, 
     }
 }
 
-fn request(trip: &Trip<'_>, tunnel: &Tunnel, marks: &Marks) -> TunnelRequest {
+fn request(
+    trip: &Trip<'_>,
+    tunnel: &Tunnel,
+    marks: &Marks,
+    patience: Option<Duration>,
+) -> TunnelRequest {
     TunnelRequest {
         transport: trip.asked.transport,
         target: trip.asked.target.clone(),
@@ -190,6 +207,7 @@ fn request(trip: &Trip<'_>, tunnel: &Tunnel, marks: &Marks) -> TunnelRequest {
         isolation: isolation(trip.asked, marks),
         timeout: timeout(tunnel, marks),
         carrier: marks.carrier,
+        patience,
     }
 }
 

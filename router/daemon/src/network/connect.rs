@@ -1,8 +1,9 @@
 //! Getting connected: where a node may be dialled, for whom, and that what is called is served too.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream};
+use tokio::time::Instant;
 use wormholes_proto::CarrierKind;
 use wormholes_proto::NodeId;
 
@@ -10,7 +11,7 @@ use super::Network;
 use crate::{
     ban::{Ban, Transport},
     carrier::Link,
-    peers::ConnectError,
+    peers::{ConnectError, Sought},
     serve,
 };
 
@@ -18,23 +19,34 @@ use crate::{
 const MAX_KEPT_PEERS: usize = 64;
 const MAX_DIALS: usize = 8;
 
+/// What a connection shall be like; any will do by default.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Wanted {
+    /// What carries it.
+    pub(crate) carrier: Option<CarrierKind>,
+    /// How long a dial may run; it goes on when nobody waits for it.
+    pub(crate) patience: Option<Duration>,
+    /// An older one is of no use.
+    pub(crate) made_after: Option<Instant>,
+}
+
 impl Network {
     /// A standing connection to `id`, or a new one, which is then served as well. `hint` is an
-    /// address to try when none is known.
+    /// address to try when none is known. Cancel-safe; the dial goes on.
     pub(crate) async fn connect(
         self: &Arc<Self>,
         id: NodeId,
         hint: Option<SocketAddr>,
     ) -> Result<Link, ConnectError> {
-        self.connect_over(id, hint, None).await
+        self.connect_over(id, hint, Wanted::default()).await
     }
 
-    /// As [`Self::connect`], over the carrier that is wanted.
+    /// As [`Self::connect`], as it is wanted.
     pub(crate) async fn connect_over(
         self: &Arc<Self>,
         id: NodeId,
         hint: Option<SocketAddr>,
-        wanted: Option<CarrierKind>,
+        wanted: Wanted,
     ) -> Result<Link, ConnectError> {
         let addresses = self.addresses_of(&id, hint);
         self.connect_at(id, addresses, wanted).await
@@ -65,7 +77,10 @@ impl Network {
             }
             Ok(()) | Err(_) => true,
         });
-        match (self.connect_at(id, addresses, None).await, banned) {
+        match (
+            self.connect_at(id, addresses, Wanted::default()).await,
+            banned,
+        ) {
             (Err(ConnectError::NoAddress), Some(ban)) => Err(ban.into()),
             (connected, _) => connected,
         }
@@ -84,37 +99,47 @@ impl Network {
             return Err(Ban::Own.into());
         }
         check(hint)?;
-        let called = self.peers.connect_on_hint(&self.carrier, id, hint).await?;
-        Ok(self.served(called))
+        let (link, new) = self.peers.connect_on_hint(&self.carrier, id, hint).await?;
+        if new {
+            self.spawn(Arc::clone(self).serve_called(link.clone()));
+        }
+        Ok(link)
     }
 
     async fn connect_at(
         self: &Arc<Self>,
         id: NodeId,
         addresses: Vec<SocketAddr>,
-        wanted: Option<CarrierKind>,
+        wanted: Wanted,
     ) -> Result<Link, ConnectError> {
         if id == self.id() {
             return Err(ConnectError::Myself);
         }
-        let caller = self.carrier.myself();
-        let called = self
-            .peers
-            .connect(&self.carrier, caller, id, &addresses, wanted)
-            .await?;
-        Ok(self.served(called))
+        let carrier = wanted.carrier;
+        if let Some(kind) = carrier.filter(|kind| !self.carrier.kinds().contains(kind)) {
+            return Err(ConnectError::NoCarrier(kind));
+        }
+        let dial = match self.peers.seek(id, carrier, wanted.made_after)? {
+            Sought::Standing(link) => return Ok(link),
+            Sought::Dialled(dial) => dial,
+            Sought::ToDial(dial, dialling) => {
+                let network = Arc::clone(self);
+                self.spawn(async move {
+                    let caller = network.carrier.myself();
+                    let made = dialling.run(&network.carrier, caller, &addresses).await;
+                    if let Some(link) = made {
+                        network.serve_called(link).await;
+                    }
+                });
+                dial
+            }
+        };
+        dial.ended(wanted.patience).await
     }
 
-    /// Sees to it that a link that is new is served.
-    fn served(self: &Arc<Self>, (link, new): (Link, bool)) -> Link {
-        if new {
-            let (network, called) = (Arc::clone(self), link.clone());
-            self.spawn(async move {
-                let welcome = serve::is_welcome(&network, &called).await;
-                serve::serve_link(network, called, None, welcome).await;
-            });
-        }
-        link
+    async fn serve_called(self: Arc<Self>, link: Link) {
+        let welcome = serve::is_welcome(&self, &link).await;
+        serve::serve_link(self, link, None, welcome).await;
     }
 
     /// Connects to peers of config.toml that have addresses: scripts then see who is there, and

@@ -263,10 +263,14 @@ async fn call(
             }
         })?;
     let mut pipe = link.open().await.map_err(|_| Reason::Unreachable)?;
-    let sent = pipe.writer.send_open(open).await;
-    sent.map_err(|_| Reason::Unreachable)?;
     let counters = network.counters();
-    match counters.answered(pipe.reader.read_answer().await) {
+    let asked = async {
+        let sent = pipe.writer.send_open(open).await;
+        sent.map_err(|_| Reason::Unreachable)?;
+        Ok(counters.answered(pipe.reader.read_answer().await))
+    };
+    let answered = link.while_alive(asked).await;
+    match answered.unwrap_or(Err(Reason::Unreachable))? {
         Ok(Answer::Accepted(created)) => {
             let created = created.try_into();
             let created = created.map_err(|_| PipeError::Malformed("CREATED"));

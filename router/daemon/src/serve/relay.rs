@@ -178,26 +178,41 @@ async fn ask_rules(network: &Network, asker: &Asker, to: NodeId) -> Result<Allow
     }
 }
 
-/// Opens a stream to the registered node. It called; it is not called back. What the caller sent
-/// `ahead` goes along with the request, as it came: the handshake needs no round trip of its own
-/// for that.
+/// Opens a stream to the registered node. It called; it is not called back. Where its connection
+/// turns out to be dead, another one, that it made from elsewhere, takes its place, once.
 async fn call(network: &Network, to: NodeId, ahead: &[u8]) -> Result<Pipe, Reason> {
-    let link = network.peers().link(&to).ok_or(Reason::NoNode)?;
     let call = async {
-        let mut pipe = link.open().await.map_err(|_| Reason::Unreachable)?;
-        let request = [&encode_open(&Open::Relayed), ahead].concat();
-        let sent = pipe.writer.write_chunk(request.into()).await;
-        sent.map_err(|_| Reason::Unreachable)?;
-        match network.counters().answered(pipe.reader.read_grant().await) {
-            Ok(Answer::Accepted(_)) => Ok(pipe),
-            Ok(Answer::Refused(reason)) => Err(reason),
-            Err(_) if link.is_closed() => Err(Reason::Unreachable),
-            // The called cut the caller off before its answer was here.
-            Err(_) => Err(Reason::Handshake),
+        let link = network.peers().link(&to).ok_or(Reason::NoNode)?;
+        let called = call_over(network, &link, ahead).await;
+        match network.peers().link(&to) {
+            Some(other) if called.is_err() && !other.is_same(&link) => {
+                call_over(network, &other, ahead).await
+            }
+            _ => called,
         }
     };
     let called = tokio::time::timeout(CALLED_TIMEOUT, call).await;
     called.unwrap_or(Err(Reason::TimedOut))
+}
+
+/// What the caller sent `ahead` goes along with the request, as it came: the handshake needs no
+/// round trip of its own for that.
+async fn call_over(network: &Network, link: &Link, ahead: &[u8]) -> Result<Pipe, Reason> {
+    let mut pipe = link.open().await.map_err(|_| Reason::Unreachable)?;
+    let ask = async {
+        let request = [&encode_open(&Open::Relayed), ahead].concat();
+        let sent = pipe.writer.write_chunk(request.into()).await;
+        sent.map_err(|_| Reason::Unreachable)?;
+        Ok(network.counters().answered(pipe.reader.read_grant().await))
+    };
+    let answered = link.while_alive(ask).await;
+    match answered.unwrap_or(Err(Reason::Unreachable))? {
+        Ok(Answer::Accepted(_)) => Ok(pipe),
+        Ok(Answer::Refused(reason)) => Err(reason),
+        Err(_) if link.is_closed() => Err(Reason::Unreachable),
+        // The called cut the caller off before its answer was here.
+        Err(_) => Err(Reason::Handshake),
+    }
 }
 
 /// Takes a caller that a relay of this node's own brings. Whoever does not prove to be a peer sees

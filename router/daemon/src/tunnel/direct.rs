@@ -2,15 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use wormholes_proto::CarrierKind;
 use wormholes_proto::{NodeId, Open, Target, Transport};
 use wormholes_rules::TunnelKind;
 
-use super::{OpenError, Opened, ask_on, stream_to};
+use super::{OpenError, Opened, ask_node, ask_on};
 use crate::{
     ban::Ban,
     dial::{self, DialError},
-    network::Network,
+    network::{Network, Wanted},
     pipe::Pipe,
 };
 
@@ -44,17 +43,12 @@ pub(super) async fn dial(
 pub(super) async fn ask(
     network: &Arc<Network>,
     node: NodeId,
-    carrier: Option<CarrierKind>,
+    first: Wanted,
     open: &Open,
 ) -> Result<(Pipe, Vec<u8>), OpenError> {
-    let (link, mut pipe) = stream_to(network, node, carrier).await?;
-    let body = match ask_on(network, &mut pipe, node, open).await {
-        // A door shut on the whole connection says more than the broken stream on it.
-        Err(OpenError::Broken { .. }) if link.is_closed() => {
-            let (node, source) = (network.named(node), link.closed().await.into());
-            return Err(OpenError::Connect { node, source });
-        }
-        other => other?,
-    };
-    Ok((pipe, body))
+    let asked = ask_node(network, node, first, |mut pipe| async move {
+        let body = ask_on(network, &mut pipe, node, open).await?;
+        Ok((pipe, body))
+    });
+    asked.await
 }

@@ -2,15 +2,14 @@
 
 use std::sync::Arc;
 
-use wormholes_proto::CarrierKind;
 use wormholes_proto::{
     Answer, NodeId, Open, Reason, SignedRecord, encode_open,
     sealed::{ANSWER_BYTES, Initiator, OwnEnd},
 };
 
-use super::{OpenError, ask_on, stream_to};
+use super::{OpenError, ask_node, ask_on};
 use crate::{
-    network::Network,
+    network::{Network, Wanted},
     peers::relays,
     pipe::{Pipe, PipeError},
 };
@@ -24,10 +23,10 @@ pub(super) async fn ask(
     network: &Arc<Network>,
     via: Option<NodeId>,
     to: NodeId,
-    carrier: Option<CarrierKind>,
+    first: Wanted,
     open: &Open,
 ) -> Result<(NodeId, Pipe, Vec<u8>), OpenError> {
-    let (relay, mut pipe) = connect(network, via, to, carrier).await?;
+    let (relay, mut pipe) = connect(network, via, to, first).await?;
     let body = ask_on(network, &mut pipe, to, open).await?;
     Ok((relay, pipe, body))
 }
@@ -41,19 +40,19 @@ pub(crate) async fn connect(
     network: &Arc<Network>,
     via: Option<NodeId>,
     to: NodeId,
-    carrier: Option<CarrierKind>,
+    first: Wanted,
 ) -> Result<(NodeId, Pipe), OpenError> {
-    let mut record = record_of(network, to).await?;
+    let mut record = record_of(network, to, first).await?;
     let relays = via.map_or_else(|| candidates(network, &to, &record), |via| vec![via]);
     let mut failed = OpenError::NoWay("no relay of the peer is known");
     for relay in relays.into_iter().take(MAX_RELAYS) {
-        let mut sealed = seal(network, relay, carrier, &record).await;
+        let mut sealed = seal(network, relay, first, &record).await;
         if refused_for(&sealed, Reason::Handshake) && network.refresh_records().await {
             // Its key may have changed: the new record says so.
-            let newer = record_of(network, to).await?;
+            let newer = record_of(network, to, first).await?;
             if newer.record().noise_key != record.record().noise_key {
                 record = newer;
-                sealed = seal(network, relay, carrier, &record).await;
+                sealed = seal(network, relay, first, &record).await;
             }
         }
         if refused_for(&sealed, Reason::NoNode) {
@@ -73,21 +72,26 @@ fn refused_for(sealed: &Result<Pipe, OpenError>, wanted: Reason) -> bool {
 }
 
 /// The peer's record: without it there is no key to seal for.
-async fn record_of(network: &Arc<Network>, id: NodeId) -> Result<SignedRecord, OpenError> {
+async fn record_of(
+    network: &Arc<Network>,
+    id: NodeId,
+    first: Wanted,
+) -> Result<SignedRecord, OpenError> {
     if let Some(record) = network.records().get(&id) {
         return Ok(record);
     }
-    connect_relays(network, &id).await;
+    connect_relays(network, &id, first).await;
     network.refresh_records().await;
     let record = network.records().get(&id);
     record.ok_or(OpenError::NoWay("the peer's record is not known"))
 }
 
 /// Those that config.toml names as the peer's relays have its record.
-async fn connect_relays(network: &Arc<Network>, id: &NodeId) {
+async fn connect_relays(network: &Arc<Network>, id: &NodeId, first: Wanted) {
     let known = network.peers().known();
     for relay in relays(&known, known.get(id), None) {
-        if let Err(error) = network.connect(relay, None).await {
+        let connected = network.connect_over(relay, None, first);
+        if let Err(error) = connected.await {
             tracing::debug!(relay = %network.named(relay), %error, "relay not reached");
         }
     }
@@ -107,8 +111,20 @@ fn candidates(network: &Network, id: &NodeId, record: &SignedRecord) -> Vec<Node
 async fn seal(
     network: &Arc<Network>,
     relay: NodeId,
-    carrier: Option<CarrierKind>,
+    first: Wanted,
     record: &SignedRecord,
+) -> Result<Pipe, OpenError> {
+    ask_node(network, relay, first, |pipe| {
+        shake_hands(network, relay, record, pipe)
+    })
+    .await
+}
+
+async fn shake_hands(
+    network: &Arc<Network>,
+    relay: NodeId,
+    record: &SignedRecord,
+    mut pipe: Pipe,
 ) -> Result<Pipe, OpenError> {
     let to = record.id();
     let broken = |source| OpenError::Broken {
@@ -119,7 +135,6 @@ async fn seal(
         node: network.named(to),
         reason: Reason::Handshake,
     };
-    let (_, mut pipe) = stream_to(network, relay, carrier).await?;
     let own_record = network.own_record();
     let own = OwnEnd {
         noise: network.identity().noise(),

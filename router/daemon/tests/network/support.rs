@@ -129,6 +129,7 @@ pub(crate) fn request(target: impl Into<Target>) -> TunnelRequest {
         service: None,
         isolation: String::new(),
         timeout: PATIENCE,
+        patience: None,
     }
 }
 

@@ -47,6 +47,7 @@ fn request(target: SocketAddr) -> TunnelRequest {
         isolation: String::new(),
         timeout: Duration::from_secs(30),
         carrier: None,
+        patience: None,
     }
 }
 

@@ -81,6 +81,10 @@ pub(super) struct Shared {
     wanted: Arc<Semaphore>,
     pub(super) made: Instant,
     pub(super) rtt_us: AtomicU64,
+    /// How often something came on the connection for orders.
+    pub(super) arrived: AtomicU64,
+    /// How many pings came back.
+    pub(super) pongs: AtomicU64,
     /// As which this end wants it closed.
     pub(super) leave: OnceLock<CloseCode>,
     leaving: CancellationToken,
@@ -140,6 +144,8 @@ impl TcpLink {
             dials: Semaphore::new(MAX_DIALS),
             wanted: Arc::new(Semaphore::new(MAX_DIALS)),
             made: Instant::now(),
+            arrived: AtomicU64::new(0),
+            pongs: AtomicU64::new(0),
             leave: OnceLock::new(),
             leaving: stop.child_token(),
             why: OnceLock::new(),
@@ -161,6 +167,22 @@ impl TcpLink {
 
     pub(crate) fn rtt(&self) -> Duration {
         Duration::from_micros(self.shared.rtt_us.load(Relaxed))
+    }
+
+    /// How often anything came.
+    pub(crate) fn arrived(&self) -> u64 {
+        self.shared.arrived.load(Relaxed)
+    }
+
+    /// How often the other end answered a ping.
+    pub(crate) fn pongs(&self) -> u64 {
+        self.shared.pongs.load(Relaxed)
+    }
+
+    /// Asks the other end for a sign of life.
+    pub(crate) fn ping(&self) {
+        // Where no order finds room none is sent, and none comes back.
+        let _ = self.shared.orders.try_send(self.shared.ping());
     }
 
     /// How many connections the called takes; the caller has no say.
@@ -388,6 +410,11 @@ impl Shared {
     fn why(&self) -> LinkError {
         let here = || LinkError::Lost("closed here".to_owned());
         self.why.get().cloned().unwrap_or_else(here)
+    }
+
+    /// Tells the time, which comes back.
+    pub(super) fn ping(&self) -> Order {
+        Order::Ping(micros(self.made.elapsed()))
     }
 
     pub(super) fn forget_idle(&self) {

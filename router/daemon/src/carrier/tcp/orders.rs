@@ -66,6 +66,7 @@ async fn converse(
             read = control.read() => match read {
                 Ok(Some(bytes)) => {
                     heard = Instant::now();
+                    shared.arrived.fetch_add(1, Relaxed);
                     pending.extend_from_slice(&bytes);
                     match obey(shared, &mut pending) {
                         Ok(said) => said,
@@ -81,7 +82,7 @@ async fn converse(
                     return LinkError::Lost("timed out".to_owned());
                 }
                 shared.forget_idle();
-                Order::Ping(micros(shared.made.elapsed())).encode().to_vec()
+                shared.ping().encode().to_vec()
             }
         };
         match timeout(IDLE_TIMEOUT, control.write(&said, &mut [])).await {
@@ -103,6 +104,7 @@ fn obey(shared: &Arc<Shared>, pending: &mut BytesMut) -> Result<Vec<u8>, LinkErr
             Order::Pong(number) => {
                 let now = micros(shared.made.elapsed());
                 shared.measured(Duration::from_micros(now.saturating_sub(number)));
+                shared.pongs.fetch_add(1, Relaxed);
             }
             Order::Want(_) | Order::Places(_) if !shared.can_call() => {
                 return Err(breach("the caller gives an order of the called".to_owned()));

@@ -21,9 +21,9 @@ use crate::{
     carrier::{Caller, Link, LinkError},
     counters::Counters,
     dial::first_to_open,
-    network::Network,
+    network::{Network, Wanted},
     peers::ways,
-    pipe::{Pipe, PipeError},
+    pipe::Pipe,
 };
 
 /// Two tries of a handshake's first datagram.
@@ -64,7 +64,11 @@ pub(super) async fn ask(
     let first_hop = first_hop.ok_or(CircuitError::Hop(0, Reason::Busy))?;
     let link = first_hop.stranger(network, hop, carrier).await?;
     if let Some(link) = link {
-        match ask_link(network.counters(), &link, open).await {
+        let answered = ask_link(network.counters(), &link, open).await;
+        if link.is_silent() {
+            network.onion().paths.refused(&hop.id);
+        }
+        match answered {
             Err(reason) if reason == Reason::Denied && is_peer(network, hop) => {
                 first_hop.make_friend().await;
             }
@@ -74,8 +78,12 @@ pub(super) async fn ask(
             answered => return heard(network, hop, answered),
         }
     }
+    let wanted = Wanted {
+        carrier,
+        ..Wanted::default()
+    };
     let link = network
-        .connect_over(hop.id, Some(hop.address), carrier)
+        .connect_over(hop.id, Some(hop.address), wanted)
         .await;
     let link = link.map_err(|error| CircuitError::Hop(0, error.reason()))?;
     heard(
@@ -140,26 +148,29 @@ fn heard(
 }
 
 async fn ask_link(counters: &Counters, link: &Link, open: &Open) -> Result<(Pipe, Answer), Reason> {
+    let mut pipe = link.open().await.map_err(|_| Reason::Unreachable)?;
     let asked = async {
-        let mut pipe = link
-            .open()
-            .await
-            .map_err(|error| PipeError::Broken(error.to_string()))?;
         pipe.writer.send_open(open).await?;
-        let answer = counters.answered(pipe.reader.read_answer().await)?;
-        Ok::<_, PipeError>((pipe, answer))
+        counters.answered(pipe.reader.read_answer().await)
     };
-    match asked.await {
-        Ok(answered) => Ok(answered),
+    let asked = link.while_alive(asked).await;
+    match asked.map_err(|_| Reason::Unreachable)? {
+        Ok(answer) => Ok((pipe, answer)),
         Err(_) if link.is_closed() => match link.closed().await {
             LinkError::Closed(reason) => Err(reason),
             LinkError::NoAnswer { .. }
             | LinkError::Handshake { .. }
             | LinkError::Address { .. }
-            | LinkError::Lost(_) => Err(Reason::Unreachable),
+            | LinkError::Lost(_)
+            | LinkError::Silent => Err(Reason::Unreachable),
         },
         Err(_) => Err(Reason::Handshake),
     }
+}
+
+/// A connection that has fallen silent is of no use to a new circuit.
+fn stands(link: &Link) -> bool {
+    !link.is_closed() && !link.is_silent()
 }
 
 fn is_peer(network: &Network, hop: &PathHop) -> bool {
@@ -188,7 +199,7 @@ impl FirstHop {
     fn is_idle(&self) -> bool {
         self.0.try_lock().is_ok_and(|door| match &*door {
             Door::Unknown | Door::Friend => true,
-            Door::Stranger(link) => link.is_closed(),
+            Door::Stranger(link) => !stands(link),
         })
     }
 
@@ -206,7 +217,7 @@ impl FirstHop {
         let mut door = self.0.lock().await;
         match &*door {
             Door::Friend => return Ok(None),
-            Door::Stranger(link) if !link.is_closed() => return Ok(Some(link.clone())),
+            Door::Stranger(link) if stands(link) => return Ok(Some(link.clone())),
             Door::Stranger(_) | Door::Unknown => {}
         }
         let caller = Caller::throw_away().map_err(|error| {

@@ -1,0 +1,270 @@
+//! Dialling a node: one dial at a time for each wish, which goes on when whoever began it waits no
+//! longer. Nodes that could not be reached are left alone for a while.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
+use wormholes_proto::CarrierKind;
+
+use super::ConnectError;
+use crate::carrier::{Link, LinkError};
+
+/// The first pause after a failure; it doubles.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// The longest: a node that comes back is found again within it.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// A way to reach a node.
+pub(crate) type Way = (CarrierKind, SocketAddr);
+
+/// The dials to one node, for each wish by itself.
+#[derive(Debug, Default)]
+pub(super) struct Dials {
+    any: Mutex<Wish>,
+    quic: Mutex<Wish>,
+    tcp: Mutex<Wish>,
+}
+
+#[derive(Debug, Default)]
+struct Wish {
+    back_off: BackOff,
+    running: Option<Dial>,
+}
+
+/// A dial that runs; dropping it does not end the dial.
+#[derive(Debug, Clone)]
+pub(crate) struct Dial {
+    since: Instant,
+    done: watch::Receiver<Option<Result<Link, ConnectError>>>,
+}
+
+/// The right to dial a node, which ends with the value.
+#[derive(Debug)]
+pub(super) struct Turn {
+    dials: Arc<Dials>,
+    wanted: Option<CarrierKind>,
+    done: watch::Sender<Option<Result<Link, ConnectError>>>,
+}
+
+#[derive(Debug, Default)]
+struct BackOff {
+    until: Option<Instant>,
+    pause: Duration,
+    last: Option<LinkError>,
+}
+
+impl Dials {
+    /// The dial that runs, or a new one, which is then for the caller to do.
+    ///
+    /// # Errors
+    /// [`ConnectError::BackingOff`].
+    pub(super) fn enter(
+        self: &Arc<Self>,
+        wanted: Option<CarrierKind>,
+    ) -> Result<(Dial, Option<Turn>), ConnectError> {
+        let mut wish = self.of(wanted);
+        if let Some(running) = &wish.running {
+            return Ok((running.clone(), None));
+        }
+        wish.back_off.check()?;
+        let (sender, done) = watch::channel(None);
+        let since = Instant::now();
+        let dial = wish.running.insert(Dial { since, done }).clone();
+        let turn = Turn {
+            dials: Arc::clone(self),
+            wanted,
+            done: sender,
+        };
+        Ok((dial, Some(turn)))
+    }
+
+    /// Lets the node be dialled at once, whatever failed before. A dial that runs may have gone
+    /// nowhere: it goes on, but whoever comes next begins another.
+    pub(super) fn start_afresh(&self) {
+        for wish in [&self.any, &self.quic, &self.tcp] {
+            *lock(wish) = Wish::default();
+        }
+    }
+
+    fn of(&self, wanted: Option<CarrierKind>) -> MutexGuard<'_, Wish> {
+        lock(match wanted {
+            None => &self.any,
+            Some(CarrierKind::Quic) => &self.quic,
+            Some(CarrierKind::Tcp) => &self.tcp,
+        })
+    }
+}
+
+impl Dial {
+    /// How it ended; `patience` is how long it may run before whoever waits goes another way.
+    ///
+    /// # Errors
+    /// [`ConnectError`] when no address answered, or not in time.
+    pub(crate) async fn ended(mut self, patience: Option<Duration>) -> Result<Link, ConnectError> {
+        let until = patience.and_then(|patience| self.since.checked_add(patience));
+        let ended = self.done.wait_for(Option::is_some);
+        let ended = match until {
+            Some(until) => timeout_at(until, ended)
+                .await
+                .map_err(|_| ConnectError::Slow)?,
+            None => ended.await,
+        };
+        let stopped = || Err(LinkError::Lost("given up".to_owned()).into());
+        let ended = ended.ok().and_then(|ended| ended.clone());
+        ended.unwrap_or_else(stopped)
+    }
+}
+
+impl Turn {
+    /// Tells whoever waits how it ended.
+    pub(super) fn end(self, ended: Result<Link, ConnectError>) {
+        let mut wish = self.dials.of(self.wanted);
+        match &ended {
+            Ok(_) => wish.back_off = BackOff::default(),
+            Err(ConnectError::Link(error)) if self.is_in(&wish) => {
+                wish.back_off.failed(error.clone());
+            }
+            Err(_) => {}
+        }
+        drop(wish);
+        self.done.send_replace(Some(ended));
+    }
+
+    /// Whether no other dial took its place.
+    fn is_in(&self, wish: &Wish) -> bool {
+        let own = self.done.subscribe();
+        let running = wish.running.as_ref();
+        running.is_some_and(|running| running.done.same_channel(&own))
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut wish = self.dials.of(self.wanted);
+        if self.is_in(&wish) {
+            wish.running = None;
+        }
+    }
+}
+
+impl BackOff {
+    fn check(&self) -> Result<(), ConnectError> {
+        match (&self.last, self.until) {
+            (Some(last), Some(until)) if Instant::now() < until => {
+                Err(ConnectError::BackingOff(last.clone()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn failed(&mut self, error: LinkError) {
+        self.pause = (self.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+        self.until = Instant::now().checked_add(self.pause);
+        self.last = Some(error);
+    }
+}
+
+fn lock(wish: &Mutex<Wish>) -> MutexGuard<'_, Wish> {
+    wish.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How a node may be reached, in the order in which it is tried: what `worked` last, else the
+/// preferred carrier; then the other one at the same address, so that a network which lets only
+/// one of them pass costs one try, however many addresses there are. What is `wanted` only.
+pub(crate) fn ways(
+    kinds: &[CarrierKind],
+    worked: Option<Way>,
+    wanted: Option<CarrierKind>,
+    addresses: &[SocketAddr],
+) -> Vec<Way> {
+    let mut kinds: Vec<CarrierKind> = kinds.to_vec();
+    kinds.retain(|kind| wanted.is_none_or(|wanted| *kind == wanted));
+    let mut addresses = addresses.to_vec();
+    if let Some((worked, at)) = worked {
+        kinds.sort_by_key(|kind| *kind != worked);
+        addresses.sort_by_key(|address| *address != at);
+    }
+    let over_all = |address| kinds.iter().map(move |kind| (*kind, address));
+    addresses.into_iter().flat_map(over_all).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_worked_is_tried_first_and_what_is_wanted_only() {
+        use CarrierKind::{Quic, Tcp};
+        let addresses = ["192.0.2.1:1", "192.0.2.2:2"].map(|address| address.parse().unwrap());
+        let order = |worked: Option<(CarrierKind, usize)>, wanted| {
+            let worked = worked.map(|(kind, index)| (kind, addresses[index]));
+            let ways = ways(&CarrierKind::ALL, worked, wanted, &addresses);
+            ways.into_iter()
+                .map(|(kind, address)| (kind, address.port()))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            order(None, None),
+            [(Quic, 1), (Tcp, 1), (Quic, 2), (Tcp, 2)]
+        );
+        assert_eq!(
+            order(Some((Quic, 1)), None),
+            [(Quic, 2), (Tcp, 2), (Quic, 1), (Tcp, 1)]
+        );
+        assert_eq!(
+            order(Some((Tcp, 0)), None),
+            [(Tcp, 1), (Quic, 1), (Tcp, 2), (Quic, 2)]
+        );
+        assert_eq!(order(Some((Quic, 0)), Some(Tcp)), [(Tcp, 1), (Tcp, 2)]);
+        assert_eq!(order(None, Some(Quic)), [(Quic, 1), (Quic, 2)]);
+        assert_eq!(ways(&[Tcp], None, Some(Quic), &addresses), []);
+    }
+
+    #[tokio::test]
+    async fn who_is_not_patient_goes_on_and_the_dial_does_too() {
+        let dials = Arc::new(Dials::default());
+        let (first, turn) = dials.enter(None).unwrap();
+        let turn = turn.unwrap();
+        let (second, none) = dials.enter(None).unwrap();
+        assert!(none.is_none(), "one dial at a time");
+        let hasty = first.ended(Some(Duration::ZERO)).await;
+        assert!(matches!(hasty, Err(ConnectError::Slow)));
+        turn.end(Err(LinkError::Silent.into()));
+        let waited = second.ended(None).await;
+        assert!(matches!(waited, Err(ConnectError::Link(LinkError::Silent))));
+        let left_alone = dials.enter(None).map(drop);
+        assert!(matches!(left_alone, Err(ConnectError::BackingOff(_))));
+        dials.start_afresh();
+        assert!(dials.enter(None).is_ok());
+    }
+
+    #[tokio::test]
+    async fn after_a_move_a_new_dial_takes_the_place_of_one_that_runs() {
+        let dials = Arc::new(Dials::default());
+        let (_, old) = dials.enter(None).unwrap();
+        dials.start_afresh();
+        let (dial, new) = dials.enter(None).unwrap();
+        let new = new.expect("it waits for none that may have gone nowhere");
+        old.unwrap().end(Err(LinkError::Silent.into()));
+        let (_, none) = dials.enter(None).expect("the failure was elsewhere");
+        assert!(none.is_none(), "the new one runs");
+        drop(new);
+        assert!(dial.ended(None).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_dial_that_is_given_up_makes_room_for_the_next() {
+        let dials = Arc::new(Dials::default());
+        let (dial, turn) = dials.enter(None).unwrap();
+        drop(turn);
+        assert!(dial.ended(None).await.is_err());
+        assert!(dials.enter(None).unwrap().1.is_some());
+    }
+}
