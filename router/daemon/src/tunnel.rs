@@ -423,7 +423,9 @@ async fn ask_node<T, F: Future<Output = Result<T, OpenError>>>(
             node: network.named(node),
             source,
         })?;
-        match ask_over(&link, &ask).await {
+        // A new link was alive just now: where nothing else waits for its turn, a busy node has time.
+        let has_time = wanted.made_after.is_some() && first.patience.is_none();
+        match ask_over(&link, &ask, has_time).await {
             Ok(asked) => return asked,
             // A door shut on the whole connection says more than the broken stream on it.
             Err(source)
@@ -452,9 +454,14 @@ async fn ask_node<T, F: Future<Output = Result<T, OpenError>>>(
 async fn ask_over<T, F: Future<Output = Result<T, OpenError>>>(
     link: &Link,
     ask: impl Fn(Pipe) -> F,
+    has_time: bool,
 ) -> Result<Result<T, OpenError>, LinkError> {
-    let pipe = link.open().await?;
-    match link.while_alive(ask(pipe)).await? {
+    let asked = ask(link.open().await?);
+    let asked = match has_time {
+        true => asked.await,
+        false => link.while_alive(asked).await?,
+    };
+    match asked {
         Err(OpenError::Broken { .. }) if link.is_closed() => Err(link.closed().await),
         asked => Ok(asked),
     }
