@@ -572,6 +572,15 @@ async fn a_hop_that_demands_a_friend_learns_who_calls() {
     assert_eq!(exchange(opened, b"friend").await.unwrap(), b"friend");
     let served = hop.network.hop_status().nodes;
     assert_eq!(served[0].id, client.network.id());
+
+    // It is nobody's friend here any more: no door opens by this node's own name.
+    client.network.set_peers(&[]);
+    let error = client
+        .network
+        .open(&onion(1), &request(echo))
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains("denied"), "{error}");
 }
 
 #[tokio::test]

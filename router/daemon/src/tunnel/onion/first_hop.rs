@@ -7,7 +7,7 @@ use std::{
     net::SocketAddr,
     pin::pin,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::time::timeout;
@@ -28,6 +28,8 @@ use crate::{
 
 /// Two tries of a handshake's first datagram.
 const QUIC_FIRST: Duration = Duration::from_secs(2);
+/// How long a hop is taken at its word that it lets friends in only: it learns who asks meanwhile.
+const FRIENDS_ONLY_FOR: Duration = Duration::from_secs(10 * 60);
 /// First hops at once: the guards and those that plans name. Overflow: those without a connection
 /// are forgotten, then a newcomer is refused.
 const MAX_FIRST_HOPS: usize = 64;
@@ -49,8 +51,8 @@ enum Door {
     Unknown,
     /// With a key that is good for this connection only.
     Stranger(Link),
-    /// It lets friends in only.
-    Friend,
+    /// It let friends in only, as it said then.
+    Friend(Instant),
 }
 
 /// Sends a CREATE to the first hop, and takes its answer.
@@ -198,13 +200,13 @@ impl FirstHops {
 impl FirstHop {
     fn is_idle(&self) -> bool {
         self.0.try_lock().is_ok_and(|door| match &*door {
-            Door::Unknown | Door::Friend => true,
+            Door::Unknown | Door::Friend(_) => true,
             Door::Stranger(link) => !stands(link),
         })
     }
 
     async fn make_friend(&self) {
-        *self.0.lock().await = Door::Friend;
+        *self.0.lock().await = Door::Friend(Instant::now());
     }
 
     /// The standing connection, or a new one; `None` when the hop demands a friend.
@@ -216,9 +218,11 @@ impl FirstHop {
     ) -> Result<Option<Link>, CircuitError> {
         let mut door = self.0.lock().await;
         match &*door {
-            Door::Friend => return Ok(None),
+            Door::Friend(since) if since.elapsed() < FRIENDS_ONLY_FOR && is_peer(network, hop) => {
+                return Ok(None);
+            }
             Door::Stranger(link) if stands(link) => return Ok(Some(link.clone())),
-            Door::Stranger(_) | Door::Unknown => {}
+            Door::Stranger(_) | Door::Friend(_) | Door::Unknown => {}
         }
         let caller = Caller::throw_away().map_err(|error| {
             tracing::warn!(%error, "no throw-away key");
