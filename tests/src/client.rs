@@ -1,6 +1,10 @@
 //! Clients: curl, and a SOCKS5 client small enough to break the rules with.
 
-use std::{net::SocketAddr, process::Command, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    process::Command,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail};
 use tokio::{
@@ -9,6 +13,11 @@ use tokio::{
 };
 
 use crate::binaries::output;
+
+/// RFC 1928, section 4.
+const CONNECT: u8 = 1;
+/// Tor's extension of SOCKS.
+const RESOLVE: u8 = 0xf0;
 
 /// What curl fetched.
 #[derive(Debug, Clone)]
@@ -82,16 +91,8 @@ pub async fn socks5_connect_as(
     port: u16,
 ) -> Result<TcpStream> {
     let mut stream = TcpStream::connect(entrance).await?;
-    let mut login = vec![5, 1, 2, 1, u8::try_from(user.len())?];
-    login.extend(user.as_bytes());
-    login.push(0);
-    stream.write_all(&login).await?;
-    let mut answer = [0; 4];
-    stream.read_exact(&mut answer).await?;
-    if answer != [5, 2, 1, 0] {
-        bail!("the entrance answered the login with {answer:?}");
-    }
-    match request(&mut stream, host, port).await? {
+    greet(&mut stream, Some(user)).await?;
+    match request(&mut stream, CONNECT, host, port).await?.code {
         0 => Ok(stream),
         code => bail!("refused with reply code {code}"),
     }
@@ -103,28 +104,75 @@ pub async fn socks5_connect_as(
 /// # Errors
 /// When the entrance does not speak SOCKS5.
 pub async fn socks5_ask(stream: &mut TcpStream, host: &str, port: u16) -> Result<u8> {
-    stream.write_all(&[5, 1, 0]).await?;
-    let mut chosen = [0; 2];
-    stream.read_exact(&mut chosen).await?;
-    if chosen != [5, 0] {
-        bail!("the entrance chose {chosen:?}");
-    }
-    request(stream, host, port).await
+    greet(stream, None).await?;
+    Ok(request(stream, CONNECT, host, port).await?.code)
 }
 
-async fn request(stream: &mut TcpStream, host: &str, port: u16) -> Result<u8> {
-    let mut request = vec![5, 1, 0, 3, u8::try_from(host.len())?];
+/// Asks for an address of `host` on a new connection to a SOCKS5 entrance.
+///
+/// # Errors
+/// With the reply code in the text when the entrance finds none.
+pub async fn socks5_resolve(stream: &mut TcpStream, host: &str) -> Result<IpAddr> {
+    greet(stream, None).await?;
+    match request(stream, RESOLVE, host, 0).await? {
+        Reply { code: 0, bound } => Ok(bound.ip()),
+        Reply { code, .. } => bail!("refused with reply code {code}"),
+    }
+}
+
+/// Says hello, with a user name if there is one.
+pub(crate) async fn greet(stream: &mut TcpStream, user: Option<&str>) -> Result<()> {
+    let (hello, expected) = match user {
+        None => (vec![5, 1, 0], vec![5, 0]),
+        Some(user) => {
+            let mut login = vec![5, 1, 2, 1, u8::try_from(user.len())?];
+            login.extend(user.as_bytes());
+            login.push(0);
+            (login, vec![5, 2, 1, 0])
+        }
+    };
+    stream.write_all(&hello).await?;
+    let mut answer = vec![0; expected.len()];
+    stream.read_exact(&mut answer).await?;
+    if answer != expected {
+        bail!("the entrance answered the hello with {answer:?}");
+    }
+    Ok(())
+}
+
+/// What an entrance answers.
+pub(crate) struct Reply {
+    pub(crate) code: u8,
+    pub(crate) bound: SocketAddr,
+}
+
+pub(crate) async fn request(
+    stream: &mut TcpStream,
+    command: u8,
+    host: &str,
+    port: u16,
+) -> Result<Reply> {
+    let mut request = vec![5, command, 0, 3, u8::try_from(host.len())?];
     request.extend(host.as_bytes());
     request.extend(port.to_be_bytes());
     stream.write_all(&request).await?;
     let mut head = [0; 4];
     stream.read_exact(&mut head).await.context("no reply")?;
-    let address_bytes = match head[3] {
-        1 => 4,
-        4 => 16,
+    let ip: IpAddr = match head[3] {
+        1 => {
+            let mut octets = [0; 4];
+            stream.read_exact(&mut octets).await?;
+            octets.into()
+        }
+        4 => {
+            let mut octets = [0; 16];
+            stream.read_exact(&mut octets).await?;
+            octets.into()
+        }
         other => bail!("address type {other}"),
     };
-    let mut rest = vec![0; address_bytes + 2];
-    stream.read_exact(&mut rest).await?;
-    Ok(head[1])
+    Ok(Reply {
+        code: head[1],
+        bound: SocketAddr::new(ip, stream.read_u16().await?),
+    })
 }

@@ -126,6 +126,16 @@ impl Namespace {
         Ok(tokio::net::TcpStream::from_std(stream)?)
     }
 
+    /// A UDP socket in it.
+    ///
+    /// # Errors
+    /// When the address cannot be taken.
+    pub fn udp(&self, address: SocketAddr) -> Result<tokio::net::UdpSocket> {
+        let socket = self.enter(|| Ok(std::net::UdpSocket::bind(address)?))?;
+        socket.set_nonblocking(true)?;
+        Ok(tokio::net::UdpSocket::from_std(socket)?)
+    }
+
     /// A program that will run in it.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new("ip");

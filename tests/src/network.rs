@@ -148,7 +148,7 @@ impl TestNetwork {
     }
 }
 
-async fn wait_until_registered(node: &Daemon) -> Result<()> {
+pub(crate) async fn wait_until_registered(node: &Daemon) -> Result<()> {
     let registered = async || {
         let status = node.call("status", json!({})).await.ok()?;
         let registered = status.pointer("/relays/0/registered")?;
@@ -180,7 +180,7 @@ impl<'a> Plan<'a> {
         let mut relay = self
             .setup(RELAY)?
             .listen("127.20.0.1:0")
-            .config("[relay]\nenabled = true\n[metrics]\nlisten = \"127.0.0.1:0\"")
+            .config("[relay]\nenabled = true")
             .service("wiki", wiki.address());
         if let Some(ssh) = self.more.ssh {
             relay = relay.service("ssh", ssh);
@@ -221,7 +221,6 @@ impl<'a> Plan<'a> {
     fn client(&self, relay: &Daemon) -> Result<Setup> {
         let mut client = registered_at(self.setup(CLIENT)?, relay)
             .entrances()
-            .config("[metrics]\nlisten = \"127.0.0.1:0\"")
             .config(self.more.client)
             .script(SCRIPT_NAME, self.script);
         client = self.knows(client, FRIEND, 2, VIA_RELAY)?;
@@ -233,7 +232,8 @@ impl<'a> Plan<'a> {
     }
 
     fn setup(&self, name: &str) -> Result<Setup> {
-        Setup::with_identity(name, self.identity(name)?)
+        let setup = Setup::with_identity(name, self.identity(name)?)?;
+        Ok(setup.config("[metrics]\nlisten = \"127.0.0.1:0\""))
     }
 
     fn knows(&self, setup: Setup, name: &str, trust: u8, more: &str) -> Result<Setup> {

@@ -87,6 +87,20 @@ impl Site {
         let listener = TcpListener::bind((ip, 0))
             .await
             .with_context(|| format!("cannot listen at {ip}"))?;
+        Self::serve(name, listener, files)
+    }
+
+    /// Starts a site without files at an address of another host.
+    ///
+    /// # Errors
+    /// When the host cannot be entered, or the address not be taken.
+    pub fn start_in(host: &Namespace, name: &str, address: SocketAddr) -> Result<Self> {
+        let listener = host.enter(|| Ok(std::net::TcpListener::bind(address)?))?;
+        listener.set_nonblocking(true)?;
+        Self::serve(name, TcpListener::from_std(listener)?, None)
+    }
+
+    fn serve(name: &str, listener: TcpListener, files: Option<&Path>) -> Result<Self> {
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared {
             name: name.to_owned(),

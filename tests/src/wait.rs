@@ -15,15 +15,27 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// When it gave nothing within [`LIMIT`]; the error names `what` was awaited.
-pub async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> Result<T> {
-    let deadline = Instant::now() + LIMIT;
+pub async fn until<T>(what: &str, look: impl AsyncFnMut() -> Option<T>) -> Result<T> {
+    until_within(LIMIT, what, look).await
+}
+
+/// As [`until`], for what may take longer.
+///
+/// # Errors
+/// When it gave nothing within `limit`.
+pub async fn until_within<T>(
+    limit: Duration,
+    what: &str,
+    mut look: impl AsyncFnMut() -> Option<T>,
+) -> Result<T> {
+    let deadline = Instant::now() + limit;
     let mut pause = FIRST_PAUSE;
     loop {
         if let Some(found) = look().await {
             return Ok(found);
         }
         if Instant::now() > deadline {
-            bail!("waited {} s for {what}", LIMIT.as_secs());
+            bail!("waited {} s for {what}", limit.as_secs());
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);

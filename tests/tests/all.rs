@@ -9,6 +9,8 @@
     reason = "a test ends by panicking"
 )]
 
+#[path = "all/attrition.rs"]
+mod attrition;
 #[path = "all/bad_input.rs"]
 mod bad_input;
 #[path = "all/banned.rs"]
@@ -33,6 +35,8 @@ mod dashboard;
 mod demo;
 #[path = "all/embed.rs"]
 mod embed;
+#[path = "all/endurance.rs"]
+mod endurance;
 #[path = "all/features.rs"]
 mod features;
 #[path = "all/hooks.rs"]
@@ -41,6 +45,8 @@ mod hooks;
 mod hostile_scripts;
 #[path = "all/kills.rs"]
 mod kills;
+#[path = "all/leaks.rs"]
+mod leaks;
 #[path = "all/lies.rs"]
 mod lies;
 #[path = "all/loops.rs"]

@@ -3,7 +3,7 @@
 //! `fuzz` is one of them by its own rules (module `fuzz`).
 //!
 //! The others read `WORMHOLES_SOAK`, a factor for their number of rounds; continuous integration
-//! runs them with 1.
+//! runs them with 1. Those that last a time rather than rounds read `WORMHOLES_SOAK_MINUTES`.
 
 use std::{path::Path, process::ExitCode};
 
@@ -22,13 +22,16 @@ pub(crate) struct Arguments {
     /// How many times the rounds of continuous integration.
     #[arg(long, default_value_t = 30)]
     factor: u32,
+    /// How long tests last that have no rounds: `endurance`.
+    #[arg(long, default_value_t = 60)]
+    minutes: u32,
     /// How long each target of `fuzz` runs.
     #[arg(long, default_value_t = 600, value_name = "SECONDS")]
     seconds: u32,
 }
 
-/// Every test module that reads the factor says so with this call.
-const MARK: &str = "soak_rounds(";
+/// Every test module that has a size says so with one of these calls.
+const MARKS: [&str; 2] = ["soak_rounds(", "soak_time("];
 
 /// All targets of the fuzzers; `fuzz::` and a target's name is that one.
 const FUZZ: &str = "fuzz";
@@ -60,7 +63,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         })?;
     }
     for name in tests {
-        stages.run(&name, || soak(&name, arguments.factor))?;
+        stages.run(&name, || soak(&name, arguments))?;
     }
     if !targets.is_empty() {
         fuzz::run(&mut stages, &targets, arguments.seconds)?;
@@ -69,13 +72,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn soak(name: &str, factor: u32) -> Result<()> {
+fn soak(name: &str, arguments: &Arguments) -> Result<()> {
     check(
         cargo()
             .args(["test", "--workspace", "--locked", "--test", "all", "--"])
             .arg(format!("{name}::"))
             .env("WORMHOLES_BIN_DIR", target_dir().join("debug"))
-            .env("WORMHOLES_SOAK", factor.to_string()),
+            .arg("--nocapture")
+            .env("WORMHOLES_SOAK", arguments.factor.to_string())
+            .env("WORMHOLES_SOAK_MINUTES", arguments.minutes.to_string()),
     )
 }
 
@@ -96,8 +101,11 @@ fn add_names(folder: &Path, parent: &str, names: &mut Vec<String>) -> Result<()>
         let is_rust = path.extension().is_some_and(|extension| extension == "rs");
         if path.is_dir() {
             add_names(&path, &format!("{name}::"), names)?;
-        } else if is_rust && std::fs::read_to_string(&path)?.contains(MARK) {
-            names.push(name);
+        } else if is_rust {
+            let text = std::fs::read_to_string(&path)?;
+            if MARKS.iter().any(|mark| text.contains(mark)) {
+                names.push(name);
+            }
         }
     }
     Ok(())

@@ -71,6 +71,8 @@ pub(crate) struct Metrics {
     carried_bytes: IntCounterVec,
     /// Datagrams of UDP flows that were dropped here, by `reason`.
     datagrams_dropped: IntCounterVec,
+    /// Tasks of the runtime that the node is on; of a program that embeds it, its own too.
+    tasks_alive: IntGauge,
     /// Peers with a standing connection.
     pub(crate) peers_connected: IntGauge,
     /// Round trips to connected peers, by `stat` (`min`, `median`, `max`).
@@ -173,6 +175,7 @@ impl Metrics {
                 "Datagrams of UDP flows that were dropped here",
                 &["reason"],
             )?,
+            tasks_alive: declare.gauge("tasks_alive", "Tasks of the process's runtime")?,
             peers_connected: declare.gauge("peers_connected", "Peers with a connection")?,
             peer_rtt: declare.float_gauges(
                 "peer_rtt_seconds",
@@ -207,6 +210,12 @@ impl Metrics {
             let gauge = self.peer_rtt.with_label_values(&[stat]);
             gauge.set(value.copied().unwrap_or(0.0));
         }
+    }
+
+    /// Takes how many tasks live.
+    pub(crate) fn set_tasks(&self, tasks: usize) {
+        self.tasks_alive
+            .set(i64::try_from(tasks).unwrap_or(i64::MAX));
     }
 
     /// Takes what flows moved since the last time.

@@ -173,6 +173,9 @@ impl NodeCore {
 
     /// Has the metrics hold what was counted elsewhere until now.
     pub(crate) fn update_metrics(&self) {
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            self.metrics.set_tasks(runtime.metrics().num_alive_tasks());
+        }
         self.metrics.set_flows(&self.flows.totals());
         self.metrics.set_network(self.network.counters());
         self.metrics.set_peers(self.round_trips());

@@ -1,0 +1,215 @@
+//! Which way packets leave a client's host, counted by its kernel while programs go on trying:
+//! before the node starts, while it runs, reloads, dies and comes back, and when other nodes die.
+//!
+//! Each way has a client and a host of its own, so that a packet to anybody but the first nodes of
+//! its plan is a leak, whatever it was for. Queries for names count by themselves: a name server is
+//! configured, answers, and may not be asked.
+
+#[path = "leaks/programs.rs"]
+mod programs;
+#[path = "leaks/scene.rs"]
+mod scene;
+#[path = "leaks/ways.rs"]
+mod ways;
+
+use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
+
+use futures_util::future::join_all;
+use serde_json::json;
+use tokio::time::timeout;
+use wormholes_tests::until;
+
+use programs::{Programs, curl};
+use scene::{Client, SOCKS, Scene};
+use ways::{ALL, LEAKS, Program, Way, script};
+
+/// Clients leave nodes that did not answer alone for up to 10 s.
+const SETTLE: Duration = Duration::from_secs(40);
+const RELOADS: usize = 3;
+/// A page that takes ten seconds at the rate at which it is fetched; what the kernel holds of it
+/// when its sender dies, some.
+const LONG_PAGE: &str = "/bytes/40000000";
+const LONG_RATE: &str = "4M";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_packet_of_a_flow_leaves_by_another_way_than_its_plan_says() {
+    let mut proof = Proof::begin().await;
+    proof.settles("before the start", nobody).await;
+    proof.scene.start_clients().await;
+    proof.settles("while all is well", everybody).await;
+    proof.right_ways_were_taken();
+    proof.reload().await;
+    proof.crash().await;
+    proof.scene.start_clients().await;
+    proof.settles("after the crash", everybody).await;
+
+    proof.scene.nodes.swallow("exit");
+    let without_exit = |way: &Way| way.serves_without_exit;
+    proof.settles("without the exit", without_exit).await;
+    proof.scene.nodes.kill();
+    proof.settles("without any other node", nobody).await;
+    proof.scene.kill_clients();
+    proof.scene.start_clients().await;
+    proof.settles("started without others", nobody).await;
+    proof.leaks_are_counted().await;
+}
+
+fn nobody(_: &Way) -> &'static [Program] {
+    &[]
+}
+
+fn everybody(way: &Way) -> &'static [Program] {
+    way.serves
+}
+
+struct Proof {
+    scene: Scene,
+    programs: Vec<Programs>,
+}
+
+impl Proof {
+    async fn begin() -> Self {
+        let begun = std::time::Instant::now();
+        let scene = Scene::start().await;
+        eprintln!("scene: {:?}", begun.elapsed());
+        let clients = scene.clients.iter();
+        Self {
+            programs: clients
+                .map(|client| Programs::start(&client.host))
+                .collect(),
+            scene,
+        }
+    }
+
+    /// Waits until at each client exactly those programs are served that `expected` says, in a
+    /// round that began after this call; nothing has leaked then.
+    async fn settles(&mut self, when: &str, expected: impl Fn(&Way) -> &'static [Program]) {
+        self.settle(when, expected).await;
+        for client in &self.scene.clients {
+            if client.counted("leaked") > 0 {
+                let leaks = LEAKS.map(|counter| (counter, client.counted(counter)));
+                panic!("{} leaked {leaks:?}, {when}", client.way.name);
+            }
+        }
+    }
+
+    async fn settle(&mut self, when: &str, expected: impl Fn(&Way) -> &'static [Program]) {
+        let begun = std::time::Instant::now();
+        let clients = self.scene.clients.iter().zip(&mut self.programs);
+        let settling = clients.map(async |(client, programs)| {
+            let expected: BTreeSet<_> = expected(client.way).iter().copied().collect();
+            let mut served = BTreeSet::new();
+            let settled = async {
+                loop {
+                    served = programs.next().await;
+                    if served == expected {
+                        return;
+                    }
+                }
+            };
+            let settled = timeout(SETTLE, settled).await;
+            assert!(
+                settled.is_ok(),
+                "{}, {when}: {served:?} are served instead of {expected:?}",
+                client.way.name
+            );
+        });
+        join_all(settling).await;
+        eprintln!("{when}: {:?}", begun.elapsed());
+    }
+
+    fn right_ways_were_taken(&self) {
+        for client in &self.scene.clients {
+            let counted = client.counted("right");
+            let carries = !client.way.serves.is_empty();
+            assert_eq!(counted > 0, carries, "{}: {counted}", client.way.name);
+        }
+    }
+
+    /// Rules and configs that are good, and some that are refused, while flows come; then rules
+    /// that fail.
+    async fn reload(&mut self) {
+        for turn in 0..RELOADS {
+            let again = |client: &Client| format!("{}// {turn}", client.way.script());
+            self.load(again, true).await;
+            self.load(|_| "fn route(c) { direct(".to_owned(), false)
+                .await;
+            self.load(again, true).await;
+            self.break_configs().await;
+        }
+        self.settles("after reloads", everybody).await;
+        self.load(|_| "fn route(c) { throw \"no\" }".to_owned(), true)
+            .await;
+        self.settles("with rules that fail", nobody).await;
+        self.load(|client| client.way.script(), true).await;
+    }
+
+    /// Has each client refuse a config, and puts the good one back.
+    async fn break_configs(&self) {
+        let loads = self.scene.clients.iter().map(async |client| {
+            let file = client.daemon().folder().join("config.toml");
+            let good = std::fs::read_to_string(&file).unwrap();
+            std::fs::write(&file, format!("{good}\n[rules")).unwrap();
+            let loaded = client.daemon().call("script.load", json!({})).await;
+            loaded.unwrap_err();
+            std::fs::write(file, good).unwrap();
+        });
+        join_all(loads).await;
+    }
+
+    /// Gives each client the rules that `rules` says; they are good or not.
+    async fn load(&self, rules: impl Fn(&Client) -> String, good: bool) {
+        let loads = self.scene.clients.iter().map(async |client| {
+            let file = client.daemon().folder().join("rules.rhai");
+            std::fs::write(file, rules(client)).unwrap();
+            let loaded = client.daemon().call("script.load", json!({})).await;
+            assert_eq!(loaded.is_ok(), good, "{loaded:?}");
+        });
+        join_all(loads).await;
+    }
+
+    /// kill -9 of every client in the middle of a fetch: it ends with an error, and so does what
+    /// comes then.
+    async fn crash(&mut self) {
+        let proxy = format!("socks5h://127.0.0.1:{SOCKS}");
+        let url = format!("http://web.example{LONG_PAGE}");
+        let clients = self.scene.clients.iter();
+        let carrying = clients.filter(|client| client.way.serves.contains(&Program::Socks));
+        let fetches = carrying.map(|client| {
+            let mut command = curl(&client.host, &proxy, &url, &["--limit-rate", LONG_RATE]);
+            command.stdout(std::process::Stdio::null()).spawn().unwrap()
+        });
+        let fetches: Vec<_> = fetches.collect();
+        until("all fetches to be under way", async || {
+            let requests = self.scene.internet.web.requests();
+            let fetched = requests.iter().filter(|request| request.path == LONG_PAGE);
+            (fetched.count() == fetches.len()).then_some(())
+        })
+        .await
+        .unwrap();
+        self.scene.kill_clients();
+        for mut fetch in fetches {
+            let status = timeout(SETTLE, fetch.wait()).await.unwrap().unwrap();
+            assert!(!status.success(), "a fetch ended well");
+        }
+        self.settles("after kill -9", nobody).await;
+    }
+
+    /// With rules that let everything out, and a datagram that the kernel refuses, every counter
+    /// counts.
+    async fn leaks_are_counted(&mut self) {
+        self.load(|_| script("direct()"), true).await;
+        self.settle("with rules that let everything out", |_| ALL)
+            .await;
+        for (number, client) in (0..).zip(&self.scene.clients) {
+            let closed = SocketAddr::from(([9, 50, number, 1], 9));
+            let socket = self.scene.internet.host.udp(([0, 0, 0, 0], 0).into());
+            socket.unwrap().send_to(b"nobody", closed).await.unwrap();
+            for counter in LEAKS {
+                let what = format!("{counter} of {}", client.way.name);
+                let counted = until(&what, async || (client.counted(counter) > 0).then_some(()));
+                counted.await.unwrap();
+            }
+        }
+    }
+}
