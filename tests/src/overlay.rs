@@ -45,10 +45,10 @@ fn route(c) {
     tunnel(words[0], words[1]).carrier(words[2]).timeout("10s").closed()
 }
 "#;
-/// Few decisions are kept: those fill up once, and look like a leak meanwhile. A load that the
-/// machine holds up for a moment comes all at once then.
+/// Few decisions are kept: those fill up once, and look like a leak meanwhile.
 const ALL: &str = "[rules]\nscripts = []\nrecord_decisions = 100\n\
     [metrics]\nlisten = \"127.0.0.1:0\"\n[log]\nlevel = \"info\"\nmask = false\n";
+/// A load that the machine holds up for a moment comes all at once then.
 const LIMITS: &str = "max_circuits = 8192\nmax_circuits_per_peer = 4096";
 
 /// The running network.
@@ -201,7 +201,8 @@ impl Plan {
         setup = match role {
             "client" => setup
                 .script("rules.rhai", SCRIPT)
-                .config(&ALL.replace("[]", "[\"rules.rhai\"]")),
+                .config(&ALL.replace("[]", "[\"rules.rhai\"]"))
+                .config("[limits]\nopening_per_target = 4096"),
             _ => setup.config(ALL),
         };
         if !["client", "friend"].contains(&role) {
