@@ -84,16 +84,22 @@ impl Proof {
     /// Waits until at each client exactly those programs are served that `expected` says, in a
     /// round that began after this call; nothing has leaked then.
     async fn settles(&mut self, when: &str, expected: impl Fn(&Way) -> &'static [Program]) {
-        self.settle(when, expected).await;
+        let complaints = self.settle(when, expected).await;
         for client in &self.scene.clients {
             if client.counted("leaked") > 0 {
                 let leaks = LEAKS.map(|counter| (counter, client.counted(counter)));
                 panic!("{} leaked {leaks:?}, {when}", client.way.name);
             }
         }
+        assert!(complaints.is_empty(), "{complaints:#?}");
     }
 
-    async fn settle(&mut self, when: &str, expected: impl Fn(&Way) -> &'static [Program]) {
+    /// Waits for the same, and says where it did not come.
+    async fn settle(
+        &mut self,
+        when: &str,
+        expected: impl Fn(&Way) -> &'static [Program],
+    ) -> Vec<String> {
         let begun = std::time::Instant::now();
         let clients = self.scene.clients.iter().zip(&mut self.programs);
         let settling = clients.map(async |(client, programs)| {
@@ -108,14 +114,13 @@ impl Proof {
                 }
             };
             let settled = timeout(SETTLE, settled).await;
-            assert!(
-                settled.is_ok(),
-                "{}, {when}: {served:?} are served instead of {expected:?}",
-                client.way.name
-            );
+            let name = client.way.name;
+            let complaint = || format!("{name}, {when}: {served:?} are served, not {expected:?}");
+            settled.is_err().then(complaint)
         });
-        join_all(settling).await;
+        let complaints = join_all(settling).await;
         eprintln!("{when}: {:?}", begun.elapsed());
+        complaints.into_iter().flatten().collect()
     }
 
     fn right_ways_were_taken(&self) {
@@ -199,8 +204,10 @@ impl Proof {
     /// counts.
     async fn leaks_are_counted(&mut self) {
         self.load(|_| script("direct()"), true).await;
-        self.settle("with rules that let everything out", |_| ALL)
+        let complaints = self
+            .settle("with rules that let everything out", |_| ALL)
             .await;
+        assert!(complaints.is_empty(), "{complaints:#?}");
         for (number, client) in (0..).zip(&self.scene.clients) {
             let closed = SocketAddr::from(([9, 50, number, 1], 9));
             let socket = self.scene.internet.host.udp(([0, 0, 0, 0], 0).into());
