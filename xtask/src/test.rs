@@ -16,12 +16,15 @@ use crate::{
 /// proportions.
 const TIME_LIMIT: Duration = Duration::from_secs(50 * 60);
 
-/// Tests that measure are run by themselves, one after the other: what runs beside them would be
-/// measured too.
-const MEASURING: [&str; 5] = [
+/// Tests that measure, or use a machine up, are run by themselves, one after the other.
+const MEASURING: [&str; 9] = [
+    "attrition::",
     "bad_input::",
+    "endurance::",
     "hostile_scripts::",
+    "leaks::",
     "lies::storm::",
+    "moves::",
     "onion_build::",
     "relay_open::",
 ];
