@@ -1,13 +1,17 @@
 //! `cargo xtask bench PART`: measures optimised builds against what the machine can do.
 //!
-//! This builds; the program `wormholes-bench` of the tests crate measures and prints the rows.
+//! This installs what the router is held against, and builds; the program `wormholes-bench` of the
+//! tests crate measures and prints the rows.
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::ValueEnum;
 
-use crate::stage::{Stages, cargo, check, program, target_dir};
+use crate::{
+    setup,
+    stage::{Stages, cargo, check, program, target_dir},
+};
 
 /// What to measure.
 #[derive(Debug, clap::Args)]
@@ -25,18 +29,24 @@ pub(crate) struct Arguments {
 /// The parts that have benches.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Part {
-    /// Bulk, echo, new flows, CPU and memory, for each kind of tunnel.
+    /// Bulk, echo, new flows, CPU and memory, for each kind of tunnel, against its floors.
     Router,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let mut stages = Stages::new();
+    let sing_box = stages.run("setup", || {
+        setup::packages(setup::BENCH_TOOLS)?;
+        setup::sing_box()
+    })?;
     stages.run("build", || {
         check(cargo().args(["build", "--release", "--workspace", "--bins", "--locked"]))
     })?;
     let binaries = target_dir().join("release");
     let mut bench = program(binaries.join("wormholes-bench"));
-    bench.env("WORMHOLES_BIN_DIR", &binaries);
+    bench
+        .env("WORMHOLES_BIN_DIR", &binaries)
+        .env("WORMHOLES_SING_BOX", sing_box);
     match arguments.part {
         Part::Router => bench.arg("router"),
     };

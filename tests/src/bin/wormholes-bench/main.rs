@@ -1,7 +1,8 @@
 //! Measures the router against what the machine can do, and prints a row for each figure.
 //!
-//! The nodes are separate processes of the optimised `wormholed`; the load and the bare quinn
-//! stream run here, and each end of the quinn forward in a process of this program.
+//! The nodes are separate processes of the optimised `wormholed`, and the rivals are processes too;
+//! the load's server and each end of the quinn forward are processes of this program. The load's
+//! clients and the bare quinn streams run here.
 
 #![allow(
     clippy::print_stdout,
@@ -9,33 +10,40 @@
     reason = "a command line tool speaks on its standard streams"
 )]
 
+mod alone;
+mod bulk;
 mod decisions;
+mod echo;
+mod floors;
+mod ground;
+mod idle;
 mod load;
 mod network;
+mod onion_build;
 mod process;
 mod reference;
-mod rows;
+mod rival;
+mod route;
+mod row;
+mod task;
+mod turns;
 
-use std::{
-    env,
-    net::SocketAddr,
-    process::{ExitCode, Stdio},
-};
+use std::{env, process::ExitCode};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use data_encoding::HEXLOWER;
 use serde_json::json;
-use tokio::{
-    io::{AsyncBufReadExt, BufReader},
-    process::{Child, Command},
-};
+use wormholes_tests::raise_file_limit;
 
 use crate::{
-    load::Way,
-    network::Network,
+    ground::Ground,
     reference::FarEnd,
-    rows::{Row, Selection},
+    row::{HEADING, Row},
+    task::Task,
 };
+
+/// Idle flows have an end here and one at the load's server, in another process.
+const OPEN_FILES: u64 = 15_000;
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -43,6 +51,7 @@ async fn main() -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let outcome = match arguments.as_slice() {
         ["router", options @ ..] => router(options).await,
+        ["load"] => load().await,
         ["far-end", target] => far_end(target).await,
         ["near-end", address, certificate] => near_end(address, certificate).await,
         _ => Err(anyhow::anyhow!(
@@ -58,54 +67,56 @@ async fn main() -> ExitCode {
     }
 }
 
-/// The rows of the router. Floors that are missed are shown, and fail the command.
+/// The rows of the router. Floors that are missed are shown, and fail the command; so do rows that
+/// cannot be measured.
 async fn router(options: &[&str]) -> Result<ExitCode> {
-    let (json, selection) = match options {
-        [] => (false, Selection::All),
-        ["--json"] => (true, Selection::All),
-        ["--only", text] => (false, Selection::Holding((*text).to_owned())),
-        ["--json", "--only", text] => (true, Selection::Holding((*text).to_owned())),
+    let (json, only) = match options {
+        [] => (false, ""),
+        ["--json"] => (true, ""),
+        ["--only", text] => (false, *text),
+        ["--json", "--only", text] => (true, *text),
         _ => bail!("expected [--json] [--only TEXT]"),
     };
-    let server = load::start_server().await?;
-    let network = Network::start(server).await?;
-    let (_processes, forward) = start_forward(server).await?;
-    let mut rows = Vec::new();
-    eprintln!("{}", rows::heading());
-    rows::measure(&network, &forward, &Way::Tcp(server), &selection, |row| {
-        eprintln!("{}", row.line());
-        rows.push(row);
-    })
-    .await?;
-    if json {
-        println!("{}", json!({ "rows": rows }));
+    raise_file_limit(OPEN_FILES)?;
+    let wanted = |task: &Task| task.rows().iter().any(|row| row.contains(only));
+    let tasks: Vec<Task> = Task::all().into_iter().filter(wanted).collect();
+    if tasks.is_empty() {
+        bail!("no row's name holds {only:?}");
     }
-    Ok(if rows.iter().all(Row::ok) {
+    let mut ground = Ground::new().await?;
+    let (mut rows, mut failed) = (Vec::new(), Vec::new());
+    eprintln!("{HEADING}");
+    for task in tasks {
+        match task.measure(&mut ground).await {
+            Ok(measured) => {
+                for row in measured.into_iter().filter(|row| row.name().contains(only)) {
+                    eprintln!("{}", row.line());
+                    rows.push(row);
+                }
+            }
+            // The others can be measured all the same.
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                failed.push(json!({ "rows": task.rows(), "error": format!("{error:#}") }));
+            }
+        }
+    }
+    if json {
+        println!("{}", json!({ "rows": rows, "failed": failed }));
+    }
+    let ok = failed.is_empty() && rows.iter().all(Row::ok);
+    Ok(if ok {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     })
 }
 
-/// Starts the quinn forward to `target`: a process for each end, which ends with this one.
-async fn start_forward(target: SocketAddr) -> Result<([Child; 2], Way)> {
-    let (far, said) = start(&["far-end", &target.to_string()]).await?;
-    let (address, certificate) = said.split_once(' ').context("no certificate")?;
-    let (near, said) = start(&["near-end", address, certificate]).await?;
-    Ok(([far, near], Way::Tcp(said.parse()?)))
-}
-
-/// Starts this program again, and reads the first line that it says.
-async fn start(words: &[&str]) -> Result<(Child, String)> {
-    let mut child = Command::new(env::current_exe()?)
-        .args(words)
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()?;
-    let output = child.stdout.take().context("no output")?;
-    let said = BufReader::new(output).lines().next_line().await?;
-    let said = said.with_context(|| format!("{words:?} ended"))?;
-    Ok((child, said))
+/// Says where it listens, and takes the load until it is killed.
+async fn load() -> Result<ExitCode> {
+    raise_file_limit(OPEN_FILES)?;
+    println!("{}", load::start_server().await?);
+    std::future::pending().await
 }
 
 /// Says where it listens and with which certificate, and forwards until it is killed.

@@ -1,21 +1,20 @@
-//! The nodes that the router's rows run over: a client, a server that offers the load's server as
-//! a service, a friend that offers it behind a relay, and two hops.
+//! The nodes that rows run over, all of them on one carrier: a client, a server that offers the
+//! load's server as a service, a friend that offers it behind a relay, and two hops. And a node
+//! that knows nobody.
 
 use std::net::SocketAddr;
 
-use anyhow::Result;
-use wormholes_proto::{Host, Target};
-use wormholes_tests::{Daemon, Setup};
+use anyhow::{Context, Result};
+use wormholes_proto::CarrierKind;
+use wormholes_tests::{Daemon, Metrics, Setup};
 
-use crate::load::Way;
+use crate::{ground::Course, load::Way, route::Tunnel};
 
 /// The entrance decides the tunnel.
 const SCRIPT: &str = r#"
 fn route(c) {
     switch c.label {
-        "direct" => direct(),
-        "service" => c.node.direct().carrier("quic").closed(),
-        "service-tcp" => c.node.direct().carrier("tcp").closed(),
+        "service" => c.node.direct().closed(),
         "relay" => c.node.relayed("relay").closed(),
         "onion1" => onion(1).to(c.node).closed(),
         "onion3" => onion(3).to(c.node).closed(),
@@ -24,34 +23,16 @@ fn route(c) {
 }
 "#;
 
-/// The same service, asked for by the client.
+/// The service, asked for by the client of the entrance.
 const SOCKS: &str = "[[entrance]]\nkind = \"socks5\"\nlisten = \"127.0.0.1:0\"\n\
      label = \"service\"";
 
 /// A role with places for more flows than are measured at once.
 const ROLE: &str = "enabled = true\nmax_circuits = 8192\nmax_circuits_per_peer = 8192";
 
-/// A kind of tunnel that is measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Route {
-    /// A local dial.
-    Direct,
-    /// A service of a peer over QUIC.
-    Service,
-    /// The same over TCP.
-    ServiceTcp,
-    /// The same through a relay.
-    Relay,
-    /// The same over one hop, the peer itself.
-    Onion1,
-    /// The same over three hops.
-    Onion3,
-}
-
 /// The running nodes.
 #[derive(Debug)]
 pub(crate) struct Network {
-    load: SocketAddr,
     client: Daemon,
     server: Daemon,
     relay: Daemon,
@@ -59,55 +40,16 @@ pub(crate) struct Network {
     hops: [Daemon; 2],
 }
 
-impl Route {
-    /// In the order of the table.
-    pub(crate) const ALL: [Self; 6] = [
-        Self::Direct,
-        Self::Service,
-        Self::ServiceTcp,
-        Self::Relay,
-        Self::Onion1,
-        Self::Onion3,
-    ];
-
-    /// As rows call it.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Direct => "local direct",
-            Self::Service => "service over QUIC",
-            Self::ServiceTcp => "service over TCP carrier",
-            Self::Relay => "relay",
-            Self::Onion1 => "onion(1)",
-            Self::Onion3 => "onion(3)",
-        }
-    }
-
-    /// The label of its entrance.
-    fn label(self) -> &'static str {
-        match self {
-            Self::Direct => "direct",
-            Self::Service => "service",
-            Self::ServiceTcp => "service-tcp",
-            Self::Relay => "relay",
-            Self::Onion1 => "onion1",
-            Self::Onion3 => "onion3",
-        }
-    }
-
-    /// What is asked for.
-    fn target(self, load: SocketAddr) -> Target {
-        let service_of = |node: &str| Target::new(Host::Name(format!("load.{node}.wh")), 80);
-        match self {
-            Self::Direct => load.into(),
-            Self::Service | Self::ServiceTcp | Self::Onion1 | Self::Onion3 => service_of("server"),
-            Self::Relay => service_of("friend"),
-        }
-    }
-}
-
 impl Network {
     /// Starts the nodes; `load` is where the load's server listens.
-    pub(crate) async fn start(load: SocketAddr) -> Result<Self> {
+    ///
+    /// # Errors
+    /// When one does not start.
+    pub(crate) async fn start(load: SocketAddr, carrier: CarrierKind) -> Result<Self> {
+        let setup = |name: &str| {
+            let keys = format!("carriers = [\"{}\"]", carrier.as_str());
+            anyhow::Ok(as_shipped(name)?.node(&keys))
+        };
         let service = format!("[[service]]\nname = \"load\"\ntarget = \"{load}\"\nmin_trust = 0");
         let client = setup("client")?;
         let friend = setup("friend")?;
@@ -136,17 +78,11 @@ impl Network {
             .config(&format!("{}register = true", peer_section(&relay)))
             .start()
             .await?;
-        let forwards = Route::ALL.map(|route| {
-            format!(
-                "[[entrance]]\nkind = \"tcp\"\nlisten = \"127.0.0.1:0\"\n\
-                 target = \"{}\"\nlabel = \"{}\"\n",
-                route.target(load),
-                route.label()
-            )
-        });
+        let forwards = Tunnel::ALL.map(|tunnel| forward(tunnel.target(), tunnel.label()));
         let client = client
             .config(&forwards.concat())
             .config(SOCKS)
+            .config("[metrics]\nlisten = \"127.0.0.1:0\"")
             .script("bench.rhai", SCRIPT)
             .peer(&relay, 2)
             .peer(&server, 2)
@@ -156,7 +92,6 @@ impl Network {
             .start()
             .await?;
         Ok(Self {
-            load,
             client,
             server,
             relay,
@@ -165,40 +100,70 @@ impl Network {
         })
     }
 
-    /// How the load gets to its server by this route: over a TCP entrance, as over any forward.
-    pub(crate) fn way(&self, route: Route) -> Result<Way> {
-        Ok(Way::Tcp(self.client.entrance(route.label())?))
-    }
-
-    /// The way of [`Route::Service`], over a SOCKS5 entrance.
-    pub(crate) fn socks_way(&self) -> Result<Way> {
-        Ok(Way::Socks {
-            entrance: self.client.entrance("socks5")?,
-            target: Route::Service.target(self.load),
-        })
-    }
-
-    /// The processes on the way.
-    pub(crate) fn pids(&self, route: Route) -> Vec<u32> {
-        let client = &self.client;
-        let on_the_way = match route {
-            Route::Direct => vec![client],
-            Route::Service | Route::ServiceTcp | Route::Onion1 => vec![client, &self.server],
-            Route::Relay => vec![client, &self.relay, &self.friend],
-            Route::Onion3 => vec![client, &self.hops[0], &self.hops[1], &self.server],
+    /// How the load gets to its server: over a TCP entrance, as over any forward.
+    ///
+    /// # Errors
+    /// When the client has no entrance for that tunnel.
+    pub(crate) fn course(&self, tunnel: Tunnel) -> Result<Course> {
+        let others = match tunnel {
+            Tunnel::Service | Tunnel::Onion1 => vec![&self.server],
+            Tunnel::Relay => vec![&self.relay, &self.friend],
+            Tunnel::Onion3 => vec![&self.hops[0], &self.hops[1], &self.server],
         };
-        on_the_way.into_iter().map(Daemon::pid).collect()
+        Course::over(&self.client, tunnel.label(), &others)
     }
 
-    /// The client's process.
-    pub(crate) fn client_pid(&self) -> u32 {
-        self.client.pid()
+    /// The course of [`Tunnel::Service`], over a SOCKS5 entrance.
+    ///
+    /// # Errors
+    /// As [`Self::course`].
+    pub(crate) fn socks_course(&self) -> Result<Course> {
+        let mut course = Course::over(&self.client, "socks5", &[&self.server])?;
+        course.way = Way::Socks {
+            entrance: self.client.entrance("socks5")?,
+            target: Tunnel::Service.target(),
+        };
+        Ok(course)
+    }
+
+    /// How many circuits of onions the client has built so far.
+    ///
+    /// # Errors
+    /// When the client is gone.
+    pub(crate) async fn circuits_built(&self) -> Result<f64> {
+        let metrics = Metrics::read(&self.client).await;
+        let metrics = metrics.context("the client's metrics")?;
+        Ok(metrics.get("wormholes_onion_circuits_total{outcome=\"built\"}"))
     }
 }
 
+/// A node that knows nobody, with one entrance whose flows are dialled from here.
+///
+/// # Errors
+/// When it does not start.
+pub(crate) async fn alone(load: SocketAddr) -> Result<Daemon> {
+    direct_only(load)?.start().await
+}
+
+/// What [`alone`] starts.
+///
+/// # Errors
+/// When its folder cannot be made.
+pub(crate) fn direct_only(load: SocketAddr) -> Result<Setup> {
+    let setup = as_shipped("alone")?.config(&forward(load, "direct"));
+    Ok(setup.script("direct.rhai", "fn route(c) { direct() }"))
+}
+
 /// A node that logs as it does by default: lines for debugging would be measured too.
-fn setup(name: &str) -> Result<Setup> {
+fn as_shipped(name: &str) -> Result<Setup> {
     Ok(Setup::new(name)?.config("[log]"))
+}
+
+fn forward(target: impl std::fmt::Display, label: &str) -> String {
+    format!(
+        "[[entrance]]\nkind = \"tcp\"\nlisten = \"127.0.0.1:0\"\n\
+         target = \"{target}\"\nlabel = \"{label}\"\n"
+    )
 }
 
 fn peer_section(peer: &Daemon) -> String {

@@ -20,6 +20,8 @@ use tokio::{
     time::Instant,
 };
 
+use crate::load::{self, Echo};
+
 /// The windows of both references.
 const STREAM_WINDOW_BYTES: u32 = 6 << 20;
 const SOCKET_BUFFER_BYTES: usize = 7 << 20;
@@ -131,6 +133,22 @@ pub(crate) async fn quinn_bulk(streams: usize, time: Duration) -> Result<f64> {
         written??;
     }
     Ok(rate)
+}
+
+/// A byte over one bare quinn stream, with nothing at its ends.
+pub(crate) async fn quinn_echo(time: Duration) -> Result<Echo> {
+    let (server, far) = server()?;
+    let ((_endpoint, near), far) = tokio::try_join!(connect(&far), accept(&server))?;
+    let echo = tokio::spawn(async move {
+        let (mut send, mut receive) = far.accept_bi().await?;
+        copy(&mut receive, &mut send).await?;
+        send.finish()?;
+        anyhow::Ok(())
+    });
+    let (send, receive) = near.open_bi().await?;
+    let measured = load::echo_over(tokio::io::join(receive, send), time).await?;
+    echo.await??;
+    Ok(measured)
 }
 
 /// Forwards each stream that comes over quinn to `target`, until the runtime ends.
