@@ -103,8 +103,10 @@ pub(crate) async fn run(core: &NodeCore, asked: Asked, local: LocalEnd) {
             return local.refuse(refusal).await;
         }
     };
-    let (local, route, opening) = match open(core, &flow, &asked, local).await {
-        Ok(open) => open,
+    // Boxed: a flow that is open needs no room for how it was opened.
+    let open = Box::pin(open(core, &flow, &asked, local));
+    let (local, route, opening) = match open.await {
+        Ok(opened) => opened,
         Err((local, refusal)) => {
             record::refused(core, &flow, &refusal);
             if let Some(local) = local {
@@ -143,8 +145,7 @@ async fn open<'a>(
         Err(refusal) => return Err((Some(local), refusal)),
     };
     loop {
-        // Boxed: a flow that is open needs no room for how it was opened.
-        let travel = Box::pin(decide::travel(&mut trip));
+        let travel = decide::travel(&mut trip);
         match waited_for(core, asked, &mut local, travel).await {
             Ok(Some(route)) => return Ok((local, route, trip.opening)),
             Ok(None) => {

@@ -258,18 +258,25 @@ async fn serve_stream(network: Arc<Network>, link: Link, mut pipe: Pipe, welcome
     serve_open(&network, &asker, &link, open, pipe).await;
 }
 
+/// Each is boxed: a stream needs no room for what it was not opened for.
 async fn serve_open(network: &Arc<Network>, asker: &Asker, link: &Link, open: Open, pipe: Pipe) {
     match open {
         Open::Exit(..) | Open::Resolve(_) | Open::Service(..) if asker.way == Way::Peer => {
-            serve_target(network, asker, open, pipe).await;
+            Box::pin(serve_target(network, asker, open, pipe)).await;
         }
         Open::Records if asker.way == Way::Peer => records::serve(network, pipe).await,
         Open::Register(record) if asker.way == Way::Peer => {
             relay::register(network, asker, &record, pipe).await;
         }
-        Open::Relay(to) if asker.way == Way::Peer => relay::serve(network, asker, to, pipe).await,
-        Open::Relayed if asker.way == Way::Peer => relay::called(network, link, pipe).await,
-        Open::Create { key_id, slots } => hop::serve(network, asker, &key_id, &slots, pipe).await,
+        Open::Relay(to) if asker.way == Way::Peer => {
+            Box::pin(relay::serve(network, asker, to, pipe)).await
+        }
+        Open::Relayed if asker.way == Way::Peer => {
+            Box::pin(relay::called(network, link, pipe)).await
+        }
+        Open::Create { key_id, slots } => {
+            Box::pin(hop::serve(network, asker, &key_id, &slots, pipe)).await
+        }
         Open::Exit(..)
         | Open::Resolve(_)
         | Open::Service(..)

@@ -93,7 +93,8 @@ pub(super) async fn serve(door: &Arc<Door>, visitor: Visitor, core: Arc<NodeCore
                 login: request.login,
                 port,
             };
-            association.serve(door, &core).await;
+            // Boxed: rare, and larger than the rest.
+            Box::pin(association.serve(door, &core)).await;
         }
     }
 }
