@@ -27,6 +27,7 @@ use crate::{
     config::{EntranceConfig, EntranceKind},
     flow::{self, Asked, Ends, LocalEnd},
     node::NodeCore,
+    pipe,
 };
 
 pub use http::{origin_form, proxy_target};
@@ -246,6 +247,7 @@ fn listen(address: SocketAddr) -> io::Result<(Socket, SocketAddr)> {
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
+    pipe::set_options(&socket);
     let listener = TcpListener::from_std(socket.into())?;
     let address = listener.local_addr()?;
     Ok((Socket::Tcp(listener), address))

@@ -18,7 +18,7 @@ mod stream;
 mod tcp;
 mod toll;
 
-use std::{fmt, io::ErrorKind, sync::Arc, time::Duration};
+use std::{fmt, io::ErrorKind, os::fd::AsFd, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
@@ -187,9 +187,12 @@ impl Pipe {
 
     /// A TCP connection from which `ahead` was read already.
     pub fn tcp_ahead(stream: TcpStream, ahead: Bytes) -> Self {
-        // Small messages go at once; without it they only go later.
-        let _ = stream.set_nodelay(true);
-        keep_alive(&stream);
+        set_options(&stream);
+        Self::accepted(stream, ahead)
+    }
+
+    /// The same of a connection that a listener took for which [`set_options`] was called.
+    pub(crate) fn accepted(stream: TcpStream, ahead: Bytes) -> Self {
         let (reader, writer) = stream.into_split();
         Self::new(
             Source::Tcp(TcpReader::new(reader)),
@@ -504,12 +507,20 @@ impl PipeWriter {
     }
 }
 
+/// For a TCP connection, or for a listener, whose connections have its options (Linux; tcp(7)): one
+/// call in the place of four for each of them.
+pub(crate) fn set_options(socket: &impl AsFd) {
+    // Small messages go at once; without it they only go later.
+    let _ = socket2::SockRef::from(socket).set_tcp_nodelay(true);
+    keep_alive(socket);
+}
+
 /// An end that vanished without a word gives its place back, if late.
-pub(crate) fn keep_alive(stream: &TcpStream) {
+pub(crate) fn keep_alive(socket: &impl AsFd) {
     let keepalive = socket2::TcpKeepalive::new()
         .with_time(KEEPALIVE)
         .with_interval(KEEPALIVE_RETRY);
-    let _ = socket2::SockRef::from(stream).set_tcp_keepalive(&keepalive);
+    let _ = socket2::SockRef::from(socket).set_tcp_keepalive(&keepalive);
 }
 
 pub(crate) fn broken(error: &std::io::Error) -> PipeError {

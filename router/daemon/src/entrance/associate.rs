@@ -17,7 +17,6 @@ use crate::{
     flow::{Ends, Login},
     network::Network,
     node::NodeCore,
-    pipe::keep_alive,
 };
 
 /// Flows of one association at once: pairs of it and a target. A program that asks many, like a
@@ -61,7 +60,6 @@ impl Association {
         };
         let _own = Own::new(&core.network, address);
         answer(&mut stream, SocksReply::Succeeded, Some(address)).await;
-        keep_alive(&stream);
         let desk = Desk {
             door: Arc::clone(door),
             core: Arc::clone(core),

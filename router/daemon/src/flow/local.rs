@@ -70,12 +70,12 @@ impl LocalEnd {
                 stream,
                 ahead,
                 version,
-            } => Pipe::tcp_ahead(answer_socks(stream, version).await?, ahead),
+            } => Pipe::accepted(answer_socks(stream, version).await?, ahead),
             Self::Connect { answer, upgrade } => {
                 let (stream, ahead) = answer_connect(answer, upgrade).await?;
-                Pipe::tcp_ahead(stream, ahead)
+                Pipe::accepted(stream, ahead)
             }
-            Self::Tcp { stream, ahead } => Pipe::tcp_ahead(stream, ahead),
+            Self::Tcp { stream, ahead } => Pipe::accepted(stream, ahead),
             Self::Datagrams(end) => {
                 let datagrams = DatagramPipe::program(end, core.network.counters());
                 return Some(Side::Datagrams(datagrams));
@@ -129,7 +129,7 @@ impl LocalEnd {
                 let _ = answer.send(Err(refusal));
             }
             // Dropping a pipe resets the connection: what a program sees of a refused one.
-            Self::Tcp { stream, .. } => drop(Pipe::tcp(stream)),
+            Self::Tcp { stream, ahead } => drop(Pipe::accepted(stream, ahead)),
             Self::Datagrams(end) => end.queue.refuse(),
         }
     }
