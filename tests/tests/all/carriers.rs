@@ -6,11 +6,16 @@ use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    time::timeout,
 };
-use wormholes_tests::{Daemon, EchoServer, Link, Namespace, Setup, socks5_ask, until};
+use wormholes_proto::{Host, Target};
+use wormholes_tests::{
+    Association, Daemon, EchoServer, LIMIT, Link, Namespace, Setup, socks5_ask, until,
+};
 
 const SCRIPT: &str = r#"
 fn route(c) {
+    if c.user == "onion" { return onion(1).to(peer("exit")).exit().closed(); }
     switch c.port {
         1 => peer("exit").direct().closed(),
         2 => peer("friend").relayed(relay("relay")).closed(),
@@ -32,22 +37,26 @@ const COUNT: &str = "table inet carried {
         oifname != lo meta l4proto tcp counter name segments
     }
 }";
-/// No datagram passes; nobody is told.
+/// No datagram passes between the hosts; nobody is told.
 const NO_UDP: &str = "table inet censor {
     counter blocked { }
     chain output {
         type filter hook output priority 1;
-        meta l4proto udp counter name blocked drop
+        oifname != lo meta l4proto udp counter name blocked drop
     }
     chain input {
         type filter hook input priority 1;
-        meta l4proto udp drop
+        iifname != lo meta l4proto udp drop
     }
 }";
 
+/// A name that the exit knows.
+const FAR: &str = "far.example";
 const HERE: Ipv4Addr = Ipv4Addr::new(10, 72, 1, 1);
 const THERE: Ipv4Addr = Ipv4Addr::new(10, 72, 1, 2);
 const BULK_BYTES: usize = 1 << 20;
+const DATAGRAMS: usize = 100;
+const DATAGRAM_BYTES: usize = 1000;
 /// Keep-alives, acknowledgements, records.
 const SMALL_BYTES: u64 = 100_000;
 
@@ -97,7 +106,7 @@ impl Scene {
             "{exit}\n[[service]]\nname = \"echo\"\ntarget = \"{}\"\nmin_trust = 0",
             echo.address()
         );
-        let exit = listening("exit", &service);
+        let exit = listening("exit", &service).name(FAR, Ipv4Addr::LOCALHOST.into());
         let exit = exit.start().await.unwrap();
         let client = client.entrances().script("rules.rhai", SCRIPT);
         let client = client.peer(&relay, 2).peer(&exit, 2);
@@ -138,6 +147,39 @@ impl Scene {
         [after[0] - before[0], after[1] - before[1]]
     }
 
+    /// Has an association of this user send datagrams to a name that the exit knows, and come back.
+    async fn datagrams(&self, user: &str) -> [u64; 2] {
+        let echo = self.there.udp((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let target = Target::new(Host::parse(FAR).unwrap(), echo.local_addr().unwrap().port());
+        let answering = async {
+            let mut datagram = [0; DATAGRAM_BYTES];
+            loop {
+                let (len, from) = echo.recv_from(&mut datagram).await.unwrap();
+                echo.send_to(&datagram[..len], from).await.unwrap();
+            }
+        };
+        let asking = async {
+            let entrance = self.client.entrance("socks5").unwrap();
+            let control = self.here.connect(entrance).unwrap();
+            let socket = self.here.udp((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+            let association = Association::open(control, socket, Some(user))
+                .await
+                .unwrap();
+            let before = self.carried();
+            for number in 0..DATAGRAMS {
+                let sent = [number as u8; DATAGRAM_BYTES];
+                let back = association.ask(&target, &sent).await.unwrap();
+                assert_eq!(back, sent, "{user}");
+            }
+            let after = self.carried();
+            [after[0] - before[0], after[1] - before[1]]
+        };
+        tokio::select! {
+            carried = timeout(LIMIT, asking) => carried.expect("datagrams come back"),
+            () = answering => unreachable!("it answers for ever"),
+        }
+    }
+
     fn carried(&self) -> [u64; 2] {
         ["datagrams", "segments"].map(|counter| self.here.counted_bytes(counter).unwrap())
     }
@@ -159,6 +201,7 @@ async fn where_udp_is_blocked_everything_goes_over_tcp() {
         ("echo.friend.wh", 2),
         ("echo.exit.wh", 3),
         (&outside.ip().to_string(), outside.port()),
+        (FAR, outside.port()),
     ] {
         let [udp, tcp] = scene.moved(host, port).await;
         assert!(
@@ -166,8 +209,15 @@ async fn where_udp_is_blocked_everything_goes_over_tcp() {
             "{host}:{port}: {udp} and {tcp}"
         );
     }
-    let blocked = |host: &Namespace| host.counted("blocked").unwrap();
-    assert!(blocked(&scene.here) > 0 && blocked(&scene.there) > 0);
+    for user in ["direct", "onion"] {
+        let [udp, tcp] = scene.datagrams(user).await;
+        assert!(
+            udp < SMALL_BYTES && tcp > DATAGRAMS as u64 * DATAGRAM_BYTES as u64,
+            "{user}: {udp} and {tcp}"
+        );
+    }
+    let tried = scene.here.counted("blocked").unwrap();
+    assert!(tried > 0, "QUIC was tried");
     let carriers = scene.carriers().await;
     assert!(
         carriers.len() >= 2 && carriers.iter().all(|carrier| carrier == "tcp"),

@@ -564,23 +564,17 @@ async fn a_hop_that_demands_a_friend_learns_who_calls() {
         NetworkOptions::default(),
     );
     befriend(&[&client, &hop]);
-    let opened = client
-        .network
-        .open(&onion(1), &request(echo))
-        .await
-        .unwrap();
-    assert_eq!(exchange(opened, b"friend").await.unwrap(), b"friend");
+    let opened = client.network.open(&onion(1), &request(echo)).await;
+    let answer = exchange(opened.unwrap(), b"friend").await.unwrap();
+    assert_eq!(answer, b"friend");
     let served = hop.network.hop_status().nodes;
     assert_eq!(served[0].id, client.network.id());
 
     // It is nobody's friend here any more: no door opens by this node's own name.
     client.network.set_peers(&[]);
-    let error = client
-        .network
-        .open(&onion(1), &request(echo))
-        .await
-        .unwrap_err();
-    assert!(error.to_string().contains("denied"), "{error}");
+    let refused = client.network.open(&onion(1), &request(echo)).await;
+    let why = refused.unwrap_err().to_string();
+    assert!(why.contains("denied"), "{why}");
 }
 
 #[tokio::test]
