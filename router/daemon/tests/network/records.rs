@@ -58,7 +58,10 @@ async fn a_peer_that_invents_nodes_keeps_nobody_out() {
     for _ in 0..5000 {
         liar.network.add_record(invented_hop());
     }
-    let honest: Vec<SignedRecord> = (0..8).map(|_| invented_hop()).collect();
+    // A set goes by ids, and a book that holds one more record of its own has no place for the last
+    // of a full one, until it has not been told of another for a while.
+    let honest = std::iter::repeat_with(invented_hop).filter(|hop| hop.id().as_bytes()[0] < 0xf0);
+    let honest: Vec<SignedRecord> = honest.take(8).collect();
     for record in &honest {
         hub.network.add_record(record.clone());
     }
