@@ -19,8 +19,8 @@ const MAX_DECISIONS: usize = 256;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// What a thread of the runtime has; the deepest script was tried on it.
 const STACK_BYTES: usize = 2 << 20;
-/// How far the threads give way: each of them gets a tenth of what a thread with flows does.
-const GIVE_WAY: i32 = 10;
+/// How far the threads give way: each of them gets a thirtieth of what a thread with flows does.
+const GIVE_WAY: i32 = 15;
 
 /// The threads; none runs before it is needed. Dropping this ends them, each after what it does.
 pub(crate) struct Deciders {
