@@ -341,7 +341,9 @@ impl Peers {
             seats.keys().filter(|other| of_its_kind(other)).count() >= self.max_seats
         };
         if is_full(&seats) {
-            seats.retain(|_, seat| Arc::strong_count(seat) > 1 || seat.link().is_some());
+            // One whose connections are only silent may come back.
+            let stands = |seat: &Seat| seat.links().iter().any(|link| !link.is_closed());
+            seats.retain(|_, seat| Arc::strong_count(seat) > 1 || stands(seat));
         }
         if is_full(&seats) && !is_peer(&id) {
             let others = seats.iter().filter(|(other, _)| of_its_kind(other));
@@ -403,7 +405,9 @@ impl Seat {
     fn take(&self, link: Link) {
         let mut links = self.links();
         if links.len() >= MAX_LINKS_PER_SEAT {
-            links.remove(0).close(CloseCode::Done);
+            // Flows live on as long as there is one without any.
+            let idle = links.iter().position(|link| link.idle_since().is_some());
+            links.remove(idle.unwrap_or(0)).close(CloseCode::Done);
         }
         links.push(link);
     }

@@ -20,9 +20,9 @@ use crate::pipe::FlowBytes;
 
 /// A loop comes round thousands of times meanwhile; of programs that only send, few begin to send to
 /// one target.
-const LINGER: Duration = Duration::from_secs(5);
-/// How soon it is noticed that the target said something. Most flows end sooner and cost no look.
-const LOOK_PERIOD: Duration = Duration::from_millis(250);
+const LINGER: Duration = Duration::from_secs(2);
+/// The first look at whether the target said something; each after it takes twice as long to come.
+const FIRST_LOOK: Duration = Duration::from_millis(10);
 
 /// The targets that flows are opening to.
 #[derive(Debug)]
@@ -113,9 +113,10 @@ impl Drop for Opening<'_> {
 /// Lets a flow that stands count on for a while. Never ends.
 pub(super) async fn linger(opening: Option<Opening<'_>>, bytes: &FlowBytes) {
     if let Some(opening) = opening {
-        let until = Instant::now() + LINGER;
+        let (until, mut pause) = (Instant::now() + LINGER, FIRST_LOOK);
         while bytes.down.load(Relaxed) == 0 && Instant::now() < until {
-            tokio::time::sleep(LOOK_PERIOD).await;
+            tokio::time::sleep(pause).await;
+            pause *= 2;
         }
         drop(opening);
     }
