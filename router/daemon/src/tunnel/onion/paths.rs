@@ -22,6 +22,9 @@ const EXIT_GUARDS_FILE: &str = "exit-guards.json";
 /// one of them all the same.
 const MAX_DRAWS: usize = 16;
 
+/// The same path drawn again so often in a row: there is hardly another one.
+const MAX_SAME_DRAWS: usize = 3;
+
 /// Paths in use, and the guards.
 #[derive(Debug)]
 pub(super) struct Paths {
@@ -129,13 +132,14 @@ impl Paths {
             kept.save(network, &guards);
         }
         let mut path = choose_path(&candidates, &key.request, &guards, now, &mut rng)?;
+        let mut n_same = 0;
         for _ in 1..MAX_DRAWS {
             if !self.cache().holds(&path) {
                 break;
             }
             let other = choose_path(&candidates, &key.request, &guards, now, &mut rng)?;
-            // There is hardly another one.
-            if other == path {
+            n_same = if other == path { n_same + 1 } else { 0 };
+            if n_same == MAX_SAME_DRAWS {
                 break;
             }
             path = other;
