@@ -201,9 +201,8 @@ impl Records {
     /// Fetches the whole set of one peer; whether anything is new.
     pub(crate) async fn fetch(&self, link: &Link, counters: &Counters) -> Result<bool, FetchError> {
         let fetch = async {
-            let pipe = link.open().await?;
-            link.while_alive(self.fetch_set(link, pipe, counters))
-                .await?
+            let set = async { self.fetch_set(link, link.open().await?, counters).await };
+            link.while_alive(set).await?
         };
         let result = tokio::time::timeout(FETCH_TIMEOUT, fetch).await;
         let result = result.unwrap_or(Err(FetchError::TimedOut));

@@ -125,8 +125,8 @@ async fn register(network: &Arc<Network>, relay: NodeId) -> Result<Link, String>
         .connect(relay, None)
         .await
         .map_err(|error| error.to_string())?;
-    let mut pipe = link.open().await.map_err(|error| error.to_string())?;
     let ask = async {
+        let mut pipe = link.open().await.map_err(|error| error.to_string())?;
         let record = network.own_record().bytes().to_vec();
         let sent = pipe.writer.send_open(&Open::Register(record)).await;
         sent.map_err(|error| error.to_string())?;

@@ -456,10 +456,10 @@ async fn ask_over<T, F: Future<Output = Result<T, OpenError>>>(
     ask: impl Fn(Pipe) -> F,
     has_time: bool,
 ) -> Result<Result<T, OpenError>, LinkError> {
-    let asked = ask(link.open().await?);
+    let asked = async { Ok(ask(link.open().await?).await) };
     let asked = match has_time {
-        true => asked.await,
-        false => link.while_alive(asked).await?,
+        true => asked.await?,
+        false => link.while_alive(asked).await??,
     };
     match asked {
         Err(OpenError::Broken { .. }) if link.is_closed() => Err(link.closed().await),

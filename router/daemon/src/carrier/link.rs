@@ -97,24 +97,25 @@ impl Link {
         }
     }
 
-    /// Opens a stream. Waits while the other end allows no more.
+    /// Opens a stream. Waits while the other end allows no more, and for what carries it; who
+    /// wants to know soon that there is none does it [`while_alive`](Self::while_alive).
     ///
     /// # Errors
     /// [`LinkError`] when the connection is gone, or silent.
     pub(crate) async fn open(&self) -> Result<Pipe, LinkError> {
-        match &self.connection {
-            Connection::Quic(quic) => {
-                let (send, recv) = tokio::select! {
-                    // Where no stream is left nothing is sent, so that nothing is acknowledged.
-                    () = self.silenced() => return Err(LinkError::Silent),
-                    opened = quic.open_bi() => opened.map_err(lost)?,
-                };
-                Ok(Pipe::quic(send, recv, self.streams.open()))
+        let open = async {
+            match &self.connection {
+                Connection::Quic(quic) => {
+                    let (send, recv) = quic.open_bi().await.map_err(lost)?;
+                    Ok(Pipe::quic(send, recv, self.streams.open()))
+                }
+                Connection::Tcp(tcp) => Ok(Pipe::framed(tcp.open(self.streams.open()).await?)),
             }
-            Connection::Tcp(tcp) => {
-                let opened = self.while_alive(tcp.open(self.streams.open()));
-                Ok(Pipe::framed(opened.await??))
-            }
+        };
+        tokio::select! {
+            // Where no stream is left nothing is sent, so that nothing is acknowledged.
+            () = self.silenced() => Err(LinkError::Silent),
+            opened = open => opened,
         }
     }
 

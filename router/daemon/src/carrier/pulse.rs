@@ -16,9 +16,13 @@ use super::KEEP_ALIVE;
 /// Signs of life come within so many round trips: lost packets are sent again meanwhile.
 const PATIENCE_ROUND_TRIPS: u32 = 3;
 /// Bounds of the same: a busy node is not gone, and the next step of a plan shall have its turn
-/// within two seconds.
+/// within two seconds; unless the path is too long for that.
 const MIN_PATIENCE: Duration = Duration::from_secs(1);
 const MAX_PATIENCE: Duration = Duration::from_millis(1500);
+/// What a sign of life takes at least on a long path, and how long a path may be for that: round
+/// trips that were measured during an outage tell nothing.
+const LEAST_ROUND_TRIPS: u32 = 2;
+const LONGEST_PATIENCE: Duration = Duration::from_secs(5);
 /// Stands for a link that is not silent.
 const NEVER: u64 = u64::MAX;
 
@@ -79,13 +83,15 @@ impl Pulse {
 /// nothing is spent on it at first; then `ask` may ask for one.
 pub(super) async fn wait(round_trip: Duration, ask: impl FnOnce()) {
     let patience = patience(round_trip);
-    tokio::time::sleep(patience / 4).await;
+    tokio::time::sleep(patience / 8).await;
     ask();
-    tokio::time::sleep(patience * 3 / 4).await;
+    tokio::time::sleep(patience * 7 / 8).await;
 }
 
 fn patience(round_trip: Duration) -> Duration {
-    (round_trip * PATIENCE_ROUND_TRIPS).clamp(MIN_PATIENCE, MAX_PATIENCE)
+    let usual = (round_trip * PATIENCE_ROUND_TRIPS).clamp(MIN_PATIENCE, MAX_PATIENCE);
+    let least = (round_trip * LEAST_ROUND_TRIPS).min(LONGEST_PATIENCE);
+    usual.max(least)
 }
 
 #[cfg(test)]
@@ -123,7 +129,14 @@ mod tests {
 
     #[test]
     fn patience_follows_the_round_trip_within_bounds() {
-        for (round_trip, expected) in [(1, 1000), (400, 1200), (2000, 1500)] {
+        let expected = [
+            (1, 1000),
+            (400, 1200),
+            (700, 1500),
+            (2000, 4000),
+            (9000, 5000),
+        ];
+        for (round_trip, expected) in expected {
             let expected = Duration::from_millis(expected);
             assert_eq!(patience(Duration::from_millis(round_trip)), expected);
         }

@@ -262,15 +262,17 @@ async fn call(
                 false => Reason::Unreachable,
             }
         })?;
-    let mut pipe = link.open().await.map_err(|_| Reason::Unreachable)?;
     let counters = network.counters();
     let asked = async {
+        let mut pipe = link.open().await.map_err(|_| Reason::Unreachable)?;
         let sent = pipe.writer.send_open(open).await;
         sent.map_err(|_| Reason::Unreachable)?;
-        Ok(counters.answered(pipe.reader.read_answer().await))
+        let answer = pipe.reader.read_answer().await;
+        Ok((counters.answered(answer), pipe))
     };
-    let answered = link.while_alive(asked).await;
-    match answered.unwrap_or(Err(Reason::Unreachable))? {
+    let asked = link.while_alive(asked).await;
+    let (answer, pipe) = asked.unwrap_or(Err(Reason::Unreachable))?;
+    match answer {
         Ok(Answer::Accepted(created)) => {
             let created = created.try_into();
             let created = created.map_err(|_| PipeError::Malformed("CREATED"));

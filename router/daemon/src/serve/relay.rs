@@ -198,15 +198,17 @@ async fn call(network: &Network, to: NodeId, ahead: &[u8]) -> Result<Pipe, Reaso
 /// What the caller sent `ahead` goes along with the request, as it came: the handshake needs no
 /// round trip of its own for that.
 async fn call_over(network: &Network, link: &Link, ahead: &[u8]) -> Result<Pipe, Reason> {
-    let mut pipe = link.open().await.map_err(|_| Reason::Unreachable)?;
     let ask = async {
+        let mut pipe = link.open().await.map_err(|_| Reason::Unreachable)?;
         let request = [&encode_open(&Open::Relayed), ahead].concat();
         let sent = pipe.writer.write_chunk(request.into()).await;
         sent.map_err(|_| Reason::Unreachable)?;
-        Ok(network.counters().answered(pipe.reader.read_grant().await))
+        let granted = pipe.reader.read_grant().await;
+        Ok((network.counters().answered(granted), pipe))
     };
     let answered = link.while_alive(ask).await;
-    match answered.unwrap_or(Err(Reason::Unreachable))? {
+    let (granted, pipe) = answered.unwrap_or(Err(Reason::Unreachable))?;
+    match granted {
         Ok(Answer::Accepted(_)) => Ok(pipe),
         Ok(Answer::Refused(reason)) => Err(reason),
         Err(_) if link.is_closed() => Err(Reason::Unreachable),

@@ -150,14 +150,18 @@ fn heard(
 }
 
 async fn ask_link(counters: &Counters, link: &Link, open: &Open) -> Result<(Pipe, Answer), Reason> {
-    let mut pipe = link.open().await.map_err(|_| Reason::Unreachable)?;
     let asked = async {
-        pipe.writer.send_open(open).await?;
-        counters.answered(pipe.reader.read_answer().await)
+        let mut pipe = link.open().await.map_err(|_| Reason::Unreachable)?;
+        let sent = pipe.writer.send_open(open).await;
+        let answer = match sent {
+            Ok(()) => counters.answered(pipe.reader.read_answer().await),
+            Err(error) => Err(error),
+        };
+        Ok(answer.map(|answer| (pipe, answer)))
     };
     let asked = link.while_alive(asked).await;
-    match asked.map_err(|_| Reason::Unreachable)? {
-        Ok(answer) => Ok((pipe, answer)),
+    match asked.unwrap_or(Err(Reason::Unreachable))? {
+        Ok(answered) => Ok(answered),
         Err(_) if link.is_closed() => match link.closed().await {
             LinkError::Closed(reason) => Err(reason),
             LinkError::NoAnswer { .. }
