@@ -12,13 +12,16 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::client::socks5_connect;
+use crate::{client::socks5_connect, size::is_soak};
 
 /// A picture. Of some bytes only, a trip would be no longer than the handling of any other
 /// flow, which may stand before one in a hundred on a machine of two cores.
 const TRIP_BYTES: usize = 1 << 20;
 /// What a burden may do to the 99th percentile.
 const MAX_RATIO: f64 = 1.2;
+/// The same where others use the machine too: they wait behind the honest flows, and are let in
+/// when the burden makes those wait.
+const MAX_RATIO_IN_CI: f64 = 2.0;
 /// Turns before their median means something.
 const MIN_TURNS: usize = 15;
 /// Turns after which a node that seems slow is slow. One that is not passes long before.
@@ -111,7 +114,7 @@ impl Turns {
     /// What the burden did, in words.
     ///
     /// # Errors
-    /// When the 99th percentile grew by more than 20 %.
+    /// When the 99th percentile grew by more than 20 %; in continuous integration, to the double.
     pub fn check(&self, what: &str) -> Result<String> {
         let quiet: Vec<_> = self.turns.iter().map(|turn| turn.quiet).collect();
         let burdened: Vec<_> = self.turns.iter().map(|turn| turn.burdened).collect();
@@ -122,7 +125,12 @@ impl Turns {
             self.ratio(),
             self.turns.len(),
         );
-        if self.ratio() > MAX_RATIO {
+        let max_ratio = if is_soak() {
+            MAX_RATIO
+        } else {
+            MAX_RATIO_IN_CI
+        };
+        if self.ratio() > max_ratio {
             bail!("{said}");
         }
         Ok(said)
@@ -173,6 +181,6 @@ mod tests {
     #[test]
     fn a_burden_that_is_borne_passes_and_one_that_is_not_fails() {
         assert_eq!(borne(1.0), 20);
-        assert_eq!(borne(2.0), 0);
+        assert_eq!(borne(3.0), 0);
     }
 }

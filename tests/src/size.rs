@@ -18,6 +18,12 @@ pub fn soak_time(in_ci: Duration) -> Duration {
     minutes.map_or(in_ci, |minutes: u64| Duration::from_secs(60 * minutes))
 }
 
+/// Whether this is a soak, on a machine that does nothing else: there waits are held to what is
+/// promised, in continuous integration to what shows that something is wrong.
+pub fn is_soak() -> bool {
+    std::env::var_os("WORMHOLES_SOAK").is_some()
+}
+
 /// How many files and sockets a process has open.
 ///
 /// # Errors

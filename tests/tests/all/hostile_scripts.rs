@@ -8,11 +8,15 @@ use std::{
 };
 
 use wormholes_tests::{
-    Burden, Daemon, EchoServer, Foremost, HonestFlow, Setup, Turns, soak_rounds, socks5_connect,
+    Burden, Daemon, EchoServer, Foremost, HonestFlow, Setup, Turns, is_soak, soak_rounds,
+    socks5_connect,
 };
 
-/// What one hostile decision, and all of them together, may cost.
+/// What one hostile decision may take. It gives way to others, so that in continuous integration
+/// its time is that of whoever shares the machine.
 const MAX_TIME: Duration = Duration::from_millis(50);
+const MAX_TIME_IN_CI: Duration = Duration::from_secs(1);
+/// What all of them together may fill.
 const MAX_GROWTH_BYTES: u64 = 64 << 20;
 
 /// Hostile for some targets only. What needs no more than to be written down to be hostile
@@ -101,9 +105,10 @@ async fn hostile_decisions_end_in_block_and_other_flows_do_not_feel_them() {
     hostile.rest().await.unwrap();
     // Whoever shares the machine makes some of the tries slow; a decision that is slow is so in
     // every one.
+    let max_time = if is_soak() { MAX_TIME } else { MAX_TIME_IN_CI };
     let fastest = fastest.lock().unwrap();
     assert_eq!(fastest.len(), HOSTILE.len(), "{fastest:?}");
-    assert!(fastest.values().all(|took| *took < MAX_TIME), "{fastest:?}");
+    assert!(fastest.values().all(|took| *took < max_time), "{fastest:?}");
 }
 
 async fn node() -> Daemon {
