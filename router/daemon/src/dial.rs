@@ -163,15 +163,20 @@ pub(crate) async fn connect(
     addresses: &[SocketAddr],
     timeout: Duration,
 ) -> Result<TcpStream, DialError> {
-    let all = first_to_open(addresses, |address| async move {
+    let one = async |address| {
         if lacks_zone(address) {
             return Err(DialError::NoZone);
         }
-        TcpStream::connect(address)
-            .await
-            .map_err(|error| dial_error(error.kind()))
-    });
-    match tokio::time::timeout(timeout, all).await {
+        let connected = TcpStream::connect(address).await;
+        connected.map_err(|error| dial_error(error.kind()))
+    };
+    let first = async {
+        match addresses {
+            [address] => Some(one(*address).await),
+            addresses => first_to_open(addresses, one).await,
+        }
+    };
+    match tokio::time::timeout(timeout, first).await {
         Ok(result) => result.unwrap_or(Err(DialError::NameNotFound)),
         Err(_) => Err(DialError::TimedOut),
     }

@@ -15,7 +15,10 @@ mod refusal;
 mod sniff;
 mod table;
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    pin::{Pin, pin},
+};
 
 use tokio::time::Instant;
 use wormholes_proto::{Target, Transport};
@@ -139,14 +142,16 @@ async fn open<'a>(
     asked: &'a Asked,
     mut local: LocalEnd,
 ) -> Result<(LocalEnd, Route, Option<Opening<'a>>), (Option<LocalEnd>, Refusal)> {
-    let begun = waited_for(core, asked, &mut local, decide::begin(core, flow, asked)).await;
+    let begin = decide::begin(core, flow, asked);
+    let begun = waited_for(core, asked, &mut local, pin!(begin)).await;
     let mut trip = match begun {
         Ok(trip) => trip,
         Err(refusal) => return Err((Some(local), refusal)),
     };
     loop {
         let travel = decide::travel(&mut trip);
-        match waited_for(core, asked, &mut local, travel).await {
+        let travelled = waited_for(core, asked, &mut local, pin!(travel)).await;
+        match travelled {
             Ok(Some(route)) => return Ok((local, route, trip.opening)),
             Ok(None) => {
                 trip.opening = None;
@@ -175,12 +180,13 @@ async fn sniff(core: &NodeCore, local: LocalEnd) -> Result<(LocalEnd, Sniffed), 
     sniffed.ok_or(Refusal::Stopping)?.ok_or(Refusal::Gone)
 }
 
-/// Does `work` for as long as the program waits for it and the node runs.
+/// Does `work` for as long as the program waits for it and the node runs. Pinned by the caller, it
+/// takes no second room here.
 async fn waited_for<T>(
     core: &NodeCore,
     asked: &Asked,
     local: &mut LocalEnd,
-    work: impl Future<Output = Result<T, Refusal>>,
+    work: Pin<&mut impl Future<Output = Result<T, Refusal>>>,
 ) -> Result<T, Refusal> {
     tokio::select! {
         done = work => done,

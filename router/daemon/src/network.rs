@@ -468,6 +468,8 @@ impl Network {
     /// Runs `task` until it ends or the node stops.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let stop = self.stop.clone();
+        // What waits for a future holds room for it several times over; for a box it costs nothing.
+        let task = Box::pin(task);
         self.tasks.spawn(async move {
             stop.run_until_cancelled(task).await;
         });

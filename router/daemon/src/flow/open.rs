@@ -124,6 +124,9 @@ pub(super) async fn lookup(trip: &Trip<'_>, plan: &Plan) -> Result<Found, Refusa
 /// Opens all tunnels of a step at once; the first to open wins, the others are dropped, which ends
 /// what they had begun.
 async fn race(trip: &Trip<'_>, step: &Step, patience: Option<Duration>) -> Result<Opened, Failure> {
+    if let [tunnel] = step.tunnels.as_slice() {
+        return one(trip, tunnel, &step.marks, patience).await;
+    }
     let start = Instant::now();
     let mut racers: Vec<&Tunnel> = step.tunnels.iter().collect();
     let open = async |tunnel| (tunnel, one(trip, tunnel, &step.marks, patience).await);
@@ -204,7 +207,12 @@ fn request(
         transport: trip.asked.transport,
         target: trip.asked.target.clone(),
         service: trip.conn.service.clone(),
-        isolation: isolation(trip.asked, marks),
+        isolation: match tunnel.kind() {
+            TunnelKind::Onion => isolation(trip.asked, marks),
+            TunnelKind::Direct | TunnelKind::Relay | TunnelKind::Socks | TunnelKind::Block => {
+                String::new()
+            }
+        },
         timeout: timeout(tunnel, marks),
         carrier: marks.carrier,
         patience,

@@ -4,14 +4,16 @@
 //! half as many system calls.
 
 use std::{
+    cell::RefCell,
     future::poll_fn,
-    io::{ErrorKind, IoSlice},
+    io::{self, ErrorKind, IoSlice},
     pin::Pin,
+    task::{Context, Poll, ready},
 };
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::{
-    io::{AsyncWrite, AsyncWriteExt, Interest},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest, ReadBuf},
     net::tcp::{OwnedReadHalf, OwnedWriteHalf},
 };
 
@@ -20,15 +22,20 @@ use super::{
     splice::{self, Piece},
 };
 
-/// Below this, a new buffer costs less than the smaller reads; the first ones are no larger: most
-/// flows say little, and what glibc takes back in pieces of 64 KiB makes it tidy up its heap.
+/// Below this, a new buffer costs less than the smaller reads.
 const MIN_READ_BYTES: usize = 16 << 10;
+
+thread_local! {
+    /// What says little is read here and copied: most flows never say enough for a buffer of their
+    /// own, which would be the largest part of what they cost.
+    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; MIN_READ_BYTES]);
+}
 
 pub(super) struct TcpReader {
     half: OwnedReadHalf,
+    /// Of what says much.
     buffer: BytesMut,
-    /// What the next buffer holds.
-    read_bytes: usize,
+    says_much: bool,
     /// So much came last that more is best taken as a piece.
     is_bulk: bool,
     can_splice: bool,
@@ -44,7 +51,7 @@ impl TcpReader {
         Self {
             half,
             buffer: BytesMut::new(),
-            read_bytes: MIN_READ_BYTES,
+            says_much: false,
             is_bulk: false,
             can_splice: true,
         }
@@ -73,32 +80,44 @@ impl TcpReader {
     }
 
     pub(super) async fn read_chunk(&mut self) -> Result<Option<Bytes>, PipeError> {
+        let chunk = match self.says_much {
+            true => self.read_much().await,
+            false => poll_fn(|context| self.poll_scratch(context)).await,
+        };
+        let chunk = chunk.map_err(|error| broken(&error))?;
+        self.says_much |= chunk.len() >= MIN_READ_BYTES;
+        self.is_bulk = chunk.len() >= READ_BYTES;
+        Ok((!chunk.is_empty()).then_some(chunk))
+    }
+
+    /// Unlike a try, it leaves out the look for more after a read that found all there was.
+    fn poll_scratch(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let mut read = ReadBuf::new(scratch);
+            ready!(Pin::new(&mut self.half).poll_read(context, &mut read))?;
+            Poll::Ready(Ok(Bytes::copy_from_slice(read.filled())))
+        })
+    }
+
+    async fn read_much(&mut self) -> io::Result<Bytes> {
         loop {
             if self.buffer.capacity() >= MIN_READ_BYTES {
                 match self.half.try_read_buf(&mut self.buffer) {
-                    Ok(0) => return Ok(None),
-                    Ok(len) => {
-                        if len >= MIN_READ_BYTES {
-                            self.read_bytes = READ_BYTES;
-                        }
-                        self.is_bulk = len >= READ_BYTES;
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                    read => {
+                        read?;
                         let chunk = self.buffer.split().freeze();
                         // What is left of a buffer keeps all of it.
                         if self.buffer.capacity() < MIN_READ_BYTES {
                             self.buffer = BytesMut::new();
                         }
-                        return Ok(Some(chunk));
+                        return Ok(chunk);
                     }
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                        self.buffer = BytesMut::new();
-                    }
-                    Err(error) => return Err(broken(&error)),
                 }
             }
-            self.half.readable().await.map_err(|error| broken(&error))?;
-            if self.buffer.capacity() < MIN_READ_BYTES {
-                self.buffer = BytesMut::with_capacity(self.read_bytes);
-            }
+            self.buffer = BytesMut::new();
+            self.half.readable().await?;
+            self.buffer = BytesMut::with_capacity(READ_BYTES);
         }
     }
 }

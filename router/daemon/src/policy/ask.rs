@@ -28,14 +28,15 @@ impl PolicyHost {
     /// Asks `rules` how a flow shall travel.
     pub(crate) async fn route(&self, rules: &Arc<Generation>, conn: &Conn) -> Decision {
         let world = self.world();
-        let asked = Box::new(conn.clone());
-        let conn = conn.clone();
+        let asked = Arc::new(conn.clone());
+        let conn = Arc::clone(&asked);
         let route = move |policy: &Policy| policy.route(&conn, &world, conn.now);
         match self.ask(rules, route).await {
             Ok(mut decision) => {
                 self.note("route", &decision.trace);
                 let answer = || Answer::Route(decision.outcome.clone());
-                self.keep(rules, Question::Route(asked), answer, &mut decision.trace);
+                let question = Question::Route(Box::new(Arc::unwrap_or_clone(asked)));
+                self.keep(rules, question, answer, &mut decision.trace);
                 decision
             }
             Err(too_many) => Decision {

@@ -306,7 +306,8 @@ impl Shared {
             }
             if self.can_call() {
                 if let Some(_promise) = self.promise() {
-                    return self.add(Purpose::Forward).await;
+                    // Boxed: whoever opens a stream needs no room for a handshake, which is rare.
+                    return Box::pin(self.add(Purpose::Forward)).await;
                 }
             } else {
                 // Many may be waiting to be sent: then one of them does for this too.
