@@ -31,7 +31,7 @@ use crate::{
 use dials::{Dials, Turn};
 use strangers::Strangers;
 
-pub(crate) use dials::{Dial, Way, ways};
+pub(crate) use dials::{Dial, Way, Wish, ways};
 pub(crate) use strangers::{StrangerPlace, source_of};
 pub(crate) use world::{WorldCache, relays};
 
@@ -87,7 +87,7 @@ pub(crate) struct Dialling {
     id: NodeId,
     seat: Arc<Seat>,
     turn: Turn,
-    wanted: Option<CarrierKind>,
+    wish: Wish,
 }
 
 /// A node that this one could not be connected to.
@@ -267,7 +267,7 @@ impl Peers {
         self.strangers.enter(address)
     }
 
-    /// The standing connection to `id` over what is wanted, if it is new enough, or the dial that
+    /// The standing connection to `id` that is wished for, if it is new enough, or the dial that
     /// makes one.
     ///
     /// # Errors
@@ -275,18 +275,18 @@ impl Peers {
     pub(crate) fn seek(
         &self,
         id: NodeId,
-        wanted: Option<CarrierKind>,
+        wish: Wish,
         made_after: Option<Instant>,
     ) -> Result<Sought, ConnectError> {
         let seat = self.seat_of(id)?;
         let standing = || {
             let is_new = |link: &Link| made_after.is_none_or(|after| link.made() > after);
-            seat.link_over(wanted).filter(is_new)
+            seat.link_over(wish.carrier()).filter(is_new)
         };
         if let Some(link) = standing() {
             return Ok(Sought::Standing(link));
         }
-        let (dial, turn) = seat.dials.enter(wanted)?;
+        let (dial, turn) = seat.dials.enter(wish)?;
         let Some(turn) = turn else {
             return Ok(Sought::Dialled(dial));
         };
@@ -299,7 +299,7 @@ impl Peers {
             id,
             seat,
             turn,
-            wanted,
+            wish,
         };
         Ok(Sought::ToDial(dial, dialling))
     }
@@ -377,13 +377,13 @@ impl Dialling {
             id,
             seat,
             turn,
-            wanted,
+            wish,
         } = self;
         let dial = async |way| Ok((carrier.dial(caller, id, way).await?, way));
-        let ways = ways(carrier.kinds(), seat.worked(), wanted, addresses);
+        let ways = ways(carrier.kinds(), seat.worked(), wish.carrier(), addresses);
         match first_to_open(&ways, dial).await {
             Some(Ok((link, way))) => {
-                if wanted.is_none() {
+                if wish == Wish::Own(None) {
                     seat.works(way);
                 }
                 seat.take(link.clone());

@@ -11,7 +11,7 @@ use super::Network;
 use crate::{
     ban::{Ban, Transport},
     carrier::Link,
-    peers::{ConnectError, Sought},
+    peers::{ConnectError, Sought, Wish},
     serve,
 };
 
@@ -49,7 +49,8 @@ impl Network {
         wanted: Wanted,
     ) -> Result<Link, ConnectError> {
         let addresses = self.addresses_of(&id, hint);
-        self.connect_at(id, addresses, wanted).await
+        let wish = Wish::Own(wanted.carrier);
+        self.connect_at(id, addresses, wish, wanted).await
     }
 
     /// As [`Self::connect`], for a stranger: but for those in config.toml, only addresses that pass
@@ -77,10 +78,8 @@ impl Network {
             }
             Ok(()) | Err(_) => true,
         });
-        match (
-            self.connect_at(id, addresses, Wanted::default()).await,
-            banned,
-        ) {
+        let connected = self.connect_at(id, addresses, Wish::Strangers, Wanted::default());
+        match (connected.await, banned) {
             (Err(ConnectError::NoAddress), Some(ban)) => Err(ban.into()),
             (connected, _) => connected,
         }
@@ -110,6 +109,7 @@ impl Network {
         self: &Arc<Self>,
         id: NodeId,
         addresses: Vec<SocketAddr>,
+        wish: Wish,
         wanted: Wanted,
     ) -> Result<Link, ConnectError> {
         if id == self.id() {
@@ -119,7 +119,7 @@ impl Network {
         if let Some(kind) = carrier.filter(|kind| !self.carrier.kinds().contains(kind)) {
             return Err(ConnectError::NoCarrier(kind));
         }
-        let dial = match self.peers.seek(id, carrier, wanted.made_after)? {
+        let dial = match self.peers.seek(id, wish, wanted.made_after)? {
             Sought::Standing(link) => return Ok(link),
             Sought::Dialled(dial) => dial,
             Sought::ToDial(dial, dialling) => {

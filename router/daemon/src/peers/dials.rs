@@ -24,16 +24,28 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// A way to reach a node.
 pub(crate) type Way = (CarrierKind, SocketAddr);
 
+/// For whom a node is dialled, and over what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wish {
+    /// This node itself; over any carrier, where none is named.
+    Own(Option<CarrierKind>),
+    /// Strangers, who may not have all addresses of it dialled: how that ends says nothing about
+    /// the others.
+    Strangers,
+}
+
 /// The dials to one node, for each wish by itself.
 #[derive(Debug, Default)]
 pub(super) struct Dials {
-    any: Mutex<Wish>,
-    quic: Mutex<Wish>,
-    tcp: Mutex<Wish>,
+    any: Mutex<Tries>,
+    quic: Mutex<Tries>,
+    tcp: Mutex<Tries>,
+    strangers: Mutex<Tries>,
 }
 
+/// How the dials for one wish went.
 #[derive(Debug, Default)]
-struct Wish {
+struct Tries {
     back_off: BackOff,
     running: Option<Dial>,
 }
@@ -49,7 +61,7 @@ pub(crate) struct Dial {
 #[derive(Debug)]
 pub(super) struct Turn {
     dials: Arc<Dials>,
-    wanted: Option<CarrierKind>,
+    wish: Wish,
     done: watch::Sender<Option<Result<Link, ConnectError>>>,
 }
 
@@ -67,19 +79,19 @@ impl Dials {
     /// [`ConnectError::BackingOff`].
     pub(super) fn enter(
         self: &Arc<Self>,
-        wanted: Option<CarrierKind>,
+        wish: Wish,
     ) -> Result<(Dial, Option<Turn>), ConnectError> {
-        let mut wish = self.of(wanted);
-        if let Some(running) = &wish.running {
+        let mut tries = self.of(wish);
+        if let Some(running) = &tries.running {
             return Ok((running.clone(), None));
         }
-        wish.back_off.check()?;
+        tries.back_off.check()?;
         let (sender, done) = watch::channel(None);
         let since = Instant::now();
-        let dial = wish.running.insert(Dial { since, done }).clone();
+        let dial = tries.running.insert(Dial { since, done }).clone();
         let turn = Turn {
             dials: Arc::clone(self),
-            wanted,
+            wish,
             done: sender,
         };
         Ok((dial, Some(turn)))
@@ -88,16 +100,17 @@ impl Dials {
     /// Lets the node be dialled at once, whatever failed before. A dial that runs may have gone
     /// nowhere: it goes on, but whoever comes next begins another.
     pub(super) fn start_afresh(&self) {
-        for wish in [&self.any, &self.quic, &self.tcp] {
-            *lock(wish) = Wish::default();
+        for tries in [&self.any, &self.quic, &self.tcp, &self.strangers] {
+            *lock(tries) = Tries::default();
         }
     }
 
-    fn of(&self, wanted: Option<CarrierKind>) -> MutexGuard<'_, Wish> {
-        lock(match wanted {
-            None => &self.any,
-            Some(CarrierKind::Quic) => &self.quic,
-            Some(CarrierKind::Tcp) => &self.tcp,
+    fn of(&self, wish: Wish) -> MutexGuard<'_, Tries> {
+        lock(match wish {
+            Wish::Own(None) => &self.any,
+            Wish::Own(Some(CarrierKind::Quic)) => &self.quic,
+            Wish::Own(Some(CarrierKind::Tcp)) => &self.tcp,
+            Wish::Strangers => &self.strangers,
         })
     }
 }
@@ -125,31 +138,31 @@ impl Dial {
 impl Turn {
     /// Tells whoever waits how it ended.
     pub(super) fn end(self, ended: Result<Link, ConnectError>) {
-        let mut wish = self.dials.of(self.wanted);
+        let mut tries = self.dials.of(self.wish);
         match &ended {
-            Ok(_) => wish.back_off = BackOff::default(),
-            Err(ConnectError::Link(error)) if self.is_in(&wish) => {
-                wish.back_off.failed(error.clone());
+            Ok(_) => tries.back_off = BackOff::default(),
+            Err(ConnectError::Link(error)) if self.is_in(&tries) => {
+                tries.back_off.failed(error.clone());
             }
             Err(_) => {}
         }
-        drop(wish);
+        drop(tries);
         self.done.send_replace(Some(ended));
     }
 
     /// Whether no other dial took its place.
-    fn is_in(&self, wish: &Wish) -> bool {
+    fn is_in(&self, tries: &Tries) -> bool {
         let own = self.done.subscribe();
-        let running = wish.running.as_ref();
+        let running = tries.running.as_ref();
         running.is_some_and(|running| running.done.same_channel(&own))
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        let mut wish = self.dials.of(self.wanted);
-        if self.is_in(&wish) {
-            wish.running = None;
+        let mut tries = self.dials.of(self.wish);
+        if self.is_in(&tries) {
+            tries.running = None;
         }
     }
 }
@@ -171,8 +184,18 @@ impl BackOff {
     }
 }
 
-fn lock(wish: &Mutex<Wish>) -> MutexGuard<'_, Wish> {
-    wish.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(tries: &Mutex<Tries>) -> MutexGuard<'_, Tries> {
+    tries.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Wish {
+    /// What is dialled only.
+    pub(super) fn carrier(self) -> Option<CarrierKind> {
+        match self {
+            Self::Own(carrier) => carrier,
+            Self::Strangers => None,
+        }
+    }
 }
 
 /// How a node may be reached, in the order in which it is tried: what `worked` last, else the
@@ -198,6 +221,8 @@ pub(crate) fn ways(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const OWN: Wish = Wish::Own(None);
 
     #[test]
     fn what_worked_is_tried_first_and_what_is_wanted_only() {
@@ -230,41 +255,54 @@ mod tests {
     #[tokio::test]
     async fn who_is_not_patient_goes_on_and_the_dial_does_too() {
         let dials = Arc::new(Dials::default());
-        let (first, turn) = dials.enter(None).unwrap();
+        let (first, turn) = dials.enter(OWN).unwrap();
         let turn = turn.unwrap();
-        let (second, none) = dials.enter(None).unwrap();
+        let (second, none) = dials.enter(OWN).unwrap();
         assert!(none.is_none(), "one dial at a time");
         let hasty = first.ended(Some(Duration::ZERO)).await;
         assert!(matches!(hasty, Err(ConnectError::Slow)));
         turn.end(Err(LinkError::Silent.into()));
         let waited = second.ended(None).await;
         assert!(matches!(waited, Err(ConnectError::Link(LinkError::Silent))));
-        let left_alone = dials.enter(None).map(drop);
+        let left_alone = dials.enter(OWN).map(drop);
         assert!(matches!(left_alone, Err(ConnectError::BackingOff(_))));
         dials.start_afresh();
-        assert!(dials.enter(None).is_ok());
+        assert!(dials.enter(OWN).is_ok());
     }
 
     #[tokio::test]
     async fn after_a_move_a_new_dial_takes_the_place_of_one_that_runs() {
         let dials = Arc::new(Dials::default());
-        let (_, old) = dials.enter(None).unwrap();
+        let (_, old) = dials.enter(OWN).unwrap();
         dials.start_afresh();
-        let (dial, new) = dials.enter(None).unwrap();
+        let (dial, new) = dials.enter(OWN).unwrap();
         let new = new.expect("it waits for none that may have gone nowhere");
         old.unwrap().end(Err(LinkError::Silent.into()));
-        let (_, none) = dials.enter(None).expect("the failure was elsewhere");
+        let (_, none) = dials.enter(OWN).expect("the failure was elsewhere");
         assert!(none.is_none(), "the new one runs");
         drop(new);
         assert!(dial.ended(None).await.is_err());
     }
 
     #[tokio::test]
+    async fn dials_for_strangers_hold_up_none_of_this_node_nor_the_other_way_round() {
+        for (one, other) in [(Wish::Strangers, OWN), (OWN, Wish::Strangers)] {
+            let dials = Arc::new(Dials::default());
+            let (_, first) = dials.enter(one).unwrap();
+            let (_, second) = dials.enter(other).unwrap();
+            second.expect("it waits for none that is for others");
+            first.unwrap().end(Err(LinkError::Silent.into()));
+            assert!(dials.enter(one).is_err(), "left alone for a while");
+            assert!(dials.enter(other).is_ok(), "the failure was the others'");
+        }
+    }
+
+    #[tokio::test]
     async fn a_dial_that_is_given_up_makes_room_for_the_next() {
         let dials = Arc::new(Dials::default());
-        let (dial, turn) = dials.enter(None).unwrap();
+        let (dial, turn) = dials.enter(OWN).unwrap();
         drop(turn);
         assert!(dial.ended(None).await.is_err());
-        assert!(dials.enter(None).unwrap().1.is_some());
+        assert!(dials.enter(OWN).unwrap().1.is_some());
     }
 }

@@ -23,6 +23,7 @@ use crate::{
     gatekeeper::OpenGate,
     identity::Identity,
     network::{Network, NetworkOptions},
+    peers::ConnectError,
     pipe::{Pipe, PipeError},
 };
 
@@ -54,8 +55,9 @@ async fn scene_with(edit: impl FnOnce(&mut Config)) -> Scene {
     };
     let caller = Caller::throw_away().unwrap();
     let address = hop.listen_addresses()[0];
+    let kind = hop.carrier().kinds()[0];
     let link = carrier
-        .dial(&caller, hop.id(), (CarrierKind::Quic, address))
+        .dial(&caller, hop.id(), (kind, address))
         .await
         .unwrap();
     Scene {
@@ -301,6 +303,23 @@ async fn a_wrong_address_denies_a_node_to_nobody_else() {
         failed = scene.pass_on(behind.id, silent) => panic!("sooner: {failed:?}"),
         built = scene.build(behind) => assert_eq!(built, Ok(())),
     }
+}
+
+/// What strangers may have dialled is not all that this node may dial.
+#[tokio::test]
+async fn a_node_that_circuits_do_not_reach_is_dialled_by_this_node_at_once() {
+    let scene = scene_with(|config| config.node.carriers = vec![CarrierKind::Tcp]).await;
+    let refusing = std::net::TcpListener::bind("127.65.0.1:0").unwrap();
+    let record = record_at(vec![refusing.local_addr().unwrap()]);
+    drop(refusing);
+    let (id, address) = (record.id(), record.record().addresses[0]);
+    scene.hop.add_record(record);
+    let failed = scene.pass_on(id, address).await;
+    assert_eq!(failed.reason, Reason::Unreachable);
+    let failed = scene.hop.ping(id).await.unwrap_err();
+    assert!(matches!(failed, ConnectError::Link(_)), "{failed}");
+    let failed = scene.hop.ping(id).await.unwrap_err();
+    assert!(matches!(failed, ConnectError::BackingOff(_)), "{failed}");
 }
 
 #[tokio::test]
