@@ -279,9 +279,9 @@ impl Peers {
         made_after: Option<Instant>,
     ) -> Result<Sought, ConnectError> {
         let seat = self.seat_of(id)?;
-        let standing = || {
-            let is_new = |link: &Link| made_after.is_none_or(|after| link.made() > after);
-            seat.link_over(wish.carrier()).filter(is_new)
+        let standing = || match made_after {
+            Some(after) => seat.made_after(after, wish),
+            None => seat.link_over(wish.carrier()),
         };
         if let Some(link) = standing() {
             return Ok(Sought::Standing(link));
@@ -366,7 +366,8 @@ impl Peers {
 }
 
 impl Dialling {
-    /// Dials all `addresses`, tells whoever waits, and returns the connection that was made.
+    /// Dials all `addresses`, tells whoever waits, and returns the connection that was made. One
+    /// that comes late, on the way that was before this machine moved, gives way to a newer one.
     pub(crate) async fn run(
         self,
         carrier: &Carrier,
@@ -383,6 +384,14 @@ impl Dialling {
         let ways = ways(carrier.kinds(), seat.worked(), wish.carrier(), addresses);
         match first_to_open(&ways, dial).await {
             Some(Ok((link, way))) => {
+                let newer = turn
+                    .outdated()
+                    .and_then(|since| seat.made_after(since, wish));
+                if let Some(standing) = newer {
+                    link.close(CloseCode::Done);
+                    turn.end(Ok(standing));
+                    return None;
+                }
                 if wish == Wish::Own(None) {
                     seat.works(way);
                 }
@@ -442,6 +451,12 @@ impl Seat {
         standing.find(|link| link.carrier() == kind).cloned()
     }
 
+    /// The newest that stands, if it was made after that.
+    fn made_after(&self, after: Instant, wish: Wish) -> Option<Link> {
+        let standing = self.link_over(wish.carrier());
+        standing.filter(|link| link.made() > after)
+    }
+
     /// What is tried first.
     fn worked(&self) -> Option<Way> {
         let worked = self.worked.lock().unwrap_or_else(PoisonError::into_inner);
@@ -458,6 +473,7 @@ impl Seat {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::Identity;
 
     #[test]
     fn whom_circuits_pass_to_takes_no_peers_seat() {
@@ -485,5 +501,46 @@ mod tests {
         assert!(matches!(full, Err(ConnectError::TooMany)));
         drop(held);
         assert!(peers.seat_of(id(3)).is_ok() && peers.seat_of(id(13)).is_ok());
+    }
+
+    /// Somebody with a carrier who listens.
+    fn somebody() -> (NodeId, Carrier) {
+        let identity = Identity::throw_away().unwrap();
+        let listen = [([127, 0, 0, 1], 0).into()];
+        let carrier = Carrier::bind(&listen, &CarrierKind::ALL, &identity, Arc::default());
+        (identity.id(), carrier.unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_dial_from_before_a_move_takes_the_place_of_no_newer_connection() {
+        let ((id, called), (_, caller)) = (somebody(), somebody());
+        let addresses = called.listen_addresses();
+        let taken = tokio::spawn(async move {
+            let mut taken = Vec::new();
+            while let Some(incoming) = called.accept().await {
+                taken.push(called.handshake(incoming).await.unwrap());
+            }
+        });
+        let peers = Peers::new(&[], 1);
+        let begin = || match peers.seek(id, Wish::Own(None), None).unwrap() {
+            Sought::ToDial(dial, dialling) => (dial, dialling),
+            sought => panic!("{sought:?}"),
+        };
+        let run =
+            async |dialling: Dialling| dialling.run(&caller, caller.myself(), &addresses).await;
+        let (waits, old) = begin();
+        peers.start_afresh();
+        let (_, new) = begin();
+        peers.start_afresh();
+        let link = run(new)
+            .await
+            .expect("one that comes late is better than none");
+        assert!(run(old).await.is_none());
+        assert!(waits.ended(None).await.unwrap().is_same(&link));
+        let [stands] = &peers.all_links()[..] else {
+            panic!("more than one");
+        };
+        assert!(stands.is_same(&link));
+        taken.abort();
     }
 }

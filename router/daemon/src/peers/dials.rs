@@ -62,6 +62,7 @@ pub(crate) struct Dial {
 pub(super) struct Turn {
     dials: Arc<Dials>,
     wish: Wish,
+    since: Instant,
     done: watch::Sender<Option<Result<Link, ConnectError>>>,
 }
 
@@ -92,6 +93,7 @@ impl Dials {
         let turn = Turn {
             dials: Arc::clone(self),
             wish,
+            since,
             done: sender,
         };
         Ok((dial, Some(turn)))
@@ -148,6 +150,13 @@ impl Turn {
         }
         drop(tries);
         self.done.send_replace(Some(ended));
+    }
+
+    /// When the dial began that is of no use any more, since this machine moved meanwhile; `None`
+    /// when it is.
+    pub(super) fn outdated(&self) -> Option<Instant> {
+        let is_in = self.is_in(&self.dials.of(self.wish));
+        (!is_in).then_some(self.since)
     }
 
     /// Whether no other dial took its place.
