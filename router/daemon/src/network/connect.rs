@@ -11,7 +11,7 @@ use super::Network;
 use crate::{
     ban::{Ban, Transport},
     carrier::Link,
-    peers::{ConnectError, Sought, Wish},
+    peers::{ConnectError, Dialling, Sought, Wish},
     serve,
 };
 
@@ -119,22 +119,37 @@ impl Network {
         if let Some(kind) = carrier.filter(|kind| !self.carrier.kinds().contains(kind)) {
             return Err(ConnectError::NoCarrier(kind));
         }
-        let dial = match self.peers.seek(id, wish, wanted.made_after)? {
-            Sought::Standing(link) => return Ok(link),
-            Sought::Dialled(dial) => dial,
-            Sought::ToDial(dial, dialling) => {
-                let network = Arc::clone(self);
-                self.spawn(async move {
-                    let caller = network.carrier.myself();
-                    let made = dialling.run(&network.carrier, caller, &addresses).await;
-                    if let Some(link) = made {
-                        network.serve_called(link).await;
-                    }
-                });
-                dial
+        let start = Instant::now();
+        let mut moves = self.moves();
+        loop {
+            moves.mark_unchanged();
+            let dial = match self.peers.seek(id, wish, wanted.made_after)? {
+                Sought::Standing(link) => return Ok(link),
+                Sought::Dialled(dial) => dial,
+                Sought::ToDial(dial, dialling) => {
+                    self.dial(dialling, addresses.clone());
+                    dial
+                }
+            };
+            let patience = wanted.patience;
+            let patience = patience.map(|patience| patience.saturating_sub(start.elapsed()));
+            tokio::select! {
+                ended = dial.ended(patience) => return ended,
+                // It may have gone nowhere: all who wait follow to one that begins after the move.
+                _ = moves.changed() => {}
             }
-        };
-        dial.ended(wanted.patience).await
+        }
+    }
+
+    fn dial(self: &Arc<Self>, dialling: Dialling, addresses: Vec<SocketAddr>) {
+        let network = Arc::clone(self);
+        self.spawn(async move {
+            let caller = network.carrier.myself();
+            let made = dialling.run(&network.carrier, caller, &addresses).await;
+            if let Some(link) = made {
+                network.serve_called(link).await;
+            }
+        });
     }
 
     async fn serve_called(self: Arc<Self>, link: Link) {
@@ -183,5 +198,54 @@ impl Network {
         let mut seen = std::collections::HashSet::new();
         addresses.retain(|address| seen.insert(*address));
         addresses
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+
+    use super::*;
+    use crate::{
+        config::Config, counters::Counters, gatekeeper::OpenGate, network::NetworkOptions,
+    };
+
+    /// The connection ids of the calls that come to a socket at which nobody answers.
+    async fn next_call(socket: &tokio::net::UdpSocket, before: &[u8]) -> Vec<u8> {
+        // RFC 9000, section 17.2: flags, four bytes of version, the length of the id, the id.
+        const ID: usize = 6;
+        loop {
+            let mut packet = [0; 2048];
+            socket.recv_from(&mut packet).await.unwrap();
+            let call = &packet[ID..ID + usize::from(packet[ID - 1])];
+            if call != before {
+                return call.to_vec();
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_dial_from_before_a_move_follows_to_a_new_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = Config::default();
+        config.node.data_dir = dir.path().join("data");
+        config.node.carriers = vec![CarrierKind::Quic];
+        let socket = UdpSocket::bind("127.65.0.2:0").unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let silent = tokio::net::UdpSocket::from_std(socket).unwrap();
+        let id = NodeId::from_bytes([9; 32]);
+        let (options, counters) = (NetworkOptions::default(), Arc::new(Counters::default()));
+        let network = Network::start(config, options, Arc::new(OpenGate), counters).unwrap();
+        let connected = network.connect(id, Some(silent.local_addr().unwrap()));
+        let moved = async {
+            let first = next_call(&silent, &[]).await;
+            let look = network.look_around();
+            let called = next_call(&silent, &first);
+            tokio::join!(look, called);
+        };
+        tokio::select! {
+            connected = connected => panic!("nobody else called: {connected:?}"),
+            () = moved => {}
+        }
     }
 }

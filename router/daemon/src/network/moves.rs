@@ -50,7 +50,7 @@ pub(super) async fn watch(network: Arc<Network>) {
 
 impl Network {
     /// Learns which connections still lead anywhere.
-    async fn look_around(&self) {
+    pub(super) async fn look_around(&self) {
         tracing::debug!("moved or slept: connections are probed");
         self.peers.start_afresh();
         let links = self.peers.all_links().into_iter();
