@@ -14,6 +14,10 @@ use std::{
 };
 
 use thiserror::Error;
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
 use tokio_util::{
     sync::CancellationToken,
     task::{TaskTracker, task_tracker::TaskTrackerToken},
@@ -43,8 +47,6 @@ use crate::{
 
 /// Peers that are not connected are tried again after this.
 const CONNECT_PERIOD: Duration = Duration::from_secs(15);
-/// A refresh of records waits so long for peers that are not connected.
-const CONNECT_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A node as others meet it. Made by [`Network::start`], ended by [`Network::shutdown`].
 #[derive(Debug)]
@@ -69,10 +71,11 @@ pub struct Network {
     relay: Role,
     relay_desk: RelayDesk,
     registrations: Registrations,
-    peers_changed: tokio::sync::Notify,
+    /// Some are new, or lost.
+    peers_changed: watch::Sender<()>,
     records_doubted: AtomicBool,
     /// How often this machine may have moved.
-    moves: tokio::sync::watch::Sender<u64>,
+    moves: watch::Sender<u64>,
     tasks: TaskTracker,
     /// What is being done for others.
     served: TaskTracker,
@@ -150,9 +153,9 @@ impl Network {
             relay: Role::new(config.relay.clone()),
             relay_desk: RelayDesk::new(&config.relay, config.limits.peers),
             registrations: Registrations::default(),
-            peers_changed: tokio::sync::Notify::new(),
+            peers_changed: watch::Sender::default(),
             records_doubted: AtomicBool::new(false),
-            moves: tokio::sync::watch::Sender::default(),
+            moves: watch::Sender::default(),
             tasks: TaskTracker::new(),
             served: TaskTracker::new(),
             drain: CancellationToken::new(),
@@ -169,6 +172,7 @@ impl Network {
         });
         network.keep_places();
         network.spawn(serve::listen(Arc::clone(&network)));
+        network.spawn(keep_connected(Arc::clone(&network)));
         network.spawn(keep_records(Arc::clone(&network)));
         network.spawn(moves::watch(Arc::clone(&network)));
         network
@@ -228,7 +232,7 @@ impl Network {
         self.keep_places();
         self.publish();
         self.registrations.set(self, &relays_in(peers));
-        self.peers_changed.notify_one();
+        self.peers_changed.send_replace(());
         let known = self.peers.known();
         let is_gone = |id: &NodeId| before.get(id).is_some() && known.get(id).is_none();
         for link in self.peers.all_links() {
@@ -273,8 +277,7 @@ impl Network {
 
     /// Fetches the records of all peers that can be reached; whether anything was new.
     pub async fn refresh_records(self: &Arc<Self>) -> bool {
-        // Peers that do not answer hold up nobody who asks for those that do.
-        let _ = tokio::time::timeout(CONNECT_PATIENCE, self.connect_peers()).await;
+        self.connect_peers().await;
         let known = self.peers.known();
         let mut links = self.peers.links();
         links.retain(|link| known.get(&link.peer()).is_some());
@@ -551,11 +554,22 @@ fn relays_in<'a>(peers: impl IntoIterator<Item = &'a PeerConfig>) -> Vec<NodeId>
     relays.map(|peer| peer.id).collect()
 }
 
-/// Keeps peers connected, and the records of others fresh.
-async fn keep_records(network: Arc<Network>) {
-    let mut refreshed = tokio::time::Instant::now();
+/// Keeps peers connected.
+async fn keep_connected(network: Arc<Network>) {
+    let mut changed = network.peers_changed.subscribe();
     loop {
+        changed.mark_unchanged();
         network.connect_peers().await;
+        let _ = timeout(CONNECT_PERIOD, changed.changed()).await;
+    }
+}
+
+/// Keeps the records of others fresh, and this node's own.
+async fn keep_records(network: Arc<Network>) {
+    let mut changed = network.peers_changed.subscribe();
+    let mut refreshed = Instant::now();
+    loop {
+        changed.mark_unchanged();
         network.keep_places();
         network.records.drop_expired();
         network.hop_keys.rotate();
@@ -566,11 +580,8 @@ async fn keep_records(network: Arc<Network>) {
         let doubted = network.records_doubted.swap(false, Relaxed);
         if doubted || refreshed.elapsed() >= REFRESH_PERIOD {
             network.refresh_records().await;
-            refreshed = tokio::time::Instant::now();
+            refreshed = Instant::now();
         }
-        tokio::select! {
-            () = tokio::time::sleep(CONNECT_PERIOD) => {}
-            () = network.peers_changed.notified() => {}
-        }
+        let _ = timeout(CONNECT_PERIOD, changed.changed()).await;
     }
 }

@@ -522,9 +522,12 @@ mod tests {
             }
         });
         let peers = Peers::new(&[], 1);
-        let begin = || match peers.seek(id, Wish::Own(None), None).unwrap() {
-            Sought::ToDial(dial, dialling) => (dial, dialling),
-            sought => panic!("{sought:?}"),
+        let begin = || {
+            let sought = peers.seek(id, Wish::Own(None), None);
+            let Ok(Sought::ToDial(dial, dialling)) = sought else {
+                panic!("{sought:?}");
+            };
+            (dial, dialling)
         };
         let run =
             async |dialling: Dialling| dialling.run(&caller, caller.myself(), &addresses).await;

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use futures_util::{StreamExt, stream};
+use futures_util::future::join_all;
 use tokio::time::Instant;
 use wormholes_proto::CarrierKind;
 use wormholes_proto::NodeId;
@@ -11,13 +11,15 @@ use super::Network;
 use crate::{
     ban::{Ban, Transport},
     carrier::Link,
+    config::PeerConfig,
     peers::{ConnectError, Dialling, Sought, Wish},
     serve,
 };
 
-/// Peers that are kept connected, and dialled at once.
+/// Peers that are kept connected.
 const MAX_KEPT_PEERS: usize = 64;
-const MAX_DIALS: usize = 8;
+/// Who wants all peers connected waits so long for those that are not.
+const PEERS_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a connection shall be like; any will do by default.
 #[derive(Debug, Clone, Copy, Default)]
@@ -158,20 +160,23 @@ impl Network {
     }
 
     /// Connects to peers of config.toml that have addresses: scripts then see who is there, and
-    /// records arrive before they are needed.
+    /// records arrive before they are needed. Those that do not answer soon hold up nobody; their
+    /// dials go on.
     pub(super) async fn connect_peers(self: &Arc<Self>) {
         let known = self.peers.known();
         let missing = known
             .iter()
             .filter(|peer| !peer.addresses.is_empty() && self.peers.link(&peer.id).is_none());
-        let ids: Vec<NodeId> = missing.map(|peer| peer.id).take(MAX_KEPT_PEERS).collect();
-        stream::iter(ids)
-            .for_each_concurrent(MAX_DIALS, |id| async move {
-                if let Err(error) = self.connect(id, None).await {
-                    tracing::debug!(peer = %self.named(id), %error, "peer not reached");
-                }
-            })
-            .await;
+        let wanted = Wanted {
+            patience: Some(PEERS_PATIENCE),
+            ..Wanted::default()
+        };
+        let connect = async |peer: &PeerConfig| {
+            if let Err(error) = self.connect_over(peer.id, None, wanted).await {
+                tracing::debug!(peer = %self.named(peer.id), %error, "peer not reached");
+            }
+        };
+        join_all(missing.take(MAX_KEPT_PEERS).map(connect)).await;
     }
 
     /// Where a node may be dialled: config.toml first, then its record, else `hint`; never this
@@ -203,15 +208,47 @@ impl Network {
 
 #[cfg(test)]
 mod tests {
-    use std::net::UdpSocket;
+    use tempfile::TempDir;
+    use tokio::{net::UdpSocket, time::timeout};
 
     use super::*;
     use crate::{
-        config::Config, counters::Counters, gatekeeper::OpenGate, network::NetworkOptions,
+        config::Config, counters::Counters, gatekeeper::OpenGate, identity::Identity,
+        network::NetworkOptions, records::OwnRecord,
     };
 
-    /// The connection ids of the calls that come to a socket at which nobody answers.
-    async fn next_call(socket: &tokio::net::UdpSocket, before: &[u8]) -> Vec<u8> {
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    fn network() -> (TempDir, Arc<Network>) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = Config::default();
+        config.node.data_dir = dir.path().join("data");
+        config.node.carriers = vec![CarrierKind::Quic];
+        config.node.listen = vec![SocketAddr::from(([127, 0, 0, 1], 0))];
+        let (options, counters) = (NetworkOptions::default(), Arc::new(Counters::default()));
+        let network = Network::start(config, options, Arc::new(OpenGate), counters).unwrap();
+        (dir, network)
+    }
+
+    /// A node at whose address nobody answers.
+    async fn nobody() -> (NodeId, UdpSocket) {
+        let socket = UdpSocket::bind("127.65.0.2:0").await.unwrap();
+        (NodeId::from_bytes([9; 32]), socket)
+    }
+
+    fn peer(id: NodeId, address: SocketAddr) -> PeerConfig {
+        PeerConfig {
+            name: id.to_string(),
+            id,
+            addresses: vec![address],
+            trust: 2,
+            via: Vec::new(),
+            register: false,
+        }
+    }
+
+    /// The connection id of the next call that comes to `socket`, other than the one `before`.
+    async fn next_call(socket: &UdpSocket, before: &[u8]) -> Vec<u8> {
         // RFC 9000, section 17.2: flags, four bytes of version, the length of the id, the id.
         const ID: usize = 6;
         loop {
@@ -226,26 +263,51 @@ mod tests {
 
     #[tokio::test]
     async fn who_waits_for_a_dial_from_before_a_move_follows_to_a_new_one() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut config = Config::default();
-        config.node.data_dir = dir.path().join("data");
-        config.node.carriers = vec![CarrierKind::Quic];
-        let socket = UdpSocket::bind("127.65.0.2:0").unwrap();
-        socket.set_nonblocking(true).unwrap();
-        let silent = tokio::net::UdpSocket::from_std(socket).unwrap();
-        let id = NodeId::from_bytes([9; 32]);
-        let (options, counters) = (NetworkOptions::default(), Arc::new(Counters::default()));
-        let network = Network::start(config, options, Arc::new(OpenGate), counters).unwrap();
+        let ((_dir, network), (id, silent)) = (network(), nobody().await);
         let connected = network.connect(id, Some(silent.local_addr().unwrap()));
         let moved = async {
             let first = next_call(&silent, &[]).await;
-            let look = network.look_around();
-            let called = next_call(&silent, &first);
-            tokio::join!(look, called);
+            tokio::join!(network.look_around(), next_call(&silent, &first));
         };
         tokio::select! {
             connected = connected => panic!("nobody else called: {connected:?}"),
             () = moved => {}
         }
+    }
+
+    /// Waits until `network` knows a node that only `teller` has just heard of.
+    async fn until_told(network: &Network, teller: &Network) {
+        let stranger = Identity::throw_away().unwrap();
+        let record = OwnRecord {
+            config: &Config::default(),
+            identity: &stranger,
+            listen: Vec::new(),
+            onion_keys: Vec::new(),
+            relays: Vec::new(),
+        };
+        teller.add_record(record.sign(0).unwrap());
+        network.look_for_lost();
+        let mut looks = tokio::time::interval(Duration::from_millis(10));
+        let told = async {
+            while network.records.get(&stranger.id()).is_none() {
+                looks.tick().await;
+            }
+        };
+        timeout(LIMIT, told).await.expect("a record");
+    }
+
+    #[tokio::test]
+    async fn records_are_fetched_while_a_peer_is_dialled_that_does_not_answer() {
+        let ((_one, network), (_other, teller)) = (self::network(), self::network());
+        let (dead, silent) = nobody().await;
+        teller.set_peers(&[peer(network.id(), network.listen_addresses()[0])]);
+        let answers = peer(teller.id(), teller.listen_addresses()[0]);
+        network.set_peers(&[answers, peer(dead, silent.local_addr().unwrap())]);
+        // One comes with the connection, the next has to be asked for.
+        for _ in 0..2 {
+            until_told(&network, &teller).await;
+        }
+        let dial = network.peers.seek(dead, Wish::Own(None), None);
+        assert!(matches!(dial, Ok(Sought::Dialled(_))), "{dial:?}");
     }
 }

@@ -57,7 +57,7 @@ impl Network {
         let links: Vec<_> = links.map(|link| (link.acknowledged(), link)).collect();
         self.carrier.probe();
         self.moves.send_modify(|moves| *moves += 1);
-        self.peers_changed.notify_one();
+        self.peers_changed.send_replace(());
         join_all(links.iter().map(|(before, link)| link.shows_life(*before))).await;
         self.expire_world();
         self.look_for_lost();
@@ -66,7 +66,7 @@ impl Network {
     /// Connects anew to peers that were lost, whose records may say where they are by now.
     pub(crate) fn look_for_lost(&self) {
         self.doubt_records();
-        self.peers_changed.notify_one();
+        self.peers_changed.send_replace(());
     }
 
     /// Changes when this machine may have moved.
