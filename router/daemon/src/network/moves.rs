@@ -3,13 +3,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::{
-    FutureExt,
-    future::{BoxFuture, join_all, pending},
-};
+use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
 use tokio::{
-    sync::watch,
-    time::{MissedTickBehavior, interval},
+    sync::{Notify, watch},
+    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
 };
 
 use super::{Network, changes::Changes};
@@ -20,30 +17,58 @@ const TICK: Duration = Duration::from_secs(1);
 /// Looks that are so far apart had a sleep between them, or the process was stopped.
 const SLEEP: Duration = Duration::from_secs(3);
 
+/// A change comes in many messages: those within so long are one look's.
+const FLOCK: Duration = Duration::from_millis(250);
+/// What changes during a look has another one begin beside it, so that neither the new network nor
+/// what is lost already waits; a network that changes without end has no more than these.
+const MAX_LOOKS: usize = 2;
+/// A look takes so long at least, whatever there is to be looked at.
+const SHORTEST_LOOK: Duration = Duration::from_secs(1);
+
 /// Looks after the connections until the node stops.
 pub(super) async fn watch(network: Arc<Network>) {
+    let moved = Notify::new();
+    tokio::join!(
+        notice(&network, &moved),
+        look_into(&moved, || network.look_around())
+    );
+}
+
+/// Tells of each move and sleep.
+async fn notice(network: &Network, moved: &Notify) {
     let changes = Changes::listen();
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut looked = since_boot();
-    // A second change, while the first is looked into, starts it again.
-    let mut looking: BoxFuture<'_, ()> = pending().boxed();
     loop {
-        let moved = tokio::select! {
-            () = changes.next() => true,
+        tokio::select! {
+            () = changes.next() => moved.notify_one(),
             _ = tick.tick() => {
                 let last = std::mem::replace(&mut looked, since_boot());
-                looked.saturating_sub(last) > SLEEP
+                match looked.saturating_sub(last) > SLEEP {
+                    true => moved.notify_one(),
+                    false => network.peers.look_for_life(),
+                }
             }
-            () = looking.as_mut() => {
-                looking = pending().boxed();
-                continue;
-            }
+        }
+    }
+}
+
+/// Has a look at each move, or one at several when they come too fast; each look is had to its end.
+async fn look_into<F: Future<Output = ()>>(moved: &Notify, look: impl Fn() -> F) {
+    let mut looks = FuturesUnordered::new();
+    let mut next = Instant::now();
+    loop {
+        let has_moved = async {
+            sleep_until(next).await;
+            moved.notified().await;
         };
-        if moved {
-            looking = network.look_around().boxed();
-        } else {
-            network.peers.look_for_life();
+        tokio::select! {
+            () = has_moved, if looks.len() < MAX_LOOKS => {
+                looks.push(async { tokio::join!(look(), sleep(SHORTEST_LOOK)) });
+                next = Instant::now() + FLOCK;
+            }
+            Some(_) = looks.next() => {}
         }
     }
 }
@@ -72,5 +97,62 @@ impl Network {
     /// Changes when this machine may have moved.
     pub(crate) fn moves(&self) -> watch::Receiver<u64> {
         self.moves.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+    use tokio::{sync::Semaphore, time::timeout};
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    #[tokio::test]
+    async fn a_network_that_changes_without_end_is_looked_at_to_the_end() {
+        let (moved, begun, ended) = (Notify::new(), AtomicUsize::new(0), AtomicUsize::new(0));
+        let look = || async {
+            begun.fetch_add(1, Relaxed);
+            sleep(SHORTEST_LOOK).await;
+            ended.fetch_add(1, Relaxed);
+        };
+        let storm = async {
+            let mut gusts = interval(Duration::from_millis(20));
+            while ended.load(Relaxed) < 2 * MAX_LOOKS {
+                gusts.tick().await;
+                moved.notify_one();
+            }
+        };
+        tokio::select! {
+            () = look_into(&moved, look) => {}
+            storm = timeout(LIMIT, storm) => storm.expect("looks that end"),
+        }
+        let [begun, ended] = [begun, ended].map(AtomicUsize::into_inner);
+        assert!(begun <= ended + MAX_LOOKS, "{begun} begun, {ended} ended");
+    }
+
+    #[tokio::test]
+    async fn what_changes_during_a_look_has_another_one() {
+        let (moved, begun, ends) = (Notify::new(), Notify::new(), Semaphore::new(0));
+        let look = || async {
+            begun.notify_one();
+            ends.acquire().await.unwrap().forget();
+        };
+        let several = async {
+            for _ in 0..MAX_LOOKS {
+                moved.notify_one();
+                begun.notified().await;
+            }
+            // There is no place for one more before another has ended.
+            moved.notify_one();
+            ends.add_permits(1);
+            begun.notified().await;
+        };
+        tokio::select! {
+            () = look_into(&moved, look) => {}
+            several = timeout(LIMIT, several) => several.expect("another look"),
+        }
     }
 }
