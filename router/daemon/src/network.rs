@@ -91,8 +91,8 @@ pub struct NetworkOptions {
     pub name_server: Option<SocketAddr>,
     /// Sees what this node carries as relay and hop: for tests of what it cannot see.
     pub witness: Option<Arc<dyn Witness>>,
-    /// Connections to nodes that are no peers close after so long without a stream; `None` is a
-    /// minute: for tests that do not wait.
+    /// Connections that are not kept for their own sake close after so long without a stream;
+    /// `None` is a minute: for tests that do not wait.
     pub idle_timeout: Option<Duration>,
 }
 

@@ -262,6 +262,14 @@ impl Peers {
         gone
     }
 
+    /// Whether a newer connection over the same carrier has stood for so `long` that this one is
+    /// needed no more. Of two nodes only one ever says so, that with the smaller id: else each
+    /// could part with the one that the other keeps.
+    pub(crate) fn is_superseded(&self, own: NodeId, link: &Link, long: Duration) -> bool {
+        let seat = self.seats().get(&link.peer()).cloned();
+        own < link.peer() && seat.is_some_and(|seat| seat.has_newer(link, long))
+    }
+
     /// Takes a place for a stranger that called from `address`; `None` when there are too many.
     pub(crate) fn stranger(&self, address: IpAddr) -> Option<StrangerPlace> {
         self.strangers.enter(address)
@@ -446,9 +454,18 @@ impl Seat {
             return self.link();
         };
         let links = self.links();
-        let stands = |link: &&Link| !link.is_closed() && !link.is_silent();
-        let mut standing = links.iter().rev().filter(stands);
+        let mut standing = links.iter().rev().filter(|link| stands(link));
         standing.find(|link| link.carrier() == kind).cloned()
+    }
+
+    /// Whether a newer one over the same carrier has stood for so `long`.
+    fn has_newer(&self, link: &Link, long: Duration) -> bool {
+        let links = self.links();
+        let newer = links.iter().rev().take_while(|newer| !newer.is_same(link));
+        let stands = |newer: &&Link| stands(newer) && newer.carrier() == link.carrier();
+        newer
+            .filter(stands)
+            .any(|newer| newer.made().elapsed() >= long)
     }
 
     /// The newest that stands, if it was made after that.
@@ -468,6 +485,10 @@ impl Seat {
         let mut worked = self.worked.lock().unwrap_or_else(PoisonError::into_inner);
         *worked = Some((way, Instant::now()));
     }
+}
+
+fn stands(link: &Link) -> bool {
+    !link.is_closed() && !link.is_silent()
 }
 
 #[cfg(test)]

@@ -32,7 +32,8 @@ use crate::{
 /// Whoever opens a stream says why within this.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection to a node that is no peer makes room after so long without a stream, whoever made
-/// it: the next flow makes a new one in one round trip.
+/// it: the next flow makes a new one in one round trip. So does one to a peer, when a newer one has
+/// stood for as long.
 pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Who asks, as far as it is known.
@@ -154,9 +155,9 @@ async fn serve_streams(
     }
     let mut is_up = false;
     let lost = loop {
-        let is_peer = stranger.is_none() && network.peers().known().get(&link.peer()).is_some();
         let idle = network.idle_timeout();
-        let since = link.idle_since().filter(|_| !is_peer);
+        let is_kept = || stranger.is_none() && is_kept(&network, &link);
+        let since = link.idle_since().filter(|_| !is_kept());
         let since = since.unwrap_or_else(Instant::now);
         let due = since.checked_add(idle).unwrap_or(since);
         let taken = tokio::select! {
@@ -174,15 +175,12 @@ async fn serve_streams(
                 network.spawn(async move { serve_stream(server, opener, pipe, welcome).await });
             }
             Ok(Err(error)) => break error,
-            Err(_) if is_peer => {}
-            Err(_)
-                if link
-                    .idle_since()
-                    .is_some_and(|since| since.elapsed() >= idle) =>
-            {
-                link.close(CloseCode::Done);
+            Err(_) => {
+                let since = link.idle_since().filter(|_| !is_kept());
+                if since.is_some_and(|since| since.elapsed() >= idle) {
+                    link.close(CloseCode::Done);
+                }
             }
-            Err(_) => {}
         }
     };
     let gone = network.peers().unseat(&link);
@@ -195,6 +193,14 @@ async fn serve_streams(
     if is_up && gone {
         announce(&network, &link, "peer-down", lost.to_string());
     }
+}
+
+/// Whether a connection stands though nobody uses it: that to a peer, as long as there is no newer
+/// one.
+fn is_kept(network: &Network, link: &Link) -> bool {
+    let (peers, long) = (network.peers(), network.idle_timeout());
+    let is_peer = peers.known().get(&link.peer()).is_some();
+    is_peer && !peers.is_superseded(network.id(), link, long)
 }
 
 /// Asks a peer for its records. Who is called learns only by the answer that it was let in: a link

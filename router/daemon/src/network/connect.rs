@@ -210,22 +210,36 @@ impl Network {
 mod tests {
     use tempfile::TempDir;
     use tokio::{net::UdpSocket, time::timeout};
+    use wormholes_proto::{Answer, Open, ServiceName, Transport};
 
     use super::*;
     use crate::{
-        config::Config, counters::Counters, gatekeeper::OpenGate, identity::Identity,
-        network::NetworkOptions, records::OwnRecord,
+        config::{Config, ServiceConfig},
+        counters::Counters,
+        gatekeeper::OpenGate,
+        identity::Identity,
+        network::NetworkOptions,
+        records::OwnRecord,
     };
 
     const LIMIT: Duration = Duration::from_secs(20);
 
     fn network() -> (TempDir, Arc<Network>) {
+        network_with(|_| {})
+    }
+
+    fn network_with(edit: impl FnOnce(&mut Config)) -> (TempDir, Arc<Network>) {
         let dir = tempfile::tempdir().unwrap();
         let mut config = Config::default();
         config.node.data_dir = dir.path().join("data");
         config.node.carriers = vec![CarrierKind::Quic];
         config.node.listen = vec![SocketAddr::from(([127, 0, 0, 1], 0))];
-        let (options, counters) = (NetworkOptions::default(), Arc::new(Counters::default()));
+        edit(&mut config);
+        let options = NetworkOptions {
+            idle_timeout: Some(Duration::from_millis(300)),
+            ..NetworkOptions::default()
+        };
+        let counters = Arc::new(Counters::default());
         let network = Network::start(config, options, Arc::new(OpenGate), counters).unwrap();
         (dir, network)
     }
@@ -236,11 +250,11 @@ mod tests {
         (NodeId::from_bytes([9; 32]), socket)
     }
 
-    fn peer(id: NodeId, address: SocketAddr) -> PeerConfig {
+    fn peer(id: NodeId, address: Option<SocketAddr>) -> PeerConfig {
         PeerConfig {
             name: id.to_string(),
             id,
-            addresses: vec![address],
+            addresses: address.into_iter().collect(),
             trust: 2,
             via: Vec::new(),
             register: false,
@@ -287,27 +301,72 @@ mod tests {
         };
         teller.add_record(record.sign(0).unwrap());
         network.look_for_lost();
+        until(|| network.records.get(&stranger.id()).is_some()).await;
+    }
+
+    async fn until(condition: impl Fn() -> bool) {
         let mut looks = tokio::time::interval(Duration::from_millis(10));
-        let told = async {
-            while network.records.get(&stranger.id()).is_none() {
+        let holds = async {
+            while !condition() {
                 looks.tick().await;
             }
         };
-        timeout(LIMIT, told).await.expect("a record");
+        timeout(LIMIT, holds).await.expect("in time");
     }
 
     #[tokio::test]
     async fn records_are_fetched_while_a_peer_is_dialled_that_does_not_answer() {
         let ((_one, network), (_other, teller)) = (self::network(), self::network());
         let (dead, silent) = nobody().await;
-        teller.set_peers(&[peer(network.id(), network.listen_addresses()[0])]);
-        let answers = peer(teller.id(), teller.listen_addresses()[0]);
-        network.set_peers(&[answers, peer(dead, silent.local_addr().unwrap())]);
+        teller.set_peers(&[peer(network.id(), None)]);
+        let answers = peer(teller.id(), Some(teller.listen_addresses()[0]));
+        network.set_peers(&[answers, peer(dead, silent.local_addr().ok())]);
         // One comes with the connection, the next has to be asked for.
         for _ in 0..2 {
             until_told(&network, &teller).await;
         }
         let dial = network.peers.seek(dead, Wish::Own(None), None);
         assert!(matches!(dial, Ok(Sought::Dialled(_))), "{dial:?}");
+    }
+    #[tokio::test]
+    async fn of_the_connections_to_a_peer_the_newest_stays_and_what_has_a_flow() {
+        // Who calls is not who decides.
+        for calls in [0, 1] {
+            let target = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let service = ServiceConfig {
+                name: ServiceName::parse("waits").unwrap(),
+                target: target.local_addr().unwrap(),
+                transport: Transport::Tcp,
+                min_trust: 2,
+            };
+            let serves = || network_with(|config| config.services = vec![service.clone()]);
+            let mut nodes = [serves(), serves()];
+            nodes.sort_by_key(|(_, network)| network.id());
+            let [(_, caller), (_, called)] = [&nodes[calls], &nodes[1 - calls]];
+            let address = called.listen_addresses()[0];
+            called.set_peers(&[peer(caller.id(), None)]);
+            caller.set_peers(&[peer(called.id(), None)]);
+            let connect = async || {
+                let wanted = Wanted {
+                    made_after: Some(Instant::now()),
+                    ..Wanted::default()
+                };
+                let link = caller.connect_over(called.id(), Some(address), wanted);
+                link.await.unwrap()
+            };
+            let first = connect().await;
+            let mut flow = first.open().await.unwrap();
+            let open = Open::Service(Transport::Tcp, Some(service.name.clone()));
+            flow.writer.send_open(&open).await.unwrap();
+            let answer = flow.reader.read_answer().await;
+            assert_eq!(answer, Ok(Answer::Accepted(Vec::new())));
+            let [second, third] = [connect().await, connect().await];
+            until(|| second.is_closed()).await;
+            assert!(!first.is_closed(), "it has a flow");
+            drop(flow);
+            let left = || [caller, called].map(|node| node.peers.all_links().len());
+            until(|| left() == [1, 1]).await;
+            assert!(!third.is_closed());
+        }
     }
 }
