@@ -123,6 +123,21 @@ impl Daemon {
         rpc::call(&self.socket(), method, params).await
     }
 
+    /// Waits until it is registered with all its relays.
+    ///
+    /// # Errors
+    /// When a relay does not take it; the error says what the node said last.
+    pub async fn until_registered(&self) -> Result<()> {
+        let registered = async || {
+            let status = self.call("status", json!({})).await.ok()?;
+            let mut relays = status.get("relays")?.as_array()?.iter();
+            let is_registered = |relay: &Value| relay.get("registered") == Some(&json!(true));
+            relays.all(is_registered).then_some(())
+        };
+        let waited = until("a node to be registered with its relays", registered).await;
+        waited.with_context(|| format!("{} says:\n{}", self.name(), self.log().last(60)))
+    }
+
     /// Its events from here on.
     ///
     /// # Errors

@@ -103,7 +103,7 @@ impl TestNetwork {
         )?;
         // A client that came earlier would look again only after a while.
         for node in hops.iter().chain([&friend, &exit]) {
-            wait_until_registered(node).await?;
+            node.until_registered().await?;
         }
         let network = Self {
             client: plan.client(&relay)?.start().await?,
@@ -146,16 +146,6 @@ impl TestNetwork {
         };
         until("the client to know four hops and an exit", known).await
     }
-}
-
-pub(crate) async fn wait_until_registered(node: &Daemon) -> Result<()> {
-    let registered = async || {
-        let status = node.call("status", json!({})).await.ok()?;
-        let registered = status.pointer("/relays/0/registered")?;
-        (*registered == json!(true)).then_some(())
-    };
-    let waited = until("a node to be registered at the relay", registered).await;
-    waited.with_context(|| format!("{} says:\n{}", node.name(), node.log().last(60)))
 }
 
 /// Who there will be, before anybody is: configs name nodes by id.

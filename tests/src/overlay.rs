@@ -16,10 +16,7 @@ use futures_util::future::try_join_all;
 use serde_json::json;
 use tokio::net::TcpStream;
 
-use crate::{
-    Daemon, EchoServer, Identity, Setup, client::socks5_connect_as, network::wait_until_registered,
-    wait::until,
-};
+use crate::{Daemon, EchoServer, Identity, Setup, client::socks5_connect_as, wait::until};
 
 /// Where the echo of the outside is: neither a node's nor the client's address.
 const OUTSIDE_IP: Ipv4Addr = Ipv4Addr::new(127, 50, 0, 1);
@@ -128,7 +125,7 @@ impl Overlay {
         let friend = plan.setup("friend", &[&relay, &second])?;
         let friend = friend.service("echo", echo.address()).start().await?;
         for node in hops.iter().chain([&second, &friend]) {
-            wait_until_registered(node).await?;
+            node.until_registered().await?;
         }
         let client = plan.setup("client", &[&relay])?.peer(&second, 2);
         let client = client.entrances().start().await?;

@@ -362,7 +362,7 @@ impl Carried {
             .peer_id("relay", relay.id(), 2, &at(relay.listen().unwrap()))
             .peer_id("client", client.id(), 2, via);
         let friend = friend.start().await.unwrap();
-        registered(&friend).await;
+        friend.until_registered().await.unwrap();
         let client = Setup::with_identity("client", &client)
             .unwrap()
             .entrances()
@@ -370,7 +370,7 @@ impl Carried {
             .peer_id("relay", relay.id(), 2, &at(tap.address()))
             .peer_id("friend", friend.id(), 2, via);
         let client = client.start().await.unwrap();
-        registered(&client).await;
+        client.until_registered().await.unwrap();
         Self {
             client,
             _relay: relay,
@@ -386,16 +386,6 @@ impl Carried {
         let flow = socks5_connect_as(user, entrance, host, port).await;
         flow.unwrap()
     }
-}
-
-async fn registered(node: &Daemon) {
-    until("a node to be registered at the relay", async || {
-        let status = node.call("status", json!({})).await.ok()?;
-        let registered = status.pointer("/relays/0/registered")?;
-        (*registered == json!(true)).then_some(())
-    })
-    .await
-    .unwrap();
 }
 
 /// Sends and gets it back.

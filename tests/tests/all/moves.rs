@@ -124,7 +124,7 @@ impl Scene {
         let started = join_all(started.map(Setup::start)).await.into_iter();
         let friends: Vec<Daemon> = started.map(Result::unwrap).collect();
         for friend in &friends {
-            until_registered(friend).await;
+            friend.until_registered().await.unwrap();
         }
         let mut client = client.peer_id("relay", relay.id(), 2, &at(TO_RELAY[1], relay_port));
         for friend in &friends {
@@ -210,16 +210,6 @@ impl Scene {
         });
         join_all(flows).await;
     }
-}
-
-async fn until_registered(node: &Daemon) {
-    until("a node to be registered at the relay", async || {
-        let status = node.call("status", json!({})).await.ok()?;
-        let registered = status.pointer("/relays/0/registered")?;
-        (*registered == json!(true)).then_some(())
-    })
-    .await
-    .unwrap();
 }
 
 /// A flow whose bytes come back, piece by piece.

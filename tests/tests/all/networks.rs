@@ -117,20 +117,15 @@ impl Village {
 
     /// Ann and dan cannot meet, and may learn of each other's record later.
     async fn wait_until_met(&self, member: &Daemon) {
-        until(
-            "a member to know three other hops, and the hall it",
-            async || {
-                let peers = member.call("peers", json!({})).await.ok()?;
-                let peers = peers["peers"].as_array()?;
-                let hops = peers.iter().filter(|peer| peer["roles"]["hop"] == true);
-                let status = member.call("status", json!({})).await.ok()?;
-                let mut relays = status["relays"].as_array()?.iter();
-                let is_known = relays.all(|relay| relay["registered"] == true);
-                (hops.count() >= 3 && is_known).then_some(())
-            },
-        )
+        until("a member to know three other hops", async || {
+            let peers = member.call("peers", json!({})).await.ok()?;
+            let peers = peers["peers"].as_array()?;
+            let hops = peers.iter().filter(|peer| peer["roles"]["hop"] == true);
+            (hops.count() >= 3).then_some(())
+        })
         .await
         .unwrap_or_else(|error| panic!("{error}\n{}", member.log().last(40)));
+        member.until_registered().await.unwrap();
         let checked = member.cli(&["netcheck"]);
         assert!(checked.is_ok(), "{}: {checked:?}", member.name());
     }

@@ -6,8 +6,7 @@ use std::{
     time::Duration,
 };
 
-use serde_json::json;
-use wormholes_tests::{Conditions, Foremost, Setup, Site, UdpLink, curl, until};
+use wormholes_tests::{Conditions, Foremost, Setup, Site, UdpLink, curl};
 
 /// Between the relay and the friend; all else is next door.
 const ROUND_TRIP: Duration = Duration::from_millis(100);
@@ -44,13 +43,7 @@ async fn a_relayed_tunnel_opens_in_two_round_trips() {
         .peer_id("relay", relay.id(), 2, &at_relay)
         .peer_id("client", client.id(), 2, "");
     let friend = friend.start().await.unwrap();
-    until("the friend to be registered", async || {
-        let registered = relay.call("relay", json!({})).await.ok()?;
-        let registered = registered.get("registered")?.as_array()?.len();
-        (registered == 1).then_some(())
-    })
-    .await
-    .unwrap();
+    friend.until_registered().await.unwrap();
     let client = client
         .entrances()
         .script("rules.rhai", SCRIPT)
