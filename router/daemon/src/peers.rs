@@ -374,8 +374,8 @@ impl Peers {
 }
 
 impl Dialling {
-    /// Dials all `addresses`, tells whoever waits, and returns the connection that was made. One
-    /// that comes late, on the way that was before this machine moved, gives way to a newer one.
+    /// Dials all `addresses`, tells whoever waits, and returns the connection that was made. Where
+    /// this machine moved meanwhile, one that another dial made sooner is kept instead.
     pub(crate) async fn run(
         self,
         carrier: &Carrier,
@@ -533,7 +533,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_dial_from_before_a_move_takes_the_place_of_no_newer_connection() {
+    async fn of_the_dials_before_and_after_a_move_the_first_that_ends_well_serves_all() {
         let ((id, called), (_, caller)) = (somebody(), somebody());
         let addresses = called.listen_addresses();
         let taken = tokio::spawn(async move {
@@ -552,15 +552,18 @@ mod tests {
         };
         let run =
             async |dialling: Dialling| dialling.run(&caller, caller.myself(), &addresses).await;
-        let (waits, old) = begin();
-        peers.start_afresh();
-        let (_, new) = begin();
-        peers.start_afresh();
-        let link = run(new)
-            .await
-            .expect("one that comes late is better than none");
-        assert!(run(old).await.is_none());
-        assert!(waits.ended(None).await.unwrap().is_same(&link));
+        let [(first, oldest), (_, middle), (last, newest)] = [(); 3].map(|()| {
+            peers.start_afresh();
+            begin()
+        });
+        let link = run(middle).await.expect("late is better than never");
+        let soon = Some(Duration::from_secs(20));
+        let ended = async |dial: Dial| dial.ended(soon).await.unwrap();
+        assert!(ended(last).await.is_same(&link), "it waits no longer");
+        for other in [oldest, newest] {
+            assert!(run(other).await.is_none());
+        }
+        assert!(ended(first).await.is_same(&link));
         let [stands] = &peers.all_links()[..] else {
             panic!("more than one");
         };

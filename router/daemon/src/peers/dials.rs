@@ -47,8 +47,11 @@ pub(super) struct Dials {
 #[derive(Debug, Default)]
 struct Tries {
     back_off: BackOff,
-    running: Option<Dial>,
+    running: Option<(Dial, Arc<Outcome>)>,
 }
+
+/// Where those who wait hear how a dial ended.
+type Outcome = watch::Sender<Option<Result<Link, ConnectError>>>;
 
 /// A dial that runs; dropping it does not end the dial.
 #[derive(Debug, Clone)]
@@ -63,7 +66,7 @@ pub(super) struct Turn {
     dials: Arc<Dials>,
     wish: Wish,
     since: Instant,
-    done: watch::Sender<Option<Result<Link, ConnectError>>>,
+    done: Arc<Outcome>,
 }
 
 #[derive(Debug, Default)]
@@ -83,13 +86,14 @@ impl Dials {
         wish: Wish,
     ) -> Result<(Dial, Option<Turn>), ConnectError> {
         let mut tries = self.of(wish);
-        if let Some(running) = &tries.running {
+        if let Some((running, _)) = &tries.running {
             return Ok((running.clone(), None));
         }
         tries.back_off.check()?;
         let (sender, done) = watch::channel(None);
-        let since = Instant::now();
-        let dial = tries.running.insert(Dial { since, done }).clone();
+        let (sender, since) = (Arc::new(sender), Instant::now());
+        let dial = Dial { since, done };
+        tries.running = Some((dial.clone(), Arc::clone(&sender)));
         let turn = Turn {
             dials: Arc::clone(self),
             wish,
@@ -138,22 +142,30 @@ impl Dial {
 }
 
 impl Turn {
-    /// Tells whoever waits how it ended.
+    /// Tells whoever waits how it ended; those too who wait for a newer dial, when this one leads
+    /// anywhere.
     pub(super) fn end(self, ended: Result<Link, ConnectError>) {
         let mut tries = self.dials.of(self.wish);
+        let mut newer = None;
         match &ended {
-            Ok(_) => tries.back_off = BackOff::default(),
+            Ok(_) => {
+                tries.back_off = BackOff::default();
+                newer = tries.running.take_if(|(_, done)| !self.is(done));
+            }
             Err(ConnectError::Link(error)) if self.is_in(&tries) => {
                 tries.back_off.failed(error.clone());
             }
             Err(_) => {}
         }
         drop(tries);
+        if let Some((_, done)) = newer {
+            done.send_replace(Some(ended.clone()));
+        }
         self.done.send_replace(Some(ended));
     }
 
-    /// When the dial began that is of no use any more, since this machine moved meanwhile; `None`
-    /// when it is.
+    /// When the dial began, if it is of no more use: this machine moved meanwhile, or another dial
+    /// was faster.
     pub(super) fn outdated(&self) -> Option<Instant> {
         let is_in = self.is_in(&self.dials.of(self.wish));
         (!is_in).then_some(self.since)
@@ -161,9 +173,12 @@ impl Turn {
 
     /// Whether no other dial took its place.
     fn is_in(&self, tries: &Tries) -> bool {
-        let own = self.done.subscribe();
         let running = tries.running.as_ref();
-        running.is_some_and(|running| running.done.same_channel(&own))
+        running.is_some_and(|(_, done)| self.is(done))
+    }
+
+    fn is(&self, done: &Arc<Outcome>) -> bool {
+        Arc::ptr_eq(&self.done, done)
     }
 }
 
