@@ -4,6 +4,7 @@
 //! over TCP, is known in this room only: callers see links and pipes.
 
 mod datagrams;
+mod grant;
 mod link;
 mod pulse;
 mod quic;
@@ -37,6 +38,7 @@ pub(crate) use tcp::Lease;
 pub use tls::TlsError;
 
 /// Streams that a peer may have open at once beside the circuits of roles; more wait at its side.
+/// Over QUIC it has so many when it uses them (`grant`).
 const KNOWN_STREAMS: u32 = 4096;
 /// The same for a stranger.
 const STRANGER_STREAMS: u32 = 256;

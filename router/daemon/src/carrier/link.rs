@@ -14,7 +14,7 @@ use wormholes_proto::CarrierKind;
 use wormholes_proto::NodeId;
 
 use super::{
-    CloseCode, LinkError, Standing,
+    CloseCode, KNOWN_STREAMS, LinkError, Standing,
     datagrams::{self, Lanes},
     pulse::{self, Pulse},
     quic,
@@ -55,7 +55,7 @@ impl Link {
             made: Instant::now(),
             connection,
             load: Arc::default(),
-            streams: Streams::new(lanes.clone()),
+            streams: Streams::new(KNOWN_STREAMS, lanes.clone()),
             pulse: Arc::new(Pulse::new()),
             lanes,
         }
@@ -132,7 +132,11 @@ impl Link {
                     error = datagrams::deliver(self.lanes.as_deref()) => Err(error),
                 };
                 let (send, recv) = taken.map_err(lost)?;
-                Ok(Pipe::quic(send, recv, self.streams.open()))
+                let (stream, more) = self.streams.take(quic.rtt());
+                if let Some(streams) = more {
+                    quic::grant_streams(quic, streams);
+                }
+                Ok(Pipe::quic(send, recv, stream))
             }
             Connection::Tcp(tcp) => Ok(Pipe::framed(tcp.accept(|| self.streams.open()).await?)),
         }
@@ -146,9 +150,11 @@ impl Link {
     /// Grants what `standing` allows, and a stream beside for each of the `circuits` that roles
     /// grant to one node: what is beyond shall be refused, and not wait.
     pub(crate) fn set_standing(&self, standing: Standing, circuits: usize) {
-        let streams = standing.streams(circuits);
         match &self.connection {
-            Connection::Quic(quic) => quic::set_standing(quic, standing, streams),
+            Connection::Quic(quic) => {
+                quic::set_standing(quic, standing);
+                self.streams.set_most(standing.streams(circuits));
+            }
             Connection::Tcp(tcp) => {
                 tcp.set_places(standing.connections(circuits));
             }

@@ -25,8 +25,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 use wormholes_proto::NodeId;
 
 use super::{
-    CarrierError, CloseCode, Families, HANDSHAKE_TIMEOUT, IDLE_TIMEOUT, KEEP_ALIVE, KNOWN_STREAMS,
-    LinkError, STRANGER_STREAMS, Standing,
+    CarrierError, CloseCode, Families, HANDSHAKE_TIMEOUT, IDLE_TIMEOUT, KEEP_ALIVE, LinkError,
+    Standing,
+    grant::FIRST_STREAMS,
     tls::{self, TlsError},
 };
 use crate::{counters::Counters, identity::Identity};
@@ -253,12 +254,16 @@ impl QuicCarrier {
     }
 }
 
-pub(super) fn set_standing(connection: &quinn::Connection, standing: Standing, streams: u32) {
+pub(super) fn set_standing(connection: &quinn::Connection, standing: Standing) {
     let window = match standing {
         Standing::Stranger => STRANGER_WINDOW_BYTES,
         Standing::Known => KNOWN_WINDOW_BYTES,
     };
     connection.set_receive_window(VarInt::from_u32(window));
+}
+
+/// Lets the other end have so many streams open at once.
+pub(super) fn grant_streams(connection: &quinn::Connection, streams: u32) {
     connection.set_max_concurrent_bi_streams(VarInt::from_u32(streams));
 }
 
@@ -349,7 +354,7 @@ pub(super) fn client_config(identity: &Identity) -> Result<ClientConfig, TlsErro
     let crypto = QuicClientConfig::try_from(tls::client_config(identity)?)
         .map_err(|error| TlsError(error.to_string()))?;
     let mut config = ClientConfig::new(Arc::new(crypto));
-    config.transport_config(Arc::new(transport(KNOWN_WINDOW_BYTES, KNOWN_STREAMS)));
+    config.transport_config(Arc::new(transport(KNOWN_WINDOW_BYTES)));
     Ok(config)
 }
 
@@ -358,7 +363,7 @@ fn server_config(identity: &Identity) -> Result<ServerConfig, TlsError> {
         .map_err(|error| TlsError(error.to_string()))?;
     let mut config = ServerConfig::with_crypto(Arc::new(crypto));
     // A caller is nobody until its key was seen.
-    config.transport_config(Arc::new(transport(STRANGER_WINDOW_BYTES, STRANGER_STREAMS)));
+    config.transport_config(Arc::new(transport(STRANGER_WINDOW_BYTES)));
     config.max_incoming(MAX_HANDSHAKES);
     // A million-connection flood may not fill memory with first packets: 16 KiB holds a client
     // hello with a post-quantum share.
@@ -367,10 +372,10 @@ fn server_config(identity: &Identity) -> Result<ServerConfig, TlsError> {
     Ok(config)
 }
 
-fn transport(window_bytes: u32, streams: u32) -> TransportConfig {
+fn transport(window_bytes: u32) -> TransportConfig {
     let mut config = TransportConfig::default();
     config
-        .max_concurrent_bidi_streams(VarInt::from_u32(streams))
+        .max_concurrent_bidi_streams(VarInt::from_u32(FIRST_STREAMS))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
         .receive_window(VarInt::from_u32(window_bytes))
