@@ -49,8 +49,9 @@ pub struct TunnelRequest {
     pub timeout: Duration,
     /// What carries the connection to the first node; none takes any.
     pub carrier: Option<CarrierKind>,
-    /// How long that node may be dialled, when another tunnel waits for its turn: the dial then
-    /// goes on for the next flow. None: as long as `timeout` lets it.
+    /// How long that node may be dialled, or however many stand in for each other there, when
+    /// another tunnel waits for its turn: the dial then goes on for the next flow. None: as long
+    /// as `timeout` lets it.
     pub patience: Option<Duration>,
 }
 
@@ -408,13 +409,14 @@ fn onion_plan(tunnel: &Tunnel, carrier: Option<CarrierKind>) -> Result<OnionPlan
 }
 
 /// Asks `node` for something on a new stream, on the standing connection or a new one. One that
-/// turns out to be dead is replaced, once: no byte of a flow has left by then.
+/// turns out to be dead is replaced, once: no byte of a flow has left by then. Returns the one that
+/// was asked on.
 async fn ask_node<T, F: Future<Output = Result<T, OpenError>>>(
     network: &Arc<Network>,
     node: NodeId,
     first: Wanted,
     ask: impl Fn(Pipe) -> F,
-) -> Result<T, OpenError> {
+) -> Result<(T, Link), OpenError> {
     let start = Instant::now();
     let mut wanted = first;
     loop {
@@ -426,7 +428,7 @@ async fn ask_node<T, F: Future<Output = Result<T, OpenError>>>(
         // A new link was alive just now: where nothing else waits for its turn, a busy node has time.
         let has_time = wanted.made_after.is_some() && first.patience.is_none();
         match ask_over(&link, &ask, has_time).await {
-            Ok(asked) => return asked,
+            Ok(asked) => return asked.map(|asked| (asked, link)),
             // A door shut on the whole connection says more than the broken stream on it.
             Err(source)
                 if wanted.made_after.is_some() || matches!(source, LinkError::Closed(_)) =>
@@ -439,13 +441,20 @@ async fn ask_node<T, F: Future<Output = Result<T, OpenError>>>(
                 network.look_for_lost();
             }
         }
-        let patience = first.patience;
         wanted = Wanted {
-            patience: patience.map(|patience| patience.saturating_sub(start.elapsed())),
             // Others that stood as long may be as dead.
             made_after: Some(start),
-            ..first
+            ..left(first, start)
         };
+    }
+}
+
+/// What was wanted at `start`, with what is left of the patience.
+fn left(first: Wanted, start: Instant) -> Wanted {
+    let left = |patience: Duration| patience.saturating_sub(start.elapsed());
+    Wanted {
+        patience: first.patience.map(left),
+        ..first
     }
 }
 

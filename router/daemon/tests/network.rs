@@ -28,6 +28,9 @@ mod records;
 #[path = "network/relay.rs"]
 mod relay;
 #[cfg(test)]
+#[path = "network/relays.rs"]
+mod relays;
+#[cfg(test)]
 #[path = "network/stopping.rs"]
 mod stopping;
 #[cfg(test)]
@@ -42,3 +45,6 @@ mod unread;
 #[cfg(test)]
 #[path = "network/upstream.rs"]
 mod upstream;
+#[cfg(test)]
+#[path = "network/wire.rs"]
+mod wire;

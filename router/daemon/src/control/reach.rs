@@ -105,7 +105,7 @@ async fn relayed(core: &Arc<NodeCore>, id: NodeId) -> Result<Reached, String> {
     let (relay, pipe) = sealed.map_err(|error| error.to_string())?;
     let connected = Some(start.elapsed());
     Ok(Reached {
-        way: Way::Relay(relay),
+        way: Way::Relay(relay.peer()),
         round_trip: ask(&core.network, pipe)
             .await
             .map_err(|error| error.to_string())?,

@@ -50,5 +50,6 @@ pub(super) async fn ask(
         let body = ask_on(network, &mut pipe, node, open).await?;
         Ok((pipe, body))
     });
-    asked.await
+    let (answered, _) = asked.await?;
+    Ok(answered)
 }

@@ -2,19 +2,22 @@
 
 use std::sync::Arc;
 
+use tokio::time::{Instant, timeout};
 use wormholes_proto::{
     Answer, NodeId, Open, Reason, SignedRecord, encode_open,
     sealed::{ANSWER_BYTES, Initiator, OwnEnd},
 };
 
-use super::{OpenError, ask_node, ask_on};
+use super::{OpenError, ask_node, ask_on, left};
 use crate::{
+    carrier::Link,
+    dial::first_to_open,
     network::{Network, Wanted},
     peers::relays,
     pipe::{Pipe, PipeError},
 };
 
-/// A peer is asked for through so many relays; each costs a part of the time.
+/// A peer is asked for through so many relays at most; each learns who asks for whom.
 const MAX_RELAYS: usize = 4;
 
 /// Asks `to` for `open` on a stream of [`connect`]. Returns the relay, the stream and the answer's
@@ -26,52 +29,68 @@ pub(super) async fn ask(
     first: Wanted,
     open: &Open,
 ) -> Result<(NodeId, Pipe, Vec<u8>), OpenError> {
-    let (relay, mut pipe) = connect(network, via, to, first).await?;
-    let body = ask_on(network, &mut pipe, to, open).await?;
+    let (link, mut pipe) = connect(network, via, to, first).await?;
+    let relay = link.peer();
+    let asked = link.while_alive(ask_on(network, &mut pipe, to, open)).await;
+    let body = asked.map_err(|silent| OpenError::Connect {
+        node: network.named(relay),
+        source: silent.into(),
+    })??;
     Ok((relay, pipe, body))
 }
 
 /// A stream to `to` through `via`, or through any relay that may serve it, sealed between the two
-/// ends. Returns the relay with it.
+/// ends. Relays that are slow, or refuse, have the next one asked as well; the first that works is
+/// taken. Returns the connection to it too.
 ///
 /// # Errors
-/// [`OpenError`] of the last relay.
+/// [`OpenError`] of the relay that failed last.
 pub(crate) async fn connect(
     network: &Arc<Network>,
     via: Option<NodeId>,
     to: NodeId,
     first: Wanted,
-) -> Result<(NodeId, Pipe), OpenError> {
-    let mut record = record_of(network, to, first).await?;
-    let relays = via.map_or_else(|| candidates(network, &to, &record), |via| vec![via]);
-    let mut failed = OpenError::NoWay("no relay of the peer is known");
-    for relay in relays.into_iter().take(MAX_RELAYS) {
-        let mut sealed = seal(network, relay, first, &record).await;
-        if refused_for(&sealed, Reason::Handshake) && network.refresh_records().await {
-            // Its key may have changed: the new record says so.
-            let newer = record_of(network, to, first).await?;
-            if newer.record().noise_key != record.record().noise_key {
-                record = newer;
-                sealed = seal(network, relay, first, &record).await;
-            }
-        }
-        if refused_for(&sealed, Reason::NoNode) {
-            // It may have gone to other relays; who asks here goes on meanwhile.
-            network.doubt_records();
-        }
-        match sealed {
-            Ok(pipe) => return Ok((relay, pipe)),
-            Err(error) => failed = error,
-        }
-    }
-    Err(failed)
+) -> Result<(Link, Pipe), OpenError> {
+    let start = Instant::now();
+    let record = record_of(network, to, first).await?;
+    let mut relays = via.map_or_else(|| candidates(network, &to, &record), |via| vec![via]);
+    relays.truncate(MAX_RELAYS);
+    let through = |relay| through(network, relay, left(first, start), &record);
+    let connected = first_to_open(&relays, through).await;
+    connected.unwrap_or(Err(OpenError::NoWay("no relay of the peer is known")))
 }
 
-fn refused_for(sealed: &Result<Pipe, OpenError>, wanted: Reason) -> bool {
+async fn through(
+    network: &Arc<Network>,
+    relay: NodeId,
+    first: Wanted,
+    record: &SignedRecord,
+) -> Result<(Link, Pipe), OpenError> {
+    let start = Instant::now();
+    let mut sealed = seal(network, relay, first, record).await;
+    if refused_for(&sealed, Reason::Handshake) {
+        // Its key may have changed: the new record says so.
+        refresh(network, left(first, start)).await;
+        let newer = network.records().get(&record.id());
+        let has_changed =
+            |newer: &SignedRecord| newer.record().noise_key != record.record().noise_key;
+        if let Some(newer) = newer.filter(has_changed) {
+            sealed = seal(network, relay, left(first, start), &newer).await;
+        }
+    }
+    if refused_for(&sealed, Reason::NoNode) {
+        // It may have gone to other relays; who asks here goes on meanwhile.
+        network.doubt_records();
+    }
+    sealed
+}
+
+fn refused_for<T>(sealed: &Result<T, OpenError>, wanted: Reason) -> bool {
     matches!(sealed, Err(OpenError::Refused { reason, .. }) if *reason == wanted)
 }
 
-/// The peer's record: without it there is no key to seal for.
+/// The peer's record: without it there is no key to seal for. Those that config.toml names as the
+/// peer's relays have it.
 async fn record_of(
     network: &Arc<Network>,
     id: NodeId,
@@ -80,20 +99,25 @@ async fn record_of(
     if let Some(record) = network.records().get(&id) {
         return Ok(record);
     }
-    connect_relays(network, &id, first).await;
-    network.refresh_records().await;
+    let start = Instant::now();
+    let known = network.peers().known();
+    let mut relays = relays(&known, known.get(&id), None);
+    relays.truncate(MAX_RELAYS);
+    let connect = |relay| network.connect_over(relay, None, left(first, start));
+    if let Some(Err(error)) = first_to_open(&relays, connect).await {
+        tracing::debug!(peer = %network.named(id), %error, "no relay of the peer is reached");
+    }
+    refresh(network, left(first, start)).await;
     let record = network.records().get(&id);
     record.ok_or(OpenError::NoWay("the peer's record is not known"))
 }
 
-/// Those that config.toml names as the peer's relays have its record.
-async fn connect_relays(network: &Arc<Network>, id: &NodeId, first: Wanted) {
-    let known = network.peers().known();
-    for relay in relays(&known, known.get(id), None) {
-        let connected = network.connect_over(relay, None, first);
-        if let Err(error) = connected.await {
-            tracing::debug!(relay = %network.named(relay), %error, "relay not reached");
-        }
+/// Fetches records anew; those that have come are there, whether or not all came in time.
+async fn refresh(network: &Arc<Network>, first: Wanted) {
+    let refresh = network.refresh_records();
+    match first.patience {
+        Some(patience) => drop(timeout(patience, refresh).await),
+        None => drop(refresh.await),
     }
 }
 
@@ -113,11 +137,12 @@ async fn seal(
     relay: NodeId,
     first: Wanted,
     record: &SignedRecord,
-) -> Result<Pipe, OpenError> {
-    ask_node(network, relay, first, |pipe| {
+) -> Result<(Link, Pipe), OpenError> {
+    let sealed = ask_node(network, relay, first, |pipe| {
         shake_hands(network, relay, record, pipe)
-    })
-    .await
+    });
+    let (pipe, link) = sealed.await?;
+    Ok((link, pipe))
 }
 
 async fn shake_hands(

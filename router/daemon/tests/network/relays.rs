@@ -1,0 +1,200 @@
+//! Relays that keep silent: those that stand in for each other, and paths that die.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, pending},
+};
+use wormholed::{ConnectError, Gatekeeper, LinkError, NetworkOptions, OpenError, PeerConfig};
+use wormholes_rules::{Allowance, ExitRequest, NodeView, RelayRequest, RuleEvent, Tunnel, Verdict};
+
+use crate::{support::*, wire::Wire};
+
+/// Far more than any step takes, and less than a dial to a node that keeps silent.
+const LONG_PATIENCE: Duration = Duration::from_secs(4);
+
+/// A client whose friend is registered with the last of its relays; the others keep silent.
+struct Scene {
+    client: Node,
+    friend: Node,
+    relay: Node,
+    _silent: Vec<(Node, std::net::UdpSocket)>,
+}
+
+async fn scene(number: u8, n_silent: u8) -> Scene {
+    let echo = echo_server().await;
+    let client = node(number, |_| {});
+    let relay = node(number + 1, |config| config.relay = enabled());
+    let friend = node(number + 2, |config| {
+        config.node.listen.clear();
+        config.services = vec![service("echo", echo)];
+    });
+    let silent: Vec<_> = (0..n_silent)
+        .map(|_| {
+            let socket = std::net::UdpSocket::bind((client_ip(number), 0)).unwrap();
+            let advertise = socket.local_addr().unwrap();
+            let silent = node(number + 3, |config| {
+                config.node.listen.clear();
+                config.node.advertise = vec![advertise];
+            });
+            (silent, socket)
+        })
+        .collect();
+    register(&friend, &relay, &client).await;
+    let relays = silent.iter().map(|(node, _)| node).chain([&relay]);
+    // Their records alone say where they are: none is connected to before it is needed.
+    let mut peers: Vec<PeerConfig> = Vec::new();
+    for (place, relay) in relays.enumerate() {
+        client.network.add_record(relay.network.own_record());
+        peers.push(PeerConfig {
+            name: format!("relay{place}"),
+            addresses: Vec::new(),
+            ..peer(relay)
+        });
+    }
+    let via = peers.iter().map(|relay| relay.name.clone()).collect();
+    peers.push(PeerConfig {
+        via,
+        ..peer(&friend)
+    });
+    client.network.set_peers(&peers);
+    Scene {
+        client,
+        friend,
+        relay,
+        _silent: silent,
+    }
+}
+
+async fn register(friend: &Node, relay: &Node, client: &Node) {
+    relay.network.set_peers(&[peer(client), peer(friend)]);
+    let mut registered = peer(relay);
+    registered.register = true;
+    friend.network.set_peers(&[registered, peer(client)]);
+    let id = friend.network.id();
+    until("the friend is registered", || {
+        relay.network.registered().contains(&id)
+    })
+    .await;
+}
+
+fn client_ip(number: u8) -> std::net::IpAddr {
+    std::net::Ipv4Addr::new(127, number, 0, 1).into()
+}
+
+fn relayed(friend: &Node, exit: bool) -> Tunnel {
+    Tunnel::Relay {
+        via: None,
+        to: friend.network.id(),
+        exit,
+    }
+}
+
+#[tokio::test]
+async fn relays_that_keep_silent_do_not_hide_one_that_works() {
+    for knows_friend in [true, false] {
+        let scene = scene(200, 2).await;
+        if knows_friend {
+            let record = scene.friend.network.own_record();
+            scene.client.network.add_record(record);
+        }
+        let mut request = service_request("echo");
+        request.patience = Some(LONG_PATIENCE);
+        let start = Instant::now();
+        let tunnel = relayed(&scene.friend, false);
+        let opened = scene.client.network.open(&tunnel, &request).await.unwrap();
+        assert!(start.elapsed() < LONG_PATIENCE, "{:?}", start.elapsed());
+        assert_eq!(opened.path, ids(&[&scene.relay, &scene.friend]));
+        assert_eq!(exchange(opened, b"found").await.unwrap(), b"found");
+    }
+}
+
+#[tokio::test]
+async fn relays_that_keep_silent_are_waited_for_once_and_not_each() {
+    let scene = scene(205, 4).await;
+    let network = &scene.client.network;
+    network.add_record(scene.friend.network.own_record());
+    let mut request = service_request("echo");
+    let patience = Duration::from_millis(1500);
+    request.patience = Some(patience);
+    let start = Instant::now();
+    let opened = network.open(&relayed(&scene.friend, false), &request).await;
+    let error = opened.unwrap_err();
+    let slow = matches!(
+        error,
+        OpenError::Connect {
+            source: ConnectError::Slow,
+            ..
+        }
+    );
+    assert!(slow, "{error}");
+    assert!(start.elapsed() < patience * 3, "{:?}", start.elapsed());
+}
+
+/// Takes its time to decide what it exits to.
+#[derive(Debug)]
+struct Undecided;
+
+impl Gatekeeper for Undecided {
+    fn accept(&self, _node: Arc<NodeView>) -> BoxFuture<'_, Verdict> {
+        said(Verdict::Allow(Allowance::default()))
+    }
+
+    fn relay(&self, _request: RelayRequest) -> BoxFuture<'_, Verdict> {
+        said(Verdict::Allow(Allowance::default()))
+    }
+
+    fn exit(&self, _request: ExitRequest) -> BoxFuture<'_, Verdict> {
+        pending().boxed()
+    }
+
+    fn event(&self, _event: RuleEvent) {}
+}
+
+#[tokio::test]
+async fn a_relay_that_falls_silent_ends_what_is_asked_through_it() {
+    let wire = Wire::new(210).await;
+    let client = node(211, |_| {});
+    let relay = node(212, |config| {
+        config.relay = enabled();
+        config.node.advertise = vec![wire.address];
+    });
+    wire.lead_to(relay.network.listen_addresses()[0]);
+    let friend = guarded_node(
+        213,
+        |config| {
+            config.node.listen.clear();
+            exits(config);
+        },
+        Arc::new(Undecided),
+        NetworkOptions::default(),
+    );
+    register(&friend, &relay, &client).await;
+    let relay_as_peer = PeerConfig {
+        addresses: vec![wire.address],
+        ..peer(&relay)
+    };
+    let friend_as_peer = PeerConfig {
+        via: vec![relay.name.clone()],
+        ..peer(&friend)
+    };
+    client.network.set_peers(&[relay_as_peer, friend_as_peer]);
+    let tunnel = relayed(&friend, true);
+    let request = request(closed_port().await);
+    let is_asked = || friend.network.exit_status().active > 0;
+    let (opened, ()) = tokio::join!(client.network.open(&tunnel, &request), async {
+        until("the friend is asked", is_asked).await;
+        wire.cut();
+    });
+    let error = opened.unwrap_err();
+    let OpenError::Connect { node, source } = &error else {
+        panic!("{error}");
+    };
+    assert_eq!(node.id, relay.network.id());
+    let silent = matches!(source, ConnectError::Link(LinkError::Silent));
+    assert!(silent, "{error}");
+}
