@@ -24,6 +24,11 @@ use crate::{
 const REGISTRATION: Duration = Duration::from_secs(1800);
 /// The called node answers the relay, and the caller's first message comes, within this.
 const CALLED_TIMEOUT: Duration = Duration::from_secs(10);
+/// A registered node that has fallen silent may come back within this, or call anew from elsewhere:
+/// the next step of the caller's plan shall have its turn within two seconds.
+const COMES_BACK: Duration = Duration::from_millis(1500);
+/// Between two looks whether it did: a word that comes tells nobody.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Who is registered here, and which circuits run.
 #[derive(Debug)]
@@ -179,20 +184,36 @@ async fn ask_rules(network: &Network, asker: &Asker, to: NodeId) -> Result<Allow
 }
 
 /// Opens a stream to the registered node. It called; it is not called back. Where its connection
-/// turns out to be dead, another one, that it made from elsewhere, takes its place, once.
+/// turns out to be dead, the same come to life or another one takes its place, once.
 async fn call(network: &Network, to: NodeId, ahead: &[u8]) -> Result<Pipe, Reason> {
+    let until = Instant::now() + COMES_BACK;
     let call = async {
-        let link = network.peers().link(&to).ok_or(Reason::NoNode)?;
-        let called = call_over(network, &link, ahead).await;
-        match network.peers().link(&to) {
-            Some(other) if called.is_err() && !other.is_same(&link) => {
-                call_over(network, &other, ahead).await
+        let link = standing(network, &to, until).await?;
+        match call_over(network, &link, ahead).await {
+            Err(Reason::Unreachable) => {
+                let link = standing(network, &to, until).await?;
+                call_over(network, &link, ahead).await
             }
-            _ => called,
+            called => called,
         }
     };
     let called = tokio::time::timeout(CALLED_TIMEOUT, call).await;
     called.unwrap_or(Err(Reason::TimedOut))
+}
+
+/// A connection to the registered node that is not silent, as soon as there is one.
+async fn standing(network: &Network, to: &NodeId, until: Instant) -> Result<Link, Reason> {
+    let mut looks = tokio::time::interval(LOOK);
+    let standing = async {
+        loop {
+            looks.tick().await;
+            if let Some(link) = network.peers().link(to) {
+                return link;
+            }
+        }
+    };
+    let standing = tokio::time::timeout_at(until.into(), standing).await;
+    standing.map_err(|_| Reason::NoNode)
 }
 
 /// What the caller sent `ahead` goes along with the request, as it came: the handshake needs no

@@ -10,6 +10,7 @@ use futures_util::{
     future::{BoxFuture, pending},
 };
 use wormholed::{ConnectError, Gatekeeper, LinkError, NetworkOptions, OpenError, PeerConfig};
+use wormholes_proto::Reason;
 use wormholes_rules::{Allowance, ExitRequest, NodeView, RelayRequest, RuleEvent, Tunnel, Verdict};
 
 use crate::{support::*, wire::Wire};
@@ -133,6 +134,60 @@ async fn relays_that_keep_silent_are_waited_for_once_and_not_each() {
     );
     assert!(slow, "{error}");
     assert!(start.elapsed() < patience * 3, "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn a_friend_that_is_silent_for_a_moment_is_waited_for() {
+    let echo = echo_server().await;
+    let wire = Wire::new(214).await;
+    let client = node(215, |_| {});
+    let relay = node(216, |config| config.relay = enabled());
+    wire.lead_to(relay.network.listen_addresses()[0]);
+    let friend = node(217, |config| {
+        config.node.listen.clear();
+        config.services = vec![service("echo", echo)];
+    });
+    relay.network.set_peers(&[peer(&client), peer(&friend)]);
+    let by_wire = PeerConfig {
+        addresses: vec![wire.address],
+        register: true,
+        ..peer(&relay)
+    };
+    let client_as_peer = PeerConfig {
+        addresses: Vec::new(),
+        ..peer(&client)
+    };
+    let friends_peers = [by_wire, client_as_peer];
+    friend.network.set_peers(&friends_peers);
+    let id = friend.network.id();
+    until("the friend is registered", || {
+        relay.network.registered().contains(&id)
+    })
+    .await;
+    let friend_as_peer = PeerConfig {
+        via: vec![relay.name.clone()],
+        ..peer(&friend)
+    };
+    client.network.set_peers(&[peer(&relay), friend_as_peer]);
+    let (tunnel, request) = (relayed(&friend, false), service_request("echo"));
+    let open = || client.network.open(&tunnel, &request);
+    open().await.unwrap();
+
+    wire.cut();
+    let start = Instant::now();
+    let refused = open().await.unwrap_err();
+    let is_away = matches!(refused.reason(), Reason::NoNode | Reason::Unreachable);
+    assert!(is_away, "{refused}");
+    assert!(start.elapsed() < LONG_PATIENCE, "{:?}", start.elapsed());
+    let (opened, ()) = tokio::join!(open(), async {
+        let is_asked = || relay.network.relay_status().active > 0;
+        until("the relay is asked", is_asked).await;
+        wire.mend();
+        // Says a word: its record is new.
+        friend.network.set_peers(&friends_peers);
+    });
+    let answer = exchange(opened.unwrap(), b"back").await.unwrap();
+    assert_eq!(answer, b"back");
 }
 
 /// Takes its time to decide what it exits to.

@@ -51,6 +51,10 @@ impl Wire {
     pub(crate) fn cut(&self) {
         self.is_dead.store(true, Relaxed);
     }
+
+    pub(crate) fn mend(&self) {
+        self.is_dead.store(false, Relaxed);
+    }
 }
 
 async fn carry(
