@@ -31,6 +31,9 @@ mod relay;
 #[path = "network/relays.rs"]
 mod relays;
 #[cfg(test)]
+#[path = "network/silent_hops.rs"]
+mod silent_hops;
+#[cfg(test)]
 #[path = "network/stopping.rs"]
 mod stopping;
 #[cfg(test)]

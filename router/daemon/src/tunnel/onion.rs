@@ -21,11 +21,12 @@ use wormholes_proto::CarrierKind;
 
 use super::{OpenError, ask_on};
 use crate::{
+    carrier::Link,
     network::Network,
     pipe::{CellOpener, CellSealer, Pipe, PipeError},
 };
 
-use first_hop::FirstHops;
+use first_hop::{FirstHops, stands};
 use paths::Paths;
 use spares::{Spare, Spares};
 
@@ -41,7 +42,14 @@ const BUILD_AHEAD_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) struct OnionClient {
     paths: Paths,
     first_hops: FirstHops,
-    spares: Spares,
+    spares: Spares<Circuit>,
+}
+
+/// A circuit that is nobody's yet, and the connection to its first hop.
+#[derive(Debug)]
+struct Circuit {
+    link: Link,
+    pipe: Pipe,
 }
 
 /// What a plan says about an onion tunnel.
@@ -60,7 +68,7 @@ impl OnionClient {
         Self {
             paths: Paths::new(data_dir),
             first_hops: FirstHops::default(),
-            spares: Spares::default(),
+            spares: Spares::new(),
         }
     }
 
@@ -195,20 +203,37 @@ async fn ask_over(
     time: TimeLeft,
 ) -> Result<(Pipe, Vec<u8>), CircuitError> {
     let last = path.last().map_or_else(|| network.id(), |hop| hop.id);
-    if let Some(mut spare) = network.onion().spares.take(key, path, Instant::now()) {
-        let asked = ask_on(network, &mut spare, last, open);
+    let spare = network.onion().spares.take(key, path, Instant::now());
+    if let Some(spare) = spare.filter(|spare| stands(&spare.link)) {
+        let asked = spare.ask(network, last, open);
         match tokio::time::timeout(time.patience(), asked).await {
-            Ok(Ok(body)) => return Ok((spare, body)),
             // It died while it waited: a new one will do, or tell that the path is dead.
-            Ok(Err(OpenError::Broken { .. })) | Err(_) => {}
-            Ok(Err(error)) => return Err(CircuitError::Answer(error)),
+            Ok(Err(CircuitError::Broken(_))) | Err(_) => {}
+            Ok(asked) => return asked,
         }
     }
-    let mut pipe = build(network, path, carrier, time.patience()).await?;
-    match ask_on(network, &mut pipe, last, open).await {
-        Ok(body) => Ok((pipe, body)),
-        Err(OpenError::Broken { source, .. }) => Err(CircuitError::Broken(source)),
-        Err(error) => Err(CircuitError::Answer(error)),
+    let circuit = build(network, path, carrier, time.patience()).await?;
+    circuit.ask(network, last, open).await
+}
+
+impl Circuit {
+    /// Asks the last hop, as long as the first one shows signs of life.
+    async fn ask(
+        mut self,
+        network: &Network,
+        last: NodeId,
+        open: &Open,
+    ) -> Result<(Pipe, Vec<u8>), CircuitError> {
+        let asked = ask_on(network, &mut self.pipe, last, open);
+        match self.link.while_alive(asked).await {
+            Ok(Ok(body)) => Ok((self.pipe, body)),
+            Ok(Err(OpenError::Broken { source, .. })) => Err(CircuitError::Broken(source)),
+            Ok(Err(error)) => Err(CircuitError::Answer(error)),
+            Err(_) => {
+                network.onion().paths.refused(&self.link.peer());
+                Err(CircuitError::Hop(0, Reason::TimedOut))
+            }
+        }
     }
 }
 
@@ -237,7 +262,7 @@ async fn build(
     path: &[PathHop],
     carrier: Option<CarrierKind>,
     patience: Duration,
-) -> Result<Pipe, CircuitError> {
+) -> Result<Circuit, CircuitError> {
     let built = tokio::time::timeout(patience, try_build(network, path, carrier)).await;
     let built = built.unwrap_or(Err(CircuitError::TimedOut));
     let counters = network.counters();
@@ -255,7 +280,7 @@ async fn try_build(
     network: &Arc<Network>,
     path: &[PathHop],
     carrier: Option<CarrierKind>,
-) -> Result<Pipe, CircuitError> {
+) -> Result<Circuit, CircuitError> {
     let first = path.first().ok_or(CircuitError::Hop(0, Reason::NoNode))?;
     let (build, create) = ClientBuild::new(path, &mut rand::rng())
         .map_err(|_| CircuitError::Hop(0, Reason::Malformed))?;
@@ -263,7 +288,7 @@ async fn try_build(
         key_id: create.key_id,
         slots: create.slots,
     };
-    let (pipe, answer) = first_hop::ask(network, first, carrier, &open).await?;
+    let (link, pipe, answer) = first_hop::ask(network, first, carrier, &open).await?;
     let created: [u8; CREATED_BYTES] = match answer {
         Answer::Accepted(created) => created
             .try_into()
@@ -279,12 +304,13 @@ async fn try_build(
         }
     })?;
     let (sealer, opener) = circuit.split();
-    pipe.onion(
+    let pipe = pipe.onion(
         CellSealer::Client(Box::new(sealer)),
         CellOpener::Client(opener),
         None,
-    )
-    .ok_or(CircuitError::Hop(0, Reason::Unsupported))
+    );
+    let pipe = pipe.ok_or(CircuitError::Hop(0, Reason::Unsupported))?;
+    Ok(Circuit { link, pipe })
 }
 
 /// Has a circuit ready for the next flow on this path, for a while.
@@ -302,9 +328,13 @@ fn build_ahead(
         let spares = &builder.onion().spares;
         match build(&builder, &path, carrier, BUILD_AHEAD_TIMEOUT).await {
             Err(_) => spares.release(&key),
-            Ok(pipe) => {
-                let built = Instant::now();
-                if spares.keep(key, Spare { path, pipe, built }) {
+            Ok(circuit) => {
+                let spare = Spare {
+                    path,
+                    circuit,
+                    built: Instant::now(),
+                };
+                if spares.keep(key, spare) {
                     spares.let_go_in_time().await;
                 }
             }

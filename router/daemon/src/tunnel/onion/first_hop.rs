@@ -22,7 +22,7 @@ use crate::{
     counters::Counters,
     dial::first_to_open,
     network::{Network, Wanted},
-    peers::ways,
+    peers::{ConnectError, ways},
     pipe::Pipe,
 };
 
@@ -55,29 +55,25 @@ enum Door {
     Friend(Instant),
 }
 
-/// Sends a CREATE to the first hop, and takes its answer.
+/// Sends a CREATE to the first hop, and takes its answer; with the connection that it came on.
 pub(super) async fn ask(
     network: &Arc<Network>,
     hop: &PathHop,
     carrier: Option<CarrierKind>,
     open: &Open,
-) -> Result<(Pipe, Answer), CircuitError> {
+) -> Result<(Link, Pipe, Answer), CircuitError> {
     let first_hop = network.onion().first_hops.entry((hop.id, carrier));
     let first_hop = first_hop.ok_or(CircuitError::Hop(0, Reason::Busy))?;
     let link = first_hop.stranger(network, hop, carrier).await?;
     if let Some(link) = link {
-        let answered = ask_link(network.counters(), &link, open).await;
-        if link.is_silent() {
-            network.onion().paths.refused(&hop.id);
-        }
-        match answered {
+        match ask_link(network.counters(), &link, open).await {
             Err(reason) if reason == Reason::Denied && is_peer(network, hop) => {
                 first_hop.make_friend().await;
             }
             Ok((_, Answer::Refused(Reason::Denied))) if is_peer(network, hop) => {
                 first_hop.make_friend().await;
             }
-            answered => return heard(network, hop, answered),
+            answered => return heard(network, link, answered),
         }
     }
     let wanted = Wanted {
@@ -88,11 +84,8 @@ pub(super) async fn ask(
         .connect_over(hop.id, Some(hop.address), wanted)
         .await;
     let link = link.map_err(|error| CircuitError::Hop(0, error.reason()))?;
-    heard(
-        network,
-        hop,
-        ask_link(network.counters(), &link, open).await,
-    )
+    let answered = ask_link(network.counters(), &link, open).await;
+    heard(network, link, answered)
 }
 
 /// Over QUIC, unless that does not answer for long: over TCP each circuit is a connection that the
@@ -133,25 +126,27 @@ async fn dial(
     over(CarrierKind::Tcp).await.or(failed)
 }
 
-/// A hop that will not serve lets another guard go first for a while.
+/// A hop that will not serve, or keeps silent, lets another guard go first for a while.
 fn heard(
     network: &Network,
-    hop: &PathHop,
+    link: Link,
     answered: Result<(Pipe, Answer), Reason>,
-) -> Result<(Pipe, Answer), CircuitError> {
+) -> Result<(Link, Pipe, Answer), CircuitError> {
     let refusal = match &answered {
         Ok((_, Answer::Refused(reason))) | Err(reason) => Some(*reason),
         Ok((_, Answer::Accepted(_))) => None,
     };
-    if let Some(Reason::Busy | Reason::Denied | Reason::Unsupported) = refusal {
-        network.onion().paths.refused(&hop.id);
+    if let Some(Reason::Busy | Reason::Denied | Reason::Unsupported | Reason::TimedOut) = refusal {
+        network.onion().paths.refused(&link.peer());
     }
-    answered.map_err(|reason| CircuitError::Hop(0, reason))
+    let (pipe, answer) = answered.map_err(|reason| CircuitError::Hop(0, reason))?;
+    Ok((link, pipe, answer))
 }
 
 async fn ask_link(counters: &Counters, link: &Link, open: &Open) -> Result<(Pipe, Answer), Reason> {
+    let reason = |error: LinkError| ConnectError::from(error).reason();
     let asked = async {
-        let mut pipe = link.open().await.map_err(|_| Reason::Unreachable)?;
+        let mut pipe = link.open().await?;
         let sent = pipe.writer.send_open(open).await;
         let answer = match sent {
             Ok(()) => counters.answered(pipe.reader.read_answer().await),
@@ -160,22 +155,15 @@ async fn ask_link(counters: &Counters, link: &Link, open: &Open) -> Result<(Pipe
         Ok(answer.map(|answer| (pipe, answer)))
     };
     let asked = link.while_alive(asked).await;
-    match asked.unwrap_or(Err(Reason::Unreachable))? {
+    match asked.flatten().map_err(reason)? {
         Ok(answered) => Ok(answered),
-        Err(_) if link.is_closed() => match link.closed().await {
-            LinkError::Closed(reason) => Err(reason),
-            LinkError::NoAnswer { .. }
-            | LinkError::Handshake { .. }
-            | LinkError::Address { .. }
-            | LinkError::Lost(_)
-            | LinkError::Silent => Err(Reason::Unreachable),
-        },
+        Err(_) if link.is_closed() => Err(reason(link.closed().await)),
         Err(_) => Err(Reason::Handshake),
     }
 }
 
 /// A connection that has fallen silent is of no use to a new circuit.
-fn stands(link: &Link) -> bool {
+pub(super) fn stands(link: &Link) -> bool {
     !link.is_closed() && !link.is_silent()
 }
 

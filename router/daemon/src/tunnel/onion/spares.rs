@@ -10,8 +10,6 @@ use std::{
 
 use wormholes_proto::onion::{PathHop, PathKey};
 
-use crate::pipe::Pipe;
-
 /// Circuits that wait, one per key: a quarter of the places that a hop gives one client. Overflow:
 /// none is built ahead.
 const MAX_SPARES: usize = 16;
@@ -19,12 +17,12 @@ const MAX_SPARES: usize = 16;
 const LIFETIME: Duration = Duration::from_secs(60);
 
 /// What waits.
-#[derive(Debug, Default)]
-pub(super) struct Spares(Mutex<Kept>);
+#[derive(Debug)]
+pub(super) struct Spares<C>(Mutex<Kept<C>>);
 
-#[derive(Debug, Default)]
-struct Kept {
-    waiting: BTreeMap<PathKey, Spare>,
+#[derive(Debug)]
+struct Kept<C> {
+    waiting: BTreeMap<PathKey, Spare<C>>,
     /// Flows that come together have one built, not one each.
     being_built: BTreeSet<PathKey>,
     /// Somebody lets them go in time.
@@ -33,17 +31,25 @@ struct Kept {
 
 /// A circuit that was built ahead.
 #[derive(Debug)]
-pub(super) struct Spare {
+pub(super) struct Spare<C> {
     pub(super) path: Vec<PathHop>,
-    pub(super) pipe: Pipe,
+    pub(super) circuit: C,
     pub(super) built: Instant,
 }
 
-impl Spares {
+impl<C> Spares<C> {
+    pub(super) fn new() -> Self {
+        Self(Mutex::new(Kept {
+            waiting: BTreeMap::new(),
+            being_built: BTreeSet::new(),
+            watched: false,
+        }))
+    }
+
     /// The circuit that waits for `key`, if it takes that path.
-    pub(super) fn take(&self, key: &PathKey, path: &[PathHop], now: Instant) -> Option<Pipe> {
+    pub(super) fn take(&self, key: &PathKey, path: &[PathHop], now: Instant) -> Option<C> {
         let spare = self.fresh(now).waiting.remove(key)?;
-        (spare.path == path).then_some(spare.pipe)
+        (spare.path == path).then_some(spare.circuit)
     }
 
     /// Whether one shall be built for `key`; whoever is told so builds it, and keeps or releases.
@@ -60,7 +66,7 @@ impl Spares {
 
     /// Keeps what was claimed. True when nobody watches: then it is the caller's to have all let go
     /// in time.
-    pub(super) fn keep(&self, key: PathKey, spare: Spare) -> bool {
+    pub(super) fn keep(&self, key: PathKey, spare: Spare<C>) -> bool {
         let mut kept = self.fresh(spare.built);
         kept.being_built.remove(&key);
         kept.waiting.insert(key, spare);
@@ -82,7 +88,7 @@ impl Spares {
         next
     }
 
-    fn fresh(&self, now: Instant) -> MutexGuard<'_, Kept> {
+    fn fresh(&self, now: Instant) -> MutexGuard<'_, Kept<C>> {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         kept.waiting
             .retain(|_, spare| now.saturating_duration_since(spare.built) < LIFETIME);
@@ -114,10 +120,10 @@ mod tests {
         }
     }
 
-    fn spare(built: Instant) -> Spare {
+    fn spare(built: Instant) -> Spare<()> {
         Spare {
             path: Vec::new(),
-            pipe: Pipe::memory().0,
+            circuit: (),
             built,
         }
     }
@@ -125,7 +131,7 @@ mod tests {
     #[test]
     fn those_whose_time_is_over_make_room_and_are_dropped() {
         let start = Instant::now();
-        let spares = Spares::default();
+        let spares = Spares::new();
         for number in 0..MAX_SPARES {
             assert!(spares.claim(&key(number), start));
         }
@@ -144,7 +150,7 @@ mod tests {
     #[test]
     fn one_waits_for_a_key_and_serves_its_path_only() {
         let start = Instant::now();
-        let spares = Spares::default();
+        let spares = Spares::new();
         assert!(spares.claim(&key(1), start));
         assert!(!spares.claim(&key(1), start), "it is being built");
         spares.release(&key(1));
@@ -158,7 +164,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_last_goes_without_another_flow() {
-        let spares = Spares::default();
+        let spares = Spares::new();
         let long_ago = Instant::now() - LIFETIME + Duration::from_millis(1);
         assert!(spares.keep(key(1), spare(long_ago)));
         spares.let_go_in_time().await;
