@@ -28,10 +28,10 @@ use crate::{
     dial::first_to_open,
 };
 
-use dials::{Dials, Turn};
+use dials::Turn;
 use strangers::Strangers;
 
-pub(crate) use dials::{Dial, Way, Wish, ways};
+pub(crate) use dials::{Dial, Dials, Way, Wish, ways};
 pub(crate) use strangers::{StrangerPlace, source_of};
 pub(crate) use world::{WorldCache, relays};
 

@@ -271,7 +271,7 @@ impl OpenError {
 
 /// The list has the words for targets; a hop is none.
 fn hop_failure(reason: Reason) -> String {
-    if reason == Reason::Unreachable {
+    if matches!(reason, Reason::Unreachable | Reason::TimedOut) {
         "not reached".to_owned()
     } else {
         reason.to_string()
@@ -326,7 +326,7 @@ async fn open_any(
         Tunnel::Onion { to, exit, .. } => {
             // Without a named end the last hop is any that exits.
             let open = wanted(*exit || to.is_none());
-            let plan = onion_plan(tunnel, request.carrier)?;
+            let plan = onion_plan(tunnel, first)?;
             let isolation = &request.isolation;
             let (path, pipe, _) =
                 onion::ask(network, plan, isolation, &open, request.timeout).await?;
@@ -375,7 +375,7 @@ async fn resolve_any(
             decode_addresses(network, *to, &body)
         }
         Tunnel::Onion { .. } => {
-            let plan = onion_plan(tunnel, request.carrier)?;
+            let plan = onion_plan(tunnel, first)?;
             let (path, _, body) =
                 onion::ask(network, plan, &request.isolation, &open, request.timeout).await?;
             let last = path.last().copied().unwrap_or_else(|| network.id());
@@ -386,7 +386,7 @@ async fn resolve_any(
     }
 }
 
-fn onion_plan(tunnel: &Tunnel, carrier: Option<CarrierKind>) -> Result<OnionPlan, OpenError> {
+fn onion_plan(tunnel: &Tunnel, first: Wanted) -> Result<OnionPlan, OpenError> {
     match tunnel {
         Tunnel::Onion {
             hops,
@@ -399,7 +399,7 @@ fn onion_plan(tunnel: &Tunnel, carrier: Option<CarrierKind>) -> Result<OnionPlan
             via: *via,
             to: *to,
             friends_only: *friends_only,
-            carrier,
+            first,
         }),
         Tunnel::Direct { .. }
         | Tunnel::Relay { .. }

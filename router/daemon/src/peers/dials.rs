@@ -36,7 +36,7 @@ pub(crate) enum Wish {
 
 /// The dials to one node, for each wish by itself.
 #[derive(Debug, Default)]
-pub(super) struct Dials {
+pub(crate) struct Dials {
     any: Mutex<Tries>,
     quic: Mutex<Tries>,
     tcp: Mutex<Tries>,
@@ -62,7 +62,7 @@ pub(crate) struct Dial {
 
 /// The right to dial a node, which ends with the value.
 #[derive(Debug)]
-pub(super) struct Turn {
+pub(crate) struct Turn {
     dials: Arc<Dials>,
     wish: Wish,
     since: Instant,
@@ -81,7 +81,7 @@ impl Dials {
     ///
     /// # Errors
     /// [`ConnectError::BackingOff`].
-    pub(super) fn enter(
+    pub(crate) fn enter(
         self: &Arc<Self>,
         wish: Wish,
     ) -> Result<(Dial, Option<Turn>), ConnectError> {
@@ -144,7 +144,7 @@ impl Dial {
 impl Turn {
     /// Tells whoever waits how it ended; those too who wait for a newer dial, when this one leads
     /// anywhere.
-    pub(super) fn end(self, ended: Result<Link, ConnectError>) {
+    pub(crate) fn end(self, ended: Result<Link, ConnectError>) {
         let mut tries = self.dials.of(self.wish);
         let mut newer = None;
         match &ended {

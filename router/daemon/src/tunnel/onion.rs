@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::time::timeout;
 use wormholes_proto::{
     Answer, NodeId, Open, Reason, Remedy, Suite,
     onion::{CREATED_BYTES, ClientBuild, LastHop, PathHop, PathKey, PathRequest},
@@ -19,10 +20,10 @@ use wormholes_proto::{
 
 use wormholes_proto::CarrierKind;
 
-use super::{OpenError, ask_on};
+use super::{OpenError, ask_on, left};
 use crate::{
     carrier::Link,
-    network::Network,
+    network::{Network, Wanted},
     pipe::{CellOpener, CellSealer, Pipe, PipeError},
 };
 
@@ -33,7 +34,7 @@ use spares::{Spare, Spares};
 /// Paths that are tried for one flow, the same one with fresh keys included.
 const MAX_ATTEMPTS: usize = 3;
 /// What may hang gets one part in so many of the time that is left: the rest is for another try.
-const PATIENCE_PARTS: u32 = 3;
+const PARTS: u32 = 3;
 /// Building ahead holds nobody up; hops give up sooner.
 const BUILD_AHEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -59,7 +60,8 @@ pub(super) struct OnionPlan {
     pub(super) via: Option<NodeId>,
     pub(super) to: Option<NodeId>,
     pub(super) friends_only: bool,
-    pub(super) carrier: Option<CarrierKind>,
+    /// What the connection to the first hop shall be like.
+    pub(super) first: Wanted,
 }
 
 impl OnionClient {
@@ -88,16 +90,16 @@ pub(super) async fn ask(
     open: &Open,
     timeout: Duration,
 ) -> Result<(Vec<NodeId>, Pipe, Vec<u8>), OpenError> {
-    let time = TimeLeft {
+    let mut time = TimeLeft {
         since: Instant::now(),
         timeout,
+        first: plan.first,
+        is_late: false,
     };
+    let carrier = plan.first.carrier;
     let key = PathKey {
         // A circuit over another carrier is another circuit.
-        isolation: format!(
-            "{} {isolation}",
-            plan.carrier.map_or("any", CarrierKind::as_str)
-        ),
+        isolation: format!("{} {isolation}", carrier.map_or("any", CarrierKind::as_str)),
         request: PathRequest {
             own: network.id(),
             hops: plan.hops,
@@ -111,11 +113,11 @@ pub(super) async fn ask(
     let mut failed = OpenError::NoWay("no onion path");
     for _ in 0..MAX_ATTEMPTS {
         let (path, kept) = network.onion().paths.choose(network, &key).await?;
-        match ask_over(network, &key, &path, plan.carrier, open, time).await {
+        match ask_over(network, &key, &path, open, time).await {
             Ok((pipe, body)) => {
                 // A key that came once may never come again.
                 if kept {
-                    build_ahead(network, key, path.clone(), plan.carrier);
+                    build_ahead(network, key, path.clone(), carrier);
                 }
                 return Ok((ids(&path), pipe, body));
             }
@@ -125,7 +127,11 @@ pub(super) async fn ask(
                 if error.remedy() == Some(Remedy::RefreshRecords) {
                     network.refresh_records().await;
                 }
+                time.is_late |= matches!(error, CircuitError::Hop(0, Reason::TimedOut));
                 failed = error.into_open(network, &path);
+                if time.part().is_zero() {
+                    break;
+                }
             }
         }
     }
@@ -137,6 +143,10 @@ pub(super) async fn ask(
 struct TimeLeft {
     since: Instant,
     timeout: Duration,
+    first: Wanted,
+    /// A first hop kept silent: where the next step of the plan waits for its turn, another has
+    /// what is left of the patience.
+    is_late: bool,
 }
 
 /// A circuit that was not built, or was of no use.
@@ -198,7 +208,6 @@ async fn ask_over(
     network: &Arc<Network>,
     key: &PathKey,
     path: &[PathHop],
-    carrier: Option<CarrierKind>,
     open: &Open,
     time: TimeLeft,
 ) -> Result<(Pipe, Vec<u8>), CircuitError> {
@@ -206,13 +215,13 @@ async fn ask_over(
     let spare = network.onion().spares.take(key, path, Instant::now());
     if let Some(spare) = spare.filter(|spare| stands(&spare.link)) {
         let asked = spare.ask(network, last, open);
-        match tokio::time::timeout(time.patience(), asked).await {
+        match timeout(time.part(), asked).await {
             // It died while it waited: a new one will do, or tell that the path is dead.
             Ok(Err(CircuitError::Broken(_))) | Err(_) => {}
             Ok(asked) => return asked,
         }
     }
-    let circuit = build(network, path, carrier, time.patience()).await?;
+    let circuit = build(network, path, time.first_hop(), time.part()).await?;
     circuit.ask(network, last, open).await
 }
 
@@ -251,8 +260,17 @@ fn as_stranger(error: OpenError) -> OpenError {
 
 impl TimeLeft {
     /// How long to wait for something that may hang.
-    fn patience(self) -> Duration {
-        self.timeout.saturating_sub(self.since.elapsed()) / PATIENCE_PARTS
+    fn part(self) -> Duration {
+        let part = self.timeout.saturating_sub(self.since.elapsed()) / PARTS;
+        match self.first_hop().patience {
+            Some(patience) if self.is_late => part.min(patience),
+            Some(_) | None => part,
+        }
+    }
+
+    /// What is wanted of the first hop by now.
+    fn first_hop(self) -> Wanted {
+        left(self.first, self.since.into())
     }
 }
 
@@ -260,10 +278,10 @@ impl TimeLeft {
 async fn build(
     network: &Arc<Network>,
     path: &[PathHop],
-    carrier: Option<CarrierKind>,
-    patience: Duration,
+    first: Wanted,
+    time: Duration,
 ) -> Result<Circuit, CircuitError> {
-    let built = tokio::time::timeout(patience, try_build(network, path, carrier)).await;
+    let built = timeout(time, try_build(network, path, first)).await;
     let built = built.unwrap_or(Err(CircuitError::TimedOut));
     let counters = network.counters();
     match &built {
@@ -279,16 +297,16 @@ async fn build(
 async fn try_build(
     network: &Arc<Network>,
     path: &[PathHop],
-    carrier: Option<CarrierKind>,
+    first: Wanted,
 ) -> Result<Circuit, CircuitError> {
-    let first = path.first().ok_or(CircuitError::Hop(0, Reason::NoNode))?;
+    let hop = path.first().ok_or(CircuitError::Hop(0, Reason::NoNode))?;
     let (build, create) = ClientBuild::new(path, &mut rand::rng())
         .map_err(|_| CircuitError::Hop(0, Reason::Malformed))?;
     let open = Open::Create {
         key_id: create.key_id,
         slots: create.slots,
     };
-    let (link, pipe, answer) = first_hop::ask(network, first, carrier, &open).await?;
+    let (link, pipe, answer) = first_hop::ask(network, hop, first, &open).await?;
     let created: [u8; CREATED_BYTES] = match answer {
         Answer::Accepted(created) => created
             .try_into()
@@ -326,7 +344,11 @@ fn build_ahead(
     let builder = Arc::clone(network);
     network.spawn(async move {
         let spares = &builder.onion().spares;
-        match build(&builder, &path, carrier, BUILD_AHEAD_TIMEOUT).await {
+        let first = Wanted {
+            carrier,
+            ..Wanted::default()
+        };
+        match build(&builder, &path, first, BUILD_AHEAD_TIMEOUT).await {
             Err(_) => spares.release(&key),
             Ok(circuit) => {
                 let spare = Spare {

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use wormholes_proto::Remedy;
 use wormholes_rules::Tunnel;
 
 use crate::{support::*, wire::Wire};
@@ -59,4 +60,50 @@ async fn a_circuit_that_was_built_ahead_over_a_path_that_died_holds_its_flow_up_
     assert!(start.elapsed() < LONG, "{:?}", start.elapsed());
     assert_ne!(opened.path, first.path);
     assert_eq!(exchange(opened, b"found").await.unwrap(), b"found");
+}
+
+#[tokio::test]
+async fn where_a_next_step_waits_a_silent_first_hop_is_dialled_for_no_longer_than_patience() {
+    let client = node(223, |_| {});
+    let (hop, wire) = hop(224).await;
+    wire.cut();
+    client.network.add_record(hop.network.own_record());
+    let mut request = request(closed_port().await);
+    let patience = Duration::from_millis(1500);
+    request.patience = Some(patience);
+    let start = Instant::now();
+    let error = client.network.open(&onion(), &request).await.unwrap_err();
+    // A handshake alone would be tried for five seconds.
+    assert!(start.elapsed() < patience * 5 / 2, "{:?}", start.elapsed());
+    assert_eq!(error.node(), Some(hop.network.id()), "{error}");
+    assert_eq!(error.kind().remedy, Remedy::OtherTunnel);
+}
+
+#[tokio::test]
+async fn the_dial_to_a_first_hop_goes_on_for_the_next_flow() {
+    let echo = echo_server().await;
+    let client = node(225, |_| {});
+    let (hop, wire) = hop(226).await;
+    wire.cut();
+    client.network.add_record(hop.network.own_record());
+    let mut request = request(echo);
+    request.patience = Some(Duration::ZERO);
+    let tunnel = onion();
+    let open = || client.network.open(&tunnel, &request);
+    assert!(open().await.is_err(), "nobody waits for the dial");
+    until("the hop is dialled", || wire.called() > 0).await;
+    wire.mend();
+    let before = wire.called();
+    until("it is dialled still", || wire.called() > before).await;
+    let mut tries = tokio::time::interval(Duration::from_millis(50));
+    let opened = async {
+        loop {
+            tries.tick().await;
+            if let Ok(opened) = open().await {
+                return opened;
+            }
+        }
+    };
+    let opened = within(opened).await;
+    assert_eq!(exchange(opened, b"next").await.unwrap(), b"next");
 }

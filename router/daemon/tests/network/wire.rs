@@ -4,7 +4,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
 };
 
@@ -17,6 +17,7 @@ pub(crate) struct Wire {
     pub(crate) address: SocketAddr,
     far: Arc<OnceLock<SocketAddr>>,
     is_dead: Arc<AtomicBool>,
+    called: Arc<AtomicUsize>,
     _task: JoinSet<()>,
 }
 
@@ -27,6 +28,7 @@ impl Wire {
         let near = near.unwrap();
         let far_side = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let (far, is_dead) = (Arc::default(), Arc::new(AtomicBool::new(false)));
+        let called = Arc::new(AtomicUsize::new(0));
         let address = near.local_addr().unwrap();
         let mut task = JoinSet::new();
         task.spawn(carry(
@@ -34,17 +36,24 @@ impl Wire {
             far_side,
             Arc::clone(&far),
             Arc::clone(&is_dead),
+            Arc::clone(&called),
         ));
         Self {
             address,
             far,
             is_dead,
+            called,
             _task: task,
         }
     }
 
     pub(crate) fn lead_to(&self, far: SocketAddr) {
         self.far.set(far).unwrap();
+    }
+
+    /// Datagrams that came from the caller, lost or not.
+    pub(crate) fn called(&self) -> usize {
+        self.called.load(Relaxed)
     }
 
     /// From now on all is lost, and nobody is told.
@@ -62,6 +71,7 @@ async fn carry(
     far_side: UdpSocket,
     far: Arc<OnceLock<SocketAddr>>,
     is_dead: Arc<AtomicBool>,
+    called: Arc<AtomicUsize>,
 ) {
     let (mut up, mut down) = (vec![0; MAX_DATAGRAM_BYTES], vec![0; MAX_DATAGRAM_BYTES]);
     let mut caller = None;
@@ -69,6 +79,7 @@ async fn carry(
         tokio::select! {
             Ok((len, from)) = near.recv_from(&mut up) => {
                 caller = Some(from);
+                called.fetch_add(1, Relaxed);
                 if let (Some(far), false) = (far.get(), is_dead.load(Relaxed)) {
                     let _lost = far_side.send_to(&up[..len], far).await;
                 }

@@ -6,7 +6,7 @@ use std::{
     collections::HashMap,
     net::SocketAddr,
     pin::pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -22,7 +22,7 @@ use crate::{
     counters::Counters,
     dial::first_to_open,
     network::{Network, Wanted},
-    peers::{ConnectError, ways},
+    peers::{ConnectError, Dials, Wish, ways},
     pipe::Pipe,
 };
 
@@ -42,7 +42,10 @@ type Way = (NodeId, Option<CarrierKind>);
 pub(super) struct FirstHops(Mutex<HashMap<Way, Arc<FirstHop>>>);
 
 #[derive(Debug, Default)]
-struct FirstHop(tokio::sync::Mutex<Door>);
+struct FirstHop {
+    door: Mutex<Door>,
+    dials: Arc<Dials>,
+}
 
 /// How a hop is reached.
 #[derive(Debug, Default)]
@@ -59,31 +62,31 @@ enum Door {
 pub(super) async fn ask(
     network: &Arc<Network>,
     hop: &PathHop,
-    carrier: Option<CarrierKind>,
+    wanted: Wanted,
     open: &Open,
 ) -> Result<(Link, Pipe, Answer), CircuitError> {
-    let first_hop = network.onion().first_hops.entry((hop.id, carrier));
+    let first_hop = network.onion().first_hops.entry((hop.id, wanted.carrier));
     let first_hop = first_hop.ok_or(CircuitError::Hop(0, Reason::Busy))?;
-    let link = first_hop.stranger(network, hop, carrier).await?;
-    if let Some(link) = link {
+    let not_reached = |error: ConnectError| {
+        tracing::debug!(%error, "first hop not reached");
+        network.onion().paths.refused(&hop.id);
+        CircuitError::Hop(0, error.reason())
+    };
+    if !(first_hop.demands_friends() && is_peer(network, hop)) {
+        let link = first_hop.stranger(network, hop.id, wanted).await;
+        let link = link.map_err(not_reached)?;
         match ask_link(network.counters(), &link, open).await {
             Err(reason) if reason == Reason::Denied && is_peer(network, hop) => {
-                first_hop.make_friend().await;
+                first_hop.make_friend();
             }
             Ok((_, Answer::Refused(Reason::Denied))) if is_peer(network, hop) => {
-                first_hop.make_friend().await;
+                first_hop.make_friend();
             }
             answered => return heard(network, link, answered),
         }
     }
-    let wanted = Wanted {
-        carrier,
-        ..Wanted::default()
-    };
-    let link = network
-        .connect_over(hop.id, Some(hop.address), wanted)
-        .await;
-    let link = link.map_err(|error| CircuitError::Hop(0, error.reason()))?;
+    let link = network.connect_over(hop.id, Some(hop.address), wanted);
+    let link = link.await.map_err(not_reached)?;
     let answered = ask_link(network.counters(), &link, open).await;
     heard(network, link, answered)
 }
@@ -190,52 +193,84 @@ impl FirstHops {
 }
 
 impl FirstHop {
-    fn is_idle(&self) -> bool {
-        self.0.try_lock().is_ok_and(|door| match &*door {
-            Door::Unknown | Door::Friend(_) => true,
-            Door::Stranger(link) => !stands(link),
-        })
+    /// Nobody asks or dials it, and no connection stands.
+    fn is_idle(self: &Arc<Self>) -> bool {
+        Arc::strong_count(self) == 1 && self.standing().is_none()
     }
 
-    async fn make_friend(&self) {
-        *self.0.lock().await = Door::Friend(Instant::now());
+    fn demands_friends(&self) -> bool {
+        matches!(*self.door(), Door::Friend(since) if since.elapsed() < FRIENDS_ONLY_FOR)
     }
 
-    /// The standing connection, or a new one; `None` when the hop demands a friend.
+    fn make_friend(&self) {
+        *self.door() = Door::Friend(Instant::now());
+    }
+
+    fn standing(&self) -> Option<Link> {
+        match &*self.door() {
+            Door::Stranger(link) if stands(link) => Some(link.clone()),
+            Door::Stranger(_) | Door::Friend(_) | Door::Unknown => None,
+        }
+    }
+
+    /// The standing connection, or a new one. Cancel-safe; the dial goes on.
     async fn stranger(
-        &self,
+        self: &Arc<Self>,
         network: &Arc<Network>,
-        hop: &PathHop,
+        id: NodeId,
+        wanted: Wanted,
+    ) -> Result<Link, ConnectError> {
+        if let Some(link) = self.standing() {
+            return Ok(link);
+        }
+        let (dial, turn) = self.dials.enter(Wish::Own(wanted.carrier))?;
+        if let Some(turn) = turn {
+            let (hop, dialler) = (Arc::clone(self), Arc::clone(network));
+            network.spawn(async move {
+                turn.end(hop.dial(&dialler, id, wanted.carrier).await);
+            });
+        }
+        dial.ended(wanted.patience).await
+    }
+
+    async fn dial(
+        &self,
+        network: &Network,
+        id: NodeId,
         carrier: Option<CarrierKind>,
-    ) -> Result<Option<Link>, CircuitError> {
-        let mut door = self.0.lock().await;
-        match &*door {
-            Door::Friend(since) if since.elapsed() < FRIENDS_ONLY_FOR && is_peer(network, hop) => {
-                return Ok(None);
-            }
-            Door::Stranger(link) if stands(link) => return Ok(Some(link.clone())),
-            Door::Stranger(_) | Door::Friend(_) | Door::Unknown => {}
+    ) -> Result<Link, ConnectError> {
+        // The dial before it may have ended just now.
+        if let Some(link) = self.standing() {
+            return Ok(link);
         }
         let caller = Caller::throw_away().map_err(|error| {
             tracing::warn!(%error, "no throw-away key");
-            CircuitError::Hop(0, Reason::Busy)
+            ConnectError::Tls(Arc::new(error))
         })?;
-        let addresses = network.addresses_of(&hop.id, None);
-        let link = match dial(network, &caller, hop.id, carrier, &addresses).await {
-            Some(Ok(link)) => link,
+        let addresses = network.addresses_of(&id, None);
+        let dialled = dial(network, &caller, id, carrier, &addresses).await;
+        let paths = &network.onion().paths;
+        match dialled {
+            Some(Ok(link)) => {
+                paths.reached(&id);
+                *self.door() = Door::Stranger(link.clone());
+                Ok(link)
+            }
             Some(Err(error)) => {
-                tracing::debug!(%error, "first hop not reached");
-                network.onion().paths.unreachable(&hop.id);
-                return Err(CircuitError::Hop(0, Reason::Unreachable));
+                paths.unreachable(&id);
+                Err(error.into())
             }
             // Its record, whose address is on the path, names none that may be dialled.
             None => {
-                network.onion().paths.unreachable(&hop.id);
-                return Err(CircuitError::Hop(0, Reason::ForbiddenAddress));
+                paths.unreachable(&id);
+                Err(ConnectError::Forbidden(
+                    "its record names no other".to_owned(),
+                ))
             }
-        };
-        network.onion().paths.reached(&hop.id);
-        *door = Door::Stranger(link.clone());
-        Ok(Some(link))
+        }
+    }
+
+    fn door(&self) -> MutexGuard<'_, Door> {
+        self.door.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
