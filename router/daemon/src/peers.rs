@@ -218,14 +218,6 @@ impl Peers {
         links.filter(|link| !link.is_closed()).collect()
     }
 
-    /// Takes for silent what even keep-alives do not come on any more; to be called every second or
-    /// so.
-    pub(crate) fn look_for_life(&self) {
-        for link in self.all_links() {
-            link.look_for_life();
-        }
-    }
-
     /// Lets every node be dialled at once, whatever failed before or is being tried.
     pub(crate) fn start_afresh(&self) {
         for seat in self.seats().values() {

@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use super::{Network, changes::Changes};
-use crate::clock::since_boot;
+use crate::{carrier::Link, clock::since_boot};
 
 /// Between two looks at the clock and the connections.
 const TICK: Duration = Duration::from_secs(1);
@@ -45,9 +45,12 @@ async fn notice(network: &Network, moved: &Notify) {
             () = changes.next() => moved.notify_one(),
             _ = tick.tick() => {
                 let last = std::mem::replace(&mut looked, since_boot());
-                match looked.saturating_sub(last) > SLEEP {
-                    true => moved.notify_one(),
-                    false => network.peers.look_for_life(),
+                if looked.saturating_sub(last) > SLEEP {
+                    moved.notify_one();
+                } else {
+                    for link in network.all_links() {
+                        link.look_for_life();
+                    }
                 }
             }
         }
@@ -78,7 +81,8 @@ impl Network {
     pub(super) async fn look_around(&self) {
         tracing::debug!("moved or slept: connections are probed");
         self.peers.start_afresh();
-        let links = self.peers.all_links().into_iter();
+        self.onion.start_afresh();
+        let links = self.all_links().into_iter();
         let links: Vec<_> = links.map(|link| (link.acknowledged(), link)).collect();
         self.carrier.probe();
         self.moves.send_modify(|moves| *moves += 1);
@@ -86,6 +90,13 @@ impl Network {
         join_all(links.iter().map(|(before, link)| link.shows_life(*before))).await;
         self.expire_world();
         self.look_for_lost();
+    }
+
+    /// All connections that are not closed, those to the first hops of onions included.
+    fn all_links(&self) -> Vec<Link> {
+        let mut links = self.peers.all_links();
+        links.extend(self.onion.links());
+        links
     }
 
     /// Connects anew to peers that were lost, whose records may say where they are by now.

@@ -105,7 +105,7 @@ impl Dials {
 
     /// Lets the node be dialled at once, whatever failed before. A dial that runs may have gone
     /// nowhere: it goes on, but whoever comes next begins another.
-    pub(super) fn start_afresh(&self) {
+    pub(crate) fn start_afresh(&self) {
         for tries in [&self.any, &self.quic, &self.tcp, &self.strangers] {
             *lock(tries) = Tries::default();
         }

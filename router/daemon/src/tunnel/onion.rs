@@ -78,6 +78,16 @@ impl OnionClient {
     pub(crate) fn guards(&self) -> Vec<NodeId> {
         self.paths.guards()
     }
+
+    /// Connections to first hops that were made for onions only.
+    pub(crate) fn links(&self) -> Vec<Link> {
+        self.first_hops.links()
+    }
+
+    /// Lets every first hop be dialled at once, whatever failed before or is being tried.
+    pub(crate) fn start_afresh(&self) {
+        self.first_hops.start_afresh();
+    }
 }
 
 /// Opens a circuit as `plan` says and asks its last hop for `open`. Returns the path, the stream

@@ -175,8 +175,24 @@ fn is_peer(network: &Network, hop: &PathHop) -> bool {
 }
 
 impl FirstHops {
+    /// Connections that are not closed, those that have fallen silent included.
+    pub(super) fn links(&self) -> Vec<Link> {
+        let hops: Vec<Arc<FirstHop>> = self.hops().values().cloned().collect();
+        let links = hops.iter().filter_map(|hop| match &*hop.door() {
+            Door::Stranger(link) => Some(link.clone()),
+            Door::Friend(_) | Door::Unknown => None,
+        });
+        links.filter(|link| !link.is_closed()).collect()
+    }
+
+    pub(super) fn start_afresh(&self) {
+        for hop in self.hops().values() {
+            hop.dials.start_afresh();
+        }
+    }
+
     fn entry(&self, way: Way) -> Option<Arc<FirstHop>> {
-        let mut hops = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut hops = self.hops();
         if let Some(hop) = hops.get(&way) {
             return Some(Arc::clone(hop));
         }
@@ -189,6 +205,10 @@ impl FirstHops {
         let hop = Arc::new(FirstHop::default());
         hops.insert(way, Arc::clone(&hop));
         Some(hop)
+    }
+
+    fn hops(&self) -> MutexGuard<'_, HashMap<Way, Arc<FirstHop>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -272,5 +292,85 @@ impl FirstHop {
 
     fn door(&self) -> MutexGuard<'_, Door> {
         self.door.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+#[path = "../../../tests/network/wire.rs"]
+mod wire;
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+    use wormholes_rules::Tunnel;
+
+    use super::{wire::Wire, *};
+    use crate::{
+        config::Config, gatekeeper::OpenGate, network::NetworkOptions, tunnel::TunnelRequest,
+    };
+
+    const LIMIT: Duration = Duration::from_secs(30);
+
+    fn network(edit: impl FnOnce(&mut Config)) -> (TempDir, Arc<Network>) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = Config::default();
+        config.node.data_dir = dir.path().join("data");
+        config.node.carriers = vec![CarrierKind::Quic];
+        edit(&mut config);
+        let (options, gate) = (NetworkOptions::default(), Arc::new(OpenGate));
+        let network = Network::start(config, options, gate, Arc::default());
+        (dir, network.unwrap())
+    }
+
+    async fn until(what: &str, condition: impl Fn() -> bool) {
+        let mut looks = tokio::time::interval(Duration::from_millis(10));
+        let holds = async {
+            while !condition() {
+                looks.tick().await;
+            }
+        };
+        timeout(LIMIT, holds).await.expect(what);
+    }
+
+    #[tokio::test]
+    async fn a_first_hop_whose_path_died_is_missed_before_a_flow_needs_it() {
+        let wire = Wire::new(67).await;
+        let (_one, hop) = network(|config| {
+            config.node.listen = vec![([127, 67, 0, 2], 0).into()];
+            config.node.advertise = vec![wire.address];
+            config.hop.role.enabled = true;
+        });
+        wire.lead_to(hop.listen_addresses()[0]);
+        let (_other, client) = network(|config| {
+            config.node.listen = vec![([127, 67, 0, 3], 0).into()];
+        });
+        client.add_record(hop.own_record());
+        let tunnel = Tunnel::Onion {
+            hops: 1,
+            via: None,
+            to: Some(hop.id()),
+            exit: false,
+            friends_only: false,
+        };
+        let request = TunnelRequest {
+            transport: wormholes_proto::Transport::Tcp,
+            target: SocketAddr::from(([127, 0, 0, 1], 1)).into(),
+            service: None,
+            isolation: String::new(),
+            timeout: LIMIT,
+            carrier: None,
+            patience: None,
+        };
+        let refused = client.open(&tunnel, &request).await.unwrap_err();
+        assert_eq!(refused.reason(), Reason::NoService, "{refused}");
+        let links = client.onion().links();
+        let [link] = links.as_slice() else {
+            panic!("{links:?}");
+        };
+        assert!(wire.called() > 0 && !link.is_silent());
+        wire.cut();
+        until("it is missed", || link.is_silent()).await;
+        wire.mend();
+        until("it is back", || !link.is_silent()).await;
     }
 }
