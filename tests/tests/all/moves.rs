@@ -20,11 +20,13 @@ use tokio::{
     task::JoinHandle,
 };
 use wormholes_tests::{
-    Daemon, EchoServer, Link, Namespace, Setup, run, soak_rounds, socks5_ask, until,
+    Daemon, EchoServer, Link, Namespace, Setup, is_soak, run, soak_rounds, socks5_ask, until,
 };
 
 /// What a new flow may take at p99 when the first step of its plan leads nowhere.
 const LIMIT: Duration = Duration::from_secs(2);
+/// The same where others use the machine too, and nearly all of the time is waits for signs of life.
+const LIMIT_IN_CI: Duration = Duration::from_secs(4);
 /// Each is reached over both carriers: ten paths die at once.
 const FRIENDS: usize = 5;
 /// On each path one after the other: the first finds a connection that stood, the next ones a dial
@@ -256,6 +258,10 @@ impl Moving {
     }
 }
 
+fn limit() -> Duration {
+    if is_soak() { LIMIT } else { LIMIT_IN_CI }
+}
+
 /// Prints how long flows took, and holds all but one in a hundred against the limit.
 fn assert_soon(what: &str, mut took: Vec<Duration>) {
     took.sort();
@@ -263,7 +269,7 @@ fn assert_soon(what: &str, mut took: Vec<Duration>) {
     let at = |percent: usize| took[(count * percent).div_ceil(100) - 1];
     let (p50, p99, max) = (at(50), at(99), at(100));
     eprintln!("{what}: {count} flows, p50 {p50:?}, p99 {p99:?}, max {max:?}");
-    assert!(p99 <= LIMIT, "{what}: {took:?}");
+    assert!(p99 <= limit(), "{what}: {took:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -324,7 +330,7 @@ async fn a_flow_over_quic_lives_on_when_the_clients_network_changes() {
         "network changed: bytes come back after {:?}",
         start.elapsed()
     );
-    assert!(start.elapsed() <= LIMIT);
+    assert!(start.elapsed() <= limit());
     let mut took = Vec::new();
     for port in [OVER_QUIC, 2, ANY, RELAYED] {
         let start = Instant::now();
