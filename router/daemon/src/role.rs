@@ -98,6 +98,14 @@ pub struct RoleAccount {
     pub bytes_today: u64,
 }
 
+impl RoleConfig {
+    /// Places that one node may have at once, if it passes on what others want. A hop's own hops
+    /// limit their clients, each by itself; half of all is left to others.
+    pub(crate) fn max_circuits_of_one(&self) -> usize {
+        self.max_circuits_per_peer.max(self.max_circuits / 2)
+    }
+}
+
 impl Role {
     pub(crate) fn new(config: RoleConfig) -> Self {
         Self {
@@ -151,13 +159,11 @@ impl Role {
         })
     }
 
-    /// Places that `customer` may have at once. A hop's own hops limit their clients, each by
-    /// itself; half of all is left to others.
+    /// Places that `customer` may have at once.
     fn max_circuits(&self, customer: Customer) -> usize {
-        let per_peer = self.config.max_circuits_per_peer;
         match customer.passes_on {
-            true => per_peer.max(self.config.max_circuits / 2),
-            false => per_peer,
+            true => self.config.max_circuits_of_one(),
+            false => self.config.max_circuits_per_peer,
         }
     }
 

@@ -111,14 +111,14 @@ async fn admit(network: &Arc<Network>, link: &Link) -> Result<Option<StrangerPla
         return Err(CloseCode::Denied);
     }
     if !known {
-        let circuits = network.config().hop.role.max_circuits_per_peer;
+        let circuits = network.config().hop.role.max_circuits_of_one();
         link.set_standing(Standing::Stranger, circuits);
         let place = network.peers().stranger(link.remote_address().ip());
         return place.map(Some).ok_or(CloseCode::Busy);
     }
     let config = network.config();
     let roles = [&config.relay, &config.hop.role, &config.exit.role];
-    let circuits = roles.map(|role| role.max_circuits_per_peer);
+    let circuits = roles.map(|role| role.max_circuits_of_one());
     let circuits = circuits.into_iter().fold(0, usize::saturating_add);
     link.set_standing(Standing::Known, circuits);
     network.peers().seat(link).map_err(|_| CloseCode::Busy)?;

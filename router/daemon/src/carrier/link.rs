@@ -4,7 +4,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicU8, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU8, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -31,6 +31,8 @@ pub(crate) struct Link {
     connection: Connection,
     /// What the other end last told of itself, 255 being full.
     load: Arc<AtomicU8>,
+    /// Its standing: a stranger's until it is set, where the other end called.
+    is_known: Arc<AtomicBool>,
     streams: Arc<Streams>,
     pulse: Arc<Pulse>,
     /// TCP has none.
@@ -50,11 +52,13 @@ impl Link {
             Connection::Quic(quic) => Some(Lanes::new(quic.clone(), Arc::clone(counters))),
             Connection::Tcp(_) => None,
         };
+        let is_known = matches!(&connection, Connection::Quic(quic) if quic.side().is_client());
         Self {
             peer,
             made: Instant::now(),
             connection,
             load: Arc::default(),
+            is_known: Arc::new(AtomicBool::new(is_known)),
             streams: Streams::new(KNOWN_STREAMS, lanes.clone()),
             pulse: Arc::new(Pulse::new()),
             lanes,
@@ -113,7 +117,7 @@ impl Link {
             }
         };
         tokio::select! {
-            // Where no stream is left nothing is sent, so that nothing is acknowledged.
+            // Where no stream is left nothing is sent, so that nothing would fail.
             () = self.silenced() => Err(LinkError::Silent),
             opened = open => opened,
         }
@@ -150,6 +154,7 @@ impl Link {
     /// Grants what `standing` allows, and a stream beside for each of the `circuits` that roles
     /// grant to one node: what is beyond shall be refused, and not wait.
     pub(crate) fn set_standing(&self, standing: Standing, circuits: usize) {
+        self.is_known.store(standing == Standing::Known, Relaxed);
         match &self.connection {
             Connection::Quic(quic) => {
                 quic::set_standing(quic, standing);
@@ -217,10 +222,10 @@ impl Link {
     /// Whether the other end acknowledges something of what was sent, so that it is more than
     /// `acknowledged`; else the link is silent.
     pub(crate) async fn shows_life(&self, acknowledged: u64) -> bool {
-        pulse::wait(self.rtt(), || match &self.connection {
-            // It acknowledges whatever is sent.
-            Connection::Quic(_) => {}
-            Connection::Tcp(tcp) => tcp.ping(),
+        pulse::wait(self.rtt(), || {
+            if self.acknowledged() == acknowledged {
+                self.ask();
+            }
         })
         .await;
         let shown = self.acknowledged() != acknowledged;
@@ -228,6 +233,22 @@ impl Link {
             self.pulse.fall_silent(self.arrived());
         }
         shown
+    }
+
+    /// Asks for a sign of life: what was to be sent may still wait, as while the other end grants
+    /// no stream.
+    fn ask(&self) {
+        match &self.connection {
+            Connection::Quic(quic) => quic::ask(quic, self.standing()),
+            Connection::Tcp(tcp) => tcp.ping(),
+        }
+    }
+
+    fn standing(&self) -> Standing {
+        match self.is_known.load(Relaxed) {
+            true => Standing::Known,
+            false => Standing::Stranger,
+        }
     }
 
     /// How often the other end acknowledged what was sent.

@@ -255,11 +255,22 @@ impl QuicCarrier {
 }
 
 pub(super) fn set_standing(connection: &quinn::Connection, standing: Standing) {
-    let window = match standing {
+    connection.set_receive_window(VarInt::from_u32(window_bytes(standing)));
+}
+
+/// Has the other end, whose standing that is, acknowledge something. quinn has no ping for it, but
+/// tells of every window that grows, though it be by one byte which is taken back at once.
+pub(super) fn ask(connection: &quinn::Connection, standing: Standing) {
+    let window = window_bytes(standing);
+    connection.set_receive_window(VarInt::from_u32(window + 1));
+    connection.set_receive_window(VarInt::from_u32(window));
+}
+
+const fn window_bytes(standing: Standing) -> u32 {
+    match standing {
         Standing::Stranger => STRANGER_WINDOW_BYTES,
         Standing::Known => KNOWN_WINDOW_BYTES,
-    };
-    connection.set_receive_window(VarInt::from_u32(window));
+    }
 }
 
 /// Lets the other end have so many streams open at once.
@@ -354,7 +365,7 @@ pub(super) fn client_config(identity: &Identity) -> Result<ClientConfig, TlsErro
     let crypto = QuicClientConfig::try_from(tls::client_config(identity)?)
         .map_err(|error| TlsError(error.to_string()))?;
     let mut config = ClientConfig::new(Arc::new(crypto));
-    config.transport_config(Arc::new(transport(KNOWN_WINDOW_BYTES)));
+    config.transport_config(Arc::new(transport(Standing::Known)));
     Ok(config)
 }
 
@@ -363,7 +374,7 @@ fn server_config(identity: &Identity) -> Result<ServerConfig, TlsError> {
         .map_err(|error| TlsError(error.to_string()))?;
     let mut config = ServerConfig::with_crypto(Arc::new(crypto));
     // A caller is nobody until its key was seen.
-    config.transport_config(Arc::new(transport(STRANGER_WINDOW_BYTES)));
+    config.transport_config(Arc::new(transport(Standing::Stranger)));
     config.max_incoming(MAX_HANDSHAKES);
     // A million-connection flood may not fill memory with first packets: 16 KiB holds a client
     // hello with a post-quantum share.
@@ -372,13 +383,13 @@ fn server_config(identity: &Identity) -> Result<ServerConfig, TlsError> {
     Ok(config)
 }
 
-fn transport(window_bytes: u32) -> TransportConfig {
+fn transport(standing: Standing) -> TransportConfig {
     let mut config = TransportConfig::default();
     config
         .max_concurrent_bidi_streams(VarInt::from_u32(FIRST_STREAMS))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
-        .receive_window(VarInt::from_u32(window_bytes))
+        .receive_window(VarInt::from_u32(window_bytes(standing)))
         .send_window(SEND_WINDOW_BYTES)
         .max_idle_timeout(IDLE_TIMEOUT.try_into().ok())
         .keep_alive_interval(Some(KEEP_ALIVE))

@@ -164,4 +164,27 @@ mod tests {
         }
         assert!(open_at_once(&near).is_empty());
     }
+
+    #[tokio::test]
+    async fn whose_streams_are_all_in_use_is_not_silent() {
+        let [(_caller, near), (_called, far)] = pair().await;
+        let mut opened = open_at_once(&near);
+        for pipe in &mut opened {
+            pipe.writer.write_chunk("x".into()).await.unwrap();
+        }
+        // What was sent before is still acknowledged while the first waits.
+        for _ in 0..2 {
+            let longer_than_patience = Duration::from_millis(1800);
+            let another = timeout(longer_than_patience, near.while_alive(near.open())).await;
+            assert!(another.is_err(), "none is granted: {another:?}");
+            assert!(!near.is_silent(), "it has nothing to acknowledge");
+        }
+        let take = async { while far.accept().await.is_ok() {} };
+        tokio::select! {
+            () = take => panic!("the link is lost"),
+            another = timeout(Duration::from_secs(20), near.while_alive(near.open())) => {
+                another.unwrap().unwrap().unwrap();
+            }
+        }
+    }
 }
