@@ -16,7 +16,7 @@ use wormholes_proto::NodeId;
 use super::{
     CloseCode, KNOWN_STREAMS, LinkError, Standing,
     datagrams::{self, Lanes},
-    pulse::{self, Pulse},
+    pulse::Pulse,
     quic,
     streams::Streams,
     tcp::TcpLink,
@@ -222,12 +222,12 @@ impl Link {
     /// Whether the other end acknowledges something of what was sent, so that it is more than
     /// `acknowledged`; else the link is silent.
     pub(crate) async fn shows_life(&self, acknowledged: u64) -> bool {
-        pulse::wait(self.rtt(), || {
+        let ask = || {
             if self.acknowledged() == acknowledged {
                 self.ask();
             }
-        })
-        .await;
+        };
+        self.pulse.wait(self.rtt(), ask).await;
         let shown = self.acknowledged() != acknowledged;
         if !shown {
             self.pulse.fall_silent(self.arrived());

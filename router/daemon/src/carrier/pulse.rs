@@ -18,11 +18,11 @@ const PATIENCE_ROUND_TRIPS: u32 = 3;
 /// Bounds of the same: a busy node is not gone, and the next step of a plan shall have its turn
 /// within two seconds; unless the path is too long for that.
 const MIN_PATIENCE: Duration = Duration::from_secs(1);
-const MAX_PATIENCE: Duration = Duration::from_millis(1500);
-/// What a sign of life takes at least on a long path, and how long a path may be for that: round
-/// trips that were measured during an outage tell nothing.
+const MAX_USUAL_PATIENCE: Duration = Duration::from_millis(1500);
+/// What a sign of life takes at least on a long path: so many of the shortest round trip that it
+/// ever took, since an outage inflates those that are measured during it.
 const LEAST_ROUND_TRIPS: u32 = 2;
-const LONGEST_PATIENCE: Duration = Duration::from_secs(5);
+const MAX_PATIENCE: Duration = Duration::from_secs(5);
 /// Stands for a link that is not silent.
 const NEVER: u64 = u64::MAX;
 
@@ -32,6 +32,8 @@ pub(super) struct Pulse {
     /// How much had arrived when the other end fell silent: as soon as it is more, it is back.
     silent_at: AtomicU64,
     fell_silent: Notify,
+    /// The shortest round trip that was seen, in microseconds.
+    shortest_us: AtomicU64,
     /// How much had arrived, and since when it is no more.
     quiet: Mutex<(u64, Instant)>,
 }
@@ -41,6 +43,7 @@ impl Pulse {
         Self {
             silent_at: AtomicU64::new(NEVER),
             fell_silent: Notify::new(),
+            shortest_us: AtomicU64::new(u64::MAX),
             quiet: Mutex::new((0, Instant::now())),
         }
     }
@@ -75,23 +78,32 @@ impl Pulse {
         if quiet.0 != arrived {
             *quiet = (arrived, now);
         }
-        now.duration_since(quiet.1) > KEEP_ALIVE + MIN_PATIENCE + patience(round_trip)
+        now.duration_since(quiet.1) > KEEP_ALIVE + MIN_PATIENCE + self.patience(round_trip)
     }
-}
 
-/// Waits as long as a sign of life may take. What is waited for may be done long before, so that
-/// nothing is spent on it at first; then `ask` may ask for one.
-pub(super) async fn wait(round_trip: Duration, ask: impl FnOnce()) {
-    let patience = patience(round_trip);
-    tokio::time::sleep(patience / 8).await;
-    ask();
-    tokio::time::sleep(patience * 7 / 8).await;
-}
+    /// Waits as long as a sign of life may take. What is waited for may be done long before, so
+    /// that nothing is spent on it at first; then `ask` may ask for one.
+    pub(super) async fn wait(&self, round_trip: Duration, ask: impl FnOnce()) {
+        let patience = self.patience(round_trip);
+        tokio::time::sleep(patience / 8).await;
+        ask();
+        tokio::time::sleep(patience * 7 / 8).await;
+    }
 
-fn patience(round_trip: Duration) -> Duration {
-    let usual = (round_trip * PATIENCE_ROUND_TRIPS).clamp(MIN_PATIENCE, MAX_PATIENCE);
-    let least = (round_trip * LEAST_ROUND_TRIPS).min(LONGEST_PATIENCE);
-    usual.max(least)
+    fn patience(&self, round_trip: Duration) -> Duration {
+        let usual = (round_trip * PATIENCE_ROUND_TRIPS).clamp(MIN_PATIENCE, MAX_USUAL_PATIENCE);
+        let least = self.shortest(round_trip) * LEAST_ROUND_TRIPS;
+        usual.max(least.min(MAX_PATIENCE))
+    }
+
+    /// The shortest round trip so far, this one included; zero is none that was measured.
+    fn shortest(&self, round_trip: Duration) -> Duration {
+        let us = u64::try_from(round_trip.as_micros()).unwrap_or(u64::MAX);
+        if us == 0 {
+            return Duration::ZERO;
+        }
+        Duration::from_micros(self.shortest_us.fetch_min(us, Relaxed).min(us))
+    }
 }
 
 #[cfg(test)]
@@ -138,7 +150,17 @@ mod tests {
         ];
         for (round_trip, expected) in expected {
             let expected = Duration::from_millis(expected);
-            assert_eq!(patience(Duration::from_millis(round_trip)), expected);
+            let pulse = Pulse::new();
+            assert_eq!(pulse.patience(Duration::from_millis(round_trip)), expected);
+        }
+    }
+
+    #[test]
+    fn an_outage_makes_nobody_more_patient() {
+        let pulse = Pulse::new();
+        for round_trip in [0, 20, 3700] {
+            let patience = pulse.patience(Duration::from_millis(round_trip));
+            assert!(patience <= MAX_USUAL_PATIENCE, "{patience:?}");
         }
     }
 }

@@ -20,7 +20,8 @@ const SLEEP: Duration = Duration::from_secs(3);
 /// A change comes in many messages: those within so long are one look's.
 const FLOCK: Duration = Duration::from_millis(250);
 /// What changes during a look has another one begin beside it, so that neither the new network nor
-/// what is lost already waits; a network that changes without end has no more than these.
+/// what is lost already waits. On a network that changes without end what comes next waits for one
+/// of these to end: up to five seconds, where paths are that long.
 const MAX_LOOKS: usize = 2;
 /// A look takes so long at least, whatever there is to be looked at.
 const SHORTEST_LOOK: Duration = Duration::from_secs(1);
