@@ -62,8 +62,9 @@ pub(crate) struct Known {
 /// One node's place.
 #[derive(Debug, Default)]
 struct Seat {
-    /// The newest last; a second one stands when both ends dialled at once. Overflow rule: the
-    /// oldest is closed.
+    /// The newest last; further ones stand over another carrier, and where this machine moved or
+    /// both ends dialled at once. Overflow rule: the oldest without a stream is closed, else the
+    /// oldest.
     links: Mutex<Vec<Link>>,
     dials: Arc<Dials>,
     /// What the last connection was made over, and when: what a network lets pass changes.
@@ -279,10 +280,7 @@ impl Peers {
         made_after: Option<Instant>,
     ) -> Result<Sought, ConnectError> {
         let seat = self.seat_of(id)?;
-        let standing = || match made_after {
-            Some(after) => seat.made_after(after, wish),
-            None => seat.link_over(wish.carrier()),
-        };
+        let standing = || seat.link_over(wish.carrier(), made_after);
         if let Some(link) = standing() {
             return Ok(Sought::Standing(link));
         }
@@ -366,8 +364,7 @@ impl Peers {
 }
 
 impl Dialling {
-    /// Dials all `addresses`, tells whoever waits, and returns the connection that was made. Where
-    /// this machine moved meanwhile, one that another dial made sooner is kept instead.
+    /// Dials all `addresses`, tells whoever waits, and returns the connection that was made.
     pub(crate) async fn run(
         self,
         carrier: &Carrier,
@@ -382,16 +379,8 @@ impl Dialling {
         } = self;
         let dial = async |way| Ok((carrier.dial(caller, id, way).await?, way));
         let ways = ways(carrier.kinds(), seat.worked(), wish.carrier(), addresses);
-        match first_to_open(&ways, dial).await {
+        match turn.dial(first_to_open(&ways, dial)).await? {
             Some(Ok((link, way))) => {
-                let newer = turn
-                    .outdated()
-                    .and_then(|since| seat.made_after(since, wish));
-                if let Some(standing) = newer {
-                    link.close(CloseCode::Done);
-                    turn.end(Ok(standing));
-                    return None;
-                }
                 if wish == Wish::Own(None) {
                     seat.works(way);
                 }
@@ -399,7 +388,10 @@ impl Dialling {
                 turn.end(Ok(link.clone()));
                 return Some(link);
             }
-            Some(Err(error)) => turn.end(Err(LinkError::into(error))),
+            Some(Err(error)) => {
+                tracing::debug!(node = %id, %error, "node not reached");
+                turn.end(Err(LinkError::into(error)));
+            }
             None => turn.end(Err(ConnectError::NoAddress)),
         }
         None
@@ -436,18 +428,23 @@ impl Seat {
 
     /// The connection that stands: over QUIC, if there is one.
     fn link(&self) -> Option<Link> {
-        let mut over = CarrierKind::ALL.into_iter();
-        over.find_map(|kind| self.link_over(Some(kind)))
+        self.link_over(None, None)
     }
 
-    /// The newest that stands over what is wanted.
-    fn link_over(&self, wanted: Option<CarrierKind>) -> Option<Link> {
-        let Some(kind) = wanted else {
-            return self.link();
-        };
+    /// The newest that stands over what is wanted, else over QUIC before TCP, of those that were
+    /// made `after`.
+    fn link_over(&self, wanted: Option<CarrierKind>, after: Option<Instant>) -> Option<Link> {
         let links = self.links();
-        let mut standing = links.iter().rev().filter(|link| stands(link));
-        standing.find(|link| link.carrier() == kind).cloned()
+        let fits = |link: &Link| stands(link) && after.is_none_or(|after| link.made() > after);
+        let newest = |kind| {
+            let mut newest_first = links.iter().rev();
+            newest_first.find(|link| link.carrier() == kind && fits(link))
+        };
+        let link = match wanted {
+            Some(kind) => newest(kind),
+            None => CarrierKind::ALL.into_iter().find_map(newest),
+        };
+        link.cloned()
     }
 
     /// Whether a newer one over the same carrier has stood for so `long`.
@@ -458,12 +455,6 @@ impl Seat {
         newer
             .filter(stands)
             .any(|newer| newer.made().elapsed() >= long)
-    }
-
-    /// The newest that stands, if it was made after that.
-    fn made_after(&self, after: Instant, wish: Wish) -> Option<Link> {
-        let standing = self.link_over(wish.carrier());
-        standing.filter(|link| link.made() > after)
     }
 
     /// What is tried first.
@@ -524,16 +515,19 @@ mod tests {
         (identity.id(), carrier.unwrap())
     }
 
+    /// Answers all calls.
+    async fn answer(called: Carrier) {
+        let mut taken = Vec::new();
+        while let Some(incoming) = called.accept().await {
+            taken.push(called.handshake(incoming).await);
+        }
+    }
+
     #[tokio::test]
     async fn of_the_dials_before_and_after_a_move_the_first_that_ends_well_serves_all() {
         let ((id, called), (_, caller)) = (somebody(), somebody());
         let addresses = called.listen_addresses();
-        let taken = tokio::spawn(async move {
-            let mut taken = Vec::new();
-            while let Some(incoming) = called.accept().await {
-                taken.push(called.handshake(incoming).await.unwrap());
-            }
-        });
+        let answers = tokio::spawn(answer(called));
         let peers = Peers::new(&[], 1);
         let begin = || {
             let sought = peers.seek(id, Wish::Own(None), None);
@@ -544,22 +538,44 @@ mod tests {
         };
         let run =
             async |dialling: Dialling| dialling.run(&caller, caller.myself(), &addresses).await;
-        let [(first, oldest), (_, middle), (last, newest)] = [(); 3].map(|()| {
+        let [(given_up, oldest), (first, middle), (last, newest)] = [(); 3].map(|()| {
             peers.start_afresh();
             begin()
         });
-        let link = run(middle).await.expect("late is better than never");
+        assert!(run(oldest).await.is_none(), "two go on");
         let soon = Some(Duration::from_secs(20));
-        let ended = async |dial: Dial| dial.ended(soon).await.unwrap();
-        assert!(ended(last).await.is_same(&link), "it waits no longer");
-        for other in [oldest, newest] {
-            assert!(run(other).await.is_none());
+        assert!(given_up.ended(soon).await.is_err());
+        let link = run(middle).await.expect("late is better than never");
+        for dial in [last, first] {
+            let ended = dial.ended(soon).await.unwrap();
+            assert!(ended.is_same(&link), "nobody waits for the other");
         }
-        assert!(ended(first).await.is_same(&link));
-        let [stands] = &peers.all_links()[..] else {
-            panic!("more than one");
+        let other = run(newest)
+            .await
+            .expect("it may lead where the first does not");
+        assert!(peers.link(&id).unwrap().is_same(&other));
+        assert_eq!(peers.all_links().len(), 2);
+        answers.abort();
+    }
+
+    #[tokio::test]
+    async fn who_wants_a_new_connection_is_given_none_that_is_old_over_a_better_carrier() {
+        let ((id, called), (_, caller)) = (somebody(), somebody());
+        let address = called.listen_addresses()[0];
+        let answers = tokio::spawn(answer(called));
+        let peers = Peers::new(&[], 1);
+        let dial = async |kind| {
+            let dialled = caller.dial(caller.myself(), id, (kind, address));
+            let link = dialled.await.unwrap();
+            peers.seat(&link).unwrap();
+            link
         };
-        assert!(stands.is_same(&link));
-        taken.abort();
+        let old = dial(CarrierKind::Quic).await;
+        let new = dial(CarrierKind::Tcp).await;
+        let sought = peers.seek(id, Wish::Own(None), Some(old.made()));
+        assert!(matches!(sought, Ok(Sought::Standing(link)) if link.is_same(&new)));
+        let sought = peers.seek(id, Wish::Own(None), None);
+        assert!(matches!(sought, Ok(Sought::Standing(link)) if link.is_same(&old)));
+        answers.abort();
     }
 }

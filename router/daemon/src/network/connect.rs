@@ -16,7 +16,8 @@ use crate::{
     serve,
 };
 
-/// Peers that are kept connected.
+/// Peers that are being connected at once, with one dial each, and one that it took the place of
+/// when this machine moved. Overflow rule: the others are for the next time, or the first flow.
 const MAX_KEPT_PEERS: usize = 64;
 /// Who wants all peers connected waits so long for those that are not.
 const PEERS_PATIENCE: Duration = Duration::from_secs(1);
@@ -172,9 +173,8 @@ impl Network {
             ..Wanted::default()
         };
         let connect = async |peer: &PeerConfig| {
-            if let Err(error) = self.connect_over(peer.id, None, wanted).await {
-                tracing::debug!(peer = %self.named(peer.id), %error, "peer not reached");
-            }
+            // How a dial ends is logged where it does.
+            let _ = self.connect_over(peer.id, None, wanted).await;
         };
         join_all(missing.take(MAX_KEPT_PEERS).map(connect)).await;
     }
@@ -319,15 +319,17 @@ mod tests {
         let ((_one, network), (_other, teller)) = (self::network(), self::network());
         let (dead, silent) = nobody().await;
         teller.set_peers(&[peer(network.id(), None)]);
+        // Nobody ends the dial.
+        let dialled = network.peers.seek(dead, Wish::Own(None), None);
+        assert!(matches!(dialled, Ok(Sought::ToDial(..))), "{dialled:?}");
         let answers = peer(teller.id(), Some(teller.listen_addresses()[0]));
         network.set_peers(&[answers, peer(dead, silent.local_addr().ok())]);
         // One comes with the connection, the next has to be asked for.
         for _ in 0..2 {
             until_told(&network, &teller).await;
         }
-        let dial = network.peers.seek(dead, Wish::Own(None), None);
-        assert!(matches!(dial, Ok(Sought::Dialled(_))), "{dial:?}");
     }
+
     #[tokio::test]
     async fn of_the_connections_to_a_peer_the_newest_stays_and_what_has_a_flow() {
         // Who calls is not who decides.

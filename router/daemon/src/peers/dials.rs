@@ -11,6 +11,7 @@ use tokio::{
     sync::watch,
     time::{Instant, timeout_at},
 };
+use tokio_util::sync::{CancellationToken, DropGuard};
 use wormholes_proto::CarrierKind;
 
 use super::ConnectError;
@@ -47,7 +48,17 @@ pub(crate) struct Dials {
 #[derive(Debug, Default)]
 struct Tries {
     back_off: BackOff,
-    running: Option<(Dial, Arc<Outcome>)>,
+    running: Option<Running>,
+    /// One that goes on though nobody new waits for it. Overflow rule: the older one is ended.
+    forgotten: Option<Running>,
+}
+
+/// A dial that its [`Turn`] does; dropping this ends it.
+#[derive(Debug)]
+struct Running {
+    dial: Dial,
+    done: Arc<Outcome>,
+    _stop: DropGuard,
 }
 
 /// Where those who wait hear how a dial ended.
@@ -65,8 +76,8 @@ pub(crate) struct Dial {
 pub(crate) struct Turn {
     dials: Arc<Dials>,
     wish: Wish,
-    since: Instant,
     done: Arc<Outcome>,
+    stopped: CancellationToken,
 }
 
 #[derive(Debug, Default)]
@@ -86,28 +97,37 @@ impl Dials {
         wish: Wish,
     ) -> Result<(Dial, Option<Turn>), ConnectError> {
         let mut tries = self.of(wish);
-        if let Some((running, _)) = &tries.running {
-            return Ok((running.clone(), None));
+        if let Some(running) = &tries.running {
+            return Ok((running.dial.clone(), None));
         }
         tries.back_off.check()?;
         let (sender, done) = watch::channel(None);
-        let (sender, since) = (Arc::new(sender), Instant::now());
+        let (sender, stopped) = (Arc::new(sender), CancellationToken::new());
+        let since = Instant::now();
         let dial = Dial { since, done };
-        tries.running = Some((dial.clone(), Arc::clone(&sender)));
+        tries.running = Some(Running {
+            dial: dial.clone(),
+            done: Arc::clone(&sender),
+            _stop: stopped.clone().drop_guard(),
+        });
         let turn = Turn {
             dials: Arc::clone(self),
             wish,
-            since,
             done: sender,
+            stopped,
         };
         Ok((dial, Some(turn)))
     }
 
     /// Lets the node be dialled at once, whatever failed before. A dial that runs may have gone
-    /// nowhere: it goes on, but whoever comes next begins another.
+    /// nowhere: it goes on beside the one that whoever comes next begins, and no longer.
     pub(crate) fn start_afresh(&self) {
         for tries in [&self.any, &self.quic, &self.tcp, &self.strangers] {
-            *lock(tries) = Tries::default();
+            let mut tries = lock(tries);
+            tries.back_off = BackOff::default();
+            if let Some(running) = tries.running.take() {
+                tries.forgotten = Some(running);
+            }
         }
     }
 
@@ -142,52 +162,50 @@ impl Dial {
 }
 
 impl Turn {
+    /// Does `dial`, unless two dials that began after it make it needless before its end.
+    pub(super) async fn dial<T>(&self, dial: impl Future<Output = T>) -> Option<T> {
+        self.stopped.run_until_cancelled(dial).await
+    }
+
     /// Tells whoever waits how it ended; those too who wait for a newer dial, when this one leads
-    /// anywhere.
+    /// anywhere. The newer one goes on: it may lead where this one does not any more.
     pub(crate) fn end(self, ended: Result<Link, ConnectError>) {
         let mut tries = self.dials.of(self.wish);
         let mut newer = None;
         match &ended {
             Ok(_) => {
                 tries.back_off = BackOff::default();
-                newer = tries.running.take_if(|(_, done)| !self.is(done));
+                newer = tries.running.take_if(|running| !self.is(running));
             }
             Err(ConnectError::Link(error)) if self.is_in(&tries) => {
                 tries.back_off.failed(error.clone());
             }
             Err(_) => {}
         }
-        drop(tries);
-        if let Some((_, done)) = newer {
-            done.send_replace(Some(ended.clone()));
+        if let Some(newer) = newer {
+            newer.done.send_replace(Some(ended.clone()));
+            tries.forgotten = Some(newer);
         }
+        drop(tries);
         self.done.send_replace(Some(ended));
-    }
-
-    /// When the dial began, if it is of no more use: this machine moved meanwhile, or another dial
-    /// was faster.
-    pub(super) fn outdated(&self) -> Option<Instant> {
-        let is_in = self.is_in(&self.dials.of(self.wish));
-        (!is_in).then_some(self.since)
     }
 
     /// Whether no other dial took its place.
     fn is_in(&self, tries: &Tries) -> bool {
         let running = tries.running.as_ref();
-        running.is_some_and(|(_, done)| self.is(done))
+        running.is_some_and(|running| self.is(running))
     }
 
-    fn is(&self, done: &Arc<Outcome>) -> bool {
-        Arc::ptr_eq(&self.done, done)
+    fn is(&self, running: &Running) -> bool {
+        Arc::ptr_eq(&self.done, &running.done)
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
         let mut tries = self.dials.of(self.wish);
-        if self.is_in(&tries) {
-            tries.running = None;
-        }
+        tries.running.take_if(|running| self.is(running));
+        tries.forgotten.take_if(|running| self.is(running));
     }
 }
 
