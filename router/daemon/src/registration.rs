@@ -89,12 +89,8 @@ async fn keep_registered(network: Arc<Network>, relay: NodeId, state: Arc<State>
     loop {
         own_record.mark_unchanged();
         moves.mark_unchanged();
-        let registered = tokio::select! {
-            registered = register(&network, relay) => registered,
-            // What was sent on the way that was is lost.
-            _ = moves.changed() => continue,
-        };
-        match registered {
+        // Goes on through moves, which may come faster than the relay can answer.
+        match register(&network, relay).await {
             Ok(link) => {
                 pause = FIRST_PAUSE;
                 state.set(Ok(()));
@@ -104,6 +100,10 @@ async fn keep_registered(network: Arc<Network>, relay: NodeId, state: Arc<State>
                     _ = own_record.changed() => continue,
                     () = tokio::time::sleep(RENEWAL) => continue,
                 };
+                // Two may have stood, of which one was needed no more.
+                if network.peers().link(&relay).is_some() {
+                    continue;
+                }
                 state.set(Err(lost.to_string()));
                 let relay = network.named(relay);
                 tracing::info!(%relay, reason = %lost, "relay lost");
@@ -113,6 +113,7 @@ async fn keep_registered(network: Arc<Network>, relay: NodeId, state: Arc<State>
                 state.set(Err(why));
                 tokio::select! {
                     () = tokio::time::sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
+                    // At once, too, when it came meanwhile.
                     _ = moves.changed() => pause = FIRST_PAUSE,
                 }
             }

@@ -214,6 +214,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        carrier::Carrier,
         config::{Config, ServiceConfig},
         counters::Counters,
         gatekeeper::OpenGate,
@@ -287,6 +288,36 @@ mod tests {
             connected = connected => panic!("nobody else called: {connected:?}"),
             () = moved => {}
         }
+    }
+
+    #[tokio::test]
+    async fn a_registration_goes_on_when_this_machine_moves() {
+        let ((_dir, network), identity) = (network(), Identity::throw_away().unwrap());
+        let listen = [([127, 0, 0, 1], 0).into()];
+        let relay = Carrier::bind(&listen, &[CarrierKind::Quic], &identity, Arc::default());
+        let relay = relay.unwrap();
+        network.set_peers(&[PeerConfig {
+            register: true,
+            ..peer(identity.id(), Some(relay.listen_addresses()[0]))
+        }]);
+        let call = relay.accept().await.unwrap();
+        let link = relay.handshake(call).await.unwrap().unwrap();
+        let mut asked = loop {
+            let mut pipe = link.accept().await.unwrap();
+            if let Ok(Open::Register(_)) = pipe.reader.read_open().await {
+                break pipe;
+            }
+        };
+        network.look_around().await;
+        let answer = Answer::Accepted(Vec::new());
+        asked.writer.send_answer(&answer).await.unwrap();
+        until(|| {
+            network
+                .registrations()
+                .iter()
+                .all(|(_, state)| state.is_ok())
+        })
+        .await;
     }
 
     /// Waits until `network` knows a node that only `teller` has just heard of.
