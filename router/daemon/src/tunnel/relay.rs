@@ -89,8 +89,8 @@ fn refused_for<T>(sealed: &Result<T, OpenError>, wanted: Reason) -> bool {
     matches!(sealed, Err(OpenError::Refused { reason, .. }) if *reason == wanted)
 }
 
-/// The peer's record: without it there is no key to seal for. Those that config.toml names as the
-/// peer's relays have it.
+/// The peer's record: without it there is no key to seal for. One of those that config.toml names
+/// as the peer's relays has it.
 async fn record_of(
     network: &Arc<Network>,
     id: NodeId,
@@ -103,13 +103,26 @@ async fn record_of(
     let known = network.peers().known();
     let mut relays = relays(&known, known.get(&id), None);
     relays.truncate(MAX_RELAYS);
-    let connect = |relay| network.connect_over(relay, None, left(first, start));
-    if let Some(Err(error)) = first_to_open(&relays, connect).await {
-        tracing::debug!(peer = %network.named(id), %error, "no relay of the peer is reached");
+    let unknown = OpenError::NoWay("the peer's record is not known");
+    let ask = async |relay| {
+        let link = network.connect_over(relay, None, left(first, start));
+        let link = link.await.map_err(|source| OpenError::Connect {
+            node: network.named(relay),
+            source,
+        })?;
+        network.learn_from(&link).await;
+        network.records().get(&id).ok_or_else(|| unknown.clone())
+    };
+    match first_to_open(&relays, ask).await {
+        Some(Ok(record)) => return Ok(record),
+        Some(Err(error)) => {
+            tracing::debug!(peer = %network.named(id), %error, "no relay has the peer's record");
+        }
+        None => {}
     }
+    // Others may have heard of it.
     refresh(network, left(first, start)).await;
-    let record = network.records().get(&id);
-    record.ok_or(OpenError::NoWay("the peer's record is not known"))
+    network.records().get(&id).ok_or(unknown)
 }
 
 /// Fetches records anew; those that have come are there, whether or not all came in time.

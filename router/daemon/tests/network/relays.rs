@@ -115,6 +115,30 @@ async fn relays_that_keep_silent_do_not_hide_one_that_works() {
 }
 
 #[tokio::test]
+async fn a_relay_that_does_not_know_the_friend_hides_none_that_does() {
+    let scene = scene(227, 0).await;
+    let other = node(230, |config| config.relay = enabled());
+    other.network.set_peers(&[peer(&scene.client)]);
+    let network = &scene.client.network;
+    network.add_record(other.network.own_record());
+    let named = |relay: &Node| PeerConfig {
+        addresses: Vec::new(),
+        ..peer(relay)
+    };
+    let friend_as_peer = PeerConfig {
+        via: vec![other.name.clone(), scene.relay.name.clone()],
+        ..peer(&scene.friend)
+    };
+    network.set_peers(&[named(&other), named(&scene.relay), friend_as_peer]);
+    network.ping(other.network.id()).await.unwrap();
+    let tunnel = relayed(&scene.friend, false);
+    let opened = network.open(&tunnel, &service_request("echo")).await;
+    let opened = opened.unwrap();
+    assert_eq!(opened.path, ids(&[&scene.relay, &scene.friend]));
+    assert_eq!(exchange(opened, b"found").await.unwrap(), b"found");
+}
+
+#[tokio::test]
 async fn relays_that_keep_silent_are_waited_for_once_and_not_each() {
     let scene = scene(205, 4).await;
     let network = &scene.client.network;
