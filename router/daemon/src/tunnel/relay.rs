@@ -1,6 +1,6 @@
 //! Relayed tunnels: Noise IK with the peer at the other end, through a node that both reach.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, timeout};
 use wormholes_proto::{
@@ -19,6 +19,9 @@ use crate::{
 
 /// A peer is asked for through so many relays at most; each learns who asks for whom.
 const MAX_RELAYS: usize = 4;
+/// Where the next step of the plan waits for its turn, relays have so long to answer once the
+/// patience is over: one that waited for a silent node says so then.
+const ANSWER_TIME: Duration = Duration::from_millis(250);
 
 /// Asks `to` for `open` on a stream of [`connect`]. Returns the relay, the stream and the answer's
 /// body.
@@ -44,8 +47,24 @@ pub(super) async fn ask(
 /// taken. Returns the connection to it too.
 ///
 /// # Errors
-/// [`OpenError`] of the relay that failed last.
+/// [`OpenError`] of the relay that failed last, or that none answered before the next step's turn.
 pub(crate) async fn connect(
+    network: &Arc<Network>,
+    via: Option<NodeId>,
+    to: NodeId,
+    first: Wanted,
+) -> Result<(Link, Pipe), OpenError> {
+    let connected = connect_any(network, via, to, first);
+    let Some(patience) = first.patience else {
+        return connected.await;
+    };
+    // Relays that are asked later wait longer, each for itself.
+    let time = patience.saturating_add(ANSWER_TIME);
+    let connected = timeout(time, connected).await;
+    connected.unwrap_or(Err(OpenError::TimedOut(time)))
+}
+
+async fn connect_any(
     network: &Arc<Network>,
     via: Option<NodeId>,
     to: NodeId,

@@ -214,6 +214,48 @@ async fn a_friend_that_is_silent_for_a_moment_is_waited_for() {
     assert_eq!(answer, b"back");
 }
 
+#[tokio::test]
+async fn a_next_step_waits_for_no_relay_that_was_asked_late() {
+    let client = node(231, |_| {});
+    let friend = node(232, |config| config.node.listen.clear());
+    let (mut relays, mut by_wire) = (Vec::new(), Vec::new());
+    for number in 233..237 {
+        let relay = node(number, |config| config.relay = enabled());
+        relay.network.set_peers(&[peer(&client), peer(&friend)]);
+        let wire = Wire::new(number).await;
+        wire.lead_to(relay.network.listen_addresses()[0]);
+        by_wire.push(PeerConfig {
+            addresses: vec![wire.address],
+            register: true,
+            ..peer(&relay)
+        });
+        relays.push((relay, wire));
+    }
+    by_wire.push(PeerConfig {
+        addresses: Vec::new(),
+        ..peer(&client)
+    });
+    friend.network.set_peers(&by_wire);
+    let id = friend.network.id();
+    let registered = |(relay, _): &(Node, Wire)| relay.network.registered().contains(&id);
+    until("the friend is registered", || relays.iter().all(registered)).await;
+    let mut peers: Vec<_> = relays.iter().map(|(relay, _)| peer(relay)).collect();
+    peers.push(PeerConfig {
+        via: peers.iter().map(|relay| relay.name.clone()).collect(),
+        ..peer(&friend)
+    });
+    client.network.set_peers(&peers);
+    let (tunnel, mut request) = (relayed(&friend, false), service_request("none"));
+    let there = client.network.open(&tunnel, &request).await.unwrap_err();
+    assert_eq!(there.reason(), Reason::NoService, "{there}");
+
+    relays.iter().for_each(|(_, wire)| wire.cut());
+    request.patience = Some(Duration::from_millis(1500));
+    let late = client.network.open(&tunnel, &request).await.unwrap_err();
+    // Each would have said that the friend is away, the last one in its own time.
+    assert!(matches!(late, OpenError::TimedOut(_)), "{late}");
+}
+
 /// Takes its time to decide what it exits to.
 #[derive(Debug)]
 struct Undecided;
