@@ -12,7 +12,7 @@ use std::{
 };
 
 use thiserror::Error;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use wormholes_proto::CarrierKind;
 use wormholes_proto::{
     Answer, NodeId, Open, Reason, Remedy, ServiceName, Target, Transport, decode_resolved,
@@ -455,6 +455,15 @@ fn left(first: Wanted, start: Instant) -> Wanted {
     Wanted {
         patience: first.patience.map(left),
         ..first
+    }
+}
+
+/// Fetches records anew; those that have come are there, whether or not all came in time.
+async fn refresh(network: &Arc<Network>, first: Wanted) {
+    let refresh = network.refresh_records();
+    match first.patience {
+        Some(patience) => drop(timeout(patience, refresh).await),
+        None => drop(refresh.await),
     }
 }
 

@@ -20,7 +20,7 @@ use wormholes_proto::{
 
 use wormholes_proto::CarrierKind;
 
-use super::{OpenError, ask_on, left};
+use super::{OpenError, ask_on, left, refresh};
 use crate::{
     carrier::Link,
     network::{Network, Wanted},
@@ -122,7 +122,8 @@ pub(super) async fn ask(
     };
     let mut failed = OpenError::NoWay("no onion path");
     for _ in 0..MAX_ATTEMPTS {
-        let (path, kept) = network.onion().paths.choose(network, &key).await?;
+        let paths = &network.onion().paths;
+        let (path, kept) = paths.choose(network, &key, time.first_hop()).await?;
         match ask_over(network, &key, &path, open, time).await {
             Ok((pipe, body)) => {
                 // A key that came once may never come again.
@@ -133,9 +134,9 @@ pub(super) async fn ask(
             }
             Err(error) if error.is_answer() => return Err(error.into_open(network, &path)),
             Err(error) => {
-                network.onion().paths.forget(&key, &path);
+                paths.forget(&key, &path);
                 if error.remedy() == Some(Remedy::RefreshRecords) {
-                    network.refresh_records().await;
+                    refresh(network, time.first_hop()).await;
                 }
                 time.is_late |= matches!(error, CircuitError::Hop(0, Reason::TimedOut));
                 failed = error.into_open(network, &path);

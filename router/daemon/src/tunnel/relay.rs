@@ -8,7 +8,7 @@ use wormholes_proto::{
     sealed::{ANSWER_BYTES, Initiator, OwnEnd},
 };
 
-use super::{OpenError, ask_node, ask_on, left};
+use super::{OpenError, ask_node, ask_on, left, refresh};
 use crate::{
     carrier::Link,
     dial::first_to_open,
@@ -142,15 +142,6 @@ async fn record_of(
     // Others may have heard of it.
     refresh(network, left(first, start)).await;
     network.records().get(&id).ok_or(unknown)
-}
-
-/// Fetches records anew; those that have come are there, whether or not all came in time.
-async fn refresh(network: &Arc<Network>, first: Wanted) {
-    let refresh = network.refresh_records();
-    match first.patience {
-        Some(patience) => drop(timeout(patience, refresh).await),
-        None => drop(refresh.await),
-    }
 }
 
 /// Relays that may serve the peer, those that are connected first.

@@ -12,8 +12,11 @@ use wormholes_proto::{
     onion::{Candidate, Guards, PathCache, PathError, PathHop, PathKey, choose_path},
 };
 
-use super::OpenError;
-use crate::{network::Network, private_file};
+use super::{OpenError, refresh};
+use crate::{
+    network::{Network, Wanted},
+    private_file,
+};
 
 const GUARDS_FILE: &str = "guards.json";
 const EXIT_GUARDS_FILE: &str = "exit-guards.json";
@@ -52,18 +55,19 @@ impl Paths {
     }
 
     /// The kept path for `key`, and that it was kept, or a new one; without enough records they
-    /// are fetched first.
+    /// are fetched first, for no longer than a dial may run.
     pub(super) async fn choose(
         &self,
         network: &Arc<Network>,
         key: &PathKey,
+        first: Wanted,
     ) -> Result<(Vec<PathHop>, bool), OpenError> {
         if let Some(path) = self.cache().get(key, Instant::now()) {
             return Ok((path.to_vec(), true));
         }
         let mut chosen = self.choose_new(network, key);
         if chosen.is_err() {
-            network.refresh_records().await;
+            refresh(network, first).await;
             chosen = self.choose_new(network, key);
         }
         let path = chosen.map_err(|error| OpenError::NoPath(words(network, &error)))?;
