@@ -203,6 +203,8 @@ impl OpenError {
             Self::Blocked(_) => Remedy::GiveUp,
             Self::Dial(DialError::SpecialUse) => Remedy::OtherTunnel,
             Self::Dial(error) => error.reason().remedy(),
+            // An answer to a circuit only; whoever gives it to anything else lies.
+            Self::Refused { reason: Reason::StaleKey, .. } => Remedy::OtherTunnel,
             Self::Refused { reason, .. } => reason.remedy(),
             // Another tunnel may lead there as a friend.
             Self::NoServiceForStrangers { .. }

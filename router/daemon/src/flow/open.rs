@@ -157,7 +157,7 @@ async fn race(trip: &Trip<'_>, step: &Step, patience: Option<Duration>) -> Resul
     }))
 }
 
-/// Opens one tunnel; once more when its records turn out to be stale.
+/// Opens one tunnel.
 async fn one(
     trip: &Trip<'_>,
     tunnel: &Tunnel,
@@ -174,13 +174,7 @@ async fn one(
         });
     }
     let request = request(trip, tunnel, marks, patience);
-    let mut opened = dial(trip, tunnel, &request).await;
-    if matches!(&opened, Err(error) if error.kind().remedy == Remedy::RefreshRecords) {
-        // Peers that do not answer hold the flow up no longer than a tunnel may.
-        let refresh = trip.core.network.refresh_records();
-        let _ = tokio::time::timeout(request.timeout, refresh).await;
-        opened = dial(trip, tunnel, &request).await;
-    }
+    let opened = dial(trip, tunnel, &request).await;
     let error = opened.as_ref().err();
     trip.tried(what, start, error, error.and_then(OpenError::node));
     match opened {
