@@ -184,14 +184,19 @@ async fn ask_rules(network: &Network, asker: &Asker, to: NodeId) -> Result<Allow
 }
 
 /// Opens a stream to the registered node. It called; it is not called back. Where its connection
-/// turns out to be dead, the same come to life or another one takes its place, once.
+/// turns out to be dead, the same come to life or a new one takes its place, once.
 async fn call(network: &Network, to: NodeId, ahead: &[u8]) -> Result<Pipe, Reason> {
-    let until = Instant::now() + COMES_BACK;
+    let start = Instant::now();
+    let until = start + COMES_BACK;
     let call = async {
-        let link = standing(network, &to, until).await?;
+        let link = standing(network, &to, until, |_| true).await?;
         match call_over(network, &link, ahead).await {
             Err(Reason::Unreachable) => {
-                let link = standing(network, &to, until).await?;
+                // Others that stood as long may be as silent.
+                let may_live = |other: &Link| {
+                    link.is_closed() || other.is_same(&link) || other.made().into_std() > start
+                };
+                let link = standing(network, &to, until, may_live).await?;
                 call_over(network, &link, ahead).await
             }
             called => called,
@@ -201,13 +206,18 @@ async fn call(network: &Network, to: NodeId, ahead: &[u8]) -> Result<Pipe, Reaso
     called.unwrap_or(Err(Reason::TimedOut))
 }
 
-/// A connection to the registered node that is not silent, as soon as there is one.
-async fn standing(network: &Network, to: &NodeId, until: Instant) -> Result<Link, Reason> {
+/// A connection to the registered node that is `wanted` and not silent, as soon as there is one.
+async fn standing(
+    network: &Network,
+    to: &NodeId,
+    until: Instant,
+    wanted: impl Fn(&Link) -> bool,
+) -> Result<Link, Reason> {
     let mut looks = tokio::time::interval(LOOK);
     let standing = async {
         loop {
             looks.tick().await;
-            if let Some(link) = network.peers().link(to) {
+            if let Some(link) = network.peers().link(to).filter(&wanted) {
                 return link;
             }
         }
