@@ -163,7 +163,7 @@ impl Dial {
 
 impl Turn {
     /// Does `dial`, unless two dials that began after it make it needless before its end.
-    pub(super) async fn dial<T>(&self, dial: impl Future<Output = T>) -> Option<T> {
+    pub(crate) async fn dial<T>(&self, dial: impl Future<Output = T>) -> Option<T> {
         self.stopped.run_until_cancelled(dial).await
     }
 
@@ -188,6 +188,11 @@ impl Turn {
         }
         drop(tries);
         self.done.send_replace(Some(ended));
+    }
+
+    /// Whether this machine moved since the dial began, or another one was faster.
+    pub(crate) fn is_outdated(&self) -> bool {
+        !self.is_in(&self.dials.of(self.wish))
     }
 
     /// Whether no other dial took its place.

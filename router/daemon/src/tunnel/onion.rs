@@ -27,7 +27,7 @@ use crate::{
     pipe::{CellOpener, CellSealer, Pipe, PipeError},
 };
 
-use first_hop::{FirstHops, stands};
+use first_hop::{FirstHops, is_connected, stands};
 use paths::Paths;
 use spares::{Spare, Spares};
 
@@ -121,9 +121,12 @@ pub(super) async fn ask(
         },
     };
     let mut failed = OpenError::NoWay("no onion path");
-    for _ in 0..MAX_ATTEMPTS {
+    for attempt in 0..MAX_ATTEMPTS {
         let paths = &network.onion().paths;
         let (path, kept) = paths.choose(network, &key, time.first_hop()).await?;
+        if attempt > 0 && time.is_next_steps() && !is_connected(network, &path, carrier) {
+            break;
+        }
         match ask_over(network, &key, &path, open, time).await {
             Ok((pipe, body)) => {
                 // A key that came once may never come again.
@@ -277,6 +280,11 @@ impl TimeLeft {
             Some(patience) if self.is_late => part.min(patience),
             Some(_) | None => part,
         }
+    }
+
+    /// Nothing is dialled any more: the next step of the plan has its turn.
+    fn is_next_steps(self) -> bool {
+        self.first_hop().patience == Some(Duration::ZERO)
     }
 
     /// What is wanted of the first hop by now.

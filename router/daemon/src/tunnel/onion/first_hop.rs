@@ -7,18 +7,17 @@ use std::{
     net::SocketAddr,
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use tokio::time::timeout;
-
+use tokio::time::{Instant, timeout};
 use wormholes_proto::{Answer, NodeId, Open, Reason, onion::PathHop};
 
 use wormholes_proto::CarrierKind;
 
-use super::CircuitError;
+use super::{CircuitError, left};
 use crate::{
-    carrier::{Caller, Link, LinkError},
+    carrier::{Caller, CloseCode, Link, LinkError},
     counters::Counters,
     dial::first_to_open,
     network::{Network, Wanted},
@@ -28,6 +27,9 @@ use crate::{
 
 /// Two tries of a handshake's first datagram.
 const QUIC_FIRST: Duration = Duration::from_secs(2);
+/// A dial that had less time says nothing about the hop: a handshake whose first datagram was lost
+/// takes a second and a round trip.
+const FAIR_TRY: Duration = Duration::from_millis(1250);
 /// How long a hop is taken at its word that it lets friends in only: it learns who asks meanwhile.
 const FRIENDS_ONLY_FOR: Duration = Duration::from_secs(10 * 60);
 /// First hops at once: the guards and those that plans name. Overflow: those without a connection
@@ -67,14 +69,9 @@ pub(super) async fn ask(
 ) -> Result<(Link, Pipe, Answer), CircuitError> {
     let first_hop = network.onion().first_hops.entry((hop.id, wanted.carrier));
     let first_hop = first_hop.ok_or(CircuitError::Hop(0, Reason::Busy))?;
-    let not_reached = |error: ConnectError| {
-        tracing::debug!(%error, "first hop not reached");
-        network.onion().paths.refused(&hop.id);
-        CircuitError::Hop(0, error.reason())
-    };
+    let start = Instant::now();
     if !(first_hop.demands_friends() && is_peer(network, hop)) {
-        let link = first_hop.stranger(network, hop.id, wanted).await;
-        let link = link.map_err(not_reached)?;
+        let link = first_hop.stranger(network, hop.id, wanted).await?;
         match ask_link(network.counters(), &link, open).await {
             Err(reason) if reason == Reason::Denied && is_peer(network, hop) => {
                 first_hop.make_friend();
@@ -85,10 +82,39 @@ pub(super) async fn ask(
             answered => return heard(network, link, answered),
         }
     }
+    let wanted = left(wanted, start);
     let link = network.connect_over(hop.id, Some(hop.address), wanted);
-    let link = link.await.map_err(not_reached)?;
+    let link = link
+        .await
+        .map_err(|error| not_reached(network, &hop.id, &error, wanted))?;
     let answered = ask_link(network.counters(), &link, open).await;
     heard(network, link, answered)
+}
+
+/// Lets another guard go first for a while where it was the hop that did not answer, and not this
+/// node that would not dial, or had no time to.
+fn not_reached(
+    network: &Network,
+    id: &NodeId,
+    error: &ConnectError,
+    wanted: Wanted,
+) -> CircuitError {
+    tracing::debug!(%error, "first hop not reached");
+    let is_its_doing = match error {
+        ConnectError::Link(_) => true,
+        ConnectError::Slow => wanted.patience >= Some(FAIR_TRY),
+        ConnectError::NoAddress
+        | ConnectError::Forbidden(_)
+        | ConnectError::Myself
+        | ConnectError::NoCarrier(_)
+        | ConnectError::TooMany
+        | ConnectError::BackingOff(_)
+        | ConnectError::Tls(_) => false,
+    };
+    if is_its_doing {
+        network.onion().paths.refused(id);
+    }
+    CircuitError::Hop(0, error.reason())
 }
 
 /// Over QUIC, unless that does not answer for long: over TCP each circuit is a connection that the
@@ -165,6 +191,23 @@ async fn ask_link(counters: &Counters, link: &Link, open: &Open) -> Result<(Pipe
     }
 }
 
+/// Whether a circuit on the path needs no dial.
+pub(super) fn is_connected(
+    network: &Network,
+    path: &[PathHop],
+    carrier: Option<CarrierKind>,
+) -> bool {
+    let Some(PathHop { id, .. }) = path.first() else {
+        return false;
+    };
+    let first_hops = &network.onion().first_hops;
+    let first_hop = first_hops.hops().get(&(*id, carrier)).cloned();
+    first_hop.is_some_and(|hop| match hop.demands_friends() {
+        true => network.peers().link(id).is_some(),
+        false => hop.standing().is_some(),
+    })
+}
+
 /// A connection that has fallen silent is of no use to a new circuit.
 pub(super) fn stands(link: &Link) -> bool {
     !link.is_closed() && !link.is_silent()
@@ -239,25 +282,51 @@ impl FirstHop {
         network: &Arc<Network>,
         id: NodeId,
         wanted: Wanted,
-    ) -> Result<Link, ConnectError> {
-        if let Some(link) = self.standing() {
-            return Ok(link);
+    ) -> Result<Link, CircuitError> {
+        let not_reached = |error, wanted| not_reached(network, &id, &error, wanted);
+        let carrier = wanted.carrier;
+        if let Some(kind) = carrier.filter(|kind| !network.carrier().kinds().contains(kind)) {
+            return Err(not_reached(ConnectError::NoCarrier(kind), wanted));
         }
-        let (dial, turn) = self.dials.enter(Wish::Own(wanted.carrier))?;
-        if let Some(turn) = turn {
-            let (hop, dialler) = (Arc::clone(self), Arc::clone(network));
-            network.spawn(async move {
-                turn.end(hop.dial(&dialler, id, wanted.carrier).await);
-            });
+        let start = Instant::now();
+        let mut moves = network.moves();
+        loop {
+            moves.mark_unchanged();
+            if let Some(link) = self.standing() {
+                return Ok(link);
+            }
+            let now = left(wanted, start);
+            let entered = self.dials.enter(Wish::Own(carrier));
+            let (dial, turn) = entered.map_err(|error| not_reached(error, now))?;
+            if let Some(turn) = turn {
+                let (hop, dialler) = (Arc::clone(self), Arc::clone(network));
+                network.spawn(async move {
+                    let is_outdated = || turn.is_outdated();
+                    let dial = hop.dial(&dialler, id, carrier, is_outdated);
+                    if let Some(dialled) = turn.dial(dial).await {
+                        turn.end(dialled);
+                    }
+                });
+            }
+            tokio::select! {
+                biased;
+                // It may have gone nowhere: all who wait follow to one that begins after the move.
+                _ = moves.changed() => {}
+                ended = dial.ended(now.patience) => {
+                    return ended.map_err(|error| not_reached(error, now));
+                }
+            }
         }
-        dial.ended(wanted.patience).await
     }
 
+    /// How an outdated dial fails says nothing about the hop: this machine moved meanwhile, or
+    /// another dial was faster.
     async fn dial(
         &self,
         network: &Network,
         id: NodeId,
         carrier: Option<CarrierKind>,
+        is_outdated: impl Fn() -> bool,
     ) -> Result<Link, ConnectError> {
         // The dial before it may have ended just now.
         if let Some(link) = self.standing() {
@@ -267,27 +336,43 @@ impl FirstHop {
             tracing::warn!(%error, "no throw-away key");
             ConnectError::Tls(Arc::new(error))
         })?;
+        let start = Instant::now();
         let addresses = network.addresses_of(&id, None);
         let dialled = dial(network, &caller, id, carrier, &addresses).await;
         let paths = &network.onion().paths;
-        match dialled {
+        let error = match dialled {
             Some(Ok(link)) => {
                 paths.reached(&id);
-                *self.door() = Door::Stranger(link.clone());
-                Ok(link)
+                return Ok(self.take(link, start));
             }
-            Some(Err(error)) => {
-                paths.unreachable(&id);
-                Err(error.into())
-            }
+            Some(Err(error)) => error.into(),
             // Its record, whose address is on the path, names none that may be dialled.
-            None => {
-                paths.unreachable(&id);
-                Err(ConnectError::Forbidden(
-                    "its record names no other".to_owned(),
-                ))
+            None => ConnectError::Forbidden("its record names no other".to_owned()),
+        };
+        if let Some(link) = self.standing() {
+            return Ok(link);
+        }
+        if !is_outdated() {
+            paths.unreachable(&id);
+        }
+        Err(error)
+    }
+
+    /// The connection for circuits from now on: the one that was dialled since `start`, unless
+    /// another stands by now. What the hop said meanwhile is kept.
+    fn take(&self, link: Link, start: Instant) -> Link {
+        let mut door = self.door();
+        match &*door {
+            Door::Stranger(standing) if stands(standing) => {
+                link.close(CloseCode::Done);
+                return standing.clone();
+            }
+            Door::Friend(since) if *since > start => {}
+            Door::Stranger(_) | Door::Friend(_) | Door::Unknown => {
+                *door = Door::Stranger(link.clone());
             }
         }
+        link
     }
 
     fn door(&self) -> MutexGuard<'_, Door> {
@@ -322,6 +407,28 @@ mod tests {
         (dir, network.unwrap())
     }
 
+    fn onion(hop: &Network) -> Tunnel {
+        Tunnel::Onion {
+            hops: 1,
+            via: None,
+            to: Some(hop.id()),
+            exit: false,
+            friends_only: false,
+        }
+    }
+
+    fn request() -> TunnelRequest {
+        TunnelRequest {
+            transport: wormholes_proto::Transport::Tcp,
+            target: SocketAddr::from(([127, 0, 0, 1], 1)).into(),
+            service: None,
+            isolation: String::new(),
+            timeout: LIMIT,
+            carrier: None,
+            patience: None,
+        }
+    }
+
     async fn until(what: &str, condition: impl Fn() -> bool) {
         let mut looks = tokio::time::interval(Duration::from_millis(10));
         let holds = async {
@@ -332,36 +439,75 @@ mod tests {
         timeout(LIMIT, holds).await.expect(what);
     }
 
-    #[tokio::test]
-    async fn a_first_hop_whose_path_died_is_missed_before_a_flow_needs_it() {
-        let wire = Wire::new(67).await;
-        let (_one, hop) = network(|config| {
-            config.node.listen = vec![([127, 67, 0, 2], 0).into()];
+    /// A client, and a hop that it finds at the end of the wire.
+    async fn scene(number: u8) -> (Vec<TempDir>, Arc<Network>, Arc<Network>, Wire) {
+        let wire = Wire::new(number).await;
+        let (one, hop) = network(|config| {
+            config.node.listen = vec![([127, number, 0, 2], 0).into()];
             config.node.advertise = vec![wire.address];
             config.hop.role.enabled = true;
         });
         wire.lead_to(hop.listen_addresses()[0]);
-        let (_other, client) = network(|config| {
-            config.node.listen = vec![([127, 67, 0, 3], 0).into()];
+        let (other, client) = network(|config| {
+            config.node.listen = vec![([127, number, 0, 3], 0).into()];
         });
         client.add_record(hop.own_record());
-        let tunnel = Tunnel::Onion {
-            hops: 1,
-            via: None,
-            to: Some(hop.id()),
-            exit: false,
-            friends_only: false,
-        };
+        (vec![one, other], client, hop, wire)
+    }
+
+    #[tokio::test]
+    async fn of_two_dials_the_one_that_ends_first_makes_the_connection() {
+        let (_dirs, client, hop, wire) = scene(68).await;
+        let first_hop = FirstHop::default();
+        let dial = || first_hop.dial(&client, hop.id(), None, || false);
+        let (one, other) = tokio::join!(dial(), dial());
+        let (one, other) = (one.unwrap(), other.unwrap());
+        assert!(one.is_same(&other) && !one.is_closed());
+
+        wire.cut();
+        let missed = FirstHop::default();
+        let (dialled, ()) = tokio::join!(missed.dial(&client, hop.id(), None, || false), async {
+            let before = wire.called();
+            until("it is dialled", || wire.called() > before).await;
+            missed.make_friend();
+            wire.mend();
+        });
+        assert!(dialled.is_ok());
+        assert!(missed.demands_friends(), "what it said is not forgotten");
+    }
+
+    #[tokio::test]
+    async fn a_dial_that_failed_has_those_who_wait_take_what_stands() {
+        let (_dirs, client, hop, wire) = scene(69).await;
+        let (_other_dirs, other_client, other_hop, _wire) = scene(70).await;
+        let connected = FirstHop::default();
+        let standing = connected.dial(&other_client, other_hop.id(), None, || false);
+        let standing = standing.await.unwrap();
+        wire.cut();
+        let first_hop = FirstHop::default();
+        let (dialled, ()) = tokio::join!(first_hop.dial(&client, hop.id(), None, || true), async {
+            until("it is dialled", || wire.called() > 0).await;
+            *first_hop.door() = Door::Stranger(standing.clone());
+        });
+        assert!(dialled.unwrap().is_same(&standing));
+    }
+
+    #[tokio::test]
+    async fn a_hop_is_not_blamed_for_a_carrier_that_this_node_does_not_speak() {
+        let (_dirs, client, hop, wire) = scene(71).await;
         let request = TunnelRequest {
-            transport: wormholes_proto::Transport::Tcp,
-            target: SocketAddr::from(([127, 0, 0, 1], 1)).into(),
-            service: None,
-            isolation: String::new(),
-            timeout: LIMIT,
-            carrier: None,
-            patience: None,
+            carrier: Some(CarrierKind::Tcp),
+            ..request()
         };
-        let refused = client.open(&tunnel, &request).await.unwrap_err();
+        let refused = client.open(&onion(&hop), &request).await.unwrap_err();
+        assert_eq!(refused.reason(), Reason::Unsupported, "{refused}");
+        assert_eq!(wire.called(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_first_hop_whose_path_died_is_missed_before_a_flow_needs_it() {
+        let (_dirs, client, hop, wire) = scene(67).await;
+        let refused = client.open(&onion(&hop), &request()).await.unwrap_err();
         assert_eq!(refused.reason(), Reason::NoService, "{refused}");
         let links = client.onion().links();
         let [link] = links.as_slice() else {
