@@ -23,7 +23,7 @@ use wormholes_proto::{NodeId, ServiceName, Target, Transport};
 use wormholes_rules::Verdict;
 
 /// Generous: a machine under load is slow, a hang is for ever.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 pub(crate) struct Node {
     pub(crate) network: Arc<Network>,
@@ -128,7 +128,7 @@ pub(crate) fn request(target: impl Into<Target>) -> TunnelRequest {
         target: target.into(),
         service: None,
         isolation: String::new(),
-        timeout: PATIENCE,
+        timeout: Duration::from_secs(30),
         patience: None,
     }
 }
