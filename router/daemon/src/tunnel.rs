@@ -43,7 +43,7 @@ pub struct TunnelRequest {
     pub target: Target,
     /// For tunnels that end at a peer's service: which; none is its default.
     pub service: Option<ServiceName>,
-    /// Flows with different keys share no circuit.
+    /// Flows with different keys share no circuit. Only onions look at it; empty for the others.
     pub isolation: String,
     /// How long opening may take.
     pub timeout: Duration,

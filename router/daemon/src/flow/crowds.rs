@@ -2,9 +2,10 @@
 //!
 //! A flow that comes back by way of another router looks like a new one, and none of them opens
 //! before the next does: they pile up here. Where programs are answered before anything opens, one
-//! that stands counts on until its target says something, or for [`LINGER`]. The first that is too many is refused, and so is all
-//! that follows until those that wait are done. Were a place that comes free given away again,
-//! each of them would be tried anew by whoever it fails for, and each of those again.
+//! that stands counts on until its target says something, or for [`LINGER`]. The first that is too
+//! many is refused, and so is all that follows until those that wait are done. Were a place that
+//! comes free given away again, each of them would be tried anew by whoever it fails for, and each
+//! of those again.
 
 use std::{
     collections::HashMap,
