@@ -2,6 +2,7 @@
 
 mod changes;
 mod connect;
+mod fetch;
 mod moves;
 
 use std::{
@@ -29,7 +30,7 @@ pub(crate) use connect::Wanted;
 
 use crate::{
     ban::{self, Ban, OwnSockets, Transport},
-    carrier::{Carrier, CarrierError, CloseCode, Link},
+    carrier::{Carrier, CarrierError, CloseCode},
     config::{Config, PeerConfig},
     counters::Counters,
     dial::Resolver,
@@ -275,24 +276,6 @@ impl Network {
         Ok(self.connect(id, None).await?.rtt())
     }
 
-    /// Fetches the records of all peers that can be reached; whether anything was new.
-    pub async fn refresh_records(self: &Arc<Self>) -> bool {
-        self.connect_peers().await;
-        let known = self.peers.known();
-        let mut links = self.peers.links();
-        links.retain(|link| known.get(&link.peer()).is_some());
-        let news = self.records.refresh(links, &self.counters).await;
-        if news {
-            self.expire_world();
-        }
-        news
-    }
-
-    /// Has records fetched again when peers are next looked after: one of them led nowhere.
-    pub(crate) fn doubt_records(&self) {
-        self.records_doubted.store(true, Relaxed);
-    }
-
     /// What the relay role does.
     pub fn relay_status(&self) -> RoleStatus {
         self.relay.status(&self.counters.relay)
@@ -390,18 +373,6 @@ impl Network {
         let revision = self.hop_keys.revision();
         if self.published_keys.swap(revision, Relaxed) != revision {
             self.publish();
-        }
-    }
-
-    /// Fetches the records of a peer that has just come.
-    pub(crate) async fn learn_from(&self, link: &Link) {
-        if self
-            .records
-            .fetch(link, &self.counters)
-            .await
-            .unwrap_or(false)
-        {
-            self.expire_world();
         }
     }
 

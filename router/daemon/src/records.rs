@@ -2,13 +2,15 @@
 //! exchanged with every peer. Nobody is ever asked for one node's record alone, which would tell
 //! whom a flow goes to.
 
+mod fetches;
+
 use std::{
     net::SocketAddr,
     sync::{Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
     time::{Duration, SystemTime},
 };
 
-use tokio::{sync::watch, time::Instant};
+use tokio::sync::watch;
 use wormholes_proto::{
     Answer, MAX_RECORD_ADDRESSES, MAX_RECORD_EXIT_PORTS, MAX_RECORD_RELAYS, NodeId, NodeRecord,
     OnionKey, Open, RECORD_RENEWAL, RecordBook, RecordError, RecordSetReader, Roles, SignedRecord,
@@ -24,12 +26,10 @@ use crate::{
     pipe::{Pipe, PipeError},
 };
 
+pub(crate) use fetches::Fetches;
+
 /// Sets are fetched again this often from every connected peer; its load is as old at most.
 pub(crate) const REFRESH_PERIOD: Duration = Duration::from_secs(300);
-/// A refresh on demand waits ten times as long after the one before as that one took, within
-/// these: sets of a few records cost next to nothing, 4 MiB each are not for nothing.
-const MIN_REFRESH_PAUSE: Duration = Duration::from_millis(250);
-const MAX_REFRESH_PAUSE: Duration = Duration::from_secs(2);
 /// Fetching a set may take so long.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -38,16 +38,6 @@ const FETCH_TIMEOUT: Duration = Duration::from_secs(20);
 pub(crate) struct Records {
     book: Mutex<RecordBook>,
     own: watch::Sender<SignedRecord>,
-    /// Held while a refresh runs.
-    refresh: tokio::sync::Mutex<Option<Refreshed>>,
-}
-
-/// The last refresh.
-#[derive(Debug)]
-struct Refreshed {
-    ended: Instant,
-    /// The next one begins no sooner.
-    pause: Duration,
 }
 
 /// What goes into this node's own record.
@@ -104,7 +94,6 @@ impl Records {
         let records = Self {
             book: Mutex::default(),
             own: watch::Sender::new(own.clone()),
-            refresh: tokio::sync::Mutex::default(),
         };
         records.add(own);
         records
@@ -174,28 +163,6 @@ impl Records {
     /// The newest record of a node.
     pub(crate) fn get(&self, id: &NodeId) -> Option<SignedRecord> {
         self.book().get(id).cloned()
-    }
-
-    /// Fetches the whole sets of all `links` at once, unless that was done a moment ago; whether
-    /// anything is new.
-    pub(crate) async fn refresh(&self, links: Vec<Link>, counters: &Counters) -> bool {
-        let asked = Instant::now();
-        let mut last = self.refresh.lock().await;
-        if let Some(last) = &*last {
-            if last.ended > asked {
-                return true;
-            }
-            let due = last.ended.checked_add(last.pause).unwrap_or(last.ended);
-            tokio::time::sleep_until(due).await;
-        }
-        let started = Instant::now();
-        let fetches = links.iter().map(|link| self.fetch(link, counters));
-        let news = futures_util::future::join_all(fetches).await;
-        *last = Some(Refreshed {
-            ended: Instant::now(),
-            pause: (started.elapsed() * 10).clamp(MIN_REFRESH_PAUSE, MAX_REFRESH_PAUSE),
-        });
-        news.into_iter().any(|new| new.unwrap_or(false))
     }
 
     /// Fetches the whole set of one peer; whether anything is new.

@@ -462,7 +462,12 @@ fn left(first: Wanted, start: Instant) -> Wanted {
 
 /// Fetches records anew; those that have come are there, whether or not all came in time.
 async fn refresh(network: &Arc<Network>, first: Wanted) {
-    let refresh = network.refresh_records();
+    refresh_since(network, first, Instant::now()).await;
+}
+
+/// As [`refresh`], but for what was fetched after `since`.
+async fn refresh_since(network: &Arc<Network>, first: Wanted, since: Instant) {
+    let refresh = network.refresh_records_since(since);
     match first.patience {
         Some(patience) => drop(timeout(patience, refresh).await),
         None => drop(refresh.await),

@@ -21,7 +21,7 @@ use super::{
     streams::Streams,
     tcp::TcpLink,
 };
-use crate::{counters::Counters, pipe::Pipe};
+use crate::{counters::Counters, pipe::Pipe, records::Fetches};
 
 /// A connection to a node. Clones share it; it lives until it is closed or falls silent.
 #[derive(Debug, Clone)]
@@ -33,6 +33,7 @@ pub(crate) struct Link {
     load: Arc<AtomicU8>,
     /// Its standing: a stranger's until it is set, where the other end called.
     is_known: Arc<AtomicBool>,
+    fetches: Fetches,
     streams: Arc<Streams>,
     pulse: Arc<Pulse>,
     /// TCP has none.
@@ -59,6 +60,7 @@ impl Link {
             connection,
             load: Arc::default(),
             is_known: Arc::new(AtomicBool::new(is_known)),
+            fetches: Fetches::default(),
             streams: Streams::new(KNOWN_STREAMS, lanes.clone()),
             pulse: Arc::new(Pulse::new()),
             lanes,
@@ -196,6 +198,11 @@ impl Link {
     /// Keeps what the other end said of its load, 255 being full.
     pub(crate) fn set_load(&self, load: u8) {
         self.load.store(load, Relaxed);
+    }
+
+    /// Fetches of the other end's records.
+    pub(crate) fn fetches(&self) -> &Fetches {
+        &self.fetches
     }
 
     /// Does `work`, which asks the other end for something, as long as that shows signs of life.

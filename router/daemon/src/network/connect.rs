@@ -207,7 +207,7 @@ impl Network {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use tempfile::TempDir;
     use tokio::{net::UdpSocket, time::timeout};
     use wormholes_proto::{Answer, Open, ServiceName, Transport};
@@ -223,9 +223,9 @@ mod tests {
         records::OwnRecord,
     };
 
-    const LIMIT: Duration = Duration::from_secs(20);
+    pub(in crate::network) const LIMIT: Duration = Duration::from_secs(20);
 
-    fn network() -> (TempDir, Arc<Network>) {
+    pub(in crate::network) fn network() -> (TempDir, Arc<Network>) {
         network_with(|_| {})
     }
 
@@ -251,7 +251,7 @@ mod tests {
         (NodeId::from_bytes([9; 32]), socket)
     }
 
-    fn peer(id: NodeId, address: Option<SocketAddr>) -> PeerConfig {
+    pub(in crate::network) fn peer(id: NodeId, address: Option<SocketAddr>) -> PeerConfig {
         PeerConfig {
             name: id.to_string(),
             id,

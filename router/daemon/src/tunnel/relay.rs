@@ -8,7 +8,7 @@ use wormholes_proto::{
     sealed::{ANSWER_BYTES, Initiator, OwnEnd},
 };
 
-use super::{OpenError, ask_node, ask_on, left, refresh};
+use super::{OpenError, ask_node, ask_on, left, refresh, refresh_since};
 use crate::{
     carrier::Link,
     dial::first_to_open,
@@ -129,7 +129,7 @@ async fn record_of(
             node: network.named(relay),
             source,
         })?;
-        network.learn_from(&link).await;
+        network.learn_from(&link, start).await;
         network.records().get(&id).ok_or_else(|| unknown.clone())
     };
     match first_to_open(&relays, ask).await {
@@ -140,7 +140,7 @@ async fn record_of(
         None => {}
     }
     // Others may have heard of it.
-    refresh(network, left(first, start)).await;
+    refresh_since(network, left(first, start), start).await;
     network.records().get(&id).ok_or(unknown)
 }
 
