@@ -206,6 +206,14 @@ impl Peers {
         seat.and_then(|seat| seat.link())
     }
 
+    /// All connections to a node that stand.
+    pub(crate) fn links_to(&self, id: &NodeId) -> Vec<Link> {
+        let seat = self.seats().get(id).cloned();
+        let mut links = seat.map_or_else(Vec::new, |seat| seat.links().clone());
+        links.retain(stands);
+        links
+    }
+
     /// The standing connection to each node.
     pub(crate) fn links(&self) -> Vec<Link> {
         let seats: Vec<Arc<Seat>> = self.seats().values().cloned().collect();

@@ -1,10 +1,13 @@
 //! The relay role, and what comes to this node through relays of its own.
 
 use std::{
+    convert::Infallible,
+    future::pending,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
     time::{Duration, Instant, SystemTime},
 };
 
+use futures_util::future::join_all;
 use wormholes_proto::{
     Answer, CircuitId, NodeId, Open, Reason, Rendezvous, RendezvousLimits, SignedRecord,
     encode_open,
@@ -186,17 +189,12 @@ async fn ask_rules(network: &Network, asker: &Asker, to: NodeId) -> Result<Allow
 /// Opens a stream to the registered node. It called; it is not called back. Where its connection
 /// turns out to be dead, the same come to life or a new one takes its place, once.
 async fn call(network: &Network, to: NodeId, ahead: &[u8]) -> Result<Pipe, Reason> {
-    let start = Instant::now();
-    let until = start + COMES_BACK;
+    let until = Instant::now() + COMES_BACK;
     let call = async {
-        let link = standing(network, &to, until, |_| true).await?;
-        match call_over(network, &link, ahead).await {
+        let link = standing(network, &to, until).await?;
+        match beside_probes(network, &link, call_over(network, &link, ahead)).await {
             Err(Reason::Unreachable) => {
-                // Others that stood as long may be as silent.
-                let may_live = |other: &Link| {
-                    link.is_closed() || other.is_same(&link) || other.made().into_std() > start
-                };
-                let link = standing(network, &to, until, may_live).await?;
+                let link = standing(network, &to, until).await?;
                 call_over(network, &link, ahead).await
             }
             called => called,
@@ -206,18 +204,31 @@ async fn call(network: &Network, to: NodeId, ahead: &[u8]) -> Result<Pipe, Reaso
     called.unwrap_or(Err(Reason::TimedOut))
 }
 
-/// A connection to the registered node that is `wanted` and not silent, as soon as there is one.
-async fn standing(
-    network: &Network,
-    to: &NodeId,
-    until: Instant,
-    wanted: impl Fn(&Link) -> bool,
-) -> Result<Link, Reason> {
+/// Does `call`, which goes over `link`. Other connections to the node, which stood as long, are asked
+/// for a sign of life meanwhile: if this one turns out to be dead, those that are too are known.
+async fn beside_probes<T>(network: &Network, link: &Link, call: impl Future<Output = T>) -> T {
+    let mut others = network.peers().links_to(&link.peer());
+    others.retain(|other| !other.is_same(link));
+    let probes = others
+        .iter()
+        .map(|other| other.shows_life(other.acknowledged()));
+    let probed = async {
+        join_all(probes).await;
+        pending::<Infallible>().await
+    };
+    tokio::select! {
+        called = call => called,
+        never = probed => match never {},
+    }
+}
+
+/// A connection to the registered node that is not silent, as soon as there is one.
+async fn standing(network: &Network, to: &NodeId, until: Instant) -> Result<Link, Reason> {
     let mut looks = tokio::time::interval(LOOK);
     let standing = async {
         loop {
             looks.tick().await;
-            if let Some(link) = network.peers().link(to).filter(&wanted) {
+            if let Some(link) = network.peers().link(to) {
                 return link;
             }
         }

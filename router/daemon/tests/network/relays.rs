@@ -9,8 +9,10 @@ use futures_util::{
     FutureExt,
     future::{BoxFuture, pending},
 };
-use wormholed::{ConnectError, Gatekeeper, LinkError, NetworkOptions, OpenError, PeerConfig};
-use wormholes_proto::Reason;
+use wormholed::{
+    ConnectError, Gatekeeper, LinkError, NetworkOptions, OpenError, PeerConfig, TunnelRequest,
+};
+use wormholes_proto::{CarrierKind, Reason};
 use wormholes_rules::{Allowance, ExitRequest, NodeView, RelayRequest, RuleEvent, Tunnel, Verdict};
 
 use crate::{support::*, wire::Wire};
@@ -220,6 +222,52 @@ async fn a_friend_that_is_silent_for_a_moment_is_waited_for() {
         }
     }
     panic!("never waited for");
+}
+
+#[tokio::test]
+async fn a_friend_whose_udp_dies_is_reached_over_the_tcp_that_stands() {
+    let echo = echo_server().await;
+    let wire = Wire::new(238).await;
+    let client = node(239, |_| {});
+    let relay = node(240, |config| config.relay = enabled());
+    wire.lead_to(relay.network.listen_addresses()[0]);
+    let friend = node(241, |config| {
+        config.node.listen.clear();
+        config.services = vec![service("echo", echo)];
+    });
+    relay.network.set_peers(&[peer(&client), peer(&friend)]);
+    let mut relay_as_peer = peer(&relay);
+    relay_as_peer.register = true;
+    relay_as_peer.addresses.insert(0, wire.address);
+    friend.network.set_peers(&[relay_as_peer, peer(&client)]);
+    let id = friend.network.id();
+    until("the friend is registered", || {
+        relay.network.registered().contains(&id)
+    })
+    .await;
+    let to_the_relay = Tunnel::Direct {
+        to: Some(relay.network.id()),
+        exit: false,
+    };
+    let over_tcp = TunnelRequest {
+        carrier: Some(CarrierKind::Tcp),
+        ..service_request("none")
+    };
+    let there = friend.network.open(&to_the_relay, &over_tcp).await;
+    let there = there.unwrap_err();
+    assert_eq!(there.reason(), Reason::NoService, "{there}");
+    assert_eq!(relay.network.carrier_to(&id), Some(CarrierKind::Quic));
+    let friend_as_peer = PeerConfig {
+        via: vec![relay.name.clone()],
+        ..peer(&friend)
+    };
+    client.network.set_peers(&[peer(&relay), friend_as_peer]);
+
+    client.network.add_record(friend.network.own_record());
+    wire.cut();
+    let (tunnel, request) = (relayed(&friend, false), service_request("echo"));
+    let opened = client.network.open(&tunnel, &request).await.unwrap();
+    assert_eq!(exchange(opened, b"alive").await.unwrap(), b"alive");
 }
 
 #[tokio::test]
