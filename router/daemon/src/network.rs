@@ -26,6 +26,7 @@ use tokio_util::{
 use wormholes_proto::{CarrierKind, HandshakeError, NodeId, RecordError, SignedRecord};
 use wormholes_rules::{NodeView, Tunnel, World};
 
+use connect::Rounds;
 pub(crate) use connect::Wanted;
 
 use crate::{
@@ -72,6 +73,7 @@ pub struct Network {
     relay: Role,
     relay_desk: RelayDesk,
     registrations: Registrations,
+    rounds: Rounds,
     /// Some are new, or lost.
     peers_changed: watch::Sender<()>,
     records_doubted: AtomicBool,
@@ -154,6 +156,7 @@ impl Network {
             relay: Role::new(config.relay.clone()),
             relay_desk: RelayDesk::new(&config.relay, config.limits.peers),
             registrations: Registrations::default(),
+            rounds: Rounds::default(),
             peers_changed: watch::Sender::default(),
             records_doubted: AtomicBool::new(false),
             moves: watch::Sender::default(),

@@ -1,6 +1,10 @@
 //! Getting connected: where a node may be dialled, for whom, and that what is called is served too.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use futures_util::future::join_all;
 use tokio::time::Instant;
@@ -11,16 +15,35 @@ use super::Network;
 use crate::{
     ban::{Ban, Transport},
     carrier::Link,
-    config::PeerConfig,
     peers::{ConnectError, Dialling, Sought, Wish},
     serve,
 };
 
 /// Peers that are being connected at once, with one dial each, and one that it took the place of
-/// when this machine moved. Overflow rule: the others are for the next time, or the first flow.
+/// when this machine moved. Overflow rule: the others are for the next round, or the first flow.
 const MAX_KEPT_PEERS: usize = 64;
 /// Who wants all peers connected waits so long for those that are not.
 const PEERS_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Whose turn it is to be connected, where there are more than find room.
+#[derive(Debug, Default)]
+pub(super) struct Rounds {
+    /// Who was the last.
+    last: Mutex<Option<NodeId>>,
+}
+
+impl Rounds {
+    /// Those of `missing` that come next, in the order of their ids.
+    fn next(&self, mut missing: Vec<NodeId>) -> Vec<NodeId> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        missing.sort_unstable();
+        let served = missing.partition_point(|id| Some(*id) <= *last);
+        missing.rotate_left(served);
+        missing.truncate(MAX_KEPT_PEERS);
+        *last = missing.last().copied();
+        missing
+    }
+}
 
 /// What a connection shall be like; any will do by default.
 #[derive(Debug, Clone, Copy, Default)]
@@ -168,15 +191,16 @@ impl Network {
         let missing = known
             .iter()
             .filter(|peer| !peer.addresses.is_empty() && self.peers.link(&peer.id).is_none());
+        let missing = missing.map(|peer| peer.id).collect();
         let wanted = Wanted {
             patience: Some(PEERS_PATIENCE),
             ..Wanted::default()
         };
-        let connect = async |peer: &PeerConfig| {
+        let connect = async |peer| {
             // How a dial ends is logged where it does.
-            let _ = self.connect_over(peer.id, None, wanted).await;
+            let _ = self.connect_over(peer, None, wanted).await;
         };
-        join_all(missing.take(MAX_KEPT_PEERS).map(connect)).await;
+        join_all(self.rounds.next(missing).into_iter().map(connect)).await;
     }
 
     /// Where a node may be dialled: config.toml first, then its record, else `hint`; never this
@@ -215,7 +239,7 @@ pub(super) mod tests {
     use super::*;
     use crate::{
         carrier::Carrier,
-        config::{Config, ServiceConfig},
+        config::{Config, PeerConfig, ServiceConfig},
         counters::Counters,
         gatekeeper::OpenGate,
         identity::Identity,
@@ -243,6 +267,25 @@ pub(super) mod tests {
         let counters = Arc::new(Counters::default());
         let network = Network::start(config, options, Arc::new(OpenGate), counters).unwrap();
         (dir, network)
+    }
+
+    #[test]
+    fn of_too_many_peers_each_gets_its_turn() {
+        let rounds = Rounds::default();
+        let id = |number: usize| NodeId::from_bytes([u8::try_from(number).unwrap(); 32]);
+        let missing: Vec<NodeId> = (0..MAX_KEPT_PEERS * 5 / 2).rev().map(id).collect();
+        let mut served = Vec::new();
+        for _ in 0..5 {
+            let next = rounds.next(missing.clone());
+            assert_eq!(next.len(), MAX_KEPT_PEERS);
+            served.extend(next);
+        }
+        served.sort_unstable();
+        let twice: Vec<NodeId> = (0..missing.len()).flat_map(|n| [id(n); 2]).collect();
+        assert_eq!(served, twice, "each as often as the others");
+        let few = missing[..3].to_vec();
+        assert_eq!(rounds.next(few).len(), 3, "all, where there is room");
+        assert_eq!(rounds.next(Vec::new()), []);
     }
 
     /// A node at whose address nobody answers.
