@@ -7,8 +7,8 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-/// A fetch waits ten times as long after the one before as that one took, within these: a set of a
-/// few records costs next to nothing, 4 MiB are not for nothing.
+/// After a fetch, the next one waits ten times as long as it took, within these: asking a few records
+/// again soon costs next to nothing, asking 4 MiB again does.
 const MIN_PAUSE: Duration = Duration::from_millis(250);
 const MAX_PAUSE: Duration = Duration::from_secs(2);
 
