@@ -41,7 +41,7 @@ pub use entrance::{EntranceError, origin_form, proxy_target};
 pub use flow::{Decided, Flow, FlowTable, Forbidden, Moved, Refusal, Story, Totals, Tried};
 pub use gatekeeper::{Gatekeeper, OpenGate};
 pub use identity::IdentityError;
-pub use log::{LogError, init as init_log};
+pub use log::{LogError, LogGuard, init as init_log};
 pub use metrics::MetricsError;
 pub use names::NodeName;
 pub use network::{Network, NetworkOptions, StartError};

@@ -5,6 +5,7 @@
 
 pub(crate) mod harmless;
 mod recent;
+mod writer;
 
 use std::{
     fmt,
@@ -17,6 +18,7 @@ use tracing_subscriber::EnvFilter;
 use crate::config::LogConfig;
 
 pub(crate) use recent::lines as recent_lines;
+pub use writer::LogGuard;
 
 use recent::Recent;
 
@@ -32,19 +34,23 @@ pub enum LogError {
     /// The process has a log.
     #[error("logging is set up already")]
     Taken(#[from] tracing_subscriber::util::TryInitError),
+    /// The system has no thread for it.
+    #[error("the log has no thread: {0}")]
+    Thread(#[from] std::io::Error),
 }
 
 /// Sends events to standard error as the config says. For binaries: a program that embeds a node
-/// has its own subscriber.
+/// has its own subscriber. The guard is to be held until nothing more is logged.
 ///
 /// # Errors
 /// [`LogError`].
-pub fn init(config: &LogConfig) -> Result<(), LogError> {
+pub fn init(config: &LogConfig) -> Result<LogGuard, LogError> {
     use tracing_subscriber::{layer::SubscriberExt, util::SubscriberInitExt};
 
+    let (writer, guard) = writer::start(std::io::stderr())?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_new(&config.level)?)
-        .with_writer(std::io::stderr)
+        .with_writer(writer)
         // A terminal that was closed takes no lines, and a complaint about that would panic.
         .log_internal_errors(false);
     if config.json {
@@ -54,7 +60,7 @@ pub fn init(config: &LogConfig) -> Result<(), LogError> {
         builder.finish().with(Recent).try_init()?;
     }
     SHOW.store(!config.mask, Ordering::Relaxed);
-    Ok(())
+    Ok(guard)
 }
 
 /// Shows `value` only where `[log] mask` is off.

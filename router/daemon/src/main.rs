@@ -68,7 +68,7 @@ fn check(arguments: &Arguments) -> anyhow::Result<()> {
 
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let config = load(arguments)?;
-    wormholed::init_log(&config.log)?;
+    let _log = wormholed::init_log(&config.log)?;
     raise_file_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -19,6 +19,8 @@ use super::harmless::{self, HIDDEN};
 
 /// Some minutes of a node with trouble; the oldest goes first.
 const MAX_LINES: usize = 200;
+/// Room for most lines: a longer one takes more.
+const USUAL_LINE_BYTES: usize = 256;
 
 /// A process has one log, however many nodes it embeds.
 static LINES: Mutex<VecDeque<String>> = Mutex::new(VecDeque::new());
@@ -41,14 +43,12 @@ impl<S: Subscriber> Layer<S> for Recent {
         }
         let is_own = metadata.target().split("::").next() == Some(env!("CARGO_CRATE_NAME"));
         let mut line = Line {
-            text: format!(
-                "{} {} {}:",
-                jiff::Timestamp::now(),
-                metadata.level(),
-                metadata.target()
-            ),
+            text: String::with_capacity(USUAL_LINE_BYTES),
             is_own,
         };
+        let (now, level, target) = (jiff::Timestamp::now(), metadata.level(), metadata.target());
+        // A string takes everything.
+        let _ = write!(line.text, "{now} {level} {target}:");
         event.record(&mut line);
         let mut lines = LINES.lock().unwrap_or_else(PoisonError::into_inner);
         if lines.len() == MAX_LINES {
@@ -66,23 +66,20 @@ struct Line {
 
 impl Line {
     fn write(&mut self, field: &Field, value: impl fmt::Display) {
-        // A string takes everything.
         let _ = write!(self.text, " {}={value}", field.name());
     }
 }
 
 impl Visit for Line {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        let said = format!("{value:?}");
-        match (field.name(), self.is_own) {
-            ("message", true) => {
-                let _ = write!(self.text, " {said}");
+        let _ = match (field.name(), self.is_own) {
+            ("message", true) => write!(self.text, " {value:?}"),
+            ("message", false) => write!(self.text, " {HIDDEN}"),
+            _ => {
+                let said = format!("{value:?}");
+                write!(self.text, " {}={}", field.name(), harmless::text(&said))
             }
-            ("message", false) => {
-                let _ = write!(self.text, " {HIDDEN}");
-            }
-            _ => self.write(field, harmless::text(&said)),
-        }
+        };
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
