@@ -43,14 +43,24 @@ impl Events {
 
     /// Tells all subscribers. Never waits.
     pub(crate) fn publish(&self, body: EventBody) {
+        self.publish_with(|| body);
+    }
+
+    /// The same of what is put into words only where somebody listens: of each flow there are two.
+    pub(crate) fn publish_with(&self, body: impl FnOnce() -> EventBody) {
         let mut next_seq = self.lock();
-        let event = Event {
-            seq: *next_seq,
-            at_unix_ms: unix_ms(SystemTime::now()),
-            body,
-        };
+        let seq = *next_seq;
         *next_seq += 1;
-        // Nobody listening is no error.
+        // Who begins to listen waits for the lock, and hears of what comes after.
+        if self.ring.receiver_count() == 0 {
+            return;
+        }
+        let event = Event {
+            seq,
+            at_unix_ms: unix_ms(SystemTime::now()),
+            body: body(),
+        };
+        // Who listened may have gone just now.
         let _ = self.ring.send(event);
     }
 
@@ -128,6 +138,16 @@ mod tests {
         let next = slow.next().await.unwrap();
         assert_eq!((missed.seq, next.seq), (5, 6));
         assert_eq!(next.body, loaded(6));
+    }
+
+    #[tokio::test]
+    async fn what_nobody_hears_is_numbered_and_not_put_into_words() {
+        let events = Events::new();
+        events.publish_with(|| unreachable!("nobody listens"));
+        let mut listener = events.subscribe(Vec::new());
+        events.publish_with(|| loaded(1));
+        let heard = listener.next().await.unwrap();
+        assert_eq!((heard.seq, heard.body), (1, loaded(1)));
     }
 
     #[tokio::test]

@@ -55,7 +55,7 @@ pub(super) fn refused(core: &NodeCore, flow: &Place, refusal: &Refusal) {
         "flow refused"
     );
     tracing::debug!(flow = flow.id, target = %flow.target, %why, "flow refused");
-    core.events.publish(EventBody::FlowRefused {
+    core.events.publish_with(|| EventBody::FlowRefused {
         flow: flow.id,
         entrance: flow.entrance.to_owned(),
         target: Some(flow.target.to_string()),
@@ -99,7 +99,7 @@ pub(super) fn opened<'a>(core: &'a NodeCore, flow: &'a Place, route: &Route) -> 
         "flow opened"
     );
     tracing::debug!(flow = flow.id, target = %flow.target, "flow opened");
-    core.events.publish(EventBody::FlowOpened {
+    core.events.publish_with(|| EventBody::FlowOpened {
         flow: flow.id,
         entrance: flow.entrance.to_owned(),
         target: Some(flow.target.to_string()),
@@ -131,7 +131,7 @@ impl Travelling<'_> {
         });
         let lasted_ms = ms(self.since.elapsed());
         tracing::debug!(flow = flow.id, up, down, lasted_ms, why, "flow ended");
-        core.events.publish(EventBody::FlowEnded {
+        core.events.publish_with(|| EventBody::FlowEnded {
             flow: flow.id,
             tunnel: kind.as_str().to_owned(),
             bytes_sent: up,
