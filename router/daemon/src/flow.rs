@@ -124,6 +124,7 @@ pub(crate) async fn run(core: &NodeCore, asked: Asked, local: LocalEnd) {
         return travelling.ended(Some(Refusal::Gone.to_string()));
     };
     let end = tokio::select! {
+        biased;
         end = pipe::join(near, route.opened.side, &route.limits, &flow.bytes) => {
             core.network.counters().flow_ended(end.stop.as_ref());
             end.stop.map(|stop| stop.to_string())
@@ -188,7 +189,9 @@ async fn waited_for<T>(
     local: &mut LocalEnd,
     work: Pin<&mut impl Future<Output = Result<T, Refusal>>>,
 ) -> Result<T, Refusal> {
+    // In this order: most is done at once, and the rest then waits for nothing.
     tokio::select! {
+        biased;
         done = work => done,
         () = local.gone(asked.ends) => Err(Refusal::Gone),
         () = core.stop.cancelled() => Err(Refusal::Stopping),

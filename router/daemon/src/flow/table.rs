@@ -248,6 +248,19 @@ impl FlowTable {
         self.max_kept > 0
     }
 
+    /// Remembers `flow`.
+    fn keep(&self, flow: Arc<Flow>) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let oldest = match kept.len() < self.max_kept {
+            true => None,
+            false => kept.pop_back(),
+        };
+        kept.push_front(flow);
+        // A story takes longer to drop than to keep: nobody waits for that.
+        drop(kept);
+        drop(oldest);
+    }
+
     /// Takes a place for a flow.
     ///
     /// # Errors
@@ -270,9 +283,7 @@ impl FlowTable {
         });
         self.living.insert(flow.id, Arc::clone(&flow));
         if self.records() {
-            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-            kept.truncate(self.max_kept - 1);
-            kept.push_front(Arc::clone(&flow));
+            self.keep(Arc::clone(&flow));
         }
         Ok(Place {
             flow,

@@ -74,7 +74,7 @@ impl Network {
         hint: Option<SocketAddr>,
         wanted: Wanted,
     ) -> Result<Link, ConnectError> {
-        let addresses = self.addresses_of(&id, hint);
+        let addresses = || self.addresses_of(&id, hint);
         let wish = Wish::Own(wanted.carrier);
         self.connect_at(id, addresses, wish, wanted).await
     }
@@ -104,7 +104,8 @@ impl Network {
             }
             Ok(()) | Err(_) => true,
         });
-        let connected = self.connect_at(id, addresses, Wish::Strangers, Wanted::default());
+        let checked = || addresses.clone();
+        let connected = self.connect_at(id, checked, Wish::Strangers, Wanted::default());
         match (connected.await, banned) {
             (Err(ConnectError::NoAddress), Some(ban)) => Err(ban.into()),
             (connected, _) => connected,
@@ -131,10 +132,11 @@ impl Network {
         Ok(link)
     }
 
+    /// `addresses` are looked for when they are dialled: most who come find a standing connection.
     async fn connect_at(
         self: &Arc<Self>,
         id: NodeId,
-        addresses: Vec<SocketAddr>,
+        addresses: impl Fn() -> Vec<SocketAddr>,
         wish: Wish,
         wanted: Wanted,
     ) -> Result<Link, ConnectError> {
@@ -153,7 +155,7 @@ impl Network {
                 Sought::Standing(link) => return Ok(link),
                 Sought::Dialled(dial) => dial,
                 Sought::ToDial(dial, dialling) => {
-                    self.dial(dialling, addresses.clone());
+                    self.dial(dialling, addresses());
                     dial
                 }
             };

@@ -63,6 +63,7 @@ impl DecisionRing {
 
     /// Keeps a decision.
     pub(super) fn keep(&self, generation: u64, recording: Recording) {
+        let mut gone = None;
         let mut inner = lock(&self.inner);
         inner.last_number += 1;
         let number = inner.last_number;
@@ -79,7 +80,11 @@ impl DecisionRing {
                 return;
             };
             kept.bytes -= oldest.recording.bytes();
+            gone = Some(oldest);
         }
+        // To drop one takes longer than to keep one: nobody waits for that.
+        drop(inner);
+        drop(gone);
     }
 
     /// Those that are kept with lower numbers than `before`, the newest first.
