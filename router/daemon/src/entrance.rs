@@ -182,8 +182,7 @@ impl Door {
     fn visit(self: &Arc<Self>, stream: TcpStream, from: SocketAddr, core: &Arc<NodeCore>) {
         let ends = Ends {
             theirs: from,
-            // One that is gone already has no address here; the next read says so.
-            ours: stream.local_addr().unwrap_or(self.address),
+            ours: self.end_of(&stream),
         };
         let visitor = Visitor {
             stream,
@@ -193,6 +192,16 @@ impl Door {
         let (this, core) = (Arc::clone(self), Arc::clone(core));
         let tasks: &TaskTracker = &core.tasks.clone();
         tasks.spawn(async move { this.serve(visitor, core).await });
+    }
+
+    /// Where a connection came to.
+    fn end_of(&self, stream: &TcpStream) -> SocketAddr {
+        if self.address.ip().is_unspecified() {
+            // One that is gone already has no address here; the next read says so.
+            stream.local_addr().unwrap_or(self.address)
+        } else {
+            self.address
+        }
     }
 
     async fn serve(self: Arc<Self>, visitor: Visitor, core: Arc<NodeCore>) {
