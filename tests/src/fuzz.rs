@@ -28,6 +28,7 @@ mod socks;
 mod stream;
 mod target;
 mod tcp;
+mod trunk;
 
 pub use config::config;
 pub use control::{control_answer, control_request};
@@ -42,12 +43,13 @@ pub use socks::{socks_client, socks_datagram, socks_server};
 pub use stream::{answer, open};
 pub use target::target;
 pub use tcp::{tcp_frames, tcp_preface};
+pub use trunk::trunk_frames;
 
 /// Checks what must hold for these bytes.
 pub type Check = fn(&[u8]);
 
 /// Every function by its name, which its program and its folder in `tests/fuzz/corpus` have too.
-pub const TARGETS: [(&str, Check); 23] = [
+pub const TARGETS: [(&str, Check); 24] = [
     ("answer", answer),
     ("cells", cells),
     ("config", config),
@@ -71,4 +73,5 @@ pub const TARGETS: [(&str, Check); 23] = [
     ("target", target),
     ("tcp_frames", tcp_frames),
     ("tcp_preface", tcp_preface),
+    ("trunk_frames", trunk_frames),
 ];

@@ -24,6 +24,7 @@ pub mod tcp;
 #[cfg(test)]
 mod testing;
 mod transport;
+pub mod trunk;
 mod wire;
 
 pub use address::is_dialable;

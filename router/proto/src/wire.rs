@@ -71,6 +71,14 @@ impl<'a> Reader<'a> {
         Ok(u16::from_be_bytes(self.array(field)?))
     }
 
+    /// Takes a 32-bit integer.
+    ///
+    /// # Errors
+    /// [`WireError::Truncated`] when fewer than four bytes are left.
+    pub fn u32(&mut self, field: &'static str) -> Result<u32, WireError> {
+        Ok(u32::from_be_bytes(self.array(field)?))
+    }
+
     /// Takes a 64-bit integer.
     ///
     /// # Errors
@@ -138,6 +146,11 @@ impl Writer {
         self.bytes(&value.to_be_bytes())
     }
 
+    /// Appends a 32-bit integer.
+    pub fn u32(&mut self, value: u32) -> &mut Self {
+        self.bytes(&value.to_be_bytes())
+    }
+
     /// Appends a 64-bit integer.
     pub fn u64(&mut self, value: u64) -> &mut Self {
         self.bytes(&value.to_be_bytes())
@@ -167,6 +180,7 @@ mod tests {
         writer
             .u8(7)
             .u16(0x0102)
+            .u32(0x0304_0506)
             .u64(9)
             .short_bytes(b"abc")
             .bytes(b"end");
@@ -174,6 +188,7 @@ mod tests {
         let mut reader = Reader::new(&bytes);
         assert_eq!(reader.u8("a"), Ok(7));
         assert_eq!(reader.u16("b"), Ok(0x0102));
+        assert_eq!(reader.u32("c"), Ok(0x0304_0506));
         assert_eq!(reader.u64("c"), Ok(9));
         assert_eq!(reader.short_bytes("d"), Ok(&b"abc"[..]));
         assert_eq!(reader.clone().finish(), Err(WireError::Trailing(3)));

@@ -1,0 +1,430 @@
+//! The receiver's end of a channel: which messages are next, and what is acknowledged.
+//!
+//! Whatever arrives is handed to the owner in order, with the row that its event's commit has to
+//! write. A commit that failed is the end of the machine and of its trunk; a new one begins with
+//! what is on disk.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use super::{
+    ChannelError,
+    chain::{ChannelKey, Halt, History, Position},
+    frame::{Ack, Channel, ChannelRefusal, End, Frame, MAX_REFUSALS, Refusal, State, Window},
+    name::Failure,
+};
+
+/// What a receiver remembers of a channel.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ReceiverRow {
+    /// The history of `position`; without one, the history that was given up. `None`: none yet.
+    pub history: Option<History>,
+    /// What was handled last; `None`: nothing yet.
+    pub position: Option<Position>,
+    /// Nothing more moves.
+    pub halted: Option<Halt>,
+}
+
+/// Which trunk, and which of its channels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Link {
+    /// The owner's number for the trunk, never used again.
+    pub trunk: u64,
+    /// The sender's number for the channel there.
+    pub number: u32,
+}
+
+/// A message to handle, or messages that are not to come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Arrival {
+    /// What it is.
+    pub content: ArrivalContent,
+    /// To be written in the commit that handles it, whether the message is refused or not.
+    pub row: ReceiverRow,
+    /// The sender has the refusals until here: they may be forgotten.
+    pub confirmed: u64,
+}
+
+/// What arrived.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ArrivalContent {
+    /// A message.
+    Message(Bytes),
+    /// So many messages expired.
+    Gap(u16),
+}
+
+/// The receiver's end of a channel.
+#[derive(Debug)]
+pub struct ChannelReceiver {
+    key: ChannelKey,
+    window: Window,
+    /// Durable; but a halt is known here before.
+    row: ReceiverRow,
+    /// Of the last 256 messages, and not yet with the sender.
+    refusals: VecDeque<Refusal>,
+    confirmed: u64,
+    /// On their way to a commit, at most a window of them.
+    pending: VecDeque<Pending>,
+    link: ReceiverLink,
+    halt_to_commit: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Pending {
+    row: ReceiverRow,
+    seq: u64,
+    messages: usize,
+    bytes: usize,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum ReceiverLink {
+    Down,
+    /// STATE goes out when nothing is pending.
+    Asked {
+        link: Link,
+        history: History,
+        acked: u64,
+    },
+    Open {
+        link: Link,
+        history: History,
+        /// Of the last message that arrived.
+        position: Position,
+        /// The last ACK that went out.
+        acked: u64,
+    },
+    /// CHANNEL_REFUSED goes out.
+    Refusing(Link),
+    /// HALT goes out.
+    Halting(Link, Halt),
+}
+
+impl ReceiverRow {
+    /// After the channel was opened anew here: any later history may begin.
+    #[must_use]
+    pub fn reopened(self) -> Self {
+        Self {
+            history: self.history,
+            ..Self::default()
+        }
+    }
+
+    fn seq(&self) -> u64 {
+        self.position.map_or(0, |position| position.seq)
+    }
+}
+
+impl ChannelReceiver {
+    /// Begins with what is durable: the row, and the refusals that are kept, in order.
+    pub fn new(key: ChannelKey, window: Window, row: ReceiverRow, refusals: Vec<Refusal>) -> Self {
+        Self {
+            key,
+            window,
+            row,
+            refusals: refusals.into(),
+            confirmed: 0,
+            pending: VecDeque::new(),
+            link: ReceiverLink::Down,
+            halt_to_commit: false,
+        }
+    }
+
+    /// CHANNEL. It takes the place of an earlier one.
+    pub fn handle_channel(&mut self, link: Link, channel: &Channel) {
+        self.link = match self.judge(channel) {
+            Verdict::Open => ReceiverLink::Asked {
+                link,
+                history: channel.history,
+                acked: channel.acked,
+            },
+            Verdict::Wait => ReceiverLink::Refusing(link),
+            Verdict::Halt(reason) => ReceiverLink::Halting(link, reason),
+        };
+    }
+
+    /// The rule in `trunk`, as far as this end can tell.
+    fn judge(&mut self, channel: &Channel) -> Verdict {
+        let theirs = channel.history;
+        let is_later = |past: &History| theirs.may_follow(past);
+        if let Some(reason) = self.row.halted {
+            let is_reopened = self.row.history.as_ref().is_some_and(is_later);
+            return if is_reopened {
+                Verdict::Wait
+            } else {
+                Verdict::Halt(reason)
+            };
+        }
+        let newest = self.pending.back().map_or(self.row, |pending| pending.row);
+        let Some(history) = newest.history else {
+            return Verdict::Open;
+        };
+        if newest.position.is_none() {
+            let may_begin = theirs.may_follow(&history);
+            return if may_begin {
+                Verdict::Open
+            } else {
+                Verdict::Halt(Halt::Reopened)
+            };
+        }
+        let is_reopened = theirs.incarnation == history.incarnation && theirs.epoch > history.epoch;
+        let reason = match theirs {
+            _ if is_reopened && channel.acked == 0 => {
+                // Its sender halted it, which this end has not heard.
+                self.halt(Halt::Reopened, Some(history));
+                return Verdict::Wait;
+            }
+            _ if is_reopened => Halt::ReceiverWentBack,
+            theirs if theirs != history => Halt::SenderWentBack,
+            _ if newest.seq() < channel.acked => Halt::ReceiverWentBack,
+            _ if newest.seq() >= channel.next_seq => Halt::SenderWentBack,
+            _ => return Verdict::Open,
+        };
+        self.halt(reason, Some(theirs));
+        Verdict::Halt(reason)
+    }
+
+    /// The trunk of the channel broke. What is pending goes on.
+    pub fn handle_trunk_down(&mut self) {
+        self.link = ReceiverLink::Down;
+    }
+
+    /// DATA. `None` when it belongs to an earlier trunk: it is dropped.
+    ///
+    /// # Errors
+    /// [`ChannelError`]: end the trunk.
+    pub fn handle_data(
+        &mut self,
+        link: Link,
+        seq: u64,
+        body: Bytes,
+    ) -> Result<Option<Arrival>, ChannelError> {
+        let Some((history, position)) = self.arriving(link)? else {
+            return Ok(None);
+        };
+        let next = position.message(&body);
+        if seq != next.seq {
+            let (expected, got) = (next.seq, seq);
+            return Err(ChannelError::Order { expected, got });
+        }
+        let bytes = body.len();
+        self.arrive(history, next, (1, bytes), ArrivalContent::Message(body))
+            .map(Some)
+    }
+
+    /// GAP. `None` when it belongs to an earlier trunk: it is dropped.
+    ///
+    /// # Errors
+    /// [`ChannelError`]: end the trunk.
+    pub fn handle_gap(
+        &mut self,
+        link: Link,
+        messages: u16,
+    ) -> Result<Option<Arrival>, ChannelError> {
+        let Some((history, position)) = self.arriving(link)? else {
+            return Ok(None);
+        };
+        if messages > self.window.messages {
+            return Err(ChannelError::Window);
+        }
+        let position = (0..messages).fold(position, |position, _| position.gap());
+        let size = (usize::from(messages), 0);
+        self.arrive(history, position, size, ArrivalContent::Gap(messages))
+            .map(Some)
+    }
+
+    fn arriving(&self, from: Link) -> Result<Option<(History, Position)>, ChannelError> {
+        match self.link {
+            ReceiverLink::Open {
+                link,
+                history,
+                position,
+                ..
+            } if link == from => Ok(Some((history, position))),
+            ReceiverLink::Asked { link, .. } if link == from => Err(ChannelError::NotOpen),
+            ReceiverLink::Open { .. }
+            | ReceiverLink::Asked { .. }
+            | ReceiverLink::Down
+            | ReceiverLink::Refusing(_)
+            | ReceiverLink::Halting(..) => Ok(None),
+        }
+    }
+
+    fn arrive(
+        &mut self,
+        history: History,
+        next: Position,
+        (messages, bytes): (usize, usize),
+        content: ArrivalContent,
+    ) -> Result<Arrival, ChannelError> {
+        let pending = self.pending.iter();
+        let sizes = pending.fold((0, 0), |(n, b), p| (n + p.messages, b + p.bytes));
+        let last = (sizes.0 + messages).saturating_sub(1);
+        if !self.window.has_room(last, sizes.1, bytes) {
+            return Err(ChannelError::Window);
+        }
+        let row = ReceiverRow {
+            history: Some(history),
+            position: Some(next),
+            halted: None,
+        };
+        self.pending.push_back(Pending {
+            row,
+            seq: next.seq,
+            messages,
+            bytes,
+        });
+        if let ReceiverLink::Open { position, .. } = &mut self.link {
+            *position = next;
+        }
+        // The sender sends no more than 256 beyond what it has durably.
+        self.confirm(next.seq.saturating_sub(MAX_REFUSALS as u64));
+        Ok(Arrival {
+            content,
+            row,
+            confirmed: self.confirmed,
+        })
+    }
+
+    fn confirm(&mut self, seq: u64) {
+        self.confirmed = self.confirmed.max(seq);
+        let confirmed = self.confirmed;
+        self.refusals.retain(|refusal| refusal.seq > confirmed);
+    }
+
+    /// The commit that handled the next arrival is durable, with `refusal` if it was refused.
+    pub fn handle_committed(&mut self, refusal: Option<Failure>) {
+        let Some(pending) = self.pending.pop_front() else {
+            return;
+        };
+        self.row.position = pending.row.position;
+        if self.row.halted.is_none() {
+            self.row.history = pending.row.history;
+        }
+        let seq = pending.seq;
+        self.refusals
+            .extend(refusal.map(|failure| Refusal { seq, failure }));
+    }
+
+    /// The plugin failed on the next arrival for good: of that and what came after it nothing will
+    /// be committed.
+    pub fn handle_poison(&mut self) {
+        let failed = self.pending.front().and_then(|pending| pending.row.history);
+        self.pending.clear();
+        let link = self.link();
+        self.halt(Halt::Poison, failed.or(self.row.history));
+        if let Some(link) = link {
+            self.link = ReceiverLink::Halting(link, Halt::Poison);
+        }
+    }
+
+    /// HALT of the channel's sender.
+    pub fn handle_halt(&mut self, from: Link, reason: Halt) {
+        let history = match self.link {
+            ReceiverLink::Open { link, history, .. }
+            | ReceiverLink::Asked { link, history, .. }
+                if link == from =>
+            {
+                history
+            }
+            ReceiverLink::Open { .. }
+            | ReceiverLink::Asked { .. }
+            | ReceiverLink::Down
+            | ReceiverLink::Refusing(_)
+            | ReceiverLink::Halting(..) => return,
+        };
+        self.halt(reason, Some(history));
+        self.link = ReceiverLink::Down;
+    }
+
+    fn halt(&mut self, reason: Halt, history: Option<History>) {
+        if self.row.halted.is_none() {
+            self.row.halted = Some(reason);
+            self.row.history = history;
+            self.halt_to_commit = true;
+        }
+    }
+
+    /// A row to make durable, since the channel was halted; the plugin is told.
+    pub fn poll_commit(&mut self) -> Option<ReceiverRow> {
+        let is_due = self.halt_to_commit && self.pending.is_empty();
+        is_due.then(|| {
+            self.halt_to_commit = false;
+            self.row
+        })
+    }
+
+    /// The next frame to send, and where.
+    pub fn poll_frame(&mut self) -> Option<(u64, Frame)> {
+        match self.link {
+            ReceiverLink::Asked {
+                link,
+                history,
+                acked,
+            } if self.pending.is_empty() => Some(self.state(link, history, acked)),
+            ReceiverLink::Open { link, acked, .. } => self.ack(link, acked),
+            ReceiverLink::Down | ReceiverLink::Asked { .. } => None,
+            ReceiverLink::Refusing(Link { trunk, number }) => {
+                self.link = ReceiverLink::Down;
+                let reason = ChannelRefusal::Halted;
+                Some((trunk, Frame::ChannelRefused { number, reason }))
+            }
+            ReceiverLink::Halting(Link { trunk, number }, reason) => {
+                self.link = ReceiverLink::Down;
+                let by = End::Receiver;
+                Some((trunk, Frame::Halt { number, by, reason }))
+            }
+        }
+    }
+
+    fn state(&mut self, link: Link, history: History, acked: u64) -> (u64, Frame) {
+        self.confirm(acked);
+        let first = Position::first(&self.key, &history);
+        self.link = ReceiverLink::Open {
+            link,
+            history,
+            position: self.row.position.unwrap_or(first),
+            acked,
+        };
+        let state = State {
+            number: link.number,
+            window: self.window,
+            position: self.row.position,
+        };
+        (link.trunk, Frame::State(state))
+    }
+
+    fn ack(&mut self, link: Link, last: u64) -> Option<(u64, Frame)> {
+        let seq = self.row.seq();
+        if seq <= last || self.row.halted.is_some() {
+            return None;
+        }
+        if let ReceiverLink::Open { acked, .. } = &mut self.link {
+            *acked = seq;
+        }
+        let refusals = self.refusals.iter().filter(|refusal| refusal.seq > last);
+        let ack = Ack {
+            number: link.number,
+            seq,
+            refusals: refusals.cloned().collect(),
+        };
+        Some((link.trunk, Frame::Ack(ack)))
+    }
+
+    fn link(&self) -> Option<Link> {
+        match self.link {
+            ReceiverLink::Asked { link, .. } | ReceiverLink::Open { link, .. } => Some(link),
+            ReceiverLink::Down | ReceiverLink::Refusing(_) | ReceiverLink::Halting(..) => None,
+        }
+    }
+}
+
+/// What becomes of a CHANNEL.
+#[derive(Debug)]
+enum Verdict {
+    Open,
+    Wait,
+    Halt(Halt),
+}

@@ -1,0 +1,450 @@
+//! A channel's two ends with durable stores, over trunks that break and nodes that crash, at steps
+//! drawn from a seed: none lost, none twice, in order, what is reported is true, and an older copy
+//! of a store always ends in a halt.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+};
+
+use bytes::Bytes;
+use rand_chacha::ChaCha20Rng;
+use rand_core::RngCore;
+
+use super::*;
+use crate::{id::NodeId, testing::rng};
+
+const STEPS: u32 = 600;
+const WINDOW: Window = Window {
+    messages: 5,
+    bytes: 100,
+};
+
+/// What the sender's node has on disk.
+#[derive(Clone)]
+struct SenderStore {
+    row: SenderRow,
+    rows: BTreeMap<u64, Row>,
+    /// What every message said, by its number.
+    said: BTreeMap<u64, Bytes>,
+    reports: BTreeMap<u64, Outcome>,
+}
+
+/// What the receiver's node has on disk.
+#[derive(Clone, Default)]
+struct ReceiverStore {
+    row: ReceiverRow,
+    refusals: BTreeMap<u64, Failure>,
+    /// What was handled under which number; gaps are `None`.
+    handled: BTreeMap<u64, Option<Bytes>>,
+    /// All that were ever refused.
+    refused: BTreeSet<u64>,
+}
+
+/// Both nodes, and what is between them.
+struct World {
+    rng: ChaCha20Rng,
+    now_ms: u64,
+    n_said: u64,
+    trunks: u64,
+    is_up: bool,
+    sender: ChannelSender,
+    sender_store: SenderStore,
+    /// Not durable yet.
+    enqueued: VecDeque<Row>,
+    commits: VecDeque<SenderCommit>,
+    receiver: ChannelReceiver,
+    receiver_store: ReceiverStore,
+    /// Handled, and not durable yet.
+    arrivals: VecDeque<Arrival>,
+    to_receiver: VecDeque<Frame>,
+    to_sender: VecDeque<Frame>,
+}
+
+fn key() -> ChannelKey {
+    let name = |text| Name::try_from(text).unwrap();
+    ChannelKey {
+        sender: NodeId::from_bytes([1; 32]),
+        receiver: NodeId::from_bytes([2; 32]),
+        instance: name("ledger"),
+        envelope: Envelope {
+            from: Principal::Node,
+            to: Principal::User(name("ann")),
+            protocol: name("pay"),
+        },
+    }
+}
+
+const HISTORY: History = History {
+    incarnation: [7; 16],
+    epoch: 0,
+};
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let row = SenderRow::new(&key(), HISTORY, 0);
+        Self {
+            rng: rng(seed),
+            now_ms: 0,
+            n_said: 0,
+            trunks: 0,
+            is_up: false,
+            sender: ChannelSender::new(key(), row),
+            sender_store: SenderStore {
+                row,
+                rows: BTreeMap::new(),
+                said: BTreeMap::new(),
+                reports: BTreeMap::new(),
+            },
+            enqueued: VecDeque::new(),
+            commits: VecDeque::new(),
+            receiver: ChannelReceiver::new(key(), WINDOW, ReceiverRow::default(), Vec::new()),
+            receiver_store: ReceiverStore::default(),
+            arrivals: VecDeque::new(),
+            to_receiver: VecDeque::new(),
+            to_sender: VecDeque::new(),
+        }
+    }
+
+    fn below(&mut self, n: u32) -> u32 {
+        self.rng.next_u32() % n
+    }
+
+    fn step(&mut self) {
+        match self.below(40) {
+            0..8 => self.say(),
+            8..24 => self.flow(),
+            24..30 => self.commit_sender(),
+            30..35 => self.commit_receiver(),
+            35 => self.now_ms += 10,
+            36 => self.break_trunk(),
+            37 if self.below(3) == 0 => self.crash_sender(),
+            38 if self.below(3) == 0 => self.crash_receiver(),
+            _ => self.connect(),
+        }
+    }
+
+    fn say(&mut self) {
+        let seq = self.sender_store.row.next_seq + self.enqueued.len() as u64;
+        self.n_said += 1;
+        let mut body = self.n_said.to_be_bytes().to_vec();
+        body.resize(8 + self.below(40) as usize, 0);
+        let expires = self.below(3) == 0;
+        self.enqueued.push_back(Row {
+            seq,
+            content: Content::Message(body.into()),
+            expires_ms: expires.then_some(self.now_ms + 15),
+            report: Some(seq),
+        });
+    }
+
+    /// A frame moves, or more become ready.
+    fn flow(&mut self) {
+        if let Some(wanted) = self.sender.wants() {
+            let rows = self.sender_store.rows.range(wanted.from_seq..);
+            let rows = rows.take(wanted.messages).map(|(_, row)| row.clone());
+            self.sender.handle_rows(rows).unwrap();
+        }
+        match self.below(4) {
+            0 if self.is_up => self.to_receiver.extend(self.sender.poll_frame(self.now_ms)),
+            1 => {
+                let frame = self.receiver.poll_frame();
+                let current = frame.filter(|(trunk, _)| *trunk == self.trunks && self.is_up);
+                self.to_sender.extend(current.map(|(_, frame)| frame));
+            }
+            2 => self.receive(),
+            _ => self.hear(),
+        }
+    }
+
+    fn receive(&mut self) {
+        let trunk = self.trunks;
+        let link = |number| Link { trunk, number };
+        let arrival = match self.to_receiver.pop_front() {
+            Some(Frame::Channel(channel)) => {
+                self.receiver.handle_channel(link(channel.number), &channel);
+                None
+            }
+            Some(Frame::Data { number, seq, body }) => {
+                self.receiver.handle_data(link(number), seq, body).unwrap()
+            }
+            Some(Frame::Gap { number, messages }) => {
+                self.receiver.handle_gap(link(number), messages).unwrap()
+            }
+            Some(Frame::Halt { number, reason, .. }) => {
+                self.receiver.handle_halt(link(number), reason);
+                None
+            }
+            other => {
+                assert_eq!(other, None);
+                None
+            }
+        };
+        self.arrivals.extend(arrival);
+    }
+
+    fn hear(&mut self) {
+        match self.to_sender.pop_front() {
+            Some(Frame::State(state)) => self.sender.handle_state(&state).unwrap(),
+            Some(Frame::Ack(ack)) => self.sender.handle_ack(ack).unwrap(),
+            Some(Frame::Halt { number, reason, .. }) => self.sender.handle_halt(number, reason),
+            Some(Frame::ChannelRefused { .. }) => self.sender.handle_trunk_down(),
+            other => assert_eq!(other, None),
+        }
+    }
+
+    fn commit_sender(&mut self) {
+        if let Some(row) = self.enqueued.pop_front() {
+            let store = &mut self.sender_store;
+            store.row.next_seq += 1;
+            if let Content::Message(body) = &row.content {
+                store.said.insert(row.seq, body.clone());
+            }
+            store.rows.insert(row.seq, row.clone());
+            self.sender.handle_enqueued(row).unwrap();
+        }
+        self.expire_on_disk();
+        self.commits.extend(self.sender.poll_commit(self.now_ms));
+        if self.below(2) == 0
+            && let Some(commit) = self.commits.pop_front()
+        {
+            self.sender_store.write(&commit);
+            self.sender.handle_durable(&commit);
+        }
+    }
+
+    /// The owner may know of expired rows that the machine does not hold.
+    fn expire_on_disk(&mut self) {
+        let last = self.sender_store.rows.values().next_back().cloned();
+        if let Some(Row {
+            seq,
+            expires_ms: Some(at),
+            content: Content::Message(_),
+            ..
+        }) = last
+            && at <= self.now_ms
+            && self.sender.expire(seq)
+        {
+            let id = seq;
+            let outcome = Outcome::Expired;
+            let (seqs, reports) = (vec![seq], vec![Report { id, outcome }]);
+            self.commits
+                .push_back(SenderCommit::Expired { seqs, reports });
+        }
+    }
+
+    fn commit_receiver(&mut self) {
+        if let Some(arrival) = self.arrivals.pop_front() {
+            let refusal = (self.below(4) == 0 && arrival.content != ArrivalContent::Gap(1))
+                .then(|| Failure::new(ErrorCode::Denied, "no"))
+                .filter(|_| matches!(arrival.content, ArrivalContent::Message(_)));
+            self.receiver_store.write(&arrival, refusal.as_ref());
+            self.receiver.handle_committed(refusal);
+        }
+        if let Some(row) = self.receiver.poll_commit() {
+            self.receiver_store.row = row;
+        }
+    }
+
+    fn break_trunk(&mut self) {
+        self.is_up = false;
+        self.to_receiver.clear();
+        self.to_sender.clear();
+        self.sender.handle_trunk_down();
+        if self.below(2) == 0 {
+            self.receiver.handle_trunk_down();
+        }
+    }
+
+    fn connect(&mut self) {
+        if !self.is_up {
+            self.is_up = true;
+            self.trunks += 1;
+            self.sender.handle_trunk_up(3);
+        }
+    }
+
+    fn crash_sender(&mut self) {
+        self.enqueued.clear();
+        self.commits.clear();
+        self.sender = ChannelSender::new(key(), self.sender_store.row);
+        self.break_trunk();
+    }
+
+    fn crash_receiver(&mut self) {
+        self.arrivals.clear();
+        let store = &self.receiver_store;
+        let refusals = store.refusals.iter().map(|(seq, failure)| Refusal {
+            seq: *seq,
+            failure: failure.clone(),
+        });
+        self.receiver = ChannelReceiver::new(key(), WINDOW, store.row, refusals.collect());
+        self.break_trunk();
+    }
+
+    /// No more is said and nothing breaks, until nothing is left to do.
+    fn settle(&mut self) {
+        for _ in 0..20_000 {
+            self.connect();
+            self.flow();
+            self.commit_sender();
+            self.commit_receiver();
+        }
+    }
+
+    /// Says other messages than before, and forgets which of them were sent.
+    fn give_numbers_twice(&mut self) {
+        for _ in 0..40 {
+            self.say();
+            self.commit_sender();
+        }
+        self.crash_sender();
+    }
+
+    /// Whether the receiver handled what the sender never said, or took for a gap what it keeps.
+    fn sender_has_forgotten(&self) -> bool {
+        let SenderStore { row, rows, .. } = &self.sender_store;
+        let is_kept = |seq| rows.get(seq).is_some_and(|row| row.content != Content::Gap);
+        let mut handled = self.receiver_store.handled.iter();
+        handled.any(|(seq, body)| *seq >= row.next_seq || (body.is_none() && is_kept(seq)))
+    }
+
+    fn halts(&self) -> (Option<Halt>, Option<Halt>) {
+        (self.sender_store.row.halted, self.receiver_store.row.halted)
+    }
+
+    /// Everything that was said was handled, or is a gap that was reported; and reports are true.
+    fn assert_whole(&self) {
+        let (sent, received) = (&self.sender_store, &self.receiver_store);
+        assert!(sent.rows.is_empty(), "these are left: {:?}", sent.rows);
+        assert_eq!(sent.said.len(), received.handled.len());
+        for (seq, body) in &sent.said {
+            let expected = match &sent.reports[seq] {
+                Outcome::Expired => None,
+                Outcome::Delivered | Outcome::Refused(_) => Some(body.clone()),
+            };
+            assert_eq!(received.handled[seq], expected, "message {seq}");
+            let is_refused = matches!(sent.reports[seq], Outcome::Refused(_));
+            assert_eq!(received.refused.contains(seq), is_refused, "message {seq}");
+        }
+    }
+}
+
+impl SenderStore {
+    fn write(&mut self, commit: &SenderCommit) {
+        match commit {
+            SenderCommit::Acked { position, reports } => {
+                self.row.acked = *position;
+                self.rows.retain(|seq, _| *seq > position.seq);
+                self.report(reports);
+            }
+            SenderCommit::Expired { seqs, reports } => {
+                for seq in seqs {
+                    self.rows.get_mut(seq).unwrap().content = Content::Gap;
+                }
+                self.report(reports);
+            }
+            SenderCommit::Halted(reason) => self.row.halted = Some(*reason),
+        }
+    }
+
+    fn report(&mut self, reports: &[Report]) {
+        for report in reports {
+            let before = self.reports.insert(report.id, report.outcome.clone());
+            assert_eq!(before, None, "{report:?} is the second");
+        }
+    }
+}
+
+impl ReceiverStore {
+    fn write(&mut self, arrival: &Arrival, refusal: Option<&Failure>) {
+        let first = self.row.position.map_or(0, |position| position.seq) + 1;
+        let last = arrival.row.position.unwrap().seq;
+        for seq in first..=last {
+            let body = match &arrival.content {
+                ArrivalContent::Message(body) => Some(body.clone()),
+                ArrivalContent::Gap(_) => None,
+            };
+            let before = self.handled.insert(seq, body);
+            assert_eq!(before, None, "message {seq} is handled twice");
+        }
+        self.row = arrival.row;
+        self.refusals.retain(|seq, _| *seq > arrival.confirmed);
+        if let Some(failure) = refusal {
+            self.refusals.insert(last, failure.clone());
+            self.refused.insert(last);
+        }
+    }
+}
+
+/// Runs with many seeds; a failure prints its own.
+#[expect(clippy::print_stderr, reason = "the test runner shows it on failure")]
+fn for_seeds(run: impl Fn(u64)) {
+    for seed in 0..300 {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| run(seed))) {
+            eprintln!("failed with seed {seed}");
+            resume_unwind(panic);
+        }
+    }
+}
+
+#[test]
+fn messages_are_handled_once_and_in_order_over_crashes_and_broken_trunks() {
+    for_seeds(|seed| {
+        let mut world = World::new(seed);
+        (0..STEPS).for_each(|_| world.step());
+        world.settle();
+        assert_eq!(world.halts(), (None, None));
+        world.assert_whole();
+    });
+}
+
+#[test]
+fn an_older_copy_of_the_senders_store_halts_both_ends() {
+    for_seeds(|seed| {
+        let mut world = World::new(seed);
+        (0..STEPS).for_each(|_| world.step());
+        let copy = world.sender_store.clone();
+        (0..seed % 30).for_each(|_| world.step());
+        world.sender_store = copy;
+        let is_older = world.sender_has_forgotten();
+        world.crash_sender();
+        if seed % 2 == 0 {
+            world.give_numbers_twice();
+        }
+        (0..STEPS).for_each(|_| world.step());
+        world.settle();
+        if is_older {
+            let both = Some(Halt::SenderWentBack);
+            assert_eq!(world.halts(), (both, both));
+        } else {
+            assert_eq!(world.halts(), (None, None));
+            world.assert_whole();
+        }
+    });
+}
+
+#[test]
+fn an_older_copy_of_the_receivers_store_halts_both_ends() {
+    let went_back = Some(Halt::ReceiverWentBack);
+    for_seeds(|seed| {
+        let mut world = World::new(seed);
+        (0..STEPS).for_each(|_| world.step());
+        let copy = world.receiver_store.clone();
+        (0..seed % 30).for_each(|_| world.step());
+        world.receiver_store = copy;
+        let known = world.receiver_store.row.position;
+        let is_older = known.map_or(0, |known| known.seq) < world.sender_store.row.acked.seq;
+        world.crash_receiver();
+        (0..STEPS).for_each(|_| world.step());
+        world.settle();
+        if is_older {
+            assert_eq!(world.halts(), (went_back, went_back));
+        } else if world.halts() == (None, None) {
+            world.assert_whole();
+        } else {
+            // An acknowledgement was not durable, but had come.
+            assert_eq!(world.halts(), (went_back, went_back));
+        }
+    });
+}
