@@ -61,7 +61,8 @@
 //! channel is then halted at both ends until both open it anew, with another epoch:
 //!
 //! - cursor < acked: the receiver has forgotten what it acknowledged. The receiver went back.
-//! - cursor beyond all that this sender sent, or an epoch before the receiver's, or another
+//! - cursor beyond all that this sender sent, `acked` before one that the receiver knows of (it has
+//!   forgotten the refusals until there), or an epoch before the receiver's, or another
 //!   incarnation: the sender has forgotten. The sender went back.
 //! - acked <= cursor, and another chain there: numbers were given twice, which only the sender does.
 //!   The sender went back.

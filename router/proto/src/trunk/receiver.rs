@@ -22,6 +22,9 @@ pub struct ReceiverRow {
     pub history: Option<History>,
     /// What was handled last; `None`: nothing yet.
     pub position: Option<Position>,
+    /// The sender has durably heard of all until here: refusals of that are forgotten in the commit
+    /// that writes this.
+    pub confirmed: u64,
     /// Nothing more moves.
     pub halted: Option<Halt>,
 }
@@ -42,8 +45,6 @@ pub struct Arrival {
     pub content: ArrivalContent,
     /// To be written in the commit that handles it, whether the message is refused or not.
     pub row: ReceiverRow,
-    /// The sender has the refusals until here: they may be forgotten.
-    pub confirmed: u64,
 }
 
 /// What arrived.
@@ -125,7 +126,7 @@ impl ChannelReceiver {
             window,
             row,
             refusals: refusals.into(),
-            confirmed: 0,
+            confirmed: row.confirmed,
             pending: VecDeque::new(),
             link: ReceiverLink::Down,
             halt_to_commit: false,
@@ -179,6 +180,7 @@ impl ChannelReceiver {
             _ if is_reopened => Halt::ReceiverWentBack,
             theirs if theirs != history => Halt::SenderWentBack,
             _ if newest.seq() < channel.acked => Halt::ReceiverWentBack,
+            _ if self.confirmed > channel.acked => Halt::SenderWentBack,
             _ if newest.seq() >= channel.next_seq => Halt::SenderWentBack,
             _ => return Verdict::Open,
         };
@@ -265,9 +267,12 @@ impl ChannelReceiver {
         if !self.window.has_room(last, sizes.1, bytes) {
             return Err(ChannelError::Window);
         }
+        // The sender sends no more than 256 beyond what it has durably.
+        self.confirm(next.seq.saturating_sub(MAX_REFUSALS as u64));
         let row = ReceiverRow {
             history: Some(history),
             position: Some(next),
+            confirmed: self.confirmed,
             halted: None,
         };
         self.pending.push_back(Pending {
@@ -279,13 +284,7 @@ impl ChannelReceiver {
         if let ReceiverLink::Open { position, .. } = &mut self.link {
             *position = next;
         }
-        // The sender sends no more than 256 beyond what it has durably.
-        self.confirm(next.seq.saturating_sub(MAX_REFUSALS as u64));
-        Ok(Arrival {
-            content,
-            row,
-            confirmed: self.confirmed,
-        })
+        Ok(Arrival { content, row })
     }
 
     fn confirm(&mut self, seq: u64) {
@@ -300,6 +299,7 @@ impl ChannelReceiver {
             return;
         };
         self.row.position = pending.row.position;
+        self.row.confirmed = pending.row.confirmed;
         if self.row.halted.is_none() {
             self.row.history = pending.row.history;
         }

@@ -256,6 +256,7 @@ fn a_receiver_opens_halts_or_waits_by_the_history() {
     let at = |seq, halted| ReceiverRow {
         history: Some(HISTORY),
         position: state(seq, b"hi").position,
+        confirmed: 1,
         halted,
     };
     let epoch = |epoch| History { epoch, ..HISTORY };
@@ -270,6 +271,7 @@ fn a_receiver_opens_halts_or_waits_by_the_history() {
         (at(3, None), HISTORY, 3, 4, "state", false),
         (at(3, None), HISTORY, 1, 9, "state", false),
         (at(3, None), HISTORY, 4, 9, receiver_back, true),
+        (at(3, None), HISTORY, 0, 9, sender_back, true),
         (at(3, None), HISTORY, 1, 3, sender_back, true),
         (at(3, None), epoch(0), 1, 9, sender_back, true),
         (at(3, None), other, 0, 9, sender_back, true),
