@@ -195,7 +195,7 @@ impl Standing {
     }
 
     /// The same over TCP. A stranger has fewer: a stream of QUIC costs some hundred bytes, a
-    /// connection a descriptor.
+    /// connection a descriptor; and of these all strangers together have a quarter.
     fn connections(self, circuits: usize) -> usize {
         let connections = match self {
             Self::Stranger => tcp::FIRST_PLACES,
@@ -345,17 +345,22 @@ impl Carrier {
     }
 
     /// Does the handshake of a call; `None` when it is one more connection of a link that stands.
+    /// Over TCP, nodes that are no peers have few places.
     ///
     /// # Errors
     /// [`LinkError`] when it breaks, takes too long, or there are too many.
-    pub(crate) async fn handshake(&self, incoming: Incoming) -> Result<Option<Link>, LinkError> {
+    pub(crate) async fn handshake(
+        &self,
+        incoming: Incoming,
+        is_peer: impl Fn(&NodeId) -> bool,
+    ) -> Result<Option<Link>, LinkError> {
         let taken = match incoming {
             Incoming::Quic(incoming) => {
                 let taken = self.quic.handshake(*incoming).await;
                 taken.map(|(id, quic)| Some(Link::new(id, Connection::Quic(quic), &self.counters)))
             }
             Incoming::Tcp(stream, address) => {
-                let taken = self.tcp.handshake(stream, address).await;
+                let taken = self.tcp.handshake(stream, address, is_peer).await;
                 taken.map(|new| {
                     new.map(|(id, tcp)| Link::new(id, Connection::Tcp(tcp), &self.counters))
                 })
@@ -464,7 +469,7 @@ mod tests {
         let source_of = async |who: &Caller| {
             let taken = async {
                 let incoming = called.accept().await.unwrap();
-                called.handshake(incoming).await
+                called.handshake(incoming, |_| true).await
             };
             let (dialled, taken) =
                 tokio::join!(caller.dial(who, id, (CarrierKind::Quic, address)), taken);

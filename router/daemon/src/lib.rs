@@ -26,6 +26,7 @@ mod records;
 mod registration;
 mod role;
 mod serve;
+mod sources;
 mod tunnel;
 
 pub use carrier::{CarrierError, LinkError, TlsError};

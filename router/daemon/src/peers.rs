@@ -5,7 +5,6 @@
 //! streams live on.
 
 mod dials;
-mod strangers;
 mod world;
 
 use std::{
@@ -26,19 +25,20 @@ use crate::{
     carrier::{Caller, Carrier, CloseCode, Link, LinkError},
     config::PeerConfig,
     dial::first_to_open,
+    sources::{SourcePlace, Sources},
 };
 
 use dials::Turn;
-use strangers::Strangers;
 
 pub(crate) use dials::{Dial, Dials, Way, Wish, ways};
-pub(crate) use strangers::{StrangerPlace, source_of};
 pub(crate) use world::{WorldCache, relays};
 
 /// For so long the way that worked is tried first (RFC 8305, section 4: ten minutes).
 const KEPT_CARRIER: Duration = Duration::from_secs(600);
 /// Connections to one node at once.
 const MAX_LINKS_PER_SEAT: usize = 4;
+/// Strangers from one source: a sixteenth of the places that config.toml gives by default.
+const MAX_STRANGERS_OF_ONE: usize = 64;
 
 /// Peers of config.toml, and seats for all nodes that a connection stands to.
 #[derive(Debug)]
@@ -49,7 +49,7 @@ pub(crate) struct Peers {
     /// peer's seat. Overflow rule: of the others the one without a stream for the longest time
     /// makes room; else the newcomer is refused.
     max_seats: usize,
-    strangers: Arc<Strangers>,
+    strangers: Arc<Sources>,
 }
 
 /// The peers of config.toml.
@@ -185,7 +185,7 @@ impl Peers {
             known: ArcSwap::from_pointee(Known::new(peers)),
             seats: Mutex::default(),
             max_seats: max,
-            strangers: Strangers::new(max),
+            strangers: Sources::new(max, MAX_STRANGERS_OF_ONE),
         }
     }
 
@@ -272,7 +272,7 @@ impl Peers {
     }
 
     /// Takes a place for a stranger that called from `address`; `None` when there are too many.
-    pub(crate) fn stranger(&self, address: IpAddr) -> Option<StrangerPlace> {
+    pub(crate) fn stranger(&self, address: IpAddr) -> Option<SourcePlace> {
         self.strangers.enter(address)
     }
 
@@ -527,7 +527,7 @@ mod tests {
     async fn answer(called: Carrier) {
         let mut taken = Vec::new();
         while let Some(incoming) = called.accept().await {
-            taken.push(called.handshake(incoming).await);
+            taken.push(called.handshake(incoming, |_| true).await);
         }
     }
 

@@ -24,9 +24,9 @@ pub(crate) use relay::RelayDesk;
 use crate::{
     carrier::{CloseCode, Incoming, Link, Standing},
     network::Network,
-    peers::StrangerPlace,
     pipe::{CopyEnd, Pipe, Side},
     role::Customer,
+    sources::SourcePlace,
 };
 
 /// Whoever opens a stream says why within this.
@@ -79,7 +79,8 @@ pub(crate) async fn listen(network: Arc<Network>) {
 }
 
 async fn call(network: Arc<Network>, incoming: Incoming) {
-    let link = match network.carrier().handshake(incoming).await {
+    let is_peer = |id: &NodeId| network.peers().known().get(id).is_some();
+    let link = match network.carrier().handshake(incoming, is_peer).await {
         Ok(Some(link)) => link,
         Ok(None) => return,
         Err(error) => {
@@ -97,7 +98,7 @@ async fn call(network: Arc<Network>, incoming: Incoming) {
 }
 
 /// Decides who may connect; a stranger gets a place to hold.
-async fn admit(network: &Arc<Network>, link: &Link) -> Result<Option<StrangerPlace>, CloseCode> {
+async fn admit(network: &Arc<Network>, link: &Link) -> Result<Option<SourcePlace>, CloseCode> {
     if network.is_draining() {
         return Err(CloseCode::Busy);
     }
@@ -131,7 +132,7 @@ async fn admit(network: &Arc<Network>, link: &Link) -> Result<Option<StrangerPla
 pub(crate) fn serve_link(
     network: Arc<Network>,
     link: Link,
-    stranger: Option<StrangerPlace>,
+    stranger: Option<SourcePlace>,
     welcome: bool,
 ) -> BoxFuture<'static, ()> {
     serve_streams(network, link, stranger, welcome).boxed()
@@ -140,7 +141,7 @@ pub(crate) fn serve_link(
 async fn serve_streams(
     network: Arc<Network>,
     link: Link,
-    stranger: Option<StrangerPlace>,
+    stranger: Option<SourcePlace>,
     welcome: bool,
 ) {
     let known = stranger.is_none() && network.peers().known().get(&link.peer()).is_some();

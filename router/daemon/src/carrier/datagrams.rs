@@ -187,7 +187,7 @@ mod tests {
         let address = called.listen_addresses()[0];
         let taken = async {
             let incoming = called.accept().await.unwrap();
-            called.handshake(incoming).await
+            called.handshake(incoming, |_| true).await
         };
         let (link, far) = tokio::join!(
             caller.dial(caller.myself(), id, (CarrierKind::Quic, address)),

@@ -133,7 +133,7 @@ mod tests {
         let address = (CarrierKind::Quic, called.listen_addresses()[0]);
         let taken = async {
             let incoming = called.accept().await.unwrap();
-            called.handshake(incoming).await
+            called.handshake(incoming, |_| true).await
         };
         let (near, far) = tokio::join!(caller.dial(caller.myself(), id, address), taken);
         [(caller, near.unwrap()), (called, far.unwrap().unwrap())]

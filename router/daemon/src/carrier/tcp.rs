@@ -18,6 +18,7 @@ use std::{
 };
 
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
+use rustix::process::{Resource, getrlimit};
 use rustls::{ClientConfig, ServerConfig, pki_types::ServerName};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
@@ -32,7 +33,7 @@ use wormholes_proto::{
 };
 
 use super::{Families, HANDSHAKE_TIMEOUT, LinkError};
-use crate::{peers::source_of, pipe::PipeError};
+use crate::{pipe::PipeError, sources::Sources};
 
 pub(crate) use lease::Lease;
 use link::Shared;
@@ -41,8 +42,10 @@ pub(crate) use socket::TlsSocket;
 
 /// Handshakes at once. Overflow rule: the newcomer is sent away.
 const MAX_HANDSHAKES: usize = 512;
-/// Of them from one source, as strangers are told apart. Overflow rule: the newcomer is sent away.
-const MAX_HANDSHAKES_OF_ONE: usize = 128;
+/// Connections of all strangers get a quarter of the descriptors that this process may have, and
+/// handshakes no more than another: the rest is for flows and peers. One source gets a quarter of
+/// either.
+const SHARE: usize = 4;
 /// Connections for flows that a caller may make before it is told how many.
 pub(super) const FIRST_PLACES: usize = 64;
 /// Connections that the system keeps for this node to accept.
@@ -57,7 +60,11 @@ const LINK_TIMEOUT: Duration = Duration::from_secs(1);
 pub(super) struct TcpCarrier {
     listeners: Vec<TcpListener>,
     tls: Arc<ServerConfig>,
-    handshakes: Handshakes,
+    /// That are being done. Overflow rule: the newcomer is sent away.
+    handshakes: Arc<Sources>,
+    /// Connections that nodes made that are no peers, of all their links. Overflow rule: the
+    /// newcomer is closed.
+    of_strangers: Arc<Sources>,
     links: Arc<Links>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -82,12 +89,16 @@ pub(super) struct Call {
 }
 
 impl TcpCarrier {
-    /// Takes calls at `listeners`.
+    /// Takes calls at `listeners`. The limit of open files is read here, once: whoever raises it
+    /// does so before.
     pub(super) fn new(listeners: Vec<TcpListener>, tls: ServerConfig) -> Self {
+        let share = share_of(getrlimit(Resource::Nofile).current);
+        let places = |max: usize| Sources::new(max, max.div_ceil(SHARE));
         Self {
             listeners,
             tls: Arc::new(tls),
-            handshakes: Handshakes::default(),
+            handshakes: places(share.min(MAX_HANDSHAKES)),
+            of_strangers: places(share),
             links: Arc::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
@@ -114,6 +125,7 @@ impl TcpCarrier {
     }
 
     /// Does the handshake of a connection: it makes a link, or is one more of a link that stands.
+    /// One of a node that is no peer has a place for as long as it lives.
     ///
     /// # Errors
     /// [`LinkError`] when it breaks, takes too long, or there are too many.
@@ -121,6 +133,7 @@ impl TcpCarrier {
         &self,
         stream: TcpStream,
         address: SocketAddr,
+        is_peer: impl Fn(&NodeId) -> bool,
     ) -> Result<Option<(NodeId, Arc<TcpLink>)>, LinkError> {
         let failed = |why: &str| LinkError::Handshake {
             address,
@@ -137,8 +150,12 @@ impl TcpCarrier {
         let shaken = timeout(HANDSHAKE_TIMEOUT, shake).await;
         drop(place);
         let shaken = shaken.map_err(|_| failed("too slow"))?;
-        let (socket, preface) = shaken.map_err(|error| failed(&error.to_string()))?;
+        let (mut socket, preface) = shaken.map_err(|error| failed(&error.to_string()))?;
         let id = socket.peer_id().ok_or_else(|| failed("no node id"))?;
+        if !is_peer(&id) {
+            let place = self.of_strangers.enter(address.ip());
+            socket.hold(place.ok_or_else(|| failed("too many of strangers"))?);
+        }
         let begins_here = match preface.purpose {
             Purpose::Control => {
                 let (link, keeping) = TcpLink::new(socket, address, preface.link, None, &self.stop);
@@ -196,49 +213,6 @@ impl TcpCarrier {
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
-    }
-}
-
-/// Handshakes that are being done, by source.
-#[derive(Debug, Default)]
-struct Handshakes(Mutex<HashMap<IpAddr, usize>>);
-
-/// A place in them.
-#[derive(Debug)]
-struct Shaking<'a> {
-    handshakes: &'a Handshakes,
-    source: IpAddr,
-}
-
-impl Handshakes {
-    /// Takes a place; `None` when there are too many.
-    fn enter(&self, address: IpAddr) -> Option<Shaking<'_>> {
-        let source = source_of(address);
-        let mut by_source = self.lock();
-        let all: usize = by_source.values().sum();
-        let of_one = by_source.get(&source).copied().unwrap_or(0);
-        if all >= MAX_HANDSHAKES || of_one >= MAX_HANDSHAKES_OF_ONE {
-            return None;
-        }
-        by_source.insert(source, of_one + 1);
-        Some(Shaking {
-            handshakes: self,
-            source,
-        })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Shaking<'_> {
-    fn drop(&mut self) {
-        let mut by_source = self.handshakes.lock();
-        match by_source.get(&self.source).copied() {
-            Some(count) if count > 1 => by_source.insert(self.source, count - 1),
-            _ => by_source.remove(&self.source),
-        };
     }
 }
 
@@ -335,6 +309,12 @@ impl Call {
 fn is_silence(error: ErrorKind) -> bool {
     use ErrorKind::{ConnectionRefused, ConnectionReset, TimedOut};
     [TimedOut, ConnectionRefused, ConnectionReset].contains(&error)
+}
+
+/// How much of a limit of open files, none being without end, is for one of those that share it.
+fn share_of(limit: Option<u64>) -> usize {
+    let limit = limit.and_then(|limit| usize::try_from(limit).ok());
+    limit.unwrap_or(usize::MAX) / SHARE
 }
 
 /// Listens on `address`.

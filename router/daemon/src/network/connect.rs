@@ -346,7 +346,7 @@ pub(super) mod tests {
             ..peer(identity.id(), Some(relay.listen_addresses()[0]))
         }]);
         let call = relay.accept().await.unwrap();
-        let link = relay.handshake(call).await.unwrap().unwrap();
+        let link = relay.handshake(call, |_| true).await.unwrap().unwrap();
         let mut asked = loop {
             let mut pipe = link.accept().await.unwrap();
             if let Ok(Open::Register(_)) = pipe.reader.read_open().await {

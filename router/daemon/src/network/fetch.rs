@@ -103,7 +103,7 @@ mod tests {
         async fn next(&mut self) -> Pipe {
             if self.link.is_none() {
                 let call = self.carrier.accept().await.unwrap();
-                self.link = self.carrier.handshake(call).await.unwrap();
+                self.link = self.carrier.handshake(call, |_| true).await.unwrap();
             }
             let mut pipe = self.link.as_ref().unwrap().accept().await.unwrap();
             assert_eq!(pipe.reader.read_open().await, Ok(Open::Records));

@@ -25,6 +25,7 @@ use wormholes_proto::NodeId;
 use crate::{
     carrier::tls,
     pipe::{PipeError, broken, keep_alive},
+    sources::SourcePlace,
 };
 
 /// Plaintext of one write, and ciphertext of one read.
@@ -53,6 +54,8 @@ struct Scratch {
 pub(crate) struct TlsSocket {
     socket: TcpStream,
     state: Mutex<State>,
+    /// A stranger's.
+    place: Option<SourcePlace>,
 }
 
 struct State {
@@ -125,7 +128,11 @@ impl TlsSocket {
             outgoing: BytesMut::new(),
             ended: false,
         });
-        let shaking = Self { socket, state };
+        let shaking = Self {
+            socket,
+            state,
+            place: None,
+        };
         loop {
             let is_done = shaking.lock().is_ready()?;
             shaking.flush().await?;
@@ -143,6 +150,11 @@ impl TlsSocket {
                 None => shaking.readable().await?,
             }
         }
+    }
+
+    /// Keeps a place as long as the socket lives.
+    pub(super) fn hold(&mut self, place: SourcePlace) {
+        self.place = Some(place);
     }
 
     /// Who is at the other end.

@@ -1,16 +1,21 @@
 //! Two ends of a link over TCP.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{
+    pin::pin,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use bytes::Bytes;
-use wormholes_proto::CarrierKind;
-use wormholes_proto::{Reason, tcp::Order};
+use tokio::task::JoinSet;
+use wormholes_proto::{CarrierKind, NodeId, Reason, tcp::Order};
 
-use super::MAX_HANDSHAKES_OF_ONE;
+use super::{MAX_HANDSHAKES, SHARE, share_of};
 use crate::{
     carrier::{Carrier, CloseCode, Link, LinkError, Standing, link::Connection},
     identity::Identity,
     pipe::{Pipe, PipeError},
+    sources::Sources,
 };
 
 /// Two ends of a link, and what they stand on.
@@ -42,7 +47,7 @@ async fn pair() -> Pair {
     tokio::spawn(async move {
         while let Some(incoming) = listener.accept().await {
             let taker = Arc::clone(&listener);
-            tokio::spawn(async move { taker.handshake(incoming).await.map(drop) });
+            tokio::spawn(async move { taker.handshake(incoming, |_| true).await.map(drop) });
         }
     });
     let (near, far) = (near.unwrap(), far.unwrap());
@@ -56,7 +61,7 @@ async fn pair() -> Pair {
 
 async fn take(called: &Carrier) -> Option<Link> {
     let incoming = called.accept().await?;
-    called.handshake(incoming).await.unwrap()
+    called.handshake(incoming, |_| true).await.unwrap()
 }
 
 async fn say(pipe: &mut Pipe, text: &'static str) {
@@ -319,7 +324,9 @@ async fn another_node_is_not_taken_for_the_one_that_was_called() {
     let other = Identity::throw_away().unwrap().id();
     let way = (CarrierKind::Tcp, called.listen_addresses()[0]);
     let (dialled, taken) = tokio::join!(caller.dial(caller.myself(), other, way), async {
-        called.handshake(called.accept().await.unwrap()).await
+        called
+            .handshake(called.accept().await.unwrap(), |_| true)
+            .await
     });
     let error = dialled.unwrap_err();
     assert!(
@@ -343,12 +350,12 @@ async fn who_says_nothing_makes_room() {
     let called = Arc::new(called);
     let mut silent = Vec::new();
     let mut tasks = Vec::new();
-    for _ in 0..MAX_HANDSHAKES_OF_ONE + 10 {
+    for _ in 0..MAX_HANDSHAKES / SHARE + 10 {
         silent.push(tokio::net::TcpStream::connect(address).await.unwrap());
         let incoming = called.accept().await.unwrap();
         let taker = Arc::clone(&called);
         tasks.push(tokio::spawn(async move {
-            taker.handshake(incoming).await.map(drop)
+            taker.handshake(incoming, |_| true).await.map(drop)
         }));
     }
     drop(silent);
@@ -361,4 +368,112 @@ async fn who_says_nothing_makes_room() {
         take(&called)
     );
     assert!(dialled.is_ok() && taken.is_some());
+}
+
+#[test]
+fn all_strangers_share_a_quarter_of_the_descriptors() {
+    for (limit, share) in [(Some(1024), 256), (Some(3), 0), (None, usize::MAX / SHARE)] {
+        assert_eq!(share_of(limit), share, "{limit:?}");
+    }
+}
+
+/// Takes all calls; links that they make live until it is dropped.
+fn answer(called: Arc<Carrier>, peer: NodeId) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        let mut links = JoinSet::new();
+        while let Some(incoming) = called.accept().await {
+            let taker = Arc::clone(&called);
+            links.spawn(async move {
+                let taken = taker.handshake(incoming, |id| *id == peer).await;
+                if let Ok(Some(link)) = taken {
+                    hear_all(link).await;
+                }
+            });
+        }
+    });
+    tasks
+}
+
+/// Holds each flow until it ends.
+async fn hear_all(link: Link) {
+    let mut flows = JoinSet::new();
+    while let Ok(mut pipe) = link.accept().await {
+        flows.spawn(async move { while let Ok(Some(_)) = pipe.reader.read_chunk().await {} });
+    }
+}
+
+#[tokio::test]
+async fn strangers_find_few_places_over_all_links_that_peers_need_none_of() {
+    let (identity, mut called) = bind([127, 67, 0, 2]);
+    let places = Sources::new(3, 3);
+    called.tcp.of_strangers = Arc::clone(&places);
+    let called = Arc::new(called);
+    let way = (CarrierKind::Tcp, called.listen_addresses()[0]);
+    let [(_, stranger), (_, other), (friend, peer)] = [1, 3, 4].map(|n| bind([127, 67, 0, n]));
+    let _answering = answer(Arc::clone(&called), friend.id());
+    let dial = async |caller: &Carrier| {
+        let dialled = caller.dial(caller.myself(), identity.id(), way);
+        dialled.await.unwrap()
+    };
+    let refused = || called.counters.handshakes_failed.load(Relaxed);
+
+    let link = dial(&stranger).await;
+    let mut open = vec![begin(&link).await];
+    until("both have a place", || places.taken() == 2).await;
+    let second = dial(&other).await;
+    until("all are taken", || places.taken() == 3).await;
+
+    let mut flow = begin(&link).await;
+    assert!(flow.reader.read_chunk().await.is_err(), "it was closed");
+    assert!(matches!(
+        dial(&other).await.closed().await,
+        LinkError::Lost(_)
+    ));
+    assert_eq!((refused(), places.taken()), (2, 3));
+    let known = dial(&peer).await;
+    let flows = [begin(&known).await, begin(&known).await];
+    until("peers are taken", || connections_at(&called) >= 3).await;
+    assert_eq!((refused(), places.taken()), (2, 3));
+
+    drop(second);
+    until("whose link ends gives its place back", || {
+        places.taken() == 2
+    })
+    .await;
+    open.push(begin(&link).await);
+    until("another takes it", || places.taken() == 3).await;
+    drop(open);
+    until("whose flow breaks too", || places.taken() == 1).await;
+    drop(flows);
+    called.close().await;
+    until("and whoever is cut off", || places.taken() == 0).await;
+    assert_eq!(refused(), 2);
+}
+
+/// Connections for flows that `called` took in.
+fn connections_at(called: &Carrier) -> usize {
+    let links = called.tcp.links.lock();
+    let links = links.values().filter_map(std::sync::Weak::upgrade);
+    links.map(|link| link.connections()).sum()
+}
+
+/// A flow that the other end heard of.
+async fn begin(link: &Link) -> Pipe {
+    let mut asked = link.open().await.unwrap();
+    // Whether it is heard is for the caller to see.
+    let said = asked.writer.write_chunk(Bytes::from_static(b"x"));
+    let _ = said.await;
+    asked
+}
+
+async fn until(what: &str, condition: impl Fn() -> bool) {
+    let mut looks = tokio::time::interval(Duration::from_millis(2));
+    let poll = async {
+        while !condition() {
+            looks.tick().await;
+        }
+    };
+    let seen = tokio::time::timeout(Duration::from_secs(60), poll).await;
+    assert!(seen.is_ok(), "{what}");
 }

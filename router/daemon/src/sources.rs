@@ -1,4 +1,4 @@
-//! Places for strangers that call: so many in all, and so many from one place of the network.
+//! Places for those that call: so many in all, and so many from one place of the network.
 
 use std::{
     collections::HashMap,
@@ -6,46 +6,51 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-/// Strangers from one IPv4 address, or one IPv6 /64, which is what one customer has at least: a
-/// sixteenth of the places that config.toml gives by default. Overflow rule: the newcomer is
-/// refused.
-pub(super) const MAX_FROM_ONE_SOURCE: usize = 64;
-
-/// The strangers that are connected.
+/// How many have a place, by source.
 #[derive(Debug)]
-pub(super) struct Strangers {
+pub(crate) struct Sources {
     /// In all. Overflow rule: the newcomer is refused.
     max: usize,
+    /// From one IPv4 address, or one IPv6 /64, which is what one customer has at least. Overflow
+    /// rule: the newcomer is refused.
+    max_of_one: usize,
     by_source: Mutex<HashMap<IpAddr, usize>>,
 }
 
-/// A stranger's place; dropping it frees it.
+/// A place; dropping it frees it.
 #[derive(Debug)]
-pub(crate) struct StrangerPlace {
-    strangers: Arc<Strangers>,
+pub(crate) struct SourcePlace {
+    sources: Arc<Sources>,
     source: IpAddr,
 }
 
-impl Strangers {
-    pub(super) fn new(max: usize) -> Arc<Self> {
+impl Sources {
+    pub(crate) fn new(max: usize, max_of_one: usize) -> Arc<Self> {
         Arc::new(Self {
             max,
+            max_of_one,
             by_source: Mutex::default(),
         })
     }
 
     /// Takes a place for a caller from `address`; `None` when there are too many.
-    pub(super) fn enter(self: &Arc<Self>, address: IpAddr) -> Option<StrangerPlace> {
+    pub(crate) fn enter(self: &Arc<Self>, address: IpAddr) -> Option<SourcePlace> {
         let source = source_of(address);
         let mut by_source = self.lock();
         let all: usize = by_source.values().sum();
         let from_there = by_source.get(&source).copied().unwrap_or(0);
-        if all >= self.max || from_there >= MAX_FROM_ONE_SOURCE {
+        if all >= self.max || from_there >= self.max_of_one {
             return None;
         }
         by_source.insert(source, from_there + 1);
-        let strangers = Arc::clone(self);
-        Some(StrangerPlace { strangers, source })
+        let sources = Arc::clone(self);
+        Some(SourcePlace { sources, source })
+    }
+
+    /// How many have one.
+    #[cfg(test)]
+    pub(crate) fn taken(&self) -> usize {
+        self.lock().values().sum()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
@@ -55,9 +60,9 @@ impl Strangers {
     }
 }
 
-impl Drop for StrangerPlace {
+impl Drop for SourcePlace {
     fn drop(&mut self) {
-        let mut by_source = self.strangers.lock();
+        let mut by_source = self.sources.lock();
         let left = by_source.get(&self.source).map_or(0, |from| from - 1);
         match left {
             0 => by_source.remove(&self.source),
@@ -78,8 +83,8 @@ pub(crate) fn source_of(address: IpAddr) -> IpAddr {
 mod tests {
     use super::*;
 
-    fn enter(strangers: &Arc<Strangers>, address: &str) -> Option<StrangerPlace> {
-        strangers.enter(address.parse().unwrap())
+    fn enter(sources: &Arc<Sources>, address: &str) -> Option<SourcePlace> {
+        sources.enter(address.parse().unwrap())
     }
 
     #[test]
@@ -96,23 +101,23 @@ mod tests {
                 ["2001:db8:0:1::1", "192.0.2.1"],
             ),
         ] {
-            let strangers = Strangers::new(MAX_FROM_ONE_SOURCE + 2);
-            let fill = || enter(&strangers, source);
-            let mut places: Vec<_> = (0..MAX_FROM_ONE_SOURCE).map(|_| fill().unwrap()).collect();
-            assert!(enter(&strangers, same).is_none(), "{same} is {source}");
-            let _others = others.map(|other| enter(&strangers, other).expect(other));
+            let sources = Sources::new(6, 4);
+            let fill = || enter(&sources, source);
+            let mut places: Vec<_> = (0..4).map(|_| fill().unwrap()).collect();
+            assert!(enter(&sources, same).is_none(), "{same} is {source}");
+            let _others = others.map(|other| enter(&sources, other).expect(other));
             places.pop();
-            assert!(enter(&strangers, same).is_some(), "one left");
+            assert!(enter(&sources, same).is_some(), "one left");
         }
     }
 
     #[test]
     fn all_sources_together_have_so_many_places() {
-        let strangers = Strangers::new(2);
-        let places = ["192.0.2.1", "192.0.2.2"].map(|source| enter(&strangers, source).unwrap());
-        assert!(enter(&strangers, "192.0.2.3").is_none());
+        let sources = Sources::new(2, 2);
+        let places = ["192.0.2.1", "192.0.2.2"].map(|source| enter(&sources, source).unwrap());
+        assert!(enter(&sources, "192.0.2.3").is_none());
         drop(places);
-        assert!(strangers.lock().is_empty());
-        assert!(enter(&strangers, "192.0.2.3").is_some());
+        assert!(sources.lock().is_empty(), "nothing is kept of who left");
+        assert!(enter(&sources, "192.0.2.3").is_some());
     }
 }
