@@ -186,7 +186,7 @@ impl LinkError {
 impl Standing {
     /// Streams that the other end may have open at once, of which `circuits` are what roles grant;
     /// more wait at its side.
-    fn streams(self, circuits: usize) -> u32 {
+    pub(crate) fn streams(self, circuits: usize) -> u32 {
         let streams = match self {
             Self::Stranger => STRANGER_STREAMS,
             Self::Known => KNOWN_STREAMS,

@@ -38,8 +38,18 @@ struct Registration {
 struct State(Mutex<Result<(), String>>);
 
 impl State {
-    fn set(&self, state: Result<(), String>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = state;
+    /// Returns how it was before.
+    fn set(&self, state: Result<(), String>) -> Result<(), String> {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut held, state)
+    }
+
+    /// The relay serves it no more, or not yet; the log tells the former, once.
+    fn fail(&self, network: &Network, relay: NodeId, why: String) {
+        let relay = network.named(relay);
+        if self.set(Err(why.clone())).is_ok() {
+            tracing::info!(%relay, reason = %why, "relay lost");
+        }
     }
 
     fn get(&self) -> Result<(), String> {
@@ -93,7 +103,7 @@ async fn keep_registered(network: Arc<Network>, relay: NodeId, state: Arc<State>
         match register(&network, relay).await {
             Ok(link) => {
                 pause = FIRST_PAUSE;
-                state.set(Ok(()));
+                let _ = state.set(Ok(()));
                 let lost = tokio::select! {
                     lost = link.closed() => lost,
                     () = link.silenced() => LinkError::Silent,
@@ -104,13 +114,11 @@ async fn keep_registered(network: Arc<Network>, relay: NodeId, state: Arc<State>
                 if network.peers().link(&relay).is_some() {
                     continue;
                 }
-                state.set(Err(lost.to_string()));
-                let relay = network.named(relay);
-                tracing::info!(%relay, reason = %lost, "relay lost");
+                state.fail(&network, relay, lost.to_string());
             }
             Err(why) => {
                 tracing::debug!(relay = %network.named(relay), why, "not registered");
-                state.set(Err(why));
+                state.fail(&network, relay, why);
                 tokio::select! {
                     () = tokio::time::sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
                     // At once, too, when it came meanwhile.
@@ -142,4 +150,145 @@ async fn register(network: &Arc<Network>, relay: NodeId) -> Result<Link, String>
     answered.map_err(|silent| silent.to_string())??;
     tracing::debug!(relay = %network.named(relay), "registered with the relay");
     Ok(link)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{self, Write};
+
+    use tempfile::TempDir;
+    use tokio::time::{Instant, timeout};
+    use tracing_subscriber::fmt::MakeWriter;
+    use wormholes_proto::{CarrierKind, Reason};
+
+    use super::*;
+    use crate::{
+        carrier::{Carrier, CloseCode},
+        config::{Config, PeerConfig},
+        gatekeeper::OpenGate,
+        identity::Identity,
+        network::{NetworkOptions, Wanted},
+    };
+
+    const LIMIT: Duration = Duration::from_secs(60);
+
+    /// What is logged.
+    #[derive(Debug, Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl MakeWriter<'_> for Log {
+        type Writer = Self;
+
+        fn make_writer(&self) -> Self {
+            self.clone()
+        }
+    }
+
+    impl Log {
+        fn times(&self, message: &str) -> usize {
+            let log = self.0.lock().unwrap();
+            String::from_utf8_lossy(&log).matches(message).count()
+        }
+    }
+
+    fn network() -> (TempDir, Arc<Network>) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = Config::default();
+        config.node.data_dir = dir.path().join("data");
+        config.node.carriers = vec![CarrierKind::Quic];
+        let (options, gate) = (NetworkOptions::default(), Arc::new(OpenGate));
+        let network = Network::start(config, options, gate, Arc::default());
+        (dir, network.unwrap())
+    }
+
+    /// Answers the registration that comes over `link`.
+    async fn registers(link: &Link, answer: Answer) {
+        let registered = async {
+            loop {
+                let mut pipe = link.accept().await.unwrap();
+                if let Ok(Open::Register(_)) = pipe.reader.read_open().await {
+                    pipe.writer.send_answer(&answer).await.unwrap();
+                    return pipe.writer.finish().await.unwrap();
+                }
+            }
+        };
+        timeout(LIMIT, registered).await.expect("a registration");
+    }
+
+    async fn until(what: &str, condition: impl Fn() -> bool) {
+        let mut looks = tokio::time::interval(Duration::from_millis(5));
+        let holds = async {
+            while !condition() {
+                looks.tick().await;
+            }
+        };
+        timeout(LIMIT, holds).await.expect(what);
+    }
+
+    #[tokio::test]
+    async fn a_relay_that_serves_no_more_is_told_once_and_a_needless_connection_not() {
+        let log = Log::default();
+        let subscriber = tracing_subscriber::fmt().with_writer(log.clone()).finish();
+        let _logging = tracing::subscriber::set_default(subscriber);
+        let ((_dir, network), identity) = (network(), Identity::throw_away().unwrap());
+        let listen = [([127, 0, 0, 1], 0).into()];
+        let relay = Carrier::bind(&listen, &[CarrierKind::Quic], &identity, Arc::default());
+        let relay = relay.unwrap();
+        let address = relay.listen_addresses()[0];
+        let peers = [PeerConfig {
+            name: "relay".to_owned(),
+            id: identity.id(),
+            addresses: vec![address],
+            trust: 2,
+            via: Vec::new(),
+            register: true,
+        }];
+        network.set_peers(&peers);
+        let take = async || {
+            let call = relay.accept().await.unwrap();
+            relay.handshake(call, |_| true).await.unwrap().unwrap()
+        };
+        let accepted = || Answer::Accepted(Vec::new());
+        let is_registered = || {
+            network
+                .registrations()
+                .iter()
+                .all(|(_, state)| state.is_ok())
+        };
+
+        let first = take().await;
+        registers(&first, accepted()).await;
+        until("it is registered", is_registered).await;
+        let wanted = Wanted {
+            made_after: Some(Instant::now()),
+            ..Wanted::default()
+        };
+        let again = network.connect_over(identity.id(), Some(address), wanted);
+        let (again, second) = tokio::join!(again, take());
+        again.unwrap();
+        first.close(CloseCode::Done);
+        registers(&second, accepted()).await;
+        assert_eq!(log.times("relay lost"), 0, "another connection stands");
+
+        // Its record is new.
+        network.set_peers(&peers);
+        registers(&second, Answer::Refused(Reason::Busy)).await;
+        until("that is told", || log.times("relay lost") == 1).await;
+        registers(&second, accepted()).await;
+        until("it is registered again", is_registered).await;
+        relay.close().await;
+        until("that is told too", || log.times("relay lost") == 2).await;
+        network.shutdown().await;
+        assert_eq!(log.times("relay lost"), 2, "each once");
+    }
 }

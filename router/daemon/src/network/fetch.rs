@@ -58,7 +58,7 @@ impl Network {
 mod tests {
     use std::time::{Duration, SystemTime};
 
-    use futures_util::future::join_all;
+    use futures_util::{FutureExt, future::join_all};
     use tokio::time::timeout;
     use wormholes_proto::{Answer, CarrierKind, NodeId, Open, RecordBook, ServiceName, Transport};
     use wormholes_rules::Tunnel;
@@ -68,7 +68,11 @@ mod tests {
         *,
     };
     use crate::{
-        carrier::Carrier, config::PeerConfig, identity::Identity, pipe::Pipe, tunnel::TunnelRequest,
+        carrier::Carrier,
+        config::PeerConfig,
+        identity::Identity,
+        pipe::Pipe,
+        tunnel::{OpenError, TunnelRequest},
     };
 
     const N_FLOWS: usize = 16;
@@ -173,6 +177,26 @@ mod tests {
             assert!(flows.iter().all(Result::is_err), "nobody knows the friend");
             assert!(paused >= PAUSE, "{paused:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn an_onion_waits_for_records_no_longer_than_the_next_step() {
+        let ((_dir, client), mut teller) = (network(), Teller::new());
+        let (link, _) = befriend(&client, &mut teller).await;
+        let onion = Tunnel::Onion {
+            hops: 1,
+            via: None,
+            to: None,
+            exit: true,
+            friends_only: false,
+        };
+        let request = request(Some(PAUSE * 2));
+        let since = Instant::now();
+        let (hasty, _unanswered) = tokio::join!(client.open(&onion, &request), teller.asked());
+        let error = hasty.unwrap_err();
+        assert!(matches!(error, OpenError::NoPath(_)), "{error}");
+        let fetch = link.fetches().enter(since).now_or_never();
+        assert!(fetch.is_none(), "it was waited for: {fetch:?}");
     }
 
     #[tokio::test]

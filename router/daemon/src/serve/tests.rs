@@ -17,7 +17,7 @@ use wormholes_proto::{
 
 use crate::{
     ban::{Ban, Transport},
-    carrier::{Caller, Carrier, Link},
+    carrier::{Caller, Carrier, Link, Standing},
     config::{Config, PeerConfig},
     counters::Counters,
     gatekeeper::OpenGate,
@@ -372,6 +372,32 @@ async fn rubbish_is_malformed_and_the_rest_is_denied_to_strangers() {
         assert_eq!(answer, Ok(Answer::Refused(Reason::Denied)), "{open:?}");
     }
     assert_eq!(scene.hop.counters().streams_refused.load(Relaxed), 15);
+}
+
+/// What is beyond shall be refused, and not wait.
+#[tokio::test]
+async fn a_link_has_streams_for_all_circuits_that_another_hop_may_have() {
+    const N_CIRCUITS: usize = 100;
+    let scene = scene_with(|config| {
+        config.hop.role.max_circuits = N_CIRCUITS * 2;
+        config.hop.role.max_circuits_per_peer = 1;
+    })
+    .await;
+    let begin = async || {
+        let mut pipe = scene.link.open().await.unwrap();
+        // Half a request: the hop waits for the rest, and the stream stays open.
+        let sent = pipe.writer.write_chunk(Bytes::from_static(b"\x00"));
+        sent.await.unwrap();
+        pipe
+    };
+    let mut first = begin().await;
+    let all = Standing::Stranger.streams(N_CIRCUITS);
+    let begun = futures_util::future::join_all((1..all).map(|_| begin()));
+    tokio::select! {
+        biased;
+        end = first.reader.read_chunk() => panic!("others waited for its end: {end:?}"),
+        _ = begun => {}
+    }
 }
 
 #[tokio::test]

@@ -408,10 +408,14 @@ mod tests {
     }
 
     fn onion(hop: &Network) -> Tunnel {
+        onion_to(1, hop.id())
+    }
+
+    fn onion_to(hops: u8, to: NodeId) -> Tunnel {
         Tunnel::Onion {
-            hops: 1,
+            hops,
             via: None,
-            to: Some(hop.id()),
+            to: Some(to),
             exit: false,
             friends_only: false,
         }
@@ -502,6 +506,50 @@ mod tests {
         let refused = client.open(&onion(&hop), &request).await.unwrap_err();
         assert_eq!(refused.reason(), Reason::Unsupported, "{refused}");
         assert_eq!(wire.called(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_hop_is_blamed_for_its_silence_and_not_for_what_this_node_did() {
+        let (_dir, client) = network(|_| {});
+        let hops = [72, 73].map(|number| {
+            network(|config| {
+                config.node.listen = vec![([127, number, 0, 1], 0).into()];
+                config.hop.role.enabled = true;
+            })
+        });
+        for (_, hop) in &hops {
+            client.add_record(hop.own_record());
+        }
+        // No such hop: nothing is dialled, and guards are chosen.
+        let nowhere = onion_to(2, NodeId::from_bytes([9; 32]));
+        client.open(&nowhere, &request()).await.unwrap_err();
+        let paths = &client.onion().paths;
+        let [primary, second] = paths.first_hops()[..] else {
+            panic!("{:?}", paths.first_hops());
+        };
+        let no_answer = || LinkError::NoAnswer {
+            address: ([127, 72, 0, 1], 1).into(),
+        };
+        let hasty = FAIR_TRY - Duration::from_millis(1);
+        for (error, patience, is_blamed) in [
+            (ConnectError::Link(no_answer()), hasty, true),
+            (ConnectError::Slow, FAIR_TRY, true),
+            (ConnectError::Slow, hasty, false),
+            (ConnectError::BackingOff(no_answer()), FAIR_TRY, false),
+            (ConnectError::TooMany, FAIR_TRY, false),
+            (ConnectError::NoCarrier(CarrierKind::Tcp), FAIR_TRY, false),
+            (ConnectError::Forbidden(String::new()), FAIR_TRY, false),
+        ] {
+            let wanted = Wanted {
+                patience: Some(patience),
+                ..Wanted::default()
+            };
+            let failed = not_reached(&client, &primary, &error, wanted);
+            assert!(matches!(failed, CircuitError::Hop(0, _)), "{failed:?}");
+            let first = if is_blamed { second } else { primary };
+            assert_eq!(paths.first_hops()[0], first, "{error:?} in {patience:?}");
+            paths.reached(&primary);
+        }
     }
 
     #[tokio::test]

@@ -110,6 +110,12 @@ impl Paths {
             .collect()
     }
 
+    /// Guards in the order in which paths begin with them.
+    #[cfg(test)]
+    pub(super) fn first_hops(&self) -> Vec<NodeId> {
+        self.guards.lock().first_hops(SystemTime::now())
+    }
+
     /// A path that no key has or had of late, where one is found.
     fn choose_new(&self, network: &Network, key: &PathKey) -> Result<Vec<PathHop>, PathError> {
         let records: Vec<SignedRecord> = network.records().book().iter().cloned().collect();
