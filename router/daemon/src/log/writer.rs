@@ -98,6 +98,8 @@ impl Lines {
             (state, _) = paused.unwrap_or_else(PoisonError::into_inner);
             state.write();
         }
+        // Where the end came before this began.
+        state.write();
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
