@@ -16,6 +16,7 @@ mod call;
 mod discover;
 mod event;
 mod frame;
+mod plugin;
 mod report;
 
 pub use call::{
@@ -28,6 +29,10 @@ pub use frame::{
     ErrorCode, Incoming, LineBuffer, LineTooLong, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES, Rejected,
     Request, RequestId, RpcError, decode_incoming, decode_request, encode_event, encode_request,
     encode_response,
+};
+pub use plugin::{
+    PluginArgument, PluginArgumentKind, PluginAskParams, PluginCommand, PluginCondition,
+    PluginHealth, PluginInfo, PluginList, PluginParams,
 };
 pub use report::{
     Because, BugReport, Check, ConfigReport, DecisionInfo, DecisionList, DecisionRecord,

@@ -1,0 +1,221 @@
+//! What happens to a principal, one thing at a time.
+
+use std::{fmt, sync::Arc};
+
+use thiserror::Error;
+
+/// The longest text of an error that is kept; the rest is cut.
+const MAX_MESSAGE_BYTES: usize = 1024;
+
+/// Whom an event, its state, its timers and its keys are for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Principal {
+    /// The node itself.
+    Node,
+    /// One of its users, by name.
+    User(Arc<str>),
+}
+
+/// What happens; a handler takes it.
+#[derive(Debug, Clone)]
+pub(crate) enum Event {
+    /// Before [`Event::Init`], where the rows are those of an older schema.
+    Migrate {
+        /// Which.
+        from: u32,
+    },
+    /// Before all others of a principal, since the reason.
+    Init(Reason),
+    /// A timer is due.
+    Timer {
+        /// Its name.
+        name: Arc<str>,
+        /// What it was set with.
+        payload: Arc<[u8]>,
+    },
+    /// Somebody waits for an answer.
+    Request(Request),
+    /// Nobody waits for it any more.
+    Canceled {
+        /// The request's id.
+        request: u64,
+    },
+}
+
+/// Why a principal is woken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reason {
+    /// For the first time.
+    Created,
+    /// The node started, or forgot what was not durable after a disk error.
+    Started,
+    /// Another version of the plugin took over.
+    Updated,
+}
+
+/// Somebody waits for an answer.
+#[derive(Debug, Clone)]
+pub(crate) struct Request {
+    /// Unlike all others of this principal.
+    pub id: u64,
+    /// Who asks.
+    pub caller: Caller,
+    /// The command.
+    pub name: Arc<str>,
+    /// Its arguments.
+    pub body: Arc<[u8]>,
+    /// Milliseconds since 1970: canceled then.
+    pub deadline_ms: u64,
+}
+
+/// Who asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Caller {
+    /// An operator of this node.
+    Operator,
+    /// One of its users.
+    User(Arc<str>),
+}
+
+/// A question that changes nothing.
+#[derive(Debug, Clone)]
+pub(crate) enum Query {
+    /// Whether all is well.
+    Health,
+    /// A command that the manifest says is a query.
+    Command {
+        /// Who asks.
+        caller: Caller,
+        /// The command.
+        name: String,
+        /// Its arguments.
+        body: Vec<u8>,
+    },
+}
+
+/// What a handler makes of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Reply {
+    /// The answer.
+    Done(Vec<u8>),
+    /// A later event answers.
+    Later,
+}
+
+/// What every event brings besides.
+#[derive(Debug, Clone)]
+pub(crate) struct Stamp {
+    /// Rises with every event of this principal.
+    pub id: u64,
+    /// How often it was tried before.
+    pub attempt: u32,
+    /// Milliseconds since 1970, for the whole event.
+    pub now_ms: u64,
+    /// Whom it is for.
+    pub principal: Principal,
+    /// All of its randomness comes from here.
+    pub seed: [u8; 32],
+}
+
+/// What went wrong, for a program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ErrorCode {
+    /// Not granted.
+    Denied,
+    /// A limit is reached.
+    Quota,
+    /// The arguments break a rule.
+    Invalid,
+    /// There is no such thing.
+    NotFound,
+    /// It may work later.
+    Unavailable,
+    /// Its time is over.
+    Expired,
+    /// The plugin failed.
+    Failed,
+}
+
+/// An answer that says no, for the asker.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{message}")]
+pub struct Refusal {
+    /// For a program.
+    pub code: ErrorCode,
+    /// For people.
+    pub message: String,
+}
+
+impl Refusal {
+    /// Cuts a message that is too long.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        let mut message = message.into();
+        message.truncate(message.floor_char_boundary(MAX_MESSAGE_BYTES));
+        Self { code, message }
+    }
+}
+
+impl Refusal {
+    /// What the event rested on was not made durable.
+    pub(crate) fn lost() -> Self {
+        Self::new(
+            ErrorCode::Unavailable,
+            "the disk failed, and what was asked may be undone; look before you ask again",
+        )
+    }
+
+    /// The component has no handler of this kind.
+    pub(crate) fn no_handler(interface: &str) -> Self {
+        let missing = format!("the plugin does not export `{interface}`");
+        Self::new(ErrorCode::NotFound, missing)
+    }
+}
+
+impl Event {
+    /// The kind, as metrics name it.
+    pub(crate) fn kind(&self) -> EventKind {
+        match self {
+            Self::Migrate { .. } => EventKind::Migrate,
+            Self::Init(_) => EventKind::Init,
+            Self::Timer { .. } => EventKind::Timer,
+            Self::Request(_) => EventKind::Request,
+            Self::Canceled { .. } => EventKind::Canceled,
+        }
+    }
+}
+
+/// Kinds of events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum EventKind {
+    /// The rows of an older schema are turned into today's.
+    Migrate,
+    /// A principal wakes.
+    Init,
+    /// A timer is due.
+    Timer,
+    /// Somebody waits for an answer.
+    Request,
+    /// Nobody waits for it any more.
+    Canceled,
+}
+
+impl fmt::Display for EventKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Migrate => "migrate",
+            Self::Init => "init",
+            Self::Timer => "timer",
+            Self::Request => "request",
+            Self::Canceled => "canceled",
+        })
+    }
+}
+
+impl fmt::Display for Principal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Node => f.write_str("node"),
+            Self::User(name) => f.write_str(name),
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! What a plugin did, counted: the daemon turns it into metrics.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use crate::{event::EventKind, guest::Fault, transaction::Limit};
+
+/// How an event ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Ending {
+    /// Well.
+    Done,
+    /// Its handler said no.
+    Refused,
+    /// Its instance broke.
+    Trapped,
+    /// It ran too long.
+    TimedOut,
+    /// The store could not be read.
+    Host,
+}
+
+/// Upper bounds of the buckets of handler times.
+pub const HANDLER_BOUNDS: [Duration; 10] = [
+    Duration::from_micros(5),
+    Duration::from_micros(10),
+    Duration::from_micros(25),
+    Duration::from_micros(100),
+    Duration::from_micros(500),
+    Duration::from_millis(2),
+    Duration::from_millis(10),
+    Duration::from_millis(50),
+    Duration::from_millis(500),
+    Duration::from_secs(10),
+];
+
+/// Counts of one plugin since it was loaded.
+#[derive(Debug, Default)]
+pub(crate) struct Figures {
+    counts: Mutex<Counts>,
+    kept_bytes: AtomicU64,
+}
+
+/// Counts of one plugin since it was loaded.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Events by kind and ending.
+    pub events: BTreeMap<(EventKind, Ending), u64>,
+    /// Events by the first of [`HANDLER_BOUNDS`] that their handler kept; the last: none.
+    pub handler_times: [u64; HANDLER_BOUNDS.len() + 1],
+    /// What all handlers took together.
+    pub handler_time: Duration,
+    /// Events that ran into a limit, by limit.
+    pub limits: BTreeMap<Limit, u64>,
+    /// Events that were given up.
+    pub given_up: u64,
+}
+
+impl Figures {
+    pub(crate) fn handled<T>(&self, kind: EventKind, outcome: &Result<T, Fault>, time: Duration) {
+        let ending = match outcome {
+            Ok(_) => Ending::Done,
+            Err(Fault::Refused(_)) => Ending::Refused,
+            Err(Fault::Trapped(_)) => Ending::Trapped,
+            Err(Fault::TimedOut(_)) => Ending::TimedOut,
+            Err(Fault::Host(_)) => Ending::Host,
+        };
+        let bucket = HANDLER_BOUNDS.partition_point(|bound| *bound < time);
+        let mut counts = self.lock();
+        *counts.events.entry((kind, ending)).or_default() += 1;
+        counts.handler_time += time;
+        if let Some(bucket) = counts.handler_times.get_mut(bucket) {
+            *bucket += 1;
+        }
+    }
+
+    pub(crate) fn hits(&self, limits: &BTreeSet<Limit>) {
+        if limits.is_empty() {
+            return;
+        }
+        let mut counts = self.lock();
+        for limit in limits {
+            *counts.limits.entry(*limit).or_default() += 1;
+        }
+    }
+
+    pub(crate) fn gave_up(&self) {
+        self.lock().given_up += 1;
+    }
+
+    /// A principal's rows grew by so much.
+    pub(crate) fn keeps(&self, change: i64) {
+        // In two's complement, adding what is negative takes away.
+        self.kept_bytes.fetch_add(change as u64, Ordering::Relaxed);
+    }
+
+    /// What all principals keep.
+    pub(crate) fn kept_bytes(&self) -> u64 {
+        self.kept_bytes.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,487 @@
+//! A plugin's code, and one instance of it in WebAssembly.
+//!
+//! An instance runs one event at a time, over the transaction that it is handed. After a trap, a
+//! time-out or an error it is dropped, never used again: its memory was not undone with the event.
+
+mod abi;
+mod engine;
+mod wasi;
+
+use std::{
+    collections::BTreeMap, fmt, future::poll_fn, pin::pin, sync::Arc, task::Poll, time::Duration,
+};
+
+use thiserror::Error;
+use wasmtime::{
+    Store, StoreLimits, StoreLimitsBuilder, Trap,
+    component::{Component, HasSelf, InstancePre, Linker, types::ComponentItem},
+};
+use wormholes_proto::NodeId;
+
+pub(crate) use self::engine::Engine;
+use self::{abi::handlers, engine::TURN};
+use crate::{
+    event::{Event, Query, Refusal, Reply},
+    manifest::{Capabilities, Limits},
+    transaction::Transaction,
+};
+
+/// What ABI this is.
+const PACKAGE: &str = "wormholes:plugin/";
+/// Interfaces that every plugin may import.
+const FREE: [&str; 3] = ["types", "requests", "system"];
+/// Of standard error, until the end of a line.
+const MAX_STDERR_BYTES: usize = 4096;
+/// Tables and memories of one instance, and instances in a component: those of Python need most.
+const MAX_TABLES: usize = 64;
+const MAX_MEMORIES: usize = 16;
+const MAX_INSTANCES: usize = 64;
+const MAX_TABLE_ELEMENTS: usize = 100_000;
+
+/// What the instances of a plugin share.
+#[derive(Debug)]
+pub(crate) struct Plugin {
+    pub(crate) name: Arc<str>,
+    pub(crate) node: NodeId,
+    /// Values as JSON.
+    pub(crate) config: BTreeMap<String, String>,
+    pub(crate) limits: Arc<Limits>,
+}
+
+/// A plugin's compiled code, with its imports and grants checked.
+pub(crate) struct Code {
+    engine: Arc<Engine>,
+    plugin: Arc<Plugin>,
+    ready: InstancePre<State>,
+    handlers: Handlers,
+    digest: [u8; 8],
+}
+
+/// Where the component's handlers are; those that it has not, answer nothing.
+struct Handlers {
+    lifecycle: handlers::lifecycle::GuestIndices,
+    request: Option<handlers::on_request::GuestIndices>,
+    query: Option<handlers::on_query::GuestIndices>,
+    timer: Option<handlers::on_timer::GuestIndices>,
+}
+
+/// A component that is not run.
+#[derive(Debug, Error)]
+pub enum CodeError {
+    /// It is not a component that this engine can compile.
+    #[error("this is no WebAssembly component: {0}")]
+    NotAComponent(String),
+    /// It imports what its manifest does not ask for, or config.toml does not grant.
+    #[error(
+        "the plugin imports `{interface}`; ask for `{capability}` in [capabilities] of its \
+         plugin.toml and grant it in config.toml"
+    )]
+    NotGranted {
+        /// The interface.
+        interface: String,
+        /// What must be asked for and granted.
+        capability: &'static str,
+    },
+    /// It imports what this build does not have.
+    #[error("the plugin imports `{0}`, which plugins of this daemon do not get")]
+    Unknown(String),
+    /// An interface that it shares with the host has another shape.
+    #[error("the plugin was built for another ABI: {0}")]
+    OtherAbi(String),
+}
+
+/// What a handler made of an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// It is done.
+    Done,
+    /// A request is answered, or will be.
+    Replied(Reply),
+}
+
+/// An event that did not succeed.
+#[derive(Debug, Error)]
+pub(crate) enum Fault {
+    /// The handler said no: final.
+    #[error("{0}")]
+    Refused(Refusal),
+    /// It broke.
+    #[error("{0}")]
+    Trapped(String),
+    /// It ran longer than an event may.
+    #[error("it ran longer than limits.event_ms, {} ms", .0.as_millis())]
+    TimedOut(Duration),
+    /// Not the plugin's fault: the store cannot be read.
+    #[error("the store cannot be read: {0}")]
+    Host(String),
+}
+
+/// One instance.
+pub(crate) struct Instance {
+    engine: Arc<Engine>,
+    store: Store<State>,
+    lifecycle: handlers::lifecycle::Guest,
+    request: Option<handlers::on_request::Guest>,
+    query: Option<handlers::on_query::Guest>,
+    timer: Option<handlers::on_timer::Guest>,
+}
+
+/// What the host keeps for an instance.
+pub(crate) struct State {
+    plugin: Arc<Plugin>,
+    transaction: Option<Transaction>,
+    limits: StoreLimits,
+    stderr: Vec<u8>,
+}
+
+impl Code {
+    /// Compiles a component, and checks that it may import what it imports: `granted` is what both
+    /// its manifest and config.toml say. Takes seconds for components of many megabytes.
+    pub(crate) fn compile(
+        engine: Arc<Engine>,
+        plugin: Arc<Plugin>,
+        wasm: &[u8],
+        granted: &Capabilities,
+    ) -> Result<Self, CodeError> {
+        let component = Component::from_binary(engine.wasmtime(), wasm)
+            .map_err(|error| CodeError::NotAComponent(format!("{error:#}")))?;
+        let digest = ring::digest::digest(&ring::digest::SHA256, wasm);
+        let digest = digest.as_ref().first_chunk().copied().unwrap_or_default();
+        Self::new(engine, plugin, &component, granted, digest)
+    }
+
+    fn new(
+        engine: Arc<Engine>,
+        plugin: Arc<Plugin>,
+        component: &Component,
+        granted: &Capabilities,
+        digest: [u8; 8],
+    ) -> Result<Self, CodeError> {
+        let other_abi = |error: wasmtime::Error| CodeError::OtherAbi(format!("{error:#}"));
+        let kind = component.component_type();
+        for (name, import) in kind.imports(engine.wasmtime()) {
+            check_import(name, &import.ty, granted)?;
+        }
+        let imports = kind
+            .imports(engine.wasmtime())
+            .map(|(name, item)| (name, item.ty));
+        let inert = imports.filter(|(name, _)| wasi::is_inert(name));
+        let mut linker = Linker::<State>::new(engine.wasmtime());
+        abi::Plugin::add_to_linker::<_, HasSelf<State>>(&mut linker, |state| state)
+            .map_err(other_abi)?;
+        wasi::add_to(engine.wasmtime(), &mut linker, inert).map_err(other_abi)?;
+        linker
+            .define_unknown_imports_as_traps(component)
+            .map_err(other_abi)?;
+        let ready = linker.instantiate_pre(component).map_err(other_abi)?;
+        let exports = |interface: &str| {
+            let mut exports = kind.exports(engine.wasmtime());
+            exports.any(|(name, _)| own_interface(name) == Some(interface))
+        };
+        let handlers = Handlers {
+            lifecycle: handlers::lifecycle::GuestIndices::new(&ready).map_err(other_abi)?,
+            request: exports("on-request")
+                .then(|| handlers::on_request::GuestIndices::new(&ready))
+                .transpose()
+                .map_err(other_abi)?,
+            query: exports("on-query")
+                .then(|| handlers::on_query::GuestIndices::new(&ready))
+                .transpose()
+                .map_err(other_abi)?,
+            timer: exports("on-timer")
+                .then(|| handlers::on_timer::GuestIndices::new(&ready))
+                .transpose()
+                .map_err(other_abi)?,
+        };
+        Ok(Self {
+            engine,
+            plugin,
+            ready,
+            handlers,
+            digest,
+        })
+    }
+
+    /// How the component's SHA-256 begins.
+    pub(crate) fn digest(&self) -> [u8; 8] {
+        self.digest
+    }
+
+    pub(crate) fn plugin(&self) -> &Arc<Plugin> {
+        &self.plugin
+    }
+
+    /// A new instance, with fresh memory.
+    pub(crate) async fn instantiate(&self) -> Result<Instance, Fault> {
+        let mut store = Store::new(self.engine.wasmtime(), State::new(Arc::clone(&self.plugin)));
+        store.limiter(|state| &mut state.limits);
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_async_yield_and_update(1);
+        let budget = self.plugin.limits.event_time();
+        let instance = {
+            let _running = self.engine.running();
+            within(budget, self.ready.instantiate_async(&mut store)).await?
+        };
+        let broken = |error: wasmtime::Error| Fault::Trapped(format!("{error:#}"));
+        let handlers = &self.handlers;
+        let lifecycle = handlers
+            .lifecycle
+            .load(&mut store, &instance)
+            .map_err(broken)?;
+        let request = handlers.request.as_ref();
+        let request = request.map(|at| at.load(&mut store, &instance)).transpose();
+        let query = handlers.query.as_ref();
+        let query = query.map(|at| at.load(&mut store, &instance)).transpose();
+        let timer = handlers.timer.as_ref();
+        let timer = timer.map(|at| at.load(&mut store, &instance)).transpose();
+        Ok(Instance {
+            engine: Arc::clone(&self.engine),
+            lifecycle,
+            request: request.map_err(broken)?,
+            query: query.map_err(broken)?,
+            timer: timer.map_err(broken)?,
+            store,
+        })
+    }
+}
+
+impl Instance {
+    /// Runs one event. The transaction comes back whatever happens; after a [`Fault`] this instance
+    /// must be dropped. Not cancel-safe.
+    pub(crate) async fn run(
+        &mut self,
+        event: &Event,
+        transaction: Transaction,
+    ) -> (Result<Outcome, Fault>, Option<Transaction>) {
+        let stamp = abi::words::Event::from(transaction.stamp());
+        let budget = self.store.data().plugin.limits.event_time();
+        self.store.data_mut().transaction = Some(transaction);
+        self.store.set_epoch_deadline(1);
+        let outcome = {
+            let engine = Arc::clone(&self.engine);
+            let _running = engine.running();
+            within(budget, self.call(event, stamp)).await
+        };
+        let state = self.store.data_mut();
+        state.flush_stderr();
+        let transaction = state.transaction.take();
+        (
+            outcome.and_then(|told| told.map_err(Fault::Refused)),
+            transaction,
+        )
+    }
+
+    /// Answers a question over a transaction that cannot write. This instance must be dropped after
+    /// it: what it remembers may be of no other use.
+    pub(crate) async fn answer(
+        mut self,
+        query: &Query,
+        transaction: Transaction,
+    ) -> Result<Vec<u8>, Fault> {
+        let stamp = abi::words::Event::from(transaction.stamp());
+        let budget = self.store.data().plugin.limits.event_time();
+        self.store.data_mut().transaction = Some(transaction);
+        self.store.set_epoch_deadline(1);
+        let engine = Arc::clone(&self.engine);
+        let _running = engine.running();
+        let store = &mut self.store;
+        let told = match query {
+            Query::Health => {
+                let health = self.lifecycle.call_health(store, &stamp);
+                let told = within(budget, health).await?;
+                told.map(String::into_bytes)
+            }
+            Query::Command { caller, name, body } => {
+                let handler = self.query.as_ref();
+                let handler =
+                    handler.ok_or_else(|| Fault::Refused(Refusal::no_handler("on-query")))?;
+                let caller = caller.into();
+                let answer = handler.call_query(store, &stamp, &caller, name, body);
+                within(budget, answer).await?
+            }
+        };
+        self.store.data_mut().flush_stderr();
+        told.map_err(|error| Fault::Refused(error.into()))
+    }
+
+    async fn call(
+        &mut self,
+        event: &Event,
+        stamp: abi::words::Event,
+    ) -> wasmtime::Result<Result<Outcome, Refusal>> {
+        let store = &mut self.store;
+        let told = match event {
+            Event::Migrate { from } => self.lifecycle.call_migrate(store, &stamp, *from).await?,
+            Event::Init(reason) => {
+                let reason = (*reason).into();
+                self.lifecycle.call_init(store, &stamp, reason).await?
+            }
+            Event::Timer { name, payload } => match &self.timer {
+                Some(handler) => handler.call_timer(store, &stamp, name, payload).await?,
+                None => return Ok(Err(Refusal::no_handler("on-timer"))),
+            },
+            Event::Canceled { request } => match &self.request {
+                Some(handler) => handler.call_canceled(store, &stamp, *request).await?,
+                None => Ok(()),
+            },
+            Event::Request(request) => {
+                let Some(handler) = &self.request else {
+                    return Ok(Err(Refusal::no_handler("on-request")));
+                };
+                let request = handlers::on_request::Request {
+                    id: request.id,
+                    caller: (&request.caller).into(),
+                    name: request.name.to_string(),
+                    body: request.body.to_vec(),
+                    deadline_ms: request.deadline_ms,
+                };
+                let reply = handler.call_handle(store, &stamp, &request).await?;
+                return Ok(match reply {
+                    Ok(handlers::on_request::Reply::Done(body)) => {
+                        Ok(Outcome::Replied(Reply::Done(body)))
+                    }
+                    Ok(handlers::on_request::Reply::Later) => Ok(Outcome::Replied(Reply::Later)),
+                    Err(error) => Err(error.into()),
+                });
+            }
+        };
+        Ok(told.map(|()| Outcome::Done).map_err(Refusal::from))
+    }
+}
+
+impl State {
+    fn new(plugin: Arc<Plugin>) -> Self {
+        let limits = StoreLimitsBuilder::new()
+            .memory_size(plugin.limits.memory_bytes())
+            .memories(MAX_MEMORIES)
+            .tables(MAX_TABLES)
+            .table_elements(MAX_TABLE_ELEMENTS)
+            .instances(MAX_INSTANCES)
+            .build();
+        Self {
+            plugin,
+            transaction: None,
+            limits,
+            stderr: Vec::new(),
+        }
+    }
+
+    /// A line of the plugin's, as long as the event may log.
+    fn log(&mut self, level: tracing::Level, text: &str) {
+        let Some(event) = &mut self.transaction else {
+            return;
+        };
+        if event.charge_log(text.len()).is_err() {
+            return;
+        }
+        let principal = event.stamp().principal.to_string();
+        let plugin = &*self.plugin.name;
+        macro_rules! line {
+            ($level:ident) => {
+                tracing::$level!(plugin, principal, text, "plugin says")
+            };
+        }
+        match level {
+            tracing::Level::ERROR => line!(error),
+            tracing::Level::WARN => line!(warn),
+            tracing::Level::INFO => line!(info),
+            tracing::Level::DEBUG => line!(debug),
+            tracing::Level::TRACE => line!(trace),
+        }
+    }
+
+    /// Standard error, a line at a time.
+    fn write_stderr(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            if *byte == b'\n' || self.stderr.len() >= MAX_STDERR_BYTES {
+                self.flush_stderr();
+            }
+            if *byte != b'\n' {
+                self.stderr.push(*byte);
+            }
+        }
+    }
+
+    fn flush_stderr(&mut self) {
+        if !self.stderr.is_empty() {
+            let text = String::from_utf8_lossy(&self.stderr).into_owned();
+            self.stderr.clear();
+            self.log(tracing::Level::WARN, &text);
+        }
+    }
+
+    /// Random bytes for the standard library; before the first event, the same for everybody.
+    fn wasi_random(&mut self, length: u64) -> wasmtime::Result<Vec<u8>> {
+        let length = usize::try_from(length)?;
+        Ok(match &mut self.transaction {
+            Some(event) => event.random(length),
+            None => vec![0; length.min(16)],
+        })
+    }
+}
+
+/// Runs `call` for so much time, a turn at a time. Of the first turn, only that it ended is known.
+async fn within<T>(
+    budget: Duration,
+    call: impl Future<Output = wasmtime::Result<T>>,
+) -> Result<T, Fault> {
+    let mut call = pin!(call);
+    let mut turns = 0;
+    poll_fn(|context| {
+        if let Poll::Ready(done) = call.as_mut().poll(context) {
+            return Poll::Ready(done.map_err(Fault::from));
+        }
+        turns += 1;
+        if TURN * turns >= budget {
+            return Poll::Ready(Err(Fault::TimedOut(budget)));
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+impl From<wasmtime::Error> for Fault {
+    fn from(error: wasmtime::Error) -> Self {
+        if let Some(store) = error.downcast_ref::<crate::store::StoreError>() {
+            return Self::Host(store.to_string());
+        }
+        tracing::debug!(?error, "a plugin's instance broke");
+        match error.downcast_ref::<Trap>() {
+            Some(trap) => Self::Trapped(trap.to_string()),
+            None => Self::Trapped(error.root_cause().to_string()),
+        }
+    }
+}
+
+/// The interface's name, if it is one of ours: `state` of `wormholes:plugin/state@0.1.0`.
+fn own_interface(name: &str) -> Option<&str> {
+    let (interface, _) = name.strip_prefix(PACKAGE)?.split_once('@')?;
+    Some(interface)
+}
+
+fn check_import(name: &str, item: &ComponentItem, granted: &Capabilities) -> Result<(), CodeError> {
+    let unknown = || CodeError::Unknown(name.to_owned());
+    if !matches!(item, ComponentItem::ComponentInstance(_)) {
+        return Err(unknown());
+    }
+    let Some(interface) = own_interface(name) else {
+        return wasi::is_inert(name).then_some(()).ok_or_else(unknown);
+    };
+    if FREE.contains(&interface) {
+        return Ok(());
+    }
+    let (capability, is_granted) = granted.for_interface(interface).ok_or_else(unknown)?;
+    if is_granted {
+        return Ok(());
+    }
+    Err(CodeError::NotGranted {
+        interface: interface.to_owned(),
+        capability,
+    })
+}
+
+impl fmt::Debug for Instance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Instance").finish_non_exhaustive()
+    }
+}

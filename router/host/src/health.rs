@@ -1,0 +1,186 @@
+//! A plugin that breaks again and again waits, longer each time, and is parked in the end.
+
+use std::{
+    collections::VecDeque,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{sync::watch, time::Instant};
+
+/// So many breaks within [`WINDOW`] are borne.
+const BORNE: usize = 5;
+const WINDOW: Duration = Duration::from_secs(60);
+/// The first pause; each further one is twice as long.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// After so many pauses, 63 seconds in all, the plugin is parked.
+const PAUSES: u32 = 6;
+/// Who ran so long since the last pause begins with the first one again.
+const CALM: Duration = Duration::from_secs(600);
+
+/// How a plugin is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Condition {
+    /// Events run.
+    Running,
+    /// It broke too often: events wait for some seconds.
+    Paused,
+    /// It breaks whatever it is given: no event runs until an operator starts it again.
+    Parked(String),
+}
+
+/// What decides it.
+#[derive(Debug)]
+pub(crate) struct Health {
+    breaks: Mutex<Breaks>,
+    pause: watch::Sender<Pause>,
+}
+
+#[derive(Debug, Default)]
+struct Breaks {
+    recent: VecDeque<Instant>,
+    pauses: u32,
+    paused_until: Option<Instant>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Pause {
+    None,
+    Until(Instant),
+    Parked(String),
+}
+
+impl Health {
+    pub(crate) fn new() -> Self {
+        Self {
+            breaks: Mutex::default(),
+            pause: watch::Sender::new(Pause::None),
+        }
+    }
+
+    /// Waits until events may run.
+    pub(crate) async fn pass(&self) {
+        if *self.pause.borrow() == Pause::None {
+            return;
+        }
+        let mut pause = self.pause.subscribe();
+        loop {
+            let now = pause.borrow_and_update().clone();
+            match now {
+                Pause::None => return,
+                Pause::Until(end) => {
+                    if tokio::time::timeout_at(end, pause.changed()).await.is_err() {
+                        return;
+                    }
+                }
+                Pause::Parked(_) => {
+                    if pause.changed().await.is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// An instance broke.
+    pub(crate) fn broke(&self, why: &dyn std::fmt::Display) {
+        let now = Instant::now();
+        let mut breaks = self.lock();
+        breaks.recent.push_back(now);
+        breaks.recent.retain(|at| now.duration_since(*at) < WINDOW);
+        if breaks.recent.len() <= BORNE {
+            return;
+        }
+        breaks.recent.clear();
+        if breaks
+            .paused_until
+            .is_some_and(|end| now.duration_since(end) > CALM)
+        {
+            breaks.pauses = 0;
+        }
+        let pause = if breaks.pauses >= PAUSES {
+            Pause::Parked(why.to_string())
+        } else {
+            let end = now + FIRST_PAUSE * (1 << breaks.pauses);
+            breaks.paused_until = Some(end);
+            Pause::Until(end)
+        };
+        breaks.pauses += 1;
+        self.pause.send_replace(pause);
+    }
+
+    /// An operator says that all is well again.
+    pub(crate) fn start(&self) {
+        *self.lock() = Breaks::default();
+        self.pause.send_replace(Pause::None);
+    }
+
+    pub(crate) fn condition(&self) -> Condition {
+        match &*self.pause.borrow() {
+            Pause::Until(end) if *end > Instant::now() => Condition::Paused,
+            Pause::None | Pause::Until(_) => Condition::Running,
+            Pause::Parked(why) => Condition::Parked(why.clone()),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Breaks> {
+        self.breaks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    fn breaks(health: &Health, times: usize) {
+        for _ in 0..times {
+            health.broke(&"trap");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_plugin_that_breaks_too_often_waits_and_is_parked_in_the_end() {
+        let health = Health::new();
+        breaks(&health, BORNE);
+        assert_eq!(health.condition(), Condition::Running);
+        breaks(&health, 1);
+        let before = Instant::now();
+        assert_eq!(health.condition(), Condition::Paused);
+        health.pass().await;
+        assert_eq!(before.elapsed().as_secs(), 1);
+        for pause in 1..PAUSES {
+            breaks(&health, BORNE + 1);
+            let before = Instant::now();
+            health.pass().await;
+            assert_eq!(before.elapsed().as_secs(), 1 << pause);
+        }
+        breaks(&health, BORNE + 1);
+        assert_eq!(health.condition(), Condition::Parked("trap".to_owned()));
+        assert!(health.pass().now_or_never().is_none());
+        health.start();
+        health.pass().await;
+        assert_eq!(health.condition(), Condition::Running);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pauses_that_lie_apart_park_nobody() {
+        let health = Health::new();
+        for _ in 0..2 * PAUSES {
+            breaks(&health, BORNE + 1);
+            assert_eq!(health.condition(), Condition::Paused);
+            tokio::time::advance(2 * CALM).await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn breaks_that_lie_apart_are_borne() {
+        let health = Health::new();
+        for _ in 0..100 {
+            breaks(&health, 1);
+            tokio::time::advance(WINDOW / 2).await;
+        }
+        assert_eq!(health.condition(), Condition::Running);
+    }
+}

@@ -1,0 +1,38 @@
+//! Runs plugins: WebAssembly components whose every event is one transaction.
+//!
+//! ```text
+//! request, timer -> the principal's actor -> an instance runs the handler over a transaction
+//!                                         -> its writes join the open batch of the store
+//!                                         -> the batch is durable -> answers leave
+//! ```
+//! Knows no tunnel and no socket.
+
+mod clock;
+mod event;
+mod figures;
+mod guest;
+mod health;
+mod host;
+mod loaded;
+mod manifest;
+mod memory;
+mod principal;
+mod rows;
+mod store;
+mod transaction;
+
+pub use event::{Caller, ErrorCode, EventKind, Principal, Refusal};
+pub use figures::{Counts, Ending, HANDLER_BOUNDS};
+pub use guest::CodeError;
+pub use health::Condition;
+pub use host::{Host, HostError, InstanceReport, LoadError, Pending, Source};
+pub use loaded::Terms;
+pub use manifest::{
+    About, Capabilities, Instance, Limits, MAX_MANIFEST_BYTES, Manifest, ManifestError, Mode,
+    Poison, State, is_name,
+};
+pub use store::{
+    Backend, BatchId, Commit, Lost, Observer, Overlay, Row, Rows, Snapshot, Span, Store,
+    StoreError, StoreOptions, View, Visit, Writes,
+};
+pub use transaction::{Limit, Progress};

@@ -1,0 +1,395 @@
+//! `plugin.toml`: what a plugin is, asks for, and offers.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use serde::Deserialize;
+use thiserror::Error;
+use wormholes_proto::control::{PluginArgumentKind, PluginCommand};
+
+/// The largest manifest: hundreds of commands fit.
+pub const MAX_MANIFEST_BYTES: usize = 256 << 10;
+
+/// Below what control waits for an answer.
+const MAX_COMMAND_SECONDS: u64 = 110;
+
+const MIB: u64 = 1 << 20;
+
+/// A plugin's manifest. An unknown key is an error.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// What it is.
+    pub plugin: About,
+    /// What it may do, when config.toml grants the same.
+    #[serde(default)]
+    pub capabilities: Capabilities,
+    /// How much of everything.
+    #[serde(default)]
+    pub limits: Limits,
+    /// How it is run.
+    #[serde(default)]
+    pub instance: Instance,
+    /// The shape of what it keeps.
+    #[serde(default)]
+    pub state: State,
+    /// What `wormholes INSTANCE …` offers.
+    #[serde(default, rename = "command")]
+    pub commands: Vec<PluginCommand>,
+}
+
+/// What a plugin is.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct About {
+    /// Its name: a letter, then letters, digits and `-`, all of them small; at most 32.
+    pub name: String,
+    /// Its version, for people.
+    pub version: String,
+    /// What it does, in one line.
+    #[serde(default)]
+    pub about: String,
+    /// The component, beside the manifest.
+    pub wasm: String,
+}
+
+/// What a plugin may do.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Capabilities {
+    /// Keep rows.
+    pub state: bool,
+    /// Keep rows in memory.
+    pub scratch: bool,
+    /// Set timers.
+    pub timers: bool,
+}
+
+/// How much a plugin may use.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Memory of one instance; default 32, at most 1,024.
+    pub memory_mib: u64,
+    /// Processor time of one event; default 50, at most 10,000.
+    pub event_ms: u64,
+    /// What one event may write, keys and values; default 1,024 KiB, at most 16,384.
+    pub write_kib: u64,
+    /// What all principals keep together; default 64.
+    pub state_mib: u64,
+    /// What one principal keeps in `scratch`; default 4.
+    pub scratch_mib: u64,
+    /// Open timers of one principal; default 1,000.
+    pub timers: u32,
+    /// Log lines of one event, all together; default 16 KiB.
+    pub log_kib: u64,
+    /// Events that wait for one principal; default 1,024. Overflow: a request is refused.
+    pub waiting: u32,
+    /// Requests of one principal that were answered `later`; default 1,024.
+    pub requests: u32,
+}
+
+/// How a plugin is run.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Instance {
+    /// `warm` (default): memory lasts from event to event, until an error or `recycle`; `fresh`:
+    /// each event begins with new memory.
+    pub mode: Mode,
+    /// Events after which a warm instance is replaced; default 10,000.
+    pub recycle: u32,
+    /// What becomes of an event that fails for the third time; default `skip`.
+    pub poison: Poison,
+}
+
+/// How long memory lasts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// From event to event.
+    Warm,
+    /// For one event.
+    Fresh,
+}
+
+/// What becomes of an event that fails again and again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Poison {
+    /// It is put among the dead letters, and the next one runs.
+    Skip,
+    /// The principal stops until an operator starts it again.
+    Halt,
+}
+
+/// The shape of what a plugin keeps.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct State {
+    /// Raised when an older version's rows must be migrated; default 0.
+    pub schema: u32,
+}
+
+/// A manifest that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ManifestError {
+    /// It is larger than [`MAX_MANIFEST_BYTES`].
+    #[error("the manifest is larger than {MAX_MANIFEST_BYTES} bytes")]
+    TooLong,
+    /// It is not TOML, or has a key that is not known.
+    #[error("{0}")]
+    Syntax(String),
+    /// A value is out of range.
+    #[error("{key}: {rule}")]
+    Value {
+        /// Which.
+        key: String,
+        /// What it must be.
+        rule: &'static str,
+    },
+}
+
+impl Manifest {
+    /// Reads a manifest.
+    ///
+    /// # Errors
+    /// [`ManifestError`] says which key to mend.
+    pub fn parse(text: &str) -> Result<Self, ManifestError> {
+        if text.len() > MAX_MANIFEST_BYTES {
+            return Err(ManifestError::TooLong);
+        }
+        let manifest: Self =
+            toml::from_str(text).map_err(|error| ManifestError::Syntax(error.to_string()))?;
+        manifest.check()?;
+        Ok(manifest)
+    }
+
+    fn check(&self) -> Result<(), ManifestError> {
+        name("plugin.name", &self.plugin.name)?;
+        if self.plugin.wasm.is_empty() || self.plugin.wasm.contains('/') {
+            return Err(value(
+                "plugin.wasm",
+                "must be the name of a file beside the manifest",
+            ));
+        }
+        self.limits.check()?;
+        if self.instance.recycle == 0 {
+            return Err(value("instance.recycle", "must be at least 1"));
+        }
+        let mut names = BTreeSet::new();
+        for command in &self.commands {
+            let key = format!("command {}", command.name);
+            name(&key, &command.name)?;
+            if !names.insert(&command.name) {
+                return Err(value(&key, "is there twice"));
+            }
+            check_command(command, &key)?;
+        }
+        Ok(())
+    }
+}
+
+impl Capabilities {
+    /// What both say.
+    pub fn both(&self, other: &Self) -> Self {
+        Self {
+            state: self.state && other.state,
+            scratch: self.scratch && other.scratch,
+            timers: self.timers && other.timers,
+        }
+    }
+
+    /// Those that are there.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        let all = [
+            ("state", self.state),
+            ("scratch", self.scratch),
+            ("timers", self.timers),
+        ];
+        all.into_iter()
+            .filter_map(|(name, is_there)| is_there.then_some(name))
+    }
+
+    /// What an import of this interface needs, and whether it is there; `None` for an interface
+    /// that no capability opens.
+    pub(crate) fn for_interface(&self, interface: &str) -> Option<(&'static str, bool)> {
+        Some(match interface {
+            "state" => ("state", self.state),
+            "scratch" => ("scratch", self.scratch),
+            "timers" => ("timers", self.timers),
+            _ => return None,
+        })
+    }
+}
+
+impl Limits {
+    fn check(&self) -> Result<(), ManifestError> {
+        let within = [
+            ("limits.memory_mib", self.memory_mib, 1, 1024),
+            ("limits.event_ms", self.event_ms, 1, 10_000),
+            ("limits.write_kib", self.write_kib, 1, 16 << 10),
+            ("limits.state_mib", self.state_mib, 1, 1 << 20),
+            ("limits.scratch_mib", self.scratch_mib, 1, 1024),
+            ("limits.timers", self.timers.into(), 1, 100_000),
+            ("limits.log_kib", self.log_kib, 1, 1024),
+            ("limits.waiting", self.waiting.into(), 1, 65_536),
+            ("limits.requests", self.requests.into(), 1, 65_536),
+        ];
+        for (key, given, least, most) in within {
+            if !(least..=most).contains(&given) {
+                let rule = "is out of range; sdk/README.md lists the ranges";
+                return Err(value(key, rule));
+            }
+        }
+        Ok(())
+    }
+
+    /// Memory of one instance.
+    pub fn memory_bytes(&self) -> usize {
+        bytes(self.memory_mib * MIB)
+    }
+
+    /// What one event may write.
+    pub fn write_bytes(&self) -> usize {
+        bytes(self.write_kib << 10)
+    }
+
+    /// What all principals keep together.
+    pub fn state_bytes(&self) -> u64 {
+        self.state_mib * MIB
+    }
+
+    /// What one principal keeps in `scratch`.
+    pub fn scratch_bytes(&self) -> u64 {
+        self.scratch_mib * MIB
+    }
+
+    /// Log lines of one event.
+    pub fn log_bytes(&self) -> usize {
+        bytes(self.log_kib << 10)
+    }
+
+    /// Processor time of one event.
+    pub fn event_time(&self) -> Duration {
+        Duration::from_millis(self.event_ms)
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            memory_mib: 32,
+            event_ms: 50,
+            write_kib: 1024,
+            state_mib: 64,
+            scratch_mib: 4,
+            timers: 1000,
+            log_kib: 16,
+            waiting: 1024,
+            requests: 1024,
+        }
+    }
+}
+
+impl Default for Instance {
+    fn default() -> Self {
+        Self {
+            mode: Mode::Warm,
+            recycle: 10_000,
+            poison: Poison::Skip,
+        }
+    }
+}
+
+fn check_command(command: &PluginCommand, key: &str) -> Result<(), ManifestError> {
+    if !(1..=MAX_COMMAND_SECONDS).contains(&command.timeout_seconds) {
+        return Err(value(key, "timeout_seconds must be 1 to 110"));
+    }
+    let mut names = BTreeSet::new();
+    let (mut optional, mut many) = (false, false);
+    for argument in &command.arguments {
+        name(
+            &format!("{key}, argument {}", argument.name),
+            &argument.name,
+        )?;
+        let is_flag = argument.kind == PluginArgumentKind::Flag;
+        let rule = if !names.insert(&argument.name) {
+            "has an argument twice"
+        } else if is_flag && !argument.option {
+            "has a flag that is no option"
+        } else if argument.option {
+            continue;
+        } else if many {
+            "has an argument behind one that takes all"
+        } else if optional && !argument.optional {
+            "has a needed argument behind one that may be left out"
+        } else {
+            (optional, many) = (argument.optional, argument.many);
+            continue;
+        };
+        return Err(value(key, rule));
+    }
+    Ok(())
+}
+
+/// # Errors
+/// When it is no name.
+fn name(key: &str, name: &str) -> Result<(), ManifestError> {
+    if is_name(name) {
+        return Ok(());
+    }
+    let rule = "must be a small letter, then small letters, digits and `-`; at most 32";
+    Err(value(key, rule))
+}
+
+/// Whether a plugin, an instance, a command or an argument may bear this name.
+pub fn is_name(name: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    name.len() <= 32
+        && name.bytes().all(fits)
+        && name.as_bytes().first().is_some_and(u8::is_ascii_lowercase)
+}
+
+fn value(key: &str, rule: &'static str) -> ManifestError {
+    ManifestError::Value {
+        key: key.to_owned(),
+        rule,
+    }
+}
+
+fn bytes(count: u64) -> usize {
+    usize::try_from(count).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ECHO: &str = "[plugin]\nname = 'echo'\nversion = '1'\nwasm = 'echo.wasm'\n";
+
+    fn error(more: &str) -> String {
+        let parsed = Manifest::parse(&format!("{ECHO}{more}"));
+        parsed.map(drop).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_manifest_needs_only_a_name_a_version_and_a_component() {
+        let manifest = Manifest::parse(ECHO).unwrap();
+        assert_eq!(manifest.limits, Limits::default());
+        assert_eq!(manifest.instance.mode, Mode::Warm);
+        assert!(!manifest.capabilities.state);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        assert!(error("colour = 1").contains("unknown field `colour`"));
+        assert!(error("[limits]\nmemory_mib = 0").starts_with("limits.memory_mib: "));
+        assert!(error("[instance]\nrecycle = 0").starts_with("instance.recycle: "));
+        assert!(error("[[command]]\nname = 'Say'").starts_with("command Say: "));
+        let twice = "[[command]]\nname = 'say'\n[[command]]\nname = 'say'";
+        assert_eq!(error(twice), "command say: is there twice");
+        let order = "[[command]]\nname = 'say'\n[[command.argument]]\nname = 'a'\noptional = true\n\
+                     [[command.argument]]\nname = 'b'";
+        assert!(error(order).contains("needed argument behind"));
+        assert!(Manifest::parse(&" ".repeat(MAX_MANIFEST_BYTES + 1)).is_err());
+    }
+}

@@ -1,0 +1,160 @@
+//! What a principal remembers between events, beside its rows in the store.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use crate::{
+    event::Principal,
+    rows::{self, Home, Space, principal_key},
+    store::{Overlay, Snapshot, StoreError, Writes},
+    transaction::Effects,
+};
+
+/// A principal's memory: gone when the node stops, or when what it rests on was not made durable.
+#[derive(Debug, Default)]
+pub(crate) struct Memory {
+    /// Its rows that are not durable yet.
+    pub(crate) overlay: Overlay,
+    pub(crate) scratch: BTreeMap<Vec<u8>, Vec<u8>>,
+    pub(crate) scratch_bytes: u64,
+    pub(crate) timers: BTreeMap<Arc<str>, Timer>,
+    /// The same, by time.
+    due: BTreeSet<(u64, Arc<str>)>,
+    /// Requests without an answer.
+    pub(crate) requests: BTreeSet<u64>,
+    /// What its rows have, keys and values.
+    pub(crate) kept_bytes: u64,
+    /// Which version of the plugin woke it last; `None`: it was never woken.
+    pub(crate) woken_by: Option<Version>,
+}
+
+/// A version of a plugin, as its rows remember it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Version {
+    pub(crate) schema: u32,
+    /// How the component's digest begins.
+    pub(crate) code: [u8; 8],
+}
+
+/// An open timer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Timer {
+    pub(crate) due_ms: u64,
+    pub(crate) payload: Arc<[u8]>,
+    /// Survives the node.
+    pub(crate) durable: bool,
+}
+
+impl Memory {
+    /// What the store knows of a principal.
+    pub(crate) fn read(home: Home, snapshot: &Snapshot) -> Result<Self, StoreError> {
+        let mut memory = Self::default();
+        if let Some(head) = snapshot.get(&home.key(Space::Head, &[]))? {
+            memory.read_head(&head);
+        }
+        let prefix = home.key(Space::Timer, &[]);
+        for (name, row) in rows::all(snapshot, &prefix)? {
+            if let (Ok(name), Some(timer)) = (std::str::from_utf8(&name), Timer::decode(&row)) {
+                memory.due.insert((timer.due_ms, name.into()));
+                memory.timers.insert(name.into(), timer);
+            }
+        }
+        Ok(memory)
+    }
+
+    /// The first timer that is due.
+    pub(crate) fn due_timer(&self, now_ms: u64) -> Option<(Arc<str>, Arc<[u8]>)> {
+        let (due, name) = self.due.first()?;
+        let timer = self.timers.get(name)?;
+        (*due <= now_ms).then(|| (Arc::clone(name), Arc::clone(&timer.payload)))
+    }
+
+    /// When the next one is.
+    pub(crate) fn next_timer(&self) -> Option<u64> {
+        self.due.first().map(|(due, _)| *due)
+    }
+
+    /// The principal was woken by this version.
+    pub(crate) fn woken(&mut self, home: Home, name: &Principal, by: Version, writes: &mut Writes) {
+        if self.woken_by == Some(by) {
+            return;
+        }
+        self.woken_by = Some(by);
+        self.write_head(home, writes);
+        if let Principal::User(name) = name {
+            let number = home.principal.to_be_bytes().to_vec();
+            writes.put(principal_key(home.instance, name), Some(number));
+        }
+    }
+
+    /// Sets, moves or cancels a timer.
+    pub(crate) fn apply_timer(
+        &mut self,
+        home: Home,
+        name: Arc<str>,
+        timer: Option<Timer>,
+        effects: &mut Effects,
+    ) {
+        let before = self.timers.get(&name);
+        let was_durable = before.is_some_and(|timer| timer.durable);
+        if let Some(timer) = before {
+            self.due.remove(&(timer.due_ms, Arc::clone(&name)));
+        }
+        let key = home.key(Space::Timer, name.as_bytes());
+        match timer {
+            Some(timer) => {
+                if timer.durable {
+                    effects.writes.put(key, Some(timer.encode()));
+                } else if was_durable {
+                    effects.writes.put(key, None);
+                }
+                self.due.insert((timer.due_ms, Arc::clone(&name)));
+                self.timers.insert(name, timer);
+            }
+            None => {
+                if was_durable {
+                    effects.writes.put(key, None);
+                }
+                self.timers.remove(&name);
+            }
+        }
+    }
+
+    /// Keeps what the store must know of the principal, once it was woken.
+    pub(crate) fn write_head(&self, home: Home, writes: &mut Writes) {
+        if let Some(Version { schema, code }) = self.woken_by {
+            let kept = self.kept_bytes.to_be_bytes();
+            let head = [&kept[..], &schema.to_be_bytes(), &code].concat();
+            writes.put(home.key(Space::Head, &[]), Some(head));
+        }
+    }
+
+    /// Takes what the store knows of the principal.
+    fn read_head(&mut self, head: &[u8]) -> Option<()> {
+        let (kept, rest) = head.split_first_chunk()?;
+        let (schema, code) = rest.split_first_chunk()?;
+        self.kept_bytes = u64::from_be_bytes(*kept);
+        self.woken_by = Some(Version {
+            schema: u32::from_be_bytes(*schema),
+            code: code.try_into().ok()?,
+        });
+        Some(())
+    }
+}
+
+impl Timer {
+    fn encode(&self) -> Vec<u8> {
+        [&self.due_ms.to_be_bytes()[..], &self.payload].concat()
+    }
+
+    fn decode(row: &[u8]) -> Option<Self> {
+        let (due, payload) = row.split_first_chunk()?;
+        Some(Self {
+            due_ms: u64::from_be_bytes(*due),
+            payload: payload.into(),
+            durable: true,
+        })
+    }
+}

@@ -1,0 +1,149 @@
+//! Plugins, as control tells of them; a plugin's manifest describes its commands in the same words.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// What `plugin.list` returns.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PluginList {
+    /// The instances, by name.
+    pub plugins: Vec<PluginInfo>,
+}
+
+/// An instance of a plugin.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PluginInfo {
+    /// The instance's name in config.toml.
+    pub name: String,
+    /// The plugin's name in its manifest.
+    pub plugin: String,
+    /// Its version.
+    pub version: String,
+    /// What it does, in one line.
+    pub about: String,
+    /// How it is.
+    pub condition: PluginCondition,
+    /// Why, when it does not run.
+    pub why: Option<String>,
+    /// What its rows have, keys and values.
+    pub state_bytes: u64,
+    /// Events that ended well.
+    pub events: u64,
+    /// Events that its handlers refused.
+    pub refused: u64,
+    /// Events in which it broke or ran too long.
+    pub broken: u64,
+    /// Events that were given up.
+    pub given_up: u64,
+    /// What `wormholes NAME …` offers.
+    pub commands: Vec<PluginCommand>,
+}
+
+/// How an instance is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PluginCondition {
+    /// Events run.
+    Running,
+    /// It broke too often: events wait for some seconds.
+    Paused,
+    /// It breaks whatever it is given: `plugin.start` has it try again.
+    Parked,
+}
+
+/// What `plugin.health` returns.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PluginHealth {
+    /// The plugin's own words.
+    pub health: String,
+}
+
+/// An instance, by name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PluginParams {
+    /// As config.toml names it.
+    pub instance: String,
+}
+
+/// A command for a plugin.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PluginAskParams {
+    /// As config.toml names it.
+    pub instance: String,
+    /// The user that it is for; none: the node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// The command's name.
+    pub command: String,
+    /// Its arguments by name.
+    #[serde(default)]
+    pub arguments: Map<String, Value>,
+}
+
+/// A command that a plugin offers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PluginCommand {
+    /// Its name: the name of the request.
+    pub name: String,
+    /// What it does, in one line.
+    #[serde(default)]
+    pub about: String,
+    /// It changes nothing, and is answered beside all others from what is durable.
+    #[serde(default)]
+    pub query: bool,
+    /// What it takes, in order.
+    #[serde(default, rename = "argument")]
+    pub arguments: Vec<PluginArgument>,
+    /// How long the answer may take; 1 to 110, default 30.
+    #[serde(default = "command_seconds")]
+    pub timeout_seconds: u64,
+}
+
+/// One argument of a command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PluginArgument {
+    /// The key in the JSON object that the handler gets.
+    pub name: String,
+    /// What it is, in one line.
+    #[serde(default)]
+    pub about: String,
+    /// Its JSON type; default text.
+    #[serde(default)]
+    pub kind: PluginArgumentKind,
+    /// `--name VALUE` (or `--name` for a flag) instead of a place.
+    #[serde(default)]
+    pub option: bool,
+    /// May be left out; options may always.
+    #[serde(default)]
+    pub optional: bool,
+    /// Takes all that follows, as an array; the last one only.
+    #[serde(default)]
+    pub many: bool,
+    /// All that it may be; empty: anything.
+    #[serde(default)]
+    pub values: Vec<String>,
+}
+
+/// The JSON type of an argument.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PluginArgumentKind {
+    /// A string.
+    #[default]
+    Text,
+    /// An integer.
+    Integer,
+    /// A number.
+    Number,
+    /// `true` when it is there; an option.
+    Flag,
+}
+
+const fn command_seconds() -> u64 {
+    30
+}

@@ -1,0 +1,101 @@
+//! What the host does for a plugin: one function for each that the ABI imports.
+//!
+//! In a component these are the node's own. A native test installs a [`Host`] of its own with
+//! [`enter`]. Plugins use [`Context`](crate::Context) and the typed [`Map`](crate::Map) instead.
+
+use crate::{Level, Result};
+
+/// A key and its value.
+pub type Row = (Vec<u8>, Vec<u8>);
+
+/// Which rows a scan lists: those whose keys begin with `prefix`, in the order of their bytes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Range {
+    /// What all keys begin with.
+    pub prefix: Vec<u8>,
+    /// Only keys beyond this one, in the direction of the scan.
+    pub after: Option<Vec<u8>>,
+    /// From the last to the first.
+    pub backwards: bool,
+    /// At most so many rows; the host gives at most 4,096 rows and 1 MiB at once.
+    pub limit: u32,
+}
+
+/// Which rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Space {
+    /// On disk.
+    State,
+    /// In memory, for as long as the node runs.
+    Scratch,
+}
+
+/// The functions that the ABI imports.
+#[expect(missing_docs, reason = "sdk/wit says what each does")]
+pub trait Host {
+    fn get(&mut self, space: Space, key: &[u8]) -> Option<Vec<u8>>;
+    fn set(&mut self, space: Space, key: &[u8], value: &[u8]) -> Result<()>;
+    fn delete(&mut self, space: Space, key: &[u8]) -> Result<()>;
+    fn scan(&mut self, space: Space, range: &Range) -> Vec<Row>;
+    fn set_timer(&mut self, name: &str, at_ms: u64, payload: &[u8], durable: bool) -> Result<()>;
+    fn cancel_timer(&mut self, name: &str) -> Result<()>;
+    fn timer_due(&mut self, name: &str) -> Option<u64>;
+    fn finish(&mut self, request: u64, answer: Result<Vec<u8>>) -> Result<()>;
+    fn progress(&mut self, request: u64, percent: Option<u8>, text: &str) -> Result<()>;
+    fn log(&mut self, level: Level, message: &str);
+    fn random(&mut self, length: u32) -> Vec<u8>;
+    fn config(&mut self, key: &str) -> Option<String>;
+    fn node_id(&mut self) -> [u8; 32];
+    fn instance(&mut self) -> String;
+}
+
+#[cfg(not(target_family = "wasm"))]
+mod native {
+    use std::cell::RefCell;
+
+    use super::Host;
+
+    thread_local! {
+        static HOST: RefCell<Vec<Box<dyn Host>>> = const { RefCell::new(Vec::new()) };
+    }
+
+    /// Runs `handler` with `host` as what the plugin's imports reach, and gives the host back.
+    pub fn enter<T>(host: Box<dyn Host>, handler: impl FnOnce() -> T) -> (T, Box<dyn Host>) {
+        HOST.with_borrow_mut(|hosts| hosts.push(host));
+        /// Takes the host away even when the handler panics.
+        struct Leave;
+        impl Drop for Leave {
+            fn drop(&mut self) {
+                if std::thread::panicking() {
+                    HOST.with_borrow_mut(Vec::pop);
+                }
+            }
+        }
+        let leave = Leave;
+        let told = handler();
+        drop(leave);
+        #[expect(clippy::expect_used, reason = "it was pushed above")]
+        let host = HOST.with_borrow_mut(Vec::pop).expect("a host was entered");
+        (told, host)
+    }
+
+    pub(crate) fn with<T>(call: impl FnOnce(&mut dyn Host) -> T) -> T {
+        HOST.with_borrow_mut(|hosts| {
+            #[expect(
+                clippy::expect_used,
+                reason = "a mistake in a test, which must be told"
+            )]
+            let host = hosts.last_mut().expect("plugins run inside `host::enter`");
+            call(host.as_mut())
+        })
+    }
+}
+
+#[cfg(not(target_family = "wasm"))]
+pub use native::enter;
+#[cfg(not(target_family = "wasm"))]
+pub(crate) use native::with;
+#[cfg(target_family = "wasm")]
+pub(crate) fn with<T>(call: impl FnOnce(&mut dyn Host) -> T) -> T {
+    call(&mut crate::wasm::Node)
+}

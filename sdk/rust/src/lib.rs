@@ -1,0 +1,39 @@
+//! Write plugins for Wormholes in Rust.
+//!
+//! A plugin is a type that implements [`Plugin`], and one line, [`plugin!`]. Every event that the
+//! node hands to it is one transaction: what a handler writes, sends and answers becomes real
+//! together when it returns `Ok`, and not at all when it returns an error or panics.
+//!
+//! ```
+//! use wormholes_plugin::{Context, Plugin, Reply, Request, Result, plugin};
+//!
+//! #[derive(Default)]
+//! struct Hello;
+//!
+//! impl Plugin for Hello {
+//!     fn request(&mut self, _: &mut Context, request: Request) -> Result<Reply> {
+//!         let name: String = request.argument("name")?;
+//!         Reply::done(&format!("hello, {name}"))
+//!     }
+//! }
+//!
+//! plugin!(Hello);
+//! ```
+//!
+//! The same code runs natively under the test kit.
+
+mod context;
+mod error;
+pub mod host;
+mod plugin;
+mod request;
+mod state;
+#[cfg(target_family = "wasm")]
+#[doc(hidden)]
+pub mod wasm;
+
+pub use context::{Context, Level};
+pub use error::{Error, ErrorCode, Result};
+pub use plugin::{Plugin, Principal, Reason};
+pub use request::{Caller, Reply, Request, json};
+pub use state::{Cell, Key, Map};

@@ -1,0 +1,80 @@
+//! Requests: each is answered once.
+
+use std::sync::Arc;
+
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Map, Value};
+
+use crate::{Error, Result};
+
+/// Who asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Caller {
+    /// An operator of this node, by the command line.
+    Operator,
+    /// One of its users.
+    User(Arc<str>),
+}
+
+/// Somebody waits for an answer.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// For [`Context::finish`](crate::Context::finish); unlike all others of this principal.
+    pub id: u64,
+    /// Who asks.
+    pub caller: Caller,
+    /// The command.
+    pub name: String,
+    /// From the command line: a JSON object of its arguments.
+    pub body: Vec<u8>,
+    /// Canceled then: milliseconds since 1970.
+    pub deadline_ms: u64,
+}
+
+/// What a handler returns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reply {
+    /// The answer. To the command line: JSON, which is shown.
+    Done(Vec<u8>),
+    /// [`Context::finish`](crate::Context::finish) will answer, in this event or a later one.
+    Later,
+}
+
+impl Request {
+    /// All arguments, as a type that names them.
+    ///
+    /// # Errors
+    /// [`Invalid`](crate::ErrorCode::Invalid) says which one is missing or of another type.
+    pub fn arguments<T: DeserializeOwned>(&self) -> Result<T> {
+        serde_json::from_slice(&self.body).map_err(|error| Error::invalid(error.to_string()))
+    }
+
+    /// One argument; an option that is missing is `None` where `T` is an `Option`.
+    ///
+    /// # Errors
+    /// [`Invalid`](crate::ErrorCode::Invalid): it is missing, or of another type.
+    pub fn argument<T: DeserializeOwned>(&self, name: &str) -> Result<T> {
+        let mut arguments: Map<String, Value> = self.arguments()?;
+        let value = arguments.remove(name).unwrap_or_default();
+        serde_json::from_value(value)
+            .map_err(|error| Error::invalid(format!("argument `{name}`: {error}")))
+    }
+}
+
+impl Reply {
+    /// An answer in JSON.
+    ///
+    /// # Errors
+    /// [`Failed`](crate::ErrorCode::Failed): JSON cannot say it.
+    pub fn done<T: Serialize + ?Sized>(answer: &T) -> Result<Self> {
+        json(answer).map(Self::Done)
+    }
+}
+
+/// An answer to a query, or to [`Context::finish`](crate::Context::finish), in JSON.
+///
+/// # Errors
+/// [`Failed`](crate::ErrorCode::Failed): JSON cannot say it.
+pub fn json<T: Serialize + ?Sized>(answer: &T) -> Result<Vec<u8>> {
+    serde_json::to_vec(answer).map_err(|error| Error::failed(error.to_string()))
+}

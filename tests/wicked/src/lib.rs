@@ -1,0 +1,102 @@
+//! A plugin for tests: it loops, breaks, takes all memory, floods whatever can be flooded, and never
+//! answers. Its host must contain each of it.
+
+use std::{
+    hint::black_box,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use wormholes_plugin::{
+    Caller, Cell, Context, Error, Level, Map, Plugin, Reply, Request, Result, json, plugin,
+};
+
+/// Written before something goes wrong.
+const MARK: Cell<u64> = Cell::new("mark");
+/// The same, in memory.
+const SCRATCH_MARK: Cell<u64> = Cell::scratch("mark");
+const FLOOD: Map<u64, Vec<u8>> = Map::new("flood");
+const SCRATCH_FLOOD: Map<u64, Vec<u8>> = Map::scratch("flood");
+
+/// Lives as long as an instance's memory.
+static MEMORY: AtomicU64 = AtomicU64::new(0);
+
+/// The plugin.
+#[derive(Debug, Default)]
+pub struct Wicked;
+
+impl Plugin for Wicked {
+    fn request(&mut self, cx: &mut Context, request: Request) -> Result<Reply> {
+        let run = MEMORY.fetch_add(1, Ordering::Relaxed);
+        match request.name.as_str() {
+            "marks" => Reply::done(&(MARK.get()?, SCRATCH_MARK.get()?, run)),
+            "mark" => mark(request.argument("with")?).and_then(|()| Reply::done(&"marked")),
+            "refuse" => mark(request.argument("with")?).and(Err(Error::denied("it says no"))),
+            "break" => {
+                mark(request.argument("with")?)?;
+                broken(cx.attempt())
+            }
+            "loop" => endless(),
+            "memory" => all_memory(),
+            "write" => Reply::done(&flood(|n| FLOOD.set(&n, &vec![0; 10_000]))),
+            "scratch" => Reply::done(&flood(|n| SCRATCH_FLOOD.set(&n, &vec![0; 10_000]))),
+            "timers" => {
+                let hour = Duration::from_secs(3600);
+                Reply::done(&flood(|n| cx.set_timer(&n.to_string(), hour, &[])))
+            }
+            "log" => {
+                (0..5_000).for_each(|n| cx.log(Level::Info, &format!("line {n}")));
+                Reply::done(&"logged")
+            }
+            "later" => Ok(Reply::Later),
+            _ => Err(Error::not_found("not wicked enough")),
+        }
+    }
+
+    /// It tries to write, and is refused.
+    fn query(&self, cx: &Context, _: &Caller, _: &str, _: &[u8]) -> Result<Vec<u8>> {
+        cx.log(Level::Info, "asked");
+        mark(7)?;
+        json(&"it wrote")
+    }
+
+    fn canceled(&mut self, _: &mut Context, request: u64) -> Result<()> {
+        MARK.set(&request)
+    }
+}
+
+fn mark(with: u64) -> Result<()> {
+    MARK.set(&with)?;
+    SCRATCH_MARK.set(&with)
+}
+
+#[expect(clippy::panic, reason = "what it is for")]
+fn broken(attempt: u32) -> ! {
+    panic!("broken on purpose, attempt {attempt}")
+}
+
+fn endless() -> ! {
+    let mut turns = 0_u64;
+    loop {
+        turns = black_box(turns.wrapping_add(1));
+    }
+}
+
+fn all_memory() -> ! {
+    let mut all = Vec::new();
+    loop {
+        all.push(black_box(vec![1_u8; 1 << 20]));
+    }
+}
+
+/// How often it went well, and what ended it.
+fn flood(mut once: impl FnMut(u64) -> Result<()>) -> (u64, String) {
+    for n in 0..100_000 {
+        if let Err(error) = once(n) {
+            return (n, error.message);
+        }
+    }
+    (100_000, String::new())
+}
+
+plugin!(Wicked);
