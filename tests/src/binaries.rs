@@ -29,6 +29,38 @@ pub fn binary(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// Plugins that are run by tests: their packages.
+const PLUGINS: [&str; 2] = ["wormholes-echo", "wormholes-wicked"];
+
+/// The path of a plugin's component, up to date: `wormholes_echo`.
+///
+/// # Errors
+/// When it cannot be built.
+pub(crate) fn component(name: &str) -> Result<PathBuf> {
+    static BUILT: OnceLock<Result<(), String>> = OnceLock::new();
+    let built = BUILT.get_or_init(|| match env::var_os("WORMHOLES_BIN_DIR") {
+        Some(_) => Ok(()),
+        None => build_components().map_err(|error| format!("{error:#}")),
+    });
+    built.clone().map_err(|error| anyhow::anyhow!("{error}"))?;
+    // What is built for this machine lies in `target/debug`.
+    let folder = binary("wormholed")?.with_file_name("../wasm32-wasip2/debug");
+    let path = folder.join(format!("{name}.wasm"));
+    if !path.exists() {
+        bail!("{} is not built", path.display());
+    }
+    Ok(path)
+}
+
+fn build_components() -> Result<()> {
+    let packages = PLUGINS.iter().flat_map(|package| ["--package", *package]);
+    let mut build = cargo();
+    build
+        .args(["build", "--quiet", "--target", "wasm32-wasip2"])
+        .args(packages);
+    run(&mut build).map(drop)
+}
+
 /// `cargo xtask` says where it built them; a plain `cargo test` builds them here.
 fn folder() -> Result<PathBuf> {
     if let Some(folder) = env::var_os("WORMHOLES_BIN_DIR") {

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use tempfile::TempDir;
 use wormholes_proto::NodeId;
 
-use crate::{daemon::Daemon, identity::Identity};
+use crate::{binaries, daemon::Daemon, identity::Identity, workspace};
 
 /// A daemon to be started.
 #[derive(Debug)]
@@ -137,6 +137,29 @@ impl Setup {
         let _seen_at_start = fs::write(self.folder.path().join(name), text);
         self.scripts.push(name.to_owned());
         self
+    }
+
+    /// A plugin of this workspace, by the folder that its manifest is in (`plugins/echo`), with all
+    /// that the manifest asks for granted. The instance has the folder's name.
+    ///
+    /// # Errors
+    /// When it cannot be built or copied.
+    pub fn plugin(self, folder: &str) -> Result<Self> {
+        let from = workspace::root().join(folder);
+        let name = from.file_name().and_then(|name| name.to_str());
+        let name = name.context("a plugin has a folder")?;
+        let file = format!("wormholes_{name}.wasm");
+        let to = self.folder().join(name);
+        fs::create_dir_all(&to)?;
+        fs::copy(from.join("plugin.toml"), to.join("plugin.toml"))?;
+        fs::copy(
+            binaries::component(&format!("wormholes_{name}"))?,
+            to.join(&file),
+        )?;
+        Ok(self.config(&format!(
+            "[plugin.{name}]\nwasm = \"{name}/{file}\"\n\
+             grants = {{ state = true, scratch = true, timers = true }}",
+        )))
     }
 
     /// Runs it in a network namespace.

@@ -71,6 +71,8 @@ mod package;
 mod peers;
 #[path = "all/plans.rs"]
 mod plans;
+#[path = "all/plugins.rs"]
+mod plugins;
 #[path = "all/readme.rs"]
 mod readme;
 #[path = "all/relay_open.rs"]

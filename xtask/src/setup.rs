@@ -9,7 +9,10 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::stage::{check, target_dir};
+use crate::stage::{cargo, check, program, target_dir};
+
+/// What plugins are built for.
+const PLUGIN_TARGET: &str = "wasm32-wasip2";
 
 /// A program that tests or the demo start, and the Debian package that has it.
 #[derive(Debug, Clone, Copy)]
@@ -112,6 +115,24 @@ pub(crate) fn may_capture() -> Result<()> {
         bail!("the demo captures packets, to show what others see: run it as root");
     }
     Ok(())
+}
+
+/// The plugins that tests run, built for the ABI's own machine.
+///
+/// # Errors
+/// When rustup has no such target, or one of them does not build.
+pub(crate) fn plugins() -> Result<()> {
+    check(program("rustup").args(["target", "add", PLUGIN_TARGET]))?;
+    check(
+        cargo()
+            .args(["build", "--locked", "--target", PLUGIN_TARGET])
+            .args([
+                "--package",
+                "wormholes-echo",
+                "--package",
+                "wormholes-wicked",
+            ]),
+    )
 }
 
 /// A cargo-deny, installed below the target folder when PATH has none.

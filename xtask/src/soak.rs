@@ -61,6 +61,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         stages.run("build", || {
             check(cargo().args(["build", "--workspace", "--all-targets", "--locked"]))
         })?;
+        stages.run("plugins", setup::plugins)?;
     }
     for name in tests {
         stages.run(&name, || soak(&name, arguments))?;

@@ -50,6 +50,7 @@ pub(crate) fn run() -> Result<ExitCode> {
         stages.run("build", || {
             check(cargo().args(["build", "--workspace", "--all-targets", "--locked"]))
         }),
+        stages.run("plugins", setup::plugins),
         // A test runs them; built here, it holds up no test beside it.
         stages.run("static", || dist::build("dev", Some(&dist::musl_target()))),
         stages.run("test", || {

@@ -1,6 +1,6 @@
 //! What can be typed.
 
-use std::path::PathBuf;
+use std::{ffi::OsString, path::PathBuf};
 
 use clap::{
     ArgGroup, Parser, Subcommand,
@@ -81,6 +81,12 @@ pub(crate) enum Command {
     Hop,
     /// The role of dialling targets for others
     Exit,
+    /// The plugins that run here; `wormholes NAME --help` shows what one of them offers
+    #[command(subcommand)]
+    Plugin(PluginCommand),
+    /// A plugin's own command
+    #[command(external_subcommand)]
+    Instance(Vec<OsString>),
     /// The node's public keys
     Key,
     /// The config in force, without secrets
@@ -130,6 +136,22 @@ pub(crate) enum PeerCommand {
     Remove {
         /// Petname, node id, or the beginning of one
         peer: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PluginCommand {
+    /// The plugins that run here, and how they are
+    List,
+    /// What a plugin says of itself
+    Health {
+        /// Its name in config.toml
+        instance: String,
+    },
+    /// Have a parked plugin try again
+    Start {
+        /// Its name in config.toml
+        instance: String,
     },
 }
 

@@ -8,6 +8,7 @@ mod network;
 mod node;
 mod offline;
 mod peers;
+mod plugins;
 mod replay;
 mod roles;
 mod script;
@@ -59,6 +60,8 @@ pub(crate) fn run(args: Args, output: &mut Output) -> Result<(), CliError> {
         Command::Relay => context.show(&Call::Relay(NoParams {}), roles::render),
         Command::Hop => context.show(&Call::Hop(NoParams {}), roles::render),
         Command::Exit => context.show(&Call::Exit(NoParams {}), roles::render),
+        Command::Plugin(command) => plugins::run(&mut context, command),
+        Command::Instance(words) => plugins::ask(&mut context, &words),
         Command::Key => context.show(&Call::Key(NoParams {}), node::render_key),
         Command::Config => node::config(&mut context),
         Command::Events { kinds } => events::run(&mut context, kinds),

@@ -5,6 +5,7 @@
 mod hint;
 mod keys;
 mod load;
+mod plugin;
 mod read;
 mod sections;
 #[cfg(test)]
@@ -12,6 +13,7 @@ mod tests;
 mod values;
 
 pub use load::{ConfigError, Problem};
+pub use plugin::PluginConfig;
 pub(crate) use sections::petname;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
@@ -40,6 +42,8 @@ pub struct Config {
     pub hop: HopConfig,
     /// `[exit]`
     pub exit: ExitConfig,
+    /// `[plugin.NAME]`
+    pub plugins: Vec<PluginConfig>,
     /// `[limits]`
     pub limits: LimitsConfig,
     /// `[control]`

@@ -14,6 +14,7 @@ mod connection;
 mod flows;
 mod netcheck;
 mod peers;
+mod plugins;
 mod reach;
 mod roles;
 mod rules;

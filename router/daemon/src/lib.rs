@@ -19,6 +19,7 @@ mod network;
 mod node;
 mod peers;
 mod pipe;
+mod plugins;
 mod policy;
 mod private_file;
 mod program;
@@ -32,8 +33,8 @@ mod tunnel;
 pub use carrier::{CarrierError, LinkError, TlsError};
 pub use config::{
     Config, ConfigError, ControlConfig, DefaultRule, EntranceConfig, EntranceKind, ExitConfig,
-    ExitRule, HopConfig, LimitsConfig, LogConfig, MetricsConfig, NodeConfig, PeerConfig, Problem,
-    RoleConfig, RuleLines, RulesConfig, Secret, ServiceConfig,
+    ExitRule, HopConfig, LimitsConfig, LogConfig, MetricsConfig, NodeConfig, PeerConfig,
+    PluginConfig, Problem, RoleConfig, RuleLines, RulesConfig, Secret, ServiceConfig,
 };
 pub use control::{BindControlError, ReadAddedError};
 pub use counters::{Counters, DroppedDatagrams, RoleCounters};
@@ -52,6 +53,7 @@ pub use pipe::{
     CopyEnd, CopyLimits, CopyStop, DatagramPipe, FlowBytes, MemoryEnd, Pace, Pipe, PipeError,
     PipeReader, PipeWriter, Side, Witness, copy,
 };
+pub use plugins::{PluginError, check_plugins};
 pub use policy::{Generation, LoadError, NothingBefore, PolicyHost, ScriptError, Scripts, check};
 pub use role::{RoleAccount, RoleStatus};
 pub use tunnel::{ErrorKind, OpenError, Opened, Place, TunnelRequest, UpstreamError};

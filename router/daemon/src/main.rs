@@ -62,7 +62,8 @@ fn check(arguments: &Arguments) -> anyhow::Result<()> {
     for warning in wormholed::check(&config)? {
         say(&format!("wormholed: warning: {warning}"));
     }
-    say("wormholed: the config and the scripts are good");
+    wormholed::check_plugins(&config)?;
+    say("wormholed: the config, the scripts and the plugins are good");
     Ok(())
 }
 

@@ -21,6 +21,7 @@ use crate::{
     metrics::{MetricsError, MetricsServer},
     network::{NetworkOptions, StartError},
     pipe::Pipe,
+    plugins::{PluginError, Plugins},
     policy::{self, LoadError, Scripts},
 };
 
@@ -64,6 +65,9 @@ pub enum NodeError {
     /// A socket for programs.
     #[error(transparent)]
     Entrance(#[from] EntranceError),
+    /// A plugin.
+    #[error(transparent)]
+    Plugin(#[from] PluginError),
     /// The socket for metrics.
     #[error(transparent)]
     Metrics(#[from] MetricsError),
@@ -106,6 +110,8 @@ impl Node {
         let entrances = entrances
             .map(Entrance::bind)
             .collect::<Result<Vec<_>, _>>()?;
+        let plugins = Plugins::start(&core.config, core.network.id()).await?;
+        core.use_plugins(plugins);
         start_metrics(core).await?;
         core.open_entrances(entrances);
         let tell = Arc::clone(&core.policy).tell_events(rule_events);

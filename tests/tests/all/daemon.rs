@@ -48,7 +48,7 @@ async fn a_check_says_what_is_wrong_where_and_starts_nothing() {
     let config = setup.write_config().unwrap();
     let good = check(&config);
     assert!(good.status.success(), "{}", said(&good));
-    assert!(said(&good).contains("the config and the scripts are good"));
+    assert!(said(&good).contains("the config, the scripts and the plugins are good"));
     assert!(!setup.folder().join("data/control.sock").exists());
 
     let text = fs::read_to_string(&config).unwrap();

@@ -11,7 +11,14 @@ use wormholes_tests::workspace;
 const ARROWS: &[(&str, &[&str])] = &[
     ("wormholes-proto", &[]),
     ("wormholes-rules", &["wormholes-proto"]),
-    ("wormholed", &["wormholes-proto", "wormholes-rules"]),
+    ("wormholes-host", &["wormholes-proto"]),
+    (
+        "wormholed",
+        &["wormholes-host", "wormholes-proto", "wormholes-rules"],
+    ),
+    ("wormholes-plugin", &[]),
+    ("wormholes-echo", &["wormholes-plugin"]),
+    ("wormholes-wicked", &["wormholes-plugin"]),
     ("wormholes-cli", &["wormholes-proto", "wormholes-rules"]),
     (
         "wormholes-tests",

@@ -24,7 +24,7 @@ pub(super) struct Section {
 type Key = (&'static str, Effect);
 
 /// What the parser knows, in the order of config.toml.
-pub(super) const SECTIONS: [Section; 12] = [
+pub(super) const SECTIONS: [Section; 13] = [
     section(
         "node",
         &[&[
@@ -83,6 +83,15 @@ pub(super) const SECTIONS: [Section; 12] = [
         &[ROLE, &[("allow", Restart), ("allow_private", Restart)]],
     ),
     section(
+        "plugin",
+        &[&[
+            ("wasm", Restart),
+            ("sha256", Restart),
+            ("grants", Restart),
+            ("config", Restart),
+        ]],
+    ),
+    section(
         "limits",
         &[&[
             ("flows", Restart),
@@ -110,7 +119,7 @@ pub(super) const SECTIONS: [Section; 12] = [
 ];
 
 /// Sections that a build with more in it has.
-pub(super) const ABSENT: [&str; 5] = ["tor", "i2p", "plugin", "state", "http"];
+pub(super) const ABSENT: [&str; 4] = ["tor", "i2p", "state", "http"];
 
 /// Keys, with their sections, that a build with more in it has.
 pub(super) const ABSENT_KEYS: [(&str, &str); 4] = [

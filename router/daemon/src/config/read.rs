@@ -112,6 +112,30 @@ impl<'a> Document<'a> {
         tables
     }
 
+    /// All of `[name.…]`, by what stands behind the dot.
+    pub(super) fn named_sections(
+        &'a self,
+        root: &'a DeTable<'a>,
+        name: &'static str,
+    ) -> Vec<(&'a str, Table<'a>)> {
+        let Some(value) = root.get(name) else {
+            return Vec::new();
+        };
+        let Some(tables) = value.get_ref().as_table() else {
+            self.problem(value.span().start, format!("expected [{name}.NAME]"));
+            return Vec::new();
+        };
+        let tables = tables.iter().filter_map(|(key, value)| {
+            let table = value.get_ref().as_table();
+            if table.is_none() {
+                self.problem(value.span().start, format!("expected [{name}.NAME]"));
+            }
+            let section = self.table(name, Some(table?), value.span().start);
+            Some((key.get_ref().as_ref(), section))
+        });
+        tables.collect()
+    }
+
     fn table(
         &'a self,
         name: &'static str,
@@ -154,7 +178,7 @@ impl<'a> Table<'a> {
     }
 
     /// What `read` makes of the value; its error becomes a problem.
-    fn value<T>(
+    pub(super) fn value<T>(
         &self,
         key: &'static str,
         read: impl FnOnce(&'a DeValue<'a>) -> Result<T, String>,

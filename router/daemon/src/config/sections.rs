@@ -16,7 +16,7 @@ use wormholes_proto::{
 use super::{
     Config, ControlConfig, DefaultRule, EntranceConfig, EntranceKind, ExitConfig, ExitRule,
     HopConfig, LimitsConfig, LogConfig, MetricsConfig, NodeConfig, PeerConfig, RoleConfig,
-    RuleLines, RulesConfig, Secret, ServiceConfig,
+    RuleLines, RulesConfig, Secret, ServiceConfig, plugin,
     read::{Document, Table},
     values::{carrier, file_mode, log_level},
 };
@@ -45,6 +45,7 @@ pub(super) fn config<'a>(
         relay: role(&one("relay")),
         hop: hop(&one("hop")),
         exit: exit(&one("exit")),
+        plugins: plugin::plugins(document, root, folder),
         limits: limits(&one("limits")),
         control: control(&one("control"), folder),
         metrics: metrics(&one("metrics")),
@@ -358,7 +359,7 @@ fn text(text: &str) -> Result<String, Infallible> {
     Ok(text.to_owned())
 }
 
-fn path(folder: &Path, text: &str) -> Result<PathBuf, &'static str> {
+pub(super) fn path(folder: &Path, text: &str) -> Result<PathBuf, &'static str> {
     if text.is_empty() {
         return Err("expected a path");
     }

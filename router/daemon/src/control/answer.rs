@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 use wormholes_proto::control::{Access, Call, ErrorCode, RpcError, discover};
 
-use super::{bugreport, flows, netcheck, peers, roles, rules, status};
+use super::{bugreport, flows, netcheck, peers, plugins, roles, rules, status};
 use crate::node::NodeCore;
 
 /// Carries out a call that its caller may make.
@@ -33,6 +33,10 @@ pub(super) async fn answer(
         Call::Relay(_) => encode(roles::relay(core, access)),
         Call::Hop(_) => encode(roles::hop(core)),
         Call::Exit(_) => encode(roles::exit(core)),
+        Call::PluginList(_) => encode(plugins::list(core)),
+        Call::PluginHealth(params) => encode(plugins::health(core, &params).await?),
+        Call::PluginStart(params) => encode(plugins::start(core, &params)?),
+        Call::PluginAsk(params) => plugins::ask(core, params).await,
         Call::Key(_) => encode(status::key(core, access)),
         Call::BugReport(_) => encode(bugreport::report(core)?),
         Call::Config(_) => encode(status::config(core)),

@@ -5,7 +5,8 @@ use std::{fmt::Display, net::SocketAddr, time::Duration};
 use toml::Value;
 
 use crate::config::{
-    Config, DefaultRule, EntranceConfig, ExitConfig, PeerConfig, RoleConfig, ServiceConfig,
+    Config, DefaultRule, EntranceConfig, ExitConfig, PeerConfig, PluginConfig, RoleConfig,
+    ServiceConfig,
 };
 
 /// What stands for a password.
@@ -18,6 +19,7 @@ pub(crate) fn config_text(config: &Config) -> String {
     config.peers.iter().for_each(|p| peer(&mut text, p));
     config.entrances.iter().for_each(|e| entrance(&mut text, e));
     config.services.iter().for_each(|s| service(&mut text, s));
+    config.plugins.iter().for_each(|p| plugin(&mut text, p));
     rules(&mut text, config);
     role(text.section("[relay]"), &config.relay);
     role(text.section("[hop]"), &config.hop.role).key("allow_private", config.hop.allow_private);
@@ -160,6 +162,24 @@ fn rest(text: &mut Text, config: &Config) {
         .key("mask", log.mask);
 }
 
+/// What a plugin reads may hold secrets: their names are shown.
+fn plugin(text: &mut Text, plugin: &PluginConfig) {
+    let grants = plugin.grants.names();
+    let grants = grants.map(|name| (name.to_owned(), Value::Boolean(true)));
+    let hidden = |key: &String| (key.clone(), Value::String(HIDDEN.to_owned()));
+    let sha256 = plugin
+        .sha256
+        .map(|hash| data_encoding::HEXLOWER.encode(&hash));
+    text.section(&format!("[plugin.{}]", plugin.name))
+        .key("wasm", path(&plugin.wasm))
+        .optional("sha256", sha256)
+        .key("grants", grants.collect::<toml::Table>())
+        .key(
+            "config",
+            plugin.config.keys().map(hidden).collect::<toml::Table>(),
+        );
+}
+
 fn path(path: &std::path::Path) -> String {
     path.display().to_string()
 }
@@ -210,6 +230,11 @@ name = "web"
 target = "127.0.0.1:6"
 network = "udp"
 min_trust = 1
+[plugin.echo]
+wasm = "/echo.wasm"
+sha256 = "0101010101010101010101010101010101010101010101010101010101010101"
+grants = { state = true, timers = true }
+config = { greeting = "…" }
 [rules]
 scripts = ["/a.rhai"]
 default = "direct"

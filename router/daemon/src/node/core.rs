@@ -22,6 +22,7 @@ use crate::{
     metrics::Metrics,
     network::Network,
     pipe::Room,
+    plugins::Plugins,
     policy::{Deciders, PolicyHost},
     program::Programs,
 };
@@ -60,6 +61,7 @@ pub struct NodeCore {
     /// What waits for the UDP flows of programs, all together.
     pub(crate) datagram_room: Arc<Room>,
     entrances: OnceLock<Vec<EntranceInfo>>,
+    plugins: OnceLock<Plugins>,
     metrics_address: OnceLock<SocketAddr>,
     /// One reload at a time: the later one reads the later file.
     pub(super) reloading: Mutex<()>,
@@ -88,6 +90,16 @@ impl NodeCore {
     /// Where `/metrics` is served, with the port that the system chose.
     pub fn metrics_address(&self) -> Option<SocketAddr> {
         self.metrics_address.get().copied()
+    }
+
+    /// The plugins, once they are started.
+    pub(crate) fn plugins(&self) -> Option<&Plugins> {
+        self.plugins.get()
+    }
+
+    pub(super) fn use_plugins(&self, plugins: Plugins) {
+        // Set once: a node starts its plugins once.
+        let _ = self.plugins.set(plugins);
     }
 
     /// Keys of the config file (`limits.flows`; `[[entrance]]` for a list) that were changed since
@@ -240,6 +252,7 @@ pub(crate) fn assemble(
         kill: CancellationToken::new(),
         datagram_room: Room::new(MAX_WAITING_DATAGRAM_BYTES),
         entrances: OnceLock::new(),
+        plugins: OnceLock::new(),
         metrics_address: OnceLock::new(),
         reloading: Mutex::default(),
         restart_for: Mutex::default(),

@@ -87,6 +87,7 @@ fn waiting(running: &Config, read: &Config) -> Vec<String> {
         ("node", running.node == read.node),
         ("entrance", running.entrances == read.entrances),
         ("service", running.services == read.services),
+        ("plugin", running.plugins == read.plugins),
         ("relay", running.relay == read.relay),
         ("hop", running.hop == read.hop),
         ("exit", running.exit == read.exit),
@@ -115,6 +116,9 @@ fn tables(config: &Config) -> toml::Table {
 fn keys(section: &str, before: &toml::Table, after: &toml::Table) -> Vec<String> {
     if ["entrance", "service"].contains(&section) {
         return vec![format!("[[{section}]]")];
+    }
+    if section == "plugin" {
+        return vec!["[plugin]".to_owned()];
     }
     let table = |tables: &toml::Table| {
         let table = tables.get(section).and_then(toml::Value::as_table);

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use super::{
     event::EventKind,
     frame::{ErrorCode, RpcError},
+    plugin::{PluginAskParams, PluginHealth, PluginInfo, PluginList, PluginParams},
     report::{
         BugReport, ConfigReport, DecisionList, Explanation, FlowList, InviteReport, KeyInfo,
         NetReport, PeerInfo, PeerList, PingReport, RoleReport, ScriptReport, Status, Subscribed,
@@ -194,6 +195,10 @@ methods! {
     "relay" Relay(NoParams) Observer -> RoleReport, "The role of carrying others' ciphertext.";
     "hop" Hop(NoParams) Observer -> RoleReport, "The role of peeling onion layers.";
     "exit" Exit(NoParams) Observer -> RoleReport, "The role of dialling targets for others.";
+    "plugin.list" PluginList(NoParams) Observer -> PluginList, "The plugins that run here.";
+    "plugin.health" PluginHealth(PluginParams) Operator -> PluginHealth, "What a plugin says of itself.";
+    "plugin.start" PluginStart(PluginParams) Operator -> PluginInfo, "Has a parked plugin try again.";
+    "plugin.ask" PluginAsk(PluginAskParams) Operator -> Value, "Gives a plugin a command, and returns its answer.";
     "key" Key(NoParams) Observer -> KeyInfo, "The node's public keys.";
     "config" Config(NoParams) Operator -> ConfigReport, "The config in force, without secrets.";
     "bugreport" BugReport(NoParams) Operator -> BugReport, "What a bug report needs, without names, targets and secrets.";

@@ -1,0 +1,239 @@
+//! `wormholes plugin …`, and `wormholes INSTANCE COMMAND …` for what its manifest describes.
+
+use std::ffi::OsString;
+
+use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, builder::PossibleValuesParser};
+use serde_json::{Map, Value, json};
+use wormholes_proto::control::{
+    Call, NoParams, PluginArgument, PluginArgumentKind, PluginAskParams, PluginCommand,
+    PluginCondition, PluginHealth, PluginInfo, PluginList, PluginParams,
+};
+
+use super::{Context, field};
+use crate::{
+    args::{Args, PluginCommand as Typed},
+    error::CliError,
+    format,
+    output::{Style, Tone},
+    table::{Cell, Table},
+};
+
+/// As clap takes one word for another mistyped.
+const SIMILAR: f64 = 0.7;
+
+pub(super) fn run(context: &mut Context<'_>, command: Typed) -> Result<(), CliError> {
+    match command {
+        Typed::List => context.show(&Call::PluginList(NoParams {}), render),
+        Typed::Health { instance } => {
+            let call = Call::PluginHealth(PluginParams { instance });
+            context.show(&call, |answer: &PluginHealth, _| {
+                format!("{}\n", format::clean(&answer.health))
+            })
+        }
+        Typed::Start { instance } => {
+            let call = Call::PluginStart(PluginParams { instance });
+            context.show(&call, |plugin: &PluginInfo, style| {
+                field(style, &plugin.name, condition(plugin).0)
+            })
+        }
+    }
+}
+
+/// Gives an instance the command that was typed behind its name.
+pub(super) fn ask(context: &mut Context<'_>, words: &[OsString]) -> Result<(), CliError> {
+    let name = words
+        .first()
+        .map(|word| word.to_string_lossy().into_owned());
+    let name = name.unwrap_or_default();
+    let unknown = || unknown(&name);
+    let mut client = match context.connect() {
+        // Most who get here mistyped a command, which no daemon mends.
+        Err(CliError::NotRunning { .. }) => return Err(unknown()),
+        client => client?,
+    };
+    let list: PluginList = client.report(&Call::PluginList(NoParams {}))?;
+    let mut plugins = list.plugins.iter();
+    let plugin = plugins
+        .find(|plugin| plugin.name == name)
+        .ok_or_else(unknown)?;
+    let typed = match parser(plugin).try_get_matches_from(words) {
+        Ok(typed) => typed,
+        Err(error) if error.use_stderr() => return Err(CliError::usage(&error)),
+        Err(help) => return context.output.text(&help.render().to_string()),
+    };
+    let Some((command, typed)) = typed.subcommand() else {
+        return Err(unknown());
+    };
+    let described = plugin.commands.iter().find(|known| known.name == command);
+    let described = described.ok_or_else(unknown)?;
+    let call = Call::PluginAsk(PluginAskParams {
+        instance: name.clone(),
+        user: None,
+        command: command.to_owned(),
+        arguments: arguments(described, typed),
+    });
+    let answer = client.call(&call)?;
+    context.output.json |= typed.get_flag("json");
+    if context.output.json {
+        return context.output.value(&answer);
+    }
+    let style = context.output.style;
+    context.output.text(&shown(&answer, style))
+}
+
+/// In clap's words, which knows nothing of plugins.
+fn unknown(name: &str) -> CliError {
+    let known = Args::command();
+    let names = known.get_subcommands().map(Command::get_name);
+    let likeness = |known: &&str| strsim::jaro(known, name);
+    let similar = names
+        .filter(|known| likeness(known) > SIMILAR)
+        .max_by(|one, other| likeness(one).total_cmp(&likeness(other)));
+    let tip = similar.map(|known| format!("tip: a similar subcommand exists: '{known}'; "));
+    CliError::Usage {
+        message: format!("unrecognized subcommand '{name}', and no plugin runs under that name"),
+        mend: format!(
+            "{}try '--help', or `wormholes plugin list`",
+            tip.unwrap_or_default()
+        ),
+    }
+}
+
+/// What may be typed behind the instance's name.
+fn parser(plugin: &PluginInfo) -> Command {
+    let commands = plugin.commands.iter().map(|command| {
+        let arguments = command.arguments.iter().map(argument);
+        Command::new(command.name.clone())
+            .about(command.about.clone())
+            .args(arguments)
+            .arg(
+                Arg::new("json")
+                    .long("json")
+                    .action(ArgAction::SetTrue)
+                    .help("Print JSON"),
+            )
+    });
+    Command::new(plugin.name.clone())
+        .bin_name(format!("wormholes {}", plugin.name))
+        .about(plugin.about.clone())
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .disable_version_flag(true)
+        .subcommands(commands)
+}
+
+fn argument(described: &PluginArgument) -> Arg {
+    let arg = Arg::new(described.name.clone()).help(described.about.clone());
+    let arg = match described.kind {
+        PluginArgumentKind::Flag => {
+            return arg.long(described.name.clone()).action(ArgAction::SetTrue);
+        }
+        PluginArgumentKind::Text if described.values.is_empty() => arg,
+        PluginArgumentKind::Text => {
+            arg.value_parser(PossibleValuesParser::new(described.values.clone()))
+        }
+        PluginArgumentKind::Integer => arg.value_parser(clap::value_parser!(i64)),
+        PluginArgumentKind::Number => arg.value_parser(clap::value_parser!(f64)),
+    };
+    let arg = if described.many {
+        arg.num_args(1..)
+    } else {
+        arg
+    };
+    if described.option {
+        arg.long(described.name.clone())
+    } else {
+        arg.required(!described.optional)
+            .allow_negative_numbers(true)
+    }
+}
+
+/// What was typed, as the handler gets it.
+fn arguments(command: &PluginCommand, typed: &ArgMatches) -> Map<String, Value> {
+    let mut arguments = Map::new();
+    for described in &command.arguments {
+        if let Some(value) = value(described, typed) {
+            arguments.insert(described.name.clone(), value);
+        }
+    }
+    arguments
+}
+
+fn value(described: &PluginArgument, typed: &ArgMatches) -> Option<Value> {
+    let name = described.name.as_str();
+    let mut values: Vec<Value> = match described.kind {
+        PluginArgumentKind::Flag => return Some(json!(typed.get_flag(name))),
+        PluginArgumentKind::Text => typed.get_many::<String>(name)?.map(|v| json!(v)).collect(),
+        PluginArgumentKind::Integer => typed.get_many::<i64>(name)?.map(|v| json!(v)).collect(),
+        PluginArgumentKind::Number => typed.get_many::<f64>(name)?.map(|v| json!(v)).collect(),
+    };
+    if described.many {
+        Some(Value::Array(values))
+    } else {
+        values.pop()
+    }
+}
+
+/// An answer for people: a text as it is, an object as fields, a list by lines.
+fn shown(answer: &Value, style: Style) -> String {
+    match answer {
+        Value::Null => String::new(),
+        Value::Object(fields) => fields
+            .iter()
+            .map(|(name, value)| field(style, name, &text(value)))
+            .collect(),
+        Value::Array(items) => items.iter().map(|item| shown(item, style)).collect(),
+        Value::String(_) | Value::Bool(_) | Value::Number(_) => {
+            format!("{}\n", format::clean(&text(answer)))
+        }
+    }
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
+            value.to_string()
+        }
+    }
+}
+
+fn render(list: &PluginList, style: Style) -> String {
+    if list.plugins.is_empty() {
+        return "no plugins; [plugin.NAME] in config.toml names them\n".to_owned();
+    }
+    let heads = [
+        "NAME", "STATE", ">EVENTS", ">REFUSED", ">BROKEN", ">KEEPS", "~PLUGIN",
+    ];
+    let mut table = Table::new(&heads);
+    for plugin in &list.plugins {
+        let (state, tone) = condition(plugin);
+        let about = format!("{} {}: {}", plugin.plugin, plugin.version, plugin.about);
+        table.row([
+            plugin.name.as_str().into(),
+            Cell::toned(tone, state),
+            plugin.events.to_string().into(),
+            plugin.refused.to_string().into(),
+            plugin.broken.to_string().into(),
+            format::bytes(plugin.state_bytes).into(),
+            about.into(),
+        ]);
+    }
+    let parked = list.plugins.iter().filter_map(|plugin| {
+        let why = format::clean(plugin.why.as_ref()?);
+        let name = &plugin.name;
+        Some(format!(
+            "{name} is parked: {why}; `wormholes plugin start {name}`\n"
+        ))
+    });
+    let parked: String = parked.collect();
+    table.render(style) + parked.as_str()
+}
+
+fn condition(plugin: &PluginInfo) -> (&'static str, Tone) {
+    match plugin.condition {
+        PluginCondition::Running => ("running", Tone::Good),
+        PluginCondition::Paused => ("paused", Tone::Bad),
+        PluginCondition::Parked => ("parked", Tone::Bad),
+    }
+}

@@ -1,0 +1,91 @@
+//! `[plugin.NAME]`: which plugins run here, under which names, and what they may do.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use serde_json::Value;
+use toml::de::DeValue;
+use wormholes_host::{Capabilities, is_name};
+
+use super::read::{Document, Table};
+
+/// `[plugin.NAME]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct PluginConfig {
+    /// The instance's name: what commands are given to, and what its state goes by.
+    pub name: String,
+    /// The component; its manifest, `plugin.toml`, is beside it.
+    pub wasm: PathBuf,
+    /// What the component's SHA-256 must be; none: any.
+    pub sha256: Option<[u8; 32]>,
+    /// What it may do, if its manifest asks for the same.
+    pub grants: Capabilities,
+    /// What it reads, as JSON.
+    pub config: BTreeMap<String, String>,
+}
+
+/// All instances; problems are left in the document.
+pub(super) fn plugins<'a>(
+    document: &'a Document<'a>,
+    root: &'a toml::de::DeTable<'a>,
+    folder: &Path,
+) -> Vec<PluginConfig> {
+    let tables = document.named_sections(root, "plugin");
+    let plugin = |(name, table): (&str, Table<'a>)| {
+        if !is_name(name) {
+            let rule = "must be a small letter, then small letters, digits and `-`; at most 32";
+            table.problem("wasm", format!("the name {name:?} {rule}"));
+        }
+        let wasm = table.required("wasm", |text| super::sections::path(folder, text))?;
+        Some(PluginConfig {
+            name: name.to_owned(),
+            wasm,
+            sha256: table.parsed("sha256", sha256),
+            grants: table.value("grants", grants).unwrap_or_default(),
+            config: table.value("config", values).unwrap_or_default(),
+        })
+    };
+    tables.into_iter().filter_map(plugin).collect()
+}
+
+fn sha256(text: &str) -> Result<[u8; 32], &'static str> {
+    let bytes = data_encoding::HEXLOWER_PERMISSIVE.decode(text.as_bytes());
+    let bytes = bytes.ok().and_then(|bytes| bytes.try_into().ok());
+    bytes.ok_or("expected 64 hexadecimal digits, as sha256sum prints them")
+}
+
+fn grants(value: &DeValue<'_>) -> Result<Capabilities, String> {
+    serde_json::from_value(json(value)).map_err(|error| error.to_string())
+}
+
+fn values(value: &DeValue<'_>) -> Result<BTreeMap<String, String>, String> {
+    let table = value.as_table().ok_or("expected { key = value, … }")?;
+    let values = table.iter().map(|(key, value)| {
+        let key: &str = key.get_ref();
+        (key.to_owned(), json(value.get_ref()).to_string())
+    });
+    Ok(values.collect())
+}
+
+/// The same in JSON; a date is a text.
+fn json(value: &DeValue<'_>) -> Value {
+    match value {
+        DeValue::String(text) => Value::String(text.to_string()),
+        DeValue::Boolean(is) => Value::Bool(*is),
+        DeValue::Integer(number) => {
+            i64::from_str_radix(number.as_str(), number.radix()).map_or(Value::Null, Value::from)
+        }
+        DeValue::Float(number) => number.as_str().parse::<f64>().unwrap_or(f64::NAN).into(),
+        DeValue::Datetime(date) => Value::String(date.to_string()),
+        DeValue::Array(items) => items.iter().map(|item| json(item.get_ref())).collect(),
+        DeValue::Table(table) => {
+            let entry = |(key, value): (
+                &toml::Spanned<toml::de::DeString<'_>>,
+                &toml::Spanned<DeValue<'_>>,
+            )| { (key.get_ref().to_string(), json(value.get_ref())) };
+            Value::Object(table.iter().map(entry).collect())
+        }
+    }
+}

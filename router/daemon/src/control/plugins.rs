@@ -1,0 +1,54 @@
+//! `plugin.*`: the plugins that run here.
+
+use serde_json::Value;
+use wormholes_host::{ErrorCode as PluginErrorCode, Refusal};
+use wormholes_proto::control::{
+    ErrorCode, PluginAskParams, PluginHealth, PluginInfo, PluginList, PluginParams, RpcError,
+};
+
+use crate::node::NodeCore;
+
+pub(super) fn list(core: &NodeCore) -> PluginList {
+    PluginList {
+        plugins: core
+            .plugins()
+            .map(|plugins| plugins.list())
+            .unwrap_or_default(),
+    }
+}
+
+pub(super) async fn health(
+    core: &NodeCore,
+    params: &PluginParams,
+) -> Result<PluginHealth, RpcError> {
+    let plugins = core.plugins().ok_or_else(starting)?;
+    let health = plugins.health(&params.instance).await.map_err(refused)?;
+    Ok(PluginHealth { health })
+}
+
+pub(super) fn start(core: &NodeCore, params: &PluginParams) -> Result<PluginInfo, RpcError> {
+    let plugins = core.plugins().ok_or_else(starting)?;
+    plugins.restart(&params.instance).map_err(refused)
+}
+
+pub(super) async fn ask(core: &NodeCore, params: PluginAskParams) -> Result<Value, RpcError> {
+    let plugins = core.plugins().ok_or_else(starting)?;
+    let (instance, command) = (&params.instance, &params.command);
+    let answer = plugins.ask(instance, params.user.as_deref(), command, params.arguments);
+    answer.await.map_err(refused)
+}
+
+fn starting() -> RpcError {
+    RpcError::new(ErrorCode::Busy, "the plugins are not started yet")
+}
+
+fn refused(refusal: Refusal) -> RpcError {
+    let code = match refusal.code {
+        PluginErrorCode::Denied => ErrorCode::Denied,
+        PluginErrorCode::Invalid => ErrorCode::InvalidParams,
+        PluginErrorCode::NotFound => ErrorCode::NotFound,
+        PluginErrorCode::Quota | PluginErrorCode::Unavailable => ErrorCode::Busy,
+        PluginErrorCode::Expired | PluginErrorCode::Failed => ErrorCode::Failed,
+    };
+    RpcError::new(code, refusal.message)
+}

@@ -1,0 +1,266 @@
+//! The plugins that config.toml names: read, checked and handed to their host.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use ring::digest::{SHA256, digest};
+use serde_json::{Map, Value};
+use thiserror::Error;
+use wormholes_host::{
+    Caller, Condition, Ending, ErrorCode, Host, HostError, InstanceReport, LoadError, Principal,
+    Refusal, Source, Terms,
+};
+use wormholes_proto::{
+    NodeId,
+    control::{PluginCommand, PluginCondition, PluginInfo},
+};
+
+use crate::config::{Config, PluginConfig};
+
+/// Of the host, below the data folder.
+const FOLDER: &str = "plugins";
+/// The manifest, beside the component.
+const MANIFEST: &str = "plugin.toml";
+/// The largest component: JavaScript's are 12 MiB, Python's 18.
+const MAX_WASM_BYTES: u64 = 128 << 20;
+
+/// The host, where config.toml names plugins.
+pub(crate) struct Plugins(Option<Host>);
+
+/// Plugins that do not start.
+#[derive(Debug, Error)]
+pub enum PluginError {
+    /// The host.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// One of them.
+    #[error("[plugin.{name}]: {error}")]
+    Load {
+        /// Which.
+        name: String,
+        /// Why.
+        #[source]
+        error: Box<LoadError>,
+    },
+    /// The component is another than was meant.
+    #[error(
+        "[plugin.{name}]: {} has the SHA-256 {found}; set `sha256` to it if that is what you want",
+        path.display()
+    )]
+    Hash {
+        /// Which.
+        name: String,
+        /// The component.
+        path: PathBuf,
+        /// Its digest.
+        found: String,
+    },
+}
+
+impl Plugins {
+    /// Starts the plugins of `config`; no host runs where there are none.
+    ///
+    /// # Errors
+    /// [`PluginError`] names what to mend.
+    pub(crate) async fn start(config: &Config, node: NodeId) -> Result<Self, PluginError> {
+        if config.plugins.is_empty() {
+            return Ok(Self(None));
+        }
+        let host = Host::open(&config.node.data_dir.join(FOLDER), node)?;
+        for plugin in &config.plugins {
+            let source = read(plugin)?;
+            let loaded = host.load(&plugin.name, source, terms(plugin)).await;
+            loaded.map_err(|error| load_error(plugin, error))?;
+        }
+        Ok(Self(Some(host)))
+    }
+
+    /// Whether the plugins of `config` could start.
+    ///
+    /// # Errors
+    /// [`PluginError`] names what to mend.
+    pub(crate) fn check(config: &Config) -> Result<(), PluginError> {
+        for plugin in &config.plugins {
+            let source = read(plugin)?;
+            let checked = Host::check(&plugin.name, &source, terms(plugin));
+            checked.map_err(|error| load_error(plugin, error))?;
+        }
+        Ok(())
+    }
+
+    /// The instances, by name.
+    pub(crate) fn list(&self) -> Vec<PluginInfo> {
+        let reports = self.0.as_ref().map(Host::instances).unwrap_or_default();
+        reports.into_iter().map(info).collect()
+    }
+
+    /// What a plugin says of itself.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(crate) async fn health(&self, instance: &str) -> Result<String, Refusal> {
+        self.host(instance)?.health(instance).await
+    }
+
+    /// Has a parked plugin try again.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub(crate) fn restart(&self, instance: &str) -> Result<PluginInfo, Refusal> {
+        let host = self.host(instance)?;
+        host.restart(instance)?;
+        let mut infos = self.list().into_iter();
+        infos
+            .find(|info| info.name == instance)
+            .ok_or_else(|| no_plugin(instance))
+    }
+
+    /// Gives a command of the manifest to a plugin.
+    ///
+    /// # Errors
+    /// What it refused, or why it could not be asked.
+    pub(crate) async fn ask(
+        &self,
+        instance: &str,
+        user: Option<&str>,
+        command: &str,
+        arguments: Map<String, Value>,
+    ) -> Result<Value, Refusal> {
+        let host = self.host(instance)?;
+        let described = described(host, instance, command)?;
+        let (principal, caller) = match user {
+            None => (Principal::Node, Caller::Operator),
+            Some(_) => {
+                let users = "this build has no users yet; leave out --user";
+                return Err(Refusal::new(ErrorCode::Invalid, users));
+            }
+        };
+        let body = Value::Object(arguments).to_string();
+        let body = body.as_bytes();
+        let answer = if described.query {
+            host.query(instance, principal, caller, command, body)
+                .await?
+        } else {
+            let patience = Duration::from_secs(described.timeout_seconds);
+            let pending = host.request(instance, principal, caller, command, body, patience)?;
+            pending.answer().await?
+        };
+        serde_json::from_slice(&answer).map_err(|_| {
+            let broken = "the plugin answered with something that is not JSON";
+            Refusal::new(ErrorCode::Failed, broken)
+        })
+    }
+
+    fn host(&self, instance: &str) -> Result<&Host, Refusal> {
+        self.0.as_ref().ok_or_else(|| no_plugin(instance))
+    }
+}
+
+/// Whether the plugins that `config` names could start; needs no daemon.
+///
+/// # Errors
+/// [`PluginError`] names what to mend.
+pub fn check_plugins(config: &Config) -> Result<(), PluginError> {
+    Plugins::check(config)
+}
+
+/// What the manifest says of a command.
+fn described(host: &Host, instance: &str, command: &str) -> Result<PluginCommand, Refusal> {
+    let reports = host.instances();
+    let report = reports.iter().find(|report| *report.name == *instance);
+    let manifest = &report.ok_or_else(|| no_plugin(instance))?.manifest;
+    let described = manifest.commands.iter().find(|known| known.name == command);
+    described.cloned().ok_or_else(|| {
+        let help =
+            format!("{instance} has no command `{command}`; see `wormholes {instance} --help`");
+        Refusal::new(ErrorCode::NotFound, help)
+    })
+}
+
+fn no_plugin(instance: &str) -> Refusal {
+    let missing = format!("no plugin runs as `{instance}`; see `wormholes plugin list`");
+    Refusal::new(ErrorCode::NotFound, missing)
+}
+
+/// Reads a plugin's files, and checks that they are those that were meant.
+fn read(plugin: &PluginConfig) -> Result<Source, PluginError> {
+    let file = |path: &Path| {
+        let read = std::fs::metadata(path).and_then(|about| match about.len() {
+            0..=MAX_WASM_BYTES => std::fs::read(path),
+            _ => Err(std::io::Error::other("larger than 128 MiB")),
+        });
+        read.map_err(|error| {
+            let path = path.to_owned();
+            load_error(plugin, LoadError::Read { path, error })
+        })
+    };
+    let wasm = file(&plugin.wasm)?;
+    let found = digest(&SHA256, &wasm);
+    if plugin.sha256.is_some_and(|meant| found.as_ref() != meant) {
+        return Err(PluginError::Hash {
+            name: plugin.name.clone(),
+            path: plugin.wasm.clone(),
+            found: data_encoding::HEXLOWER.encode(found.as_ref()),
+        });
+    }
+    let path = plugin.wasm.with_file_name(MANIFEST);
+    let manifest = String::from_utf8_lossy(&file(&path)?).into_owned();
+    Ok(Source {
+        path,
+        manifest,
+        wasm,
+    })
+}
+
+fn terms(plugin: &PluginConfig) -> Terms {
+    Terms {
+        grants: plugin.grants.clone(),
+        config: plugin.config.clone(),
+    }
+}
+
+fn load_error(plugin: &PluginConfig, error: LoadError) -> PluginError {
+    PluginError::Load {
+        name: plugin.name.clone(),
+        error: Box::new(error),
+    }
+}
+
+fn info(report: InstanceReport) -> PluginInfo {
+    let counts = &report.counts;
+    let ended = |endings: &[Ending]| {
+        let counts = counts.events.iter();
+        let those = counts.filter(|((_, ending), _)| endings.contains(ending));
+        those.map(|(_, count)| count).sum()
+    };
+    let (condition, why) = match report.condition {
+        Condition::Running => (PluginCondition::Running, None),
+        Condition::Paused => (PluginCondition::Paused, None),
+        Condition::Parked(why) => (PluginCondition::Parked, Some(why)),
+    };
+    let manifest = Arc::unwrap_or_clone(report.manifest);
+    PluginInfo {
+        name: report.name.to_string(),
+        plugin: manifest.plugin.name,
+        version: manifest.plugin.version,
+        about: manifest.plugin.about,
+        condition,
+        why,
+        state_bytes: report.kept_bytes,
+        events: ended(&[Ending::Done]),
+        refused: ended(&[Ending::Refused]),
+        broken: ended(&[Ending::Trapped, Ending::TimedOut]),
+        given_up: counts.given_up,
+        commands: manifest.commands,
+    }
+}
+
+impl fmt::Debug for Plugins {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Plugins").field(&self.0.is_some()).finish()
+    }
+}

@@ -1,0 +1,180 @@
+//! Plugins on the real daemon: what they keep, and what becomes of wicked ones.
+
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::Result;
+use serde_json::{Value, json};
+use wormholes_tests::{Daemon, Setup, until};
+
+/// Beyond `limits.event_ms` of the wicked plugin three times over, on a machine with other work.
+const CONTAINED: Duration = Duration::from_secs(10);
+
+async fn ask(daemon: &Daemon, instance: &str, command: &str, arguments: Value) -> Result<Value> {
+    let params = json!({ "instance": instance, "command": command, "arguments": arguments });
+    daemon.call("plugin.ask", params).await
+}
+
+async fn refusal(daemon: &Daemon, command: &str, arguments: Value) -> String {
+    let answer = ask(daemon, "wicked", command, arguments).await;
+    format!("{:#}", answer.expect_err(command))
+}
+
+async fn listed(daemon: &Daemon, name: &str) -> Value {
+    let list = daemon.call("plugin.list", json!({})).await.unwrap();
+    let plugins = list["plugins"].as_array().unwrap();
+    let plugin = plugins.iter().find(|plugin| plugin["name"] == name);
+    plugin.unwrap().clone()
+}
+
+#[tokio::test]
+async fn what_a_plugin_answered_survives_kill_9() {
+    let setup = Setup::new("node").unwrap().plugin("plugins/echo").unwrap();
+    let mut daemon = setup.start().await.unwrap();
+    let said = daemon.cli(&["echo", "say", "good morning"]).unwrap();
+    assert_eq!(said, "count      1\ntext       good morning\n");
+    for count in 2..10 {
+        let said = daemon.cli(&["echo", "say", "again", "--json"]).unwrap();
+        assert_eq!(said, format!("{{\"count\":{count},\"text\":\"again\"}}\n"));
+        daemon.kill().unwrap();
+        daemon.restart().await.unwrap();
+    }
+    let later = ask(&daemon, "echo", "later", json!({ "text": "at last" }));
+    let answered = json!({ "count": 10, "text": "at last" });
+    assert_eq!(later.await.unwrap(), answered);
+    assert_eq!(daemon.cli(&["echo", "count"]).unwrap(), "10\n");
+    assert_eq!(daemon.cli(&["plugin", "health", "echo"]).unwrap(), "well\n");
+}
+
+#[tokio::test]
+async fn an_event_that_fails_leaves_nothing_and_its_memory_is_dropped() {
+    let setup = Setup::new("node").unwrap().plugin("tests/wicked").unwrap();
+    let daemon = setup.start().await.unwrap();
+    let marks = async || ask(&daemon, "wicked", "marks", json!({})).await.unwrap();
+    ask(&daemon, "wicked", "mark", json!({ "with": 1 }))
+        .await
+        .unwrap();
+    assert_eq!(
+        marks().await,
+        json!([1, 1, 1]),
+        "rows, and the memory of one instance"
+    );
+    let refused = refusal(&daemon, "refuse", json!({ "with": 2 })).await;
+    assert!(refused.contains("it says no"), "{refused}");
+    assert_eq!(marks().await, json!([1, 1, 0]), "undone, in a new instance");
+    let broken = refusal(&daemon, "break", json!({ "with": 3 })).await;
+    assert!(
+        broken.contains("the plugin failed; see its log"),
+        "{broken}"
+    );
+    assert_eq!(marks().await, json!([1, 1, 0]));
+    for attempt in 0..3 {
+        let said = format!("broken on purpose, attempt {attempt}");
+        assert!(!daemon.log().matching(&said).is_empty(), "{said}");
+    }
+    let sneaked = refusal(&daemon, "sneak", json!({})).await;
+    assert!(sneaked.contains("a query changes nothing"), "{sneaked}");
+    assert_eq!(marks().await[0], json!(1));
+    let wicked = listed(&daemon, "wicked").await;
+    let counts = ["refused", "broken", "given_up"].map(|key| wicked[key].as_u64().unwrap());
+    assert_eq!(counts, [1, 3, 1], "{wicked}");
+}
+
+#[tokio::test]
+async fn wicked_plugins_are_contained_and_named_while_others_run() {
+    let setup = Setup::new("node").unwrap();
+    let setup = setup.plugin("plugins/echo").unwrap();
+    let setup = setup.plugin("tests/wicked").unwrap();
+    let daemon = setup.start().await.unwrap();
+    let before = daemon.resident_bytes().unwrap();
+    for flood in ["write", "scratch", "timers"] {
+        let answer = ask(&daemon, "wicked", flood, json!({})).await.unwrap();
+        let said = answer[1].as_str().unwrap();
+        assert!(said.contains("raise limits."), "{flood}: {answer}");
+    }
+    ask(&daemon, "wicked", "log", json!({})).await.unwrap();
+    let lines = daemon.log().matching("plugin says").len();
+    assert!((1..2000).contains(&lines), "{lines} of 5000 lines");
+    for bomb in ["loop", "memory"] {
+        let started = Instant::now();
+        let broken = refusal(&daemon, bomb, json!({})).await;
+        assert!(broken.contains("the plugin failed"), "{bomb}: {broken}");
+        assert!(
+            started.elapsed() < CONTAINED,
+            "{bomb}: {:?}",
+            started.elapsed()
+        );
+        ask(&daemon, "echo", "say", json!({ "text": "well" }))
+            .await
+            .unwrap();
+    }
+    let grown = daemon.resident_bytes().unwrap().saturating_sub(before);
+    assert!(grown < 64 << 20, "{grown} bytes");
+    // It breaks on, and is paused, then parked.
+    let parked = until("a plugin to be paused", async || {
+        let _broken = refusal(&daemon, "loop", json!({})).await;
+        (listed(&daemon, "wicked").await["condition"] != "running").then_some(())
+    });
+    parked.await.unwrap();
+    let list = daemon.cli(&["plugin", "list"]).unwrap();
+    let line = list.lines().find(|line| line.starts_with("wicked"));
+    assert!(line.unwrap().contains("paused"), "{list}");
+    assert_eq!(listed(&daemon, "echo").await["condition"], "running");
+    ask(&daemon, "echo", "say", json!({ "text": "still" }))
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_request_without_an_answer_ends_and_its_handler_is_told() {
+    let setup = Setup::new("node").unwrap().plugin("tests/wicked").unwrap();
+    let daemon = setup.start().await.unwrap();
+    let late = refusal(&daemon, "later", json!({})).await;
+    assert!(late.contains("did not answer in time"), "{late}");
+    let told = until("the handler to be told", async || {
+        let marks = ask(&daemon, "wicked", "marks", json!({})).await.unwrap();
+        marks[0].is_u64().then_some(())
+    });
+    told.await.unwrap();
+    // No more than it may have open at once.
+    let many = (0..5).map(|_| ask(&daemon, "wicked", "later", json!({})));
+    let answers = futures_util::future::join_all(many).await;
+    let refused = answers.iter().filter(|answer| {
+        let error = answer.as_ref().unwrap_err();
+        format!("{error:#}").contains("too many requests without an answer")
+    });
+    assert_eq!(refused.count(), 1);
+}
+
+#[tokio::test]
+async fn a_plugin_gets_nothing_that_is_not_granted() {
+    let check = |grants: &str| {
+        let setup = Setup::new("node").unwrap().plugin("plugins/echo").unwrap();
+        let config = setup.write_config().unwrap();
+        let text = std::fs::read_to_string(&config).unwrap();
+        let granted = "grants = { state = true, scratch = true, timers = true }";
+        std::fs::write(&config, text.replace(granted, grants)).unwrap();
+        let mut command = Command::new(wormholes_tests::binary("wormholed").unwrap());
+        let output = command
+            .arg("--config")
+            .arg(&config)
+            .arg("--check")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.success(), said)
+    };
+    let all = "grants = { state = true, scratch = true, timers = true }";
+    assert!(check(all).0);
+    let (good, said) = check("grants = { state = true, timers = true }");
+    assert!(
+        !good && said.contains("[plugin.echo]: the plugin imports `scratch`"),
+        "{said}"
+    );
+    let (good, said) = check("grants = { state = true, fly = true }");
+    assert!(!good && said.contains("unknown field `fly`"), "{said}");
+    let (good, said) = check(&format!("{all}\nsha256 = \"{}\"", "00".repeat(32)));
+    assert!(!good && said.contains("has the SHA-256"), "{said}");
+}
