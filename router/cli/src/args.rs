@@ -238,3 +238,20 @@ fn named_set(text: &str) -> Result<(String, PathBuf), &'static str> {
     let (name, file) = text.split_once('=').ok_or("expected NAME=FILE")?;
     Ok((name.to_owned(), file.into()))
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+    use wormholes_proto::control::RESERVED_INSTANCES;
+
+    use super::*;
+
+    #[test]
+    fn no_plugin_may_bear_the_name_of_a_command() {
+        let args = Args::command();
+        for command in args.get_subcommands() {
+            let name = command.get_name();
+            assert!(RESERVED_INSTANCES.contains(&name), "{name}");
+        }
+    }
+}

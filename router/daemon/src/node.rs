@@ -222,6 +222,9 @@ impl Node {
         if let Some(control) = self.control.take() {
             control.shutdown().await;
         }
+        if let Some(plugins) = self.core.plugins() {
+            plugins.close().await;
+        }
         self.core.network.shutdown().await;
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     fmt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -29,7 +29,7 @@ const MANIFEST: &str = "plugin.toml";
 const MAX_WASM_BYTES: u64 = 128 << 20;
 
 /// The host, where config.toml names plugins.
-pub(crate) struct Plugins(Option<Host>);
+pub(crate) struct Plugins(RwLock<Option<Arc<Host>>>);
 
 /// Plugins that do not start.
 #[derive(Debug, Error)]
@@ -68,7 +68,7 @@ impl Plugins {
     /// [`PluginError`] names what to mend.
     pub(crate) async fn start(config: &Config, node: NodeId) -> Result<Self, PluginError> {
         if config.plugins.is_empty() {
-            return Ok(Self(None));
+            return Ok(Self(RwLock::new(None)));
         }
         let host = Host::open(&config.node.data_dir.join(FOLDER), node)?;
         for plugin in &config.plugins {
@@ -76,7 +76,7 @@ impl Plugins {
             let loaded = host.load(&plugin.name, source, terms(plugin)).await;
             loaded.map_err(|error| load_error(plugin, error))?;
         }
-        Ok(Self(Some(host)))
+        Ok(Self(RwLock::new(Some(Arc::new(host)))))
     }
 
     /// Whether the plugins of `config` could start.
@@ -94,7 +94,10 @@ impl Plugins {
 
     /// The instances, by name.
     pub(crate) fn list(&self) -> Vec<PluginInfo> {
-        let reports = self.0.as_ref().map(Host::instances).unwrap_or_default();
+        let reports = self
+            .running()
+            .map(|host| host.instances())
+            .unwrap_or_default();
         reports.into_iter().map(info).collect()
     }
 
@@ -111,8 +114,7 @@ impl Plugins {
     /// # Errors
     /// There is none of that name.
     pub(crate) fn restart(&self, instance: &str) -> Result<PluginInfo, Refusal> {
-        let host = self.host(instance)?;
-        host.restart(instance)?;
+        self.host(instance)?.restart(instance)?;
         let mut infos = self.list().into_iter();
         infos
             .find(|info| info.name == instance)
@@ -131,7 +133,7 @@ impl Plugins {
         arguments: Map<String, Value>,
     ) -> Result<Value, Refusal> {
         let host = self.host(instance)?;
-        let described = described(host, instance, command)?;
+        let described = described(&host, instance, command)?;
         let (principal, caller) = match user {
             None => (Principal::Node, Caller::Operator),
             Some(_) => {
@@ -155,8 +157,26 @@ impl Plugins {
         })
     }
 
-    fn host(&self, instance: &str) -> Result<&Host, Refusal> {
-        self.0.as_ref().ok_or_else(|| no_plugin(instance))
+    /// Ends all plugins; what they were at is undone.
+    pub(crate) async fn close(&self) {
+        let host = self
+            .0
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        // Whoever is asking one has it until the answer.
+        if let Some(host) = host.and_then(Arc::into_inner) {
+            host.close().await;
+        }
+    }
+
+    fn host(&self, instance: &str) -> Result<Arc<Host>, Refusal> {
+        self.running().ok_or_else(|| no_plugin(instance))
+    }
+
+    fn running(&self) -> Option<Arc<Host>> {
+        let host = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        host.clone()
     }
 }
 
@@ -261,6 +281,6 @@ fn info(report: InstanceReport) -> PluginInfo {
 
 impl fmt::Debug for Plugins {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Plugins").field(&self.0.is_some()).finish()
+        f.debug_tuple("Plugins").field(&self.list().len()).finish()
     }
 }

@@ -151,11 +151,17 @@ impl Refusal {
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
         let mut message = message.into();
         message.truncate(message.floor_char_boundary(MAX_MESSAGE_BYTES));
+        message.shrink_to_fit();
         Self { code, message }
     }
 }
 
 impl Refusal {
+    /// Nothing came in time.
+    pub(crate) fn late() -> Self {
+        Self::new(ErrorCode::Expired, "the plugin did not answer in time")
+    }
+
     /// What the event rested on was not made durable.
     pub(crate) fn lost() -> Self {
         Self::new(

@@ -62,15 +62,20 @@ pub struct Counts {
     pub given_up: u64,
 }
 
+impl Ending {
+    pub(crate) fn of<T>(outcome: &Result<T, Fault>) -> Self {
+        match outcome {
+            Ok(_) => Self::Done,
+            Err(Fault::Refused(_)) => Self::Refused,
+            Err(Fault::Trapped(_)) => Self::Trapped,
+            Err(Fault::TimedOut(_)) => Self::TimedOut,
+            Err(Fault::Host(_)) => Self::Host,
+        }
+    }
+}
+
 impl Figures {
-    pub(crate) fn handled<T>(&self, kind: EventKind, outcome: &Result<T, Fault>, time: Duration) {
-        let ending = match outcome {
-            Ok(_) => Ending::Done,
-            Err(Fault::Refused(_)) => Ending::Refused,
-            Err(Fault::Trapped(_)) => Ending::Trapped,
-            Err(Fault::TimedOut(_)) => Ending::TimedOut,
-            Err(Fault::Host(_)) => Ending::Host,
-        };
+    pub(crate) fn handled(&self, kind: EventKind, ending: Ending, time: Duration) {
         let bucket = HANDLER_BOUNDS.partition_point(|bound| *bound < time);
         let mut counts = self.lock();
         *counts.events.entry((kind, ending)).or_default() += 1;
@@ -94,10 +99,12 @@ impl Figures {
         self.lock().given_up += 1;
     }
 
-    /// A principal's rows grew by so much.
-    pub(crate) fn keeps(&self, change: i64) {
-        // In two's complement, adding what is negative takes away.
-        self.kept_bytes.fetch_add(change as u64, Ordering::Relaxed);
+    /// A principal's rows have so many bytes, and had so many before.
+    pub(crate) fn keeps(&self, before: u64, after: u64) {
+        let change = |kept: u64| Some(kept.saturating_sub(before).saturating_add(after));
+        let _ = self
+            .kept_bytes
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, change);
     }
 
     /// What all principals keep.

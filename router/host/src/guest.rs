@@ -4,6 +4,7 @@
 //! time-out or an error it is dropped, never used again: its memory was not undone with the event.
 
 mod abi;
+mod cache;
 mod engine;
 mod wasi;
 
@@ -13,17 +14,17 @@ use std::{
 
 use thiserror::Error;
 use wasmtime::{
-    Store, StoreLimits, StoreLimitsBuilder, Trap,
+    ResourceLimiter, Store, Trap,
     component::{Component, HasSelf, InstancePre, Linker, types::ComponentItem},
 };
 use wormholes_proto::NodeId;
 
-pub(crate) use self::engine::Engine;
-use self::{abi::handlers, engine::TURN};
+use self::abi::handlers;
+pub(crate) use self::{cache::Cache, engine::Engine};
 use crate::{
-    event::{Event, Query, Refusal, Reply},
+    event::{ErrorCode, Event, Query, Refusal, Reply},
     manifest::{Capabilities, Limits},
-    transaction::Transaction,
+    transaction::{MAX_ANSWER_BYTES, Transaction},
 };
 
 /// What ABI this is.
@@ -37,6 +38,8 @@ const MAX_TABLES: usize = 64;
 const MAX_MEMORIES: usize = 16;
 const MAX_INSTANCES: usize = 64;
 const MAX_TABLE_ELEMENTS: usize = 100_000;
+/// What one call of a plugin hands to the host: a row of the greatest length, and room to spare.
+const MAX_CALL_BYTES: usize = 4 << 20;
 
 /// What the instances of a plugin share.
 #[derive(Debug)]
@@ -130,21 +133,33 @@ pub(crate) struct Instance {
 pub(crate) struct State {
     plugin: Arc<Plugin>,
     transaction: Option<Transaction>,
-    limits: StoreLimits,
+    limiter: Limiter,
     stderr: Vec<u8>,
+}
+
+/// What an instance may still take, all of its memories and all of its tables together.
+struct Limiter {
+    memory_bytes: usize,
+    table_elements: usize,
 }
 
 impl Code {
     /// Compiles a component, and checks that it may import what it imports: `granted` is what both
-    /// its manifest and config.toml say. Takes seconds for components of many megabytes.
+    /// its manifest and config.toml say. Takes seconds for components of many megabytes that are not
+    /// in the cache.
     pub(crate) fn compile(
         engine: Arc<Engine>,
+        cache: Option<&Cache>,
         plugin: Arc<Plugin>,
         wasm: &[u8],
         granted: &Capabilities,
     ) -> Result<Self, CodeError> {
-        let component = Component::from_binary(engine.wasmtime(), wasm)
-            .map_err(|error| CodeError::NotAComponent(format!("{error:#}")))?;
+        let component = match cache {
+            Some(cache) => cache.component(engine.wasmtime(), wasm),
+            None => Component::from_binary(engine.wasmtime(), wasm),
+        };
+        let component =
+            component.map_err(|error| CodeError::NotAComponent(format!("{error:#}")))?;
         let digest = ring::digest::digest(&ring::digest::SHA256, wasm);
         let digest = digest.as_ref().first_chunk().copied().unwrap_or_default();
         Self::new(engine, plugin, &component, granted, digest)
@@ -170,9 +185,6 @@ impl Code {
         abi::Plugin::add_to_linker::<_, HasSelf<State>>(&mut linker, |state| state)
             .map_err(other_abi)?;
         wasi::add_to(engine.wasmtime(), &mut linker, inert).map_err(other_abi)?;
-        linker
-            .define_unknown_imports_as_traps(component)
-            .map_err(other_abi)?;
         let ready = linker.instantiate_pre(component).map_err(other_abi)?;
         let exports = |interface: &str| {
             let mut exports = kind.exports(engine.wasmtime());
@@ -214,7 +226,8 @@ impl Code {
     /// A new instance, with fresh memory.
     pub(crate) async fn instantiate(&self) -> Result<Instance, Fault> {
         let mut store = Store::new(self.engine.wasmtime(), State::new(Arc::clone(&self.plugin)));
-        store.limiter(|state| &mut state.limits);
+        store.limiter(|state| &mut state.limiter);
+        store.set_hostcall_fuel(MAX_CALL_BYTES);
         store.set_epoch_deadline(1);
         store.epoch_deadline_async_yield_and_update(1);
         let budget = self.plugin.limits.event_time();
@@ -301,7 +314,8 @@ impl Instance {
             }
         };
         self.store.data_mut().flush_stderr();
-        told.map_err(|error| Fault::Refused(error.into()))
+        let told = told.map_err(Refusal::from).and_then(checked);
+        told.map_err(Fault::Refused)
     }
 
     async fn call(
@@ -338,7 +352,7 @@ impl Instance {
                 let reply = handler.call_handle(store, &stamp, &request).await?;
                 return Ok(match reply {
                     Ok(handlers::on_request::Reply::Done(body)) => {
-                        Ok(Outcome::Replied(Reply::Done(body)))
+                        checked(body).map(|body| Outcome::Replied(Reply::Done(body)))
                     }
                     Ok(handlers::on_request::Reply::Later) => Ok(Outcome::Replied(Reply::Later)),
                     Err(error) => Err(error.into()),
@@ -349,19 +363,63 @@ impl Instance {
     }
 }
 
+impl ResourceLimiter for Limiter {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        Ok(take(
+            &mut self.memory_bytes,
+            desired.saturating_sub(current),
+        ))
+    }
+
+    fn table_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        Ok(take(
+            &mut self.table_elements,
+            desired.saturating_sub(current),
+        ))
+    }
+
+    fn instances(&self) -> usize {
+        MAX_INSTANCES
+    }
+
+    fn tables(&self) -> usize {
+        MAX_TABLES
+    }
+
+    fn memories(&self) -> usize {
+        MAX_MEMORIES
+    }
+}
+
+/// Takes so much of what is left, if it is there.
+fn take(left: &mut usize, wanted: usize) -> bool {
+    let Some(rest) = left.checked_sub(wanted) else {
+        return false;
+    };
+    *left = rest;
+    true
+}
+
 impl State {
     fn new(plugin: Arc<Plugin>) -> Self {
-        let limits = StoreLimitsBuilder::new()
-            .memory_size(plugin.limits.memory_bytes())
-            .memories(MAX_MEMORIES)
-            .tables(MAX_TABLES)
-            .table_elements(MAX_TABLE_ELEMENTS)
-            .instances(MAX_INSTANCES)
-            .build();
+        let limiter = Limiter {
+            memory_bytes: plugin.limits.memory_bytes(),
+            table_elements: MAX_TABLE_ELEMENTS,
+        };
         Self {
             plugin,
             transaction: None,
-            limits,
+            limiter,
             stderr: Vec::new(),
         }
     }
@@ -392,6 +450,8 @@ impl State {
 
     /// Standard error, a line at a time.
     fn write_stderr(&mut self, bytes: &[u8]) {
+        // What the event may not log need not be looked at.
+        let bytes = bytes.get(..self.plugin.limits.log_bytes()).unwrap_or(bytes);
         for byte in bytes {
             if *byte == b'\n' || self.stderr.len() >= MAX_STDERR_BYTES {
                 self.flush_stderr();
@@ -420,24 +480,40 @@ impl State {
     }
 }
 
-/// Runs `call` for so much time, a turn at a time. Of the first turn, only that it ended is known.
+/// An answer, if it is not too long.
+fn checked(answer: Vec<u8>) -> Result<Vec<u8>, Refusal> {
+    if answer.len() > MAX_ANSWER_BYTES {
+        let long = "the plugin's answer is longer than 1 MiB";
+        return Err(Refusal::new(ErrorCode::Quota, long));
+    }
+    Ok(answer)
+}
+
+/// Runs `call` for so much processor time, a turn at a time.
 async fn within<T>(
     budget: Duration,
     call: impl Future<Output = wasmtime::Result<T>>,
 ) -> Result<T, Fault> {
     let mut call = pin!(call);
-    let mut turns = 0;
+    let mut spent = Duration::ZERO;
     poll_fn(|context| {
+        let started = thread_time();
         if let Poll::Ready(done) = call.as_mut().poll(context) {
             return Poll::Ready(done.map_err(Fault::from));
         }
-        turns += 1;
-        if TURN * turns >= budget {
+        spent += thread_time().saturating_sub(started);
+        if spent >= budget {
             return Poll::Ready(Err(Fault::TimedOut(budget)));
         }
         Poll::Pending
     })
     .await
+}
+
+/// What the thread has had of a processor.
+fn thread_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(time).unwrap_or_default()
 }
 
 impl From<wasmtime::Error> for Fault {

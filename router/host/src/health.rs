@@ -1,4 +1,4 @@
-//! A plugin that breaks again and again waits, longer each time, and is parked in the end.
+//! A principal that breaks again and again waits, longer each time, and is parked in the end.
 
 use std::{
     collections::VecDeque,
@@ -18,14 +18,15 @@ const PAUSES: u32 = 6;
 /// Who ran so long since the last pause begins with the first one again.
 const CALM: Duration = Duration::from_secs(600);
 
-/// How a plugin is.
+/// How a principal of a plugin is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Condition {
     /// Events run.
     Running,
     /// It broke too often: events wait for some seconds.
     Paused,
-    /// It breaks whatever it is given: no event runs until an operator starts it again.
+    /// It breaks whatever it is given, or must not go on: no event runs until an operator starts it
+    /// again.
     Parked(String),
 }
 
@@ -58,7 +59,7 @@ impl Health {
         }
     }
 
-    /// Waits until events may run.
+    /// Waits while it is paused.
     pub(crate) async fn pass(&self) {
         if *self.pause.borrow() == Pause::None {
             return;
@@ -67,19 +68,36 @@ impl Health {
         loop {
             let now = pause.borrow_and_update().clone();
             match now {
-                Pause::None => return,
+                Pause::None | Pause::Parked(_) => return,
                 Pause::Until(end) => {
                     if tokio::time::timeout_at(end, pause.changed()).await.is_err() {
                         return;
                     }
                 }
-                Pause::Parked(_) => {
-                    if pause.changed().await.is_err() {
-                        return;
-                    }
-                }
             }
         }
+    }
+
+    /// Why no event may run, when that is so.
+    pub(crate) fn parked(&self) -> Option<String> {
+        match &*self.pause.borrow() {
+            Pause::Parked(why) => Some(why.clone()),
+            Pause::None | Pause::Until(_) => None,
+        }
+    }
+
+    /// Waits until an operator starts it again.
+    pub(crate) async fn started(&self) {
+        let mut pause = self.pause.subscribe();
+        // Nobody is left to start it when that fails.
+        let _ = pause
+            .wait_for(|pause| !matches!(pause, Pause::Parked(_)))
+            .await;
+    }
+
+    /// It must not go on.
+    pub(crate) fn park(&self, why: String) {
+        self.pause.send_replace(Pause::Parked(why));
     }
 
     /// An instance broke.
@@ -158,9 +176,9 @@ mod tests {
         }
         breaks(&health, BORNE + 1);
         assert_eq!(health.condition(), Condition::Parked("trap".to_owned()));
-        assert!(health.pass().now_or_never().is_none());
+        assert!(health.started().now_or_never().is_none());
         health.start();
-        health.pass().await;
+        health.started().await;
         assert_eq!(health.condition(), Condition::Running);
     }
 

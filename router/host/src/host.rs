@@ -14,7 +14,10 @@ use std::{
 use thiserror::Error;
 use tokio::{
     runtime::{self, Runtime},
-    sync::{mpsc, oneshot},
+    sync::{
+        mpsc::{self, error::TrySendError},
+        oneshot,
+    },
 };
 use wormholes_proto::NodeId;
 
@@ -22,7 +25,7 @@ use crate::{
     clock::now_ms,
     event::{Caller, ErrorCode, Principal, Query, Refusal, Request},
     figures::Counts,
-    guest::{Code, CodeError, Engine, Plugin},
+    guest::{Cache, Code, CodeError, Engine, Plugin},
     health::Condition,
     loaded::{Loaded, Terms},
     manifest::{Manifest, ManifestError, is_name},
@@ -34,8 +37,15 @@ use crate::{
 
 /// Threads on which handlers run.
 const THREADS: usize = 2;
+/// How far they give way to those on which flows live: where both want all of a processor, they get a
+/// quarter of it.
+const GIVE_WAY: i32 = 5;
+/// How long the end of a host waits for handlers: they have turns of 2 ms.
+const END_PATIENCE: Duration = Duration::from_secs(1);
 /// The store, below the data folder.
 const STORE_FILE: &str = "plugins.redb";
+/// Compiled components, below the data folder.
+const CACHE_FOLDER: &str = "compiled";
 /// Instances of one node.
 const MAX_INSTANCES: usize = 256;
 
@@ -50,6 +60,7 @@ pub struct Host {
 struct Shared {
     node: NodeId,
     engine: Arc<Engine>,
+    cache: Cache,
     store: Store,
     loaded: RwLock<BTreeMap<Arc<str>, Arc<Loaded>>>,
     actors: Mutex<HashMap<Home, mpsc::Sender<Task>>>,
@@ -143,6 +154,8 @@ pub struct Pending {
     answer: oneshot::Receiver<Result<Vec<u8>, Refusal>>,
     /// How far it is; ends with the answer.
     pub progress: mpsc::Receiver<Progress>,
+    /// Of the asker: whatever the plugin does, it is told then.
+    patience: Duration,
     left: Option<(mpsc::Sender<Task>, u64)>,
 }
 
@@ -157,12 +170,14 @@ impl Host {
         let runtime = runtime::Builder::new_multi_thread()
             .worker_threads(THREADS)
             .thread_name("plugin")
+            .on_thread_start(give_way)
             .enable_time()
             .build()?;
         let first_request = u64::from(store.boot()) << 32;
         let shared = Shared {
             node,
             engine: Arc::new(Engine::new()?),
+            cache: Cache::new(folder.join(CACHE_FOLDER)),
             store,
             loaded: RwLock::default(),
             actors: Mutex::default(),
@@ -182,7 +197,7 @@ impl Host {
     pub fn check(name: &str, source: &Source, terms: Terms) -> Result<(), LoadError> {
         let engine = Arc::new(Engine::new().map_err(LoadError::Engine)?);
         let node = NodeId::from_bytes([0; 32]);
-        compile(engine, node, name, source, terms).map(drop)
+        compile(engine, None, node, name, source, terms).map(drop)
     }
 
     /// Compiles a plugin, checks what it asks for, and wakes its principals.
@@ -191,8 +206,8 @@ impl Host {
     /// [`LoadError`] names what to mend; nothing is loaded then.
     pub async fn load(&self, name: &str, source: Source, terms: Terms) -> Result<(), LoadError> {
         let (engine, node) = (Arc::clone(&self.shared.engine), self.shared.node);
-        let instance = name.to_owned();
-        let compile = move || compile(engine, node, &instance, &source, terms);
+        let (instance, cache) = (name.to_owned(), self.shared.cache.clone());
+        let compile = move || compile(engine, Some(&cache), node, &instance, &source, terms);
         let compiled = self.threads.spawn_blocking(compile).await;
         let (manifest, code) = compiled.map_err(|_| LoadError::Lost)??;
         let number = self.shared.number(name).await?;
@@ -203,6 +218,20 @@ impl Host {
             self.wake(loaded.home(&principal), principal, &loaded)?;
         }
         Ok(())
+    }
+
+    /// Ends all plugins and closes the store, so that another host may open it. What they answered is
+    /// durable; what they were at is undone.
+    pub async fn close(mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            let end = move || runtime.shutdown_timeout(END_PATIENCE);
+            // Its last task cannot panic.
+            let _ = tokio::task::spawn_blocking(end).await;
+        }
+        // The store's end waits for its last commit.
+        let shared = Arc::clone(&self.shared);
+        drop(self);
+        let _ = tokio::task::spawn_blocking(move || drop(shared)).await;
     }
 
     /// The instances that are loaded, by name.
@@ -217,7 +246,7 @@ impl Host {
     /// # Errors
     /// There is none of that name.
     pub fn restart(&self, instance: &str) -> Result<(), Refusal> {
-        self.shared.find(instance)?.health.start();
+        self.shared.find(instance)?.start();
         Ok(())
     }
 
@@ -235,14 +264,18 @@ impl Host {
         patience: Duration,
     ) -> Result<Pending, Refusal> {
         let loaded = self.shared.find(instance)?;
+        if let Some(why) = loaded.health(&principal).parked() {
+            let parked = format!("the plugin is parked: {why}; see `wormholes plugin list`");
+            return Err(Refusal::new(ErrorCode::Unavailable, parked));
+        }
         let id = self.shared.next_request.fetch_add(1, Ordering::Relaxed);
-        let patience = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+        let patience_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
         let request = Request {
             id,
             caller,
             name: name.into(),
             body: body.into(),
-            deadline_ms: now_ms().saturating_add(patience),
+            deadline_ms: now_ms().saturating_add(patience_ms),
         };
         let (answer, answered) = oneshot::channel();
         let (progress, progressed) = mpsc::channel(16);
@@ -251,13 +284,23 @@ impl Host {
             progress: Some(progress),
         };
         let tasks = self.actor(principal, &loaded)?;
-        tasks.try_send(Task::Request(request, asker)).map_err(|_| {
-            let full = "too many events wait for this plugin; ask again later";
-            Refusal::new(ErrorCode::Unavailable, full)
-        })?;
+        tasks
+            .try_send(Task::Request(request, asker))
+            .map_err(|error| {
+                let why = match error {
+                    TrySendError::Full(_) => {
+                        "too many events wait for this plugin; ask again later"
+                    }
+                    TrySendError::Closed(_) => {
+                        "the plugin ended by a fault of the daemon; restart it"
+                    }
+                };
+                Refusal::new(ErrorCode::Unavailable, why)
+            })?;
         Ok(Pending {
             answer: answered,
             progress: progressed,
+            patience,
             left: Some((tasks, id)),
         })
     }
@@ -302,10 +345,7 @@ impl Host {
     ) -> Result<Vec<u8>, Refusal> {
         let loaded = self.shared.find(instance)?;
         let store = self.shared.store.clone();
-        let answer = async move {
-            let _turn = loaded.queries.acquire().await;
-            loaded.answer(principal, &query, store.snapshot()).await
-        };
+        let answer = async move { loaded.query(principal, &query, &store).await };
         let answered = self.threads.spawn(answer).await;
         answered.unwrap_or_else(|_| Err(Refusal::new(ErrorCode::Unavailable, "the plugins stop")))
     }
@@ -349,6 +389,7 @@ impl Host {
 /// Reads a plugin's manifest, compiles its component and checks what it imports.
 fn compile(
     engine: Arc<Engine>,
+    cache: Option<&Cache>,
     node: NodeId,
     name: &str,
     source: &Source,
@@ -368,8 +409,17 @@ fn compile(
         limits: Arc::new(manifest.limits.clone()),
     });
     let granted = manifest.capabilities.both(&terms.grants);
-    let code = Code::compile(engine, plugin, &source.wasm, &granted)?;
+    let code = Code::compile(engine, cache, plugin, &source.wasm, &granted)?;
     Ok((manifest, code))
+}
+
+/// Lets other threads go first; what the system refuses only makes them slower.
+fn give_way() {
+    // Elsewhere it would be the whole process that gives way.
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::nice(GIVE_WAY) {
+        tracing::debug!(%error, "plugins do not give way");
+    }
 }
 
 impl Drop for Host {
@@ -386,7 +436,8 @@ impl Pending {
     /// # Errors
     /// What the plugin refused, or why it could not be asked.
     pub async fn answer(mut self) -> Result<Vec<u8>, Refusal> {
-        let answer = (&mut self.answer).await;
+        let answer = tokio::time::timeout(self.patience, &mut self.answer).await;
+        let answer = answer.map_err(|_| Refusal::late())?;
         self.left = None;
         answer.unwrap_or_else(|_| {
             let stopped = "the plugin was stopped before it answered";

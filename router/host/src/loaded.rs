@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use arc_swap::ArcSwap;
@@ -14,11 +17,11 @@ use crate::{
     event::{ErrorCode, Principal, Query, Refusal, Stamp},
     figures::Figures,
     guest::{Code, Fault, Plugin},
-    health::Health,
+    health::{Condition, Health},
     host::InstanceReport,
     manifest::{Capabilities, Manifest},
-    memory::Version,
-    rows::{self, Home, principal_keys},
+    memory::{Version, read_head},
+    rows::{self, Home, Space, principal_keys},
     store::{Snapshot, Store, StoreError},
     transaction::{Ground, Transaction},
 };
@@ -26,6 +29,8 @@ use crate::{
 /// Principals of one plugin that run at once, and questions to it that are answered at once: others
 /// have their turn beside them.
 const TURNS: usize = 2;
+/// Questions that wait. Overflow: the newcomer is refused.
+const MAX_QUERIES: usize = 256;
 
 /// One instance of a plugin, as config.toml names it.
 pub(crate) struct Loaded {
@@ -36,8 +41,10 @@ pub(crate) struct Loaded {
     pub(crate) plugin: Arc<Plugin>,
     pub(crate) turns: Semaphore,
     pub(crate) queries: Semaphore,
-    pub(crate) health: Health,
     pub(crate) figures: Figures,
+    /// Of the principals that are awake.
+    healths: Mutex<BTreeMap<Principal, Arc<Health>>>,
+    waiting_queries: AtomicUsize,
     code: ArcSwap<Code>,
     /// Of their rows; what was given to one and never written to is given again after a start.
     numbers: Mutex<BTreeMap<Principal, u32>>,
@@ -51,18 +58,64 @@ impl Loaded {
         store: &Store,
     ) -> Result<Self, StoreError> {
         let plugin = Arc::clone(code.plugin());
-        Ok(Self {
+        let loaded = Self {
             name: Arc::clone(&plugin.name),
             number,
             manifest: Arc::new(manifest),
             plugin,
             turns: Semaphore::new(TURNS),
             queries: Semaphore::new(TURNS),
-            health: Health::new(),
             figures: Figures::default(),
+            healths: Mutex::default(),
+            waiting_queries: AtomicUsize::new(0),
             code: ArcSwap::from_pointee(code),
             numbers: Mutex::new(read_numbers(number, store)?),
-        })
+        };
+        let snapshot = store.snapshot();
+        for principal in loaded.principals() {
+            let head = snapshot.get(&loaded.home(&principal).key(Space::Head, &[]))?;
+            let kept = head
+                .as_deref()
+                .and_then(read_head)
+                .map_or(0, |(kept, _)| kept);
+            loaded.figures.keeps(0, kept);
+        }
+        Ok(loaded)
+    }
+
+    /// How this principal is.
+    pub(crate) fn health(&self, principal: &Principal) -> Arc<Health> {
+        let mut healths = self.healths();
+        let health = healths
+            .entry(principal.clone())
+            .or_insert_with(|| Arc::new(Health::new()));
+        Arc::clone(health)
+    }
+
+    /// An operator says that all is well again.
+    pub(crate) fn start(&self) {
+        self.healths().values().for_each(|health| health.start());
+    }
+
+    /// The worst of its principals.
+    fn condition(&self) -> Condition {
+        let healths = self.healths();
+        let conditions = healths
+            .iter()
+            .map(|(principal, health)| match health.condition() {
+                Condition::Parked(why) => Condition::Parked(format!("{principal}: {why}")),
+                condition @ (Condition::Running | Condition::Paused) => condition,
+            });
+        let rank = |condition: &Condition| match condition {
+            Condition::Running => 0,
+            Condition::Paused => 1,
+            Condition::Parked(_) => 2,
+        };
+        conditions.max_by_key(rank).unwrap_or(Condition::Running)
+    }
+
+    fn healths(&self) -> MutexGuard<'_, BTreeMap<Principal, Arc<Health>>> {
+        self.healths.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn code(&self) -> Arc<Code> {
@@ -80,7 +133,10 @@ impl Loaded {
     /// Where a principal's rows lie.
     pub(crate) fn home(&self, principal: &Principal) -> Home {
         let mut numbers = self.numbers();
-        let next = numbers.values().max().map_or(1, |last| last + 1);
+        let next = numbers
+            .values()
+            .max()
+            .map_or(1, |last| last.saturating_add(1));
         let number = match principal {
             Principal::Node => 0,
             Principal::User(_) => *numbers.entry(principal.clone()).or_insert(next),
@@ -97,13 +153,38 @@ impl Loaded {
         [vec![Principal::Node], users].concat()
     }
 
+    /// Answers a question about what is durable, when its turn comes.
+    pub(crate) async fn query(
+        &self,
+        principal: Principal,
+        query: &Query,
+        store: &Store,
+    ) -> Result<Vec<u8>, Refusal> {
+        let _place = Place::take(&self.waiting_queries)?;
+        let _turn = self.queries.acquire().await;
+        self.answer(principal, query, store.snapshot()).await
+    }
+
     /// Answers a question about what is durable.
-    pub(crate) async fn answer(
+    async fn answer(
         &self,
         principal: Principal,
         query: &Query,
         snapshot: Arc<Snapshot>,
     ) -> Result<Vec<u8>, Refusal> {
+        let unavailable = |why: String| Refusal::new(ErrorCode::Unavailable, why);
+        let health = self.health(&principal);
+        if let Some(why) = health.parked() {
+            return Err(unavailable(format!("the plugin is parked: {why}")));
+        }
+        let head = snapshot.get(&self.home(&principal).key(Space::Head, &[]));
+        let head = head.map_err(|error| unavailable(error.to_string()))?;
+        let version = head.as_deref().and_then(read_head).map(|(_, by)| by);
+        if version.is_some_and(|by| by.schema != self.version().schema) {
+            return Err(unavailable(
+                "its rows are of another version yet".to_owned(),
+            ));
+        }
         let mut seed = [0; 32];
         rand::rng().fill_bytes(&mut seed);
         let ground = Ground {
@@ -128,6 +209,7 @@ impl Loaded {
             Fault::Trapped(_) | Fault::TimedOut(_) | Fault::Host(_) => {
                 let plugin = &self.name;
                 tracing::warn!(%plugin, %fault, "a plugin broke over a question");
+                health.broke(&fault);
                 Refusal::new(ErrorCode::Failed, "the plugin failed; see its log")
             }
         })
@@ -137,7 +219,7 @@ impl Loaded {
         InstanceReport {
             name: Arc::clone(&self.name),
             manifest: Arc::clone(&self.manifest),
-            condition: self.health.condition(),
+            condition: self.condition(),
             kept_bytes: self.figures.kept_bytes(),
             counts: self.figures.counts(),
         }
@@ -157,6 +239,26 @@ fn read_numbers(instance: u32, store: &Store) -> Result<BTreeMap<Principal, u32>
         Some((Principal::User(name.into()), number))
     });
     Ok(numbers.collect())
+}
+
+/// A question that waits or is answered.
+struct Place<'a>(&'a AtomicUsize);
+
+impl<'a> Place<'a> {
+    fn take(waiting: &'a AtomicUsize) -> Result<Self, Refusal> {
+        let place = Self(waiting);
+        if waiting.fetch_add(1, Ordering::Relaxed) >= MAX_QUERIES {
+            let full = "too many questions wait for this plugin; ask again later";
+            return Err(Refusal::new(ErrorCode::Unavailable, full));
+        }
+        Ok(place)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// What config.toml says of an instance.

@@ -12,6 +12,9 @@ pub const MAX_MANIFEST_BYTES: usize = 256 << 10;
 /// Below what control waits for an answer.
 const MAX_COMMAND_SECONDS: u64 = 110;
 
+/// What every command of the command line takes.
+const CLIENTS_OWN: [&str; 3] = ["help", "json", "socket"];
+
 const MIB: u64 = 1 << 20;
 
 /// A plugin's manifest. An unknown key is an error.
@@ -115,7 +118,7 @@ pub enum Mode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Poison {
-    /// It is put among the dead letters, and the next one runs.
+    /// It is dropped and counted, and the next one runs.
     Skip,
     /// The principal stops until an operator starts it again.
     Halt,
@@ -312,7 +315,9 @@ fn check_command(command: &PluginCommand, key: &str) -> Result<(), ManifestError
             &argument.name,
         )?;
         let is_flag = argument.kind == PluginArgumentKind::Flag;
-        let rule = if !names.insert(&argument.name) {
+        let rule = if CLIENTS_OWN.contains(&argument.name.as_str()) {
+            "has an argument with a name that the command line has itself"
+        } else if !names.insert(&argument.name) {
             "has an argument twice"
         } else if is_flag && !argument.option {
             "has a flag that is no option"

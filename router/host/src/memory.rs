@@ -122,6 +122,14 @@ impl Memory {
         }
     }
 
+    /// Its rows are those of this schema, whatever the version that woke it.
+    pub(crate) fn migrated(&mut self, home: Home, schema: u32, writes: &mut Writes) {
+        if let Some(by) = &mut self.woken_by {
+            by.schema = schema;
+        }
+        self.write_head(home, writes);
+    }
+
     /// Keeps what the store must know of the principal, once it was woken.
     pub(crate) fn write_head(&self, home: Home, writes: &mut Writes) {
         if let Some(Version { schema, code }) = self.woken_by {
@@ -132,16 +140,23 @@ impl Memory {
     }
 
     /// Takes what the store knows of the principal.
-    fn read_head(&mut self, head: &[u8]) -> Option<()> {
-        let (kept, rest) = head.split_first_chunk()?;
-        let (schema, code) = rest.split_first_chunk()?;
-        self.kept_bytes = u64::from_be_bytes(*kept);
-        self.woken_by = Some(Version {
-            schema: u32::from_be_bytes(*schema),
-            code: code.try_into().ok()?,
-        });
-        Some(())
+    fn read_head(&mut self, head: &[u8]) {
+        if let Some((kept_bytes, by)) = read_head(head) {
+            self.kept_bytes = kept_bytes;
+            self.woken_by = Some(by);
+        }
     }
+}
+
+/// What a head row says: the bytes of all rows, and the version that woke the principal last.
+pub(crate) fn read_head(head: &[u8]) -> Option<(u64, Version)> {
+    let (kept, rest) = head.split_first_chunk()?;
+    let (schema, code) = rest.split_first_chunk()?;
+    let version = Version {
+        schema: u32::from_be_bytes(*schema),
+        code: code.try_into().ok()?,
+    };
+    Some((u64::from_be_bytes(*kept), version))
 }
 
 impl Timer {

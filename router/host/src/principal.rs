@@ -1,14 +1,14 @@
 //! One principal of one plugin: takes its events one at a time, and holds what it remembers.
 //!
-//! A task lives as long as there is something to remember that the store does not: events that
-//! wait, open requests, timers, scratch, rows that are not durable yet. An instance lives from the
-//! first event until nothing came for a while.
+//! A task lives from the principal's first event until the host stops: it has the open requests,
+//! timers, scratch, and rows that are not durable yet. An instance lives from an event until none came
+//! for a while.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     mem,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rand::RngCore as _;
@@ -17,7 +17,9 @@ use tokio::sync::{mpsc, oneshot};
 use crate::{
     clock::now_ms,
     event::{ErrorCode, Event, Principal, Reason, Refusal, Reply, Request, Stamp},
+    figures::Ending,
     guest::{Fault, Instance, Outcome},
+    health::Health,
     loaded::Loaded,
     manifest::{Mode, Poison},
     memory::Memory,
@@ -64,18 +66,23 @@ pub(crate) struct Actor {
     instance: Option<(Instance, u32)>,
     /// What is done before any new task: its wake-up, and what is tried again.
     first: VecDeque<(Event, u32)>,
-    askers: BTreeMap<u64, Asker>,
+    /// With their deadlines.
+    askers: BTreeMap<u64, (u64, Asker)>,
     deadlines: BTreeSet<(u64, u64)>,
     next_event: u64,
-    is_halted: bool,
+    health: Arc<Health>,
+    /// When it last had something to do.
+    busy: Instant,
+    /// Timers and tasks take turns: one that is due again at once keeps nobody out.
+    after_timer: bool,
 }
 
 /// What an actor does next.
 enum Next {
     Run(Event, u32),
     Take(Task),
-    /// Nothing came for a while.
-    Rest,
+    /// To be looked at again: a time has come.
+    Again,
     /// Nobody can send it anything more.
     End,
 }
@@ -92,6 +99,7 @@ impl Actor {
         let snapshot = store.snapshot();
         let memory = Memory::read(home, &snapshot)?;
         let first_event = u64::from(store.boot()) << 32;
+        let health = loaded.health(&name);
         let mut actor = Self {
             epoch: snapshot.epoch(),
             last_batch: snapshot.batch(),
@@ -106,7 +114,9 @@ impl Actor {
             askers: BTreeMap::new(),
             deadlines: BTreeSet::new(),
             next_event: first_event,
-            is_halted: false,
+            health,
+            busy: Instant::now(),
+            after_timer: false,
         };
         actor.wake();
         Ok(actor)
@@ -131,37 +141,40 @@ impl Actor {
     /// Runs until the host stops.
     pub(crate) async fn run(mut self) {
         loop {
-            self.loaded.health.pass().await;
+            self.health.pass().await;
             self.store.room().await;
             if self.epoch != self.store.epoch() {
                 self.forget();
             }
-            match self.next().await {
+            let next = match self.health.parked() {
+                Some(why) => self.next_while_parked(&why).await,
+                None => self.next().await,
+            };
+            match next {
                 Next::Run(event, attempt) => self.handle(event, attempt).await,
                 Next::Take(Task::Left(request)) => self.give_up(request, None),
                 Next::Take(Task::Request(request, asker)) => self.take(request, asker).await,
-                Next::Rest => self.instance = None,
+                Next::Again => self.rest(),
                 Next::End => return,
             }
         }
     }
 
     async fn next(&mut self) -> Next {
+        let now = now_ms();
+        self.expire(now);
         if let Some((event, attempt)) = self.first.pop_front() {
             return Next::Run(event, attempt);
         }
-        let now = now_ms();
-        if let Some((name, payload)) = self.memory.due_timer(now) {
-            return Next::Run(Event::Timer { name, payload }, 0);
-        }
-        if let Some(&(deadline, request)) = self.deadlines.first()
-            && deadline <= now
+        if self.after_timer
+            && let Ok(task) = self.tasks.try_recv()
         {
-            let late = Refusal::new(ErrorCode::Expired, "the plugin did not answer in time");
-            self.give_up(request, Some(late));
-            if let Some((event, attempt)) = self.first.pop_front() {
-                return Next::Run(event, attempt);
-            }
+            self.after_timer = false;
+            return Next::Take(task);
+        }
+        if let Some((name, payload)) = self.memory.due_timer(now) {
+            self.after_timer = true;
+            return Next::Run(Event::Timer { name, payload }, 0);
         }
         let due = [
             self.memory.next_timer(),
@@ -175,24 +188,57 @@ impl Actor {
         match tokio::time::timeout(wait, self.tasks.recv()).await {
             Ok(Some(task)) => Next::Take(task),
             Ok(None) => Next::End,
-            Err(_) => Next::Rest,
+            Err(_) => Next::Again,
+        }
+    }
+
+    /// No event runs: whoever asks is told.
+    async fn next_while_parked(&mut self, why: &str) -> Next {
+        self.instance = None;
+        self.expire(now_ms());
+        let task = tokio::select! {
+            task = self.tasks.recv() => task,
+            () = self.health.started() => return Next::Again,
+            () = tokio::time::sleep(IDLE) => return Next::Again,
+        };
+        match task {
+            Some(Task::Request(_, asker)) => {
+                let parked = format!("the plugin is parked: {why}; see `wormholes plugin list`");
+                asker.say(Err(Refusal::new(ErrorCode::Unavailable, parked)));
+                Next::Again
+            }
+            Some(left @ Task::Left(_)) => Next::Take(left),
+            None => Next::End,
+        }
+    }
+
+    /// Ends the requests whose time is over.
+    fn expire(&mut self, now_ms: u64) {
+        while let Some(&(deadline, request)) = self.deadlines.first()
+            && deadline <= now_ms
+        {
+            self.give_up(request, Some(Refusal::late()));
+        }
+    }
+
+    /// Without events for a while, no instance is held.
+    fn rest(&mut self) {
+        if self.busy.elapsed() >= IDLE {
+            self.instance = None;
         }
     }
 
     async fn take(&mut self, request: Request, asker: Asker) {
-        let refusal = if self.is_halted {
-            Some("the plugin halted for this principal; see `wormholes plugin list`")
-        } else if self.memory.requests.len() >= self.loaded.manifest.limits.requests as usize {
-            Some("the plugin has too many requests without an answer; ask again later")
-        } else {
-            None
-        };
-        if let Some(refusal) = refusal {
-            asker.say(Err(Refusal::new(ErrorCode::Unavailable, refusal)));
-            return;
+        // It may have waited long, and who asked may have asked again.
+        if asker.answer.is_closed() || request.deadline_ms <= now_ms() {
+            return asker.say(Err(Refusal::late()));
+        }
+        if self.memory.requests.len() >= self.loaded.manifest.limits.requests as usize {
+            let many = "the plugin has too many requests without an answer; ask again later";
+            return asker.say(Err(Refusal::new(ErrorCode::Unavailable, many)));
         }
         self.memory.requests.insert(request.id);
-        self.askers.insert(request.id, asker);
+        self.askers.insert(request.id, (request.deadline_ms, asker));
         self.deadlines.insert((request.deadline_ms, request.id));
         self.handle(Event::Request(request), 0).await;
     }
@@ -209,19 +255,24 @@ impl Actor {
     }
 
     fn forget_asker(&mut self, request: u64) -> Option<Asker> {
-        self.deadlines.retain(|(_, id)| *id != request);
-        self.askers.remove(&request)
+        let (deadline, asker) = self.askers.remove(&request)?;
+        self.deadlines.remove(&(deadline, request));
+        Some(asker)
     }
 
     /// Runs one event, and makes what it did real.
     async fn handle(&mut self, event: Event, attempt: u32) {
-        let started = std::time::Instant::now();
+        if let Event::Request(request) = &event
+            && !self.memory.requests.contains(&request.id)
+        {
+            // It was given up before it was tried again.
+            return;
+        }
         let outcome = self.try_event(&event, attempt).await;
-        let figures = &self.loaded.figures;
-        figures.handled(event.kind(), &outcome, started.elapsed());
+        self.busy = Instant::now();
         match outcome {
             Ok(told) => self.succeed(&event, told),
-            Err(Fault::Refused(refusal)) => self.refuse(&event, refusal),
+            Err(Fault::Refused(refusal)) => self.refuse(event, refusal),
             Err(fault @ Fault::Host(_)) => {
                 tracing::error!(plugin = %self.loaded.name, %fault, "a plugin's event waits");
                 self.first.push_front((event, attempt));
@@ -242,7 +293,13 @@ impl Actor {
             Some(instance) => instance,
             None => (loaded.code().instantiate().await?, 0),
         };
-        let (outcome, transaction) = instance.run(event, self.begin(event, attempt)).await;
+        let transaction = self.begin(event, attempt);
+        let started = Instant::now();
+        let (outcome, transaction) = instance.run(event, transaction).await;
+        let ending = Ending::of(&outcome);
+        loaded
+            .figures
+            .handled(event.kind(), ending, started.elapsed());
         let Some(transaction) = transaction else {
             return Err(Fault::Trapped("the event was lost".to_owned()));
         };
@@ -298,22 +355,20 @@ impl Actor {
             effects.answers.entry(request.id).or_insert(Ok(body));
             self.memory.requests.remove(&request.id);
         }
-        if let Event::Init(_) = event {
-            self.woken(&mut effects);
+        let version = self.loaded.version();
+        let writes = &mut effects.writes;
+        match event {
+            Event::Migrate { .. } => self.memory.migrated(self.home, version.schema, writes),
+            Event::Init(_) => self.memory.woken(self.home, &self.name, version, writes),
+            Event::Timer { .. } | Event::Request(_) | Event::Canceled { .. } => {}
         }
         self.make_real(effects);
     }
 
-    fn woken(&mut self, effects: &mut Effects) {
-        let version = self.loaded.version();
-        let writes = &mut effects.writes;
-        self.memory.woken(self.home, &self.name, version, writes);
-    }
-
     /// The handler said no: the event is consumed, and nothing else.
-    fn refuse(&mut self, event: &Event, refusal: Refusal) {
+    fn refuse(&mut self, event: Event, refusal: Refusal) {
         let mut effects = Effects::default();
-        match event {
+        match &event {
             Event::Request(request) => {
                 self.memory.requests.remove(&request.id);
                 effects.answers.insert(request.id, Err(refusal));
@@ -322,38 +377,43 @@ impl Actor {
                 self.memory
                     .apply_timer(self.home, Arc::clone(name), None, &mut effects);
             }
-            Event::Init(_) => {
-                let plugin = &self.loaded.name;
-                tracing::warn!(%plugin, error = %refusal, "a plugin did not wake");
-                self.woken(&mut effects);
-            }
-            Event::Migrate { from } => {
-                let plugin = &self.loaded.name;
-                tracing::error!(%plugin, from, error = %refusal, "a plugin cannot read its rows");
-                // What it cannot read, it must not write.
-                self.first.clear();
-                self.is_halted = true;
+            // What was not woken, or cannot read its rows, must not go on.
+            Event::Init(_) | Event::Migrate { .. } => {
+                return self.park(event, refusal.to_string());
             }
             Event::Canceled { .. } => {}
         }
         self.make_real(effects);
     }
 
+    /// No event runs until an operator says so; this one is the first then.
+    fn park(&mut self, event: Event, why: String) {
+        let plugin = &self.loaded.name;
+        tracing::error!(%plugin, kind = %event.kind(), why, "a plugin is parked");
+        self.first.push_front((event, 0));
+        self.health.park(why);
+    }
+
     /// The instance broke: the event is tried again, and given up in the end.
     fn broke(&mut self, event: Event, attempt: u32, fault: &Fault) {
         let plugin = &self.loaded.name;
         tracing::warn!(%plugin, kind = %event.kind(), attempt, %fault, "a plugin broke");
-        self.loaded.health.broke(fault);
+        self.health.broke(fault);
         if attempt + 1 < TRIES {
             self.first.push_front((event, attempt + 1));
             return;
         }
         self.loaded.figures.gave_up();
-        self.is_halted |= self.loaded.manifest.instance.poison == Poison::Halt;
-        self.refuse(
-            &event,
-            Refusal::new(ErrorCode::Failed, "the plugin failed; see its log"),
-        );
+        let failed = Refusal::new(ErrorCode::Failed, "the plugin failed; see its log");
+        match (self.loaded.manifest.instance.poison, &event) {
+            // Who asked is told, and may ask again.
+            (Poison::Halt, Event::Request(_)) => {
+                self.refuse(event, failed);
+                self.health.park(fault.to_string());
+            }
+            (Poison::Halt, _) => self.park(event, fault.to_string()),
+            (Poison::Skip, _) => self.refuse(event, failed),
+        }
     }
 
     /// Hands over what an event did; it leaves the node when it is durable.
@@ -371,11 +431,14 @@ impl Actor {
         let progress: Vec<_> = progress
             .into_iter()
             .filter_map(|step| {
-                let asker = self.askers.get(&step.request)?;
+                let (_, asker) = self.askers.get(&step.request)?;
                 Some((asker.progress.clone()?, step))
             })
             .collect();
-        self.loaded.figures.keeps(kept_bytes);
+        let kept_before = self.memory.kept_bytes.saturating_add_signed(-kept_bytes);
+        self.loaded
+            .figures
+            .keeps(kept_before, self.memory.kept_bytes);
         let release = move |durable: Result<(), Lost>| {
             if durable.is_ok() {
                 for (told, step) in progress {
@@ -402,14 +465,14 @@ impl Actor {
         self.instance = None;
         self.first.clear();
         self.deadlines.clear();
-        for (_, asker) in mem::take(&mut self.askers) {
+        for (_, asker) in mem::take(&mut self.askers).into_values() {
             asker.say(Err(Refusal::lost()));
         }
         self.last_batch = snapshot.batch();
         match Memory::read(self.home, &snapshot) {
             Ok(memory) => {
-                let change = memory.kept_bytes.wrapping_sub(self.memory.kept_bytes);
-                self.loaded.figures.keeps(change as i64);
+                let (before, after) = (self.memory.kept_bytes, memory.kept_bytes);
+                self.loaded.figures.keeps(before, after);
                 self.memory = memory;
                 self.wake();
             }

@@ -23,8 +23,14 @@ use crate::{
 
 /// The longest key of a row.
 const MAX_KEY_BYTES: usize = 512;
-/// The longest value of a row, payload of a timer, and answer.
+/// The longest value of a row.
 const MAX_VALUE_BYTES: usize = 1 << 20;
+/// The longest answer.
+pub(crate) const MAX_ANSWER_BYTES: usize = 1 << 20;
+/// The longest payload of a timer: all that are open are in memory.
+const MAX_PAYLOAD_BYTES: usize = 4 << 10;
+/// What a row takes in memory beside its key and its value.
+const ROW_BYTES: usize = 64;
 /// Rows that one `scan` lists, and their bytes.
 const MAX_SCAN_ROWS: usize = 4096;
 const MAX_SCAN_BYTES: usize = 1 << 20;
@@ -233,19 +239,19 @@ impl Transaction {
         if after > before && self.keeps_too_much(kept) {
             return Ok(Err(self.hit(Limit::State)));
         }
-        let written = self.written_bytes + key.len() + value.as_ref().map_or(0, Vec::len);
-        if written > self.ground.limits.write_bytes() {
-            return Ok(Err(self.hit(Limit::Write)));
+        if let Err(refusal) =
+            self.charge(key.len() + value.as_ref().map_or(0, Vec::len) + ROW_BYTES)
+        {
+            return Ok(Err(refusal));
         }
         self.kept_bytes = kept;
-        self.written_bytes = written;
         self.rows.put(row, value);
         Ok(Ok(()))
     }
 
     fn keeps_too_much(&self, change: i64) -> bool {
         let own = self.memory.kept_bytes.saturating_add_signed(change);
-        own + self.ground.others_keep > self.ground.limits.state_bytes()
+        own.saturating_add(self.ground.others_keep) > self.ground.limits.state_bytes()
     }
 
     pub(crate) fn scratch_get(&self, key: &[u8]) -> Option<Vec<u8>> {
@@ -272,13 +278,17 @@ impl Transaction {
     fn scratch_write(&mut self, key: &[u8], value: Option<Vec<u8>>) -> Result<(), Refusal> {
         self.check_writable()?;
         let before = self.scratch_get(key);
-        let size =
-            |value: &Option<Vec<u8>>| value.as_ref().map_or(0, |value| row_bytes(key, value));
+        let size = |value: &Option<Vec<u8>>| {
+            value
+                .as_ref()
+                .map_or(0, |value| row_bytes(key, value) + ROW_BYTES as i64)
+        };
         let change = self.scratch_bytes + size(&value) - size(&before);
         let kept = self.memory.scratch_bytes.saturating_add_signed(change);
         if size(&value) > size(&before) && kept > self.ground.limits.scratch_bytes() {
             return Err(self.hit(Limit::Scratch));
         }
+        self.charge(key.len() + value.as_ref().map_or(0, Vec::len) + ROW_BYTES)?;
         self.scratch_bytes = change;
         self.scratch.insert(key.to_vec(), value);
         Ok(())
@@ -293,16 +303,19 @@ impl Transaction {
     ) -> Result<(), Refusal> {
         self.check_writable()?;
         check_name(name)?;
-        if payload.len() > MAX_VALUE_BYTES {
-            return Err(invalid("a timer's payload has at most 1 MiB"));
+        if payload.len() > MAX_PAYLOAD_BYTES {
+            return Err(invalid(
+                "a timer's payload has at most 4 KiB; keep more in a row",
+            ));
         }
         let is_new = self.timer(name).is_none();
         if is_new && self.open_timers >= self.ground.limits.timers as usize {
             return Err(self.hit(Limit::Timers));
         }
-        self.charge(name.len() + payload.len())?;
+        self.charge(name.len() + payload.len() + ROW_BYTES)?;
         let timer = Timer {
-            due_ms: at_ms,
+            // One that is due at once comes after what waits.
+            due_ms: at_ms.max(self.stamp.now_ms + 1),
             payload: payload.into(),
             durable,
         };
@@ -343,7 +356,7 @@ impl Transaction {
     ) -> Result<(), Refusal> {
         if answer
             .as_ref()
-            .is_ok_and(|body| body.len() > MAX_VALUE_BYTES)
+            .is_ok_and(|body| body.len() > MAX_ANSWER_BYTES)
         {
             return Err(invalid(
                 "an answer has at most 1 MiB; give a blob's hash instead",
@@ -355,6 +368,7 @@ impl Transaction {
                 "nobody waits for an answer to this request",
             ));
         }
+        self.charge(answer.as_ref().map_or(0, Vec::len) + ROW_BYTES)?;
         self.answers.insert(request, answer);
         Ok(())
     }

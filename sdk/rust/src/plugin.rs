@@ -55,16 +55,16 @@ pub trait Plugin: Default + 'static {
     /// The first event of each principal since the node started, or the plugin was updated.
     ///
     /// # Errors
-    /// The plugin's own.
+    /// The plugin's own; the principal is parked then.
     fn init(&mut self, cx: &mut Context, reason: Reason) -> Result<()> {
         let _ = (cx, reason);
         Ok(())
     }
 
-    /// Turns the state of an older schema into today's.
+    /// Turns the state of an older schema into today's, before [`init`](Self::init).
     ///
     /// # Errors
-    /// The plugin's own; the older version stays then.
+    /// The plugin's own; the principal is parked then, and its rows stay as they are.
     fn migrate(&mut self, cx: &mut Context, from_schema: u32) -> Result<()> {
         let _ = cx;
         Err(Error::failed(format!(

@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::Result;
 use serde_json::{Value, json};
+use wormholed::{Config, Node};
 use wormholes_tests::{Daemon, Setup, until};
 
 /// Beyond `limits.event_ms` of the wicked plugin three times over, on a machine with other work.
@@ -125,6 +126,114 @@ async fn wicked_plugins_are_contained_and_named_while_others_run() {
     ask(&daemon, "echo", "say", json!({ "text": "still" }))
         .await
         .unwrap();
+}
+
+#[tokio::test]
+async fn a_durable_timer_fires_after_kill_9() {
+    let setup = Setup::new("node").unwrap().plugin("tests/wicked").unwrap();
+    let mut daemon = setup.start().await.unwrap();
+    ask(&daemon, "wicked", "alarm", json!({ "with": 77 }))
+        .await
+        .unwrap();
+    daemon.kill().unwrap();
+    daemon.restart().await.unwrap();
+    let fired = until("a timer to fire", async || {
+        let marks = ask(&daemon, "wicked", "marks", json!({})).await.unwrap();
+        (marks[0] == 77).then_some(())
+    });
+    fired.await.unwrap();
+}
+
+#[tokio::test]
+async fn rows_of_an_older_schema_are_migrated_once_or_not_touched() {
+    let setup = Setup::new("node").unwrap().plugin("tests/wicked").unwrap();
+    let manifest = setup.folder().join("wicked/plugin.toml");
+    let first = std::fs::read_to_string(&manifest).unwrap();
+    let schema = |number: u32| {
+        let state = format!("[state]\nschema = {number}\n\n[limits]");
+        std::fs::write(&manifest, first.replace("[limits]", &state)).unwrap();
+    };
+    let mut daemon = setup.start().await.unwrap();
+    let marks = async |daemon: &Daemon| {
+        let marks = ask(daemon, "wicked", "marks", json!({})).await;
+        marks.map(|marks| marks[0].clone())
+    };
+    ask(&daemon, "wicked", "mark", json!({ "with": 5 }))
+        .await
+        .unwrap();
+    schema(1);
+    for _ in 0..2 {
+        daemon.kill().unwrap();
+        daemon.restart().await.unwrap();
+        assert_eq!(marks(&daemon).await.unwrap(), 1005);
+    }
+    ask(&daemon, "wicked", "mark", json!({ "with": 13 }))
+        .await
+        .unwrap();
+    schema(2);
+    daemon.kill().unwrap();
+    daemon.restart().await.unwrap();
+    let parked = until("the plugin to be parked", async || {
+        let wicked = listed(&daemon, "wicked").await;
+        (wicked["condition"] == "parked").then_some(wicked)
+    });
+    let why = parked.await.unwrap()["why"].as_str().unwrap().to_owned();
+    assert!(why.contains("13 cannot be migrated"), "{why}");
+    let refused = format!("{:#}", marks(&daemon).await.unwrap_err());
+    assert!(refused.contains("parked"), "{refused}");
+    schema(1);
+    daemon.kill().unwrap();
+    daemon.restart().await.unwrap();
+    assert_eq!(marks(&daemon).await.unwrap(), 13);
+}
+
+#[tokio::test]
+async fn what_a_plugin_keeps_is_counted_over_a_restart() {
+    let setup = Setup::new("node").unwrap().plugin("tests/wicked").unwrap();
+    let mut daemon = setup.start().await.unwrap();
+    let fill = async |daemon: &Daemon, with: u32| {
+        let answer = ask(daemon, "wicked", "fill", json!({ "with": with }))
+            .await
+            .unwrap();
+        answer[1].as_str().unwrap().to_owned()
+    };
+    let mut said = String::new();
+    for with in 0..6 {
+        said = fill(&daemon, with).await;
+    }
+    assert!(said.contains("limits.state_mib"), "{said}");
+    let keeps = listed(&daemon, "wicked").await["state_bytes"]
+        .as_u64()
+        .unwrap();
+    assert!((3 << 20..=4 << 20).contains(&keeps), "{keeps}");
+    daemon.kill().unwrap();
+    daemon.restart().await.unwrap();
+    let kept = listed(&daemon, "wicked").await["state_bytes"]
+        .as_u64()
+        .unwrap();
+    assert_eq!(kept, keeps);
+    let said = fill(&daemon, 7).await;
+    assert!(said.contains("limits.state_mib"), "{said}");
+}
+
+#[tokio::test]
+async fn a_node_that_closed_leaves_its_plugins_to_the_next_and_compiles_them_once() {
+    let setup = Setup::new("node").unwrap().plugin("plugins/echo").unwrap();
+    let file = setup.write_config().unwrap();
+    let compiled = || {
+        let folder = setup.folder().join("data/plugins/compiled");
+        let entries = std::fs::read_dir(folder).unwrap();
+        let about = entries.map(|entry| entry.unwrap().metadata().unwrap());
+        about
+            .map(|file| file.modified().unwrap())
+            .collect::<Vec<_>>()
+    };
+    let start = async || Node::start(Config::load(&file).unwrap()).await.unwrap();
+    start().await.close().await;
+    let first = compiled();
+    assert_eq!(first.len(), 1);
+    start().await.close().await;
+    assert_eq!(compiled(), first);
 }
 
 #[tokio::test]

@@ -48,9 +48,34 @@ impl Plugin for Wicked {
                 (0..5_000).for_each(|n| cx.log(Level::Info, &format!("line {n}")));
                 Reply::done(&"logged")
             }
+            "fill" => {
+                let first = request.argument::<u64>("with")? * 100_000;
+                Reply::done(&flood(|n| FLOOD.set(&(first + n), &vec![0; 50_000])))
+            }
+            "alarm" => {
+                let soon = Duration::from_millis(300);
+                cx.set_timer(
+                    "alarm",
+                    soon,
+                    &request.argument::<u64>("with")?.to_be_bytes(),
+                )?;
+                Reply::done(&"set")
+            }
             "later" => Ok(Reply::Later),
             _ => Err(Error::not_found("not wicked enough")),
         }
+    }
+
+    fn migrate(&mut self, _: &mut Context, _: u32) -> Result<()> {
+        match MARK.get()? {
+            Some(13) => Err(Error::failed("13 cannot be migrated")),
+            mark => MARK.set(&(mark.unwrap_or_default() + 1000)),
+        }
+    }
+
+    fn timer(&mut self, _: &mut Context, _: &str, payload: &[u8]) -> Result<()> {
+        let with = payload.try_into().map(u64::from_be_bytes);
+        mark(with.unwrap_or_default())
     }
 
     /// It tries to write, and is refused.

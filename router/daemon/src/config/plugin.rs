@@ -8,6 +8,7 @@ use std::{
 use serde_json::Value;
 use toml::de::DeValue;
 use wormholes_host::{Capabilities, is_name};
+use wormholes_proto::control::RESERVED_INSTANCES;
 
 use super::read::{Document, Table};
 
@@ -37,6 +38,10 @@ pub(super) fn plugins<'a>(
         if !is_name(name) {
             let rule = "must be a small letter, then small letters, digits and `-`; at most 32";
             table.problem("wasm", format!("the name {name:?} {rule}"));
+        }
+        if RESERVED_INSTANCES.contains(&name) {
+            let taken = format!("the name {name:?} is taken: `wormholes {name}` is a command");
+            table.problem("wasm", taken);
         }
         let wasm = table.required("wasm", |text| super::sections::path(folder, text))?;
         Some(PluginConfig {

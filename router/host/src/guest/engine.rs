@@ -13,7 +13,7 @@ use std::{
 use wasmtime::Config;
 
 /// How long an event runs before others have their turn.
-pub(crate) const TURN: Duration = Duration::from_millis(2);
+const TURN: Duration = Duration::from_millis(2);
 
 /// Turns without an event after which the clock stands still: an event that comes sooner need not
 /// wake it.

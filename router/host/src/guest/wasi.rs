@@ -57,8 +57,8 @@ pub(super) fn is_inert(interface: &str) -> bool {
     version.starts_with("0.2.") && INERT.contains(&name)
 }
 
-/// Defines what a panic and a hash map need, in the versions that a component imports; the linker
-/// fills in what traps.
+/// Defines what a panic and a hash map need, in the versions that a component imports; all else of
+/// these interfaces traps when it is called.
 pub(super) fn add_to<'a>(
     engine: &Engine,
     linker: &mut Linker<State>,
@@ -82,6 +82,15 @@ pub(super) fn add_to<'a>(
             "wasi:random/insecure-seed" => seed(&mut instance)?,
             "wasi:random/random" => random(&mut instance)?,
             _ => {}
+        }
+        for (name, export) in interface.exports(engine) {
+            if let ComponentItem::ComponentFunc(_) = export.ty {
+                let what = format!("{import}#{name}");
+                // An error: it is defined above.
+                let _ = instance.func_new(name, move |_, _, _, _| {
+                    wasmtime::bail!("{what} is not there for plugins")
+                });
+            }
         }
     }
     Ok(())

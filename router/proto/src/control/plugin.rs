@@ -40,6 +40,41 @@ pub struct PluginInfo {
     pub commands: Vec<PluginCommand>,
 }
 
+/// Names that no instance may bear: what the command line has for itself, now or later.
+pub const RESERVED_INSTANCES: [&str; 31] = [
+    "account",
+    "bugreport",
+    "completions",
+    "config",
+    "console",
+    "events",
+    "exit",
+    "flows",
+    "help",
+    "hop",
+    "i2p",
+    "key",
+    "manual",
+    "netcheck",
+    "node",
+    "onion",
+    "op",
+    "peer",
+    "peers",
+    "ping",
+    "plugin",
+    "relay",
+    "rule",
+    "script",
+    "service",
+    "status",
+    "tor",
+    "update",
+    "user",
+    "web",
+    "why",
+];
+
 /// How an instance is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]

@@ -1,0 +1,160 @@
+//! Compiled components on disk, so that a plugin is compiled once and not at each start.
+//!
+//! ```text
+//! <SHA-256 of the component>-<the engine's settings>.cwasm, mode 0600 in a folder of mode 0700
+//!   SHA-256 of what follows, 32 B | what the compiler made
+//! ```
+//! `unsafe` is here since the engine believes what it loads: a file counts only if this user alone
+//! can write it and its digest is right. Anything else is compiled anew.
+
+#![expect(unsafe_code, reason = "the engine believes what it loads")]
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    hash::{DefaultHasher, Hash, Hasher},
+    io::{self, Read, Write},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use data_encoding::HEXLOWER;
+use ring::digest::{SHA256, digest};
+use wasmtime::{Engine, component::Component};
+
+/// Of one folder, those of versions that run no more among them. Overflow: the oldest goes.
+const MAX_FILES: usize = 64;
+/// The largest file that is read: what the compiler makes of a component of 128 MiB.
+const MAX_BYTES: u64 = 1 << 30;
+const DIGEST_BYTES: usize = 32;
+
+/// A folder of compiled components.
+#[derive(Debug, Clone)]
+pub(crate) struct Cache(PathBuf);
+
+impl Cache {
+    /// In `folder`, which is made when something is kept.
+    pub(crate) fn new(folder: PathBuf) -> Self {
+        Self(folder)
+    }
+
+    /// The component, compiled before or now. What cannot be kept is told, and no error.
+    pub(super) fn component(&self, engine: &Engine, wasm: &[u8]) -> wasmtime::Result<Component> {
+        let path = self.0.join(file_name(engine, wasm));
+        if let Some(compiled) = read(&path)
+            // SAFETY: only this user can have written it, as this code did, for the same engine; its
+            // digest says that it is whole.
+            && let Ok(component) = unsafe { Component::deserialize(engine, &compiled) }
+        {
+            return Ok(component);
+        }
+        let component = Component::from_binary(engine, wasm)?;
+        if let Err(error) = self.keep(&path, &component.serialize()?) {
+            tracing::warn!(%error, "a compiled plugin cannot be kept");
+        }
+        Ok(component)
+    }
+
+    fn keep(&self, path: &Path, compiled: &[u8]) -> io::Result<()> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.0)?;
+        self.make_room()?;
+        // Renamed: a crash leaves a file that nobody looks for.
+        let beside = path.with_extension("new");
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        let mut file = options.open(&beside)?;
+        file.write_all(digest(&SHA256, compiled).as_ref())?;
+        file.write_all(compiled)?;
+        fs::rename(&beside, path)
+    }
+
+    fn make_room(&self) -> io::Result<()> {
+        let mut files = Vec::new();
+        for entry in fs::read_dir(&self.0)? {
+            let entry = entry?;
+            files.push((entry.metadata()?.modified()?, entry.path()));
+        }
+        files.sort();
+        let too_many = (files.len() + 1).saturating_sub(MAX_FILES);
+        files
+            .into_iter()
+            .take(too_many)
+            .try_for_each(|(_, path)| fs::remove_file(path))
+    }
+}
+
+fn file_name(engine: &Engine, wasm: &[u8]) -> String {
+    let mut settings = DefaultHasher::new();
+    engine.precompile_compatibility_hash().hash(&mut settings);
+    let component = HEXLOWER.encode(digest(&SHA256, wasm).as_ref());
+    format!("{component}-{:016x}.cwasm", settings.finish())
+}
+
+/// What was kept there, if it can be believed.
+fn read(path: &Path) -> Option<Vec<u8>> {
+    let file = File::open(path).ok()?;
+    let about = file.metadata().ok()?;
+    let own = rustix::process::geteuid().as_raw();
+    if about.uid() != own || about.mode() & 0o022 != 0 {
+        return None;
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_BYTES).read_to_end(&mut bytes).ok()?;
+    let (meant, compiled) = bytes.split_at_checked(DIGEST_BYTES)?;
+    (digest(&SHA256, compiled).as_ref() == meant).then(|| compiled.to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    /// The least component.
+    const EMPTY: &[u8] = b"\0asm\x0d\0\x01\0";
+
+    fn files(folder: &Path) -> Vec<PathBuf> {
+        let entries = fs::read_dir(folder).unwrap();
+        entries.map(|entry| entry.unwrap().path()).collect()
+    }
+
+    #[test]
+    fn what_was_compiled_is_kept_and_believed_only_if_it_is_whole_and_ones_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::new(dir.path().join("compiled"));
+        let engine = Engine::default();
+        cache.component(&engine, EMPTY).unwrap();
+        let [path] = &files(&cache.0)[..] else {
+            panic!("one file");
+        };
+        let mode = fs::metadata(path).unwrap().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert!(read(path).is_some());
+
+        let whole = fs::read(path).unwrap();
+        let mut damaged = whole.clone();
+        *damaged.last_mut().unwrap() ^= 1;
+        for bytes in [&damaged[..], &whole[..whole.len() - 1], &whole[..10], &[]] {
+            fs::write(path, bytes).unwrap();
+            assert!(read(path).is_none());
+        }
+        cache.component(&engine, EMPTY).unwrap();
+        assert_eq!(fs::read(path).unwrap(), whole, "compiled anew");
+
+        fs::set_permissions(path, fs::Permissions::from_mode(0o620)).unwrap();
+        assert!(read(path).is_none(), "others can write it");
+    }
+
+    #[test]
+    fn the_oldest_make_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::new(dir.path().to_owned());
+        for number in 0..MAX_FILES + 3 {
+            fs::write(dir.path().join(format!("{number:03}.cwasm")), "").unwrap();
+        }
+        cache.component(&Engine::default(), EMPTY).unwrap();
+        assert_eq!(files(dir.path()).len(), MAX_FILES);
+    }
+}
