@@ -4,11 +4,12 @@ use std::{
     io::{BufRead, BufReader, Read},
     sync::{Arc, Mutex, PoisonError},
     thread,
+    time::Duration,
 };
 
 use anyhow::Result;
 
-use crate::wait::until;
+use crate::wait::{LIMIT, until_within};
 
 /// Lines that are kept; older ones go first.
 const MAX_LINES: usize = 20_000;
@@ -61,9 +62,15 @@ impl LogLines {
     /// # Errors
     /// When none comes.
     pub async fn wait(&self, text: &str) -> Result<String> {
-        until(&format!("a log line with {text:?}"), async || {
-            self.matching(text).pop()
-        })
-        .await
+        self.wait_within(LIMIT, text).await
+    }
+
+    /// As [`Self::wait`], for what may take longer.
+    ///
+    /// # Errors
+    /// When none comes within `limit`.
+    pub async fn wait_within(&self, limit: Duration, text: &str) -> Result<String> {
+        let what = format!("a log line with {text:?}");
+        until_within(limit, &what, async || self.matching(text).pop()).await
     }
 }

@@ -5,11 +5,15 @@ use std::{
     os::unix::{fs::PermissionsExt, process::CommandExt},
     path::Path,
     process::{Command, Output, Stdio},
+    time::Duration,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use wormholes_tests::{LogLines, SITE_GREETING, binary, cargo, output, run, workspace};
+
+/// Cargo looks at hundreds of crates, one cargo at a time: other tests run it too.
+const BUILT: Duration = Duration::from_secs(180);
 
 /// `nobody` of every Linux.
 const STRANGER: u32 = 65_534;
@@ -83,7 +87,11 @@ async fn a_demo_that_stays_can_be_played_with_until_it_is_told_to_end() {
         .unwrap();
     let progress = demo.stderr.take().unwrap().into_owned_fd().unwrap();
     let progress = LogLines::collect(fs::File::from(progress));
-    for line in ["starting a client", "asking for tracker", "# exit: "] {
+    progress
+        .wait_within(BUILT, "starting a client")
+        .await
+        .unwrap();
+    for line in ["asking for tracker", "# exit: "] {
         progress.wait(line).await.unwrap();
     }
     let lines = progress.lines();
