@@ -187,48 +187,79 @@ async fn ask_rules(network: &Network, asker: &Asker, to: NodeId) -> Result<Allow
 }
 
 /// Opens a stream to the registered node. It called; it is not called back. Where its connection
-/// turns out to be dead, the same come to life or a new one takes its place, once.
+/// turns out to be dead, the same come to life or another one takes its place, once.
 async fn call(network: &Network, to: NodeId, ahead: &[u8]) -> Result<Pipe, Reason> {
     let until = Instant::now() + COMES_BACK;
     let call = async {
-        let link = standing(network, &to, until).await?;
-        match beside_probes(network, &link, call_over(network, &link, ahead)).await {
-            Err(Reason::Unreachable) => {
-                let link = standing(network, &to, until).await?;
-                call_over(network, &link, ahead).await
+        let link = standing(network, &to, until, |_| true).await?;
+        let others = Others::beside(network, &link);
+        let call = async {
+            match call_over(network, &link, ahead).await {
+                Err(Reason::Unreachable) => {
+                    let trusted = |link: &Link| !others.doubts(link);
+                    let link = standing(network, &to, until, trusted).await?;
+                    call_over(network, &link, ahead).await
+                }
+                called => called,
             }
-            called => called,
-        }
+        };
+        others.while_probed(call).await
     };
     let called = tokio::time::timeout(CALLED_TIMEOUT, call).await;
     called.unwrap_or(Err(Reason::TimedOut))
 }
 
-/// Does `call`, which goes over `link`. Other connections to the node, which stood as long, are asked
-/// for a sign of life meanwhile: if this one turns out to be dead, those that are too are known.
-async fn beside_probes<T>(network: &Network, link: &Link, call: impl Future<Output = T>) -> T {
-    let mut others = network.peers().links_to(&link.peer());
-    others.retain(|other| !other.is_same(link));
-    let probes = others
-        .iter()
-        .map(|other| other.shows_life(other.acknowledged()));
-    let probed = async {
-        join_all(probes).await;
-        pending::<Infallible>().await
-    };
-    tokio::select! {
-        called = call => called,
-        never = probed => match never {},
+/// Connections to the same node beside the one that is tried, each with what it had acknowledged
+/// then: what made that one die may have made these die too.
+struct Others(Vec<(Link, u64)>);
+
+impl Others {
+    fn beside(network: &Network, link: &Link) -> Self {
+        let mut links = network.peers().links_to(&link.peer());
+        links.retain(|other| !other.is_same(link));
+        let acknowledged = |link: Link| {
+            let acknowledged = link.acknowledged();
+            (link, acknowledged)
+        };
+        Self(links.into_iter().map(acknowledged).collect())
+    }
+
+    /// Whether `link` is one of these and has shown no sign of life since.
+    fn doubts(&self, link: &Link) -> bool {
+        let mut others = self.0.iter();
+        others.any(|(other, before)| other.is_same(link) && link.acknowledged() == *before)
+    }
+
+    /// Does `call`, and asks these for a sign of life meanwhile.
+    async fn while_probed<T>(&self, call: impl Future<Output = T>) -> T {
+        let probes = self.0.iter().map(|(link, before)| link.shows_life(*before));
+        let probed = async {
+            join_all(probes).await;
+            pending::<Infallible>().await
+        };
+        // Of a probe and a call that end together, whoever comes next shall know both ends.
+        tokio::select! {
+            biased;
+            never = probed => match never {},
+            called = call => called,
+        }
     }
 }
 
-/// A connection to the registered node that is not silent, as soon as there is one.
-async fn standing(network: &Network, to: &NodeId, until: Instant) -> Result<Link, Reason> {
+/// A connection to the registered node that is not silent, and `fits`, as soon as there is one: the
+/// newest, over QUIC before TCP.
+async fn standing(
+    network: &Network,
+    to: &NodeId,
+    until: Instant,
+    fits: impl Fn(&Link) -> bool,
+) -> Result<Link, Reason> {
     let mut looks = tokio::time::interval(LOOK);
     let standing = async {
         loop {
             looks.tick().await;
-            if let Some(link) = network.peers().link(to) {
+            let links = network.peers().links_to(to).into_iter().rev();
+            if let Some(link) = links.filter(&fits).min_by_key(Link::carrier) {
                 return link;
             }
         }
