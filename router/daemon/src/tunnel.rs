@@ -465,7 +465,7 @@ async fn refresh(network: &Arc<Network>, first: Wanted) {
     refresh_since(network, first, Instant::now()).await;
 }
 
-/// As [`refresh`], but for what was fetched after `since`.
+/// As [`refresh`], but for what somebody began to fetch after `since`.
 async fn refresh_since(network: &Arc<Network>, first: Wanted, since: Instant) {
     let refresh = network.refresh_records_since(since);
     match first.patience {

@@ -14,7 +14,7 @@ impl Network {
         self.refresh_records_since(Instant::now()).await
     }
 
-    /// As [`Self::refresh_records`], but for those peers whose records were fetched after `since`.
+    /// As [`Self::refresh_records`], but for those peers whom somebody asked after `since`.
     pub(crate) async fn refresh_records_since(self: &Arc<Self>, since: Instant) -> bool {
         self.connect_peers().await;
         let known = self.peers.known();
@@ -24,7 +24,7 @@ impl Network {
         join_all(fetches).await.contains(&true)
     }
 
-    /// Fetches the records of a peer, unless that was done after `since`, with all others who want
+    /// Fetches the records of a peer, unless that began after `since`, with all others who want
     /// them; whether anything is new. Cancel-safe; a fetch that began goes on.
     pub(crate) async fn learn_from(self: &Arc<Self>, link: &Link, since: Instant) -> bool {
         let turn = match link.fetches().enter(since).await {
@@ -204,10 +204,10 @@ mod tests {
         let ((_dir, client), mut teller) = (network(), Teller::new());
         let (link, tunnel) = befriend(&client, &mut teller).await;
         let request = request(Some(PAUSE));
+        let since = Instant::now();
         let (hasty, slow) = tokio::join!(client.open(&tunnel, &request), teller.asked());
         assert!(hasty.is_err());
-        // Whoever comes next hears of what the one before asked for.
-        let since = Instant::now();
+        // Whoever waits as well hears of what the one before asked for.
         let learned = client.learn_from(&link, since);
         let (_, ()) = tokio::join!(timeout(LIMIT, learned), answer(slow));
         let last = link.fetches().enter(since).await;

@@ -129,6 +129,8 @@ async fn record_of(
             node: network.named(relay),
             source,
         })?;
+        // A big set of it may have come a moment ago: the next step shall not have its turn for that.
+        link.fetches().hurry();
         network.learn_from(&link, start).await;
         network.records().get(&id).ok_or_else(|| unknown.clone())
     };
