@@ -227,6 +227,12 @@ impl Peers {
         links.filter(|link| !link.is_closed()).collect()
     }
 
+    /// Whether a node is being dialled for this one, over any carrier.
+    pub(crate) fn is_dialled(&self, id: &NodeId) -> bool {
+        let seat = self.seats().get(id).cloned();
+        seat.is_some_and(|seat| seat.dials.are_running())
+    }
+
     /// Lets every node be dialled at once, whatever failed before or is being tried.
     pub(crate) fn start_afresh(&self) {
         for seat in self.seats().values() {

@@ -2,7 +2,7 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -19,29 +19,64 @@ use crate::{
     serve,
 };
 
-/// Peers that are being connected at once, with one dial each, and one that it took the place of
-/// when this machine moved. Overflow rule: the others are for the next round, or the first flow.
+/// Peers that are being connected at once so that they are, with one dial each, and one that it
+/// took the place of when this machine moved. Overflow rule: the others are for the next round, or
+/// the first flow.
 const MAX_KEPT_PEERS: usize = 64;
 /// Who wants all peers connected waits so long for those that are not.
 const PEERS_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Whose turn it is to be connected, where there are more than find room.
 #[derive(Debug, Default)]
-pub(super) struct Rounds {
-    /// Who was the last.
-    last: Mutex<Option<NodeId>>,
+pub(super) struct Rounds(Mutex<Round>);
+
+/// The one that runs.
+#[derive(Debug, Default)]
+struct Round {
+    /// At most [`MAX_KEPT_PEERS`].
+    peers: Vec<NodeId>,
+    /// Who was the last to get its turn.
+    last: Option<NodeId>,
 }
 
 impl Rounds {
-    /// Those of `missing` that come next, in the order of their ids.
-    fn next(&self, mut missing: Vec<NodeId>) -> Vec<NodeId> {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        missing.sort_unstable();
-        let served = missing.partition_point(|id| Some(*id) <= *last);
-        missing.rotate_left(served);
-        missing.truncate(MAX_KEPT_PEERS);
-        *last = missing.last().copied();
-        missing
+    /// Begins a round: those of `missing` whose turn it is. Those of the round before that are being
+    /// dialled stay in it.
+    fn next(&self, missing: &[NodeId], is_dialled: impl Fn(&NodeId) -> bool) -> Vec<NodeId> {
+        let mut round = self.lock();
+        round.peers.retain(is_dialled);
+        round.fill(missing)
+    }
+
+    /// Joins the round that runs: those of `missing` that are in it. Where others are connected by
+    /// now, there is room for more.
+    fn join(&self, missing: &[NodeId], is_dialled: impl Fn(&NodeId) -> bool) -> Vec<NodeId> {
+        let mut round = self.lock();
+        round
+            .peers
+            .retain(|id| missing.contains(id) || is_dialled(id));
+        round.fill(missing)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Round> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Round {
+    /// Lets in who comes next in the order of ids, and returns those of `missing` that are in.
+    fn fill(&mut self, missing: &[NodeId]) -> Vec<NodeId> {
+        let mut next = missing.to_vec();
+        next.retain(|id| !self.peers.contains(id));
+        next.sort_unstable();
+        let served = next.partition_point(|id| Some(*id) <= self.last);
+        next.rotate_left(served);
+        next.truncate(MAX_KEPT_PEERS.saturating_sub(self.peers.len()));
+        self.last = next.last().copied().or(self.last);
+        self.peers.append(&mut next);
+        let mut peers = self.peers.clone();
+        peers.retain(|id| missing.contains(id));
+        peers
     }
 }
 
@@ -185,15 +220,32 @@ impl Network {
         serve::serve_link(self, link, None, welcome).await;
     }
 
-    /// Connects to peers of config.toml that have addresses: scripts then see who is there, and
-    /// records arrive before they are needed. Those that do not answer soon hold up nobody; their
-    /// dials go on.
+    /// Connects to peers of config.toml that have addresses, a round of them: scripts then see who
+    /// is there, and records arrive before they are needed. Those that do not answer soon hold up
+    /// nobody; their dials go on.
     pub(super) async fn connect_peers(self: &Arc<Self>) {
+        let is_dialled = |id: &NodeId| self.peers.is_dialled(id);
+        let round = self.rounds.next(&self.missing_peers(), is_dialled);
+        self.connect_all(round).await;
+    }
+
+    /// As [`Self::connect_peers`], but those of the round that runs: however many want that at
+    /// once, no more are dialled.
+    pub(super) async fn join_connecting(self: &Arc<Self>) {
+        let is_dialled = |id: &NodeId| self.peers.is_dialled(id);
+        let round = self.rounds.join(&self.missing_peers(), is_dialled);
+        self.connect_all(round).await;
+    }
+
+    fn missing_peers(&self) -> Vec<NodeId> {
         let known = self.peers.known();
         let missing = known
             .iter()
             .filter(|peer| !peer.addresses.is_empty() && self.peers.link(&peer.id).is_none());
-        let missing = missing.map(|peer| peer.id).collect();
+        missing.map(|peer| peer.id).collect()
+    }
+
+    async fn connect_all(self: &Arc<Self>, peers: Vec<NodeId>) {
         let wanted = Wanted {
             patience: Some(PEERS_PATIENCE),
             ..Wanted::default()
@@ -202,7 +254,7 @@ impl Network {
             // How a dial ends is logged where it does.
             let _ = self.connect_over(peer, None, wanted).await;
         };
-        join_all(self.rounds.next(missing).into_iter().map(connect)).await;
+        join_all(peers.into_iter().map(connect)).await;
     }
 
     /// Where a node may be dialled: config.toml first, then its record, else `hint`; never this
@@ -271,23 +323,49 @@ pub(super) mod tests {
         (dir, network)
     }
 
+    fn ids(n_ids: usize) -> Vec<NodeId> {
+        let id = |number| NodeId::from_bytes([u8::try_from(number).unwrap(); 32]);
+        (0..n_ids).rev().map(id).collect()
+    }
+
     #[test]
     fn of_too_many_peers_each_gets_its_turn() {
-        let rounds = Rounds::default();
-        let id = |number: usize| NodeId::from_bytes([u8::try_from(number).unwrap(); 32]);
-        let missing: Vec<NodeId> = (0..MAX_KEPT_PEERS * 5 / 2).rev().map(id).collect();
+        let (rounds, missing) = (Rounds::default(), ids(MAX_KEPT_PEERS * 5 / 2));
         let mut served = Vec::new();
         for _ in 0..5 {
-            let next = rounds.next(missing.clone());
+            let next = rounds.next(&missing, |_| false);
             assert_eq!(next.len(), MAX_KEPT_PEERS);
             served.extend(next);
         }
         served.sort_unstable();
-        let twice: Vec<NodeId> = (0..missing.len()).flat_map(|n| [id(n); 2]).collect();
+        let mut twice = [missing.clone(), missing.clone()].concat();
+        twice.sort_unstable();
         assert_eq!(served, twice, "each as often as the others");
-        let few = missing[..3].to_vec();
-        assert_eq!(rounds.next(few).len(), 3, "all, where there is room");
-        assert_eq!(rounds.next(Vec::new()), []);
+        let few = &missing[..3];
+        assert_eq!(rounds.next(few, |_| false).len(), 3, "where there is room");
+        assert_eq!(rounds.next(&[], |_| false), []);
+    }
+
+    #[test]
+    fn who_joins_has_no_more_peers_dialled_at_once() {
+        let (rounds, missing) = (Rounds::default(), ids(MAX_KEPT_PEERS * 2));
+        let first = rounds.join(&missing, |_| false);
+        assert_eq!(first.len(), MAX_KEPT_PEERS);
+        assert_eq!(rounds.join(&missing, |_| true), first, "the same");
+        let slow = first[0];
+        let next = rounds.next(&missing, |id| *id == slow);
+        assert_eq!(next.len(), MAX_KEPT_PEERS);
+        let again: Vec<_> = next.iter().filter(|id| first.contains(id)).collect();
+        assert_eq!(again, [&slow], "its dial takes a place");
+        let mut left = missing;
+        left.retain(|id| *id != next[1]);
+        let joined = rounds.join(&left, |_| false);
+        assert_eq!(joined.len(), MAX_KEPT_PEERS, "one made room");
+        assert_eq!(
+            joined[..MAX_KEPT_PEERS - 1],
+            [&next[..1], &next[2..]].concat()
+        );
+        assert_eq!(rounds.join(&[], |_| true), [], "all are connected");
     }
 
     /// A node at whose address nobody answers.

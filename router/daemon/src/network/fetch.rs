@@ -16,7 +16,7 @@ impl Network {
 
     /// As [`Self::refresh_records`], but for those peers whom somebody asked after `since`.
     pub(crate) async fn refresh_records_since(self: &Arc<Self>, since: Instant) -> bool {
-        self.connect_peers().await;
+        self.join_connecting().await;
         let known = self.peers.known();
         let mut links = self.peers.links();
         links.retain(|link| known.get(&link.peer()).is_some());

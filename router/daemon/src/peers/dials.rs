@@ -131,6 +131,11 @@ impl Dials {
         }
     }
 
+    /// Whether one for this node itself, over any carrier, runs.
+    pub(super) fn are_running(&self) -> bool {
+        self.of(Wish::Own(None)).running.is_some()
+    }
+
     fn of(&self, wish: Wish) -> MutexGuard<'_, Tries> {
         lock(match wish {
             Wish::Own(None) => &self.any,
