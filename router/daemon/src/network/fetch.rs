@@ -159,8 +159,9 @@ mod tests {
     #[tokio::test]
     async fn flows_that_come_together_to_an_unknown_friend_share_one_fetch() {
         let ((_dir, client), mut teller) = (network(), Teller::new());
-        let (_link, tunnel) = befriend(&client, &mut teller).await;
+        // The pause counts from when the answer is there.
         let mut answered = Instant::now();
+        let (_link, tunnel) = befriend(&client, &mut teller).await;
         for _ in 0..2 {
             let request = request(None);
             let flows = (0..N_FLOWS).map(|_| client.open(&tunnel, &request));
