@@ -2,11 +2,12 @@
 //! closely are written together. Else a busy node would wake whoever collects its log for each flow.
 //!
 //! Warnings and errors never wait, nor does what came before them. What waits is lost only with a
-//! process that is killed.
+//! process that is killed, or where others made standard error non-blocking and it takes no more:
+//! then whole lines, those that find no room, and what is left at the end.
 
 use std::{
     fmt,
-    io::{self, Write},
+    io::{self, ErrorKind, Write},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -17,7 +18,8 @@ use tracing_subscriber::fmt::MakeWriter;
 
 /// How long a line waits for others.
 const PAUSE: Duration = Duration::from_millis(10);
-/// What waits: some hundred lines. Overflow: all of it is written at once.
+/// What waits: some hundred lines. Overflow: all of it is written at once; of what the sink does not
+/// take then, the newest lines that are beyond are dropped, but never the rest of one that it began.
 const MAX_WAITING_BYTES: usize = 64 << 10;
 
 /// Has what waits written when it is dropped; from then on nothing waits.
@@ -80,7 +82,8 @@ impl Lines {
         let is_full = state.waiting.len() >= MAX_WAITING_BYTES;
         if is_alone || is_urgent || is_full || state.has_ended {
             state.write();
-        } else if is_first {
+        }
+        if is_first && !state.waiting.is_empty() {
             drop(state);
             self.changed.notify_one();
         }
@@ -108,15 +111,36 @@ impl Lines {
 }
 
 impl State {
-    /// Under the lock, which keeps lines in order.
+    /// Under the lock, which keeps lines in order. What the sink does not take yet goes on waiting.
     fn write(&mut self) {
         if self.waiting.is_empty() {
             return;
         }
-        // A terminal that was closed takes no lines, and there is nobody else to tell.
-        let _ = self.sink.write_all(&self.waiting);
-        self.waiting.clear();
+        let mut n_written = 0;
+        while let Some(rest @ [_, ..]) = self.waiting.get(n_written..) {
+            match self.sink.write(rest) {
+                Ok(n_bytes @ 1..) => n_written += n_bytes,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                // A terminal that was closed takes no lines, and there is nobody else to tell.
+                Ok(0) | Err(_) => n_written = self.waiting.len(),
+            }
+        }
+        self.waiting.drain(..n_written.min(self.waiting.len()));
+        self.drop_beyond();
         self.written = Some(Instant::now());
+    }
+
+    /// Drops the lines that have no room to wait, but for the first: the sink may have begun it.
+    fn drop_beyond(&mut self) {
+        if self.waiting.len() <= MAX_WAITING_BYTES {
+            return;
+        }
+        let is_end = |byte: &u8| *byte == b'\n';
+        let mut within = self.waiting.iter().take(MAX_WAITING_BYTES);
+        let last = within.rposition(is_end);
+        let last = last.or_else(|| self.waiting.iter().position(is_end));
+        self.waiting.truncate(last.map_or(0, |last| last + 1));
     }
 }
 
@@ -231,6 +255,59 @@ mod tests {
             told.try_iter().map(|text| text.len()).sum::<usize>(),
             MAX_WAITING_BYTES
         );
+    }
+
+    /// Takes so many bytes, and then none until there is room again.
+    struct Narrow {
+        room: Arc<Mutex<usize>>,
+        taken: Sender<u8>,
+    }
+
+    impl Write for Narrow {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let mut room = self.room.lock().unwrap();
+            let n_bytes = bytes.len().min(*room);
+            if n_bytes == 0 {
+                return Err(ErrorKind::WouldBlock.into());
+            }
+            *room -= n_bytes;
+            for byte in &bytes[..n_bytes] {
+                self.taken.send(*byte).unwrap();
+            }
+            Ok(n_bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn where_the_sink_takes_no_more_no_line_is_torn() {
+        let (room, (sender, taken)) = (Arc::new(Mutex::new(3)), mpsc::channel());
+        let sink = Narrow {
+            room: Arc::clone(&room),
+            taken: sender,
+        };
+        let (writer, _guard) = start(sink).unwrap();
+        let lines: Vec<_> = (0..MAX_WAITING_BYTES)
+            .map(|line| format!("line {line}\n"))
+            .collect();
+        for line in &lines {
+            writer.0.take(line.as_bytes(), true);
+        }
+        assert!(writer.0.lock().waiting.len() <= MAX_WAITING_BYTES);
+        *room.lock().unwrap() = usize::MAX;
+        // Nobody says more; it is tried again all the same.
+        let mut text = String::new();
+        while text.len() < MAX_WAITING_BYTES - lines[0].len() || !text.ends_with('\n') {
+            text.push(taken.recv_timeout(LIMIT).unwrap().into());
+        }
+        writer.0.take(b"at last\n", true);
+        text.extend(taken.try_iter().map(char::from));
+        let all = lines.concat();
+        let kept = text.strip_suffix("at last\n").expect("room again");
+        assert!(all.starts_with(kept) && kept.ends_with('\n'), "{kept}");
     }
 
     #[test]
