@@ -47,6 +47,8 @@
 //! ```
 //! The sender keeps each message until the receiver has acknowledged it; the receiver writes its
 //! cursor in the commit that handles the message. A sender with something to say sends CHANNEL.
+//! It moves a channel only to a trunk that it opened after it gave up the last one, so that the
+//! receiver can tell a CHANNEL that it reads late: it is of a trunk that was welcomed before.
 //! The receiver answers STATE as soon as nothing from an earlier trunk is on its way to a commit,
 //! and takes nothing from an earlier trunk from then on: so what is beyond the cursor was not
 //! handled, and will not be. ACK follows STATE at once if the cursor is beyond `acked`, since the
@@ -116,7 +118,7 @@ mod tests;
 
 use thiserror::Error;
 
-pub use chain::{ChannelKey, Halt, History, Position};
+pub use chain::{ChannelKey, Halt, History, Link, Position};
 pub use decoder::{Decoder, FrameError};
 pub use frame::{
     Ack, Channel, ChannelRefusal, End, Frame, MAX_BODY_BYTES, MAX_FRAME_BYTES, MAX_REFUSALS,
@@ -127,7 +129,7 @@ pub use name::{
     Envelope, ErrorCode, Failure, MAX_FAILURE_BYTES, MAX_TRUNK_NAME_BYTES, Name, NameError,
     Principal,
 };
-pub use receiver::{Arrival, ArrivalContent, ChannelReceiver, Link, ReceiverRow};
+pub use receiver::{Arrival, ArrivalContent, ChannelReceiver, ReceiverRow};
 pub use sender::{ChannelSender, Content, Outcome, Report, Row, SenderCommit, SenderRow, Wanted};
 
 /// What no honest other end sends on a channel. It ends the trunk; the channel goes on with the

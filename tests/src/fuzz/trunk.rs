@@ -14,7 +14,10 @@ use super::input::{Input, pieces};
 
 const N_ROWS: u64 = 3;
 /// What the corpus' frames name.
-const NUMBER: u32 = 5;
+const LINK: Link = Link {
+    trunk: 1,
+    number: 5,
+};
 
 /// Frames, one after the other: the first ones each way, or those that follow.
 pub fn trunk_frames(input: &[u8]) {
@@ -92,6 +95,10 @@ fn key() -> ChannelKey {
     }
 }
 
+fn link(number: u32) -> Link {
+    Link { number, ..LINK }
+}
+
 /// An end that has messages, and another end that says anything.
 struct Sender {
     machine: ChannelSender,
@@ -112,18 +119,18 @@ impl Sender {
             report: Some(seq),
         });
         machine.handle_rows(rows).unwrap();
-        machine.handle_trunk_up(NUMBER);
+        machine.handle_trunk_up(LINK);
         Self { machine, acked: 0 }
     }
 
     fn take(&mut self, frame: &Frame) {
         while self.machine.poll_frame(0).is_some() {}
         if let Frame::State(state) = frame {
-            let _ = self.machine.handle_state(state);
+            let _ = self.machine.handle_state(link(state.number), state);
         } else if let Frame::Ack(ack) = frame {
-            let _ = self.machine.handle_ack(ack.clone());
+            let _ = self.machine.handle_ack(link(ack.number), ack.clone());
         } else if let Frame::Halt { number, reason, .. } = frame {
-            self.machine.handle_halt(*number, *reason);
+            self.machine.handle_halt(link(*number), *reason);
         }
         while let Some(commit) = self.machine.poll_commit(0) {
             if let SenderCommit::Acked { position, reports } = &commit {
@@ -154,7 +161,6 @@ impl Receiver {
     }
 
     fn take(&mut self, frame: Frame, choice: u8) {
-        let link = |number| Link { trunk: 1, number };
         let mut arrival = None;
         if let Frame::Channel(channel) = frame {
             self.machine.handle_channel(link(channel.number), &channel);

@@ -22,6 +22,15 @@ pub struct ChannelKey {
     pub envelope: Envelope,
 }
 
+/// Which trunk, and which of its channels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Link {
+    /// The owner's number for the trunk: higher than that of each trunk that was welcomed before.
+    pub trunk: u64,
+    /// The sender's number for the channel there.
+    pub number: u32,
+}
+
 /// Which of a channel's histories; numbers begin anew with each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct History {

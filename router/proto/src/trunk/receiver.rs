@@ -1,8 +1,8 @@
 //! The receiver's end of a channel: which messages are next, and what is acknowledged.
 //!
 //! Whatever arrives is handed to the owner in order, with the row that its event's commit has to
-//! write. A commit that failed is the end of the machine and of its trunk; a new one begins with
-//! what is on disk.
+//! write. A commit that failed is the end of the machine and of all its trunks, also of those that
+//! are given up; a new one begins with what is on disk.
 
 use std::collections::VecDeque;
 
@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::{
     ChannelError,
-    chain::{ChannelKey, Halt, History, Position},
+    chain::{ChannelKey, Halt, History, Link, Position},
     frame::{Ack, Channel, ChannelRefusal, End, Frame, MAX_REFUSALS, Refusal, State, Window},
     name::Failure,
 };
@@ -27,15 +27,6 @@ pub struct ReceiverRow {
     pub confirmed: u64,
     /// Nothing more moves.
     pub halted: Option<Halt>,
-}
-
-/// Which trunk, and which of its channels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Link {
-    /// The owner's number for the trunk, never used again.
-    pub trunk: u64,
-    /// The sender's number for the channel there.
-    pub number: u32,
 }
 
 /// A message to handle, or messages that are not to come.
@@ -69,6 +60,8 @@ pub struct ChannelReceiver {
     /// On their way to a commit, at most a window of them.
     pending: VecDeque<Pending>,
     link: ReceiverLink,
+    /// The newest that a CHANNEL came from.
+    trunk: u64,
     halt_to_commit: bool,
 }
 
@@ -129,12 +122,18 @@ impl ChannelReceiver {
             confirmed: row.confirmed,
             pending: VecDeque::new(),
             link: ReceiverLink::Down,
+            trunk: 0,
             halt_to_commit: false,
         }
     }
 
-    /// CHANNEL. It takes the place of an earlier one.
+    /// CHANNEL. It takes the place of an earlier one. That of an older trunk is read late, and
+    /// tells where the sender was: it is dropped.
     pub fn handle_channel(&mut self, link: Link, channel: &Channel) {
+        if link.trunk < self.trunk {
+            return;
+        }
+        self.trunk = link.trunk;
         self.link = match self.judge(channel) {
             Verdict::Open => ReceiverLink::Asked {
                 link,
@@ -188,9 +187,11 @@ impl ChannelReceiver {
         Verdict::Halt(reason)
     }
 
-    /// The trunk of the channel broke. What is pending goes on.
-    pub fn handle_trunk_down(&mut self) {
-        self.link = ReceiverLink::Down;
+    /// The trunk broke. What is pending goes on.
+    pub fn handle_trunk_down(&mut self, from: Link) {
+        if self.link() == Some(from) {
+            self.link = ReceiverLink::Down;
+        }
     }
 
     /// DATA. `None` when it belongs to an earlier trunk: it is dropped.
@@ -415,8 +416,11 @@ impl ChannelReceiver {
 
     fn link(&self) -> Option<Link> {
         match self.link {
-            ReceiverLink::Asked { link, .. } | ReceiverLink::Open { link, .. } => Some(link),
-            ReceiverLink::Down | ReceiverLink::Refusing(_) | ReceiverLink::Halting(..) => None,
+            ReceiverLink::Asked { link, .. }
+            | ReceiverLink::Open { link, .. }
+            | ReceiverLink::Refusing(link)
+            | ReceiverLink::Halting(link, _) => Some(link),
+            ReceiverLink::Down => None,
         }
     }
 }

@@ -57,9 +57,12 @@ struct World {
     receiver_store: ReceiverStore,
     /// Handled, and not durable yet.
     arrivals: VecDeque<Arrival>,
-    to_receiver: VecDeque<Frame>,
-    to_sender: VecDeque<Frame>,
+    to_receiver: Wires,
+    to_sender: Wires,
 }
+
+/// What is on its way on each trunk, `None` that it broke: given up ones are read late.
+type Wires = BTreeMap<u64, VecDeque<Option<Frame>>>;
 
 fn key() -> ChannelKey {
     let name = |text| Name::try_from(text).unwrap();
@@ -79,6 +82,23 @@ const HISTORY: History = History {
     incarnation: [7; 16],
     epoch: 0,
 };
+
+fn link(trunk: u64) -> Link {
+    Link { trunk, number: 3 }
+}
+
+fn put(wires: &mut Wires, trunk: u64, frame: Option<Frame>) {
+    wires.entry(trunk).or_default().push_back(frame);
+}
+
+/// The next of any trunk.
+fn take(wires: &mut Wires, rng: &mut ChaCha20Rng) -> Option<(Link, Option<Frame>)> {
+    wires.retain(|_, wire| !wire.is_empty());
+    let n_wires = u32::try_from(wires.len()).unwrap();
+    let at = rng.next_u32().checked_rem(n_wires)? as usize;
+    let (trunk, wire) = wires.iter_mut().nth(at)?;
+    Some((link(*trunk), wire.pop_front()?))
+}
 
 impl World {
     fn new(seed: u64) -> Self {
@@ -101,8 +121,8 @@ impl World {
             receiver: ChannelReceiver::new(key(), WINDOW, ReceiverRow::default(), Vec::new()),
             receiver_store: ReceiverStore::default(),
             arrivals: VecDeque::new(),
-            to_receiver: VecDeque::new(),
-            to_sender: VecDeque::new(),
+            to_receiver: Wires::new(),
+            to_sender: Wires::new(),
         }
     }
 
@@ -146,11 +166,15 @@ impl World {
             self.sender.handle_rows(rows).unwrap();
         }
         match self.below(4) {
-            0 if self.is_up => self.to_receiver.extend(self.sender.poll_frame(self.now_ms)),
+            0 => {
+                if let Some((trunk, frame)) = self.sender.poll_frame(self.now_ms) {
+                    put(&mut self.to_receiver, trunk, Some(frame));
+                }
+            }
             1 => {
-                let frame = self.receiver.poll_frame();
-                let current = frame.filter(|(trunk, _)| *trunk == self.trunks && self.is_up);
-                self.to_sender.extend(current.map(|(_, frame)| frame));
+                if let Some((trunk, frame)) = self.receiver.poll_frame() {
+                    put(&mut self.to_sender, trunk, Some(frame));
+                }
             }
             2 => self.receive(),
             _ => self.hear(),
@@ -158,38 +182,40 @@ impl World {
     }
 
     fn receive(&mut self) {
-        let trunk = self.trunks;
-        let link = |number| Link { trunk, number };
-        let arrival = match self.to_receiver.pop_front() {
+        let Some((link, frame)) = take(&mut self.to_receiver, &mut self.rng) else {
+            return;
+        };
+        let receiver = &mut self.receiver;
+        let arrival = match frame {
+            None => {
+                receiver.handle_trunk_down(link);
+                None
+            }
             Some(Frame::Channel(channel)) => {
-                self.receiver.handle_channel(link(channel.number), &channel);
+                receiver.handle_channel(link, &channel);
                 None
             }
-            Some(Frame::Data { number, seq, body }) => {
-                self.receiver.handle_data(link(number), seq, body).unwrap()
-            }
-            Some(Frame::Gap { number, messages }) => {
-                self.receiver.handle_gap(link(number), messages).unwrap()
-            }
-            Some(Frame::Halt { number, reason, .. }) => {
-                self.receiver.handle_halt(link(number), reason);
+            Some(Frame::Data { seq, body, .. }) => receiver.handle_data(link, seq, body).unwrap(),
+            Some(Frame::Gap { messages, .. }) => receiver.handle_gap(link, messages).unwrap(),
+            Some(Frame::Halt { reason, .. }) => {
+                receiver.handle_halt(link, reason);
                 None
             }
-            other => {
-                assert_eq!(other, None);
-                None
-            }
+            Some(other) => panic!("{other:?}"),
         };
         self.arrivals.extend(arrival);
     }
 
     fn hear(&mut self) {
-        match self.to_sender.pop_front() {
-            Some(Frame::State(state)) => self.sender.handle_state(&state).unwrap(),
-            Some(Frame::Ack(ack)) => self.sender.handle_ack(ack).unwrap(),
-            Some(Frame::Halt { number, reason, .. }) => self.sender.handle_halt(number, reason),
-            Some(Frame::ChannelRefused { .. }) => self.sender.handle_trunk_down(),
-            other => assert_eq!(other, None),
+        let Some((link, frame)) = take(&mut self.to_sender, &mut self.rng) else {
+            return;
+        };
+        match frame {
+            Some(Frame::State(state)) => self.sender.handle_state(link, &state).unwrap(),
+            Some(Frame::Ack(ack)) => self.sender.handle_ack(link, ack).unwrap(),
+            Some(Frame::Halt { reason, .. }) => self.sender.handle_halt(link, reason),
+            None | Some(Frame::ChannelRefused { .. }) => self.sender.handle_trunk_down(link),
+            Some(other) => panic!("{other:?}"),
         }
     }
 
@@ -246,13 +272,19 @@ impl World {
         }
     }
 
+    /// The sender gives the trunk up. Of what is on its way, some is read late, and the rest lost.
     fn break_trunk(&mut self) {
+        if !self.is_up {
+            return;
+        }
         self.is_up = false;
-        self.to_receiver.clear();
-        self.to_sender.clear();
-        self.sender.handle_trunk_down();
-        if self.below(2) == 0 {
-            self.receiver.handle_trunk_down();
+        let trunk = self.trunks;
+        self.sender.handle_trunk_down(link(trunk));
+        for wires in [&mut self.to_receiver, &mut self.to_sender] {
+            let wire = wires.entry(trunk).or_default();
+            let n_read = self.rng.next_u32() as usize % (wire.len() + 1);
+            wire.truncate(n_read);
+            wire.push_back(None);
         }
     }
 
@@ -260,15 +292,16 @@ impl World {
         if !self.is_up {
             self.is_up = true;
             self.trunks += 1;
-            self.sender.handle_trunk_up(3);
+            self.sender.handle_trunk_up(link(self.trunks));
         }
     }
 
     fn crash_sender(&mut self) {
         self.enqueued.clear();
         self.commits.clear();
-        self.sender = ChannelSender::new(key(), self.sender_store.row);
         self.break_trunk();
+        self.sender = ChannelSender::new(key(), self.sender_store.row);
+        self.to_sender.clear();
     }
 
     fn crash_receiver(&mut self) {
@@ -280,6 +313,7 @@ impl World {
         });
         self.receiver = ChannelReceiver::new(key(), WINDOW, store.row, refusals.collect());
         self.break_trunk();
+        self.to_receiver.clear();
     }
 
     /// No more is said and nothing breaks, until nothing is left to do.

@@ -12,7 +12,7 @@ use thiserror::Error;
 
 use super::{
     ChannelError,
-    chain::{ChannelKey, Halt, History, Position},
+    chain::{ChannelKey, Halt, History, Link, Position},
     frame::{Ack, Channel, End, Frame, Refusal, State, Window},
     name::Failure,
 };
@@ -142,12 +142,12 @@ pub struct ChannelSender {
 enum SenderLink {
     Down,
     /// CHANNEL is to go out.
-    Up(u32),
+    Up(Link),
     /// STATE is to come.
-    Asked(u32),
-    Open(u32, Window),
+    Asked(Link),
+    Open(Link, Window),
     /// HALT is to go out.
-    Halting(u32),
+    Halting(Link),
 }
 
 impl SenderRow {
@@ -229,32 +229,35 @@ impl ChannelSender {
         Ok(())
     }
 
-    /// A trunk to the receiver is up. `number` is the channel's there: one that was not used on it.
-    pub fn handle_trunk_up(&mut self, number: u32) {
-        self.link = SenderLink::Up(number);
+    /// A trunk to the receiver is up, which was opened after the channel's last one was given up.
+    /// The channel's number was not used on it.
+    pub fn handle_trunk_up(&mut self, link: Link) {
+        self.link = SenderLink::Up(link);
     }
 
-    /// The trunk broke, or the receiver refused the channel.
-    pub fn handle_trunk_down(&mut self) {
-        self.link = SenderLink::Down;
+    /// The trunk broke or is given up, or the receiver refused the channel.
+    pub fn handle_trunk_down(&mut self, from: Link) {
+        if self.link() == Some(from) {
+            self.link = SenderLink::Down;
+        }
     }
 
-    /// STATE.
+    /// STATE. One of an earlier trunk is dropped.
     ///
     /// # Errors
     /// [`ChannelError::Unasked`]: end the trunk.
-    pub fn handle_state(&mut self, state: &State) -> Result<(), ChannelError> {
-        if self.number() != Some(state.number) {
+    pub fn handle_state(&mut self, from: Link, state: &State) -> Result<(), ChannelError> {
+        if !self.has_asked(from) {
             return Ok(());
         }
-        let SenderLink::Asked(number) = self.link else {
+        let SenderLink::Asked(link) = self.link else {
             return Err(ChannelError::Unasked);
         };
         match self.who_went_back(state.position) {
             Some(reason) => self.halt(reason),
             None => {
                 self.sent = state.position.map_or(0, |position| position.seq);
-                self.link = SenderLink::Open(number, state.window);
+                self.link = SenderLink::Open(link, state.window);
             }
         }
         Ok(())
@@ -274,12 +277,12 @@ impl ChannelSender {
         (!agrees).then_some(Halt::SenderWentBack)
     }
 
-    /// ACK.
+    /// ACK. One of an earlier trunk is dropped.
     ///
     /// # Errors
     /// [`ChannelError`]: end the trunk.
-    pub fn handle_ack(&mut self, ack: Ack) -> Result<(), ChannelError> {
-        if self.number() != Some(ack.number) {
+    pub fn handle_ack(&mut self, from: Link, ack: Ack) -> Result<(), ChannelError> {
+        if !self.has_asked(from) {
             return Ok(());
         }
         let SenderLink::Open(..) = self.link else {
@@ -314,9 +317,9 @@ impl ChannelSender {
         Ok(())
     }
 
-    /// HALT of the channel's receiver.
-    pub fn handle_halt(&mut self, number: u32, reason: Halt) {
-        if self.number() == Some(number) {
+    /// HALT of the channel's receiver. One of an earlier trunk is dropped.
+    pub fn handle_halt(&mut self, from: Link, reason: Halt) {
+        if self.has_asked(from) {
             self.halt(reason);
             self.link = SenderLink::Down;
         }
@@ -390,13 +393,15 @@ impl ChannelSender {
             .min()
     }
 
-    /// The next frame to send. Asked for only when the trunk takes it: it counts as sent.
-    pub fn poll_frame(&mut self, now_ms: u64) -> Option<Frame> {
-        match self.link {
+    /// The next frame to send, and on which trunk. Asked for only when the trunk takes it: it
+    /// counts as sent.
+    pub fn poll_frame(&mut self, now_ms: u64) -> Option<(u64, Frame)> {
+        let trunk = self.link()?.trunk;
+        let frame = match self.link {
             SenderLink::Down | SenderLink::Asked(_) => None,
-            SenderLink::Up(number) => self.open(number),
-            SenderLink::Open(number, window) => self.next(number, window, now_ms),
-            SenderLink::Halting(number) => {
+            SenderLink::Up(link) => self.open(link),
+            SenderLink::Open(link, window) => self.next(link.number, window, now_ms),
+            SenderLink::Halting(Link { number, .. }) => {
                 self.link = SenderLink::Down;
                 self.row.halted.map(|reason| Frame::Halt {
                     number,
@@ -404,19 +409,20 @@ impl ChannelSender {
                     reason,
                 })
             }
-        }
+        };
+        frame.map(|frame| (trunk, frame))
     }
 
     /// A halted channel is opened too, so that the receiver hears of it.
-    fn open(&mut self, number: u32) -> Option<Frame> {
+    fn open(&mut self, link: Link) -> Option<Frame> {
         let has_some = self.confirmed.seq + 1 < self.row.next_seq;
         self.link = match self.row.halted {
-            Some(_) => SenderLink::Halting(number),
-            None if has_some && self.wants().is_none() => SenderLink::Asked(number),
+            Some(_) => SenderLink::Halting(link),
+            None if has_some && self.wants().is_none() => SenderLink::Asked(link),
             None => return None,
         };
         Some(Frame::Channel(Box::new(Channel {
-            number,
+            number: link.number,
             envelope: self.key.envelope.clone(),
             history: self.row.history,
             next_seq: self.row.next_seq,
@@ -462,16 +468,25 @@ impl ChannelSender {
             self.row.halted = Some(reason);
             self.halt_to_commit = Some(reason);
         }
-        self.link = match self.number() {
-            Some(number) => SenderLink::Halting(number),
+        self.link = match self.link() {
+            Some(link) => SenderLink::Halting(link),
             None => SenderLink::Down,
         };
     }
 
-    fn number(&self) -> Option<u32> {
+    /// Whether CHANNEL went out there, and nothing ended the channel since.
+    fn has_asked(&self, from: Link) -> bool {
+        let has_asked = matches!(self.link, SenderLink::Asked(_) | SenderLink::Open(..));
+        has_asked && self.link() == Some(from)
+    }
+
+    fn link(&self) -> Option<Link> {
         match self.link {
-            SenderLink::Down | SenderLink::Up(_) | SenderLink::Halting(_) => None,
-            SenderLink::Asked(number) | SenderLink::Open(number, _) => Some(number),
+            SenderLink::Down => None,
+            SenderLink::Up(link)
+            | SenderLink::Asked(link)
+            | SenderLink::Open(link, _)
+            | SenderLink::Halting(link) => Some(link),
         }
     }
 

@@ -31,9 +31,12 @@ fn sender(n: u64, acked: u64) -> ChannelSender {
     for seq in acked + 1..=n {
         sender.handle_enqueued(row(seq)).unwrap();
     }
-    sender.handle_trunk_up(5);
+    sender.handle_trunk_up(LINK);
     let channel = sender.poll_frame(0);
-    assert!(matches!(channel, Some(Frame::Channel(_))), "{channel:?}");
+    assert!(
+        matches!(channel, Some((1, Frame::Channel(_)))),
+        "{channel:?}"
+    );
     sender
 }
 
@@ -61,7 +64,7 @@ fn the_sender_tells_who_went_back() {
     ] {
         let mut sender = sender(4, 2);
         sender
-            .handle_state(&state(seq, handled.as_bytes()))
+            .handle_state(LINK, &state(seq, handled.as_bytes()))
             .unwrap();
         let commit = sender.poll_commit(0);
         assert_eq!(
@@ -69,7 +72,7 @@ fn the_sender_tells_who_went_back() {
             expected.map(SenderCommit::Halted),
             "{seq} {handled}"
         );
-        let frame = sender.poll_frame(0).unwrap();
+        let (_, frame) = sender.poll_frame(0).unwrap();
         let is_halt = matches!(
             frame,
             Frame::Halt {
@@ -103,16 +106,22 @@ fn answers_that_lie_end_the_trunk() {
         (ack(3, &[2, 1]), Err(ChannelError::Refusal(1))),
     ] {
         let mut sender = sender(5, 0);
-        assert_eq!(sender.handle_ack(ack.clone()), Err(ChannelError::Unasked));
-        sender.handle_state(&state(0, b"")).unwrap();
         assert_eq!(
-            sender.handle_state(&state(0, b"")),
+            sender.handle_ack(LINK, ack.clone()),
+            Err(ChannelError::Unasked)
+        );
+        sender.handle_state(LINK, &state(0, b"")).unwrap();
+        assert_eq!(
+            sender.handle_state(LINK, &state(0, b"")),
             Err(ChannelError::Unasked)
         );
         for _ in 0..3 {
-            assert!(matches!(sender.poll_frame(0), Some(Frame::Data { .. })));
+            assert!(matches!(
+                sender.poll_frame(0),
+                Some((1, Frame::Data { .. }))
+            ));
         }
-        assert_eq!(sender.handle_ack(ack.clone()), expected, "{ack:?}");
+        assert_eq!(sender.handle_ack(LINK, ack.clone()), expected, "{ack:?}");
     }
 }
 
@@ -122,10 +131,13 @@ fn the_window_bounds_messages_and_bytes() {
         let mut sender = sender(9, 0);
         let window = Window { messages, bytes };
         sender
-            .handle_state(&State {
-                window,
-                ..state(0, b"")
-            })
+            .handle_state(
+                LINK,
+                &State {
+                    window,
+                    ..state(0, b"")
+                },
+            )
             .unwrap();
         let sent = std::iter::from_fn(|| sender.poll_frame(0)).count();
         assert_eq!(sent, expected, "{window:?}");
@@ -149,7 +161,7 @@ fn a_backlog_stays_on_disk() {
             ..SenderRow::new(&key(), HISTORY, 0)
         },
     );
-    sender.handle_trunk_up(5);
+    sender.handle_trunk_up(LINK);
     assert_eq!(
         sender.poll_frame(0),
         None,
@@ -165,13 +177,13 @@ fn a_backlog_stays_on_disk() {
     sender.handle_rows((1..=1_000_000).map(row)).unwrap();
     assert_eq!(sender.wants(), None);
     sender.handle_enqueued(row(1_000_001)).unwrap();
-    assert!(matches!(sender.poll_frame(0), Some(Frame::Channel(_))));
+    assert!(matches!(sender.poll_frame(0), Some((1, Frame::Channel(_)))));
 }
 
 #[test]
 fn nothing_expires_that_may_have_been_handled() {
     let mut sender = sender(3, 0);
-    sender.handle_state(&state(0, b"")).unwrap();
+    sender.handle_state(LINK, &state(0, b"")).unwrap();
     sender.poll_frame(0).unwrap();
     assert!(!sender.expire(1), "it is on its way");
     assert!(sender.expire(2) && !sender.expire(2));
@@ -183,8 +195,8 @@ fn nothing_expires_that_may_have_been_handled() {
         number: 5,
         messages: 1,
     };
-    assert_eq!(sender.poll_frame(0), Some(gap));
-    sender.handle_trunk_down();
+    assert_eq!(sender.poll_frame(0), Some((1, gap)));
+    sender.handle_trunk_down(LINK);
     assert!(!sender.expire(1) && !sender.expire(2) && sender.expire(3));
     let mut again = ChannelSender::new(
         key(),
@@ -317,8 +329,8 @@ fn a_poisoned_channel_halts_at_both_ends_until_both_open_it_anew() {
     let Some((_, Frame::State(state))) = receiver.poll_frame() else {
         panic!("no state");
     };
-    sender.handle_state(&state).unwrap();
-    while let Some(Frame::Data { seq, body, .. }) = sender.poll_frame(0) {
+    sender.handle_state(LINK, &state).unwrap();
+    while let Some((_, Frame::Data { seq, body, .. })) = sender.poll_frame(0) {
         receiver.handle_data(LINK, seq, body).unwrap().unwrap();
     }
     receiver.handle_poison();
@@ -327,22 +339,22 @@ fn a_poisoned_channel_halts_at_both_ends_until_both_open_it_anew() {
         (row.history, row.halted),
         (Some(HISTORY), Some(Halt::Poison))
     );
-    let Some((_, Frame::Halt { number, reason, .. })) = receiver.poll_frame() else {
+    let Some((_, Frame::Halt { reason, .. })) = receiver.poll_frame() else {
         panic!("no halt");
     };
-    sender.handle_halt(number, reason);
+    sender.handle_halt(LINK, reason);
     assert_eq!(
         sender.poll_commit(0),
         Some(SenderCommit::Halted(Halt::Poison))
     );
-    sender.handle_trunk_up(6);
+    sender.handle_trunk_up(Link { trunk: 2, ..LINK });
     assert!(
-        matches!(sender.poll_frame(0), Some(Frame::Channel(_))),
+        matches!(sender.poll_frame(0), Some((2, Frame::Channel(_)))),
         "so that it is heard"
     );
     assert!(matches!(
         sender.poll_frame(0),
-        Some(Frame::Halt { number: 6, .. })
+        Some((2, Frame::Halt { .. }))
     ));
 
     let later = History {
@@ -352,17 +364,17 @@ fn a_poisoned_channel_halts_at_both_ends_until_both_open_it_anew() {
     let mut receiver = ChannelReceiver::new(key(), Window::MAX, row.reopened(), vec![]);
     let mut sender = ChannelSender::new(key(), SenderRow::new(&key(), later, 2));
     sender.handle_rows((1..=2).map(self::row)).unwrap();
-    sender.handle_trunk_up(5);
-    let Some(Frame::Channel(channel)) = sender.poll_frame(0) else {
+    sender.handle_trunk_up(LINK);
+    let Some((_, Frame::Channel(channel))) = sender.poll_frame(0) else {
         panic!("no channel");
     };
     receiver.handle_channel(LINK, &channel);
     let Some((_, Frame::State(state))) = receiver.poll_frame() else {
         panic!("no state");
     };
-    sender.handle_state(&state).unwrap();
+    sender.handle_state(LINK, &state).unwrap();
     assert!(matches!(
         sender.poll_frame(0),
-        Some(Frame::Data { seq: 1, .. })
+        Some((1, Frame::Data { seq: 1, .. }))
     ));
 }
