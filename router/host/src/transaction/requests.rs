@@ -1,0 +1,63 @@
+//! Requests that an event answers, or tells how far they are.
+
+use super::{ROW_BYTES, Transaction, invalid};
+use crate::event::{ErrorCode, Refusal};
+
+/// The longest answer.
+pub(crate) const MAX_ANSWER_BYTES: usize = 1 << 20;
+
+/// How far a request is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Progress {
+    /// The request's id.
+    pub request: u64,
+    /// 0 to 100.
+    pub percent: Option<u8>,
+    /// For people.
+    pub text: String,
+}
+
+impl Transaction {
+    pub(crate) fn finish(
+        &mut self,
+        request: u64,
+        answer: Result<Vec<u8>, Refusal>,
+    ) -> Result<(), Refusal> {
+        if answer
+            .as_ref()
+            .is_ok_and(|body| body.len() > MAX_ANSWER_BYTES)
+        {
+            return Err(invalid(
+                "an answer has at most 1 MiB; give a blob's hash instead",
+            ));
+        }
+        if !self.memory.requests.contains(&request) || self.answers.contains_key(&request) {
+            return Err(Refusal::new(
+                ErrorCode::NotFound,
+                "nobody waits for an answer to this request",
+            ));
+        }
+        self.charge(answer.as_ref().map_or(0, Vec::len) + ROW_BYTES)?;
+        self.answers.insert(request, answer);
+        Ok(())
+    }
+
+    pub(crate) fn progress(
+        &mut self,
+        request: u64,
+        percent: Option<u8>,
+        text: String,
+    ) -> Result<(), Refusal> {
+        if percent.is_some_and(|percent| percent > 100) {
+            return Err(invalid("percent is 0 to 100"));
+        }
+        self.check_writable()?;
+        self.charge_log(text.len())?;
+        self.progress.push(Progress {
+            request,
+            percent,
+            text,
+        });
+        Ok(())
+    }
+}
