@@ -18,6 +18,7 @@ mod table;
 use std::{
     net::{IpAddr, SocketAddr},
     pin::{Pin, pin},
+    sync::Arc,
 };
 
 use tokio::time::Instant;
@@ -161,7 +162,7 @@ async fn open<'a>(
                 let begun = sniffed.and_then(|name| Ok((name, flow.begin()?)));
                 match begun {
                     Ok((name, opening)) => {
-                        trip.conn.sni = Sni::Read(name);
+                        Arc::make_mut(&mut trip.conn).sni = Sni::Read(name);
                         trip.opening = Some(opening);
                     }
                     Err(refusal) => return Err((Some(local), refusal)),

@@ -180,7 +180,7 @@ impl Policy {
     }
 
     /// Asks how a flow shall travel. A script that fails blocks it.
-    pub fn route(&self, conn: &Conn, world: &Arc<World>, now: SystemTime) -> Decision {
+    pub fn route(&self, conn: &Arc<Conn>, world: &Arc<World>, now: SystemTime) -> Decision {
         let ground = self.ground(world);
         if let Some(node) = conn.node.and_then(|id| world.by_id(&id)) {
             ground.holds(node);
@@ -247,10 +247,15 @@ impl Policy {
     }
 
     /// Asks `route` of scripts that stand on `ground`.
-    pub(crate) fn route_on(&self, ground: &Arc<Ground>, conn: &Conn, now: SystemTime) -> Decision {
+    pub(crate) fn route_on(
+        &self,
+        ground: &Arc<Ground>,
+        conn: &Arc<Conn>,
+        now: SystemTime,
+    ) -> Decision {
         let start = Instant::now();
         let mut trace = Trace::default();
-        let answer = self.ask("route", Arc::new(conn.clone()), ground, now, &mut trace);
+        let answer = self.ask("route", Arc::clone(conn), ground, now, &mut trace);
         let outcome = match answer {
             Some(_) if ground.ended_for_sni() => Outcome::NeedSni,
             Some(answer) => plan_of(answer, conn, &mut trace),

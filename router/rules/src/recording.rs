@@ -45,7 +45,8 @@ pub struct Recording {
 #[serde(tag = "hook", content = "argument", rename_all = "lowercase")]
 pub enum Question {
     /// How a flow shall travel.
-    Route(Box<Conn>),
+    #[serde(with = "wire::shared")]
+    Route(Arc<Conn>),
     /// Whether a node may connect.
     Accept {
         /// Which.

@@ -16,7 +16,7 @@ pub fn script(input: &[u8]) {
     match load(&text) {
         Ok(policy) => {
             check(&text, policy.warnings());
-            let conn = Conn::to("a.example", 443);
+            let conn = Arc::new(Conn::to("a.example", 443));
             let world = Arc::new(World::default());
             policy.route(&conn, &world, SystemTime::UNIX_EPOCH);
         }

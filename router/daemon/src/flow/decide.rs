@@ -28,7 +28,7 @@ pub(super) struct Trip<'a> {
     /// waited for.
     pub(super) opening: Option<Opening<'a>>,
     /// What the scripts see.
-    pub(super) conn: Conn,
+    pub(super) conn: Arc<Conn>,
     /// The addresses in `conn` are another node's word.
     pub(super) told: bool,
     /// A flow keeps the rules that it began with.
@@ -58,8 +58,9 @@ pub(super) async fn travel(trip: &mut Trip<'_>) -> Result<Option<Route>, Refusal
             return Err(failure.refusal);
         }
         trip.opening.as_ref().map_or(Ok(()), Opening::check)?;
-        trip.conn.attempt += 1;
-        trip.conn.last_error = Some(failure.refusal.to_string());
+        let conn = Arc::make_mut(&mut trip.conn);
+        conn.attempt += 1;
+        conn.last_error = Some(failure.refusal.to_string());
     }
 }
 
@@ -71,7 +72,7 @@ pub(super) async fn look_up(
 ) -> Result<IpAddr, Refusal> {
     let mut trip = begin(core, flow, asked).await?;
     // No TLS comes on this connection; whoever asks will name the same server in it.
-    trip.conn.sni = Sni::Read(asked.target.host.name().map(str::to_owned));
+    Arc::make_mut(&mut trip.conn).sni = Sni::Read(asked.target.host.name().map(str::to_owned));
     let Some(Choice { plan, .. }) = decide(&mut trip).await? else {
         return Err(Refusal::Blocked("a look-up has no TLS".to_owned()));
     };
@@ -108,7 +109,7 @@ pub(super) async fn begin<'a>(
         flow,
         asked,
         opening: Some(flow.begin()?),
-        conn: snapshot(core, flow, asked, &rules).await?,
+        conn: Arc::new(snapshot(core, flow, asked, &rules).await?),
         told: false,
         rules,
     })
@@ -120,8 +121,9 @@ impl Trip<'_> {
         guard::check_lookup(&self.asked.target.host)?;
         let found = open::lookup(self, plan).await?;
         self.told = found.told;
-        self.conn.ip = found.ips.first().copied();
-        self.conn.ips = found.ips;
+        let conn = Arc::make_mut(&mut self.conn);
+        conn.ip = found.ips.first().copied();
+        conn.ips = found.ips;
         Ok(())
     }
 }

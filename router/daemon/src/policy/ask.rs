@@ -26,16 +26,15 @@ const SLOW_FOR: Duration = Duration::from_secs(600);
 
 impl PolicyHost {
     /// Asks `rules` how a flow shall travel.
-    pub(crate) async fn route(&self, rules: &Arc<Generation>, conn: &Conn) -> Decision {
+    pub(crate) async fn route(&self, rules: &Arc<Generation>, conn: &Arc<Conn>) -> Decision {
         let world = self.world();
-        let asked = Arc::new(conn.clone());
-        let conn = Arc::clone(&asked);
-        let route = move |policy: &Policy| policy.route(&conn, &world, conn.now);
+        let asked = Arc::clone(conn);
+        let route = move |policy: &Policy| policy.route(&asked, &world, asked.now);
         match self.ask(rules, route).await {
             Ok(mut decision) => {
                 self.note("route", &decision.trace);
                 let answer = || Answer::Route(decision.outcome.clone());
-                let question = Question::Route(Box::new(Arc::unwrap_or_clone(asked)));
+                let question = Question::Route(Arc::clone(conn));
                 self.keep(rules, question, answer, &mut decision.trace);
                 decision
             }

@@ -107,7 +107,7 @@ mod tests {
 
     fn route(host: String) -> Recording {
         Recording {
-            question: Question::Route(Box::new(Conn::to(host, 443))),
+            question: Question::Route(Arc::new(Conn::to(host, 443))),
             reads: Reads::default(),
             answer: Answer::Route(Outcome::Pass),
             rule: None,

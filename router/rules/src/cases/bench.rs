@@ -307,7 +307,7 @@ fn register_hooks(engine: &mut Engine, bench: &Shared) {
     let shared = bench.clone();
     engine.register_fn("route", move |given: Map| {
         let bench = lock(&shared);
-        let (conn, world) = (bench.conn(given)?, bench.world());
+        let (conn, world) = (Arc::new(bench.conn(given)?), bench.world());
         let decision = bench.policy()?.route(&conn, &world, bench.now);
         ScriptResult::Ok(Answer::of_route(decision, &world))
     });

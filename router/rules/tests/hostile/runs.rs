@@ -62,7 +62,7 @@ fn load(text: &str) -> Result<Policy, String> {
 
 /// Runs the script once; it must block.
 fn run(policy: &Policy) -> Cost {
-    let (conn, world) = (Conn::to("x.example", 443), world());
+    let (conn, world) = (Arc::new(Conn::to("x.example", 443)), world());
     let before = HELD.get();
     PEAK.set(before);
     let start = time_run();
@@ -212,7 +212,7 @@ fn hostile_sources_are_refused_quickly() {
             let _ = load(&text).map(|policy| {
                 policy
                     .route(
-                        &Conn::to("x.example", 443),
+                        &Conn::to("x.example", 443).into(),
                         &Arc::default(),
                         SystemTime::UNIX_EPOCH,
                     )

@@ -97,5 +97,5 @@ pub(crate) fn policy(script: &str) -> Policy {
 }
 
 pub(crate) fn route(script: &str, host: &str) -> Decision {
-    policy(script).route(&conn(host), &world(), SystemTime::UNIX_EPOCH)
+    policy(script).route(&conn(host).into(), &world(), SystemTime::UNIX_EPOCH)
 }

@@ -68,7 +68,7 @@ fn the_first_script_that_does_not_pass_answers() {
     let first = "fn route(c) { if c.port == 22 { direct() } else { pass() } }";
     let second = "fn route(c) { if c.host == \"a.example\" { onion(2) } else { pass() } }";
     let policy = load(&[("one.rhai", first), ("two.rhai", second)]);
-    let ask = |host: &str| policy.route(&conn(host), &world(), SystemTime::UNIX_EPOCH);
+    let ask = |host: &str| policy.route(&conn(host).into(), &world(), SystemTime::UNIX_EPOCH);
     assert_eq!(ask("a.example").trace.rule.unwrap().script, "two.rhai");
     let passed = ask("b.example");
     assert_eq!((passed.outcome, passed.trace.rule), (Outcome::Pass, None));
@@ -222,7 +222,7 @@ fn need_ip_carries_its_plan() {
     assert!(matches!(decision.outcome, Outcome::NeedIp(_)));
     let mut with_ip = conn("x.example");
     with_ip.ip = Some([192, 0, 2, 1].into());
-    let decision = policy(script).route(&with_ip, &world(), SystemTime::UNIX_EPOCH);
+    let decision = policy(script).route(&with_ip.into(), &world(), SystemTime::UNIX_EPOCH);
     assert!(matches!(decision.outcome, Outcome::Plan(_)));
 }
 
@@ -236,7 +236,7 @@ fn a_name_in_tls_is_asked_for_where_a_script_reads_it() {
     let ask = |port, sni| {
         let mut conn = conn("192.0.2.1");
         (conn.port, conn.sni) = (port, sni);
-        policy(script).route(&conn, &world(), SystemTime::UNIX_EPOCH)
+        policy(script).route(&conn.into(), &world(), SystemTime::UNIX_EPOCH)
     };
     let unread = ask(443, Sni::Unread);
     assert_eq!(unread.outcome, Outcome::NeedSni);
@@ -278,7 +278,7 @@ fn a_thousand_rules_are_as_many_sets_and_one_question() {
         text: script.to_owned(),
     };
     let policy = Policy::load(&[source], &env).unwrap();
-    let decide = |host: &str| policy.route(&conn(host), &world(), SystemTime::UNIX_EPOCH);
+    let decide = |host: &str| policy.route(&conn(host).into(), &world(), SystemTime::UNIX_EPOCH);
     for (rule, name) in names.iter().enumerate() {
         let Outcome::Plan(plan) = decide(&format!("www.site-{rule}.example")).outcome else {
             panic!("{name} takes its site");
@@ -304,7 +304,7 @@ fn a_name_is_on_the_lan_when_all_its_addresses_are() {
         let mut conn = conn("x.example");
         conn.ips = ips.iter().map(|ip| ip.parse().unwrap()).collect();
         conn.ip = conn.ips.first().copied();
-        let decision = policy.route(&conn, &world(), SystemTime::UNIX_EPOCH);
+        let decision = policy.route(&conn.into(), &world(), SystemTime::UNIX_EPOCH);
         let Outcome::Plan(plan) = decision.outcome else {
             panic!("{:?}", decision.outcome);
         };
@@ -510,8 +510,8 @@ fn on_event(e) { if e.kind == "peer-down" { notify("warn", e.peer.name + ": " + 
     );
     let (now, world) = (SystemTime::UNIX_EPOCH, world());
     assert_eq!(policy.init(&world, now).error, None);
-    policy.route(&conn("a.example"), &world, now);
-    let trace = policy.route(&conn("a.example"), &world, now).trace;
+    policy.route(&conn("a.example").into(), &world, now);
+    let trace = policy.route(&conn("a.example").into(), &world, now).trace;
     assert_eq!(trace.tags, [("count".to_owned(), "2".to_owned())]);
     assert_eq!(trace.log[0].text, "flow 2");
     let event = RuleEvent {

@@ -80,13 +80,11 @@ fn kept(question: Question, answer: Answer, mut trace: Trace) -> Recording {
 }
 
 fn routed(policy: &Policy, conn: Conn, world: &Arc<World>) -> (Recording, Trace) {
+    let conn = Arc::new(conn);
     let decision = policy.route(&conn, world, conn.now);
     let trace = decision.trace.clone();
     let answer = Answer::Route(decision.outcome);
-    (
-        kept(Question::Route(conn.into()), answer, decision.trace),
-        trace,
-    )
+    (kept(Question::Route(conn), answer, decision.trace), trace)
 }
 
 fn judged(question: Question, decision: VerdictDecision) -> (Recording, Trace) {

@@ -84,7 +84,7 @@ fn times(policy: &Policy, host: impl Fn(usize) -> String) -> Result<Times> {
     let world = Arc::new(World::default());
     let mut times = Vec::with_capacity(DECISIONS);
     for index in 0..DECISIONS {
-        let flow = Conn::to(host(index), 443);
+        let flow = Arc::new(Conn::to(host(index), 443));
         let start = Instant::now();
         let decision = black_box(policy.route(&flow, &world, flow.now));
         times.push(start.elapsed());
