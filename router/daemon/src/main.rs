@@ -1,6 +1,5 @@
 //! wormholed: the daemon. Reads the config, runs one node until a signal ends it.
 
-mod heap;
 mod service_manager;
 
 use std::{
@@ -12,10 +11,16 @@ use std::{
 use anyhow::Context;
 use clap::{CommandFactory, Parser};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tikv_jemallocator::Jemalloc;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use wormholed::{Config, Node, NodeOptions};
 
 use service_manager::ServiceManager;
+
+/// A flow allocates on several threads, and what a crowd took shall go back to the system: the C
+/// library's allocator is slower at the first, and does the second only when it is asked.
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 /// Where packages put the config.
 const DEFAULT_CONFIG: &str = "/etc/wormholes/config.toml";
@@ -100,14 +105,14 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     tokio::select! {
         () = stop.wanted() => {}
         () = reload_on(hangup, &node, &manager) => {}
-        () = keep_house(&manager) => {}
+        () = show_life(&manager) => {}
     }
     tracing::info!("node stops; flows may finish");
     manager.stopping(drain, node.core().flows.open());
     tokio::select! {
         () = node.drain() => {}
         () = stop.wanted() => tracing::warn!("flows are cut off, by a second signal"),
-        () = keep_house(&manager) => {}
+        () = show_life(&manager) => {}
     }
     tokio::select! {
         () = node.close() => {}
@@ -126,24 +131,15 @@ async fn reload_on(mut hangup: Signal, node: &Node, manager: &ServiceManager) {
     std::future::pending().await
 }
 
-/// What is due now and then. Never ends.
-async fn keep_house(manager: &ServiceManager) {
-    let mut tidying = tokio::time::interval(heap::PERIOD);
-    let mut living = manager.watchdog_period().map(tokio::time::interval);
+/// Tells the service manager in time that this process lives. Never ends.
+async fn show_life(manager: &ServiceManager) {
+    let Some(period) = manager.watchdog_period() else {
+        return std::future::pending().await;
+    };
+    let mut living = tokio::time::interval(period);
     loop {
-        let sign_of_life = async {
-            match &mut living {
-                Some(living) => living.tick().await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            _ = sign_of_life => manager.alive(),
-            _ = tidying.tick() => {
-                // Fails only when the runtime ends.
-                let _ = tokio::task::spawn_blocking(heap::give_back).await;
-            }
-        }
+        living.tick().await;
+        manager.alive();
     }
 }
 

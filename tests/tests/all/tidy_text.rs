@@ -7,7 +7,6 @@ const MAX_LINES: usize = 600;
 
 /// The modules that may contain `unsafe`, each for a reason written at its head.
 const UNSAFE_MODULES: &[&str] = &[
-    "router/daemon/src/heap.rs",
     "router/host/src/guest/cache.rs",
     "router/proto/tests/onion_allocations.rs",
     "router/rules/tests/hostile/allocator.rs",
