@@ -9,9 +9,9 @@
 //!
 //! FRAME   length u32 | kind u8 | body                 length counts kind and body, 1 to 1,049,600;
 //!                                                     of the first frame each way at most 1,024
-//!   1 hello            version u8 = 1 | instance name | identity 32 | u8 (1 node, 2 alias)
-//!                      | time u64 | nonce 16 | signature 64
-//!   2 welcome          -
+//!   1 hello            version u8 | instance name | identity 32 | u8 (1 node, 2 alias)
+//!                      | minute u32 | nonce 16 | signature 64
+//!   2 welcome          version u8
 //!   3 refused          reason u8
 //!   4 channel          number u32 | envelope | incarnation 16 | epoch u64 | next u64 | acked u64
 //!   5 state            number u32 | messages u16 | bytes u32 | cursor u64 | chain 32, if cursor > 0
@@ -32,8 +32,13 @@
 //! signature  Ed25519 by `identity` over "wormholes-trunk-v1" | the acceptor's node id | the HELLO
 //!            before the signature
 //! ```
-//! Times are milliseconds: `time` since 1970, `left` from now. Numbers of channels and asks are
-//! those of who opens the channel or asks, each with its own; both ends may do both.
+//! `minute` counts since 1970, rounded down: a finer clock would tell which aliases are one node.
+//! `left` is in milliseconds from now. Numbers of channels and asks are those of who opens the
+//! channel or asks, each with its own; both ends may do both.
+//!
+//! The opener tells the newest version that it speaks, at least 1; the acceptor the one that is
+//! spoken, which is no newer. This is version 1. A newer one may have more reasons and codes, which
+//! are read as unknown ones: never 0, and without an effect other than that of any of their kind.
 //!
 //! # A channel
 //!
@@ -46,7 +51,15 @@
 //! chain n  SHA-256(chain n-1 | u8 (0 message, 1 gap) | n u64 | body, if a message)
 //! ```
 //! The sender keeps each message until the receiver has acknowledged it; the receiver writes its
-//! cursor in the commit that handles the message. A sender with something to say sends CHANNEL.
+//! cursor in the commit that handles the message. A store has one incarnation, drawn at random and
+//! told to nobody; each channel has its own of that, so that it does not tell which aliases are one
+//! node: the first 16 bytes of
+//!
+//! ```text
+//! SHA-256("wormholes-incarnation-v1" | the store's 16 | sender's id 32 | from
+//!         | receiver's id 32 | to | instance name | protocol name)
+//! ```
+//! A sender with something to say sends CHANNEL.
 //! It moves a channel only to a trunk that it opened after it gave up the last one, so that the
 //! receiver can tell a CHANNEL that it reads late: it is of a trunk that was welcomed before.
 //! The receiver answers STATE as soon as nothing from an earlier trunk is on its way to a commit,
@@ -55,7 +68,14 @@
 //! refusals of the last ACKs may be lost; the receiver keeps a refusal until the sender must have
 //! it, which is when 256 messages more came, or an `acked` beyond it.
 //! A message that expired becomes a gap only while nobody can have handled it, and the sender
-//! commits that before GAP leaves: otherwise a crash would change what the chain is over.
+//! commits that before GAP leaves: otherwise a crash would change what the chain is over. So that it
+//! knows after a crash what nobody can have handled, it commits up to which number it may send,
+//! a window ahead, and takes back what it did not use of that when the trunk is gone.
+//!
+//! A receiver whose plugin fails on a message for good halts the channel: it takes nothing more of
+//! that history. But it tells how far it came, in this and each later trunk, until the sender opened
+//! the channel anew: STATE, then ACK if the cursor is beyond `acked`, then HALT. So the sender knows
+//! what was handled, and sends only the rest again, numbered from 1 in the next epoch.
 //!
 //! # Who went back
 //!
@@ -74,26 +94,37 @@
 //! A copy that lost nothing that the other end knows is not seen, and does no harm; nor is one
 //! that says the very same again.
 
-/// A closed set with a number for each on the wire, which never changes its meaning.
+/// A set with a number from 1 on for each on the wire, which never changes its meaning. `or Unknown`
+/// keeps those that a later build adds.
 macro_rules! numbered {
-    ($(#[$meta:meta])* $name:ident, $field:literal { $($(#[$doc:meta])* $variant:ident = $number:literal,)* }) => {
+    ($(#[$meta:meta])* $name:ident, $field:literal { $($(#[$doc:meta])* $variant:ident = $number:literal,)* } $(or $unknown:ident)?) => {
         $(#[$meta])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
-        #[repr(u8)]
-        pub enum $name { $($(#[$doc])* $variant = $number,)* }
+        pub enum $name {
+            $($(#[$doc])* $variant,)*
+            $(
+                /// One that this build does not know.
+                #[error("{0}")]
+                $unknown($crate::trunk::UnknownNumber),
+            )?
+        }
 
         impl $name {
-            /// Every one, in order of its number.
-            pub const ALL: &[Self] = &[$(Self::$variant,)*];
-
             /// The wire's number.
             pub const fn number(self) -> u8 {
-                self as u8
+                match self {
+                    $(Self::$variant => $number,)*
+                    $(Self::$unknown(unknown) => unknown.0,)?
+                }
             }
 
-            /// Reads a wire's number.
-            pub fn from_number(number: u8) -> Option<Self> {
-                Self::ALL.iter().copied().find(|one| one.number() == number)
+            /// Reads a wire's number; 0 is none.
+            pub const fn from_number(number: u8) -> Option<Self> {
+                match number {
+                    $($number => Some(Self::$variant),)*
+                    $(1.. => Some(Self::$unknown($crate::trunk::UnknownNumber(number))),)?
+                    _ => None,
+                }
             }
 
             pub(super) fn decode(reader: &mut $crate::wire::Reader<'_>) -> Result<Self, $crate::wire::WireError> {
@@ -124,13 +155,20 @@ pub use frame::{
     Ack, Channel, ChannelRefusal, End, Frame, MAX_BODY_BYTES, MAX_FRAME_BYTES, MAX_REFUSALS,
     Refusal, State, TrunkRefusal, Window,
 };
-pub use hello::{Hello, IdentityKind, MAX_HELLO_SKEW};
+pub use hello::{Hello, IdentityKind, MAX_HELLO_SKEW, TRUNK_VERSION};
 pub use name::{
     Envelope, ErrorCode, Failure, MAX_FAILURE_BYTES, MAX_TRUNK_NAME_BYTES, Name, NameError,
     Principal,
 };
 pub use receiver::{Arrival, ArrivalContent, ChannelReceiver, ReceiverRow};
-pub use sender::{ChannelSender, Content, Outcome, Report, Row, SenderCommit, SenderRow, Wanted};
+pub use sender::{
+    ChannelSender, Content, Outcome, Report, Row, RowOrder, SenderCommit, SenderRow, Wanted,
+};
+
+/// A number to which only a later build gives a meaning. It is never one that this build knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Error)]
+#[error("number {0}, which only a newer version knows")]
+pub struct UnknownNumber(u8);
 
 /// What no honest other end sends on a channel. It ends the trunk; the channel goes on with the
 /// next one, since nothing of it was committed.

@@ -6,7 +6,7 @@ use wormholes_proto::{
     trunk::{
         ArrivalContent, ChannelKey, ChannelReceiver, ChannelSender, Content, Decoder, Envelope,
         Frame, FrameError, History, Link, MAX_FRAME_BYTES, Name, Principal, ReceiverRow, Row,
-        SenderCommit, SenderRow, Window,
+        SenderCommit, SenderRow, TRUNK_VERSION, Window,
     },
 };
 
@@ -17,6 +17,10 @@ const N_ROWS: u64 = 3;
 const LINK: Link = Link {
     trunk: 1,
     number: 5,
+};
+
+const WELCOME: Frame = Frame::Welcome {
+    version: TRUNK_VERSION,
 };
 
 /// Frames, one after the other: the first ones each way, or those that follow.
@@ -39,7 +43,7 @@ fn decoder(choice: u8) -> Decoder {
         1 => Decoder::for_opener(),
         _ => {
             let mut decoder = Decoder::for_opener();
-            let mut welcome = Bytes::from(encoded(&Frame::Welcome));
+            let mut welcome = Bytes::from(encoded(&WELCOME));
             assert!(decoder.handle_bytes(&mut welcome).unwrap().is_some());
             decoder
         }

@@ -1,11 +1,12 @@
 //! What both ends of a channel agree on: the hash chain over its messages (diagram in `trunk`).
 
-use ring::digest::{Context, SHA256, digest};
+use ring::digest::{Context, Digest, SHA256, digest};
 
 use super::name::{Envelope, Name};
 use crate::{id::NodeId, wire::Writer};
 
 const CONTEXT: &[u8] = b"wormholes-channel-v1";
+const INCARNATION_CONTEXT: &[u8] = b"wormholes-incarnation-v1";
 const MESSAGE: u8 = 0;
 const GAP: u8 = 1;
 
@@ -34,7 +35,7 @@ pub struct Link {
 /// Which of a channel's histories; numbers begin anew with each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct History {
-    /// Drawn at random when the sender's store was made.
+    /// Of the sender's store, for this channel alone.
     pub incarnation: [u8; 16],
     /// How often the sender opened the channel anew.
     pub epoch: u64,
@@ -64,10 +65,32 @@ numbered! {
         /// The other end opened the channel anew, and this one has not yet.
         #[error("the other end opened the channel anew")]
         Reopened = 4,
+    } or Unknown
+}
+
+impl ChannelKey {
+    fn encode(&self, writer: &mut Writer) {
+        writer.bytes(self.sender.as_bytes());
+        self.envelope.from.encode(writer);
+        writer.bytes(self.receiver.as_bytes());
+        self.envelope.to.encode(writer);
+        self.instance.encode(writer);
+        self.envelope.protocol.encode(writer);
     }
 }
 
 impl History {
+    /// Of a channel of the store that drew `incarnation` at random when it was made. What goes out
+    /// is derived from that: it tells nobody which channels are of one store.
+    pub fn new(key: &ChannelKey, incarnation: &[u8; 16], epoch: u64) -> Self {
+        let mut writer = Writer::new();
+        key.encode(writer.bytes(INCARNATION_CONTEXT).bytes(incarnation));
+        Self {
+            incarnation: first_bytes(&digest(&SHA256, &writer.into_vec())),
+            epoch,
+        }
+    }
+
     /// Whether the sender may begin with this one after `past` was given up.
     pub(super) fn may_follow(&self, past: &Self) -> bool {
         self.incarnation != past.incarnation || self.epoch > past.epoch
@@ -78,20 +101,12 @@ impl Position {
     /// Before the first message.
     pub fn first(key: &ChannelKey, history: &History) -> Self {
         let mut writer = Writer::new();
-        writer
-            .bytes(CONTEXT)
-            .bytes(&history.incarnation)
-            .bytes(key.sender.as_bytes());
-        key.envelope.from.encode(&mut writer);
-        writer.bytes(key.receiver.as_bytes());
-        key.envelope.to.encode(&mut writer);
-        key.instance.encode(&mut writer);
-        key.envelope.protocol.encode(&mut writer);
+        key.encode(writer.bytes(CONTEXT).bytes(&history.incarnation));
         writer.u64(history.epoch);
         let hash = digest(&SHA256, &writer.into_vec());
         Self {
             seq: 0,
-            chain: bytes(&hash),
+            chain: first_bytes(&hash),
         }
     }
 
@@ -117,13 +132,15 @@ impl Position {
         hash.update(body);
         Self {
             seq,
-            chain: bytes(&hash.finish()),
+            chain: first_bytes(&hash.finish()),
         }
     }
 }
 
-fn bytes(hash: &ring::digest::Digest) -> [u8; 32] {
-    let mut bytes = [0; 32];
-    bytes.copy_from_slice(hash.as_ref());
+fn first_bytes<const N: usize>(hash: &Digest) -> [u8; N] {
+    let mut bytes = [0; N];
+    for (to, from) in bytes.iter_mut().zip(hash.as_ref()) {
+        *to = *from;
+    }
     bytes
 }

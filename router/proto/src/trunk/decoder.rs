@@ -10,7 +10,7 @@ use crate::wire::WireError;
 /// Length and kind.
 const HEAD_BYTES: usize = LENGTH_BYTES + 1;
 const LENGTH_BYTES: usize = 4;
-/// Bytes of the first frame behind its length: a HELLO has 379 at most, and nobody is known yet.
+/// Bytes of the first frame behind its length: a HELLO has 375 at most, and nobody is known yet.
 const MAX_GREETING_BYTES: usize = 1024;
 /// Kinds from here on may be skipped by those who do not know them.
 const FIRST_SKIPPED_KIND: u8 = 0x80;
@@ -31,7 +31,7 @@ pub enum FrameError {
     /// Another frame than HELLO, or than its answer, is due; or they came again.
     #[error("a frame of kind {0} is not due")]
     NotDue(u8),
-    /// A HELLO of another build.
+    /// A HELLO or WELCOME of a version that nobody speaks here.
     #[error("trunk of version {0}")]
     Version(u8),
     /// Its content breaks the format.

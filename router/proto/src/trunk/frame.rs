@@ -5,7 +5,7 @@ use bytes::{Bytes, BytesMut};
 use super::{
     chain::{Halt, History, Position},
     decoder::FrameError,
-    hello::Hello,
+    hello::{self, Hello, TRUNK_VERSION},
     name::{Envelope, ErrorCode, Failure, MAX_FAILURE_BYTES},
 };
 use crate::wire::{Reader, WireError, Writer};
@@ -27,7 +27,10 @@ pub enum Frame {
     /// The opener's first.
     Hello(Box<Hello>),
     /// The acceptor's first.
-    Welcome,
+    Welcome {
+        /// What is spoken from here on: 1 to [`TRUNK_VERSION`], and no newer than the HELLO's.
+        version: u8,
+    },
     /// The acceptor's first and last.
     Refused(TrunkRefusal),
     /// A sender opens a channel.
@@ -121,7 +124,7 @@ numbered! {
         /// The clocks of the two nodes are too far from each other.
         #[error("wrong time: set the clocks of both nodes")]
         WrongTime = 6,
-    }
+    } or Unknown
 }
 
 numbered! {
@@ -139,7 +142,7 @@ numbered! {
         /// A limit is reached; it may pass later.
         #[error("busy")]
         Busy = 4,
-    }
+    } or Unknown
 }
 
 numbered! {
@@ -273,8 +276,8 @@ impl Frame {
     fn encode_head(&self, writer: &mut Writer) {
         match self {
             Self::Hello(hello) => hello.encode(writer.u8(1)),
-            Self::Welcome => {
-                writer.u8(2);
+            Self::Welcome { version } => {
+                writer.u8(2).u8(*version);
             }
             Self::Refused(reason) => {
                 writer.u8(3).u8(reason.number());
@@ -323,7 +326,7 @@ impl Frame {
                 Err(failure) => failure.message().as_bytes(),
             },
             Self::Hello(_)
-            | Self::Welcome
+            | Self::Welcome { .. }
             | Self::Refused(_)
             | Self::Channel(_)
             | Self::State(_)
@@ -341,7 +344,9 @@ impl Frame {
         let read = &mut reader;
         let decoded = match read.u8("kind")? {
             1 => Self::Hello(Box::new(Hello::decode(read)?)),
-            2 => Self::Welcome,
+            2 => Self::Welcome {
+                version: hello::decode_version(read, TRUNK_VERSION)?,
+            },
             3 => Self::Refused(TrunkRefusal::decode(read)?),
             4 => Self::Channel(Box::new(Channel::decode(read)?)),
             5 => Self::State(State::decode(read)?),

@@ -8,12 +8,15 @@ use crate::{
     wire::{Reader, Writer},
 };
 
-/// How far the opener's clock may be from the acceptor's: clocks that people set by hand.
+/// How far the opener's clock may be from the acceptor's, in whole minutes: clocks that people set
+/// by hand.
 pub const MAX_HELLO_SKEW: Duration = Duration::from_secs(600);
 
 /// Keeps a signature over a HELLO from being one over anything else.
 const SIGNATURE_CONTEXT: &[u8] = b"wormholes-trunk-v1";
-const VERSION: u8 = 1;
+/// The newest version that is spoken here.
+pub const TRUNK_VERSION: u8 = 1;
+const MINUTE_MS: u64 = 60_000;
 
 numbered! {
     /// What kind of key the opener shows.
@@ -31,14 +34,16 @@ numbered! {
 /// [`MAX_HELLO_SKEW`] could send it again there, which an acceptor sees that keeps the nonces.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hello {
+    /// The newest version that the opener speaks, from 1 on: [`TRUNK_VERSION`].
+    pub version: u8,
     /// The plugin's instance, as the acceptor knows it.
     pub instance: Name,
     /// Who opens.
     pub identity: NodeId,
     /// As what.
     pub kind: IdentityKind,
-    /// When it was signed, in milliseconds since 1970.
-    pub unix_ms: u64,
+    /// When it was signed, in minutes since 1970, rounded down.
+    pub unix_minutes: u32,
     /// Drawn at random.
     pub nonce: [u8; 16],
     /// Of [`Hello::sign`].
@@ -57,7 +62,8 @@ impl Hello {
         self
     }
 
-    /// Whether `identity` opens this trunk to `acceptor`, at most `max_skew` from `now_ms`.
+    /// Whether `identity` opens this trunk to `acceptor`, at most the whole minutes of `max_skew`
+    /// from those of `now_ms`, milliseconds since 1970.
     ///
     /// # Errors
     /// What to refuse the trunk with: [`TrunkRefusal::WrongTime`], or [`TrunkRefusal::Denied`] when
@@ -68,7 +74,8 @@ impl Hello {
         now_ms: u64,
         max_skew: Duration,
     ) -> Result<(), TrunkRefusal> {
-        if u128::from(self.unix_ms.abs_diff(now_ms)) > max_skew.as_millis() {
+        let skew_minutes = u64::from(self.unix_minutes).abs_diff(now_ms / MINUTE_MS);
+        if skew_minutes > max_skew.as_secs() / 60 {
             return Err(TrunkRefusal::WrongTime);
         }
         let message = self.signed_message(acceptor);
@@ -86,11 +93,11 @@ impl Hello {
     }
 
     fn encode_fields(&self, writer: &mut Writer) {
-        self.instance.encode(writer.u8(VERSION));
+        self.instance.encode(writer.u8(self.version));
         writer
             .bytes(self.identity.as_bytes())
             .u8(self.kind.number())
-            .u64(self.unix_ms)
+            .u32(self.unix_minutes)
             .bytes(&self.nonce);
     }
 
@@ -100,17 +107,24 @@ impl Hello {
     }
 
     pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self, FrameError> {
-        let version = reader.u8("version")?;
-        if version != VERSION {
-            return Err(FrameError::Version(version));
-        }
         Ok(Self {
+            version: decode_version(reader, u8::MAX)?,
             instance: Name::decode(reader, "instance")?,
             identity: NodeId::from_bytes(reader.array("identity")?),
             kind: IdentityKind::decode(reader)?,
-            unix_ms: reader.u64("time")?,
+            unix_minutes: reader.u32("minute")?,
             nonce: reader.array("nonce")?,
             signature: reader.array("signature")?,
         })
+    }
+}
+
+/// A version from 1 to `newest`.
+pub(super) fn decode_version(reader: &mut Reader<'_>, newest: u8) -> Result<u8, FrameError> {
+    let version = reader.u8("version")?;
+    if (1..=newest).contains(&version) {
+        Ok(version)
+    } else {
+        Err(FrameError::Version(version))
     }
 }

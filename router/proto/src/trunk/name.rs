@@ -65,7 +65,7 @@ numbered! {
         /// The plugin that was asked failed.
         #[error("failed")]
         Failed = 7,
-    }
+    } or Unknown
 }
 
 /// What went wrong at the other end.

@@ -18,15 +18,18 @@ use super::{
 /// What a receiver remembers of a channel.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ReceiverRow {
-    /// The history of `position`; without one, the history that was given up. `None`: none yet.
+    /// The history of `position`; of a halted channel, the one that was given up. `None`: none yet.
     pub history: Option<History>,
     /// What was handled last; `None`: nothing yet.
     pub position: Option<Position>,
     /// The sender has durably heard of all until here: refusals of that are forgotten in the commit
     /// that writes this.
     pub confirmed: u64,
-    /// Nothing more moves.
+    /// Nothing more moves, but for `is_reopened`.
     pub halted: Option<Halt>,
+    /// It was opened anew here after it halted: a later history may begin. Until then the row, and
+    /// the refusals that are kept, are of the one that was given up: its sender may ask for them.
+    pub is_reopened: bool,
 }
 
 /// A message to handle, or messages that are not to come.
@@ -36,6 +39,8 @@ pub struct Arrival {
     pub content: ArrivalContent,
     /// To be written in the commit that handles it, whether the message is refused or not.
     pub row: ReceiverRow,
+    /// It is the first of its history: that commit forgets all refusals until now.
+    pub is_first: bool,
 }
 
 /// What arrived.
@@ -100,9 +105,34 @@ impl ReceiverRow {
     /// After the channel was opened anew here: any later history may begin.
     #[must_use]
     pub fn reopened(self) -> Self {
+        let past = self.history.map(|_| Halt::Reopened);
         Self {
-            history: self.history,
-            ..Self::default()
+            halted: self.halted.or(past),
+            is_reopened: past.is_some(),
+            ..self
+        }
+    }
+
+    fn is_halted(&self) -> bool {
+        self.halted.is_some() && !self.is_reopened
+    }
+
+    /// Where that history got to.
+    fn position_in(&self, history: &History) -> Option<Position> {
+        self.position.filter(|_| self.history == Some(*history))
+    }
+
+    /// What to answer a sender in this history with, when it has heard how far this end came.
+    fn closing(&self, history: &History) -> Option<Halt> {
+        let halted = self.halted.filter(|_| self.history == Some(*history));
+        halted.map(|reason| self.told(reason))
+    }
+
+    fn told(&self, reason: Halt) -> Halt {
+        if self.is_reopened {
+            Halt::Reopened
+        } else {
+            reason
         }
     }
 
@@ -148,32 +178,18 @@ impl ChannelReceiver {
     /// The rule in `trunk`, as far as this end can tell.
     fn judge(&mut self, channel: &Channel) -> Verdict {
         let theirs = channel.history;
-        let is_later = |past: &History| theirs.may_follow(past);
-        if let Some(reason) = self.row.halted {
-            let is_reopened = self.row.history.as_ref().is_some_and(is_later);
-            return if is_reopened {
-                Verdict::Wait
-            } else {
-                Verdict::Halt(reason)
-            };
+        let newest = self.newest();
+        if let Some(reason) = newest.halted {
+            return self.judge_halted(reason, channel);
         }
-        let newest = self.pending.back().map_or(self.row, |pending| pending.row);
         let Some(history) = newest.history else {
             return Verdict::Open;
         };
-        if newest.position.is_none() {
-            let may_begin = theirs.may_follow(&history);
-            return if may_begin {
-                Verdict::Open
-            } else {
-                Verdict::Halt(Halt::Reopened)
-            };
-        }
         let is_reopened = theirs.incarnation == history.incarnation && theirs.epoch > history.epoch;
         let reason = match theirs {
             _ if is_reopened && channel.acked == 0 => {
                 // Its sender halted it, which this end has not heard.
-                self.halt(Halt::Reopened, Some(history));
+                self.halt(Halt::Reopened, history);
                 return Verdict::Wait;
             }
             _ if is_reopened => Halt::ReceiverWentBack,
@@ -183,8 +199,30 @@ impl ChannelReceiver {
             _ if newest.seq() >= channel.next_seq => Halt::SenderWentBack,
             _ => return Verdict::Open,
         };
-        self.halt(reason, Some(theirs));
+        self.halt(reason, theirs);
         Verdict::Halt(reason)
+    }
+
+    /// After `reason`; nothing is pending that is not of what was halted.
+    fn judge_halted(&self, reason: Halt, channel: &Channel) -> Verdict {
+        let theirs = channel.history;
+        let is_later = |past: &History| theirs.may_follow(past);
+        // Both ends agree on what was handled.
+        let is_sound = matches!(reason, Halt::Poison | Halt::Reopened);
+        match self.row.history {
+            Some(past) if is_later(&past) && self.row.is_reopened => Verdict::Open,
+            Some(past) if is_later(&past) => Verdict::Wait,
+            Some(past) if past != theirs || !is_sound => Verdict::Halt(self.row.told(reason)),
+            Some(_) if self.confirmed > channel.acked => Verdict::Halt(Halt::SenderWentBack),
+            Some(_) => Verdict::Open,
+            None => Verdict::Halt(reason),
+        }
+    }
+
+    /// The row when all that is pending is durable; a halt is known at once.
+    fn newest(&self) -> ReceiverRow {
+        let pending = self.pending.back().filter(|_| !self.row.is_halted());
+        pending.map_or(self.row, |pending| pending.row)
     }
 
     /// The trunk broke. What is pending goes on.
@@ -245,7 +283,9 @@ impl ChannelReceiver {
                 history,
                 position,
                 ..
-            } if link == from => Ok(Some((history, position))),
+            } if link == from && self.row.closing(&history).is_none() => {
+                Ok(Some((history, position)))
+            }
             ReceiverLink::Asked { link, .. } if link == from => Err(ChannelError::NotOpen),
             ReceiverLink::Open { .. }
             | ReceiverLink::Asked { .. }
@@ -268,6 +308,11 @@ impl ChannelReceiver {
         if !self.window.has_room(last, sizes.1, bytes) {
             return Err(ChannelError::Window);
         }
+        let is_first = self.newest().history != Some(history);
+        if is_first {
+            self.confirmed = 0;
+            self.refusals.clear();
+        }
         // The sender sends no more than 256 beyond what it has durably.
         self.confirm(next.seq.saturating_sub(MAX_REFUSALS as u64));
         let row = ReceiverRow {
@@ -275,6 +320,7 @@ impl ChannelReceiver {
             position: Some(next),
             confirmed: self.confirmed,
             halted: None,
+            is_reopened: false,
         };
         self.pending.push_back(Pending {
             row,
@@ -285,7 +331,11 @@ impl ChannelReceiver {
         if let ReceiverLink::Open { position, .. } = &mut self.link {
             *position = next;
         }
-        Ok(Arrival { content, row })
+        Ok(Arrival {
+            content,
+            row,
+            is_first,
+        })
     }
 
     fn confirm(&mut self, seq: u64) {
@@ -299,10 +349,13 @@ impl ChannelReceiver {
         let Some(pending) = self.pending.pop_front() else {
             return;
         };
-        self.row.position = pending.row.position;
-        self.row.confirmed = pending.row.confirmed;
-        if self.row.halted.is_none() {
-            self.row.history = pending.row.history;
+        let halted = self.row.is_halted().then_some(self.row);
+        self.row = pending.row;
+        if let Some(ReceiverRow {
+            history, halted, ..
+        }) = halted
+        {
+            (self.row.history, self.row.halted) = (history, halted);
         }
         let seq = pending.seq;
         self.refusals
@@ -310,14 +363,12 @@ impl ChannelReceiver {
     }
 
     /// The plugin failed on the next arrival for good: of that and what came after it nothing will
-    /// be committed.
+    /// be committed. The sender hears how far this end came, then of the halt.
     pub fn handle_poison(&mut self) {
-        let failed = self.pending.front().and_then(|pending| pending.row.history);
+        let failed = self.pending.front().map_or(self.row, |pending| pending.row);
         self.pending.clear();
-        let link = self.link();
-        self.halt(Halt::Poison, failed.or(self.row.history));
-        if let Some(link) = link {
-            self.link = ReceiverLink::Halting(link, Halt::Poison);
+        if let Some(history) = failed.history {
+            self.halt(Halt::Poison, history);
         }
     }
 
@@ -336,14 +387,23 @@ impl ChannelReceiver {
             | ReceiverLink::Refusing(_)
             | ReceiverLink::Halting(..) => return,
         };
-        self.halt(reason, Some(history));
+        // What is opened anew stays so.
+        if self.row.closing(&history).is_none() {
+            self.halt(reason, history);
+        }
         self.link = ReceiverLink::Down;
     }
 
-    fn halt(&mut self, reason: Halt, history: Option<History>) {
-        if self.row.halted.is_none() {
-            self.row.halted = Some(reason);
-            self.row.history = history;
+    fn halt(&mut self, reason: Halt, history: History) {
+        if !self.row.is_halted() {
+            let position = self.row.position_in(&history);
+            self.row = ReceiverRow {
+                history: Some(history),
+                position,
+                confirmed: position.map_or(0, |_| self.row.confirmed),
+                halted: Some(reason),
+                is_reopened: false,
+            };
             self.halt_to_commit = true;
         }
     }
@@ -365,7 +425,15 @@ impl ChannelReceiver {
                 history,
                 acked,
             } if self.pending.is_empty() => Some(self.state(link, history, acked)),
-            ReceiverLink::Open { link, acked, .. } => self.ack(link, acked),
+            ReceiverLink::Open {
+                link,
+                history,
+                acked,
+                ..
+            } => {
+                let ack = self.ack(link, &history, acked);
+                ack.or_else(|| self.close(link, &history))
+            }
             ReceiverLink::Down | ReceiverLink::Asked { .. } => None,
             ReceiverLink::Refusing(Link { trunk, number }) => {
                 self.link = ReceiverLink::Down;
@@ -381,25 +449,27 @@ impl ChannelReceiver {
     }
 
     fn state(&mut self, link: Link, history: History, acked: u64) -> (u64, Frame) {
-        self.confirm(acked);
-        let first = Position::first(&self.key, &history);
+        let position = self.row.position_in(&history);
+        if position.is_some() {
+            self.confirm(acked);
+        }
         self.link = ReceiverLink::Open {
             link,
             history,
-            position: self.row.position.unwrap_or(first),
+            position: position.unwrap_or_else(|| Position::first(&self.key, &history)),
             acked,
         };
         let state = State {
             number: link.number,
             window: self.window,
-            position: self.row.position,
+            position,
         };
         (link.trunk, Frame::State(state))
     }
 
-    fn ack(&mut self, link: Link, last: u64) -> Option<(u64, Frame)> {
-        let seq = self.row.seq();
-        if seq <= last || self.row.halted.is_some() {
+    fn ack(&mut self, link: Link, history: &History, last: u64) -> Option<(u64, Frame)> {
+        let seq = self.row.position_in(history)?.seq;
+        if seq <= last {
             return None;
         }
         if let ReceiverLink::Open { acked, .. } = &mut self.link {
@@ -412,6 +482,14 @@ impl ChannelReceiver {
             refusals: refusals.cloned().collect(),
         };
         Some((link.trunk, Frame::Ack(ack)))
+    }
+
+    /// HALT, after the sender has heard how far this end came.
+    fn close(&mut self, link: Link, history: &History) -> Option<(u64, Frame)> {
+        let reason = self.row.closing(history)?;
+        self.link = ReceiverLink::Down;
+        let (number, by) = (link.number, End::Receiver);
+        Some((link.trunk, Frame::Halt { number, by, reason }))
     }
 
     fn link(&self) -> Option<Link> {

@@ -1,6 +1,6 @@
 //! A channel's two ends with durable stores, over trunks that break and nodes that crash, at steps
-//! drawn from a seed: none lost, none twice, in order, what is reported is true, and an older copy
-//! of a store always ends in a halt.
+//! drawn from a seed: none lost, none twice, in order, what is reported is true, also when a plugin
+//! fails for good and the channel is opened anew; and an older copy of a store always ends in a halt.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -25,8 +25,9 @@ const WINDOW: Window = Window {
 struct SenderStore {
     row: SenderRow,
     rows: BTreeMap<u64, Row>,
-    /// What every message said, by its number.
+    /// What every message said, by its id.
     said: BTreeMap<u64, Bytes>,
+    /// By the message's id.
     reports: BTreeMap<u64, Outcome>,
 }
 
@@ -35,9 +36,11 @@ struct SenderStore {
 struct ReceiverStore {
     row: ReceiverRow,
     refusals: BTreeMap<u64, Failure>,
-    /// What was handled under which number; gaps are `None`.
-    handled: BTreeMap<u64, Option<Bytes>>,
-    /// All that were ever refused.
+    /// What was handled under which number of the history; gaps are `None`.
+    numbers: BTreeMap<u64, Option<Bytes>>,
+    /// What was ever handled, by its id.
+    handled: BTreeMap<u64, Bytes>,
+    /// All that were ever refused, by their ids.
     refused: BTreeSet<u64>,
 }
 
@@ -48,6 +51,9 @@ struct World {
     n_said: u64,
     trunks: u64,
     is_up: bool,
+    /// The receiver's plugin fails at times, and both ends open the channel anew after that.
+    has_poison: bool,
+    n_reopened: u64,
     sender: ChannelSender,
     sender_store: SenderStore,
     /// Not durable yet.
@@ -83,6 +89,11 @@ const HISTORY: History = History {
     epoch: 0,
 };
 
+/// What every message begins with.
+fn id(body: &Bytes) -> u64 {
+    u64::from_be_bytes(*body.first_chunk().unwrap())
+}
+
 fn link(trunk: u64) -> Link {
     Link { trunk, number: 3 }
 }
@@ -109,6 +120,8 @@ impl World {
             n_said: 0,
             trunks: 0,
             is_up: false,
+            has_poison: false,
+            n_reopened: 0,
             sender: ChannelSender::new(key(), row),
             sender_store: SenderStore {
                 row,
@@ -131,6 +144,9 @@ impl World {
     }
 
     fn step(&mut self) {
+        if self.has_poison && self.below(10) == 0 {
+            self.fail_or_reopen();
+        }
         match self.below(40) {
             0..4 => self.say(),
             4..24 => self.flow(),
@@ -154,7 +170,7 @@ impl World {
             seq,
             content: Content::Message(body.into()),
             expires_ms: expires.then_some(self.now_ms + 15),
-            report: Some(seq),
+            report: Some(self.n_said),
         });
     }
 
@@ -168,6 +184,8 @@ impl World {
         match self.below(4) {
             0 => {
                 if let Some((trunk, frame)) = self.sender.poll_frame(self.now_ms) {
+                    let is_marked = |seq| seq <= self.sender_store.row.mark;
+                    assert!(!matches!(&frame, Frame::Data { seq, .. } if !is_marked(*seq)));
                     put(&mut self.to_receiver, trunk, Some(frame));
                 }
             }
@@ -224,7 +242,7 @@ impl World {
             let store = &mut self.sender_store;
             store.row.next_seq += 1;
             if let Content::Message(body) = &row.content {
-                store.said.insert(row.seq, body.clone());
+                store.said.insert(id(body), body.clone());
             }
             store.rows.insert(row.seq, row.clone());
             self.sender.handle_enqueued(row).unwrap();
@@ -246,12 +264,11 @@ impl World {
             seq,
             expires_ms: Some(at),
             content: Content::Message(_),
-            ..
+            report: Some(id),
         }) = last
             && at <= self.now_ms
             && self.sender.expire(seq)
         {
-            let id = seq;
             let outcome = Outcome::Expired;
             let (seqs, reports) = (vec![seq], vec![Report { id, outcome }]);
             self.commits
@@ -269,6 +286,43 @@ impl World {
         }
         if let Some(row) = self.receiver.poll_commit() {
             self.receiver_store.row = row;
+        }
+    }
+
+    fn fail_or_reopen(&mut self) {
+        match self.below(4) {
+            0 if !self.arrivals.is_empty() => {
+                self.arrivals.clear();
+                self.receiver.handle_poison();
+            }
+            1 => self.reopen_sender(),
+            2 => self.reopen_receiver(),
+            _ => {}
+        }
+    }
+
+    fn reopen_sender(&mut self) {
+        let store = &mut self.sender_store;
+        if store.row.halted.is_none() {
+            return;
+        }
+        let rows = std::mem::take(&mut store.rows).into_values();
+        store.rows = (1..)
+            .zip(rows)
+            .map(|(seq, row)| (seq, Row { seq, ..row }))
+            .collect();
+        let epoch = store.row.history.epoch + 1;
+        let kept = store.rows.len() as u64;
+        store.row = SenderRow::new(&key(), History { epoch, ..HISTORY }, kept);
+        self.n_reopened += 1;
+        self.crash_sender();
+    }
+
+    fn reopen_receiver(&mut self) {
+        let row = &mut self.receiver_store.row;
+        if row.halted.is_some() && !row.is_reopened {
+            *row = row.reopened();
+            self.crash_receiver();
         }
     }
 
@@ -323,6 +377,10 @@ impl World {
             self.flow();
             self.commit_sender();
             self.commit_receiver();
+            if self.has_poison {
+                self.reopen_sender();
+                self.reopen_receiver();
+            }
         }
     }
 
@@ -339,30 +397,38 @@ impl World {
     fn sender_has_forgotten(&self) -> bool {
         let SenderStore { row, rows, .. } = &self.sender_store;
         let is_kept = |seq| rows.get(seq).is_some_and(|row| row.content != Content::Gap);
-        let mut handled = self.receiver_store.handled.iter();
+        let mut handled = self.receiver_store.numbers.iter();
         let confirmed = self.receiver_store.row.confirmed;
         row.acked.seq < confirmed
             || handled.any(|(seq, body)| *seq >= row.next_seq || (body.is_none() && is_kept(seq)))
     }
 
     fn halts(&self) -> (Option<Halt>, Option<Halt>) {
-        (self.sender_store.row.halted, self.receiver_store.row.halted)
+        let ReceiverRow {
+            halted,
+            is_reopened,
+            ..
+        } = self.receiver_store.row;
+        (
+            self.sender_store.row.halted,
+            halted.filter(|_| !is_reopened),
+        )
     }
 
     /// Everything that was said was handled, or is a gap that was reported; and reports are true.
     fn assert_whole(&self) {
         let (sent, received) = (&self.sender_store, &self.receiver_store);
         assert!(sent.rows.is_empty(), "these are left: {:?}", sent.rows);
-        assert_eq!(sent.said.len(), received.handled.len());
-        for (seq, body) in &sent.said {
-            let expected = match &sent.reports[seq] {
+        for (id, body) in &sent.said {
+            let expected = match &sent.reports[id] {
                 Outcome::Expired => None,
-                Outcome::Delivered | Outcome::Refused(_) => Some(body.clone()),
+                Outcome::Delivered | Outcome::Refused(_) => Some(body),
             };
-            assert_eq!(received.handled[seq], expected, "message {seq}");
-            let is_refused = matches!(sent.reports[seq], Outcome::Refused(_));
-            assert_eq!(received.refused.contains(seq), is_refused, "message {seq}");
+            assert_eq!(received.handled.get(id), expected, "message {id}");
+            let is_refused = matches!(sent.reports[id], Outcome::Refused(_));
+            assert_eq!(received.refused.contains(id), is_refused, "message {id}");
         }
+        assert!(received.handled.keys().all(|id| sent.said.contains_key(id)));
     }
 }
 
@@ -380,6 +446,7 @@ impl SenderStore {
                 }
                 self.report(reports);
             }
+            SenderCommit::Mark(mark) => self.row.mark = *mark,
             SenderCommit::Halted(reason) => self.row.halted = Some(*reason),
         }
     }
@@ -394,21 +461,28 @@ impl SenderStore {
 
 impl ReceiverStore {
     fn write(&mut self, arrival: &Arrival, refusal: Option<&Failure>) {
-        let first = self.row.position.map_or(0, |position| position.seq) + 1;
-        let last = arrival.row.position.unwrap().seq;
-        for seq in first..=last {
-            let body = match &arrival.content {
-                ArrivalContent::Message(body) => Some(body.clone()),
-                ArrivalContent::Gap(_) => None,
-            };
-            let before = self.handled.insert(seq, body);
-            assert_eq!(before, None, "message {seq} is handled twice");
+        if arrival.is_first {
+            self.numbers.clear();
+            self.refusals.clear();
         }
+        let first = self.numbers.len() as u64 + 1;
+        let last = arrival.row.position.unwrap().seq;
         self.row = arrival.row;
         self.refusals.retain(|seq, _| *seq > arrival.row.confirmed);
+        let ArrivalContent::Message(body) = &arrival.content else {
+            self.numbers.extend((first..=last).map(|seq| (seq, None)));
+            return;
+        };
+        assert_eq!(self.numbers.insert(last, Some(body.clone())), None);
+        let last_id = self.handled.keys().next_back();
+        assert!(
+            last_id.is_none_or(|last| *last < id(body)),
+            "twice, or out of turn"
+        );
+        self.handled.insert(id(body), body.clone());
         if let Some(failure) = refusal {
             self.refusals.insert(last, failure.clone());
-            self.refused.insert(last);
+            self.refused.insert(id(body));
         }
     }
 }
@@ -441,6 +515,19 @@ fn messages_are_handled_once_and_in_order_over_crashes_and_broken_trunks() {
         let outcomes: Vec<_> = world.sender_store.reports.values().collect();
         let is_refused = |outcome: &&Outcome| matches!(outcome, Outcome::Refused(_));
         outcomes.contains(&&Outcome::Expired) && outcomes.iter().any(is_refused)
+    });
+}
+
+#[test]
+fn messages_are_handled_once_and_in_order_over_failures_of_the_receivers_plugin() {
+    for_seeds(|seed| {
+        let mut world = World::new(seed);
+        world.has_poison = true;
+        (0..2 * STEPS).for_each(|_| world.step());
+        world.settle();
+        assert_eq!(world.halts(), (None, None));
+        world.assert_whole();
+        world.n_reopened > 1
     });
 }
 

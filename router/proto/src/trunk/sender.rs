@@ -5,117 +5,24 @@
 //! it tells by `poll_commit`; a commit that failed is the end of the machine, and a new one begins
 //! with what is on disk.
 
+mod rows;
+
 use std::collections::{BTreeSet, VecDeque};
 
-use bytes::Bytes;
-use thiserror::Error;
-
+pub use self::rows::{Content, Outcome, Report, Row, RowOrder, SenderCommit, SenderRow, Wanted};
 use super::{
     ChannelError,
-    chain::{ChannelKey, Halt, History, Link, Position},
+    chain::{ChannelKey, Halt, Link, Position},
     frame::{Ack, Channel, End, Frame, Refusal, State, Window},
-    name::Failure,
 };
 
 const MAX_ROWS: usize = Window::MAX.messages as usize;
 const MAX_ROW_BYTES: usize = Window::MAX.bytes as usize;
 /// Rows whose expiry is being committed.
 const MAX_HELD: usize = MAX_ROWS;
-
-/// What a sender remembers of a channel, beside its rows from `acked` + 1 to `next_seq` - 1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SenderRow {
-    /// Which history.
-    pub history: History,
-    /// The number that the next message gets, from 1 on.
-    pub next_seq: u64,
-    /// The last message that the receiver acknowledged.
-    pub acked: Position,
-    /// Nothing more moves.
-    pub halted: Option<Halt>,
-}
-
-/// A message that is kept, or what is left of one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Row {
-    /// Its number.
-    pub seq: u64,
-    /// What goes out.
-    pub content: Content,
-    /// Given up then, if it is sure that nobody handled it; in milliseconds since 1970.
-    pub expires_ms: Option<u64>,
-    /// The id under which its sender wants to hear what became of it.
-    pub report: Option<u64>,
-}
-
-/// What goes out for a row.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Content {
-    /// The message.
-    Message(Bytes),
-    /// It expired, and that was committed.
-    Gap,
-}
-
-/// Rows to be read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Wanted {
-    /// The first one's number.
-    pub from_seq: u64,
-    /// At most so many.
-    pub messages: usize,
-    /// None after the one with which their bodies have so many bytes.
-    pub bytes: usize,
-}
-
-/// What shall become durable.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SenderCommit {
-    /// [`SenderRow::acked`], and the rows until there are deleted.
-    Acked {
-        /// Until where.
-        position: Position,
-        /// For the senders of messages.
-        reports: Vec<Report>,
-    },
-    /// These rows become [`Content::Gap`].
-    Expired {
-        /// Their numbers.
-        seqs: Vec<u64>,
-        /// For the senders of messages.
-        reports: Vec<Report>,
-    },
-    /// [`SenderRow::halted`]; the plugin is told.
-    Halted(Halt),
-}
-
-/// What became of a message.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Report {
-    /// Of its row.
-    pub id: u64,
-    /// What became of it.
-    pub outcome: Outcome,
-}
-
-/// What becomes of a message in the end.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
-    /// The receiver handled it.
-    Delivered,
-    /// The receiver handled it, and said no.
-    Refused(Failure),
-    /// It was given up, and nobody handled it.
-    Expired,
-}
-
-/// Rows in another order than that of their numbers: a mistake of the owner.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("row {got} came where {expected} is next")]
-pub struct RowOrder {
-    expected: u64,
-    got: u64,
-}
+/// How far the mark is set beyond what was sent: as much as can be on the way, so that nothing
+/// waits for it but the first message on a trunk.
+const MARK_AHEAD: u64 = MAX_ROWS as u64;
 
 /// The sender's end of a channel.
 #[derive(Debug)]
@@ -135,6 +42,8 @@ pub struct ChannelSender {
     /// Their expiry is on its way to be durable: they must not go out.
     held: BTreeSet<u64>,
     link: SenderLink,
+    /// [`SenderRow::mark`], on its way to be durable.
+    next_mark: Option<u64>,
     halt_to_commit: Option<Halt>,
 }
 
@@ -150,22 +59,9 @@ enum SenderLink {
     Halting(Link),
 }
 
-impl SenderRow {
-    /// A channel that nothing was sent on. For one that is opened anew, with the next epoch: the
-    /// `kept` messages that are not acknowledged get the numbers from 1 on.
-    pub fn new(key: &ChannelKey, history: History, kept: u64) -> Self {
-        Self {
-            history,
-            next_seq: kept.saturating_add(1),
-            acked: Position::first(key, &history),
-            halted: None,
-        }
-    }
-}
-
 impl ChannelSender {
-    /// Begins with what is durable. Which rows went out before is not known: none expires before
-    /// the receiver's next STATE, but those that are enqueued from here on.
+    /// Begins with what is durable. Which rows until the mark went out is not known: none of them
+    /// expires before the receiver's next STATE.
     pub fn new(key: ChannelKey, row: SenderRow) -> Self {
         Self {
             key,
@@ -175,9 +71,10 @@ impl ChannelSender {
             confirmed: row.acked,
             polled: row.acked.seq,
             reports: Vec::new(),
-            sent: row.next_seq.saturating_sub(1),
+            sent: row.mark.min(row.next_seq.saturating_sub(1)),
             held: BTreeSet::new(),
             link: SenderLink::Down,
+            next_mark: None,
             halt_to_commit: None,
         }
     }
@@ -352,6 +249,10 @@ impl ChannelSender {
                 }
                 self.held.retain(|seq| seqs.binary_search(seq).is_err());
             }
+            SenderCommit::Mark(mark) => {
+                self.row.mark = *mark;
+                self.next_mark = None;
+            }
             SenderCommit::Halted(_) => {}
         }
     }
@@ -368,6 +269,38 @@ impl ChannelSender {
         if let Some(reason) = self.halt_to_commit.take() {
             return Some(SenderCommit::Halted(reason));
         }
+        self.poll_mark().or_else(|| self.poll_expired(now_ms))
+    }
+
+    /// Ahead of what is sent while the channel is open, and back to it when there is no trunk: what
+    /// is enqueued then may expire, also after a crash.
+    fn poll_mark(&mut self) -> Option<SenderCommit> {
+        if self.next_mark.is_some() || self.row.halted.is_some() {
+            return None;
+        }
+        let left = self.row.mark.saturating_sub(self.sent);
+        let is_more = self.sent + 1 < self.row.next_seq;
+        self.next_mark = match self.link {
+            SenderLink::Open(..) if is_more && left <= MARK_AHEAD / 2 => {
+                Some(self.sent + MARK_AHEAD)
+            }
+            SenderLink::Down if left > 0 => Some(self.sent),
+            SenderLink::Open(..)
+            | SenderLink::Down
+            | SenderLink::Up(_)
+            | SenderLink::Asked(_)
+            | SenderLink::Halting(_) => None,
+        };
+        self.next_mark.map(SenderCommit::Mark)
+    }
+
+    /// How many more may go out, whichever mark is durable.
+    fn marked(&self) -> u64 {
+        let mark = self.next_mark.unwrap_or(self.row.mark).min(self.row.mark);
+        mark.saturating_sub(self.sent)
+    }
+
+    fn poll_expired(&mut self, now_ms: u64) -> Option<SenderCommit> {
         let due = self.rows.iter().filter(|row| row.is_due(now_ms));
         let due: Vec<(u64, Option<u64>)> = due.map(|row| (row.seq, row.report)).collect();
         let due: Vec<_> = due
@@ -384,8 +317,12 @@ impl ChannelSender {
         })
     }
 
-    /// When a message here expires next, in milliseconds since 1970: poll then.
+    /// When a message here expires next, in milliseconds since 1970: poll then. `None` also while
+    /// none can be given up: the channel is halted, or too many are under way.
     pub fn poll_timeout(&self) -> Option<u64> {
+        if self.row.halted.is_some() || self.held.len() >= MAX_HELD {
+            return None;
+        }
         let rows = self.rows.iter();
         let free = rows.filter(|row| row.seq > self.sent && !self.held.contains(&row.seq));
         free.filter(|row| row.content != Content::Gap)
@@ -434,7 +371,7 @@ impl ChannelSender {
         let unacked = self.rows_between(self.row.acked.seq, self.sent);
         let (messages, bytes) = unacked.fold((0, 0), |(n, b), row| (n + 1, b + row.body().len()));
         let row = self.rows.get(messages)?;
-        if self.held.contains(&row.seq) || row.is_due(now_ms) {
+        if self.held.contains(&row.seq) || row.is_due(now_ms) || self.marked() == 0 {
             return None;
         }
         if !window.has_room(messages, bytes, row.body().len()) {
@@ -447,7 +384,8 @@ impl ChannelSender {
                 body: body.clone(),
             },
             Content::Gap => {
-                let room = usize::from(window.messages) - messages;
+                let marked = usize::try_from(self.marked()).unwrap_or(usize::MAX);
+                let room = marked.min(usize::from(window.messages) - messages);
                 let rows = self.rows.iter().skip(messages).take(room);
                 let gaps = rows.take_while(|row| row.content == Content::Gap).count();
                 let messages = u16::try_from(gaps).unwrap_or(window.messages);
@@ -513,30 +451,6 @@ impl ChannelSender {
             Content::Message(body) => position.message(body),
             Content::Gap => position.gap(),
         })
-    }
-}
-
-impl Row {
-    fn body(&self) -> &[u8] {
-        match &self.content {
-            Content::Message(body) => body,
-            Content::Gap => &[],
-        }
-    }
-
-    fn is_due(&self, now_ms: u64) -> bool {
-        let is_message = self.content != Content::Gap;
-        is_message && self.expires_ms.is_some_and(|at| at <= now_ms)
-    }
-
-    /// A gap was reported when it became one.
-    fn handled(&self, refusal: Option<Refusal>) -> Option<Report> {
-        let id = self.report.filter(|_| self.content != Content::Gap)?;
-        let outcome = match refusal {
-            Some(refusal) => Outcome::Refused(refusal.failure),
-            None => Outcome::Delivered,
-        };
-        Some(Report { id, outcome })
     }
 }
 

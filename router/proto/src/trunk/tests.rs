@@ -18,6 +18,10 @@ const HISTORY: History = History {
     epoch: 1,
 };
 
+const WELCOME: Frame = Frame::Welcome {
+    version: TRUNK_VERSION,
+};
+
 fn name(text: &str) -> Name {
     Name::try_from(text).unwrap()
 }
@@ -42,10 +46,11 @@ fn key() -> ChannelKey {
 fn hello() -> Hello {
     let node = TestNode::new(1);
     let hello = Hello {
+        version: TRUNK_VERSION,
         instance: name("ledger"),
         identity: node.id(),
         kind: IdentityKind::Node,
-        unix_ms: 1_000_000,
+        unix_minutes: 1_000,
         nonce: [3; 16],
         signature: [0; 64],
     };
@@ -70,11 +75,25 @@ fn channel(history: History, acked: u64, next_seq: u64) -> Channel {
     }
 }
 
+#[test]
+fn what_goes_out_of_an_incarnation_differs_for_each_channel() {
+    let (one, mut other) = (key(), key());
+    other.sender = TestNode::new(3).id();
+    let of = |key: &ChannelKey, store: u8| History::new(key, &[store; 16], 1).incarnation;
+    assert_eq!(
+        HEXLOWER.encode(&of(&one, 7)),
+        "7a0d98f76a8c8e7639bd5ee7b270d231"
+    );
+    assert_eq!(of(&one, 7), History::new(&one, &[7; 16], 2).incarnation);
+    let told = [of(&one, 7), of(&one, 8), of(&other, 7)];
+    assert!(told[0] != told[1] && told[0] != told[2] && told[1] != told[2]);
+}
+
 /// One of each kind, in order of the kinds.
 fn frames() -> Vec<Frame> {
     let greetings = vec![
         Frame::Hello(Box::new(hello())),
-        Frame::Welcome,
+        WELCOME,
         Frame::Refused(TrunkRefusal::WrongTime),
     ];
     [greetings, of_channels(), of_posts_and_asks()].concat()
@@ -155,8 +174,8 @@ fn decoder(frame: &Frame) -> Decoder {
 
 fn welcomed() -> Decoder {
     let mut decoder = Decoder::for_opener();
-    let welcome = decoder.handle_bytes(&mut Bytes::from(encoded(&Frame::Welcome)));
-    assert_eq!(welcome, Ok(Some(Frame::Welcome)));
+    let welcome = decoder.handle_bytes(&mut Bytes::from(encoded(&WELCOME)));
+    assert_eq!(welcome, Ok(Some(WELCOME)));
     decoder
 }
 
@@ -266,11 +285,63 @@ fn each_end_greets_once_and_first() {
         decode(Decoder::for_acceptor(), &endless, 9),
         Err(FrameError::Length(1025))
     );
-    let mut other = encoded(&Frame::Hello(Box::new(hello())));
-    other[5] = 2;
-    let error = decode(Decoder::for_acceptor(), &other, 100).unwrap_err();
-    assert_eq!(error, FrameError::Version(2));
-    assert_eq!(error.refusal(), TrunkRefusal::UnsupportedVersion);
+}
+
+#[test]
+fn the_acceptor_tells_a_version_that_both_speak() {
+    let read = |frame: &Frame, version| {
+        let mut bytes = encoded(frame);
+        bytes[5] = version;
+        decode(decoder(frame), &bytes, 100)
+    };
+    let hello = Frame::Hello(Box::new(hello()));
+    for (frame, version, is_spoken) in [
+        (&hello, 0, false),
+        (&hello, 1, true),
+        (&hello, 255, true),
+        (&WELCOME, 0, false),
+        (&WELCOME, 1, true),
+        (&WELCOME, 2, false),
+    ] {
+        let error = read(frame, version).err();
+        let expected = (!is_spoken).then_some(FrameError::Version(version));
+        assert_eq!(error, expected, "{frame:?} {version}");
+    }
+    let refusal = FrameError::Version(0).refusal();
+    assert_eq!(refusal, TrunkRefusal::UnsupportedVersion);
+}
+
+/// Later builds may have more of them.
+#[test]
+fn unknown_reasons_and_codes_are_kept() {
+    let with_code = |at: usize, frame: &Frame, number| {
+        let mut bytes = encoded(frame);
+        bytes[at] = number;
+        decode(decoder(frame), &bytes, 100)
+    };
+    let (channels, others) = (of_channels(), of_posts_and_asks());
+    for (at, frame) in [
+        (5, &Frame::Refused(TrunkRefusal::Busy)),
+        (9, &channels[3]),
+        (27, &channels[6]),
+        (10, &channels[7]),
+        (13, &others[3]),
+    ] {
+        let read = with_code(at, frame, 200).unwrap();
+        assert_eq!(encoded(&read[0])[at], 200, "{frame:?}");
+        let text = format!("{read:?}");
+        assert!(text.contains("UnknownNumber(200)"), "{text}");
+        if at != 13 {
+            let none = with_code(at, frame, 0).unwrap_err();
+            assert!(matches!(none, FrameError::Wire(_)), "{none:?}");
+        }
+    }
+    let unknown = Halt::from_number(200).unwrap();
+    assert_eq!(unknown.number(), 200);
+    assert_eq!(
+        unknown.to_string(),
+        "number 200, which only a newer version knows"
+    );
 }
 
 #[test]
@@ -279,34 +350,38 @@ fn a_hello_holds_for_its_acceptor_its_time_and_its_fields() {
     let check = |hello: &Hello, own, now_ms| hello.verify(own, now_ms, skew);
     let good = hello();
     for (now_ms, expected) in [
-        (1_000_000, Ok(())),
-        (1_600_000, Ok(())),
-        (400_000, Ok(())),
-        (1_600_001, Err(TrunkRefusal::WrongTime)),
-        (399_999, Err(TrunkRefusal::WrongTime)),
+        (60_000_000, Ok(())),
+        (60_659_999, Ok(())),
+        (59_400_000, Ok(())),
+        (60_660_000, Err(TrunkRefusal::WrongTime)),
+        (59_399_999, Err(TrunkRefusal::WrongTime)),
         (u64::MAX, Err(TrunkRefusal::WrongTime)),
     ] {
         assert_eq!(check(&good, &own, now_ms), expected, "{now_ms}");
     }
     assert_eq!(
-        good.verify(&own, 1_000_001, Duration::ZERO),
+        good.verify(&own, 60_060_000, Duration::ZERO),
         Err(TrunkRefusal::WrongTime)
     );
     let another = TestNode::new(3).id();
-    let mut others = vec![hello(), hello(), hello(), hello(), hello()];
+    let mut others = vec![hello(), hello(), hello(), hello(), hello(), hello()];
     others[0].instance = name("other");
     others[1].identity = another;
     others[2].kind = IdentityKind::Alias;
-    others[3].unix_ms += 1;
+    others[3].unix_minutes += 1;
     others[4].nonce[0] += 1;
+    others[5].version += 1;
     for other in others {
         assert_eq!(
-            check(&other, &own, 1_000_000),
+            check(&other, &own, 60_000_000),
             Err(TrunkRefusal::Denied),
             "{other:?}"
         );
     }
-    assert_eq!(check(&good, &another, 1_000_000), Err(TrunkRefusal::Denied));
+    assert_eq!(
+        check(&good, &another, 60_000_000),
+        Err(TrunkRefusal::Denied)
+    );
 }
 
 #[test]
