@@ -235,6 +235,7 @@ impl Door {
             transport: Transport::Tcp,
             label: self.config.label.clone(),
             login,
+            plugin: None,
             ends: Some(ends),
             target,
         }

@@ -21,12 +21,15 @@ use std::{
     sync::Arc,
 };
 
-use tokio::time::Instant;
+use tokio::{sync::oneshot, time::Instant};
 use wormholes_proto::{Target, Transport};
 use wormholes_rules::Sni;
 
 use self::{crowds::Opening, local::Sniffed, open::Route, table::Place};
-use crate::{node::NodeCore, pipe};
+use crate::{
+    node::NodeCore,
+    pipe::{self, MemoryEnd, Pipe},
+};
 
 pub use guard::Forbidden;
 pub(crate) use local::{LocalEnd, left};
@@ -37,15 +40,18 @@ pub use table::{Decided, Flow, FlowTable, Moved, Story, Totals, Tried};
 /// What an entrance learned about a flow.
 #[derive(Debug)]
 pub(crate) struct Asked {
-    /// `socks5`, `http`, `tcp`, `udp` or `embed`.
+    /// `socks5`, `http`, `tcp`, `udp`, `embed` or `plugin`.
     pub(crate) entrance: &'static str,
     /// What it is made of.
     pub(crate) transport: Transport,
-    /// The entrance's label in config.toml.
+    /// The entrance's label in config.toml; the plugin's.
     pub(crate) label: Option<String>,
     /// Whom the program says it is.
     pub(crate) login: Option<Login>,
-    /// The connection that the program came on; none for a program that embeds the node.
+    /// The plugin that it is a trunk of.
+    pub(crate) plugin: Option<Caller>,
+    /// The connection that the program came on; none for a program that embeds the node, and for
+    /// plugins.
     pub(crate) ends: Option<Ends>,
     /// Where to.
     pub(crate) target: Target,
@@ -60,10 +66,22 @@ impl Asked {
             transport: Transport::Tcp,
             label: None,
             login: None,
+            plugin: None,
             ends: None,
             target: target.parse().unwrap(),
         }
     }
+}
+
+/// A plugin that has a flow opened.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller {
+    /// Its instance.
+    pub(crate) instance: String,
+    /// Its role in what it says.
+    pub(crate) role: Option<String>,
+    /// Flows of one plugin with different texts share no circuit.
+    pub(crate) isolation: String,
 }
 
 /// The two ends of a program's connection.
@@ -98,6 +116,18 @@ pub(crate) async fn look_up(core: &NodeCore, asked: Asked) -> Result<IpAddr, Ref
     found
 }
 
+/// Opens a flow of this process, which goes on by itself. Dropping the future gives it up.
+pub(crate) async fn dial(core: Arc<NodeCore>, asked: Asked) -> Result<MemoryEnd, Refusal> {
+    let (pipe, stream) = Pipe::memory();
+    let (answer, answered) = oneshot::channel();
+    let tasks = core.tasks.clone();
+    tasks.spawn(async move {
+        run(&core, asked, LocalEnd::Memory { answer, pipe }).await;
+    });
+    answered.await.map_err(|_| Refusal::Stopping)??;
+    Ok(stream)
+}
+
 /// Carries one flow: admit, decide, open with fallbacks, answer, copy, record.
 pub(crate) async fn run(core: &NodeCore, asked: Asked, local: LocalEnd) {
     let flow = match core.flows.admit(&asked) {
@@ -124,6 +154,11 @@ pub(crate) async fn run(core: &NodeCore, asked: Asked, local: LocalEnd) {
     let Some(near) = local.accept(core).await else {
         return travelling.ended(Some(Refusal::Gone.to_string()));
     };
+    // No trunk ends by itself: a stop does not wait for it.
+    let cut = match asked.plugin {
+        Some(_) => &core.stop,
+        None => &core.kill,
+    };
     let end = tokio::select! {
         biased;
         end = pipe::join(near, route.opened.side, &route.limits, &flow.bytes) => {
@@ -131,7 +166,7 @@ pub(crate) async fn run(core: &NodeCore, asked: Asked, local: LocalEnd) {
             end.stop.map(|stop| stop.to_string())
         }
         () = crowds::linger(opening, &flow.bytes) => None,
-        () = core.kill.cancelled() => Some(Refusal::Stopping.to_string()),
+        () = cut.cancelled() => Some(Refusal::Stopping.to_string()),
     };
     travelling.ended(end);
 }

@@ -23,7 +23,9 @@ use tokio_util::{
     sync::CancellationToken,
     task::{TaskTracker, task_tracker::TaskTrackerToken},
 };
-use wormholes_proto::{CarrierKind, HandshakeError, NodeId, RecordError, SignedRecord};
+use wormholes_proto::{
+    CarrierKind, HandshakeError, NodeId, RecordError, SIGNATURE_BYTES, SignedRecord,
+};
 use wormholes_rules::{NodeView, Tunnel, World};
 
 use connect::Rounds;
@@ -43,7 +45,7 @@ use crate::{
     records::{OwnRecord, REFRESH_PERIOD, Records},
     registration::Registrations,
     role::{Role, RoleStatus},
-    serve::{self, Asker, HopKeys, RelayDesk, Way},
+    serve::{self, Asker, HopKeys, RelayDesk, TrunkDesk, Way},
     tunnel::{self, OnionClient, OpenError, Opened, TunnelRequest},
 };
 
@@ -72,6 +74,7 @@ pub struct Network {
     onion: OnionClient,
     relay: Role,
     relay_desk: RelayDesk,
+    trunk_desk: TrunkDesk,
     registrations: Registrations,
     rounds: Rounds,
     /// Some are new, or lost.
@@ -155,6 +158,7 @@ impl Network {
             onion: OnionClient::new(&config.node.data_dir),
             relay: Role::new(config.relay.clone()),
             relay_desk: RelayDesk::new(&config.relay, config.limits.peers),
+            trunk_desk: TrunkDesk::new(),
             registrations: Registrations::default(),
             rounds: Rounds::default(),
             peers_changed: watch::Sender::default(),
@@ -309,6 +313,16 @@ impl Network {
         self.exit.status(&self.counters.exit)
     }
 
+    /// Hands the trunks of other nodes' plugins to `answer` from now on, with the node at the other
+    /// end: none where nobody knows it, as over an onion. Dropping a pipe ends its trunk. Until then
+    /// there is no such service. The first to ask for them gets them all.
+    pub fn answer_trunks(
+        &self,
+        answer: impl Fn(Box<dyn wormholes_host::Pipe>, Option<NodeId>) + Send + Sync + 'static,
+    ) {
+        self.trunk_desk.open(Box::new(answer));
+    }
+
     /// Refuses what others ask for from now on, as busy, so that they go another way; waits until
     /// what is done for them has ended.
     pub async fn drain(&self) {
@@ -333,6 +347,11 @@ impl Network {
     /// Whether [`Self::drain`] has begun.
     pub(crate) fn is_draining(&self) -> bool {
         self.drain.is_cancelled()
+    }
+
+    /// Does `work` until it is done, or [`Self::drain`] begins.
+    pub(crate) async fn until_drain<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        self.drain.run_until_cancelled(work).await
     }
 
     /// What is done for others holds one while it lasts.
@@ -515,6 +534,15 @@ impl Network {
 
     pub(crate) fn relay_desk(&self) -> &RelayDesk {
         &self.relay_desk
+    }
+
+    pub(crate) fn trunk_desk(&self) -> &TrunkDesk {
+        &self.trunk_desk
+    }
+
+    /// Signs as this node. Whoever asks separates what it has signed from all else.
+    pub(crate) fn sign(&self, message: &[u8]) -> [u8; SIGNATURE_BYTES] {
+        self.identity.sign(message)
     }
 
     pub(crate) fn exit(&self) -> &Role {

@@ -7,20 +7,16 @@ mod reload;
 use std::{io, net::SocketAddr, path::Path, sync::Arc};
 
 use thiserror::Error;
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    sync::oneshot,
-};
+use tokio::io::{AsyncRead, AsyncWrite};
 use wormholes_proto::{NodeId, Target, Transport};
 
 use crate::{
     config::Config,
     control::{BindControlError, ControlServer, ReadAddedError},
     entrance::{Entrance, EntranceError},
-    flow::{self, Asked, LocalEnd, Refusal},
+    flow::{self, Asked, Refusal},
     metrics::{MetricsError, MetricsServer},
     network::{NetworkOptions, StartError},
-    pipe::Pipe,
     plugins::{PluginError, Plugins},
     policy::{self, LoadError, Scripts},
 };
@@ -166,23 +162,16 @@ impl Node {
         &self,
         target: Target,
     ) -> Result<impl AsyncRead + AsyncWrite + Unpin + Send + 'static, Refusal> {
-        let (pipe, stream) = Pipe::memory();
-        let (answer, answered) = oneshot::channel();
         let asked = Asked {
             entrance: "embed",
             transport: Transport::Tcp,
             label: None,
             login: None,
+            plugin: None,
             ends: None,
             target,
         };
-        let core = Arc::clone(&self.core);
-        let tasks = core.tasks.clone();
-        tasks.spawn(async move {
-            flow::run(&core, asked, LocalEnd::Memory { answer, pipe }).await;
-        });
-        answered.await.map_err(|_| Refusal::Stopping)??;
-        Ok(stream)
+        flow::dial(Arc::clone(&self.core), asked).await
     }
 
     /// Reads the config's file again, when it came from one, and puts what is reloadable in force.

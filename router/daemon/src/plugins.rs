@@ -1,5 +1,7 @@
 //! The plugins that config.toml names: read, checked and handed to their host.
 
+mod network;
+
 use std::{
     fmt,
     path::{Path, PathBuf},

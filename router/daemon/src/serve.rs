@@ -10,6 +10,7 @@ mod relay;
 mod service;
 #[cfg(test)]
 mod tests;
+mod trunk;
 
 use std::{sync::Arc, sync::atomic::Ordering::Relaxed, time::Duration};
 
@@ -20,6 +21,7 @@ use wormholes_rules::{NodeView, RuleEvent, Verdict};
 
 pub(crate) use hop::HopKeys;
 pub(crate) use relay::RelayDesk;
+pub(crate) use trunk::TrunkDesk;
 
 use crate::{
     carrier::{CloseCode, Incoming, Link, Standing},
@@ -305,6 +307,9 @@ pub(crate) async fn serve_target(network: &Arc<Network>, asker: &Asker, open: Op
             exit::serve(network, asker, transport, &target, pipe).await;
         }
         Open::Resolve(host) => exit::resolve(network, asker, &host, pipe).await,
+        Open::Service(Transport::Tcp, Some(name)) if name.is_trunk() => {
+            trunk::serve(network, asker, pipe).await;
+        }
         Open::Service(transport, name) => {
             service::serve(network, asker, transport, name.as_ref(), pipe).await;
         }

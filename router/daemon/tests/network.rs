@@ -43,6 +43,9 @@ mod strangers;
 #[path = "network/support.rs"]
 mod support;
 #[cfg(test)]
+#[path = "network/trunks.rs"]
+mod trunks;
+#[cfg(test)]
 #[path = "network/unread.rs"]
 mod unread;
 #[cfg(test)]

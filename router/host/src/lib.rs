@@ -16,6 +16,7 @@ mod host;
 mod loaded;
 mod manifest;
 mod memory;
+mod network;
 mod principal;
 mod rows;
 mod store;
@@ -31,6 +32,7 @@ pub use manifest::{
     About, Capabilities, Instance, Limits, MAX_MANIFEST_BYTES, Manifest, ManifestError, Mode,
     Poison, State, is_name,
 };
+pub use network::{Call, CallError, Network, Pipe};
 pub use store::{
     Backend, BatchId, Commit, Lost, Observer, Overlay, Row, Rows, Snapshot, Span, Store,
     StoreError, StoreOptions, View, Visit, Writes,

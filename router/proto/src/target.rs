@@ -209,6 +209,16 @@ impl FromStr for Target {
 }
 
 impl ServiceName {
+    /// Where every node takes the trunks of plugins; no other service is called so.
+    pub fn trunk() -> Self {
+        Self("wormholes-trunk".to_owned())
+    }
+
+    /// Whether it is [`ServiceName::trunk`].
+    pub fn is_trunk(&self) -> bool {
+        *self == Self::trunk()
+    }
+
     /// Checks a name.
     ///
     /// # Errors

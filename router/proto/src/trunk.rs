@@ -2,7 +2,7 @@
 //! channels of durable messages, posts, and asks.
 //!
 //! ```text
-//! opener                                    acceptor
+//! opener                                    acceptor: the service "wormholes-trunk", over TCP
 //! HELLO                 ->
 //!                       <-                  WELCOME, or REFUSED and the end
 //! all others           <->                  all others

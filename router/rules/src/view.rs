@@ -29,10 +29,10 @@ pub struct Conn {
     pub attempt: u8,
     /// What the attempt before failed with.
     pub last_error: Option<String>,
-    /// `socks5`, `http`, `tcp`, `udp` or `embed`.
+    /// `socks5`, `http`, `tcp`, `udp`, `embed` or `plugin`.
     #[serde(with = "wire::word")]
     pub entrance: Word,
-    /// The entrance's label in config.toml.
+    /// The entrance's label in config.toml; the plugin's.
     pub label: Option<String>,
     /// `tcp` or `udp`.
     #[serde(with = "wire::word")]
@@ -58,6 +58,12 @@ pub struct Conn {
     pub uid: Option<u32>,
     /// SOCKS or proxy user name.
     pub user: Option<String>,
+    /// The instance of the plugin that it is for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plugin: Option<String>,
+    /// The role that the plugin has in what it says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
     /// Where the program connected from.
     pub src: Option<IpAddr>,
     /// 63 random bits, the flow's own.
@@ -143,6 +149,8 @@ impl Conn {
             app_path: None,
             uid: None,
             user: None,
+            plugin: None,
+            role: None,
             src: None,
             rand: 42,
             now: SystemTime::UNIX_EPOCH,

@@ -219,6 +219,10 @@ fn services(tables: &[Table<'_>]) -> Vec<ServiceConfig> {
         let (Some(name), Some(target)) = (name, target) else {
             continue;
         };
+        if name.is_trunk() {
+            let kept = format!("{:?} is kept for plugins; take another name", name.as_str());
+            table.problem("name", kept);
+        }
         let is_taken = |other: &ServiceConfig| other.name == name && other.transport == transport;
         if services.iter().any(is_taken) {
             table.problem("name", format!("a second service {:?}", name.as_str()));

@@ -255,6 +255,11 @@ fn parts_that_do_not_fit_together_are_refused() {
         "port 0",
     );
     check(
+        "[[service]]\nname = 'wormholes-trunk'\ntarget = '127.0.0.1:1'",
+        2,
+        "is kept for plugins",
+    );
+    check(
         "[[service]]\nname = 'a'\ntarget = '127.0.0.1:1'\nnetwork = 'sctp'",
         4,
         "expected \"tcp\" or \"udp\"",

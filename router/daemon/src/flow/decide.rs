@@ -209,6 +209,8 @@ async fn snapshot(
         app_path: program.path.map(|path| path.display().to_string()),
         uid: program.uid,
         user: asked.login.as_ref().map(|login| login.user().to_owned()),
+        plugin: asked.plugin.as_ref().map(|plugin| plugin.instance.clone()),
+        role: asked.plugin.as_ref().and_then(|plugin| plugin.role.clone()),
         src: asked.ends.map(|ends| ends.theirs.ip()),
         rand: rand::rng().random_range(0..=i64::MAX),
         now: clock.now,

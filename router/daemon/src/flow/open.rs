@@ -266,8 +266,8 @@ fn timeout(tunnel: &Tunnel, marks: &Marks) -> Duration {
     marks.timeout.unwrap_or(default)
 }
 
-/// The script's keys, else the entrance; and the login: programs that say who they are never share
-/// a circuit.
+/// The script's keys, else the entrance; and the login, or the plugin with its own key: programs that
+/// say who they are, and plugins, never share a circuit.
 fn isolation(asked: &Asked, marks: &Marks) -> String {
     let label = asked.label.iter().filter(|_| marks.isolate.is_empty());
     // Lengths keep ["a", "b"] and ["a,b"] apart.
@@ -278,6 +278,10 @@ fn isolation(asked: &Asked, marks: &Marks) -> String {
     } else {
         "keys"
     };
+    if let Some(plugin) = &asked.plugin {
+        let (instance, own) = (&plugin.instance, &plugin.isolation);
+        return format!("plugin {}:{instance},{kind} {keys}/{own}", instance.len());
+    }
     let login = asked.login.as_ref().map(super::Login::isolation);
     format!("{kind} {keys}/{}", login.unwrap_or_default())
 }
@@ -368,5 +372,20 @@ mod tests {
             key_with("a", "b", &["x,y"])
         );
         assert_ne!(key("site", "b"), site("", "b"));
+        let plugin = |instance: &str, own: &str| {
+            let plugin = super::super::Caller {
+                instance: instance.to_owned(),
+                role: None,
+                isolation: own.to_owned(),
+            };
+            let asked = Asked {
+                plugin: Some(plugin),
+                ..Asked::test("192.0.2.1:80")
+            };
+            super::isolation(&asked, &Marks::default())
+        };
+        assert_eq!(plugin("chat", "ann"), plugin("chat", "ann"));
+        assert_ne!(plugin("chat", "ann"), plugin("chat", "bob"));
+        assert_ne!(plugin("chat", "ann"), plugin("mail", "ann"));
     }
 }

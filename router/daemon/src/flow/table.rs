@@ -24,7 +24,7 @@ use crate::{config::LimitsConfig, pipe::FlowBytes};
 pub struct Flow {
     /// Its number, from 1, never used again.
     pub id: u64,
-    /// `socks5`, `http`, `tcp`, `udp` or `embed`.
+    /// `socks5`, `http`, `tcp`, `udp`, `embed` or `plugin`.
     pub entrance: &'static str,
     /// What it is made of.
     pub transport: Transport,

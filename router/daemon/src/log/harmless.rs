@@ -42,6 +42,7 @@ const WORDS: &[&str] = &[
     "operator",
     "peer-down",
     "peer-up",
+    "plugin",
     "public",
     "quic",
     "refused",

@@ -275,3 +275,22 @@ impl Seen {
 pub(crate) fn ids(nodes: &[&Node]) -> Vec<NodeId> {
     nodes.iter().map(|node| node.network.id()).collect()
 }
+
+/// Sends back what comes on trunks, and keeps who is at the other end of each.
+pub(crate) fn answer_trunks(node: &Node) -> Arc<Mutex<Vec<Option<NodeId>>>> {
+    let callers: Arc<Mutex<Vec<_>>> = Arc::default();
+    let seen = Arc::clone(&callers);
+    node.network.answer_trunks(move |trunk, peer| {
+        seen.lock().unwrap().push(peer);
+        tokio::spawn(async move {
+            let (mut reader, mut writer) = tokio::io::split(trunk);
+            let _ = tokio::io::copy(&mut reader, &mut writer).await;
+            let _ = writer.shutdown().await;
+        });
+    });
+    callers
+}
+
+pub(crate) fn trunk_request() -> TunnelRequest {
+    service_request(ServiceName::trunk().as_str())
+}

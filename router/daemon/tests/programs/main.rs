@@ -36,4 +36,6 @@ mod tcp;
 #[cfg(test)]
 mod telemetry;
 #[cfg(test)]
+mod trunks;
+#[cfg(test)]
 mod udp;

@@ -127,6 +127,8 @@ const CONN: &[Field<Conn>] = &[
         c.view.uid.map_or(Dynamic::UNIT, |uid| int(u64::from(uid)))
     }),
     ("user", |c| text(c.view.user.as_deref())),
+    ("plugin", |c| text(c.view.plugin.as_deref())),
+    ("role", |c| text(c.view.role.as_deref())),
     ("src", |c| address(c.view.src)),
     ("is_lan", |c| is_lan(&c.view).into()),
     ("sni", |c| match &c.view.sni {

@@ -20,6 +20,8 @@ use crate::{
     view::{Conn, EVENT_KINDS, ExitRequest, NodeView, RelayRequest, RuleEvent, Sni, World},
 };
 
+const NO_ENTRANCE: &str = "an entrance is socks5, http, tcp, udp, embed or plugin";
+
 /// When cases begin: Monday, 1 January 2024, noon UTC.
 const START: Duration = Duration::from_secs(1_704_110_400);
 
@@ -98,17 +100,20 @@ impl Bench {
         let node = host
             .ends_with(".wh")
             .then(|| world.find(&host).map(|node| node.id));
+        let plugin = given.text("plugin")?;
         let conn = Conn {
             id: 1,
             attempt: given.small("attempt", 0)?,
             last_error: given.text("last_error")?,
             entrance: match given.text("entrance")?.as_deref() {
+                None if plugin.is_some() => "plugin",
                 None | Some("socks5") => "socks5",
                 Some("http") => "http",
                 Some("tcp") => "tcp",
                 Some("udp") => "udp",
                 Some("embed") => "embed",
-                Some(_) => return Err("an entrance is socks5, http, tcp, udp or embed".into()),
+                Some("plugin") => "plugin",
+                Some(_) => return Err(NO_ENTRANCE.into()),
             },
             label: given.text("label")?,
             network: given.network()?,
@@ -122,6 +127,8 @@ impl Bench {
             app: given.text("app")?,
             uid: given.number("uid")?.and_then(|uid| u32::try_from(uid).ok()),
             user: given.text("user")?,
+            plugin,
+            role: given.text("role")?,
             src: given.address("src")?,
             rand: given.number("rand")?.unwrap_or(42),
             now: self.now,

@@ -104,7 +104,7 @@ pub(crate) mod exact_option {
 pub(crate) mod word {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
-    const WORDS: [&str; 5] = ["socks5", "http", "tcp", "udp", "embed"];
+    const WORDS: [&str; 6] = ["socks5", "http", "tcp", "udp", "embed", "plugin"];
 
     pub(crate) fn serialize<S: Serializer>(
         word: &&'static str,

@@ -36,8 +36,8 @@ const READER: &str = r#"
     fn route(c) {
         tag("state", joined(counted("r:" + c.domain)));
         tag("c", joined([c.id, c.attempt, c.last_error, c.entrance, c.label, c.network, c.host,
-            c.domain, c.ip, c.ips, c.port, c.service, c.app, c.app_path, c.uid, c.user, c.src,
-            c.is_lan, c.sni, c.rand, c.now, c.hour, c.weekday, sample("exp 30ms", c.rand)]));
+            c.domain, c.ip, c.ips, c.port, c.service, c.app, c.app_path, c.uid, c.user, c.plugin, c.role,
+            c.src, c.is_lan, c.sni, c.rand, c.now, c.hour, c.weekday, sample("exp 30ms", c.rand)]));
         tag("nodes", joined([seen(c.node), seen(peer("bob")), seen(peer("ghost")),
             joined(peers().map(|p| seen(p))), joined(relays(|r| r.rtt < 25.0).map(|r| seen(r)))]));
         tag("sets", joined([set("ads").has(c.host), set("ads").has("x.ads.example"),
@@ -122,6 +122,8 @@ fn flow(index: u32) -> Conn {
         app_path: Some("/usr/bin/git".to_owned()),
         uid: Some(1000),
         user: Some(format!("user{}", index % 2)),
+        plugin: (index % 4 == 1).then(|| "chat".to_owned()),
+        role: (index % 4 == 1).then(|| "sync".to_owned()),
         src: "127.0.0.1".parse().ok(),
         rand: i64::from(index) * 0x1234_5678_9abd,
         now: NOW + Duration::from_millis(u64::from(index) * 2_345),

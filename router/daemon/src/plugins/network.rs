@@ -1,0 +1,128 @@
+//! The node as the host of its plugins sees it: flows to where other nodes take trunks, and
+//! signatures. What the rules say of a flow, `flow` sees to.
+
+use std::{
+    fmt,
+    sync::{Arc, Weak},
+};
+
+use futures_util::{FutureExt, future::BoxFuture};
+use wormholes_host::{Call, CallError, Pipe};
+use wormholes_proto::{Host, NodeId, ServiceName, Target, Transport};
+
+use crate::{
+    flow::{self, Asked, Caller, Forbidden, Refusal},
+    network::Network,
+    node::NodeCore,
+};
+
+/// What a plugin's flow comes by.
+const ENTRANCE: &str = "plugin";
+/// A service stands at no port of its name.
+const NO_PORT: u16 = 0;
+
+/// The parts of a node that its host needs.
+struct HostNetwork {
+    /// Weak: the node owns the host.
+    core: Weak<NodeCore>,
+    network: Arc<Network>,
+}
+
+impl NodeCore {
+    /// This node, for the host of its plugins.
+    pub fn host_network(self: &Arc<Self>) -> Arc<dyn wormholes_host::Network> {
+        Arc::new(HostNetwork {
+            core: Arc::downgrade(self),
+            network: Arc::clone(&self.network),
+        })
+    }
+}
+
+impl wormholes_host::Network for HostNetwork {
+    fn call(&self, call: Call) -> BoxFuture<'static, Result<Box<dyn Pipe>, CallError>> {
+        let core = self.core.upgrade();
+        async move {
+            let core = core.ok_or_else(|| call_error(&Refusal::Stopping))?;
+            if call.to == core.network.id() {
+                return Err(CallError {
+                    why: "the node is this one".to_owned(),
+                    is_final: true,
+                });
+            }
+            let asked = asked(call).map_err(|refusal| call_error(&refusal))?;
+            match flow::dial(core, asked).await {
+                Ok(stream) => Ok(Box::new(stream) as Box<dyn Pipe>),
+                Err(refusal) => Err(call_error(&refusal)),
+            }
+        }
+        .boxed()
+    }
+
+    fn sign(&self, message: &[u8]) -> [u8; 64] {
+        self.network.sign(message)
+    }
+}
+
+fn asked(call: Call) -> Result<Asked, Refusal> {
+    let given = |text: String| Some(text).filter(|text| !text.is_empty());
+    Ok(Asked {
+        entrance: ENTRANCE,
+        transport: Transport::Tcp,
+        label: given(call.label),
+        login: None,
+        plugin: Some(Caller {
+            instance: call.plugin,
+            role: given(call.role),
+            isolation: call.isolation,
+        }),
+        ends: None,
+        target: target(call.to)?,
+    })
+}
+
+/// Where a node takes trunks.
+fn target(node: NodeId) -> Result<Target, Refusal> {
+    let service = ServiceName::trunk();
+    let host = Host::parse(&format!("{}.{node}.wh", service.as_str()));
+    let host = host.map_err(|error| Refusal::Name(error.to_string()))?;
+    Ok(Target::new(host, NO_PORT))
+}
+
+/// A script that blocks may allow it the next time, by the hour or by what it counts; what the host
+/// forbids stays so until another script says otherwise.
+fn call_error(refusal: &Refusal) -> CallError {
+    let is_final = match refusal {
+        Refusal::Forbidden(forbidden) => match forbidden {
+            Forbidden::SpecialUse(_)
+            | Forbidden::Lookup
+            | Forbidden::OwnSocket
+            | Forbidden::Loop
+            | Forbidden::OtherNode => true,
+            // Nodes become known, and move.
+            Forbidden::UnknownNode | Forbidden::Told(..) => false,
+        },
+        Refusal::Busy
+        | Refusal::Crowded(_)
+        | Refusal::Stopping
+        | Refusal::Gone
+        | Refusal::Blocked(_)
+        | Refusal::Name(_)
+        | Refusal::ConnectionRefused
+        | Refusal::NetworkUnreachable
+        | Refusal::HostUnreachable(_)
+        | Refusal::TimedOut
+        | Refusal::Failed(_) => false,
+    };
+    CallError {
+        why: refusal.to_string(),
+        is_final,
+    }
+}
+
+impl fmt::Debug for HostNetwork {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("HostNetwork")
+            .field(&self.network.id())
+            .finish()
+    }
+}

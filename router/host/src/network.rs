@@ -1,0 +1,47 @@
+//! What the host asks of the node that it runs in: flows to the same plugins of other nodes.
+
+use std::fmt;
+
+use futures_util::future::BoxFuture;
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite};
+use wormholes_proto::NodeId;
+
+/// The two directions of a flow; dropping it ends it.
+pub trait Pipe: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Pipe for T {}
+
+/// A flow that the rules are asked for: what `route(c)` reads.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Call {
+    /// The node.
+    pub to: NodeId,
+    /// `c.plugin`: the instance that calls.
+    pub plugin: String,
+    /// `c.role`; may be empty.
+    pub role: String,
+    /// `c.label`; may be empty.
+    pub label: String,
+    /// Calls with different texts share no circuit.
+    pub isolation: String,
+}
+
+/// A flow that does not open. Its text is for the log; it names no secret.
+#[derive(Debug, Clone, Error)]
+#[error("{why}")]
+pub struct CallError {
+    /// Why.
+    pub why: String,
+    /// No later call would do better, until the rules or the config change.
+    pub is_final: bool,
+}
+
+/// The node around the host.
+pub trait Network: fmt::Debug + Send + Sync + 'static {
+    /// Opens a flow to where the node `to` takes trunks.
+    fn call(&self, call: Call) -> BoxFuture<'static, Result<Box<dyn Pipe>, CallError>>;
+
+    /// Signs as the node. Whoever calls separates what it signs from all else.
+    fn sign(&self, message: &[u8]) -> [u8; 64];
+}
