@@ -44,6 +44,8 @@ pub struct More<'a> {
     pub client: &'a str,
     /// A folder that the sites show below `/files/`.
     pub files: Option<&'a std::path::Path>,
+    /// A plugin of the client, by its folder.
+    pub plugin: Option<&'a str>,
     /// An SSH server, offered as the service `ssh` of relay and friend.
     pub ssh: Option<SocketAddr>,
 }
@@ -218,7 +220,10 @@ impl<'a> Plan<'a> {
         for name in HOPS {
             client = self.knows(client, name, 1, "")?;
         }
-        Ok(client)
+        match self.more.plugin {
+            Some(folder) => client.plugin(folder),
+            None => Ok(client),
+        }
     }
 
     fn setup(&self, name: &str) -> Result<Setup> {

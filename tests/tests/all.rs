@@ -73,6 +73,8 @@ mod peers;
 mod plans;
 #[path = "all/plugins.rs"]
 mod plugins;
+#[path = "all/plugins_operators.rs"]
+mod plugins_operators;
 #[path = "all/readme.rs"]
 mod readme;
 #[path = "all/relay_open.rs"]

@@ -6,13 +6,15 @@
 use std::sync::{Arc, Mutex, atomic::Ordering::Relaxed};
 
 use prometheus::{
-    Encoder, Error, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
+    Encoder, Error, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
+    IntGauge, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
 };
+use wormholes_host::{Commit, InstanceReport, Observer};
 use wormholes_rules::HOOKS;
 
 use crate::{counters::Counters, flow::Totals};
 
+mod plugins;
 mod serve;
 
 pub use serve::MetricsError;
@@ -26,8 +28,14 @@ const OPEN_BUCKETS_SECONDS: [f64; 13] = [
 const DECISION_BUCKETS_SECONDS: [f64; 10] = [
     0.000_005, 0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.001, 0.005, 0.02, 0.05,
 ];
+/// From memory (some microseconds of copying) to a disk that is worn out.
+const COMMIT_BUCKETS_SECONDS: [f64; 10] = [
+    0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5,
+];
+/// From one event a commit, where little happens, to the most that an open batch holds.
+const BATCH_BUCKETS_EVENTS: [f64; 8] = [1.0, 2.0, 5.0, 10.0, 50.0, 250.0, 1000.0, 8192.0];
 
-/// The counters of one node.
+/// The counters of one node; those of plugins are theirs, and are rendered beside these.
 #[derive(Debug)]
 pub(crate) struct Metrics {
     registry: Registry,
@@ -79,6 +87,12 @@ pub(crate) struct Metrics {
     pub(crate) peer_rtt: GaugeVec,
     /// Events that were not told to scripts because too many waited.
     pub(crate) rule_events_dropped: IntCounter,
+    /// What the disk took for a commit of the plugins' store.
+    plugin_commit: Histogram,
+    /// Events of one commit.
+    plugin_commit_events: Histogram,
+    /// Commits that failed, and their events with them.
+    plugin_commit_failures: IntCounter,
 }
 
 impl Metrics {
@@ -186,6 +200,20 @@ impl Metrics {
                 "rule_events_dropped_total",
                 "Events that were not told to scripts because too many waited",
             )?,
+            plugin_commit: declare.histogram_alone(
+                "plugin_commit_seconds",
+                "What the disk took for a commit of the plugins' store",
+                &COMMIT_BUCKETS_SECONDS,
+            )?,
+            plugin_commit_events: declare.histogram_alone(
+                "plugin_commit_events",
+                "Events of one commit of the plugins' store",
+                &BATCH_BUCKETS_EVENTS,
+            )?,
+            plugin_commit_failures: declare.counter(
+                "plugin_commit_failures_total",
+                "Commits of the plugins' store that failed, with all their events",
+            )?,
             registry,
             catching_up: Mutex::default(),
         };
@@ -273,13 +301,28 @@ impl Metrics {
         counter.inc_by(count.saturating_sub(counter.get()));
     }
 
-    /// The Prometheus text format.
+    /// Counts what the plugins' store commits.
+    pub(crate) fn observer(self: &Arc<Self>) -> Observer {
+        let metrics = Arc::clone(self);
+        Box::new(move |commit: &Commit| {
+            metrics.plugin_commit.observe(commit.took.as_secs_f64());
+            // A batch has some thousands at most.
+            metrics.plugin_commit_events.observe(commit.events as f64);
+            if !commit.is_durable {
+                metrics.plugin_commit_failures.inc();
+            }
+        })
+    }
+
+    /// The Prometheus text format, with what these plugins did.
     ///
     /// # Errors
     /// The encoder failed: a bug.
-    pub(crate) fn render(&self) -> Result<Vec<u8>, Error> {
+    pub(crate) fn render(&self, plugins: &[InstanceReport]) -> Result<Vec<u8>, Error> {
+        let mut families = self.registry.gather();
+        families.extend(plugins::families(plugins));
         let mut text = Vec::new();
-        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        TextEncoder::new().encode(&families, &mut text)?;
         Ok(text)
     }
 }
@@ -313,6 +356,14 @@ impl Declare<'_> {
         self.register(GaugeVec::new(opts(name, help), labels)?)
     }
 
+    fn histogram_alone(&self, name: &str, help: &str, buckets: &[f64]) -> Result<Histogram, Error> {
+        let options = HistogramOpts {
+            common_opts: opts(name, help),
+            buckets: buckets.to_vec(),
+        };
+        self.register(Histogram::with_opts(options)?)
+    }
+
     fn histogram(
         &self,
         name: &str,
@@ -344,7 +395,7 @@ mod tests {
             .with_label_values(&["socks5", "udp", "direct", "ok"])
             .inc();
         metrics.set_peers(vec![0.03, 0.01, 0.02]);
-        let text = String::from_utf8(metrics.render().unwrap()).unwrap();
+        let text = String::from_utf8(metrics.render(&[]).unwrap()).unwrap();
         for line in [
             r#"wormholes_flows_total{entrance="socks5",network="udp",outcome="ok",tunnel="direct"} 1"#,
             r#"wormholes_peer_rtt_seconds{stat="median"} 0.02"#,

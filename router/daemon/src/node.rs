@@ -106,7 +106,8 @@ impl Node {
         let entrances = entrances
             .map(Entrance::bind)
             .collect::<Result<Vec<_>, _>>()?;
-        let plugins = Plugins::start(&core.config, core.network.id()).await?;
+        let plugins =
+            Plugins::start(&core.config, core.network.id(), core.metrics.observer()).await?;
         core.use_plugins(plugins);
         start_metrics(core).await?;
         core.open_entrances(entrances);
@@ -241,7 +242,7 @@ async fn start_metrics(core: &Arc<NodeCore>) -> Result<(), NodeError> {
     let server = MetricsServer::bind(address, Arc::clone(&core.metrics)).await?;
     core.serves_metrics_at(server.local_addr()?);
     let watched = Arc::clone(core);
-    let serve = server.run(core.stop.clone(), move || watched.update_metrics());
+    let serve = server.run(core.stop.clone(), move || watched.render_metrics());
     core.tasks.spawn(serve);
     Ok(())
 }

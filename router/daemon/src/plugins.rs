@@ -13,8 +13,8 @@ use ring::digest::{SHA256, digest};
 use serde_json::{Map, Value};
 use thiserror::Error;
 use wormholes_host::{
-    Caller, Condition, Ending, ErrorCode, Host, HostError, InstanceReport, LoadError, Principal,
-    Refusal, Source, Terms,
+    Caller, Condition, Ending, ErrorCode, Host, HostError, InstanceReport, LoadError, Observer,
+    Principal, Refusal, Source, Terms,
 };
 use wormholes_proto::{
     NodeId,
@@ -64,15 +64,20 @@ pub enum PluginError {
 }
 
 impl Plugins {
-    /// Starts the plugins of `config`; no host runs where there are none.
+    /// Starts the plugins of `config`; no host runs where there are none. `observer` sees every commit
+    /// of their store.
     ///
     /// # Errors
     /// [`PluginError`] names what to mend.
-    pub(crate) async fn start(config: &Config, node: NodeId) -> Result<Self, PluginError> {
+    pub(crate) async fn start(
+        config: &Config,
+        node: NodeId,
+        observer: Observer,
+    ) -> Result<Self, PluginError> {
         if config.plugins.is_empty() {
             return Ok(Self(RwLock::new(None)));
         }
-        let host = Host::open(&config.node.data_dir.join(FOLDER), node)?;
+        let host = Host::open(&config.node.data_dir.join(FOLDER), node, Some(observer))?;
         for plugin in &config.plugins {
             let source = read(plugin)?;
             let loaded = host.load(&plugin.name, source, terms(plugin)).await;
@@ -96,11 +101,13 @@ impl Plugins {
 
     /// The instances, by name.
     pub(crate) fn list(&self) -> Vec<PluginInfo> {
-        let reports = self
-            .running()
-            .map(|host| host.instances())
-            .unwrap_or_default();
-        reports.into_iter().map(info).collect()
+        self.reports().into_iter().map(info).collect()
+    }
+
+    /// How the instances are, by name.
+    pub(crate) fn reports(&self) -> Vec<InstanceReport> {
+        let host = self.running();
+        host.map(|host| host.instances()).unwrap_or_default()
     }
 
     /// What a plugin says of itself.
@@ -192,9 +199,7 @@ pub fn check_plugins(config: &Config) -> Result<(), PluginError> {
 
 /// What the manifest says of a command.
 fn described(host: &Host, instance: &str, command: &str) -> Result<PluginCommand, Refusal> {
-    let reports = host.instances();
-    let report = reports.iter().find(|report| *report.name == *instance);
-    let manifest = &report.ok_or_else(|| no_plugin(instance))?.manifest;
+    let manifest = host.manifest(instance)?;
     let described = manifest.commands.iter().find(|known| known.name == command);
     described.cloned().ok_or_else(|| {
         let help =

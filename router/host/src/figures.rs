@@ -1,7 +1,8 @@
 //! What a plugin did, counted: the daemon turns it into metrics.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
+    fmt,
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -24,6 +25,17 @@ pub enum Ending {
     TimedOut,
     /// The store could not be read.
     Host,
+}
+
+impl Ending {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Done,
+        Self::Refused,
+        Self::Trapped,
+        Self::TimedOut,
+        Self::Host,
+    ];
 }
 
 /// Upper bounds of the buckets of handler times.
@@ -56,7 +68,9 @@ pub struct Counts {
     pub handler_times: [u64; HANDLER_BOUNDS.len() + 1],
     /// What all handlers took together.
     pub handler_time: Duration,
-    /// Events that ran into a limit, by limit.
+    /// Questions by ending.
+    pub queries: BTreeMap<Ending, u64>,
+    /// Events and requests that ran into a limit, by limit.
     pub limits: BTreeMap<Limit, u64>,
     /// Events that were given up.
     pub given_up: u64,
@@ -85,8 +99,13 @@ impl Figures {
         }
     }
 
-    pub(crate) fn hits(&self, limits: &BTreeSet<Limit>) {
-        if limits.is_empty() {
+    pub(crate) fn answered(&self, ending: Ending) {
+        *self.lock().queries.entry(ending).or_default() += 1;
+    }
+
+    pub(crate) fn hits<'a>(&self, limits: impl IntoIterator<Item = &'a Limit>) {
+        let mut limits = limits.into_iter().peekable();
+        if limits.peek().is_none() {
             return;
         }
         let mut counts = self.lock();
@@ -118,5 +137,17 @@ impl Figures {
 
     fn lock(&self) -> MutexGuard<'_, Counts> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Done => "done",
+            Self::Refused => "refused",
+            Self::Trapped => "trapped",
+            Self::TimedOut => "timed-out",
+            Self::Host => "store",
+        })
     }
 }

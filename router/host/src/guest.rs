@@ -9,7 +9,14 @@ mod engine;
 mod wasi;
 
 use std::{
-    collections::BTreeMap, fmt, future::poll_fn, pin::pin, sync::Arc, task::Poll, time::Duration,
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    future::poll_fn,
+    mem,
+    pin::pin,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
 };
 
 use thiserror::Error;
@@ -24,7 +31,7 @@ pub(crate) use self::{cache::Cache, engine::Engine};
 use crate::{
     event::{ErrorCode, Event, Query, Refusal, Reply},
     manifest::{Capabilities, Limits},
-    transaction::{MAX_ANSWER_BYTES, Transaction},
+    transaction::{Limit, MAX_ANSWER_BYTES, Transaction},
 };
 
 /// What ABI this is.
@@ -141,6 +148,8 @@ pub(crate) struct State {
 struct Limiter {
     memory_bytes: usize,
     table_elements: usize,
+    /// What it asked for in vain in this event.
+    hits: BTreeSet<Limit>,
 }
 
 impl Code {
@@ -277,7 +286,14 @@ impl Instance {
         };
         let state = self.store.data_mut();
         state.flush_stderr();
-        let transaction = state.transaction.take();
+        let hits = mem::take(&mut state.limiter.hits);
+        let mut transaction = state.transaction.take();
+        if let Some(transaction) = &mut transaction {
+            transaction.ran_into(hits);
+            if let Err(Fault::TimedOut(_)) = &outcome {
+                transaction.ran_into([Limit::Time]);
+            }
+        }
         (
             outcome.and_then(|told| told.map_err(Fault::Refused)),
             transaction,
@@ -370,10 +386,8 @@ impl ResourceLimiter for Limiter {
         desired: usize,
         _: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        Ok(take(
-            &mut self.memory_bytes,
-            desired.saturating_sub(current),
-        ))
+        let wanted = desired.saturating_sub(current);
+        Ok(take(&mut self.memory_bytes, wanted) || self.hit(Limit::Memory))
     }
 
     fn table_growing(
@@ -382,10 +396,8 @@ impl ResourceLimiter for Limiter {
         desired: usize,
         _: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        Ok(take(
-            &mut self.table_elements,
-            desired.saturating_sub(current),
-        ))
+        let wanted = desired.saturating_sub(current);
+        Ok(take(&mut self.table_elements, wanted) || self.hit(Limit::Tables))
     }
 
     fn instances(&self) -> usize {
@@ -398,6 +410,14 @@ impl ResourceLimiter for Limiter {
 
     fn memories(&self) -> usize {
         MAX_MEMORIES
+    }
+}
+
+impl Limiter {
+    /// It gets no more.
+    fn hit(&mut self, limit: Limit) -> bool {
+        self.hits.insert(limit);
+        false
     }
 }
 
@@ -415,6 +435,7 @@ impl State {
         let limiter = Limiter {
             memory_bytes: plugin.limits.memory_bytes(),
             table_elements: MAX_TABLE_ELEMENTS,
+            hits: BTreeSet::new(),
         };
         Self {
             plugin,

@@ -31,8 +31,8 @@ use crate::{
     manifest::{Manifest, ManifestError, is_name},
     principal::{Actor, Asker, Task},
     rows::{self, Home, instance_key},
-    store::{Store, StoreError, StoreOptions, Writes},
-    transaction::Progress,
+    store::{Observer, Store, StoreError, StoreOptions, Writes},
+    transaction::{Limit, Progress},
 };
 
 /// Threads on which handlers run.
@@ -144,6 +144,8 @@ pub struct InstanceReport {
     pub condition: Condition,
     /// What all its rows have, keys and values.
     pub kept_bytes: u64,
+    /// Events that wait for its principals.
+    pub waiting: usize,
     /// What it did.
     pub counts: Counts,
 }
@@ -160,13 +162,22 @@ pub struct Pending {
 }
 
 impl Host {
-    /// Opens the store in `folder`, which is made, and starts the engine.
+    /// Opens the store in `folder`, which is made, and starts the engine; `observer` sees every
+    /// commit.
     ///
     /// # Errors
     /// [`HostError`] says what stands in the way.
-    pub fn open(folder: &Path, node: NodeId) -> Result<Self, HostError> {
+    pub fn open(
+        folder: &Path,
+        node: NodeId,
+        observer: Option<Observer>,
+    ) -> Result<Self, HostError> {
         std::fs::create_dir_all(folder)?;
-        let store = Store::open(folder.join(STORE_FILE), StoreOptions::default())?;
+        let options = StoreOptions {
+            observer,
+            ..StoreOptions::default()
+        };
+        let store = Store::open(folder.join(STORE_FILE), options)?;
         let runtime = runtime::Builder::new_multi_thread()
             .worker_threads(THREADS)
             .thread_name("plugin")
@@ -236,9 +247,33 @@ impl Host {
 
     /// The instances that are loaded, by name.
     pub fn instances(&self) -> Vec<InstanceReport> {
+        let waiting = self.waiting();
         let loaded = self.shared.loaded.read();
         let loaded = loaded.unwrap_or_else(PoisonError::into_inner);
-        loaded.values().map(|loaded| loaded.report()).collect()
+        let report = |loaded: &Arc<Loaded>| {
+            let waiting = waiting.get(&loaded.number).copied();
+            loaded.report(waiting.unwrap_or_default())
+        };
+        loaded.values().map(report).collect()
+    }
+
+    /// What an instance is.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub fn manifest(&self, instance: &str) -> Result<Arc<Manifest>, Refusal> {
+        Ok(Arc::clone(&self.shared.find(instance)?.manifest))
+    }
+
+    /// Events that wait, by instance.
+    fn waiting(&self) -> HashMap<u32, usize> {
+        let actors = self.shared.actors.lock();
+        let actors = actors.unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = HashMap::new();
+        for (home, tasks) in &*actors {
+            *waiting.entry(home.instance).or_default() += tasks.max_capacity() - tasks.capacity();
+        }
+        waiting
     }
 
     /// Has a parked instance try again.
@@ -289,7 +324,8 @@ impl Host {
             .map_err(|error| {
                 let why = match error {
                     TrySendError::Full(_) => {
-                        "too many events wait for this plugin; ask again later"
+                        loaded.figures.hits(&[Limit::Waiting]);
+                        Limit::Waiting.mend()
                     }
                     TrySendError::Closed(_) => {
                         "the plugin ended by a fault of the daemon; restart it"

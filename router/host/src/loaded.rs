@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use crate::{
     clock::now_ms,
     event::{ErrorCode, Principal, Query, Refusal, Stamp},
-    figures::Figures,
+    figures::{Ending, Figures},
     guest::{Code, Fault, Plugin},
     health::{Condition, Health},
     host::InstanceReport,
@@ -204,6 +204,7 @@ impl Loaded {
             Ok(instance) => instance.answer(query, transaction).await,
             Err(fault) => Err(fault),
         };
+        self.figures.answered(Ending::of(&answer));
         answer.map_err(|fault| match fault {
             Fault::Refused(refusal) => refusal,
             Fault::Trapped(_) | Fault::TimedOut(_) | Fault::Host(_) => {
@@ -215,12 +216,13 @@ impl Loaded {
         })
     }
 
-    pub(crate) fn report(&self) -> InstanceReport {
+    pub(crate) fn report(&self, waiting: usize) -> InstanceReport {
         InstanceReport {
             name: Arc::clone(&self.name),
             manifest: Arc::clone(&self.manifest),
             condition: self.condition(),
             kept_bytes: self.figures.kept_bytes(),
+            waiting,
             counts: self.figures.counts(),
         }
     }

@@ -25,7 +25,7 @@ use crate::{
     memory::Memory,
     rows::Home,
     store::{BatchId, Lost, Store, StoreError},
-    transaction::{Effects, Ground, Progress, Transaction},
+    transaction::{Effects, Ground, Limit, Progress, Transaction},
 };
 
 /// An instance without events is dropped after this.
@@ -234,7 +234,8 @@ impl Actor {
             return asker.say(Err(Refusal::late()));
         }
         if self.memory.requests.len() >= self.loaded.manifest.limits.requests as usize {
-            let many = "the plugin has too many requests without an answer; ask again later";
+            self.loaded.figures.hits(&[Limit::Requests]);
+            let many = Limit::Requests.mend();
             return asker.say(Err(Refusal::new(ErrorCode::Unavailable, many)));
         }
         self.memory.requests.insert(request.id);
@@ -291,7 +292,7 @@ impl Actor {
         let _turn = loaded.turns.acquire().await;
         let (mut instance, runs) = match self.instance.take() {
             Some(instance) => instance,
-            None => (loaded.code().instantiate().await?, 0),
+            None => (self.instantiate(event).await?, 0),
         };
         let transaction = self.begin(event, attempt);
         let started = Instant::now();
@@ -319,6 +320,17 @@ impl Actor {
                 Err(fault)
             }
         }
+    }
+
+    async fn instantiate(&self, event: &Event) -> Result<Instance, Fault> {
+        let started = Instant::now();
+        let instance = self.loaded.code().instantiate().await;
+        if instance.is_err() {
+            let ending = Ending::of(&instance);
+            let figures = &self.loaded.figures;
+            figures.handled(event.kind(), ending, started.elapsed());
+        }
+        instance
     }
 
     fn begin(&mut self, event: &Event, attempt: u32) -> Transaction {

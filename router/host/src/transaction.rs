@@ -7,7 +7,7 @@ mod timers;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    mem,
+    fmt, mem,
     sync::Arc,
 };
 
@@ -49,6 +49,16 @@ pub enum Limit {
     Timers,
     /// Bytes of log lines of one event.
     Log,
+    /// Memory of one instance.
+    Memory,
+    /// Elements of all tables of one instance.
+    Tables,
+    /// Processor time of one event.
+    Time,
+    /// Events that wait for one principal.
+    Waiting,
+    /// Requests of one principal without an answer.
+    Requests,
 }
 
 /// What a transaction needs to know of its principal and its plugin.
@@ -155,6 +165,11 @@ impl Transaction {
         &self.hits
     }
 
+    /// Its instance was not given more of something that the host counts for it.
+    pub(crate) fn ran_into(&mut self, limits: impl IntoIterator<Item = Limit>) {
+        self.hits.extend(limits);
+    }
+
     /// Whether so many more bytes may be logged.
     pub(crate) fn charge_log(&mut self, bytes: usize) -> Result<(), Refusal> {
         // A line costs something, however short it is.
@@ -228,14 +243,50 @@ impl Transaction {
 }
 
 impl Limit {
-    fn mend(self) -> &'static str {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::Write,
+        Self::State,
+        Self::Scratch,
+        Self::Timers,
+        Self::Log,
+        Self::Memory,
+        Self::Tables,
+        Self::Time,
+        Self::Waiting,
+        Self::Requests,
+    ];
+
+    pub(crate) fn mend(self) -> &'static str {
         match self {
             Self::Write => "one event writes too much; raise limits.write_kib or write in parts",
             Self::State => "the plugin keeps too much; raise limits.state_mib or delete rows",
             Self::Scratch => "scratch is full; raise limits.scratch_mib or delete rows",
             Self::Timers => "too many open timers; raise limits.timers or cancel some",
             Self::Log => "one event logs too much; raise limits.log_kib or log less",
+            Self::Memory => "the plugin takes too much memory; raise limits.memory_mib",
+            Self::Tables => "the plugin's tables have too many elements",
+            Self::Time => "one event runs too long; raise limits.event_ms",
+            Self::Waiting => "too many events wait for this plugin; ask again later",
+            Self::Requests => "the plugin has too many requests without an answer; ask again later",
         }
+    }
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Write => "write",
+            Self::State => "state",
+            Self::Scratch => "scratch",
+            Self::Timers => "timers",
+            Self::Log => "log",
+            Self::Memory => "memory",
+            Self::Tables => "tables",
+            Self::Time => "time",
+            Self::Waiting => "waiting",
+            Self::Requests => "requests",
+        })
     }
 }
 

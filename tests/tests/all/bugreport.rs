@@ -18,6 +18,7 @@ const PLANTED: &[&str] = &[
     "setname-lemon",
     "domain-in-a-set.example",
     "scriptname-lime",
+    "instance-fennel",
     "logged-grape",
     "tagged-melon",
     "blocked-because-peach",
@@ -77,6 +78,10 @@ async fn node(peer: &Identity) -> Daemon {
         .config(CONFIG)
         .peer_id("petname-pear", peer.id(), 2, more)
         .script("scriptname-lime.rhai", SCRIPT);
+    let setup = setup.plugin("plugins/echo").unwrap().config(
+        "[plugin.instance-fennel]\nwasm = \"echo/wormholes_echo.wasm\"\n\
+         grants = { state = true, scratch = true, timers = true }",
+    );
     let config = setup.write_config().unwrap();
     fs::set_permissions(config, fs::Permissions::from_mode(0o600)).unwrap();
     setup
@@ -103,6 +108,7 @@ async fn live(node: &Daemon) {
     let proxy = node.entrance("http").unwrap();
     let login = format!("http://user-medlar:hunter2-damson@{proxy}");
     assert_eq!(curl(&login, &url, &[]).await.unwrap().status, 200);
+    node.cli(&["instance-fennel", "say", "hello"]).unwrap();
     // The log of the harness masks nothing.
     for said in ["thrown-cherry", "logged-grape", "target-apple"] {
         node.log().wait(said).await.unwrap();

@@ -11,7 +11,7 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::{io::AsyncWriteExt, net::TcpStream, process::Child};
-use wormholes_tests::{Daemon, TestNetwork, curl, tcp_listeners, until, workspace};
+use wormholes_tests::{Daemon, More, TestNetwork, curl, tcp_listeners, until, workspace};
 
 /// What Grafana puts in the place of variables.
 const VARIABLES: [(&str, &str); 2] = [("$__rate_interval", "5s"), ("$instance", ".*")];
@@ -91,7 +91,11 @@ async fn ask(server: SocketAddrV4, expression: &str) -> Vec<BTreeSet<String>> {
 
 #[tokio::test]
 async fn every_query_of_the_dashboard_is_answered_and_every_metric_is_on_it() {
-    let network = TestNetwork::start("fn route(c) { onion(3) }")
+    let more = More {
+        plugin: Some("plugins/echo"),
+        ..More::default()
+    };
+    let network = TestNetwork::start_with("fn route(c) { onion(3) }", more)
         .await
         .unwrap();
     let nodes = [&network.client, &network.relay];
@@ -168,6 +172,7 @@ async fn use_everything(network: &TestNetwork) {
     client.cli(&["script", "load", "other.rhai"]).unwrap();
     let refused = curl(&proxy, "http://nothing.relay.wh/", &[]).await.unwrap();
     assert_ne!(refused.exit, 0, "{refused:?}");
+    client.cli(&["echo", "say", "hello"]).unwrap();
 }
 
 fn dashboard() -> Value {

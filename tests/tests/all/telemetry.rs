@@ -6,11 +6,15 @@ use std::{
 };
 
 use tokio::net::TcpStream;
-use wormholes_tests::{Setup, TestNetwork, curl, tcp_listeners};
+use wormholes_tests::{More, Setup, TestNetwork, curl, tcp_listeners};
 
 #[tokio::test]
 async fn promtool_finds_nothing_to_complain_about() {
-    let network = TestNetwork::start("fn route(c) { onion(3) }")
+    let more = More {
+        plugin: Some("plugins/echo"),
+        ..More::default()
+    };
+    let network = TestNetwork::start_with("fn route(c) { onion(3) }", more)
         .await
         .unwrap();
     let proxy = format!("socks5h://{}", network.client.entrance("socks5").unwrap());
@@ -24,7 +28,7 @@ async fn promtool_finds_nothing_to_complain_about() {
         }
     }
     let metrics = metrics(&network.client).await;
-    for name in ["wormholes_flows", "wormholes_peers"] {
+    for name in ["wormholes_flows", "wormholes_peers", "wormholes_plugin"] {
         assert!(metrics.contains(name), "{name} is missing:\n{metrics}");
     }
     assert!(metrics.contains("onion"), "no flow was counted:\n{metrics}");

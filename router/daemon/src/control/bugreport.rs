@@ -25,8 +25,7 @@ pub(super) fn report(core: &NodeCore) -> Result<BugReport, RpcError> {
         "hop": encode(roles::hop(core))?,
         "exit": encode(roles::exit(core))?,
     });
-    core.update_metrics();
-    let metrics = core.metrics.render().map_err(failed)?;
+    let metrics = core.render_metrics_without_names().map_err(failed)?;
     Ok(BugReport {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         process: process(),

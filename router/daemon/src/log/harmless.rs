@@ -62,7 +62,7 @@ const WORDS: &[&str] = &[
 ];
 
 /// Tables whose keys are names that somebody gave.
-const NAMED: [&str; 2] = ["users", "sets"];
+const NAMED: [&str; 3] = ["users", "sets", "plugin"];
 
 /// A text, or what stands for it.
 pub(crate) fn text(text: &str) -> Cow<'static, str> {

@@ -9,7 +9,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use thiserror::Error;
+use prometheus::Error;
 use tokio::{net::TcpListener, time::Duration};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -22,7 +22,7 @@ const MAX_CONNECTIONS: usize = 16;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The metrics entrance cannot start.
-#[derive(Debug, Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum MetricsError {
     /// The address is taken or not this machine's.
     #[error("cannot listen on {address} for metrics")]
@@ -34,7 +34,7 @@ pub enum MetricsError {
     },
 }
 
-/// A bound socket that serves what `refresh` brings up to date.
+/// A bound socket that serves what `render` says.
 #[derive(Debug)]
 pub(crate) struct MetricsServer {
     listener: TcpListener,
@@ -61,11 +61,11 @@ impl MetricsServer {
         self.listener.local_addr()
     }
 
-    /// Serves until `stop`; `refresh` runs before each answer.
+    /// Serves until `stop`; `render` makes each answer.
     pub(crate) async fn run(
         self,
         stop: CancellationToken,
-        refresh: impl Fn() + Clone + Send + Sync + 'static,
+        render: impl Fn() -> Result<Vec<u8>, Error> + Clone + Send + Sync + 'static,
     ) {
         let tasks = TaskTracker::new();
         let mut open: VecDeque<CancellationToken> = VecDeque::new();
@@ -81,13 +81,10 @@ impl MetricsServer {
             }
             let end = stop.child_token();
             open.push_back(end.clone());
-            let metrics = Arc::clone(&self.metrics);
-            let refresh = refresh.clone();
+            let render = render.clone();
             tasks.spawn(async move {
-                let service = service_fn(move |request| {
-                    refresh();
-                    std::future::ready(answer(&metrics, &request))
-                });
+                let service =
+                    service_fn(move |request| std::future::ready(answer(&render, &request)));
                 let connection = http1::Builder::new()
                     .timer(TokioTimer::new())
                     .header_read_timeout(HEADER_TIMEOUT)
@@ -103,11 +100,11 @@ impl MetricsServer {
 }
 
 fn answer(
-    metrics: &Metrics,
+    render: impl Fn() -> Result<Vec<u8>, Error>,
     request: &Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let (status, body) = match (request.method(), request.uri().path()) {
-        (&Method::GET, "/metrics") => match metrics.render() {
+        (&Method::GET, "/metrics") => match render() {
             Ok(text) => (StatusCode::OK, Bytes::from(text)),
             Err(error) => (
                 StatusCode::INTERNAL_SERVER_ERROR,

@@ -8,6 +8,7 @@ use std::{
 
 use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use wormholes_host::InstanceReport;
 use wormholes_proto::{NodeId, Transport};
 use wormholes_rules::RuleEvent;
 
@@ -183,14 +184,31 @@ impl NodeCore {
         });
     }
 
-    /// Has the metrics hold what was counted elsewhere until now.
-    pub(crate) fn update_metrics(&self) {
+    /// The Prometheus text format, with what was counted elsewhere until now.
+    pub(crate) fn render_metrics(&self) -> Result<Vec<u8>, prometheus::Error> {
+        self.render_metrics_with(self.plugins().map(Plugins::reports).unwrap_or_default())
+    }
+
+    /// As [`Self::render_metrics`], with no names that somebody gave.
+    pub(crate) fn render_metrics_without_names(&self) -> Result<Vec<u8>, prometheus::Error> {
+        let mut plugins = self.plugins().map(Plugins::reports).unwrap_or_default();
+        for (number, plugin) in (1..).zip(&mut plugins) {
+            plugin.name = number.to_string().into();
+        }
+        self.render_metrics_with(plugins)
+    }
+
+    fn render_metrics_with(
+        &self,
+        plugins: Vec<InstanceReport>,
+    ) -> Result<Vec<u8>, prometheus::Error> {
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             self.metrics.set_tasks(runtime.metrics().num_alive_tasks());
         }
         self.metrics.set_flows(&self.flows.totals());
         self.metrics.set_network(self.network.counters());
         self.metrics.set_peers(self.round_trips());
+        self.metrics.render(&plugins)
     }
 
     /// Round trips to connected peers, in seconds.

@@ -1,0 +1,107 @@
+//! Plugins as their operator sees them: what is counted.
+
+use serde_json::{Value, json};
+use wormholes_tests::{Daemon, Metrics, Setup, until};
+
+async fn wicked() -> Daemon {
+    let setup = Setup::new("node").unwrap().plugin("tests/wicked").unwrap();
+    let setup = setup.config("[metrics]\nlisten = \"127.0.0.1:0\"");
+    setup.start().await.unwrap()
+}
+
+/// What it answered, or refused.
+async fn told(daemon: &Daemon, command: &str, arguments: Value) -> String {
+    let params = json!({ "instance": "wicked", "command": command, "arguments": arguments });
+    match daemon.call("plugin.ask", params).await {
+        Ok(answer) => answer.to_string(),
+        Err(error) => format!("{error:#}"),
+    }
+}
+
+/// The series of the plugin without its own labels: `events_total` and `kind="init"`.
+fn count(metrics: &Metrics, name: &str, labels: &[&str]) -> f64 {
+    let labels = [&["plugin=\"wicked\""], labels].concat().join(",");
+    metrics.get(&format!("wormholes_plugin_{name}{{{labels}}}"))
+}
+
+#[tokio::test]
+async fn what_a_plugin_does_is_counted() {
+    let daemon = wicked().await;
+    told(&daemon, "mark", json!({ "with": 1 })).await;
+    told(&daemon, "refuse", json!({ "with": 1 })).await;
+    told(&daemon, "sneak", json!({})).await;
+    for flood in ["write", "scratch", "timers", "log"] {
+        told(&daemon, flood, json!({})).await;
+    }
+    told(&daemon, "break", json!({ "with": 2 })).await;
+    let metrics = Metrics::read(&daemon).await.unwrap();
+    let request = |outcome: &str| {
+        let outcome = format!("outcome=\"{outcome}\"");
+        count(&metrics, "events_total", &["kind=\"request\"", &outcome])
+    };
+    let outcomes = ["done", "refused", "trapped", "timed-out", "store"].map(request);
+    assert_eq!(outcomes, [5.0, 1.0, 3.0, 0.0, 0.0]);
+    assert_eq!(
+        count(&metrics, "queries_total", &["outcome=\"refused\""]),
+        1.0
+    );
+    assert_eq!(count(&metrics, "given_up_events_total", &[]), 1.0);
+    let hits = |limit: &str| count(&metrics, "limit_hits_total", &[limit]);
+    let floods = ["write", "scratch", "timers", "log"].map(|l| hits(&format!("limit=\"{l}\"")));
+    assert_eq!(floods, [1.0; 4]);
+    // The wake-up among them.
+    assert_eq!(count(&metrics, "handler_seconds_count", &[]), 10.0);
+    assert!(count(&metrics, "handler_seconds_sum", &[]) > 0.0);
+    assert_eq!(
+        count(&metrics, "handler_seconds_bucket", &["le=\"+Inf\""]),
+        10.0
+    );
+    let keeps = count(&metrics, "state_bytes", &[]);
+    assert!((1_000_000.0..2_000_000.0).contains(&keeps), "{keeps}");
+    let commits = metrics.get("wormholes_plugin_commit_seconds_count");
+    let events = metrics.get("wormholes_plugin_commit_events_sum");
+    assert!(commits >= 2.0 && events >= commits, "{events} in {commits}");
+    assert!(metrics.get("wormholes_plugin_commit_seconds_sum") > 0.0);
+}
+
+#[tokio::test]
+async fn limits_that_end_an_event_and_what_waits_behind_it_are_counted() {
+    let daemon = wicked().await;
+    let condition = |metrics: &Metrics, is: &str| {
+        let label = format!("condition=\"{is}\"");
+        count(metrics, "condition", &[&label])
+    };
+    told(&daemon, "memory", json!({})).await;
+    let metrics = Metrics::read(&daemon).await.unwrap();
+    assert_eq!(condition(&metrics, "running"), 1.0);
+    told(&daemon, "loop", json!({})).await;
+    // Six breaks are one too many.
+    let ask = async || told(&daemon, "mark", json!({ "with": 3 })).await;
+    let waiting = until("events to wait for a paused plugin", async || {
+        let metrics = Metrics::read(&daemon).await.ok()?;
+        let paused = condition(&metrics, "paused") == 1.0 && condition(&metrics, "running") == 0.0;
+        (paused && count(&metrics, "waiting_events", &[]) == 3.0).then_some(metrics)
+    });
+    let (_, _, _, metrics) = tokio::join!(ask(), ask(), ask(), waiting);
+    let metrics = metrics.unwrap();
+    for limit in ["memory", "time"] {
+        let label = format!("limit=\"{limit}\"");
+        assert_eq!(
+            count(&metrics, "limit_hits_total", &[&label]),
+            3.0,
+            "{limit}"
+        );
+    }
+    let timed_out = ["kind=\"request\"", "outcome=\"timed-out\""];
+    assert_eq!(count(&metrics, "events_total", &timed_out), 3.0);
+    // More than it may have open.
+    let many = (0..5).map(|_| told(&daemon, "later", json!({})));
+    futures_util::future::join_all(many).await;
+    let calm = until("nothing to wait", async || {
+        let metrics = Metrics::read(&daemon).await.ok()?;
+        (count(&metrics, "waiting_events", &[]) == 0.0).then_some(metrics)
+    });
+    let metrics = calm.await.unwrap();
+    let label = "limit=\"requests\"";
+    assert_eq!(count(&metrics, "limit_hits_total", &[label]), 1.0);
+}
