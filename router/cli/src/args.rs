@@ -153,6 +153,14 @@ pub(crate) enum PluginCommand {
         /// Its name in config.toml
         instance: String,
     },
+    /// Events that a plugin broke over three times and that were given up: the last 100
+    Dead {
+        /// Its name in config.toml
+        instance: String,
+        /// Delete them
+        #[arg(long)]
+        clear: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]

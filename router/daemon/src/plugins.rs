@@ -13,12 +13,12 @@ use ring::digest::{SHA256, digest};
 use serde_json::{Map, Value};
 use thiserror::Error;
 use wormholes_host::{
-    Caller, Condition, Ending, ErrorCode, Host, HostError, InstanceReport, LoadError, Observer,
-    Principal, Refusal, Source, Terms,
+    Caller, Condition, DeadLetter, Ending, ErrorCode, Host, HostError, InstanceReport, LoadError,
+    Observer, Principal, Refusal, Source, Terms,
 };
 use wormholes_proto::{
     NodeId,
-    control::{PluginCommand, PluginCondition, PluginInfo},
+    control::{PluginCommand, PluginCondition, PluginDead, PluginDeadLetter, PluginInfo},
 };
 
 use crate::config::{Config, PluginConfig};
@@ -124,6 +124,31 @@ impl Plugins {
     /// There is none of that name.
     pub(crate) fn restart(&self, instance: &str) -> Result<PluginInfo, Refusal> {
         self.host(instance)?.restart(instance)?;
+        self.info(instance)
+    }
+
+    /// The events that were given up.
+    ///
+    /// # Errors
+    /// There is none of that name, or the store cannot be read.
+    pub(crate) fn dead(&self, instance: &str) -> Result<PluginDead, Refusal> {
+        let (letters, dropped) = self.host(instance)?.dead_letters(instance)?;
+        Ok(PluginDead {
+            letters: letters.into_iter().map(letter).collect(),
+            dropped,
+        })
+    }
+
+    /// Deletes the events that were given up.
+    ///
+    /// # Errors
+    /// There is none of that name, or the disk failed.
+    pub(crate) async fn clear_dead(&self, instance: &str) -> Result<PluginInfo, Refusal> {
+        self.host(instance)?.clear_dead_letters(instance).await?;
+        self.info(instance)
+    }
+
+    fn info(&self, instance: &str) -> Result<PluginInfo, Refusal> {
         let mut infos = self.list().into_iter();
         infos
             .find(|info| info.name == instance)
@@ -283,6 +308,19 @@ fn info(report: InstanceReport) -> PluginInfo {
         broken: ended(&[Ending::Trapped, Ending::TimedOut]),
         given_up: counts.given_up,
         commands: manifest.commands,
+    }
+}
+
+fn letter(letter: DeadLetter) -> PluginDeadLetter {
+    PluginDeadLetter {
+        number: letter.number,
+        at_unix_ms: letter.at_unix_ms,
+        principal: letter.principal,
+        kind: letter.kind,
+        name: letter.name,
+        fault: letter.fault,
+        body: data_encoding::BASE64.encode(&letter.body),
+        body_bytes: letter.body_bytes,
     }
 }
 

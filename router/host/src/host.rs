@@ -27,11 +27,12 @@ use crate::{
     figures::Counts,
     guest::{Cache, Code, CodeError, Engine, Plugin},
     health::Condition,
+    letters::{self, DeadLetter},
     loaded::{Loaded, Terms},
     manifest::{Manifest, ManifestError, is_name},
     principal::{Actor, Asker, Task},
     rows::{self, Home, instance_key},
-    store::{Observer, Store, StoreError, StoreOptions, Writes},
+    store::{Lost, Observer, Store, StoreError, StoreOptions, Writes},
     transaction::{Limit, Progress},
 };
 
@@ -146,6 +147,8 @@ pub struct InstanceReport {
     pub kept_bytes: u64,
     /// Events that wait for its principals.
     pub waiting: usize,
+    /// Dead letters that went since it was loaded because there were too many.
+    pub dropped_letters: u64,
     /// What it did.
     pub counts: Counts,
 }
@@ -263,6 +266,27 @@ impl Host {
     /// There is none of that name.
     pub fn manifest(&self, instance: &str) -> Result<Arc<Manifest>, Refusal> {
         Ok(Arc::clone(&self.shared.find(instance)?.manifest))
+    }
+
+    /// The events of an instance that were given up, the oldest first; and how many went since it was
+    /// loaded because there were too many.
+    ///
+    /// # Errors
+    /// There is none of that name, or the store cannot be read.
+    pub fn dead_letters(&self, instance: &str) -> Result<(Vec<DeadLetter>, u64), Refusal> {
+        let loaded = self.shared.find(instance)?;
+        let letters = letters::all(loaded.number, &self.shared.store.snapshot());
+        Ok((letters.map_err(unreadable)?, loaded.letters.dropped()))
+    }
+
+    /// Deletes the dead letters of an instance.
+    ///
+    /// # Errors
+    /// There is none of that name, or the disk failed.
+    pub async fn clear_dead_letters(&self, instance: &str) -> Result<(), Refusal> {
+        let writes = self.shared.find(instance)?.letters.clear();
+        let is_durable = self.shared.make_durable(writes).await;
+        is_durable.then_some(()).ok_or_else(Refusal::lost)
     }
 
     /// Events that wait, by instance.
@@ -392,14 +416,8 @@ impl Host {
         principal: Principal,
         loaded: &Arc<Loaded>,
     ) -> Result<mpsc::Sender<Task>, Refusal> {
-        let unavailable = |error: StoreError| {
-            Refusal::new(
-                ErrorCode::Unavailable,
-                format!("the store cannot be read: {error}"),
-            )
-        };
         let home = loaded.home(&principal);
-        self.wake(home, principal, loaded).map_err(unavailable)
+        self.wake(home, principal, loaded).map_err(unreadable)
     }
 
     fn wake(
@@ -447,6 +465,11 @@ fn compile(
     let granted = manifest.capabilities.both(&terms.grants);
     let code = Code::compile(engine, cache, plugin, &source.wasm, &granted)?;
     Ok((manifest, code))
+}
+
+fn unreadable(error: StoreError) -> Refusal {
+    let why = format!("the store cannot be read: {error}");
+    Refusal::new(ErrorCode::Unavailable, why)
 }
 
 /// Lets other threads go first; what the system refuses only makes them slower.
@@ -524,15 +547,18 @@ impl Shared {
         let number = numbers.map(u32::from_be_bytes).max().unwrap_or(0) + 1;
         let mut writes = Writes::default();
         writes.put(key, Some(number.to_be_bytes().to_vec()));
+        let is_durable = self.make_durable(writes).await;
+        is_durable.then_some(number).ok_or(LoadError::Lost)
+    }
+
+    /// Whether it is, in the end.
+    async fn make_durable(&self, writes: Writes) -> bool {
         let (done, durable) = oneshot::channel();
-        self.store
-            .append(self.store.epoch(), writes, move |outcome| {
-                let _ = done.send(outcome.is_ok());
-            });
-        match durable.await {
-            Ok(true) => Ok(number),
-            _ => Err(LoadError::Lost),
-        }
+        let release = move |outcome: Result<(), Lost>| {
+            let _ = done.send(outcome.is_ok());
+        };
+        self.store.append(self.store.epoch(), writes, release);
+        durable.await.unwrap_or(false)
     }
 }
 

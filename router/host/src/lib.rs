@@ -13,6 +13,7 @@ mod figures;
 mod guest;
 mod health;
 mod host;
+mod letters;
 mod loaded;
 mod manifest;
 mod memory;
@@ -27,6 +28,7 @@ pub use figures::{Counts, Ending, HANDLER_BOUNDS};
 pub use guest::CodeError;
 pub use health::Condition;
 pub use host::{Host, HostError, InstanceReport, LoadError, Pending, Source};
+pub use letters::DeadLetter;
 pub use loaded::Terms;
 pub use manifest::{
     About, Capabilities, Instance, Limits, MAX_MANIFEST_BYTES, Manifest, ManifestError, Mode,

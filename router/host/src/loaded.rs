@@ -19,6 +19,7 @@ use crate::{
     guest::{Code, Fault, Plugin},
     health::{Condition, Health},
     host::InstanceReport,
+    letters::Letters,
     manifest::{Capabilities, Manifest},
     memory::{Version, read_head},
     rows::{self, Home, Space, principal_keys},
@@ -42,6 +43,7 @@ pub(crate) struct Loaded {
     pub(crate) turns: Semaphore,
     pub(crate) queries: Semaphore,
     pub(crate) figures: Figures,
+    pub(crate) letters: Letters,
     /// Of the principals that are awake.
     healths: Mutex<BTreeMap<Principal, Arc<Health>>>,
     waiting_queries: AtomicUsize,
@@ -58,6 +60,7 @@ impl Loaded {
         store: &Store,
     ) -> Result<Self, StoreError> {
         let plugin = Arc::clone(code.plugin());
+        let snapshot = store.snapshot();
         let loaded = Self {
             name: Arc::clone(&plugin.name),
             number,
@@ -66,12 +69,12 @@ impl Loaded {
             turns: Semaphore::new(TURNS),
             queries: Semaphore::new(TURNS),
             figures: Figures::default(),
+            letters: Letters::read(number, &snapshot)?,
             healths: Mutex::default(),
             waiting_queries: AtomicUsize::new(0),
             code: ArcSwap::from_pointee(code),
             numbers: Mutex::new(read_numbers(number, store)?),
         };
-        let snapshot = store.snapshot();
         for principal in loaded.principals() {
             let head = snapshot.get(&loaded.home(&principal).key(Space::Head, &[]))?;
             let kept = head
@@ -223,6 +226,7 @@ impl Loaded {
             condition: self.condition(),
             kept_bytes: self.figures.kept_bytes(),
             waiting,
+            dropped_letters: self.letters.dropped(),
             counts: self.figures.counts(),
         }
     }

@@ -20,6 +20,7 @@ use crate::{
     figures::Ending,
     guest::{Fault, Instance, Outcome},
     health::Health,
+    letters::DeadLetter,
     loaded::Loaded,
     manifest::{Mode, Poison},
     memory::Memory,
@@ -379,7 +380,10 @@ impl Actor {
 
     /// The handler said no: the event is consumed, and nothing else.
     fn refuse(&mut self, event: Event, refusal: Refusal) {
-        let mut effects = Effects::default();
+        self.consume(event, refusal, Effects::default());
+    }
+
+    fn consume(&mut self, event: Event, refusal: Refusal, mut effects: Effects) {
         match &event {
             Event::Request(request) => {
                 self.memory.requests.remove(&request.id);
@@ -424,8 +428,18 @@ impl Actor {
                 self.health.park(fault.to_string());
             }
             (Poison::Halt, _) => self.park(event, fault.to_string()),
-            (Poison::Skip, _) => self.refuse(event, failed),
+            (Poison::Skip, _) => self.skip(event, failed, fault),
         }
+    }
+
+    /// The event is dropped, into the list of dead letters.
+    fn skip(&mut self, event: Event, told: Refusal, fault: &Fault) {
+        let mut effects = Effects::default();
+        let letter = DeadLetter::new(&event, &self.name, fault.to_string(), now_ms());
+        if let Some(letter) = letter {
+            self.loaded.letters.write(letter, &mut effects.writes);
+        }
+        self.consume(event, told, effects);
     }
 
     /// Hands over what an event did; it leaves the node when it is durable.

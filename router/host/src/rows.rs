@@ -3,6 +3,7 @@
 //! ```text
 //! 01 | instance name                                  instance row
 //! 02 | instance u32 | user name                       principal number u32; 0 is the node
+//! 03 | instance u32 | slot u32                        a dead letter
 //! 10 | instance u32 | principal u32 | space u8 | key  rows of a principal
 //!   space 0  state      the plugin's own rows
 //!         1  head       one row: kept bytes u64 | schema u32 | code 8 B, of the version that woke it last
@@ -16,6 +17,7 @@ use crate::store::{Row, Snapshot, Span, StoreError};
 
 const INSTANCE: u8 = 0x01;
 const PRINCIPAL: u8 = 0x02;
+const LETTER: u8 = 0x03;
 const ROW: u8 = 0x10;
 
 /// Bytes before the plugin's own key.
@@ -66,6 +68,15 @@ pub(crate) fn principal_keys(instance: u32) -> Vec<u8> {
 
 pub(crate) fn principal_key(instance: u32, name: &str) -> Vec<u8> {
     [&principal_keys(instance)[..], name.as_bytes()].concat()
+}
+
+/// What the keys of an instance's dead letters begin with.
+pub(crate) fn letter_keys(instance: u32) -> Vec<u8> {
+    [&[LETTER][..], &instance.to_be_bytes()].concat()
+}
+
+pub(crate) fn letter_key(instance: u32, slot: u32) -> Vec<u8> {
+    [&letter_keys(instance)[..], &slot.to_be_bytes()].concat()
 }
 
 /// All rows whose keys begin with `prefix`, without it.

@@ -32,7 +32,8 @@ pub use frame::{
 };
 pub use plugin::{
     PluginArgument, PluginArgumentKind, PluginAskParams, PluginCommand, PluginCondition,
-    PluginHealth, PluginInfo, PluginList, PluginParams, RESERVED_INSTANCES,
+    PluginDead, PluginDeadLetter, PluginHealth, PluginInfo, PluginList, PluginParams,
+    RESERVED_INSTANCES,
 };
 pub use report::{
     Because, BugReport, Check, ConfigReport, DecisionInfo, DecisionList, DecisionRecord,

@@ -1,4 +1,5 @@
-//! Plugins as their operator sees them: what is counted.
+//! Plugins as their operator sees them: what is counted, and what becomes of events that
+//! it breaks over.
 
 use serde_json::{Value, json};
 use wormholes_tests::{Daemon, Metrics, Setup, until};
@@ -104,4 +105,54 @@ async fn limits_that_end_an_event_and_what_waits_behind_it_are_counted() {
     let metrics = calm.await.unwrap();
     let label = "limit=\"requests\"";
     assert_eq!(count(&metrics, "limit_hits_total", &[label]), 1.0);
+}
+
+#[tokio::test]
+async fn events_that_were_given_up_are_kept_with_their_reason_until_they_are_cleared() {
+    let mut daemon = wicked().await;
+    let long = "x".repeat(5000);
+    let arguments = json!({ "with": 5, "long": long });
+    let broken = told(&daemon, "break", arguments.clone()).await;
+    assert!(broken.contains("the plugin failed"), "{broken}");
+    // What was consumed is not tried again, and its letter is as durable as that.
+    daemon.kill().unwrap();
+    daemon.restart().await.unwrap();
+    told(&daemon, "loop", json!({})).await;
+    let dead = async |daemon: &Daemon| {
+        let instance = json!({ "instance": "wicked" });
+        daemon.call("plugin.dead", instance).await.unwrap()
+    };
+    let kept = dead(&daemon).await;
+    let letters = kept["letters"].as_array().unwrap();
+    let names = letters.iter().map(|letter| &letter["name"]);
+    assert_eq!(names.collect::<Vec<_>>(), ["break", "loop"], "{kept}");
+    let letter = &letters[0];
+    let body = arguments.to_string();
+    let body_bytes = letter["body_bytes"].as_u64().unwrap();
+    assert_eq!(body_bytes, body.len() as u64);
+    let kept = letter["body"].as_str().unwrap();
+    let kept = data_encoding::BASE64.decode(kept.as_bytes()).unwrap();
+    assert_eq!(kept, &body.as_bytes()[..4096]);
+    assert_eq!(
+        (&letter["kind"], &letter["principal"]),
+        (&json!("request"), &json!("node"))
+    );
+    let fault = letter["fault"].as_str().unwrap();
+    assert!(fault.contains("unreachable"), "{fault}");
+    let fault = letters[1]["fault"].as_str().unwrap();
+    assert!(fault.contains("limits.event_ms"), "{fault}");
+
+    let shown = daemon.cli(&["plugin", "dead", "wicked"]).unwrap();
+    let more = format!("and {} bytes", body.len() - 4096);
+    for part in ["request break\n", "request loop\n", &more] {
+        assert!(shown.contains(part), "{part} in {shown}");
+    }
+    daemon
+        .cli(&["plugin", "dead", "wicked", "--clear"])
+        .unwrap();
+    daemon.kill().unwrap();
+    daemon.restart().await.unwrap();
+    assert_eq!(dead(&daemon).await["letters"], json!([]));
+    let shown = daemon.cli(&["plugin", "dead", "wicked"]).unwrap();
+    assert_eq!(shown, "no dead letters\n");
 }

@@ -6,7 +6,8 @@ use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, builder::Possibl
 use serde_json::{Map, Value, json};
 use wormholes_proto::control::{
     Call, NoParams, PluginArgument, PluginArgumentKind, PluginAskParams, PluginCommand,
-    PluginCondition, PluginHealth, PluginInfo, PluginList, PluginParams,
+    PluginCondition, PluginDead, PluginDeadLetter, PluginHealth, PluginInfo, PluginList,
+    PluginParams,
 };
 
 use super::{Context, field};
@@ -28,6 +29,19 @@ pub(super) fn run(context: &mut Context<'_>, command: Typed) -> Result<(), CliEr
             let call = Call::PluginHealth(PluginParams { instance });
             context.show(&call, |answer: &PluginHealth, _| {
                 format!("{}\n", format::clean(&answer.health))
+            })
+        }
+        Typed::Dead {
+            instance,
+            clear: false,
+        } => context.show(&Call::PluginDead(PluginParams { instance }), dead),
+        Typed::Dead {
+            instance,
+            clear: true,
+        } => {
+            let call = Call::PluginClearDead(PluginParams { instance });
+            context.show(&call, |plugin: &PluginInfo, style| {
+                field(style, &plugin.name, "no dead letters")
             })
         }
         Typed::Start { instance } => {
@@ -228,6 +242,33 @@ fn render(list: &PluginList, style: Style) -> String {
     });
     let parked: String = parked.collect();
     table.render(style) + parked.as_str()
+}
+
+/// One letter a block: what it was, then what broke, then what it said.
+fn dead(dead: &PluginDead, style: Style) -> String {
+    let letter = |letter: &PluginDeadLetter| {
+        let head = format!("{} {}", letter.kind, format::clean(&letter.name));
+        let body = data_encoding::BASE64.decode(letter.body.as_bytes());
+        let body = body.unwrap_or_default();
+        let more = match letter.body_bytes.saturating_sub(body.len() as u64) {
+            0 => String::new(),
+            more => format!(" … and {more} bytes"),
+        };
+        let body = format::clean(&String::from_utf8_lossy(&body));
+        [
+            format!("{} {head}\n", format::utc(letter.at_unix_ms)),
+            field(style, "  for", &format::clean(&letter.principal)),
+            field(style, "  fault", &format::clean(&letter.fault)),
+            field(style, "  body", &format!("{body}{more}")),
+        ]
+        .concat()
+    };
+    let letters: String = dead.letters.iter().map(letter).collect();
+    match (dead.letters.len(), dead.dropped) {
+        (0, _) => "no dead letters\n".to_owned(),
+        (_, 0) => letters,
+        (_, dropped) => format!("{letters}{dropped} older ones went\n"),
+    }
 }
 
 fn condition(plugin: &PluginInfo) -> (&'static str, Tone) {

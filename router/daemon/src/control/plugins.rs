@@ -3,7 +3,8 @@
 use serde_json::Value;
 use wormholes_host::{ErrorCode as PluginErrorCode, Refusal};
 use wormholes_proto::control::{
-    ErrorCode, PluginAskParams, PluginHealth, PluginInfo, PluginList, PluginParams, RpcError,
+    ErrorCode, PluginAskParams, PluginDead, PluginHealth, PluginInfo, PluginList, PluginParams,
+    RpcError,
 };
 
 use crate::node::NodeCore;
@@ -29,6 +30,19 @@ pub(super) async fn health(
 pub(super) fn start(core: &NodeCore, params: &PluginParams) -> Result<PluginInfo, RpcError> {
     let plugins = core.plugins().ok_or_else(starting)?;
     plugins.restart(&params.instance).map_err(refused)
+}
+
+pub(super) fn dead(core: &NodeCore, params: &PluginParams) -> Result<PluginDead, RpcError> {
+    let plugins = core.plugins().ok_or_else(starting)?;
+    plugins.dead(&params.instance).map_err(refused)
+}
+
+pub(super) async fn clear_dead(
+    core: &NodeCore,
+    params: &PluginParams,
+) -> Result<PluginInfo, RpcError> {
+    let plugins = core.plugins().ok_or_else(starting)?;
+    plugins.clear_dead(&params.instance).await.map_err(refused)
 }
 
 pub(super) async fn ask(core: &NodeCore, params: PluginAskParams) -> Result<Value, RpcError> {

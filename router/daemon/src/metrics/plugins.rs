@@ -34,6 +34,11 @@ pub(super) fn families(plugins: &[InstanceReport]) -> Vec<MetricFamily> {
             each(given_up),
         ),
         counters(
+            "dead_letters_dropped_total",
+            "Given-up events that left the list because there were too many",
+            each(dropped_letters),
+        ),
+        counters(
             "limit_hits_total",
             "Events and requests that ran into a limit",
             each(limits),
@@ -95,6 +100,10 @@ fn queries(plugin: &InstanceReport) -> Vec<Metric> {
 
 fn given_up(plugin: &InstanceReport) -> Vec<Metric> {
     vec![counter(plugin, &[], plugin.counts.given_up)]
+}
+
+fn dropped_letters(plugin: &InstanceReport) -> Vec<Metric> {
+    vec![counter(plugin, &[], plugin.dropped_letters)]
 }
 
 fn limits(plugin: &InstanceReport) -> Vec<Metric> {

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::{
     event::EventKind,
     frame::{ErrorCode, RpcError},
-    plugin::{PluginAskParams, PluginHealth, PluginInfo, PluginList, PluginParams},
+    plugin::{PluginAskParams, PluginDead, PluginHealth, PluginInfo, PluginList, PluginParams},
     report::{
         BugReport, ConfigReport, DecisionList, Explanation, FlowList, InviteReport, KeyInfo,
         NetReport, PeerInfo, PeerList, PingReport, RoleReport, ScriptReport, Status, Subscribed,
@@ -198,6 +198,8 @@ methods! {
     "plugin.list" PluginList(NoParams) Observer -> PluginList, "The plugins that run here.";
     "plugin.health" PluginHealth(PluginParams) Operator -> PluginHealth, "What a plugin says of itself.";
     "plugin.start" PluginStart(PluginParams) Operator -> PluginInfo, "Has a parked plugin try again.";
+    "plugin.dead" PluginDead(PluginParams) Operator -> PluginDead, "Events that a plugin broke over and that were given up.";
+    "plugin.clear_dead" PluginClearDead(PluginParams) Operator -> PluginInfo, "Deletes these events.";
     "plugin.ask" PluginAsk(PluginAskParams) Operator -> Value, "Gives a plugin a command, and returns its answer.";
     "key" Key(NoParams) Observer -> KeyInfo, "The node's public keys.";
     "config" Config(NoParams) Operator -> ConfigReport, "The config in force, without secrets.";

@@ -94,6 +94,37 @@ pub struct PluginHealth {
     pub health: String,
 }
 
+/// What `plugin.dead` returns.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PluginDead {
+    /// The last events that broke the plugin three times and were given up, the oldest first; at most
+    /// 100.
+    pub letters: Vec<PluginDeadLetter>,
+    /// How many left the list since the node started because there were too many.
+    pub dropped: u64,
+}
+
+/// An event that was given up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PluginDeadLetter {
+    /// Rises from letter to letter of an instance.
+    pub number: u64,
+    /// When it was given up: milliseconds since 1970.
+    pub at_unix_ms: u64,
+    /// Whom it was for: `node`, or a user.
+    pub principal: String,
+    /// What it was: `request`, `timer`, `canceled`.
+    pub kind: String,
+    /// The command's or the timer's name.
+    pub name: String,
+    /// What broke the plugin the last time.
+    pub fault: String,
+    /// The beginning of its body, 4 KiB at most, in base64.
+    pub body: String,
+    /// What the body had before it was cut.
+    pub body_bytes: u64,
+}
+
 /// An instance, by name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
