@@ -148,10 +148,23 @@ pub(crate) enum PluginCommand {
         /// Its name in config.toml
         instance: String,
     },
-    /// Have a parked plugin try again
+    /// Have a plugin that was parked or stopped go on
     Start {
         /// Its name in config.toml
         instance: String,
+    },
+    /// Have no event of a plugin begin until it is started again, or the node is
+    Stop {
+        /// Its name in config.toml
+        instance: String,
+    },
+    /// What a plugin said last: its log and its standard error
+    Log {
+        /// Its name in config.toml
+        instance: String,
+        /// Print further lines as they come, until interrupted; with --json, an object a line
+        #[arg(long, short)]
+        follow: bool,
     },
     /// Events that a plugin broke over three times and that were given up: the last 100
     Dead {

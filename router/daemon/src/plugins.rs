@@ -14,11 +14,14 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 use wormholes_host::{
     Caller, Condition, DeadLetter, Ending, ErrorCode, Host, HostError, InstanceReport, LoadError,
-    Observer, Principal, Refusal, Source, Terms,
+    Observer, PluginLine, Principal, Refusal, Source, Terms,
 };
 use wormholes_proto::{
     NodeId,
-    control::{PluginCommand, PluginCondition, PluginDead, PluginDeadLetter, PluginInfo},
+    control::{
+        PluginCommand, PluginCondition, PluginDead, PluginDeadLetter, PluginInfo, PluginLog,
+        PluginLogLine,
+    },
 };
 
 use crate::config::{Config, PluginConfig};
@@ -118,7 +121,34 @@ impl Plugins {
         self.host(instance)?.health(instance).await
     }
 
-    /// Has a parked plugin try again.
+    /// Has no event of a plugin begin until it is started again.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub(crate) fn stop(&self, instance: &str) -> Result<PluginInfo, Refusal> {
+        self.host(instance)?.stop(instance)?;
+        self.info(instance)
+    }
+
+    /// What a plugin said since a line; waits for the next one as long as `patience`.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub(crate) async fn log(
+        &self,
+        instance: &str,
+        after: u64,
+        patience: Duration,
+    ) -> Result<PluginLog, Refusal> {
+        // The host is not held meanwhile: a node that stops waits for who holds it.
+        let lines = self.host(instance)?.lines(instance)?;
+        let lines = lines.wait_after(after, patience).await;
+        Ok(PluginLog {
+            lines: lines.into_iter().map(line).collect(),
+        })
+    }
+
+    /// Has a plugin that was parked or stopped go on.
     ///
     /// # Errors
     /// There is none of that name.
@@ -293,6 +323,7 @@ fn info(report: InstanceReport) -> PluginInfo {
         Condition::Running => (PluginCondition::Running, None),
         Condition::Paused => (PluginCondition::Paused, None),
         Condition::Parked(why) => (PluginCondition::Parked, Some(why)),
+        Condition::Stopped => (PluginCondition::Stopped, None),
     };
     let manifest = Arc::unwrap_or_clone(report.manifest);
     PluginInfo {
@@ -308,6 +339,16 @@ fn info(report: InstanceReport) -> PluginInfo {
         broken: ended(&[Ending::Trapped, Ending::TimedOut]),
         given_up: counts.given_up,
         commands: manifest.commands,
+    }
+}
+
+fn line(line: PluginLine) -> PluginLogLine {
+    PluginLogLine {
+        number: line.number,
+        at_unix_ms: line.at_unix_ms,
+        level: line.level.as_str().to_lowercase(),
+        principal: line.principal,
+        text: line.text.to_string(),
     }
 }
 

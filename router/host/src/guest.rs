@@ -30,6 +30,7 @@ use self::abi::handlers;
 pub(crate) use self::{cache::Cache, engine::Engine};
 use crate::{
     event::{ErrorCode, Event, Query, Refusal, Reply},
+    lines::PluginLines,
     manifest::{Capabilities, Limits},
     transaction::{Limit, MAX_ANSWER_BYTES, Transaction},
 };
@@ -56,6 +57,8 @@ pub(crate) struct Plugin {
     /// Values as JSON.
     pub(crate) config: BTreeMap<String, String>,
     pub(crate) limits: Arc<Limits>,
+    /// What its instances said last.
+    pub(crate) lines: Arc<PluginLines>,
 }
 
 /// A plugin's compiled code, with its imports and grants checked.
@@ -454,6 +457,8 @@ impl State {
             return;
         }
         let principal = event.stamp().principal.to_string();
+        let lines = &self.plugin.lines;
+        lines.push(level, principal.clone(), text);
         let plugin = &*self.plugin.name;
         macro_rules! line {
             ($level:ident) => {

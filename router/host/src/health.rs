@@ -8,6 +8,8 @@ use std::{
 
 use tokio::{sync::watch, time::Instant};
 
+use crate::event::{ErrorCode, Refusal};
+
 /// So many breaks within [`WINDOW`] are borne.
 const BORNE: usize = 5;
 const WINDOW: Duration = Duration::from_secs(60);
@@ -28,6 +30,8 @@ pub enum Condition {
     /// It breaks whatever it is given, or must not go on: no event runs until an operator starts it
     /// again.
     Parked(String),
+    /// An operator stopped it: no event runs until an operator starts it again.
+    Stopped,
 }
 
 /// What decides it.
@@ -49,6 +53,7 @@ enum Pause {
     None,
     Until(Instant),
     Parked(String),
+    Stopped,
 }
 
 impl Health {
@@ -68,7 +73,7 @@ impl Health {
         loop {
             let now = pause.borrow_and_update().clone();
             match now {
-                Pause::None | Pause::Parked(_) => return,
+                Pause::None | Pause::Parked(_) | Pause::Stopped => return,
                 Pause::Until(end) => {
                     if tokio::time::timeout_at(end, pause.changed()).await.is_err() {
                         return;
@@ -78,12 +83,18 @@ impl Health {
         }
     }
 
-    /// Why no event may run, when that is so.
-    pub(crate) fn parked(&self) -> Option<String> {
-        match &*self.pause.borrow() {
-            Pause::Parked(why) => Some(why.clone()),
-            Pause::None | Pause::Until(_) => None,
-        }
+    /// What who asks is told, when no event may run.
+    pub(crate) fn closed(&self) -> Option<Refusal> {
+        let why = match &*self.pause.borrow() {
+            Pause::Parked(why) => {
+                format!("the plugin is parked: {why}; see `wormholes plugin list`")
+            }
+            Pause::Stopped => {
+                "the plugin is stopped; `wormholes plugin start` has it go on".to_owned()
+            }
+            Pause::None | Pause::Until(_) => return None,
+        };
+        Some(Refusal::new(ErrorCode::Unavailable, why))
     }
 
     /// Waits until an operator starts it again.
@@ -91,13 +102,29 @@ impl Health {
         let mut pause = self.pause.subscribe();
         // Nobody is left to start it when that fails.
         let _ = pause
-            .wait_for(|pause| !matches!(pause, Pause::Parked(_)))
+            .wait_for(|pause| !matches!(pause, Pause::Parked(_) | Pause::Stopped))
             .await;
     }
 
     /// It must not go on.
     pub(crate) fn park(&self, why: String) {
-        self.pause.send_replace(Pause::Parked(why));
+        self.change(Pause::Parked(why));
+    }
+
+    /// An operator does not want it to go on.
+    pub(crate) fn stop(&self) {
+        self.pause.send_replace(Pause::Stopped);
+    }
+
+    /// Whatever happens to an event that still runs, who is stopped stays so.
+    fn change(&self, pause: Pause) {
+        self.pause.send_if_modified(|now| {
+            let may_change = *now != Pause::Stopped;
+            if may_change {
+                *now = pause;
+            }
+            may_change
+        });
     }
 
     /// An instance broke.
@@ -124,7 +151,7 @@ impl Health {
             Pause::Until(end)
         };
         breaks.pauses += 1;
-        self.pause.send_replace(pause);
+        self.change(pause);
     }
 
     /// An operator says that all is well again.
@@ -138,6 +165,7 @@ impl Health {
             Pause::Until(end) if *end > Instant::now() => Condition::Paused,
             Pause::None | Pause::Until(_) => Condition::Running,
             Pause::Parked(why) => Condition::Parked(why.clone()),
+            Pause::Stopped => Condition::Stopped,
         }
     }
 
@@ -180,6 +208,21 @@ mod tests {
         health.start();
         health.started().await;
         assert_eq!(health.condition(), Condition::Running);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_stopped_stays_so_whatever_its_last_event_does() {
+        let health = Health::new();
+        health.stop();
+        breaks(&health, BORNE + 1);
+        health.park("trap".to_owned());
+        assert_eq!(health.condition(), Condition::Stopped);
+        assert!(health.closed().is_some() && health.started().now_or_never().is_none());
+        health.start();
+        assert_eq!(
+            (health.condition(), health.closed()),
+            (Condition::Running, None)
+        );
     }
 
     #[tokio::test(start_paused = true)]

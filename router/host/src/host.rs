@@ -28,6 +28,7 @@ use crate::{
     guest::{Cache, Code, CodeError, Engine, Plugin},
     health::Condition,
     letters::{self, DeadLetter},
+    lines::PluginLines,
     loaded::{Loaded, Terms},
     manifest::{Manifest, ManifestError, is_name},
     principal::{Actor, Asker, Task},
@@ -300,7 +301,25 @@ impl Host {
         waiting
     }
 
-    /// Has a parked instance try again.
+    /// No event of an instance begins until it is started again, here or with the node: what waits is
+    /// refused, timers fire late.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub fn stop(&self, instance: &str) -> Result<(), Refusal> {
+        self.shared.find(instance)?.stop();
+        Ok(())
+    }
+
+    /// What an instance said last.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub fn lines(&self, instance: &str) -> Result<Arc<PluginLines>, Refusal> {
+        Ok(Arc::clone(&self.shared.find(instance)?.plugin.lines))
+    }
+
+    /// Has an instance that was parked or stopped go on.
     ///
     /// # Errors
     /// There is none of that name.
@@ -323,9 +342,8 @@ impl Host {
         patience: Duration,
     ) -> Result<Pending, Refusal> {
         let loaded = self.shared.find(instance)?;
-        if let Some(why) = loaded.health(&principal).parked() {
-            let parked = format!("the plugin is parked: {why}; see `wormholes plugin list`");
-            return Err(Refusal::new(ErrorCode::Unavailable, parked));
+        if let Some(refusal) = loaded.health(&principal).closed() {
+            return Err(refusal);
         }
         let id = self.shared.next_request.fetch_add(1, Ordering::Relaxed);
         let patience_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
@@ -461,6 +479,7 @@ fn compile(
         node,
         config: terms.config,
         limits: Arc::new(manifest.limits.clone()),
+        lines: Arc::new(PluginLines::new()),
     });
     let granted = manifest.capabilities.both(&terms.grants);
     let code = Code::compile(engine, cache, plugin, &source.wasm, &granted)?;

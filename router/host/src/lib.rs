@@ -14,6 +14,7 @@ mod guest;
 mod health;
 mod host;
 mod letters;
+mod lines;
 mod loaded;
 mod manifest;
 mod memory;
@@ -29,6 +30,7 @@ pub use guest::CodeError;
 pub use health::Condition;
 pub use host::{Host, HostError, InstanceReport, LoadError, Pending, Source};
 pub use letters::DeadLetter;
+pub use lines::{PluginLine, PluginLines};
 pub use loaded::Terms;
 pub use manifest::{
     About, Capabilities, Instance, Limits, MAX_MANIFEST_BYTES, Manifest, ManifestError, Mode,

@@ -44,12 +44,19 @@ pub(crate) struct Loaded {
     pub(crate) queries: Semaphore,
     pub(crate) figures: Figures,
     pub(crate) letters: Letters,
-    /// Of the principals that are awake.
-    healths: Mutex<BTreeMap<Principal, Arc<Health>>>,
+    healths: Mutex<Healths>,
     waiting_queries: AtomicUsize,
     code: ArcSwap<Code>,
     /// Of their rows; what was given to one and never written to is given again after a start.
     numbers: Mutex<BTreeMap<Principal, u32>>,
+}
+
+/// How the principals are that are awake, and whether all of them are stopped, those that wake later
+/// among them.
+#[derive(Debug, Default)]
+struct Healths {
+    all: BTreeMap<Principal, Arc<Health>>,
+    are_stopped: bool,
 }
 
 impl Loaded {
@@ -89,35 +96,56 @@ impl Loaded {
     /// How this principal is.
     pub(crate) fn health(&self, principal: &Principal) -> Arc<Health> {
         let mut healths = self.healths();
-        let health = healths
-            .entry(principal.clone())
-            .or_insert_with(|| Arc::new(Health::new()));
+        let is_stopped = healths.are_stopped;
+        let health = healths.all.entry(principal.clone()).or_insert_with(|| {
+            let health = Health::new();
+            if is_stopped {
+                health.stop();
+            }
+            Arc::new(health)
+        });
         Arc::clone(health)
+    }
+
+    /// No event begins until it is started again.
+    pub(crate) fn stop(&self) {
+        let mut healths = self.healths();
+        healths.are_stopped = true;
+        healths.all.values().for_each(|health| health.stop());
     }
 
     /// An operator says that all is well again.
     pub(crate) fn start(&self) {
-        self.healths().values().for_each(|health| health.start());
+        let mut healths = self.healths();
+        healths.are_stopped = false;
+        healths.all.values().for_each(|health| health.start());
     }
 
     /// The worst of its principals.
     fn condition(&self) -> Condition {
         let healths = self.healths();
+        if healths.are_stopped {
+            return Condition::Stopped;
+        }
         let conditions = healths
+            .all
             .iter()
             .map(|(principal, health)| match health.condition() {
                 Condition::Parked(why) => Condition::Parked(format!("{principal}: {why}")),
-                condition @ (Condition::Running | Condition::Paused) => condition,
+                condition @ (Condition::Running | Condition::Paused | Condition::Stopped) => {
+                    condition
+                }
             });
         let rank = |condition: &Condition| match condition {
             Condition::Running => 0,
             Condition::Paused => 1,
             Condition::Parked(_) => 2,
+            Condition::Stopped => 3,
         };
         conditions.max_by_key(rank).unwrap_or(Condition::Running)
     }
 
-    fn healths(&self) -> MutexGuard<'_, BTreeMap<Principal, Arc<Health>>> {
+    fn healths(&self) -> MutexGuard<'_, Healths> {
         self.healths.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -177,8 +205,8 @@ impl Loaded {
     ) -> Result<Vec<u8>, Refusal> {
         let unavailable = |why: String| Refusal::new(ErrorCode::Unavailable, why);
         let health = self.health(&principal);
-        if let Some(why) = health.parked() {
-            return Err(unavailable(format!("the plugin is parked: {why}")));
+        if let Some(refusal) = health.closed() {
+            return Err(refusal);
         }
         let head = snapshot.get(&self.home(&principal).key(Space::Head, &[]));
         let head = head.map_err(|error| unavailable(error.to_string()))?;

@@ -147,8 +147,8 @@ impl Actor {
             if self.epoch != self.store.epoch() {
                 self.forget();
             }
-            let next = match self.health.parked() {
-                Some(why) => self.next_while_parked(&why).await,
+            let next = match self.health.closed() {
+                Some(refusal) => self.next_while_closed(refusal).await,
                 None => self.next().await,
             };
             match next {
@@ -194,7 +194,7 @@ impl Actor {
     }
 
     /// No event runs: whoever asks is told.
-    async fn next_while_parked(&mut self, why: &str) -> Next {
+    async fn next_while_closed(&mut self, refusal: Refusal) -> Next {
         self.instance = None;
         self.expire(now_ms());
         let task = tokio::select! {
@@ -204,8 +204,7 @@ impl Actor {
         };
         match task {
             Some(Task::Request(_, asker)) => {
-                let parked = format!("the plugin is parked: {why}; see `wormholes plugin list`");
-                asker.say(Err(Refusal::new(ErrorCode::Unavailable, parked)));
+                asker.say(Err(refusal));
                 Next::Again
             }
             Some(left @ Task::Left(_)) => Next::Take(left),

@@ -32,8 +32,8 @@ pub use frame::{
 };
 pub use plugin::{
     PluginArgument, PluginArgumentKind, PluginAskParams, PluginCommand, PluginCondition,
-    PluginDead, PluginDeadLetter, PluginHealth, PluginInfo, PluginList, PluginParams,
-    RESERVED_INSTANCES,
+    PluginDead, PluginDeadLetter, PluginHealth, PluginInfo, PluginList, PluginLog, PluginLogLine,
+    PluginLogParams, PluginParams, RESERVED_INSTANCES,
 };
 pub use report::{
     Because, BugReport, Check, ConfigReport, DecisionInfo, DecisionList, DecisionRecord,

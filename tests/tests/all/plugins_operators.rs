@@ -1,5 +1,11 @@
-//! Plugins as their operator sees them: what is counted, and what becomes of events that
-//! it breaks over.
+//! Plugins as their operator sees them: what is counted, and what becomes of events
+//! that a plugin breaks over, how it is stopped, and what it says.
+
+use std::{
+    io::{BufRead, BufReader},
+    process::Stdio,
+    time::{Duration, Instant},
+};
 
 use serde_json::{Value, json};
 use wormholes_tests::{Daemon, Metrics, Setup, until};
@@ -155,4 +161,67 @@ async fn events_that_were_given_up_are_kept_with_their_reason_until_they_are_cle
     assert_eq!(dead(&daemon).await["letters"], json!([]));
     let shown = daemon.cli(&["plugin", "dead", "wicked"]).unwrap();
     assert_eq!(shown, "no dead letters\n");
+}
+
+#[tokio::test]
+async fn a_stopped_plugin_tells_who_asks_and_goes_on_where_it_was() {
+    let daemon = wicked().await;
+    let alarm = json!({ "with": 77, "after-ms": 1000 });
+    told(&daemon, "alarm", alarm).await;
+    let set = Instant::now();
+    let instance = json!({ "instance": "wicked" });
+    let stopped = daemon.call("plugin.stop", instance).await.unwrap();
+    assert_eq!(stopped["condition"], "stopped");
+    let list = daemon.cli(&["plugin", "list"]).unwrap();
+    let line = list.lines().find(|line| line.starts_with("wicked"));
+    assert!(line.unwrap().contains("stopped"), "{list}");
+    let due = until("a timer to be due that does not fire", async || {
+        for command in ["marks", "sneak"] {
+            let told = told(&daemon, command, json!({})).await;
+            assert!(told.contains("the plugin is stopped"), "{command}: {told}");
+        }
+        (set.elapsed() > Duration::from_millis(1100)).then_some(())
+    });
+    due.await.unwrap();
+    let metrics = Metrics::read(&daemon).await.unwrap();
+    let stopped = count(&metrics, "condition", &["condition=\"stopped\""]);
+    let timers = "wormholes_plugin_events_total{plugin=\"wicked\",kind=\"timer\"";
+    assert_eq!((stopped, metrics.sum(timers)), (1.0, 0.0));
+    // Late rather than never.
+    daemon.cli(&["plugin", "start", "wicked"]).unwrap();
+    let fired = until("the timer to fire", async || {
+        told(&daemon, "marks", json!({}))
+            .await
+            .starts_with("[77,")
+            .then_some(())
+    });
+    fired.await.unwrap();
+}
+
+#[tokio::test]
+async fn the_log_of_a_plugin_has_its_own_lines_only_and_can_be_followed() {
+    let setup = Setup::new("node").unwrap().plugin("plugins/echo").unwrap();
+    let setup = setup.plugin("tests/wicked").unwrap();
+    let daemon = setup.start().await.unwrap();
+    let params = json!({ "instance": "echo", "command": "say", "arguments": { "text": "hm" } });
+    daemon.call("plugin.ask", params).await.unwrap();
+    told(&daemon, "break", json!({ "with": 1 })).await;
+    let log = daemon.cli(&["plugin", "log", "wicked"]).unwrap();
+    assert_eq!(log.matches("broken on purpose").count(), 3, "{log}");
+    assert!(log.lines().all(|line| line.contains("node: ")), "{log}");
+    assert_eq!(daemon.cli(&["plugin", "log", "echo"]).unwrap(), "");
+
+    let mut follow = daemon
+        .cli_command(&["plugin", "log", "wicked", "--follow"])
+        .unwrap();
+    let mut follow = follow.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(follow.stdout.take().unwrap()).lines();
+    let mut line = || lines.next().unwrap().unwrap();
+    for said in log.lines() {
+        assert_eq!(line(), said);
+    }
+    told(&daemon, "sneak", json!({})).await;
+    assert!(line().ends_with("node: asked"));
+    follow.kill().unwrap();
+    follow.wait().unwrap();
 }

@@ -53,7 +53,8 @@ impl Plugin for Wicked {
                 Reply::done(&flood(|n| FLOOD.set(&(first + n), &vec![0; 50_000])))
             }
             "alarm" => {
-                let soon = Duration::from_millis(300);
+                let soon = request.argument("after-ms").unwrap_or(300);
+                let soon = Duration::from_millis(soon);
                 cx.set_timer(
                     "alarm",
                     soon,

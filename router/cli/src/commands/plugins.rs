@@ -6,8 +6,8 @@ use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, builder::Possibl
 use serde_json::{Map, Value, json};
 use wormholes_proto::control::{
     Call, NoParams, PluginArgument, PluginArgumentKind, PluginAskParams, PluginCommand,
-    PluginCondition, PluginDead, PluginDeadLetter, PluginHealth, PluginInfo, PluginList,
-    PluginParams,
+    PluginCondition, PluginDead, PluginDeadLetter, PluginHealth, PluginInfo, PluginList, PluginLog,
+    PluginLogLine, PluginLogParams, PluginParams,
 };
 
 use super::{Context, field};
@@ -31,6 +31,13 @@ pub(super) fn run(context: &mut Context<'_>, command: Typed) -> Result<(), CliEr
                 format!("{}\n", format::clean(&answer.health))
             })
         }
+        Typed::Stop { instance } => {
+            let call = Call::PluginStop(PluginParams { instance });
+            context.show(&call, |plugin: &PluginInfo, style| {
+                field(style, &plugin.name, condition(plugin).0)
+            })
+        }
+        Typed::Log { instance, follow } => log(context, instance, follow),
         Typed::Dead {
             instance,
             clear: false,
@@ -244,6 +251,44 @@ fn render(list: &PluginList, style: Style) -> String {
     table.render(style) + parked.as_str()
 }
 
+/// Prints what a plugin said; what it says then too, until the daemon stops.
+fn log(context: &mut Context<'_>, instance: String, follow: bool) -> Result<(), CliError> {
+    let mut params = PluginLogParams {
+        instance,
+        after: 0,
+        wait: follow,
+    };
+    if !follow {
+        return context.show(&Call::PluginLog(params), |log: &PluginLog, style| {
+            log.lines.iter().map(|said| line(said, style)).collect()
+        });
+    }
+    let mut client = context.connect()?;
+    loop {
+        let log: PluginLog = client.report(&Call::PluginLog(params.clone()))?;
+        for said in &log.lines {
+            params.after = said.number;
+            if context.output.json {
+                context.output.value(&json!(said))?;
+            } else {
+                let style = context.output.style;
+                context.output.text(&line(said, style))?;
+            }
+        }
+        context.output.flush()?;
+    }
+}
+
+fn line(said: &PluginLogLine, style: Style) -> String {
+    let tone = match said.level.as_str() {
+        "error" | "warn" => Tone::Bad,
+        _ => Tone::Plain,
+    };
+    let level = style.paint(tone, &format!("{:<5}", format::clean(&said.level)));
+    let (at, who) = (format::utc(said.at_unix_ms), format::clean(&said.principal));
+    format!("{at} {level} {who}: {}\n", format::clean(&said.text))
+}
+
 /// One letter a block: what it was, then what broke, then what it said.
 fn dead(dead: &PluginDead, style: Style) -> String {
     let letter = |letter: &PluginDeadLetter| {
@@ -276,5 +321,6 @@ fn condition(plugin: &PluginInfo) -> (&'static str, Tone) {
         PluginCondition::Running => ("running", Tone::Good),
         PluginCondition::Paused => ("paused", Tone::Bad),
         PluginCondition::Parked => ("parked", Tone::Bad),
+        PluginCondition::Stopped => ("stopped", Tone::Bad),
     }
 }

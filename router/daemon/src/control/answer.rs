@@ -36,6 +36,8 @@ pub(super) async fn answer(
         Call::PluginList(_) => encode(plugins::list(core)),
         Call::PluginHealth(params) => encode(plugins::health(core, &params).await?),
         Call::PluginStart(params) => encode(plugins::start(core, &params)?),
+        Call::PluginStop(params) => encode(plugins::stop(core, &params)?),
+        Call::PluginLog(params) => encode(plugins::log(core, &params).await?),
         Call::PluginDead(params) => encode(plugins::dead(core, &params)?),
         Call::PluginClearDead(params) => encode(plugins::clear_dead(core, &params).await?),
         Call::PluginAsk(params) => plugins::ask(core, params).await,

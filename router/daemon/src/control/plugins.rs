@@ -1,13 +1,18 @@
 //! `plugin.*`: the plugins that run here.
 
+use std::time::Duration;
+
 use serde_json::Value;
 use wormholes_host::{ErrorCode as PluginErrorCode, Refusal};
 use wormholes_proto::control::{
-    ErrorCode, PluginAskParams, PluginDead, PluginHealth, PluginInfo, PluginList, PluginParams,
-    RpcError,
+    ErrorCode, PluginAskParams, PluginDead, PluginHealth, PluginInfo, PluginList, PluginLog,
+    PluginLogParams, PluginParams, RpcError,
 };
 
 use crate::node::NodeCore;
+
+/// How long a call waits for a plugin's next line: it is asked again then.
+const LOG_PATIENCE: Duration = Duration::from_secs(20);
 
 pub(super) fn list(core: &NodeCore) -> PluginList {
     PluginList {
@@ -30,6 +35,22 @@ pub(super) async fn health(
 pub(super) fn start(core: &NodeCore, params: &PluginParams) -> Result<PluginInfo, RpcError> {
     let plugins = core.plugins().ok_or_else(starting)?;
     plugins.restart(&params.instance).map_err(refused)
+}
+
+pub(super) fn stop(core: &NodeCore, params: &PluginParams) -> Result<PluginInfo, RpcError> {
+    let plugins = core.plugins().ok_or_else(starting)?;
+    plugins.stop(&params.instance).map_err(refused)
+}
+
+pub(super) async fn log(core: &NodeCore, params: &PluginLogParams) -> Result<PluginLog, RpcError> {
+    let plugins = core.plugins().ok_or_else(starting)?;
+    let patience = if params.wait {
+        LOG_PATIENCE
+    } else {
+        Duration::ZERO
+    };
+    let log = plugins.log(&params.instance, params.after, patience);
+    log.await.map_err(refused)
 }
 
 pub(super) fn dead(core: &NodeCore, params: &PluginParams) -> Result<PluginDead, RpcError> {

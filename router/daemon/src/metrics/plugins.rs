@@ -10,7 +10,7 @@ use prometheus::proto::{
 use wormholes_host::{Condition, Counts, Ending, EventKind, HANDLER_BOUNDS, InstanceReport, Limit};
 
 /// Words for [`Condition`].
-const CONDITIONS: [&str; 3] = ["running", "paused", "parked"];
+const CONDITIONS: [&str; 4] = ["running", "paused", "parked", "stopped"];
 
 /// All of them; none without plugins.
 pub(super) fn families(plugins: &[InstanceReport]) -> Vec<MetricFamily> {
@@ -152,6 +152,7 @@ fn conditions(plugin: &InstanceReport) -> Vec<Metric> {
         Condition::Running => "running",
         Condition::Paused => "paused",
         Condition::Parked(_) => "parked",
+        Condition::Stopped => "stopped",
     };
     let metric = |condition| {
         let value = f64::from(u8::from(condition == is));

@@ -9,7 +9,10 @@ use serde_json::{Map, Value};
 use super::{
     event::EventKind,
     frame::{ErrorCode, RpcError},
-    plugin::{PluginAskParams, PluginDead, PluginHealth, PluginInfo, PluginList, PluginParams},
+    plugin::{
+        PluginAskParams, PluginDead, PluginHealth, PluginInfo, PluginList, PluginLog,
+        PluginLogParams, PluginParams,
+    },
     report::{
         BugReport, ConfigReport, DecisionList, Explanation, FlowList, InviteReport, KeyInfo,
         NetReport, PeerInfo, PeerList, PingReport, RoleReport, ScriptReport, Status, Subscribed,
@@ -197,7 +200,9 @@ methods! {
     "exit" Exit(NoParams) Observer -> RoleReport, "The role of dialling targets for others.";
     "plugin.list" PluginList(NoParams) Observer -> PluginList, "The plugins that run here.";
     "plugin.health" PluginHealth(PluginParams) Operator -> PluginHealth, "What a plugin says of itself.";
-    "plugin.start" PluginStart(PluginParams) Operator -> PluginInfo, "Has a parked plugin try again.";
+    "plugin.start" PluginStart(PluginParams) Operator -> PluginInfo, "Has a plugin that was parked or stopped go on.";
+    "plugin.stop" PluginStop(PluginParams) Operator -> PluginInfo, "Has no event of a plugin begin until it is started again.";
+    "plugin.log" PluginLog(PluginLogParams) Operator -> PluginLog, "What a plugin said last.";
     "plugin.dead" PluginDead(PluginParams) Operator -> PluginDead, "Events that a plugin broke over and that were given up.";
     "plugin.clear_dead" PluginClearDead(PluginParams) Operator -> PluginInfo, "Deletes these events.";
     "plugin.ask" PluginAsk(PluginAskParams) Operator -> Value, "Gives a plugin a command, and returns its answer.";

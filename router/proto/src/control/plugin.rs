@@ -85,6 +85,45 @@ pub enum PluginCondition {
     Paused,
     /// It breaks whatever it is given: `plugin.start` has it try again.
     Parked,
+    /// `plugin.stop` stopped it: `plugin.start` has it go on.
+    Stopped,
+}
+
+/// Which lines of a plugin to send.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PluginLogParams {
+    /// As config.toml names it.
+    pub instance: String,
+    /// Those with higher numbers only; default 0: all that are kept.
+    #[serde(default)]
+    pub after: u64,
+    /// If there are none, wait for one, 20 seconds at most.
+    #[serde(default)]
+    pub wait: bool,
+}
+
+/// What `plugin.log` returns.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PluginLog {
+    /// What the plugin said last, the oldest first: at most 1,000 lines and 256 KiB are kept, since the
+    /// node started.
+    pub lines: Vec<PluginLogLine>,
+}
+
+/// A line of a plugin's log, or of its standard error.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PluginLogLine {
+    /// Rises from line to line, from 1 at the node's start.
+    pub number: u64,
+    /// Milliseconds since 1970.
+    pub at_unix_ms: u64,
+    /// `trace`, `debug`, `info`, `warn` (standard error too) or `error`.
+    pub level: String,
+    /// Whose event said it: `node`, or a user.
+    pub principal: String,
+    /// What it said; cut after 4 KiB.
+    pub text: String,
 }
 
 /// What `plugin.health` returns.
