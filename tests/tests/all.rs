@@ -75,6 +75,8 @@ mod plans;
 mod plugins;
 #[path = "all/plugins_operators.rs"]
 mod plugins_operators;
+#[path = "all/plugins_new.rs"]
+mod plugins_new;
 #[path = "all/readme.rs"]
 mod readme;
 #[path = "all/relay_open.rs"]

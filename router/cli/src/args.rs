@@ -141,6 +141,15 @@ pub(crate) enum PeerCommand {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum PluginCommand {
+    /// Make a folder with a plugin in Rust to begin with; needs no daemon
+    New {
+        /// A new folder, which bears the plugin's name
+        #[arg(value_name = "PATH")]
+        folder: PathBuf,
+        /// The folder `sdk` of a checkout [default: that of the checkout around, else the registry's]
+        #[arg(long, value_name = "PATH")]
+        sdk: Option<PathBuf>,
+    },
     /// The plugins that run here, and how they are
     List,
     /// What a plugin says of itself

@@ -8,6 +8,7 @@ mod network;
 mod node;
 mod offline;
 mod peers;
+mod plugin_new;
 mod plugins;
 mod replay;
 mod roles;

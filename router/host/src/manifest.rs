@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use serde::Deserialize;
 use thiserror::Error;
+pub use wormholes_proto::control::is_instance_name as is_name;
 use wormholes_proto::control::{PluginArgumentKind, PluginCommand};
 
 /// The largest manifest: hundreds of commands fit.
@@ -344,14 +345,6 @@ fn name(key: &str, name: &str) -> Result<(), ManifestError> {
     }
     let rule = "must be a small letter, then small letters, digits and `-`; at most 32";
     Err(value(key, rule))
-}
-
-/// Whether a plugin, an instance, a command or an argument may bear this name.
-pub fn is_name(name: &str) -> bool {
-    let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    name.len() <= 32
-        && name.bytes().all(fits)
-        && name.as_bytes().first().is_some_and(u8::is_ascii_lowercase)
 }
 
 fn value(key: &str, rule: &'static str) -> ManifestError {

@@ -10,7 +10,7 @@ use wormholes_proto::control::{
     PluginLogLine, PluginLogParams, PluginParams,
 };
 
-use super::{Context, field};
+use super::{Context, field, plugin_new};
 use crate::{
     args::{Args, PluginCommand as Typed},
     error::CliError,
@@ -24,6 +24,7 @@ const SIMILAR: f64 = 0.7;
 
 pub(super) fn run(context: &mut Context<'_>, command: Typed) -> Result<(), CliError> {
     match command {
+        Typed::New { folder, sdk } => plugin_new::run(context.output, &folder, sdk.as_deref()),
         Typed::List => context.show(&Call::PluginList(NoParams {}), render),
         Typed::Health { instance } => {
             let call = Call::PluginHealth(PluginParams { instance });

@@ -40,6 +40,14 @@ pub struct PluginInfo {
     pub commands: Vec<PluginCommand>,
 }
 
+/// Whether a plugin, an instance, a command or an argument may bear this name.
+pub fn is_instance_name(name: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    name.len() <= 32
+        && name.bytes().all(fits)
+        && name.as_bytes().first().is_some_and(u8::is_ascii_lowercase)
+}
+
 /// Names that no instance may bear: what the command line has for itself, now or later.
 pub const RESERVED_INSTANCES: [&str; 31] = [
     "account",
