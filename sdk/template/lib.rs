@@ -76,11 +76,26 @@ plugin!(Reminders);
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+    use wormholes_plugin::Principal;
+    use wormholes_plugin_kit::{Drive, World};
+
     use super::*;
 
+    const MANIFEST: &str = include_str!("../plugin.toml");
+
     #[test]
-    fn reminders_are_due_in_ten_minutes_if_nothing_is_said() {
-        assert_eq!(until_due(None), Ok(Duration::from_secs(600)));
-        assert!(until_due(Some(0)).is_err());
+    fn a_reminder_is_due_in_its_time_even_when_the_node_was_stopped() {
+        let node = Principal::Node;
+        let mut world = World::<Reminders>::new(1, MANIFEST);
+        let water = json!({ "text": "water the plants", "minutes": 2 });
+        assert_eq!(world.at(0).request(&node, "add", water), Ok(json!(1)));
+        world.at(0).restart();
+        world.pass(Duration::from_secs(119));
+        let list = world.at(0).query(&node, "list", json!({}));
+        assert_eq!(list, Ok(json!(["1: water the plants"])));
+        world.pass(Duration::from_secs(1));
+        let list = world.at(0).query(&node, "list", json!({}));
+        assert_eq!(list, Ok(json!(["1: water the plants (due)"])));
     }
 }

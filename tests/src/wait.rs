@@ -1,6 +1,9 @@
 //! Waiting for a condition: the one place where tests look at the clock again and again.
 
-use std::time::{Duration, Instant};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Result, bail};
 
@@ -40,4 +43,19 @@ pub async fn until_within<T>(
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
+}
+
+/// As [`until`], on a thread that runs nothing else.
+///
+/// # Errors
+/// When it did not hold within [`LIMIT`].
+pub(crate) fn until_blocking(what: &str, mut holds: impl FnMut() -> bool) -> Result<()> {
+    let deadline = Instant::now() + LIMIT;
+    while !holds() {
+        if Instant::now() > deadline {
+            bail!("waited {} s for {what}", LIMIT.as_secs());
+        }
+        thread::sleep(LONGEST_PAUSE);
+    }
+    Ok(())
 }

@@ -45,6 +45,8 @@ mod hooks;
 mod hostile_scripts;
 #[path = "all/kills.rs"]
 mod kills;
+#[path = "all/kit.rs"]
+mod kit;
 #[path = "all/leaks.rs"]
 mod leaks;
 #[path = "all/lies.rs"]

@@ -40,6 +40,8 @@ impl Plugin for Wicked {
             "memory" => all_memory(),
             "write" => Reply::done(&flood(|n| FLOOD.set(&n, &vec![0; 10_000]))),
             "scratch" => Reply::done(&flood(|n| SCRATCH_FLOOD.set(&n, &vec![0; 10_000]))),
+            "drizzle" => Reply::done(&flood(|n| FLOOD.set(&n, &vec![0; 500]))),
+            "scratch-drizzle" => Reply::done(&flood(|n| SCRATCH_FLOOD.set(&n, &vec![0; 500]))),
             "timers" => {
                 let hour = Duration::from_secs(3600);
                 Reply::done(&flood(|n| cx.set_timer(&n.to_string(), hour, &[])))

@@ -15,7 +15,8 @@ use crate::{
     output::{Output, Style},
 };
 
-/// What is written; `{{name}}` and `{{sdk}}` stand for the plugin's name and where the SDK is.
+/// What is written; `{{name}}`, `{{sdk}}` and `{{kit}}` stand for the plugin's name, and for where the
+/// SDK and its test kit are.
 const FILES: [(&str, &str); 6] = [
     (
         "Cargo.toml",
@@ -52,12 +53,14 @@ pub(super) fn run(output: &mut Output, folder: &Path, sdk: Option<&Path>) -> Res
         Some(sdk) => Some(given_sdk(sdk)?),
         None => sdk_around(),
     };
-    let dependency = dependency(sdk.as_deref())?;
+    let plugin = dependency(sdk.as_deref(), "rust")?;
+    let kit = dependency(sdk.as_deref(), "kit")?;
     make_empty(folder)?;
     for (file, text) in FILES {
         let text = text
             .replace("{{name}}", name)
-            .replace("{{sdk}}", &dependency);
+            .replace("{{sdk}}", &plugin)
+            .replace("{{kit}}", &kit);
         write(&folder.join(file), &text)?;
     }
     let crate_name = format!("plugin_{}", name.replace('-', "_"));
@@ -122,12 +125,12 @@ fn is_sdk(folder: &Path) -> bool {
     manifest.is_ok_and(|text| text.contains("name = \"wormholes-plugin\""))
 }
 
-/// What Cargo.toml says of the SDK.
-fn dependency(sdk: Option<&Path>) -> Result<String, CliError> {
+/// What Cargo.toml says of a crate of the SDK.
+fn dependency(sdk: Option<&Path>, folder: &str) -> Result<String, CliError> {
     let Some(sdk) = sdk else {
         return Ok(format!("\"{}\"", env!("CARGO_PKG_VERSION")));
     };
-    let path = sdk.join("rust");
+    let path = sdk.join(folder);
     let text = path.to_str().ok_or_else(|| CliError::File {
         path: path.clone(),
         message: "Cargo.toml cannot name a path that is not UTF-8".to_owned(),

@@ -1,0 +1,119 @@
+//! What the kit reads of `plugin.toml`. A node reads all of it: `wormholed --check`.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Manifest {
+    pub(crate) plugin: About,
+    pub(crate) limits: Limits,
+    pub(crate) instance: Instance,
+    pub(crate) state: State,
+    #[serde(rename = "command")]
+    pub(crate) commands: Vec<Command>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct About {
+    pub(crate) name: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
+pub(crate) struct Limits {
+    write_kib: usize,
+    state_mib: u64,
+    scratch_mib: u64,
+    pub(crate) timers: usize,
+    log_kib: usize,
+    pub(crate) requests: usize,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
+pub(crate) struct Instance {
+    pub(crate) mode: Mode,
+    pub(crate) recycle: u32,
+    pub(crate) poison: Poison,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Mode {
+    Warm,
+    Fresh,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Poison {
+    Skip,
+    Halt,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct State {
+    pub(crate) schema: u32,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Command {
+    name: String,
+    timeout_seconds: Option<u64>,
+}
+
+impl Manifest {
+    /// How long whoever gives a command waits.
+    pub(crate) fn patience(&self, command: &str) -> Duration {
+        let mut commands = self.commands.iter();
+        let described = commands.find(|known| known.name == command);
+        let seconds = described.and_then(|command| command.timeout_seconds);
+        Duration::from_secs(seconds.unwrap_or(30))
+    }
+}
+
+impl Limits {
+    pub(crate) fn write_bytes(&self) -> usize {
+        self.write_kib << 10
+    }
+
+    pub(crate) fn state_bytes(&self) -> u64 {
+        self.state_mib << 20
+    }
+
+    pub(crate) fn scratch_bytes(&self) -> u64 {
+        self.scratch_mib << 20
+    }
+
+    pub(crate) fn log_bytes(&self) -> usize {
+        self.log_kib << 10
+    }
+}
+
+/// The node's.
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            write_kib: 1024,
+            state_mib: 64,
+            scratch_mib: 4,
+            timers: 1000,
+            log_kib: 16,
+            requests: 1024,
+        }
+    }
+}
+
+impl Default for Instance {
+    fn default() -> Self {
+        Self {
+            mode: Mode::Warm,
+            recycle: 10_000,
+            poison: Poison::Skip,
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! What a principal keeps: on disk, and for as long as the node runs.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+pub(crate) type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
+
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Memory {
+    pub(crate) state: Rows,
+    pub(crate) scratch: Rows,
+    pub(crate) timers: BTreeMap<String, Timer>,
+    /// Without an answer.
+    pub(crate) requests: BTreeSet<u64>,
+    /// Which version woke it last; `None`: it was never woken.
+    pub(crate) woken_by: Option<Version>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Version {
+    pub(crate) schema: u32,
+    pub(crate) code: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Timer {
+    pub(crate) due_ms: u64,
+    pub(crate) payload: Vec<u8>,
+    pub(crate) durable: bool,
+}
+
+impl Memory {
+    /// Keys and values of all rows on disk.
+    pub(crate) fn kept_bytes(&self) -> u64 {
+        bytes(&self.state)
+    }
+
+    /// What a start of the node leaves.
+    pub(crate) fn forget(&mut self) {
+        self.scratch.clear();
+        self.requests.clear();
+        self.timers.retain(|_, timer| timer.durable);
+    }
+
+    /// The first timer: when it is due, and its name.
+    pub(crate) fn next_timer(&self) -> Option<(u64, &str)> {
+        let timers = self.timers.iter();
+        timers
+            .map(|(name, timer)| (timer.due_ms, name.as_str()))
+            .min()
+    }
+}
+
+pub(crate) fn bytes(rows: &Rows) -> u64 {
+    let sizes = rows.iter().map(|(key, value)| key.len() + value.len());
+    u64::try_from(sizes.sum::<usize>()).unwrap_or(u64::MAX)
+}

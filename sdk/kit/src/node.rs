@@ -1,0 +1,470 @@
+//! One node: its principals, and what becomes of their events.
+
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    mem,
+    panic::{AssertUnwindSafe, catch_unwind},
+    rc::Rc,
+};
+
+use wormholes_plugin::{
+    Caller, Context, Error, ErrorCode, Level, Plugin, Principal, Reply, Request, Result, host,
+};
+
+use crate::{
+    check::said,
+    event::{Event, Fault, cut},
+    faults::{Commit, Faults},
+    manifest::{Manifest, Mode, Poison},
+    memory::{Memory, Version},
+    principal::{Actor, call},
+    random::Random,
+    transaction::{Ground, MAX_ANSWER_BYTES, Progress, Shared, Transaction},
+};
+
+/// How often an event is tried that breaks its instance.
+const TRIES: u32 = 3;
+
+/// What all nodes share.
+#[derive(Debug)]
+pub(crate) struct Around {
+    pub(crate) now_ms: u64,
+    pub(crate) random: Random,
+    pub(crate) faults: Rc<RefCell<Faults>>,
+}
+
+pub(crate) struct Node<P> {
+    pub(crate) id: [u8; 32],
+    pub(crate) manifest: Manifest,
+    /// Rises with each update.
+    pub(crate) code: u32,
+    pub(crate) config: BTreeMap<String, String>,
+    pub(crate) actors: BTreeMap<Principal, Actor<P>>,
+    boot: u64,
+    next_request: u64,
+    pub(crate) answers: BTreeMap<u64, Result<Vec<u8>>>,
+    pub(crate) progress: BTreeMap<u64, Vec<Progress>>,
+    pub(crate) log: Vec<(Level, String)>,
+}
+
+/// What an event did.
+#[derive(Default)]
+struct Effects {
+    answers: BTreeMap<u64, Result<Vec<u8>>>,
+    progress: Vec<(u64, Progress)>,
+    writes: bool,
+}
+
+impl<P: Plugin> Node<P> {
+    pub(crate) fn new(id: [u8; 32], manifest: Manifest, around: &mut Around) -> Self {
+        let mut node = Self {
+            id,
+            manifest,
+            code: 0,
+            config: BTreeMap::new(),
+            actors: BTreeMap::new(),
+            boot: 0,
+            next_request: 0,
+            answers: BTreeMap::new(),
+            progress: BTreeMap::new(),
+            log: Vec::new(),
+        };
+        node.start(around);
+        node
+    }
+
+    /// Starts on what is durable: the node itself wakes, and whoever was awake once.
+    pub(crate) fn start(&mut self, around: &mut Around) {
+        self.boot += 1;
+        self.next_request = self.boot << 32;
+        let stopped = Error::new(
+            ErrorCode::Unavailable,
+            "the plugin was stopped before it answered",
+        );
+        let mut principals = vec![Principal::Node];
+        for (principal, actor) in mem::take(&mut self.actors) {
+            for request in actor.deadlines.into_keys() {
+                self.answers.insert(request, Err(stopped.clone()));
+            }
+            if actor.memory.woken_by.is_none() {
+                continue;
+            }
+            let mut memory = actor.memory;
+            memory.forget();
+            self.wake(&principal, memory);
+            principals.push(principal);
+        }
+        for principal in principals {
+            self.actor(&principal);
+            self.drain(&principal, around);
+        }
+    }
+
+    fn wake(&mut self, principal: &Principal, memory: Memory) {
+        let actor = Actor::new(memory, self.version(), self.boot << 32);
+        self.actors.insert(principal.clone(), actor);
+    }
+
+    /// The principal's actor; it wakes if it sleeps.
+    pub(crate) fn actor(&mut self, principal: &Principal) -> &mut Actor<P> {
+        let (version, first_event) = (self.version(), self.boot << 32);
+        let actor = self.actors.entry(principal.clone());
+        actor.or_insert_with(|| Actor::new(Memory::default(), version, first_event))
+    }
+
+    fn version(&self) -> Version {
+        Version {
+            schema: self.manifest.state.schema,
+            code: self.code,
+        }
+    }
+
+    /// Hands a request over; gives its id.
+    pub(crate) fn ask(
+        &mut self,
+        around: &mut Around,
+        principal: &Principal,
+        name: &str,
+        body: Vec<u8>,
+    ) -> Result<u64> {
+        self.actor(principal);
+        self.drain(principal, around);
+        let unavailable = |why: String| Err(Error::new(ErrorCode::Unavailable, why));
+        let patience = self.manifest.patience(name).as_millis();
+        let most = self.manifest.limits.requests;
+        let id = self.next_request;
+        let actor = self.actor(principal);
+        if let Some(why) = &actor.parked {
+            return unavailable(format!(
+                "the plugin is parked: {why}; see `wormholes plugin list`"
+            ));
+        }
+        if actor.memory.requests.len() >= most {
+            let many = "the plugin has too many requests without an answer; ask again later";
+            return unavailable(many.to_owned());
+        }
+        let deadline_ms = around.now_ms + u64::try_from(patience).unwrap_or(u64::MAX);
+        actor.memory.requests.insert(id);
+        actor.deadlines.insert(id, deadline_ms);
+        let request = Request {
+            id,
+            caller: caller(principal),
+            name: name.to_owned(),
+            body,
+            deadline_ms,
+        };
+        actor.waiting.push_back((Event::Request(request), 0));
+        self.next_request += 1;
+        self.drain(principal, around);
+        Ok(id)
+    }
+
+    /// Does what is due.
+    pub(crate) fn due(&mut self, principal: &Principal, around: &mut Around) {
+        let actor = self.actor(principal);
+        let late = actor.late(around.now_ms);
+        let is_late = !late.is_empty();
+        if !is_late && let Some(timer) = actor.due_timer(around.now_ms) {
+            actor.waiting.push_back((timer, 0));
+        }
+        for request in late {
+            let error = Error::new(ErrorCode::Expired, "the plugin did not answer in time");
+            self.answers.insert(request, Err(error));
+            self.give_up(principal, request);
+        }
+        self.drain(principal, around);
+    }
+
+    /// Nobody waits for this request any more.
+    pub(crate) fn give_up(&mut self, principal: &Principal, request: u64) {
+        let actor = self.actor(principal);
+        actor.deadlines.remove(&request);
+        if actor.memory.requests.remove(&request) {
+            actor.waiting.push_back((Event::Canceled(request), 0));
+        }
+    }
+
+    /// Runs what waits, unless the principal is parked.
+    pub(crate) fn drain(&mut self, principal: &Principal, around: &mut Around) {
+        loop {
+            let actor = self.actor(principal);
+            if actor.parked.is_some() {
+                return;
+            }
+            let Some((event, attempt)) = actor.waiting.pop_front() else {
+                return;
+            };
+            if let Event::Request(request) = &event
+                && !actor.memory.requests.contains(&request.id)
+            {
+                // It was given up before it was tried again.
+                continue;
+            }
+            if self.handle(principal, event, attempt, around) == Commit::Done {
+                continue;
+            }
+            return self.start(around);
+        }
+    }
+
+    fn handle(
+        &mut self,
+        principal: &Principal,
+        event: Event,
+        attempt: u32,
+        around: &mut Around,
+    ) -> Commit {
+        match self.try_event(principal, &event, attempt, around) {
+            Ok((reply, done)) => self.succeed(principal, &event, reply, done, around),
+            Err(Fault::Refused(error)) => self.refuse(principal, event, error, around),
+            Err(Fault::Broke(_)) if attempt + 1 < TRIES => {
+                let actor = self.actor(principal);
+                actor.waiting.push_front((event, attempt + 1));
+                Commit::Done
+            }
+            Err(Fault::Broke(why)) => self.give_up_event(principal, event, why, around),
+        }
+    }
+
+    fn try_event(
+        &mut self,
+        principal: &Principal,
+        event: &Event,
+        attempt: u32,
+        around: &mut Around,
+    ) -> std::result::Result<(Option<Reply>, Transaction), Fault> {
+        let ground = self.ground(principal, around);
+        let instance = self.manifest.instance.clone();
+        let actor = self.actor(principal);
+        actor.next_event += 1;
+        let id = actor.next_event;
+        let (mut plugin, runs) = actor.instance.take().unwrap_or_default();
+        let seed = Random::new(around.random.number());
+        let faults = Rc::clone(&around.faults);
+        let mut transaction = Transaction::new(ground, actor.memory.clone(), seed, faults);
+        if let Event::Timer { name, .. } = event {
+            transaction.remove_timer(name);
+        }
+        let transaction = Rc::new(RefCell::new(transaction));
+        let mut cx = Context::new(id, attempt, around.now_ms, principal.clone());
+        let told = run(&transaction, || call(&mut plugin, &mut cx, event));
+        let done = transaction.borrow_mut().take();
+        // A log stays when the event is undone.
+        self.log.extend(done.log.iter().cloned());
+        let reply = told?;
+        if let Some(Reply::Done(body)) = &reply {
+            check_length(body).map_err(Fault::Refused)?;
+        }
+        if instance.mode == Mode::Warm && runs + 1 < instance.recycle {
+            self.actor(principal).instance = Some((plugin, runs + 1));
+        }
+        Ok((reply, done))
+    }
+
+    fn ground(&self, principal: &Principal, around: &Around) -> Ground {
+        let others = self.actors.iter().filter(|(other, _)| *other != principal);
+        Ground {
+            limits: self.manifest.limits.clone(),
+            others_keep: others.map(|(_, actor)| actor.memory.kept_bytes()).sum(),
+            now_ms: around.now_ms,
+            config: self.config.clone(),
+            node_id: self.id,
+            instance: self.manifest.plugin.name.clone(),
+            reads_only: false,
+        }
+    }
+
+    fn succeed(
+        &mut self,
+        principal: &Principal,
+        event: &Event,
+        reply: Option<Reply>,
+        done: Transaction,
+        around: &mut Around,
+    ) -> Commit {
+        let mut memory = done.memory;
+        let mut effects = Effects {
+            answers: done.answers,
+            progress: done.progress,
+            writes: done.writes,
+        };
+        if let (Event::Request(request), Some(Reply::Done(body))) = (event, reply) {
+            // A handler that finished it by itself has answered; this comes too late.
+            effects.answers.entry(request.id).or_insert(Ok(body));
+        }
+        let version = self.version();
+        let before = memory.woken_by;
+        match event {
+            Event::Migrate { .. } => {
+                memory.woken_by = before.map(|by| Version {
+                    schema: version.schema,
+                    ..by
+                });
+            }
+            Event::Init(_) => memory.woken_by = Some(version),
+            Event::Timer { .. } | Event::Request(_) | Event::Canceled(_) => {}
+        }
+        effects.writes |= memory.woken_by != before;
+        self.commit(principal, memory, effects, around)
+    }
+
+    /// The handler said no: the event is consumed, and nothing else.
+    fn refuse(
+        &mut self,
+        principal: &Principal,
+        event: Event,
+        error: Error,
+        around: &mut Around,
+    ) -> Commit {
+        let actor = self.actor(principal);
+        let mut memory = actor.memory.clone();
+        let mut effects = Effects::default();
+        match &event {
+            Event::Request(request) => {
+                effects.answers.insert(request.id, Err(cut(error)));
+            }
+            Event::Timer { name, .. } => {
+                let timer = memory.timers.remove(name);
+                effects.writes = timer.is_some_and(|timer| timer.durable);
+            }
+            Event::Init(_) | Event::Migrate { .. } => {
+                actor.waiting.push_front((event, 0));
+                actor.parked = Some(cut(error).message);
+                return Commit::Done;
+            }
+            Event::Canceled(_) => {}
+        }
+        self.commit(principal, memory, effects, around)
+    }
+
+    /// It broke for the last time.
+    fn give_up_event(
+        &mut self,
+        principal: &Principal,
+        event: Event,
+        why: String,
+        around: &mut Around,
+    ) -> Commit {
+        let failed = Error::failed("the plugin failed; see its log");
+        match (self.manifest.instance.poison, &event) {
+            (Poison::Halt, Event::Request(_)) => {
+                let commit = self.refuse(principal, event, failed, around);
+                self.actor(principal).parked = Some(why);
+                commit
+            }
+            (Poison::Halt, _) => {
+                let actor = self.actor(principal);
+                actor.waiting.push_front((event, 0));
+                actor.parked = Some(why);
+                Commit::Done
+            }
+            (Poison::Skip, _) => self.refuse(principal, event, failed, around),
+        }
+    }
+
+    /// Makes it real, and lets out what leaves the node.
+    fn commit(
+        &mut self,
+        principal: &Principal,
+        mut memory: Memory,
+        effects: Effects,
+        around: &mut Around,
+    ) -> Commit {
+        let commit = match effects.writes {
+            true => around.faults.borrow_mut().commit(),
+            false => Commit::Done,
+        };
+        if commit == Commit::Lost {
+            return commit;
+        }
+        for request in effects.answers.keys() {
+            memory.requests.remove(request);
+        }
+        let actor = self.actor(principal);
+        actor.memory = memory;
+        if commit == Commit::Silent {
+            return commit;
+        }
+        let mut told = Vec::new();
+        for (request, answer) in effects.answers {
+            if actor.deadlines.remove(&request).is_some() {
+                told.push((request, answer));
+            }
+        }
+        let waits = |(request, _): &(u64, Progress)| actor.deadlines.contains_key(request);
+        let progress: Vec<_> = effects.progress.into_iter().filter(waits).collect();
+        self.answers.extend(told);
+        for (request, step) in progress {
+            self.progress.entry(request).or_default().push(step);
+        }
+        commit
+    }
+
+    /// Asks what changes nothing, of what is durable.
+    pub(crate) fn query<T>(
+        &self,
+        principal: &Principal,
+        around: &mut Around,
+        ask: impl FnOnce(&P, &Context) -> Result<T>,
+    ) -> Result<T> {
+        let unavailable = |why: String| Err(Error::new(ErrorCode::Unavailable, why));
+        let actor = self.actors.get(principal);
+        if let Some(why) = actor.and_then(|actor| actor.parked.as_ref()) {
+            return unavailable(format!("the plugin is parked: {why}"));
+        }
+        let mut memory = Memory::default();
+        if let Some(actor) = actor {
+            let woken_by = actor.memory.woken_by;
+            if woken_by.is_some_and(|by| by.schema != self.manifest.state.schema) {
+                return unavailable("its rows are of another version yet".to_owned());
+            }
+            memory.state.clone_from(&actor.memory.state);
+        }
+        let ground = Ground {
+            reads_only: true,
+            others_keep: 0,
+            ..self.ground(principal, around)
+        };
+        let seed = Random::new(around.random.number());
+        let faults = Rc::clone(&around.faults);
+        let transaction = Transaction::new(ground, memory, seed, faults);
+        let transaction = Rc::new(RefCell::new(transaction));
+        let cx = Context::new(0, 0, around.now_ms, principal.clone());
+        around.faults.borrow_mut().paused = true;
+        let told = run(&transaction, || ask(&P::default(), &cx));
+        around.faults.borrow_mut().paused = false;
+        told.map_err(|fault| match fault {
+            Fault::Refused(error) => cut(error),
+            Fault::Broke(_) => Error::failed("the plugin failed; see its log"),
+        })
+    }
+}
+
+/// Runs a handler over a transaction.
+fn run<T>(
+    transaction: &Rc<RefCell<Transaction>>,
+    handler: impl FnOnce() -> Result<T>,
+) -> std::result::Result<T, Fault> {
+    let host = Box::new(Shared(Rc::clone(transaction)));
+    let told = catch_unwind(AssertUnwindSafe(|| host::enter(host, handler).0));
+    told.map_err(|panic| Fault::Broke(said(&*panic)))?
+        .map_err(Fault::Refused)
+}
+
+/// Who asks a principal.
+pub(crate) fn caller(principal: &Principal) -> Caller {
+    match principal {
+        Principal::Node => Caller::Operator,
+        Principal::User(name) => Caller::User(name.clone()),
+    }
+}
+
+/// An answer has its limit.
+pub(crate) fn check_length(answer: &[u8]) -> Result<()> {
+    if answer.len() > MAX_ANSWER_BYTES {
+        let long = "the plugin's answer is longer than 1 MiB";
+        return Err(Error::new(ErrorCode::Quota, long));
+    }
+    Ok(())
+}

@@ -1,0 +1,153 @@
+//! A plugin's component in the real host, for scenarios that also run in the kit's world.
+
+use std::{fmt, fs, path::PathBuf, time::Duration};
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+use wormholes_host::{Caller, ErrorCode, Host, Manifest, Refusal, Source, Terms};
+use wormholes_plugin::{Error, Principal, Result as Told};
+use wormholes_plugin_kit::Drive;
+use wormholes_proto::NodeId;
+
+use crate::{binaries, wait::until_blocking, workspace};
+
+/// One instance of a plugin in a host of its own, with all that its manifest asks for.
+pub struct Hosted {
+    runtime: Runtime,
+    /// `None` only while it restarts.
+    host: Option<Host>,
+    folder: TempDir,
+    source: Source,
+    manifest: Manifest,
+}
+
+impl Hosted {
+    /// A plugin of this workspace, by the folder that its manifest is in: `plugins/echo`.
+    ///
+    /// # Errors
+    /// When it cannot be built or loaded.
+    pub fn new(folder: &str) -> Result<Self> {
+        let path = workspace::root().join(folder).join("plugin.toml");
+        let text = fs::read_to_string(&path)?;
+        let manifest = Manifest::parse(&text)?;
+        let name = PathBuf::from(&manifest.plugin.wasm);
+        let name = name.file_stem().and_then(|name| name.to_str());
+        let component = binaries::component(name.context("a component has a name")?)?;
+        let mut hosted = Self {
+            runtime: Runtime::new()?,
+            host: None,
+            folder: TempDir::with_prefix("wormholes-hosted-")?,
+            source: Source {
+                path,
+                manifest: text,
+                wasm: fs::read(component)?,
+            },
+            manifest,
+        };
+        hosted.start()?;
+        Ok(hosted)
+    }
+
+    fn start(&mut self) -> Result<()> {
+        let host = Host::open(self.folder.path(), NodeId::from_bytes([7; 32]))?;
+        let terms = Terms {
+            grants: self.manifest.capabilities.clone(),
+            ..Terms::default()
+        };
+        let name = &self.manifest.plugin.name;
+        let loaded = host.load(name, self.source.clone(), terms);
+        self.runtime.block_on(loaded)?;
+        self.host = Some(host);
+        Ok(())
+    }
+
+    fn host(&self) -> Told<&Host> {
+        let host = self.host.as_ref();
+        host.ok_or_else(|| Error::failed("the host did not start again"))
+    }
+
+    fn patience(&self, command: &str) -> Duration {
+        let mut commands = self.manifest.commands.iter();
+        let described = commands.find(|known| known.name == command);
+        Duration::from_secs(described.map_or(30, |command| command.timeout_seconds))
+    }
+}
+
+impl Drive for Hosted {
+    fn request(&mut self, of: &Principal, command: &str, arguments: Value) -> Told<Value> {
+        let (of, caller) = names(of);
+        let body = arguments.to_string();
+        let name = &self.manifest.plugin.name;
+        let patience = self.patience(command);
+        let pending = self
+            .host()?
+            .request(name, of, caller, command, body.as_bytes(), patience);
+        let answer = async { pending?.answer().await };
+        told(self.runtime.block_on(answer))
+    }
+
+    fn query(&mut self, of: &Principal, command: &str, arguments: Value) -> Told<Value> {
+        let (of, caller) = names(of);
+        let body = arguments.to_string();
+        let name = &self.manifest.plugin.name;
+        let answer = self
+            .host()?
+            .query(name, of, caller, command, body.as_bytes());
+        told(self.runtime.block_on(answer))
+    }
+
+    fn restart(&mut self) {
+        if let Some(host) = self.host.take() {
+            self.runtime.block_on(host.close());
+        }
+        // What comes next is told that there is no host.
+        let _told_then = self.start();
+    }
+
+    #[expect(clippy::panic, reason = "how a test fails")]
+    fn until(&mut self, what: &str, mut holds: impl FnMut(&mut Self) -> bool) {
+        if let Err(error) = until_blocking(what, || holds(self)) {
+            panic!("{error}");
+        }
+    }
+}
+
+fn names(of: &Principal) -> (wormholes_host::Principal, Caller) {
+    match of {
+        Principal::Node => (wormholes_host::Principal::Node, Caller::Operator),
+        Principal::User(name) => (
+            wormholes_host::Principal::User(name.clone()),
+            Caller::User(name.clone()),
+        ),
+    }
+}
+
+fn told(answer: Result<Vec<u8>, Refusal>) -> Told<Value> {
+    let body = answer.map_err(|refusal| Error::new(code(refusal.code), refusal.message))?;
+    serde_json::from_slice(&body)
+        .map_err(|error| Error::failed(format!("the plugin's answer is no JSON: {error}")))
+}
+
+fn code(code: ErrorCode) -> wormholes_plugin::ErrorCode {
+    use wormholes_plugin::ErrorCode as Theirs;
+    match code {
+        ErrorCode::Denied => Theirs::Denied,
+        ErrorCode::Quota => Theirs::Quota,
+        ErrorCode::Invalid => Theirs::Invalid,
+        ErrorCode::NotFound => Theirs::NotFound,
+        ErrorCode::Unavailable => Theirs::Unavailable,
+        ErrorCode::Expired => Theirs::Expired,
+        ErrorCode::Failed => Theirs::Failed,
+    }
+}
+
+impl fmt::Debug for Hosted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = &self.manifest.plugin.name;
+        f.debug_struct("Hosted")
+            .field("plugin", name)
+            .finish_non_exhaustive()
+    }
+}

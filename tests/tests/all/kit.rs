@@ -1,0 +1,163 @@
+//! The kit is true to the node: the same scenarios in its world, and with the component in the host.
+
+use std::fs;
+
+use serde_json::{Value, json};
+use wormholes_echo::Echo;
+use wormholes_plugin::{ErrorCode, Principal, Result};
+use wormholes_plugin_kit::{Drive, World, check, every_fault};
+use wormholes_tests::{Hosted, workspace};
+use wormholes_wicked::Wicked;
+
+fn manifest(folder: &str) -> String {
+    fs::read_to_string(workspace::root().join(folder).join("plugin.toml")).unwrap()
+}
+
+fn user(name: &str) -> Principal {
+    Principal::User(name.into())
+}
+
+/// Counts go on over a restart, each principal has its own, and what is refused counts nothing.
+fn echo_counts(node: &mut impl Drive) {
+    let ask = |node: &mut _, of: &Principal, command: &str, count: u64| {
+        let said = Drive::request(node, of, command, json!({ "text": "hello" }));
+        assert_eq!(said, Ok(json!({ "text": "hello", "count": count })));
+    };
+    let ann = user("ann");
+    ask(node, &Principal::Node, "say", 1);
+    ask(node, &Principal::Node, "later", 2);
+    ask(node, &ann, "say", 1);
+    let refused = node.request(&ann, "say", json!({})).unwrap_err();
+    assert_eq!(refused.code, ErrorCode::Invalid);
+    assert!(
+        refused.message.starts_with("argument `text`: "),
+        "{refused}"
+    );
+    let unknown = node.request(&ann, "shout", json!({ "text": "" }));
+    assert_eq!(unknown.unwrap_err().code, ErrorCode::NotFound);
+    node.restart();
+    ask(node, &Principal::Node, "later", 3);
+    ask(node, &ann, "say", 2);
+    assert_eq!(node.query(&ann, "count", json!({})), Ok(json!(2)));
+    assert_eq!(node.query(&user("bob"), "count", json!({})), Ok(json!(0)));
+}
+
+#[test]
+fn one_scenario_runs_in_the_kit_and_in_the_host() {
+    echo_counts(&mut World::<Echo>::new(1, &manifest("plugins/echo")).at(0));
+    echo_counts(&mut Hosted::new("plugins/echo").unwrap());
+}
+
+/// All that the wicked plugin does and that a native test can bear, and what it is told.
+fn wickedness(node: &mut impl Drive) -> Vec<Result<Value>> {
+    let mut told = Vec::new();
+    let with = |n: u64| json!({ "with": n });
+    let steps = [
+        ("mark", with(1)),
+        ("refuse", with(2)),
+        ("break", with(3)),
+        ("drizzle", json!({})),
+        ("scratch-drizzle", json!({})),
+        ("write", json!({})),
+        ("scratch", json!({})),
+        ("timers", json!({})),
+        ("later", json!({})),
+        ("nothing", json!({})),
+    ];
+    for of in [Principal::Node, user("ann")] {
+        for (command, arguments) in &steps {
+            told.push(node.request(&of, command, arguments.clone()));
+            // The third is how long its memory has lasted: statics outlive an instance natively.
+            let marks = node.request(&of, "marks", json!({})).unwrap();
+            told.push(Ok(json!([marks[0], marks[1]])));
+            told.push(node.query(&of, "sneak", json!({})));
+        }
+    }
+    told.extend((0..6).map(|n| node.request(&user("ann"), "fill", with(n))));
+    let bob = user("bob");
+    node.request(&bob, "alarm", with(77)).unwrap();
+    node.restart();
+    let mut last = Value::Null;
+    node.until("the alarm", |node| {
+        last = node.request(&bob, "marks", json!({})).unwrap();
+        last[0] == 77
+    });
+    told.push(Ok(last[1].clone()));
+    told
+}
+
+#[test]
+fn limits_and_refusals_of_the_kit_are_those_of_the_host() {
+    let kit = wickedness(&mut World::<Wicked>::new(1, &manifest("tests/wicked")).at(0));
+    let host = wickedness(&mut Hosted::new("tests/wicked").unwrap());
+    assert_eq!(kit.len(), host.len());
+    for (number, (kit, host)) in kit.iter().zip(&host).enumerate() {
+        assert_eq!(kit, host, "answer {number}");
+    }
+}
+
+/// Whoever is told nothing asks again; nobody is told a number twice.
+#[test]
+fn no_fault_has_echo_forget_what_it_told() {
+    every_fault::<Echo>(&manifest("plugins/echo"), |world| {
+        let mut node = world.at(0);
+        let mut last = 0;
+        for command in ["say", "later", "say"] {
+            let said = loop {
+                match node.request(&Principal::Node, command, json!({ "text": "" })) {
+                    Err(error) if error.code == ErrorCode::Unavailable => {}
+                    said => break said.unwrap(),
+                }
+            };
+            let count = said["count"].as_u64().unwrap();
+            assert!(count > last, "{count} after {last}");
+            last = count;
+        }
+        assert_eq!(
+            node.query(&Principal::Node, "count", json!({})),
+            Ok(json!(last))
+        );
+    });
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Say(u8),
+    Restart,
+    Crash(u64),
+}
+
+#[test]
+fn echo_counts_each_user_whatever_crashes() {
+    let manifest = manifest("plugins/echo");
+    let draw = |random: &mut wormholes_plugin_kit::Random| {
+        let step = |random: &mut wormholes_plugin_kit::Random| match random.of(0..6) {
+            0 => Step::Restart,
+            1 => Step::Crash(random.of(0..3)),
+            n => Step::Say(u8::try_from(n % 3).unwrap()),
+        };
+        (0..30).map(|_| step(random)).collect()
+    };
+    check(100, draw, |seed, steps| {
+        let mut world = World::<Echo>::new(seed, &manifest);
+        let mut told = [0; 3];
+        for step in steps {
+            match step {
+                Step::Restart => world.at(0).restart(),
+                Step::Crash(commit) => world.crash_before_commit(*commit),
+                Step::Say(name) => {
+                    let of = user(&name.to_string());
+                    let said = world.at(0).request(&of, "say", json!({ "text": "" }));
+                    let count = &mut told[usize::from(*name)];
+                    match said {
+                        Ok(said) => {
+                            *count += 1;
+                            assert_eq!(said["count"], json!(*count), "{of:?}");
+                        }
+                        Err(error) => assert_eq!(error.code, ErrorCode::Unavailable),
+                    }
+                }
+            }
+        }
+    });
+}
