@@ -29,8 +29,16 @@ impl Hosted {
     /// # Errors
     /// When it cannot be built or loaded.
     pub fn new(folder: &str) -> Result<Self> {
+        Self::with_more(folder, "")
+    }
+
+    /// As [`Self::new`], with more sections of plugin.toml.
+    ///
+    /// # Errors
+    /// When it cannot be built or loaded.
+    pub fn with_more(folder: &str, sections: &str) -> Result<Self> {
         let path = workspace::root().join(folder).join("plugin.toml");
-        let text = fs::read_to_string(&path)?;
+        let text = fs::read_to_string(&path)? + sections;
         let manifest = Manifest::parse(&text)?;
         let name = PathBuf::from(&manifest.plugin.wasm);
         let name = name.file_stem().and_then(|name| name.to_str());

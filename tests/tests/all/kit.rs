@@ -96,6 +96,67 @@ fn limits_and_refusals_of_the_kit_are_those_of_the_host() {
     }
 }
 
+const HALTING: &str = "\n[instance]\nmode = \"fresh\"\npoison = \"halt\"\n";
+
+/// Who broke three times over a request answers nobody until it is started; others go on.
+fn halts(node: &mut impl Drive) {
+    let (ann, bob) = (user("ann"), user("bob"));
+    let with = |n: u64| json!({ "with": n });
+    assert_eq!(node.request(&ann, "mark", with(1)), Ok(json!("marked")));
+    let broken = node.request(&ann, "break", with(2)).unwrap_err();
+    assert_eq!(broken.code, ErrorCode::Failed);
+    assert_eq!(broken.message, "the plugin failed; see its log");
+    for refused in [
+        node.request(&ann, "marks", json!({})),
+        node.query(&ann, "sneak", json!({})),
+    ] {
+        let refused = refused.unwrap_err();
+        assert_eq!(refused.code, ErrorCode::Unavailable);
+        assert!(
+            refused.message.starts_with("the plugin is parked: "),
+            "{refused}"
+        );
+    }
+    assert_eq!(node.request(&bob, "mark", with(3)), Ok(json!("marked")));
+    node.restart();
+    let marks = node.request(&ann, "marks", json!({})).unwrap();
+    assert_eq!([&marks[0], &marks[1]], [&json!(1), &Value::Null]);
+}
+
+#[test]
+fn what_halts_in_the_host_halts_in_the_kit() {
+    let manifest = manifest("tests/wicked") + HALTING;
+    halts(&mut World::<Wicked>::new(1, &manifest).at(0));
+    halts(&mut Hosted::with_more("tests/wicked", HALTING).unwrap());
+}
+
+/// As `rows_of_an_older_schema_are_migrated_once_or_not_touched` shows it of the daemon.
+#[test]
+fn rows_of_an_older_schema_are_migrated_in_the_kit() {
+    let manifest = manifest("tests/wicked");
+    let schema = |number: u32| format!("{manifest}\n[state]\nschema = {number}\n");
+    let node = Principal::Node;
+    let mut world = World::<Wicked>::new(1, &manifest);
+    let mut at = world.at(0);
+    let marks = |at: &mut wormholes_plugin_kit::At<'_, Wicked>| {
+        let marks = at.request(&node, "marks", json!({}));
+        marks.map(|marks| marks[0].clone())
+    };
+    at.request(&node, "mark", json!({ "with": 5 })).unwrap();
+    for _ in 0..2 {
+        at.update(&schema(1));
+        assert_eq!(marks(&mut at), Ok(json!(1005)));
+    }
+    at.request(&node, "mark", json!({ "with": 13 })).unwrap();
+    at.update(&schema(2));
+    assert_eq!(at.parked(&node).as_deref(), Some("13 cannot be migrated"));
+    assert_eq!(marks(&mut at).unwrap_err().code, ErrorCode::Unavailable);
+    at.start();
+    assert!(at.parked(&node).is_some(), "it is tried again, in vain");
+    at.update(&schema(1));
+    assert_eq!(marks(&mut at), Ok(json!(13)));
+}
+
 /// Whoever is told nothing asks again; nobody is told a number twice.
 #[test]
 fn no_fault_has_echo_forget_what_it_told() {
