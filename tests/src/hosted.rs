@@ -9,9 +9,8 @@ use tokio::runtime::Runtime;
 use wormholes_host::{Caller, ErrorCode, Host, Manifest, Refusal, Source, Terms};
 use wormholes_plugin::{Error, Principal, Result as Told};
 use wormholes_plugin_kit::Drive;
-use wormholes_proto::NodeId;
 
-use crate::{binaries, wait::until_blocking, workspace};
+use crate::{binaries, plugin_host, wait::until_blocking, workspace};
 
 /// One instance of a plugin in a host of its own, with all that its manifest asks for.
 pub struct Hosted {
@@ -59,7 +58,8 @@ impl Hosted {
     }
 
     fn start(&mut self) -> Result<()> {
-        let host = Host::open(self.folder.path(), NodeId::from_bytes([7; 32]))?;
+        let (id, network) = plugin_host::alone(&[7; 32])?;
+        let host = Host::open(self.folder.path(), id, network, None)?;
         let terms = Terms {
             grants: self.manifest.capabilities.clone(),
             ..Terms::default()

@@ -46,6 +46,8 @@ pub struct More<'a> {
     pub files: Option<&'a std::path::Path>,
     /// A plugin of the client, by its folder.
     pub plugin: Option<&'a str>,
+    /// The same of the exit, where it takes messages of strangers.
+    pub exits_plugin: Option<&'a str>,
     /// An SSH server, offered as the service `ssh` of relay and friend.
     pub ssh: Option<SocketAddr>,
 }
@@ -207,7 +209,11 @@ impl<'a> Plan<'a> {
             .name(OUTSIDE, OUTSIDE_IP.into())
             .config("[hop]\nenabled = true\n[exit]\nenabled = true")
             .config("allow = [\"0.0.0.0/0\"]\nallow_private = true");
-        self.knows(exit, CLIENT, 2, "")
+        let exit = self.knows(exit, CLIENT, 2, "")?;
+        match self.more.exits_plugin {
+            Some(folder) => Ok(exit.plugin(folder)?.config("strangers = true")),
+            None => Ok(exit),
+        }
     }
 
     fn client(&self, relay: &Daemon) -> Result<Setup> {

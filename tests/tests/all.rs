@@ -49,12 +49,16 @@ mod kills;
 mod kit;
 #[path = "all/leaks.rs"]
 mod leaks;
+#[path = "all/ledgers.rs"]
+mod ledgers;
 #[path = "all/lies.rs"]
 mod lies;
 #[path = "all/loops.rs"]
 mod loops;
 #[path = "all/marks.rs"]
 mod marks;
+#[path = "all/messages.rs"]
+mod messages;
 #[path = "all/moves.rs"]
 mod moves;
 #[path = "all/networks.rs"]
@@ -75,12 +79,12 @@ mod peers;
 mod plans;
 #[path = "all/plugins.rs"]
 mod plugins;
-#[path = "all/plugins_operators.rs"]
-mod plugins_operators;
 #[path = "all/plugins_js.rs"]
 mod plugins_js;
 #[path = "all/plugins_new.rs"]
 mod plugins_new;
+#[path = "all/plugins_operators.rs"]
+mod plugins_operators;
 #[path = "all/readme.rs"]
 mod readme;
 #[path = "all/relay_open.rs"]

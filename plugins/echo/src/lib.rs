@@ -3,13 +3,13 @@
 use serde::Serialize;
 use std::time::Duration;
 use wormholes_plugin::{
-    Caller, Cell, Context, Error, Plugin, Reply, Request, Result, json, plugin,
+    Caller, Cell, Context, Error, InMemory, Plugin, Reply, Request, Result, json, plugin,
 };
 
 /// How often it was told something.
 const COUNT: Cell<u64> = Cell::new("count");
 /// The request that `later` answers.
-const WAITING: Cell<(u64, String)> = Cell::scratch("waiting");
+const WAITING: Cell<(u64, String), InMemory> = Cell::scratch("waiting");
 
 /// The plugin.
 #[derive(Debug, Default)]

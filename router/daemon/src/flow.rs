@@ -82,6 +82,8 @@ pub(crate) struct Caller {
     pub(crate) role: Option<String>,
     /// Flows of one plugin with different texts share no circuit.
     pub(crate) isolation: String,
+    /// Whoever is called must not learn which node calls.
+    pub(crate) hides_node: bool,
 }
 
 /// The two ends of a program's connection.

@@ -38,6 +38,7 @@ pub(crate) struct Identity {
     pair: Ed25519KeyPair,
     certified: Arc<CertifiedKey>,
     reset: hmac::Key,
+    derived: hmac::Key,
     noise: StaticKeypair,
 }
 
@@ -130,15 +131,15 @@ impl Identity {
         let certified = CertifiedKey::new(vec![CertificateDer::from(spki)], key);
         // Derived from a signature, which only the key's owner can make: a restarted node then
         // resets the connections of its former life instead of leaving them to time out.
-        let reset = hmac::Key::new(
-            hmac::HMAC_SHA256,
-            pair.sign(b"wormholes stateless reset v1").as_ref(),
-        );
+        let secret = |what: &[u8]| hmac::Key::new(hmac::HMAC_SHA256, pair.sign(what).as_ref());
+        let reset = secret(b"wormholes stateless reset v1");
+        let derived = secret(b"wormholes derived secrets v1");
         Some(Self {
             id,
             pair,
             certified: Arc::new(certified),
             reset,
+            derived,
             noise,
         })
     }
@@ -153,6 +154,13 @@ impl Identity {
         let mut bytes = [0; SIGNATURE_BYTES];
         bytes.copy_from_slice(self.pair.sign(message).as_ref());
         bytes
+    }
+
+    /// A secret for `purpose`, which says nothing about those for others.
+    pub(crate) fn derive(&self, purpose: &[u8]) -> Zeroizing<[u8; 32]> {
+        let mut secret = Zeroizing::new([0; 32]);
+        secret.copy_from_slice(hmac::sign(&self.derived, purpose).as_ref());
+        secret
     }
 
     /// The key as TLS presents it: a raw public key (RFC 7250).

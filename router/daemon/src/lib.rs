@@ -56,4 +56,5 @@ pub use pipe::{
 pub use plugins::{PluginError, check_plugins};
 pub use policy::{Generation, LoadError, NothingBefore, PolicyHost, ScriptError, Scripts, check};
 pub use role::{RoleAccount, RoleStatus};
+pub use serve::Trunks;
 pub use tunnel::{ErrorKind, OpenError, Opened, Place, TunnelRequest, UpstreamError};

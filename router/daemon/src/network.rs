@@ -27,6 +27,7 @@ use wormholes_proto::{
     CarrierKind, HandshakeError, NodeId, RecordError, SIGNATURE_BYTES, SignedRecord,
 };
 use wormholes_rules::{NodeView, Tunnel, World};
+use zeroize::Zeroizing;
 
 use connect::Rounds;
 pub(crate) use connect::Wanted;
@@ -45,7 +46,7 @@ use crate::{
     records::{OwnRecord, REFRESH_PERIOD, Records},
     registration::Registrations,
     role::{Role, RoleStatus},
-    serve::{self, Asker, HopKeys, RelayDesk, TrunkDesk, Way},
+    serve::{self, Asker, HopKeys, RelayDesk, TrunkDesk, Trunks, Way},
     tunnel::{self, OnionClient, OpenError, Opened, TunnelRequest},
 };
 
@@ -313,14 +314,11 @@ impl Network {
         self.exit.status(&self.counters.exit)
     }
 
-    /// Hands the trunks of other nodes' plugins to `answer` from now on, with the node at the other
+    /// Hands the trunks of other nodes' plugins to `trunks` from now on, with the node at the other
     /// end: none where nobody knows it, as over an onion. Dropping a pipe ends its trunk. Until then
     /// there is no such service. The first to ask for them gets them all.
-    pub fn answer_trunks(
-        &self,
-        answer: impl Fn(Box<dyn wormholes_host::Pipe>, Option<NodeId>) + Send + Sync + 'static,
-    ) {
-        self.trunk_desk.open(Box::new(answer));
+    pub fn answer_trunks(&self, trunks: impl Trunks) {
+        self.trunk_desk.open(Box::new(trunks));
     }
 
     /// Refuses what others ask for from now on, as busy, so that they go another way; waits until
@@ -538,6 +536,11 @@ impl Network {
 
     pub(crate) fn trunk_desk(&self) -> &TrunkDesk {
         &self.trunk_desk
+    }
+
+    /// A secret of this node for one purpose.
+    pub(crate) fn derive(&self, purpose: &[u8]) -> Zeroizing<[u8; 32]> {
+        self.identity.derive(purpose)
     }
 
     /// Signs as this node. Whoever asks separates what it has signed from all else.

@@ -106,8 +106,7 @@ impl Node {
         let entrances = entrances
             .map(Entrance::bind)
             .collect::<Result<Vec<_>, _>>()?;
-        let plugins =
-            Plugins::start(&core.config, core.network.id(), core.metrics.observer()).await?;
+        let plugins = Plugins::start(core).await?;
         core.use_plugins(plugins);
         start_metrics(core).await?;
         core.open_entrances(entrances);

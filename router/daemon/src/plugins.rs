@@ -5,7 +5,7 @@ mod network;
 use std::{
     fmt,
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, PoisonError, RwLock, Weak},
     time::Duration,
 };
 
@@ -14,17 +14,22 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 use wormholes_host::{
     Caller, Condition, DeadLetter, Ending, ErrorCode, Host, HostError, InstanceReport, LoadError,
-    Observer, PluginLine, Principal, Refusal, Source, Terms,
+    Pipe, PluginLine, Principal, Refusal, Source, Terms,
 };
 use wormholes_proto::{
     NodeId,
     control::{
-        PluginCommand, PluginCondition, PluginDead, PluginDeadLetter, PluginInfo, PluginLog,
-        PluginLogLine,
+        PluginArgumentKind, PluginCommand, PluginCondition, PluginDead, PluginDeadLetter,
+        PluginInfo, PluginLog, PluginLogLine,
     },
 };
+use wormholes_rules::World;
 
-use crate::config::{Config, PluginConfig};
+use crate::{
+    config::{Config, PluginConfig},
+    node::NodeCore,
+    serve::Trunks,
+};
 
 /// Of the host, below the data folder.
 const FOLDER: &str = "plugins";
@@ -35,6 +40,23 @@ const MAX_WASM_BYTES: u64 = 128 << 20;
 
 /// The host, where config.toml names plugins.
 pub(crate) struct Plugins(RwLock<Option<Arc<Host>>>);
+
+/// Where trunks come in. Weak: a host that ends waits until nobody has it.
+struct Door(Weak<Host>);
+
+impl Trunks for Door {
+    fn answer(&self, trunk: Box<dyn Pipe>, from: Option<NodeId>) {
+        if let Some(host) = self.0.upgrade() {
+            host.answer_call(trunk, from);
+        }
+    }
+
+    fn peer_is_up(&self, node: NodeId) {
+        if let Some(host) = self.0.upgrade() {
+            host.peer_is_up(node);
+        }
+    }
+}
 
 /// Plugins that do not start.
 #[derive(Debug, Error)]
@@ -67,26 +89,29 @@ pub enum PluginError {
 }
 
 impl Plugins {
-    /// Starts the plugins of `config`; no host runs where there are none. `observer` sees every commit
-    /// of their store.
+    /// Starts the plugins of the node's config; no host runs where there are none.
     ///
     /// # Errors
     /// [`PluginError`] names what to mend.
-    pub(crate) async fn start(
-        config: &Config,
-        node: NodeId,
-        observer: Observer,
-    ) -> Result<Self, PluginError> {
+    pub(crate) async fn start(core: &Arc<NodeCore>) -> Result<Self, PluginError> {
+        let (config, network) = (&core.config, &core.network);
         if config.plugins.is_empty() {
             return Ok(Self(RwLock::new(None)));
         }
-        let host = Host::open(&config.node.data_dir.join(FOLDER), node, Some(observer))?;
+        let host = Host::open(
+            &config.node.data_dir.join(FOLDER),
+            network.id(),
+            core.host_network(),
+            Some(core.metrics.observer()),
+        )?;
         for plugin in &config.plugins {
             let source = read(plugin)?;
             let loaded = host.load(&plugin.name, source, terms(plugin)).await;
             loaded.map_err(|error| load_error(plugin, error))?;
         }
-        Ok(Self(RwLock::new(Some(Arc::new(host)))))
+        let host = Arc::new(host);
+        network.answer_trunks(Door(Arc::downgrade(&host)));
+        Ok(Self(RwLock::new(Some(host))))
     }
 
     /// Whether the plugins of `config` could start.
@@ -194,10 +219,12 @@ impl Plugins {
         instance: &str,
         user: Option<&str>,
         command: &str,
-        arguments: Map<String, Value>,
+        mut arguments: Map<String, Value>,
+        world: &World,
     ) -> Result<Value, Refusal> {
         let host = self.host(instance)?;
         let described = described(&host, instance, command)?;
+        name_nodes(&described, &mut arguments, world)?;
         let (principal, caller) = match user {
             None => (Principal::Node, Caller::Operator),
             Some(_) => {
@@ -263,6 +290,36 @@ fn described(host: &Host, instance: &str, command: &str) -> Result<PluginCommand
     })
 }
 
+/// Puts keys in the place of petnames and ids.
+fn name_nodes(
+    command: &PluginCommand,
+    arguments: &mut Map<String, Value>,
+    world: &World,
+) -> Result<(), Refusal> {
+    let are_nodes = command.arguments.iter();
+    let are_nodes = are_nodes.filter(|argument| argument.kind == PluginArgumentKind::Peer);
+    for argument in are_nodes {
+        let given: Vec<&mut Value> = match arguments.get_mut(&argument.name) {
+            None => Vec::new(),
+            Some(Value::Array(many)) => many.iter_mut().collect(),
+            Some(one) => vec![one],
+        };
+        for value in given {
+            let name = value.as_str().unwrap_or_default();
+            let known = world.find(name).map(|node| node.id);
+            let Some(id) = known.or_else(|| name.parse().ok()) else {
+                let unknown = format!(
+                    "{}: no peer is called {name:?}; see `wormholes peer list`, or give a node's id",
+                    argument.name
+                );
+                return Err(Refusal::new(ErrorCode::NotFound, unknown));
+            };
+            *value = Value::String(data_encoding::HEXLOWER.encode(NodeId::as_bytes(&id)));
+        }
+    }
+    Ok(())
+}
+
 fn no_plugin(instance: &str) -> Refusal {
     let missing = format!("no plugin runs as `{instance}`; see `wormholes plugin list`");
     Refusal::new(ErrorCode::NotFound, missing)
@@ -302,6 +359,7 @@ fn terms(plugin: &PluginConfig) -> Terms {
     Terms {
         grants: plugin.grants.clone(),
         config: plugin.config.clone(),
+        strangers: plugin.strangers,
     }
 }
 

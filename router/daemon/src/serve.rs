@@ -22,6 +22,7 @@ use wormholes_rules::{NodeView, RuleEvent, Verdict};
 pub(crate) use hop::HopKeys;
 pub(crate) use relay::RelayDesk;
 pub(crate) use trunk::TrunkDesk;
+pub use trunk::Trunks;
 
 use crate::{
     carrier::{CloseCode, Incoming, Link, Standing},
@@ -167,6 +168,7 @@ async fn serve_streams(
             () = answered.notified(), if !is_up => {
                 is_up = true;
                 announce(&network, &link, "peer-up", String::new());
+                network.trunk_desk().peer_is_up(link.peer());
                 continue;
             }
             taken = tokio::time::timeout_at(due, link.accept()) => taken,

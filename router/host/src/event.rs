@@ -1,19 +1,31 @@
 //! What happens to a principal, one thing at a time.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, atomic::Ordering},
+};
 
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use tokio::sync::OwnedSemaphorePermit;
+use wormholes_proto::trunk::{self as wire, Failure};
+
+use crate::{
+    mail::Delivery,
+    message::{Address, Identity, Note, text},
+};
 
 /// The longest text of an error that is kept; the rest is cut.
 const MAX_MESSAGE_BYTES: usize = 1024;
 
 /// Whom an event, its state, its timers and its keys are for.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Principal {
     /// The node itself.
     Node,
     /// One of its users, by name.
-    User(Arc<str>),
+    User(#[serde(with = "text")] Arc<str>),
 }
 
 /// What happens; a handler takes it.
@@ -40,6 +52,51 @@ pub(crate) enum Event {
         /// The request's id.
         request: u64,
     },
+    /// Somebody sent a message.
+    Message(Arc<Incoming>),
+    /// Something is to be told.
+    Note {
+        /// Of its row.
+        number: u64,
+        note: Arc<Note>,
+    },
+    /// The answer to a question that it asked.
+    Answer {
+        /// The question's.
+        id: u64,
+        answer: Result<Bytes, Refusal>,
+    },
+}
+
+/// What came on the way from another principal.
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    pub(crate) from: Address,
+    /// As whom this end is known there.
+    pub(crate) own: Identity,
+    pub(crate) protocol: Arc<str>,
+    pub(crate) content: Content,
+    /// What its commit has to hold; `None`: it is volatile.
+    pub(crate) delivery: Option<Delivery>,
+    /// Of its trunk, until it is handled.
+    pub(crate) _room: Option<OwnedSemaphorePermit>,
+}
+
+/// What came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Content {
+    Message(Bytes),
+    /// So many messages that are not to come.
+    Gap(u16),
+}
+
+impl Incoming {
+    /// Whether it may be handled in this epoch of the store.
+    pub(crate) fn is_live(&self, epoch: u64) -> bool {
+        let is_live =
+            |delivery: &Delivery| delivery.epoch == epoch && delivery.live.load(Ordering::Acquire);
+        self.delivery.as_ref().is_none_or(is_live)
+    }
 }
 
 /// Why a principal is woken.
@@ -75,6 +132,13 @@ pub enum Caller {
     Operator,
     /// One of its users.
     User(Arc<str>),
+    /// A plugin, of this node or of another one.
+    Plugin {
+        /// Who.
+        from: Address,
+        /// As whom the principal was asked.
+        own: Identity,
+    },
 }
 
 /// A question that changes nothing.
@@ -118,7 +182,7 @@ pub(crate) struct Stamp {
 }
 
 /// What went wrong, for a program.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ErrorCode {
     /// Not granted.
     Denied,
@@ -137,7 +201,7 @@ pub enum ErrorCode {
 }
 
 /// An answer that says no, for the asker.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Error, Serialize, Deserialize)]
 #[error("{message}")]
 pub struct Refusal {
     /// For a program.
@@ -186,6 +250,9 @@ impl Event {
             Self::Timer { .. } => EventKind::Timer,
             Self::Request(_) => EventKind::Request,
             Self::Canceled { .. } => EventKind::Canceled,
+            Self::Message(_) => EventKind::Message,
+            Self::Note { .. } => EventKind::Note,
+            Self::Answer { .. } => EventKind::Answer,
         }
     }
 }
@@ -203,6 +270,12 @@ pub enum EventKind {
     Request,
     /// Nobody waits for it any more.
     Canceled,
+    /// A message came, or is not to come.
+    Message,
+    /// What became of a message or a channel.
+    Note,
+    /// A question was answered.
+    Answer,
 }
 
 impl fmt::Display for EventKind {
@@ -213,6 +286,9 @@ impl fmt::Display for EventKind {
             Self::Timer => "timer",
             Self::Request => "request",
             Self::Canceled => "canceled",
+            Self::Message => "message",
+            Self::Note => "note",
+            Self::Answer => "answer",
         })
     }
 }
@@ -223,5 +299,35 @@ impl fmt::Display for Principal {
             Self::Node => f.write_str("node"),
             Self::User(name) => f.write_str(name),
         }
+    }
+}
+
+impl From<Failure> for Refusal {
+    fn from(failure: Failure) -> Self {
+        let code = match failure.code() {
+            wire::ErrorCode::Denied => ErrorCode::Denied,
+            wire::ErrorCode::Quota => ErrorCode::Quota,
+            wire::ErrorCode::Invalid => ErrorCode::Invalid,
+            wire::ErrorCode::NotFound => ErrorCode::NotFound,
+            wire::ErrorCode::Unavailable => ErrorCode::Unavailable,
+            wire::ErrorCode::Expired => ErrorCode::Expired,
+            wire::ErrorCode::Failed | wire::ErrorCode::Unknown(_) => ErrorCode::Failed,
+        };
+        Self::new(code, failure.message())
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        let code = match refusal.code {
+            ErrorCode::Denied => wire::ErrorCode::Denied,
+            ErrorCode::Quota => wire::ErrorCode::Quota,
+            ErrorCode::Invalid => wire::ErrorCode::Invalid,
+            ErrorCode::NotFound => wire::ErrorCode::NotFound,
+            ErrorCode::Unavailable => wire::ErrorCode::Unavailable,
+            ErrorCode::Expired => wire::ErrorCode::Expired,
+            ErrorCode::Failed => wire::ErrorCode::Failed,
+        };
+        Self::new(code, &refusal.message)
     }
 }

@@ -74,6 +74,8 @@ pub struct Counts {
     pub limits: BTreeMap<Limit, u64>,
     /// Events that were given up.
     pub given_up: u64,
+    /// Volatile messages for which there was no room.
+    pub dropped: u64,
 }
 
 impl Ending {
@@ -112,6 +114,10 @@ impl Figures {
         for limit in limits {
             *counts.limits.entry(*limit).or_default() += 1;
         }
+    }
+
+    pub(crate) fn dropped(&self) {
+        self.lock().dropped += 1;
     }
 
     pub(crate) fn gave_up(&self) {

@@ -6,6 +6,7 @@
 mod abi;
 mod cache;
 mod engine;
+mod limiter;
 mod wasi;
 
 use std::{
@@ -21,17 +22,18 @@ use std::{
 
 use thiserror::Error;
 use wasmtime::{
-    ResourceLimiter, Store, Trap,
+    Store, Trap,
     component::{Component, HasSelf, InstancePre, Linker, types::ComponentItem},
 };
 use wormholes_proto::NodeId;
 
-use self::abi::handlers;
+use self::{abi::handlers, limiter::Limiter};
 pub(crate) use self::{cache::Cache, engine::Engine};
 use crate::{
     event::{ErrorCode, Event, Query, Refusal, Reply},
     lines::PluginLines,
     manifest::{Capabilities, Limits},
+    network::Network,
     transaction::{Limit, MAX_ANSWER_BYTES, Transaction},
 };
 
@@ -41,10 +43,6 @@ const PACKAGE: &str = "wormholes:plugin/";
 const FREE: [&str; 3] = ["types", "requests", "system"];
 /// Of standard error, until the end of a line.
 const MAX_STDERR_BYTES: usize = 4096;
-/// Tables and memories of one instance, and instances in a component: those of Python need most.
-const MAX_TABLES: usize = 64;
-const MAX_MEMORIES: usize = 16;
-const MAX_INSTANCES: usize = 64;
 const MAX_TABLE_ELEMENTS: usize = 100_000;
 /// What one call of a plugin hands to the host: a row of the greatest length, and room to spare.
 const MAX_CALL_BYTES: usize = 4 << 20;
@@ -53,12 +51,32 @@ const MAX_CALL_BYTES: usize = 4 << 20;
 #[derive(Debug)]
 pub(crate) struct Plugin {
     pub(crate) name: Arc<str>,
-    pub(crate) node: NodeId,
+    pub(crate) around: Around,
     /// Values as JSON.
     pub(crate) config: BTreeMap<String, String>,
     pub(crate) limits: Arc<Limits>,
+    /// Whether it takes messages of whoever calls.
+    pub(crate) strangers: bool,
     /// What its instances said last.
     pub(crate) lines: Arc<PluginLines>,
+}
+
+/// The node around a plugin.
+#[derive(Debug, Clone)]
+pub(crate) struct Around {
+    pub(crate) node: NodeId,
+    /// `None`: it is only looked at, and never run.
+    pub(crate) network: Option<Arc<dyn Network>>,
+}
+
+impl Around {
+    /// For a plugin that is not run.
+    pub(crate) fn nobody() -> Self {
+        Self {
+            node: NodeId::from_bytes([0; 32]),
+            network: None,
+        }
+    }
 }
 
 /// A plugin's compiled code, with its imports and grants checked.
@@ -68,6 +86,8 @@ pub(crate) struct Code {
     ready: InstancePre<State>,
     handlers: Handlers,
     digest: [u8; 8],
+    /// Granted.
+    messages: bool,
 }
 
 /// Where the component's handlers are; those that it has not, answer nothing.
@@ -76,6 +96,7 @@ struct Handlers {
     request: Option<handlers::on_request::GuestIndices>,
     query: Option<handlers::on_query::GuestIndices>,
     timer: Option<handlers::on_timer::GuestIndices>,
+    message: Option<handlers::on_message::GuestIndices>,
 }
 
 /// A component that is not run.
@@ -137,6 +158,7 @@ pub(crate) struct Instance {
     request: Option<handlers::on_request::Guest>,
     query: Option<handlers::on_query::Guest>,
     timer: Option<handlers::on_timer::Guest>,
+    message: Option<handlers::on_message::Guest>,
 }
 
 /// What the host keeps for an instance.
@@ -145,14 +167,6 @@ pub(crate) struct State {
     transaction: Option<Transaction>,
     limiter: Limiter,
     stderr: Vec<u8>,
-}
-
-/// What an instance may still take, all of its memories and all of its tables together.
-struct Limiter {
-    memory_bytes: usize,
-    table_elements: usize,
-    /// What it asked for in vain in this event.
-    hits: BTreeSet<Limit>,
 }
 
 impl Code {
@@ -216,6 +230,10 @@ impl Code {
                 .then(|| handlers::on_timer::GuestIndices::new(&ready))
                 .transpose()
                 .map_err(other_abi)?,
+            message: exports("on-message")
+                .then(|| handlers::on_message::GuestIndices::new(&ready))
+                .transpose()
+                .map_err(other_abi)?,
         };
         Ok(Self {
             engine,
@@ -223,12 +241,18 @@ impl Code {
             ready,
             handlers,
             digest,
+            messages: granted.messages,
         })
     }
 
     /// How the component's SHA-256 begins.
     pub(crate) fn digest(&self) -> [u8; 8] {
         self.digest
+    }
+
+    /// Whether messages and questions of others reach it: it was granted them, and has a handler.
+    pub(crate) fn takes_messages(&self) -> bool {
+        self.messages && (self.handlers.message.is_some() || self.handlers.request.is_some())
     }
 
     pub(crate) fn plugin(&self) -> &Arc<Plugin> {
@@ -259,12 +283,15 @@ impl Code {
         let query = query.map(|at| at.load(&mut store, &instance)).transpose();
         let timer = handlers.timer.as_ref();
         let timer = timer.map(|at| at.load(&mut store, &instance)).transpose();
+        let message = handlers.message.as_ref();
+        let message = message.map(|at| at.load(&mut store, &instance)).transpose();
         Ok(Instance {
             engine: Arc::clone(&self.engine),
             lifecycle,
             request: request.map_err(broken)?,
             query: query.map_err(broken)?,
             timer: timer.map_err(broken)?,
+            message: message.map_err(broken)?,
             store,
         })
     }
@@ -353,6 +380,12 @@ impl Instance {
                 Some(handler) => handler.call_timer(store, &stamp, name, payload).await?,
                 None => return Ok(Err(Refusal::no_handler("on-timer"))),
             },
+            Event::Message(_) | Event::Note { .. } | Event::Answer { .. } => {
+                let Some(handler) = &self.message else {
+                    return Ok(Err(Refusal::no_handler("on-message")));
+                };
+                abi::call_message(handler, store, event, &stamp).await?
+            }
             Event::Canceled { request } => match &self.request {
                 Some(handler) => handler.call_canceled(store, &stamp, *request).await?,
                 None => Ok(()),
@@ -380,57 +413,6 @@ impl Instance {
         };
         Ok(told.map(|()| Outcome::Done).map_err(Refusal::from))
     }
-}
-
-impl ResourceLimiter for Limiter {
-    fn memory_growing(
-        &mut self,
-        current: usize,
-        desired: usize,
-        _: Option<usize>,
-    ) -> wasmtime::Result<bool> {
-        let wanted = desired.saturating_sub(current);
-        Ok(take(&mut self.memory_bytes, wanted) || self.hit(Limit::Memory))
-    }
-
-    fn table_growing(
-        &mut self,
-        current: usize,
-        desired: usize,
-        _: Option<usize>,
-    ) -> wasmtime::Result<bool> {
-        let wanted = desired.saturating_sub(current);
-        Ok(take(&mut self.table_elements, wanted) || self.hit(Limit::Tables))
-    }
-
-    fn instances(&self) -> usize {
-        MAX_INSTANCES
-    }
-
-    fn tables(&self) -> usize {
-        MAX_TABLES
-    }
-
-    fn memories(&self) -> usize {
-        MAX_MEMORIES
-    }
-}
-
-impl Limiter {
-    /// It gets no more.
-    fn hit(&mut self, limit: Limit) -> bool {
-        self.hits.insert(limit);
-        false
-    }
-}
-
-/// Takes so much of what is left, if it is there.
-fn take(left: &mut usize, wanted: usize) -> bool {
-    let Some(rest) = left.checked_sub(wanted) else {
-        return false;
-    };
-    *left = rest;
-    true
 }
 
 impl State {

@@ -1,40 +1,34 @@
 //! The host: the store, the engine, and the plugins that are loaded.
 
+mod shared;
+
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     fmt, io,
     path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex, PoisonError, RwLock,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError, RwLock, atomic::AtomicU64},
     time::Duration,
 };
 
 use thiserror::Error;
-use tokio::{
-    runtime::{self, Runtime},
-    sync::{
-        mpsc::{self, error::TrySendError},
-        oneshot,
-    },
-};
+use tokio::runtime::{self, Runtime};
 use wormholes_proto::NodeId;
 
+pub use self::shared::Pending;
+pub(crate) use self::shared::Shared;
 use crate::{
-    clock::now_ms,
-    event::{Caller, ErrorCode, Principal, Query, Refusal, Request},
+    event::{Caller, ErrorCode, Principal, Query, Refusal},
     figures::Counts,
-    guest::{Cache, Code, CodeError, Engine, Plugin},
+    guest::{Around, Cache, Code, CodeError, Engine, Plugin},
     health::Condition,
     letters::{self, DeadLetter},
     lines::PluginLines,
     loaded::{Loaded, Terms},
+    mail::{self, Input, Mail, Owner},
     manifest::{Manifest, ManifestError, is_name},
-    principal::{Actor, Asker, Task},
-    rows::{self, Home, instance_key},
-    store::{Lost, Observer, Store, StoreError, StoreOptions, Writes},
-    transaction::{Limit, Progress},
+    message::Place,
+    network::{Network, Pipe},
+    store::{Observer, Store, StoreError, StoreOptions},
 };
 
 /// Threads on which handlers run.
@@ -54,19 +48,8 @@ const MAX_INSTANCES: usize = 256;
 /// Runs plugins. Dropping it ends them: what is not durable is undone.
 pub struct Host {
     shared: Arc<Shared>,
-    threads: runtime::Handle,
     /// `None` only while this is dropped.
     runtime: Option<Runtime>,
-}
-
-struct Shared {
-    node: NodeId,
-    engine: Arc<Engine>,
-    cache: Cache,
-    store: Store,
-    loaded: RwLock<BTreeMap<Arc<str>, Arc<Loaded>>>,
-    actors: Mutex<HashMap<Home, mpsc::Sender<Task>>>,
-    next_request: AtomicU64,
 }
 
 /// A host that does not start.
@@ -154,17 +137,6 @@ pub struct InstanceReport {
     pub counts: Counts,
 }
 
-/// A request that was handed over.
-#[derive(Debug)]
-pub struct Pending {
-    answer: oneshot::Receiver<Result<Vec<u8>, Refusal>>,
-    /// How far it is; ends with the answer.
-    pub progress: mpsc::Receiver<Progress>,
-    /// Of the asker: whatever the plugin does, it is told then.
-    patience: Duration,
-    left: Option<(mpsc::Sender<Task>, u64)>,
-}
-
 impl Host {
     /// Opens the store in `folder`, which is made, and starts the engine; `observer` sees every
     /// commit.
@@ -174,6 +146,7 @@ impl Host {
     pub fn open(
         folder: &Path,
         node: NodeId,
+        network: Arc<dyn Network>,
         observer: Option<Observer>,
     ) -> Result<Self, HostError> {
         std::fs::create_dir_all(folder)?;
@@ -189,8 +162,12 @@ impl Host {
             .enable_time()
             .build()?;
         let first_request = u64::from(store.boot()) << 32;
+        let (mail, inputs) = Mail::new();
         let shared = Shared {
             node,
+            threads: runtime.handle().clone(),
+            network: Arc::clone(&network),
+            mail: mail.clone(),
             engine: Arc::new(Engine::new()?),
             cache: Cache::new(folder.join(CACHE_FOLDER)),
             store,
@@ -198,9 +175,10 @@ impl Host {
             actors: Mutex::default(),
             next_request: AtomicU64::new(first_request),
         };
+        let shared = Arc::new(shared);
+        runtime.spawn(mail::run(Arc::clone(&shared), network, mail, inputs));
         Ok(Self {
-            shared: Arc::new(shared),
-            threads: runtime.handle().clone(),
+            shared,
             runtime: Some(runtime),
         })
     }
@@ -211,8 +189,7 @@ impl Host {
     /// [`LoadError`] names what to mend.
     pub fn check(name: &str, source: &Source, terms: Terms) -> Result<(), LoadError> {
         let engine = Arc::new(Engine::new().map_err(LoadError::Engine)?);
-        let node = NodeId::from_bytes([0; 32]);
-        compile(engine, None, node, name, source, terms).map(drop)
+        compile(engine, None, Around::nobody(), name, source, terms).map(drop)
     }
 
     /// Compiles a plugin, checks what it asks for, and wakes its principals.
@@ -220,18 +197,24 @@ impl Host {
     /// # Errors
     /// [`LoadError`] names what to mend; nothing is loaded then.
     pub async fn load(&self, name: &str, source: Source, terms: Terms) -> Result<(), LoadError> {
-        let (engine, node) = (Arc::clone(&self.shared.engine), self.shared.node);
+        let engine = Arc::clone(&self.shared.engine);
+        let around = Around {
+            node: self.shared.node,
+            network: Some(Arc::clone(&self.shared.network)),
+        };
         let (instance, cache) = (name.to_owned(), self.shared.cache.clone());
-        let compile = move || compile(engine, Some(&cache), node, &instance, &source, terms);
-        let compiled = self.threads.spawn_blocking(compile).await;
+        let compile = move || compile(engine, Some(&cache), around, &instance, &source, terms);
+        let compiled = self.shared.threads.spawn_blocking(compile).await;
         let (manifest, code) = compiled.map_err(|_| LoadError::Lost)??;
         let number = self.shared.number(name).await?;
         let loaded = Arc::new(Loaded::new(number, manifest, code, &self.shared.store)?);
         self.shared.insert(Arc::clone(&loaded))?;
         // Whoever has timers must be awake; the node itself always is.
         for principal in loaded.principals() {
-            self.wake(loaded.home(&principal), principal, &loaded)?;
+            self.shared
+                .wake(loaded.home(&principal), principal, &loaded)?;
         }
+        self.shared.mail.tell(Input::Loaded(loaded));
         Ok(())
     }
 
@@ -292,11 +275,9 @@ impl Host {
 
     /// Events that wait, by instance.
     fn waiting(&self) -> HashMap<u32, usize> {
-        let actors = self.shared.actors.lock();
-        let actors = actors.unwrap_or_else(PoisonError::into_inner);
         let mut waiting = HashMap::new();
-        for (home, tasks) in &*actors {
-            *waiting.entry(home.instance).or_default() += tasks.max_capacity() - tasks.capacity();
+        for (home, post) in &*self.shared.actors() {
+            *waiting.entry(home.instance).or_default() += post.waiting();
         }
         waiting
     }
@@ -341,46 +322,19 @@ impl Host {
         body: &[u8],
         patience: Duration,
     ) -> Result<Pending, Refusal> {
-        let loaded = self.shared.find(instance)?;
-        if let Some(refusal) = loaded.health(&principal).closed() {
-            return Err(refusal);
-        }
-        let id = self.shared.next_request.fetch_add(1, Ordering::Relaxed);
-        let patience_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
-        let request = Request {
-            id,
-            caller,
-            name: name.into(),
-            body: body.into(),
-            deadline_ms: now_ms().saturating_add(patience_ms),
-        };
-        let (answer, answered) = oneshot::channel();
-        let (progress, progressed) = mpsc::channel(16);
-        let asker = Asker {
-            answer,
-            progress: Some(progress),
-        };
-        let tasks = self.actor(principal, &loaded)?;
-        tasks
-            .try_send(Task::Request(request, asker))
-            .map_err(|error| {
-                let why = match error {
-                    TrySendError::Full(_) => {
-                        loaded.figures.hits(&[Limit::Waiting]);
-                        Limit::Waiting.mend()
-                    }
-                    TrySendError::Closed(_) => {
-                        "the plugin ended by a fault of the daemon; restart it"
-                    }
-                };
-                Refusal::new(ErrorCode::Unavailable, why)
-            })?;
-        Ok(Pending {
-            answer: answered,
-            progress: progressed,
-            patience,
-            left: Some((tasks, id)),
-        })
+        let owner = Owner::new(self.shared.find(instance)?, principal);
+        self.shared.request(&owner, caller, name, body, patience)
+    }
+
+    /// Takes a flow that another node opened to the plugins here. `peer` is who is known to be at its
+    /// other end.
+    pub fn answer_call(&self, pipe: Box<dyn Pipe>, peer: Option<NodeId>) {
+        self.shared.mail.tell(Input::Accepted(pipe, peer));
+    }
+
+    /// A node can be reached again: what waits for it is sent at once.
+    pub fn peer_is_up(&self, node: NodeId) {
+        self.shared.mail.tell(Input::Reached(Place::Node(node)));
     }
 
     /// Asks a principal a question that changes nothing, on what is durable; questions and events
@@ -424,37 +378,8 @@ impl Host {
         let loaded = self.shared.find(instance)?;
         let store = self.shared.store.clone();
         let answer = async move { loaded.query(principal, &query, &store).await };
-        let answered = self.threads.spawn(answer).await;
+        let answered = self.shared.threads.spawn(answer).await;
         answered.unwrap_or_else(|_| Err(Refusal::new(ErrorCode::Unavailable, "the plugins stop")))
-    }
-
-    /// The principal's actor; it is started if there is none.
-    fn actor(
-        &self,
-        principal: Principal,
-        loaded: &Arc<Loaded>,
-    ) -> Result<mpsc::Sender<Task>, Refusal> {
-        let home = loaded.home(&principal);
-        self.wake(home, principal, loaded).map_err(unreadable)
-    }
-
-    fn wake(
-        &self,
-        home: Home,
-        principal: Principal,
-        loaded: &Arc<Loaded>,
-    ) -> Result<mpsc::Sender<Task>, StoreError> {
-        let actors = self.shared.actors.lock();
-        let mut actors = actors.unwrap_or_else(PoisonError::into_inner);
-        if let Some(tasks) = actors.get(&home) {
-            return Ok(tasks.clone());
-        }
-        let (tasks, received) = mpsc::channel(loaded.manifest.limits.waiting as usize);
-        let store = self.shared.store.clone();
-        let actor = Actor::new(home, principal, Arc::clone(loaded), store, received)?;
-        self.threads.spawn(actor.run());
-        actors.insert(home, tasks.clone());
-        Ok(tasks)
     }
 }
 
@@ -462,7 +387,7 @@ impl Host {
 fn compile(
     engine: Arc<Engine>,
     cache: Option<&Cache>,
-    node: NodeId,
+    around: Around,
     name: &str,
     source: &Source,
     terms: Terms,
@@ -476,8 +401,9 @@ fn compile(
     })?;
     let plugin = Arc::new(Plugin {
         name: name.into(),
-        node,
+        around,
         config: terms.config,
+        strangers: terms.strangers,
         limits: Arc::new(manifest.limits.clone()),
         lines: Arc::new(PluginLines::new()),
     });
@@ -505,79 +431,6 @@ impl Drop for Host {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
-    }
-}
-
-impl Pending {
-    /// The answer, when what it says is durable.
-    ///
-    /// # Errors
-    /// What the plugin refused, or why it could not be asked.
-    pub async fn answer(mut self) -> Result<Vec<u8>, Refusal> {
-        let answer = tokio::time::timeout(self.patience, &mut self.answer).await;
-        let answer = answer.map_err(|_| Refusal::late())?;
-        self.left = None;
-        answer.unwrap_or_else(|_| {
-            let stopped = "the plugin was stopped before it answered";
-            Err(Refusal::new(ErrorCode::Unavailable, stopped))
-        })
-    }
-}
-
-impl Drop for Pending {
-    fn drop(&mut self) {
-        if let Some((tasks, request)) = self.left.take() {
-            // Where there is no room for it, the request's deadline does the same later.
-            let _ = tasks.try_send(Task::Left(request));
-        }
-    }
-}
-
-impl Shared {
-    fn find(&self, instance: &str) -> Result<Arc<Loaded>, Refusal> {
-        let loaded = self.loaded.read().unwrap_or_else(PoisonError::into_inner);
-        loaded.get(instance).cloned().ok_or_else(|| {
-            let missing = format!("no plugin is loaded as `{instance}`; `wormholes plugin list`");
-            Refusal::new(ErrorCode::NotFound, missing)
-        })
-    }
-
-    fn insert(&self, instance: Arc<Loaded>) -> Result<(), LoadError> {
-        let mut loaded = self.loaded.write().unwrap_or_else(PoisonError::into_inner);
-        if loaded.contains_key(&instance.name) {
-            return Err(LoadError::Twice(instance.name.to_string()));
-        }
-        if loaded.len() >= MAX_INSTANCES {
-            return Err(LoadError::TooMany);
-        }
-        loaded.insert(Arc::clone(&instance.name), instance);
-        Ok(())
-    }
-
-    /// Under which number the instance's rows lie; a new one is durable before it is used.
-    async fn number(&self, name: &str) -> Result<u32, LoadError> {
-        let snapshot = self.store.snapshot();
-        let key = instance_key(name);
-        if let Some(row) = snapshot.get(&key)? {
-            return Ok(row.try_into().map_or(0, u32::from_be_bytes));
-        }
-        let taken = rows::all(&snapshot, &instance_key(""))?;
-        let numbers = taken.into_iter().filter_map(|(_, row)| row.try_into().ok());
-        let number = numbers.map(u32::from_be_bytes).max().unwrap_or(0) + 1;
-        let mut writes = Writes::default();
-        writes.put(key, Some(number.to_be_bytes().to_vec()));
-        let is_durable = self.make_durable(writes).await;
-        is_durable.then_some(number).ok_or(LoadError::Lost)
-    }
-
-    /// Whether it is, in the end.
-    async fn make_durable(&self, writes: Writes) -> bool {
-        let (done, durable) = oneshot::channel();
-        let release = move |outcome: Result<(), Lost>| {
-            let _ = done.send(outcome.is_ok());
-        };
-        self.store.append(self.store.epoch(), writes, release);
-        durable.await.unwrap_or(false)
     }
 }
 

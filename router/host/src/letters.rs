@@ -10,7 +10,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::{
-    event::{Event, Principal},
+    event::{Content, Event, Principal},
     rows::{self, letter_key, letter_keys},
     store::{Snapshot, StoreError, Writes},
 };
@@ -134,6 +134,15 @@ impl DeadLetter {
             Event::Timer { name, payload } => (name.to_string(), &payload[..]),
             Event::Request(request) => (request.name.to_string(), &request.body[..]),
             Event::Canceled { request } => (request.to_string(), &[][..]),
+            Event::Message(incoming) => match &incoming.content {
+                Content::Message(body) => (incoming.protocol.to_string(), &body[..]),
+                Content::Gap(_) => (incoming.protocol.to_string(), &[][..]),
+            },
+            Event::Note { number, .. } => (number.to_string(), &[][..]),
+            Event::Answer { id, answer } => {
+                let body = answer.as_ref().map_or(&[][..], |body| &body[..]);
+                (id.to_string(), body)
+            }
         };
         Some(Self {
             number: 0,

@@ -16,8 +16,10 @@ mod host;
 mod letters;
 mod lines;
 mod loaded;
+mod mail;
 mod manifest;
 mod memory;
+mod message;
 mod network;
 mod principal;
 mod rows;
@@ -33,9 +35,10 @@ pub use letters::DeadLetter;
 pub use lines::{PluginLine, PluginLines};
 pub use loaded::Terms;
 pub use manifest::{
-    About, Capabilities, Instance, Limits, MAX_MANIFEST_BYTES, Manifest, ManifestError, Mode,
-    Poison, State, is_name,
+    About, Capabilities, Instance, Limits, MAX_MANIFEST_BYTES, Manifest, ManifestError, Messages,
+    Mode, Poison, State, is_name,
 };
+pub use message::{Address, Identity, Place};
 pub use network::{Call, CallError, Network, Pipe};
 pub use store::{
     Backend, BatchId, Commit, Lost, Observer, Overlay, Row, Rows, Snapshot, Span, Store,

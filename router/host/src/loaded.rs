@@ -1,7 +1,7 @@
 //! A plugin that is loaded: its code, its manifest, and what all of its principals share.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -43,6 +43,8 @@ pub(crate) struct Loaded {
     pub(crate) turns: Semaphore,
     pub(crate) queries: Semaphore,
     pub(crate) figures: Figures,
+    protocols: Arc<BTreeSet<String>>,
+    messages: bool,
     pub(crate) letters: Letters,
     healths: Mutex<Healths>,
     waiting_queries: AtomicUsize,
@@ -67,6 +69,7 @@ impl Loaded {
         store: &Store,
     ) -> Result<Self, StoreError> {
         let plugin = Arc::clone(code.plugin());
+        let protocols = Arc::new(manifest.messages.protocols.clone());
         let snapshot = store.snapshot();
         let loaded = Self {
             name: Arc::clone(&plugin.name),
@@ -76,6 +79,8 @@ impl Loaded {
             turns: Semaphore::new(TURNS),
             queries: Semaphore::new(TURNS),
             figures: Figures::default(),
+            protocols,
+            messages: code.takes_messages(),
             letters: Letters::read(number, &snapshot)?,
             healths: Mutex::default(),
             waiting_queries: AtomicUsize::new(0),
@@ -149,6 +154,26 @@ impl Loaded {
         self.healths.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether messages and questions of others reach it.
+    pub(crate) fn takes_messages(&self) -> bool {
+        self.messages
+    }
+
+    /// Whether it takes those of whoever calls, and not of peers alone.
+    pub(crate) fn takes_strangers(&self) -> bool {
+        self.plugin.strangers
+    }
+
+    /// Whether it sends and takes messages in this protocol.
+    pub(crate) fn speaks(&self, protocol: &str) -> bool {
+        self.protocols.contains(protocol)
+    }
+
+    /// Those in which it sends and takes messages.
+    pub(crate) fn protocols(&self) -> Arc<BTreeSet<String>> {
+        Arc::clone(&self.protocols)
+    }
+
     pub(crate) fn code(&self) -> Arc<Code> {
         self.code.load_full()
     }
@@ -163,19 +188,30 @@ impl Loaded {
 
     /// Where a principal's rows lie.
     pub(crate) fn home(&self, principal: &Principal) -> Home {
-        let mut numbers = self.numbers();
-        let next = numbers
-            .values()
-            .max()
-            .map_or(1, |last| last.saturating_add(1));
         let number = match principal {
             Principal::Node => 0,
-            Principal::User(_) => *numbers.entry(principal.clone()).or_insert(next),
+            Principal::User(_) => {
+                let mut numbers = self.numbers();
+                match numbers.get(principal) {
+                    Some(number) => *number,
+                    None => {
+                        let last = numbers.values().max();
+                        let next = last.map_or(1, |last| last.saturating_add(1));
+                        numbers.insert(principal.clone(), next);
+                        next
+                    }
+                }
+            }
         };
         Home {
             instance: self.number,
             principal: number,
         }
+    }
+
+    /// Whether it is the node, or a user that was woken once.
+    pub(crate) fn knows(&self, principal: &Principal) -> bool {
+        *principal == Principal::Node || self.numbers().contains_key(principal)
     }
 
     /// The node, and the users that were woken once.
@@ -222,6 +258,9 @@ impl Loaded {
             home: self.home(&principal),
             limits: Arc::clone(&self.plugin.limits),
             others_keep: 0,
+            protocols: Arc::clone(&self.protocols),
+            plugin: Arc::clone(&self.name),
+            node: self.plugin.around.node,
         };
         let stamp = Stamp {
             id: 0,
@@ -302,4 +341,6 @@ pub struct Terms {
     pub grants: Capabilities,
     /// What it reads by `system.config`: values as JSON.
     pub config: BTreeMap<String, String>,
+    /// Whether it takes messages of whoever calls; default: of peers alone.
+    pub strangers: bool,
 }

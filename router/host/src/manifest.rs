@@ -36,6 +36,9 @@ pub struct Manifest {
     /// The shape of what it keeps.
     #[serde(default)]
     pub state: State,
+    /// What it says to others.
+    #[serde(default)]
+    pub messages: Messages,
     /// What `wormholes INSTANCE …` offers.
     #[serde(default, rename = "command")]
     pub commands: Vec<PluginCommand>,
@@ -66,6 +69,8 @@ pub struct Capabilities {
     pub scratch: bool,
     /// Set timers.
     pub timers: bool,
+    /// Send and receive messages.
+    pub messages: bool,
 }
 
 /// How much a plugin may use.
@@ -88,8 +93,15 @@ pub struct Limits {
     pub log_kib: u64,
     /// Events that wait for one principal; default 1,024. Overflow: a request is refused.
     pub waiting: u32,
-    /// Requests of one principal that were answered `later`; default 1,024.
+    /// Requests of one principal that were answered `later`, and questions that it asked; default
+    /// 1,024 of each.
     pub requests: u32,
+    /// Messages of one event; default 256.
+    pub messages: u32,
+    /// Durable messages of one principal that wait for their receivers; default 16 MiB.
+    pub outbox_mib: u64,
+    /// Channels that one principal sends on, and channels that it receives; default 4,096 of each.
+    pub channels: u32,
 }
 
 /// How a plugin is run.
@@ -131,6 +143,15 @@ pub enum Poison {
 pub struct State {
     /// Raised when an older version's rows must be migrated; default 0.
     pub schema: u32,
+}
+
+/// What a plugin says to others.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Messages {
+    /// The protocols that it speaks: names of 1 to 64 bytes without control characters. Messages in
+    /// others are neither sent nor taken.
+    pub protocols: BTreeSet<String>,
 }
 
 /// A manifest that cannot be used.
@@ -179,6 +200,12 @@ impl Manifest {
         if self.instance.recycle == 0 {
             return Err(value("instance.recycle", "must be at least 1"));
         }
+        let is_protocol =
+            |name: &String| (1..=64).contains(&name.len()) && !name.chars().any(char::is_control);
+        if !self.messages.protocols.iter().all(is_protocol) {
+            let rule = "each has 1 to 64 bytes and no control character";
+            return Err(value("messages.protocols", rule));
+        }
         let mut names = BTreeSet::new();
         for command in &self.commands {
             let key = format!("command {}", command.name);
@@ -199,6 +226,7 @@ impl Capabilities {
             state: self.state && other.state,
             scratch: self.scratch && other.scratch,
             timers: self.timers && other.timers,
+            messages: self.messages && other.messages,
         }
     }
 
@@ -208,6 +236,7 @@ impl Capabilities {
             ("state", self.state),
             ("scratch", self.scratch),
             ("timers", self.timers),
+            ("messages", self.messages),
         ];
         all.into_iter()
             .filter_map(|(name, is_there)| is_there.then_some(name))
@@ -220,6 +249,7 @@ impl Capabilities {
             "state" => ("state", self.state),
             "scratch" => ("scratch", self.scratch),
             "timers" => ("timers", self.timers),
+            "messages" => ("messages", self.messages),
             _ => return None,
         })
     }
@@ -237,6 +267,9 @@ impl Limits {
             ("limits.log_kib", self.log_kib, 1, 1024),
             ("limits.waiting", self.waiting.into(), 1, 65_536),
             ("limits.requests", self.requests.into(), 1, 65_536),
+            ("limits.messages", self.messages.into(), 1, 65_536),
+            ("limits.outbox_mib", self.outbox_mib, 1, 1 << 20),
+            ("limits.channels", self.channels.into(), 1, 65_536),
         ];
         for (key, given, least, most) in within {
             if !(least..=most).contains(&given) {
@@ -267,6 +300,11 @@ impl Limits {
         self.scratch_mib * MIB
     }
 
+    /// Durable messages of one principal that wait for their receivers.
+    pub fn outbox_bytes(&self) -> u64 {
+        self.outbox_mib * MIB
+    }
+
     /// Log lines of one event.
     pub fn log_bytes(&self) -> usize {
         bytes(self.log_kib << 10)
@@ -290,6 +328,9 @@ impl Default for Limits {
             log_kib: 16,
             waiting: 1024,
             requests: 1024,
+            messages: 256,
+            outbox_mib: 16,
+            channels: 4096,
         }
     }
 }

@@ -6,7 +6,8 @@ use std::{
 };
 
 use crate::{
-    event::Principal,
+    event::{Event, Principal},
+    message::{Note, OutDone, OutHead, OutKey, decode},
     rows::{self, Home, Space, principal_key},
     store::{Overlay, Snapshot, StoreError, Writes},
     transaction::Effects,
@@ -24,6 +25,24 @@ pub(crate) struct Memory {
     due: BTreeSet<(u64, Arc<str>)>,
     /// Requests without an answer.
     pub(crate) requests: BTreeSet<u64>,
+    /// Questions without an answer, with their deadlines.
+    pub(crate) questions: BTreeMap<u64, u64>,
+    /// The same, by time.
+    late: BTreeSet<(u64, u64)>,
+    /// Those of them that have a row.
+    pub(crate) kept_questions: BTreeSet<u64>,
+    /// Channels to send on.
+    pub(crate) channels: BTreeMap<OutKey, OutHead>,
+    /// Bytes of all durable messages that were ever sent.
+    pub(crate) sent_bytes: u64,
+    /// Those that were acknowledged, by the channel's number.
+    done_bytes: BTreeMap<u32, u64>,
+    /// All of them.
+    all_done_bytes: u64,
+    /// The last id of a message.
+    pub(crate) last_message: u64,
+    /// What it was not told yet.
+    pub(crate) notes: Vec<(u64, Note)>,
     /// What its rows have, keys and values.
     pub(crate) kept_bytes: u64,
     /// Which version of the plugin woke it last; `None`: it was never woken.
@@ -61,7 +80,92 @@ impl Memory {
                 memory.timers.insert(name.into(), timer);
             }
         }
+        memory.read_messages(home, snapshot)?;
         Ok(memory)
+    }
+
+    fn read_messages(&mut self, home: Home, snapshot: &Snapshot) -> Result<(), StoreError> {
+        for (key, row) in rows::all(snapshot, &home.key(Space::Channel, &[]))? {
+            if let (Some(key), Some(head)) = (decode::<OutKey>(&key), decode::<OutHead>(&row)) {
+                self.sent_bytes += head.bytes;
+                self.channels.insert(key, head);
+            }
+        }
+        for (number, row) in rows::all(snapshot, &home.key(Space::Done, &[]))? {
+            if let (Ok(number), Some(done)) = (number.try_into(), decode::<OutDone>(&row)) {
+                self.acknowledged(u32::from_be_bytes(number), done.bytes);
+            }
+        }
+        for (number, row) in rows::all(snapshot, &home.key(Space::Note, &[]))? {
+            if let (Ok(number), Some(note)) = (number.try_into(), decode::<Note>(&row)) {
+                self.notes.push((u64::from_be_bytes(number), note));
+            }
+        }
+        for (id, _) in rows::all(snapshot, &home.key(Space::Question, &[]))? {
+            if let Ok(id) = id.try_into().map(u64::from_be_bytes) {
+                // Whoever was asked does not know it any more: it is late at once.
+                self.ask(id, 0);
+                self.kept_questions.insert(id);
+            }
+        }
+        Ok(())
+    }
+
+    /// Durable messages that wait.
+    pub(crate) fn outbox_bytes(&self) -> u64 {
+        self.sent_bytes.saturating_sub(self.all_done_bytes)
+    }
+
+    /// So many bytes of a channel's messages are acknowledged, since it was made.
+    pub(crate) fn acknowledged(&mut self, channel: u32, bytes: u64) {
+        let done = self.done_bytes.entry(channel).or_default();
+        self.all_done_bytes += bytes.saturating_sub(*done);
+        *done = bytes.max(*done);
+    }
+
+    /// What is gone from the store when this event is real, whatever its handler says.
+    pub(crate) fn consume(&self, home: Home, event: &Event, writes: &mut Writes) {
+        match event {
+            Event::Message(incoming) => {
+                if let Some(delivery) = &incoming.delivery {
+                    for key in &delivery.forgotten {
+                        writes.put(key.clone(), None);
+                    }
+                    writes.put(delivery.key.clone(), Some(delivery.row.clone()));
+                }
+            }
+            Event::Note { number, .. } => {
+                writes.put(home.key(Space::Note, &number.to_be_bytes()), None);
+            }
+            Event::Answer { id, .. } if self.kept_questions.contains(id) => {
+                writes.put(home.key(Space::Question, &id.to_be_bytes()), None);
+            }
+            Event::Answer { .. }
+            | Event::Migrate { .. }
+            | Event::Init(_)
+            | Event::Timer { .. }
+            | Event::Request(_)
+            | Event::Canceled { .. } => {}
+        }
+    }
+
+    /// A question left.
+    pub(crate) fn ask(&mut self, id: u64, deadline_ms: u64) {
+        self.questions.insert(id, deadline_ms);
+        self.late.insert((deadline_ms, id));
+    }
+
+    /// Its answer came; false when it came before.
+    pub(crate) fn answered(&mut self, id: u64) -> bool {
+        let Some(deadline) = self.questions.remove(&id) else {
+            return false;
+        };
+        self.late.remove(&(deadline, id))
+    }
+
+    /// The question that is late first, and since when.
+    pub(crate) fn first_late(&self) -> Option<(u64, u64)> {
+        self.late.first().copied()
     }
 
     /// The first timer that is due.

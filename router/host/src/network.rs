@@ -6,6 +6,7 @@ use futures_util::future::BoxFuture;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use wormholes_proto::NodeId;
+use zeroize::Zeroizing;
 
 /// The two directions of a flow; dropping it ends it.
 pub trait Pipe: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
@@ -25,6 +26,8 @@ pub struct Call {
     pub label: String,
     /// Calls with different texts share no circuit.
     pub isolation: String,
+    /// Whoever is called must not learn which node calls: only tunnels that hide it will do.
+    pub hides_node: bool,
 }
 
 /// A flow that does not open. Its text is for the log; it names no secret.
@@ -44,4 +47,8 @@ pub trait Network: fmt::Debug + Send + Sync + 'static {
 
     /// Signs as the node. Whoever calls separates what it signs from all else.
     fn sign(&self, message: &[u8]) -> [u8; 64];
+
+    /// A secret for a purpose, which says nothing about the node's others: the same for as long as
+    /// the node has its identity.
+    fn derive(&self, purpose: &[u8]) -> Zeroizing<[u8; 32]>;
 }

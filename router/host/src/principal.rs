@@ -4,6 +4,9 @@
 //! timers, scratch, and rows that are not durable yet. An instance lives from an event until none came
 //! for a while.
 
+mod ending;
+mod inbox;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     mem,
@@ -11,22 +14,23 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use rand::RngCore as _;
-use tokio::sync::{mpsc, oneshot};
 
+pub(crate) use self::inbox::{Asker, Inbox, Post, Task};
 use crate::{
     clock::now_ms,
-    event::{ErrorCode, Event, Principal, Reason, Refusal, Reply, Request, Stamp},
+    event::{ErrorCode, Event, Principal, Reason, Refusal, Request, Stamp},
     figures::Ending,
     guest::{Fault, Instance, Outcome},
     health::Health,
-    letters::DeadLetter,
     loaded::Loaded,
-    manifest::{Mode, Poison},
+    mail::{Input, Mail},
+    manifest::Mode,
     memory::Memory,
-    rows::Home,
-    store::{BatchId, Lost, Store, StoreError},
-    transaction::{Effects, Ground, Limit, Progress, Transaction},
+    rows::{Home, Space},
+    store::{BatchId, Store, StoreError},
+    transaction::{Effects, Ground, Limit, Transaction},
 };
 
 /// An instance without events is dropped after this.
@@ -34,30 +38,14 @@ const IDLE: Duration = Duration::from_secs(10);
 /// How often an event is tried that breaks its instance.
 const TRIES: u32 = 3;
 
-/// Something for a principal to do.
-#[derive(Debug)]
-pub(crate) enum Task {
-    /// A request, and who waits for its answer.
-    Request(Request, Asker),
-    /// Who asked has left.
-    Left(u64),
-}
-
-/// Who waits for an answer.
-#[derive(Debug)]
-pub(crate) struct Asker {
-    pub(crate) answer: oneshot::Sender<Result<Vec<u8>, Refusal>>,
-    /// Overflow: what does not fit is left out.
-    pub(crate) progress: Option<mpsc::Sender<Progress>>,
-}
-
 /// What runs a principal.
 pub(crate) struct Actor {
     home: Home,
     name: Principal,
     loaded: Arc<Loaded>,
     store: Store,
-    tasks: mpsc::Receiver<Task>,
+    office: Mail,
+    inbox: Inbox,
     memory: Memory,
     /// Of the store: what it knew before a disk error is lost.
     epoch: u64,
@@ -95,11 +83,13 @@ impl Actor {
         name: Principal,
         loaded: Arc<Loaded>,
         store: Store,
-        tasks: mpsc::Receiver<Task>,
+        office: Mail,
+        inbox: Inbox,
     ) -> Result<Self, StoreError> {
         let snapshot = store.snapshot();
-        let memory = Memory::read(home, &snapshot)?;
+        let mut memory = Memory::read(home, &snapshot)?;
         let first_event = u64::from(store.boot()) << 32;
+        memory.last_message = first_event;
         let health = loaded.health(&name);
         let mut actor = Self {
             epoch: snapshot.epoch(),
@@ -108,7 +98,8 @@ impl Actor {
             name,
             loaded,
             store,
-            tasks,
+            office,
+            inbox,
             memory,
             instance: None,
             first: VecDeque::new(),
@@ -124,6 +115,7 @@ impl Actor {
     }
 
     fn wake(&mut self) {
+        let notes = mem::take(&mut self.memory.notes);
         let version = self.loaded.version();
         let reason = match self.memory.woken_by {
             None => Reason::Created,
@@ -137,6 +129,10 @@ impl Actor {
             }
         };
         self.first.push_back((Event::Init(reason), 0));
+        for (number, note) in notes {
+            let note = Arc::new(note);
+            self.first.push_back((Event::Note { number, note }, 0));
+        }
     }
 
     /// Runs until the host stops.
@@ -144,21 +140,31 @@ impl Actor {
         loop {
             self.health.pass().await;
             self.store.room().await;
-            if self.epoch != self.store.epoch() {
-                self.forget();
-            }
+            self.catch_up().await;
             let next = match self.health.closed() {
                 Some(refusal) => self.next_while_closed(refusal).await,
                 None => self.next().await,
             };
+            // It may have waited for long.
+            let is_past = self.catch_up().await;
             match next {
+                Next::Run(..) if is_past => {}
                 Next::Run(event, attempt) => self.handle(event, attempt).await,
-                Next::Take(Task::Left(request)) => self.give_up(request, None),
-                Next::Take(Task::Request(request, asker)) => self.take(request, asker).await,
+                Next::Take(task) => self.take_task(task).await,
                 Next::Again => self.rest(),
                 Next::End => return,
             }
         }
+    }
+
+    /// Begins anew after each failure of the store; whether there was one.
+    async fn catch_up(&mut self) -> bool {
+        let before = self.epoch;
+        while self.epoch != self.store.epoch() {
+            self.store.lost().await;
+            self.forget();
+        }
+        self.epoch != before
     }
 
     async fn next(&mut self) -> Next {
@@ -168,7 +174,7 @@ impl Actor {
             return Next::Run(event, attempt);
         }
         if self.after_timer
-            && let Ok(task) = self.tasks.try_recv()
+            && let Some(task) = self.inbox.try_next()
         {
             self.after_timer = false;
             return Next::Take(task);
@@ -180,13 +186,14 @@ impl Actor {
         let due = [
             self.memory.next_timer(),
             self.deadlines.first().map(|at| at.0),
+            self.memory.first_late().map(|at| at.0),
         ];
         let due = due.into_iter().flatten().min();
         // Wall clocks jump: it is read again at least this often.
         let wait = due.map_or(IDLE, |due| {
             Duration::from_millis(due.saturating_sub(now)).min(IDLE)
         });
-        match tokio::time::timeout(wait, self.tasks.recv()).await {
+        match tokio::time::timeout(wait, self.inbox.next()).await {
             Ok(Some(task)) => Next::Take(task),
             Ok(None) => Next::End,
             Err(_) => Next::Again,
@@ -198,7 +205,8 @@ impl Actor {
         self.instance = None;
         self.expire(now_ms());
         let task = tokio::select! {
-            task = self.tasks.recv() => task,
+            // Mail waits.
+            task = self.inbox.tasks.recv() => task,
             () = self.health.started() => return Next::Again,
             () = tokio::time::sleep(IDLE) => return Next::Again,
         };
@@ -207,7 +215,9 @@ impl Actor {
                 asker.say(Err(refusal));
                 Next::Again
             }
-            Some(left @ Task::Left(_)) => Next::Take(left),
+            // It may be lost.
+            Some(Task::Message(_)) => Next::Again,
+            Some(task) => Next::Take(task),
             None => Next::End,
         }
     }
@@ -219,12 +229,52 @@ impl Actor {
         {
             self.give_up(request, Some(Refusal::late()));
         }
+        while let Some((deadline, id)) = self.memory.first_late()
+            && deadline <= now_ms
+        {
+            let (home, late) = (self.home, Err(Refusal::late()));
+            self.office.tell(Input::AskOver { home, id });
+            self.take_answer(id, late);
+        }
     }
 
     /// Without events for a while, no instance is held.
     fn rest(&mut self) {
         if self.busy.elapsed() >= IDLE {
             self.instance = None;
+        }
+    }
+
+    async fn take_task(&mut self, task: Task) {
+        match task {
+            Task::Left(request) => self.give_up(request, None),
+            Task::Request(request, asker) => self.take(request, asker).await,
+            Task::Message(incoming) => self.handle(Event::Message(incoming), 0).await,
+            Task::Note(number, note) if self.is_kept(number) => {
+                let note = Arc::new(note);
+                self.handle(Event::Note { number, note }, 0).await;
+            }
+            // It was told when the store was read again.
+            Task::Note(..) => {}
+            Task::Answer { id, answer } => self.take_answer(id, answer),
+            Task::Acknowledged { channel, bytes } => self.memory.acknowledged(channel, bytes),
+        }
+    }
+
+    /// Whether a note was not told yet.
+    fn is_kept(&self, number: u64) -> bool {
+        let key = self.home.key(Space::Note, &number.to_be_bytes());
+        match self.memory.overlay.get(&key) {
+            Some(row) => row.is_some(),
+            // Where it cannot be read, it is read again before anything else.
+            None => matches!(self.store.snapshot().get(&key), Ok(Some(_))),
+        }
+    }
+
+    /// A question has one answer: the first that comes.
+    fn take_answer(&mut self, id: u64, answer: Result<Bytes, Refusal>) {
+        if self.memory.answered(id) {
+            self.first.push_back((Event::Answer { id, answer }, 0));
         }
     }
 
@@ -267,6 +317,11 @@ impl Actor {
             && !self.memory.requests.contains(&request.id)
         {
             // It was given up before it was tried again.
+            return;
+        }
+        if let Event::Message(incoming) = &event
+            && !incoming.is_live(self.epoch)
+        {
             return;
         }
         let outcome = self.try_event(&event, attempt).await;
@@ -355,132 +410,13 @@ impl Actor {
                 .figures
                 .kept_bytes()
                 .saturating_sub(memory.kept_bytes),
+            protocols: self.loaded.protocols(),
+            plugin: Arc::clone(&self.loaded.name),
+            node: self.loaded.plugin.around.node,
         };
         let mut transaction = Transaction::new(stamp, ground, snapshot, memory);
         transaction.consume(event);
         transaction
-    }
-
-    fn succeed(&mut self, event: &Event, (told, mut effects): (Outcome, Effects)) {
-        if let (Event::Request(request), Outcome::Replied(Reply::Done(body))) = (event, told) {
-            // A handler that finished it by itself has answered; this comes too late.
-            effects.answers.entry(request.id).or_insert(Ok(body));
-            self.memory.requests.remove(&request.id);
-        }
-        let version = self.loaded.version();
-        let writes = &mut effects.writes;
-        match event {
-            Event::Migrate { .. } => self.memory.migrated(self.home, version.schema, writes),
-            Event::Init(_) => self.memory.woken(self.home, &self.name, version, writes),
-            Event::Timer { .. } | Event::Request(_) | Event::Canceled { .. } => {}
-        }
-        self.make_real(effects);
-    }
-
-    /// The handler said no: the event is consumed, and nothing else.
-    fn refuse(&mut self, event: Event, refusal: Refusal) {
-        self.consume(event, refusal, Effects::default());
-    }
-
-    fn consume(&mut self, event: Event, refusal: Refusal, mut effects: Effects) {
-        match &event {
-            Event::Request(request) => {
-                self.memory.requests.remove(&request.id);
-                effects.answers.insert(request.id, Err(refusal));
-            }
-            Event::Timer { name, .. } => {
-                self.memory
-                    .apply_timer(self.home, Arc::clone(name), None, &mut effects);
-            }
-            // What was not woken, or cannot read its rows, must not go on.
-            Event::Init(_) | Event::Migrate { .. } => {
-                return self.park(event, refusal.to_string());
-            }
-            Event::Canceled { .. } => {}
-        }
-        self.make_real(effects);
-    }
-
-    /// No event runs until an operator says so; this one is the first then.
-    fn park(&mut self, event: Event, why: String) {
-        let plugin = &self.loaded.name;
-        tracing::error!(%plugin, kind = %event.kind(), why, "a plugin is parked");
-        self.first.push_front((event, 0));
-        self.health.park(why);
-    }
-
-    /// The instance broke: the event is tried again, and given up in the end.
-    fn broke(&mut self, event: Event, attempt: u32, fault: &Fault) {
-        let plugin = &self.loaded.name;
-        tracing::warn!(%plugin, kind = %event.kind(), attempt, %fault, "a plugin broke");
-        self.health.broke(fault);
-        if attempt + 1 < TRIES {
-            self.first.push_front((event, attempt + 1));
-            return;
-        }
-        self.loaded.figures.gave_up();
-        let failed = Refusal::new(ErrorCode::Failed, "the plugin failed; see its log");
-        match (self.loaded.manifest.instance.poison, &event) {
-            // Who asked is told, and may ask again.
-            (Poison::Halt, Event::Request(_)) => {
-                self.refuse(event, failed);
-                self.health.park(fault.to_string());
-            }
-            (Poison::Halt, _) => self.park(event, fault.to_string()),
-            (Poison::Skip, _) => self.skip(event, failed, fault),
-        }
-    }
-
-    /// The event is dropped, into the list of dead letters.
-    fn skip(&mut self, event: Event, told: Refusal, fault: &Fault) {
-        let mut effects = Effects::default();
-        let letter = DeadLetter::new(&event, &self.name, fault.to_string(), now_ms());
-        if let Some(letter) = letter {
-            self.loaded.letters.write(letter, &mut effects.writes);
-        }
-        self.consume(event, told, effects);
-    }
-
-    /// Hands over what an event did; it leaves the node when it is durable.
-    fn make_real(&mut self, effects: Effects) {
-        let Effects {
-            writes,
-            kept_bytes,
-            answers,
-            progress,
-        } = effects;
-        let answers: Vec<_> = answers
-            .into_iter()
-            .filter_map(|(request, answer)| Some((self.forget_asker(request)?, answer)))
-            .collect();
-        let progress: Vec<_> = progress
-            .into_iter()
-            .filter_map(|step| {
-                let (_, asker) = self.askers.get(&step.request)?;
-                Some((asker.progress.clone()?, step))
-            })
-            .collect();
-        let kept_before = self.memory.kept_bytes.saturating_add_signed(-kept_bytes);
-        self.loaded
-            .figures
-            .keeps(kept_before, self.memory.kept_bytes);
-        let release = move |durable: Result<(), Lost>| {
-            if durable.is_ok() {
-                for (told, step) in progress {
-                    let _ = told.try_send(step);
-                }
-            }
-            for (asker, answer) in answers {
-                asker.say(durable.map_err(|_| Refusal::lost()).and(answer));
-            }
-        };
-        if writes.is_empty() {
-            self.store.after(self.last_batch, release);
-        } else {
-            let overlay = writes.clone();
-            self.last_batch = self.store.append(self.epoch, writes, release);
-            self.memory.overlay.write(self.last_batch, overlay);
-        }
     }
 
     /// The disk failed: all that was not durable is gone, and the principal begins anew.
@@ -495,7 +431,8 @@ impl Actor {
         }
         self.last_batch = snapshot.batch();
         match Memory::read(self.home, &snapshot) {
-            Ok(memory) => {
+            Ok(mut memory) => {
+                memory.last_message = self.memory.last_message;
                 let (before, after) = (self.memory.kept_bytes, memory.kept_bytes);
                 self.loaded.figures.keeps(before, after);
                 self.memory = memory;
@@ -507,12 +444,5 @@ impl Actor {
                 self.epoch = 0;
             }
         }
-    }
-}
-
-impl Asker {
-    /// Nobody may listen any more.
-    fn say(self, answer: Result<Vec<u8>, Refusal>) {
-        let _ = self.answer.send(answer);
     }
 }

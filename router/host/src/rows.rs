@@ -8,6 +8,13 @@
 //!   space 0  state      the plugin's own rows
 //!         1  head       one row: kept bytes u64 | schema u32 | code 8 B, of the version that woke it last
 //!         2  timer      name -> due u64 | payload
+//!         3  channel    a channel to send on (OutKey) -> OutHead; written by the principal
+//!         4  done       its number u32 -> OutDone; written by the mail
+//!         5  waiting    its number u32 | place u64 -> OutRow; written by the principal, deleted by the mail
+//!         6  cursor     a channel that is received (InKey) -> InRow; by the principal, and halts by the mail
+//!         7  refused    length u16 | InKey | number u64 -> Refusal; by the principal
+//!         8  note       number u64 -> Note; by the mail, deleted by the principal
+//!         9  question   id u64 -> empty: an answer is owed; by the principal
 //! numbers are big-endian, so that rows of one principal, and of one instance, lie together
 //! ```
 
@@ -37,6 +44,13 @@ pub(crate) enum Space {
     State = 0,
     Head = 1,
     Timer = 2,
+    Channel = 3,
+    Done = 4,
+    Waiting = 5,
+    Cursor = 6,
+    Refused = 7,
+    Note = 8,
+    Question = 9,
 }
 
 impl Home {

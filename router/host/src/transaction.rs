@@ -1,6 +1,7 @@
 //! All that one event reads and does. Nothing of it is real before the principal takes it over,
 //! and nothing leaves before the batch that it is in is durable.
 
+mod messages;
 mod requests;
 mod rows;
 mod timers;
@@ -16,20 +17,24 @@ use rand_chacha::{
     rand_core::{RngCore, SeedableRng},
 };
 
+use wormholes_proto::NodeId;
+
 use crate::{
     event::{ErrorCode, Event, Refusal, Stamp},
     manifest::Limits,
     memory::{Memory, Timer},
+    message::Parcel,
     rows::Home,
     store::{Snapshot, View, Writes},
 };
 
 pub use self::requests::Progress;
-use self::rows::Written;
 pub(crate) use self::{
+    messages::Keeping,
     requests::MAX_ANSWER_BYTES,
     rows::{Rows, Scan},
 };
+use self::{messages::Messages, rows::Written};
 
 /// What a row takes in memory beside its key and its value.
 const ROW_BYTES: usize = 64;
@@ -49,6 +54,14 @@ pub enum Limit {
     Timers,
     /// Bytes of log lines of one event.
     Log,
+    /// Messages of one event.
+    Messages,
+    /// Durable messages that wait.
+    Outbox,
+    /// Channels.
+    Channels,
+    /// Questions without an answer.
+    Questions,
     /// Memory of one instance.
     Memory,
     /// Elements of all tables of one instance.
@@ -68,6 +81,11 @@ pub(crate) struct Ground {
     pub(crate) limits: Arc<Limits>,
     /// Bytes that the other principals of this plugin keep.
     pub(crate) others_keep: u64,
+    /// Those that the plugin speaks.
+    pub(crate) protocols: Arc<BTreeSet<String>>,
+    /// The instance.
+    pub(crate) plugin: Arc<str>,
+    pub(crate) node: NodeId,
 }
 
 /// One event's reads and writes.
@@ -87,11 +105,14 @@ pub(crate) struct Transaction {
     open_timers: usize,
     answers: BTreeMap<u64, Result<Vec<u8>, Refusal>>,
     progress: Vec<Progress>,
+    messages: Messages,
     logged_bytes: usize,
     hits: BTreeSet<Limit>,
     random: ChaCha20Rng,
     /// Nothing becomes real of it.
     reads_only: bool,
+    /// It is one that is written down whatever it does.
+    wakes: bool,
 }
 
 /// What an event did, to be made real.
@@ -103,6 +124,8 @@ pub(crate) struct Effects {
     pub(crate) kept_bytes: i64,
     pub(crate) answers: BTreeMap<u64, Result<Vec<u8>, Refusal>>,
     pub(crate) progress: Vec<Progress>,
+    /// What leaves the node then.
+    pub(crate) parcels: Vec<Parcel>,
 }
 
 impl Transaction {
@@ -126,11 +149,13 @@ impl Transaction {
             open_timers: memory.timers.len(),
             answers: BTreeMap::new(),
             progress: Vec::new(),
+            messages: Messages::default(),
             logged_bytes: 0,
             hits: BTreeSet::new(),
             random,
             memory,
             reads_only: false,
+            wakes: false,
         }
     }
 
@@ -151,9 +176,11 @@ impl Transaction {
 
     /// A timer is gone when its event is real, if its handler does not set it again.
     pub(crate) fn consume(&mut self, event: &Event) {
+        self.wakes = matches!(event, Event::Init(_) | Event::Migrate { .. });
         if let Event::Timer { name, .. } = event {
             self.remove_timer(Arc::clone(name));
         }
+        self.memory.consume(self.ground.home, event, &mut self.rows);
     }
 
     pub(crate) fn stamp(&self) -> &Stamp {
@@ -225,6 +252,8 @@ impl Transaction {
         for (name, timer) in mem::take(&mut self.timers) {
             memory.apply_timer(self.ground.home, name, timer, &mut effects);
         }
+        let messages = mem::take(&mut self.messages);
+        messages.take_effect(&self.ground, self.wakes, memory, &mut effects);
         for request in effects.answers.keys() {
             memory.requests.remove(request);
         }
@@ -244,7 +273,7 @@ impl Transaction {
 
 impl Limit {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 14] = [
         Self::Write,
         Self::State,
         Self::Scratch,
@@ -255,6 +284,10 @@ impl Limit {
         Self::Time,
         Self::Waiting,
         Self::Requests,
+        Self::Messages,
+        Self::Outbox,
+        Self::Channels,
+        Self::Questions,
     ];
 
     pub(crate) fn mend(self) -> &'static str {
@@ -264,6 +297,12 @@ impl Limit {
             Self::Scratch => "scratch is full; raise limits.scratch_mib or delete rows",
             Self::Timers => "too many open timers; raise limits.timers or cancel some",
             Self::Log => "one event logs too much; raise limits.log_kib or log less",
+            Self::Messages => "one event sends too much; raise limits.messages or send in parts",
+            Self::Outbox => {
+                "too much waits for its receivers; raise limits.outbox_mib or send later"
+            }
+            Self::Channels => "too many channels; raise limits.channels",
+            Self::Questions => "too many questions without an answer; raise limits.requests",
             Self::Memory => "the plugin takes too much memory; raise limits.memory_mib",
             Self::Tables => "the plugin's tables have too many elements",
             Self::Time => "one event runs too long; raise limits.event_ms",
@@ -286,6 +325,10 @@ impl fmt::Display for Limit {
             Self::Time => "time",
             Self::Waiting => "waiting",
             Self::Requests => "requests",
+            Self::Messages => "messages",
+            Self::Outbox => "outbox",
+            Self::Channels => "channels",
+            Self::Questions => "questions",
         })
     }
 }

@@ -60,7 +60,7 @@
 //!         | receiver's id 32 | to | instance name | protocol name)
 //! ```
 //! A sender with something to say sends CHANNEL.
-//! It moves a channel only to a trunk that it opened after it gave up the last one, so that the
+//! It moves a channel only to a trunk that it began to open after the last one stood, so that the
 //! receiver can tell a CHANNEL that it reads late: it is of a trunk that was welcomed before.
 //! The receiver answers STATE as soon as nothing from an earlier trunk is on its way to a commit,
 //! and takes nothing from an earlier trunk from then on: so what is beyond the cursor was not

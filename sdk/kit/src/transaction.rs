@@ -3,7 +3,7 @@
 use std::{cell::RefCell, collections::BTreeMap, mem, ops::Bound, rc::Rc};
 
 use wormholes_plugin::{
-    Error, ErrorCode, Level, Result,
+    Address, Error, ErrorCode, Identity, Letter, Level, Result,
     host::{Host, Range, Row, Space},
 };
 
@@ -326,6 +326,34 @@ impl Host for Shared {
         self.call(|event| event.progress(request, percent, text))
     }
 
+    fn send(&mut self, _: Letter) -> Result<u64> {
+        Err(no_messages())
+    }
+
+    fn post(&mut self, _: Letter) -> Result<()> {
+        Err(no_messages())
+    }
+
+    fn ask(&mut self, _: Letter, _: u64) -> Result<u64> {
+        Err(no_messages())
+    }
+
+    fn waiting(&mut self, _: &Address, _: &str, _: &Identity) -> u64 {
+        0
+    }
+
+    fn reopen(&mut self, _: &Address, _: &str, _: &Identity) -> Result<()> {
+        Err(no_messages())
+    }
+
+    fn alias_key(&mut self, name: &str) -> [u8; 32] {
+        let mut key = [0; 32];
+        for (to, from) in key.iter_mut().zip(name.bytes()) {
+            *to = from;
+        }
+        key
+    }
+
     fn log(&mut self, level: Level, message: &str) {
         self.call(|event| {
             if event.charge_log(message.len()).is_ok() {
@@ -371,4 +399,8 @@ fn check_timer_name(name: &str) -> Result<()> {
 
 fn quota(mend: &str) -> Error {
     Error::new(ErrorCode::Quota, mend)
+}
+
+fn no_messages() -> Error {
+    Error::new(ErrorCode::Unavailable, "this kit carries no messages")
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use crate::{Error, Principal, Result, host};
+use crate::{Address, Error, Identity, Principal, Result, host};
 
 /// The event that runs, and the node around it.
 #[derive(Debug)]
@@ -84,7 +84,7 @@ impl Context {
         host::with(|host| host.set_timer(name, at, payload, false))
     }
 
-    fn later(&self, after: Duration) -> u64 {
+    pub(crate) fn later(&self, after: Duration) -> u64 {
         let after = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
         self.now_ms.saturating_add(after)
     }
@@ -116,6 +116,26 @@ impl Context {
     /// [`Invalid`](crate::ErrorCode::Invalid): more than 100 percent.
     pub fn progress(&mut self, request: u64, percent: Option<u8>, text: &str) -> Result<()> {
         host::with(|host| host.progress(request, percent, text))
+    }
+
+    /// Durable messages to a receiver that it has not confirmed.
+    pub fn waiting(&self, to: &Address, protocol: &str, sender: &Identity) -> u64 {
+        host::with(|host| host.waiting(to, protocol, sender))
+    }
+
+    /// Begins the channels with a peer anew, to it and from it, that were halted, and in which this
+    /// principal is known as `own`; what waits here is sent again. Both ends must. No halted channel is
+    /// no error.
+    ///
+    /// # Errors
+    /// [`Invalid`](crate::ErrorCode::Invalid): the plugin does not speak the protocol.
+    pub fn reopen(&mut self, peer: &Address, protocol: &str, own: &Identity) -> Result<()> {
+        host::with(|host| host.reopen(peer, protocol, own))
+    }
+
+    /// The key by which receivers know an alias of this principal.
+    pub fn alias_key(&self, name: &str) -> [u8; 32] {
+        host::with(|host| host.alias_key(name))
     }
 
     /// A line in the node's log. It stays when the event is undone.

@@ -3,7 +3,7 @@
 //! In a component these are the node's own. A native test installs a [`Host`] of its own with
 //! [`enter`]. Plugins use [`Context`](crate::Context) and the typed [`Map`](crate::Map) instead.
 
-use crate::{Level, Result};
+use crate::{Address, Identity, Letter, Level, Result};
 
 /// A key and its value.
 pub type Row = (Vec<u8>, Vec<u8>);
@@ -42,6 +42,12 @@ pub trait Host {
     fn timer_due(&mut self, name: &str) -> Option<u64>;
     fn finish(&mut self, request: u64, answer: Result<Vec<u8>>) -> Result<()>;
     fn progress(&mut self, request: u64, percent: Option<u8>, text: &str) -> Result<()>;
+    fn send(&mut self, letter: Letter) -> Result<u64>;
+    fn post(&mut self, letter: Letter) -> Result<()>;
+    fn ask(&mut self, letter: Letter, deadline_ms: u64) -> Result<u64>;
+    fn waiting(&mut self, to: &Address, protocol: &str, sender: &Identity) -> u64;
+    fn reopen(&mut self, peer: &Address, protocol: &str, sender: &Identity) -> Result<()>;
+    fn alias_key(&mut self, name: &str) -> [u8; 32];
     fn log(&mut self, level: Level, message: &str);
     fn random(&mut self, length: u32) -> Vec<u8>;
     fn config(&mut self, key: &str) -> Option<String>;
@@ -95,7 +101,70 @@ mod native {
 pub use native::enter;
 #[cfg(not(target_family = "wasm"))]
 pub(crate) use native::with;
+/// The node itself, by its own type: a component imports only what it calls.
 #[cfg(target_family = "wasm")]
-pub(crate) fn with<T>(call: impl FnOnce(&mut dyn Host) -> T) -> T {
+pub(crate) fn with<T>(call: impl FnOnce(&mut crate::wasm::Node) -> T) -> T {
     call(&mut crate::wasm::Node)
 }
+
+/// Where rows lie: a type for each, so that a component imports only those that it uses.
+#[expect(missing_docs, reason = "as of [`Host`]")]
+pub trait Shelf {
+    fn get(key: &[u8]) -> Option<Vec<u8>>;
+    fn set(key: &[u8], value: &[u8]) -> Result<()>;
+    fn delete(key: &[u8]) -> Result<()>;
+    fn scan(range: &Range) -> Vec<Row>;
+}
+
+/// Rows of the state.
+#[derive(Debug)]
+pub struct OnDisk;
+
+/// Rows of `scratch`.
+#[derive(Debug)]
+pub struct InMemory;
+
+macro_rules! shelf {
+    ($shelf:ty, $space:ident, $module:ident) => {
+        #[cfg(not(target_family = "wasm"))]
+        impl Shelf for $shelf {
+            fn get(key: &[u8]) -> Option<Vec<u8>> {
+                with(|host| host.get(Space::$space, key))
+            }
+
+            fn set(key: &[u8], value: &[u8]) -> Result<()> {
+                with(|host| host.set(Space::$space, key, value))
+            }
+
+            fn delete(key: &[u8]) -> Result<()> {
+                with(|host| host.delete(Space::$space, key))
+            }
+
+            fn scan(range: &Range) -> Vec<Row> {
+                with(|host| host.scan(Space::$space, range))
+            }
+        }
+
+        #[cfg(target_family = "wasm")]
+        impl Shelf for $shelf {
+            fn get(key: &[u8]) -> Option<Vec<u8>> {
+                crate::wasm::$module::get(key)
+            }
+
+            fn set(key: &[u8], value: &[u8]) -> Result<()> {
+                crate::wasm::$module::set(key, value).map_err(crate::Error::from)
+            }
+
+            fn delete(key: &[u8]) -> Result<()> {
+                crate::wasm::$module::delete(key).map_err(crate::Error::from)
+            }
+
+            fn scan(range: &Range) -> Vec<Row> {
+                crate::wasm::$module::scan(&range.into())
+            }
+        }
+    };
+}
+
+shelf!(OnDisk, State, state);
+shelf!(InMemory, Scratch, scratch);

@@ -25,6 +25,7 @@
 mod context;
 mod error;
 pub mod host;
+mod message;
 mod plugin;
 mod request;
 mod state;
@@ -34,6 +35,8 @@ pub mod wasm;
 
 pub use context::{Context, Level};
 pub use error::{Error, ErrorCode, Result};
+pub use host::{InMemory, OnDisk};
+pub use message::{Address, Halt, Identity, Incoming, Letter, Outcome, Place, Way};
 pub use plugin::{Plugin, Principal, Reason};
 pub use request::{Caller, Reply, Request, json};
 pub use state::{Cell, Key, Map};

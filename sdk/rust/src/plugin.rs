@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::{Context, Error, Reply, Request, Result, request::Caller};
+use crate::{
+    Address, Context, Error, Halt, Identity, Incoming, Outcome, Reply, Request, Result,
+    request::Caller,
+};
 
 /// Whom an event, its state, its timers and its keys are for.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -115,6 +118,67 @@ pub trait Plugin: Default + 'static {
     fn timer(&mut self, cx: &mut Context, name: &str, payload: &[u8]) -> Result<()> {
         let _ = (cx, payload);
         Err(unknown(name))
+    }
+
+    /// Somebody sent a message.
+    ///
+    /// # Errors
+    /// Final: the message is consumed, and its sender is told if it asked.
+    fn message(&mut self, cx: &mut Context, message: Incoming) -> Result<()> {
+        let _ = cx;
+        Err(unknown(&message.protocol))
+    }
+
+    /// So many durable messages from there, to this principal as `own`, expired before they arrived.
+    ///
+    /// # Errors
+    /// The plugin's own; the gap is passed all the same.
+    fn gap(
+        &mut self,
+        cx: &mut Context,
+        from: &Address,
+        own: &Identity,
+        protocol: &str,
+        messages: u64,
+    ) -> Result<()> {
+        let _ = (cx, from, own, protocol, messages);
+        Ok(())
+    }
+
+    /// What became of a durable message that was sent with [`Letter::report`](crate::Letter::report).
+    ///
+    /// # Errors
+    /// The plugin's own; it is not told again.
+    fn report(&mut self, cx: &mut Context, id: u64, outcome: Outcome) -> Result<()> {
+        let _ = (cx, id, outcome);
+        Ok(())
+    }
+
+    /// The one answer to a question: what the receiver said, or why nothing came.
+    ///
+    /// # Errors
+    /// The plugin's own; it is not told again.
+    fn answer(&mut self, cx: &mut Context, id: u64, answer: Result<Vec<u8>>) -> Result<()> {
+        let _ = (cx, id, answer);
+        Ok(())
+    }
+
+    /// Nothing more moves on a channel with this peer, which knows this principal as `own`, until both
+    /// ends reopen it. A plugin that counts
+    /// on its past must refuse to go on.
+    ///
+    /// # Errors
+    /// The plugin's own; it is not told again.
+    fn halted(
+        &mut self,
+        cx: &mut Context,
+        peer: &Address,
+        own: &Identity,
+        protocol: &str,
+        reason: Halt,
+    ) -> Result<()> {
+        let _ = (cx, peer, own, protocol, reason);
+        Ok(())
     }
 }
 

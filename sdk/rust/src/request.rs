@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
-use crate::{Error, Result};
+use crate::{Address, Error, Identity, Result};
 
 /// Who asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,6 +14,13 @@ pub enum Caller {
     Operator,
     /// One of its users.
     User(Arc<str>),
+    /// A plugin, of this node or of another one, by [`Letter::ask`](crate::Letter::ask).
+    Plugin {
+        /// Who.
+        from: Address,
+        /// As whom this principal was asked.
+        own: Identity,
+    },
 }
 
 /// Somebody waits for an answer.
@@ -23,7 +30,7 @@ pub struct Request {
     pub id: u64,
     /// Who asks.
     pub caller: Caller,
-    /// The command.
+    /// The command, or the protocol of a plugin that asks.
     pub name: String,
     /// From the command line: a JSON object of its arguments.
     pub body: Vec<u8>,

@@ -6,23 +6,21 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     Error, Result,
-    host::{self, Range, Space},
+    host::{InMemory, OnDisk, Range, Shelf},
 };
 
 /// One value under a name.
 #[derive(Debug)]
-pub struct Cell<T> {
-    space: Space,
+pub struct Cell<T, S = OnDisk> {
     name: &'static str,
-    value: PhantomData<fn() -> T>,
+    value: PhantomData<fn(S) -> T>,
 }
 
 /// Values by key, under a name.
 #[derive(Debug)]
-pub struct Map<K, V> {
-    space: Space,
+pub struct Map<K, V, S = OnDisk> {
     name: &'static str,
-    row: PhantomData<fn(K) -> V>,
+    row: PhantomData<fn(K, S) -> V>,
 }
 
 /// What rows are found by. The order of the bytes is the order of the keys.
@@ -33,31 +31,29 @@ pub trait Key: Sized {
     fn decode(bytes: &[u8]) -> Option<Self>;
 }
 
-impl<T: Serialize + DeserializeOwned> Cell<T> {
+impl<T> Cell<T> {
     /// On disk. The name must differ from those of all other cells and maps.
     pub const fn new(name: &'static str) -> Self {
-        Self::of(Space::State, name)
+        let value = PhantomData;
+        Self { name, value }
     }
+}
 
+impl<T> Cell<T, InMemory> {
     /// In memory, for as long as the node runs.
     pub const fn scratch(name: &'static str) -> Self {
-        Self::of(Space::Scratch, name)
+        let value = PhantomData;
+        Self { name, value }
     }
+}
 
-    const fn of(space: Space, name: &'static str) -> Self {
-        Self {
-            space,
-            name,
-            value: PhantomData,
-        }
-    }
-
+impl<T: Serialize + DeserializeOwned, S: Shelf> Cell<T, S> {
     /// The value; `None` before the first `set`.
     ///
     /// # Errors
     /// [`Failed`](crate::ErrorCode::Failed): the row is of another type.
     pub fn get(&self) -> Result<Option<T>> {
-        let row = host::with(|host| host.get(self.space, &prefix(self.name)));
+        let row = S::get(&prefix(self.name));
         row.map(|row| decode(self.name, &row)).transpose()
     }
 
@@ -67,35 +63,33 @@ impl<T: Serialize + DeserializeOwned> Cell<T> {
     /// [`Quota`](crate::ErrorCode::Quota): a limit.
     pub fn set(&self, value: &T) -> Result<()> {
         let row = encode(self.name, value)?;
-        host::with(|host| host.set(self.space, &prefix(self.name), &row))
+        S::set(&prefix(self.name), &row)
     }
 }
 
-impl<K: Key, V: Serialize + DeserializeOwned> Map<K, V> {
+impl<K, V> Map<K, V> {
     /// On disk. The name must differ from those of all other cells and maps.
     pub const fn new(name: &'static str) -> Self {
-        Self::of(Space::State, name)
+        let row = PhantomData;
+        Self { name, row }
     }
+}
 
+impl<K, V> Map<K, V, InMemory> {
     /// In memory, for as long as the node runs.
     pub const fn scratch(name: &'static str) -> Self {
-        Self::of(Space::Scratch, name)
+        let row = PhantomData;
+        Self { name, row }
     }
+}
 
-    const fn of(space: Space, name: &'static str) -> Self {
-        Self {
-            space,
-            name,
-            row: PhantomData,
-        }
-    }
-
+impl<K: Key, V: Serialize + DeserializeOwned, S: Shelf> Map<K, V, S> {
     /// A value.
     ///
     /// # Errors
     /// [`Failed`](crate::ErrorCode::Failed): the row is of another type.
     pub fn get(&self, key: &K) -> Result<Option<V>> {
-        let row = host::with(|host| host.get(self.space, &self.key(key)));
+        let row = S::get(&self.key(key));
         row.map(|row| decode(self.name, &row)).transpose()
     }
 
@@ -105,7 +99,7 @@ impl<K: Key, V: Serialize + DeserializeOwned> Map<K, V> {
     /// [`Quota`](crate::ErrorCode::Quota): a limit.
     pub fn set(&self, key: &K, value: &V) -> Result<()> {
         let row = encode(self.name, value)?;
-        host::with(|host| host.set(self.space, &self.key(key), &row))
+        S::set(&self.key(key), &row)
     }
 
     /// Removes a value; none under that key is no error.
@@ -113,7 +107,7 @@ impl<K: Key, V: Serialize + DeserializeOwned> Map<K, V> {
     /// # Errors
     /// [`Invalid`](crate::ErrorCode::Invalid): the key is longer than 512 bytes.
     pub fn remove(&self, key: &K) -> Result<()> {
-        host::with(|host| host.delete(self.space, &self.key(key)))
+        S::delete(&self.key(key))
     }
 
     /// At most `limit` rows beyond `after`, in the order of their keys; the host gives at most
@@ -141,7 +135,7 @@ impl<K: Key, V: Serialize + DeserializeOwned> Map<K, V> {
             limit,
             prefix: prefix.clone(),
         };
-        let rows = host::with(|host| host.scan(self.space, &range));
+        let rows = S::scan(&range);
         let row = |(key, row): (Vec<u8>, Vec<u8>)| {
             let own = key.strip_prefix(prefix.as_slice());
             let key = own

@@ -1,9 +1,12 @@
 //! The glue of a component: the ABI's imports and exports on one side, [`Host`] and
 //! [`Plugin`](crate::Plugin) on the other.
 
+mod messages;
+
 use crate::{
     Context, Error, ErrorCode, Level, Principal, Reason,
-    host::{Host, Range, Row, Space},
+    host::Range,
+    message::{Address, Identity, Letter},
     request::{Caller, Reply, Request},
 };
 
@@ -17,9 +20,10 @@ pub mod bindings {
     });
 }
 
+pub(crate) use bindings::wormholes::plugin::{scratch, state};
 use bindings::{
     exports::wormholes::plugin::{lifecycle, on_query, on_request, on_timer},
-    wormholes::plugin::{requests, scratch, state, system, timers, types},
+    wormholes::plugin::{requests, system, timers, types},
 };
 
 /// The node, through the imports of the ABI.
@@ -36,44 +40,8 @@ pub trait Held: crate::Plugin {
 #[derive(Debug)]
 pub struct Exports<P>(std::marker::PhantomData<P>);
 
-impl Host for Node {
-    fn get(&mut self, space: Space, key: &[u8]) -> Option<Vec<u8>> {
-        match space {
-            Space::State => state::get(key),
-            Space::Scratch => scratch::get(key),
-        }
-    }
-
-    fn set(&mut self, space: Space, key: &[u8], value: &[u8]) -> crate::Result<()> {
-        let told = match space {
-            Space::State => state::set(key, value),
-            Space::Scratch => scratch::set(key, value),
-        };
-        told.map_err(Error::from)
-    }
-
-    fn delete(&mut self, space: Space, key: &[u8]) -> crate::Result<()> {
-        let told = match space {
-            Space::State => state::delete(key),
-            Space::Scratch => scratch::delete(key),
-        };
-        told.map_err(Error::from)
-    }
-
-    fn scan(&mut self, space: Space, range: &Range) -> Vec<Row> {
-        let range = state::Range {
-            prefix: range.prefix.clone(),
-            after: range.after.clone(),
-            backwards: range.backwards,
-            limit: range.limit,
-        };
-        match space {
-            Space::State => state::scan(&range),
-            Space::Scratch => scratch::scan(&range),
-        }
-    }
-
-    fn set_timer(
+impl Node {
+    pub(crate) fn set_timer(
         &mut self,
         name: &str,
         at_ms: u64,
@@ -83,24 +51,62 @@ impl Host for Node {
         timers::set(name, at_ms, payload, durable).map_err(Error::from)
     }
 
-    fn cancel_timer(&mut self, name: &str) -> crate::Result<()> {
+    pub(crate) fn cancel_timer(&mut self, name: &str) -> crate::Result<()> {
         timers::cancel(name).map_err(Error::from)
     }
 
-    fn timer_due(&mut self, name: &str) -> Option<u64> {
+    pub(crate) fn timer_due(&mut self, name: &str) -> Option<u64> {
         timers::due(name)
     }
 
-    fn finish(&mut self, request: u64, answer: crate::Result<Vec<u8>>) -> crate::Result<()> {
+    pub(crate) fn finish(
+        &mut self,
+        request: u64,
+        answer: crate::Result<Vec<u8>>,
+    ) -> crate::Result<()> {
         let answer = answer.map_err(types::Error::from);
         requests::finish(request, answer.as_deref()).map_err(Error::from)
     }
 
-    fn progress(&mut self, request: u64, percent: Option<u8>, text: &str) -> crate::Result<()> {
+    pub(crate) fn progress(
+        &mut self,
+        request: u64,
+        percent: Option<u8>,
+        text: &str,
+    ) -> crate::Result<()> {
         requests::progress(request, percent, text).map_err(Error::from)
     }
 
-    fn log(&mut self, level: Level, message: &str) {
+    pub(crate) fn send(&mut self, letter: Letter) -> crate::Result<u64> {
+        messages::send(letter)
+    }
+
+    pub(crate) fn post(&mut self, letter: Letter) -> crate::Result<()> {
+        messages::post(letter)
+    }
+
+    pub(crate) fn ask(&mut self, letter: Letter, deadline_ms: u64) -> crate::Result<u64> {
+        messages::ask(letter, deadline_ms)
+    }
+
+    pub(crate) fn waiting(&mut self, to: &Address, protocol: &str, sender: &Identity) -> u64 {
+        messages::waiting(to, protocol, sender)
+    }
+
+    pub(crate) fn reopen(
+        &mut self,
+        peer: &Address,
+        protocol: &str,
+        sender: &Identity,
+    ) -> crate::Result<()> {
+        messages::reopen(peer, protocol, sender)
+    }
+
+    pub(crate) fn alias_key(&mut self, name: &str) -> [u8; 32] {
+        messages::alias_key(name)
+    }
+
+    pub(crate) fn log(&mut self, level: Level, message: &str) {
         let level = match level {
             Level::Trace => system::Level::Trace,
             Level::Debug => system::Level::Debug,
@@ -111,20 +117,31 @@ impl Host for Node {
         system::log(level, message);
     }
 
-    fn random(&mut self, length: u32) -> Vec<u8> {
+    pub(crate) fn random(&mut self, length: u32) -> Vec<u8> {
         system::random(length)
     }
 
-    fn config(&mut self, key: &str) -> Option<String> {
+    pub(crate) fn config(&mut self, key: &str) -> Option<String> {
         system::config(key)
     }
 
-    fn node_id(&mut self) -> [u8; 32] {
+    pub(crate) fn node_id(&mut self) -> [u8; 32] {
         system::node_id().try_into().unwrap_or_default()
     }
 
-    fn instance(&mut self) -> String {
+    pub(crate) fn instance(&mut self) -> String {
         system::instance()
+    }
+}
+
+impl From<&Range> for state::Range {
+    fn from(range: &Range) -> Self {
+        Self {
+            prefix: range.prefix.clone(),
+            after: range.after.clone(),
+            backwards: range.backwards,
+            limit: range.limit,
+        }
     }
 }
 
@@ -201,11 +218,21 @@ fn told<T>(answer: crate::Result<T>) -> Result<T, types::Error> {
 
 impl From<types::Event> for Context {
     fn from(event: types::Event) -> Self {
-        let principal = match event.principal {
-            types::Principal::Node => Principal::Node,
-            types::Principal::User(name) => Principal::User(name.into()),
-        };
-        Self::new(event.id, event.attempt, event.now_ms, principal)
+        Self::new(
+            event.id,
+            event.attempt,
+            event.now_ms,
+            event.principal.into(),
+        )
+    }
+}
+
+impl From<types::Principal> for Principal {
+    fn from(principal: types::Principal) -> Self {
+        match principal {
+            types::Principal::Node => Self::Node,
+            types::Principal::User(name) => Self::User(name.into()),
+        }
     }
 }
 
@@ -214,6 +241,10 @@ impl From<on_request::Caller> for Caller {
         match caller {
             on_request::Caller::Operator => Self::Operator,
             on_request::Caller::User(name) => Self::User(name.into()),
+            on_request::Caller::Plugin(asker) => Self::Plugin {
+                from: asker.from.into(),
+                own: asker.own.into(),
+            },
         }
     }
 }

@@ -90,11 +90,29 @@ async fn wicked_plugins_are_contained_and_named_while_others_run() {
     let setup = setup.plugin("tests/wicked").unwrap();
     let daemon = setup.start().await.unwrap();
     let before = daemon.resident_bytes().unwrap();
-    for flood in ["write", "scratch", "timers"] {
+    for flood in [
+        "write",
+        "scratch",
+        "timers",
+        "messages",
+        "posts",
+        "questions",
+    ] {
         let answer = ask(&daemon, "wicked", flood, json!({})).await.unwrap();
         let said = answer[1].as_str().unwrap();
         assert!(said.contains("raise limits."), "{flood}: {answer}");
     }
+    // Whatever echo is asked meanwhile has one of these numbers.
+    let forge = async {
+        for request in 0..60 {
+            let with = (1_u64 << 32) + request;
+            let forged = refusal(&daemon, "forge", json!({ "with": with })).await;
+            assert!(forged.contains("nobody waits"), "{forged}");
+        }
+    };
+    let asked = ask(&daemon, "echo", "later", json!({ "text": "mine" }));
+    let (asked, ()) = tokio::join!(asked, forge);
+    assert_eq!(asked.unwrap()["text"], "mine");
     ask(&daemon, "wicked", "log", json!({})).await.unwrap();
     let lines = daemon.log().matching("plugin says").len();
     assert!((1..2000).contains(&lines), "{lines} of 5000 lines");
@@ -263,7 +281,7 @@ async fn a_plugin_gets_nothing_that_is_not_granted() {
         let setup = Setup::new("node").unwrap().plugin("plugins/echo").unwrap();
         let config = setup.write_config().unwrap();
         let text = std::fs::read_to_string(&config).unwrap();
-        let granted = "grants = { state = true, scratch = true, timers = true }";
+        let granted = "grants = { state = true, scratch = true, timers = true, messages = true }";
         std::fs::write(&config, text.replace(granted, grants)).unwrap();
         let mut command = Command::new(wormholes_tests::binary("wormholed").unwrap());
         let output = command

@@ -19,6 +19,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("wormholes-plugin", &[]),
     ("wormholes-plugin-kit", &["wormholes-plugin"]),
     ("wormholes-echo", &["wormholes-plugin"]),
+    ("wormholes-ledger", &["wormholes-plugin"]),
+    ("wormholes-meter", &["wormholes-plugin"]),
     ("wormholes-wicked", &["wormholes-plugin"]),
     ("wormholes-cli", &["wormholes-proto", "wormholes-rules"]),
     (

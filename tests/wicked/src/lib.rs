@@ -8,15 +8,16 @@ use std::{
 };
 
 use wormholes_plugin::{
-    Caller, Cell, Context, Error, Level, Map, Plugin, Reply, Request, Result, json, plugin,
+    Address, Caller, Cell, Context, Error, InMemory, Letter, Level, Map, Plugin, Reply, Request,
+    Result, json, plugin,
 };
 
 /// Written before something goes wrong.
 const MARK: Cell<u64> = Cell::new("mark");
 /// The same, in memory.
-const SCRATCH_MARK: Cell<u64> = Cell::scratch("mark");
+const SCRATCH_MARK: Cell<u64, InMemory> = Cell::scratch("mark");
 const FLOOD: Map<u64, Vec<u8>> = Map::new("flood");
-const SCRATCH_FLOOD: Map<u64, Vec<u8>> = Map::scratch("flood");
+const SCRATCH_FLOOD: Map<u64, Vec<u8>, InMemory> = Map::scratch("flood");
 
 /// Lives as long as an instance's memory.
 static MEMORY: AtomicU64 = AtomicU64::new(0);
@@ -46,6 +47,16 @@ impl Plugin for Wicked {
                 let hour = Duration::from_secs(3600);
                 Reply::done(&flood(|n| cx.set_timer(&n.to_string(), hour, &[])))
             }
+            "messages" => Reply::done(&flood(|_| letter(cx).send(cx).map(drop))),
+            "posts" => Reply::done(&flood(|_| letter(cx).post(cx))),
+            "questions" => {
+                let hour = Duration::from_secs(3600);
+                Reply::done(&flood(|_| letter(cx).ask(cx, hour).map(drop)))
+            }
+            // Another principal's request is not there to answer.
+            "forge" => cx
+                .finish(request.argument("with")?, json(&"forged"))
+                .and_then(|()| Reply::done(&"it answered")),
             "log" => {
                 (0..5_000).for_each(|n| cx.log(Level::Info, &format!("line {n}")));
                 Reply::done(&"logged")
@@ -91,6 +102,11 @@ impl Plugin for Wicked {
     fn canceled(&mut self, _: &mut Context, request: u64) -> Result<()> {
         MARK.set(&request)
     }
+}
+
+/// To itself.
+fn letter(cx: &Context) -> Letter {
+    Letter::new(Address::node(cx, cx.node_id()), "noise", [0; 1000])
 }
 
 fn mark(with: u64) -> Result<()> {

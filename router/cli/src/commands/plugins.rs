@@ -151,6 +151,7 @@ fn argument(described: &PluginArgument) -> Arg {
             return arg.long(described.name.clone()).action(ArgAction::SetTrue);
         }
         PluginArgumentKind::Text if described.values.is_empty() => arg,
+        PluginArgumentKind::Peer => arg,
         PluginArgumentKind::Text => {
             arg.value_parser(PossibleValuesParser::new(described.values.clone()))
         }
@@ -185,7 +186,9 @@ fn value(described: &PluginArgument, typed: &ArgMatches) -> Option<Value> {
     let name = described.name.as_str();
     let mut values: Vec<Value> = match described.kind {
         PluginArgumentKind::Flag => return Some(json!(typed.get_flag(name))),
-        PluginArgumentKind::Text => typed.get_many::<String>(name)?.map(|v| json!(v)).collect(),
+        PluginArgumentKind::Text | PluginArgumentKind::Peer => {
+            typed.get_many::<String>(name)?.map(|v| json!(v)).collect()
+        }
         PluginArgumentKind::Integer => typed.get_many::<i64>(name)?.map(|v| json!(v)).collect(),
         PluginArgumentKind::Number => typed.get_many::<f64>(name)?.map(|v| json!(v)).collect(),
     };

@@ -89,6 +89,7 @@ pub(super) const SECTIONS: [Section; 13] = [
             ("sha256", Restart),
             ("grants", Restart),
             ("config", Restart),
+            ("strangers", Restart),
         ]],
     ),
     section(

@@ -25,6 +25,8 @@ pub struct PluginConfig {
     pub grants: Capabilities,
     /// What it reads, as JSON.
     pub config: BTreeMap<String, String>,
+    /// Whether it takes messages of whoever calls; default: of peers alone.
+    pub strangers: bool,
 }
 
 /// All instances; problems are left in the document.
@@ -50,6 +52,7 @@ pub(super) fn plugins<'a>(
             sha256: table.parsed("sha256", sha256),
             grants: table.value("grants", grants).unwrap_or_default(),
             config: table.value("config", values).unwrap_or_default(),
+            strangers: table.boolean("strangers").unwrap_or(false),
         })
     };
     tables.into_iter().filter_map(plugin).collect()

@@ -177,7 +177,8 @@ fn plugin(text: &mut Text, plugin: &PluginConfig) {
         .key(
             "config",
             plugin.config.keys().map(hidden).collect::<toml::Table>(),
-        );
+        )
+        .key("strangers", plugin.strangers);
 }
 
 fn path(path: &std::path::Path) -> String {

@@ -69,7 +69,9 @@ pub(super) async fn clear_dead(
 pub(super) async fn ask(core: &NodeCore, params: PluginAskParams) -> Result<Value, RpcError> {
     let plugins = core.plugins().ok_or_else(starting)?;
     let (instance, command) = (&params.instance, &params.command);
-    let answer = plugins.ask(instance, params.user.as_deref(), command, params.arguments);
+    let world = core.network.world();
+    let (user, arguments) = (params.user.as_deref(), params.arguments);
+    let answer = plugins.ask(instance, user, command, arguments, &world);
     answer.await.map_err(refused)
 }
 

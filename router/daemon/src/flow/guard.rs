@@ -35,6 +35,9 @@ pub enum Forbidden {
     /// The name means one node, the tunnel ends at another.
     #[error("the tunnel ends at another node than the name means")]
     OtherNode,
+    /// The caller is known by an alias, and this tunnel would show the node.
+    #[error("a message under an alias travels by an onion alone: {0} tunnels show the node")]
+    ShowsNode(&'static str),
     /// The name means no node that is known here.
     #[error("no node of that name is known here")]
     UnknownNode,
@@ -63,6 +66,19 @@ pub(super) fn check(host: &Host, node: Option<NodeId>, tunnel: &Tunnel) -> Resul
         Some(node) if node == end => Ok(()),
         Some(_) => Err(Forbidden::OtherNode),
         None => Err(Forbidden::UnknownNode),
+    }
+}
+
+/// Whether `tunnel` keeps to itself which node opens it.
+///
+/// # Errors
+/// [`Forbidden::ShowsNode`].
+pub(super) fn check_hides(tunnel: &Tunnel) -> Result<(), Forbidden> {
+    match tunnel {
+        Tunnel::Onion { .. } | Tunnel::Block { .. } => Ok(()),
+        Tunnel::Direct { .. } | Tunnel::Relay { .. } | Tunnel::Socks { .. } => {
+            Err(Forbidden::ShowsNode(tunnel.kind().as_str()))
+        }
     }
 }
 

@@ -216,6 +216,14 @@ fn request(
 /// Holds a tunnel against what no script can lift.
 fn check(trip: &Trip<'_>, tunnel: &Tunnel) -> Result<(), Forbidden> {
     guard::check(&trip.asked.target.host, trip.conn.node, tunnel)?;
+    if trip
+        .asked
+        .plugin
+        .as_ref()
+        .is_some_and(|plugin| plugin.hides_node)
+    {
+        guard::check_hides(tunnel)?;
+    }
     if trip.told && is_local(tunnel) {
         let (transport, port) = (trip.asked.transport, trip.asked.target.port);
         guard::check_told(&trip.core.network, transport, &trip.conn.ips, port)?;
@@ -377,6 +385,7 @@ mod tests {
                 instance: instance.to_owned(),
                 role: None,
                 isolation: own.to_owned(),
+                hides_node: false,
             };
             let asked = Asked {
                 plugin: Some(plugin),

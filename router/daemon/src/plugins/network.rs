@@ -9,6 +9,7 @@ use std::{
 use futures_util::{FutureExt, future::BoxFuture};
 use wormholes_host::{Call, CallError, Pipe};
 use wormholes_proto::{Host, NodeId, ServiceName, Target, Transport};
+use zeroize::Zeroizing;
 
 use crate::{
     flow::{self, Asked, Caller, Forbidden, Refusal},
@@ -61,6 +62,10 @@ impl wormholes_host::Network for HostNetwork {
     fn sign(&self, message: &[u8]) -> [u8; 64] {
         self.network.sign(message)
     }
+
+    fn derive(&self, purpose: &[u8]) -> Zeroizing<[u8; 32]> {
+        self.network.derive(purpose)
+    }
 }
 
 fn asked(call: Call) -> Result<Asked, Refusal> {
@@ -74,6 +79,7 @@ fn asked(call: Call) -> Result<Asked, Refusal> {
             instance: call.plugin,
             role: given(call.role),
             isolation: call.isolation,
+            hides_node: call.hides_node,
         }),
         ends: None,
         target: target(call.to)?,
@@ -98,6 +104,8 @@ fn call_error(refusal: &Refusal) -> CallError {
             | Forbidden::OwnSocket
             | Forbidden::Loop
             | Forbidden::OtherNode => true,
+            // By the hour, a script may choose another tunnel.
+            Forbidden::ShowsNode(_) => false,
             // Nodes become known, and move.
             Forbidden::UnknownNode | Forbidden::Told(..) => false,
         },

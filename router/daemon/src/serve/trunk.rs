@@ -23,13 +23,27 @@ const MAX_TRUNKS: usize = 1024;
 /// not ended yet. Of all who come in onions through one hop, half of all. Overflow rule: as above.
 const MAX_TRUNKS_OF_ONE: usize = 64;
 
-/// Who answers: given the trunk, and the node at its other end, where that is known.
-type Answer = Box<dyn Fn(Box<dyn HostPipe>, Option<NodeId>) + Send + Sync>;
+/// Who answers for the plugins of this node.
+pub trait Trunks: Send + Sync + 'static {
+    /// A trunk came, from a node where that is known.
+    fn answer(&self, trunk: Box<dyn HostPipe>, from: Option<NodeId>);
+
+    /// A node can be reached again.
+    fn peer_is_up(&self, node: NodeId) {
+        let _ = node;
+    }
+}
+
+impl<F: Fn(Box<dyn HostPipe>, Option<NodeId>) + Send + Sync + 'static> Trunks for F {
+    fn answer(&self, trunk: Box<dyn HostPipe>, from: Option<NodeId>) {
+        self(trunk, from);
+    }
+}
 
 /// Where trunks come in.
 pub(crate) struct TrunkDesk {
     /// None: no plugins run here.
-    answer: OnceLock<Answer>,
+    answer: OnceLock<Box<dyn Trunks>>,
     places: Role,
 }
 
@@ -47,16 +61,23 @@ impl TrunkDesk {
     }
 
     /// Hands trunks to `answer` from now on; the first to ask for them gets them all.
-    pub(crate) fn open(&self, answer: Answer) {
+    pub(crate) fn open(&self, answer: Box<dyn Trunks>) {
         // Set once: a node has one host of plugins.
         let _ = self.answer.set(answer);
+    }
+
+    /// Tells whoever answers that a node can be reached.
+    pub(crate) fn peer_is_up(&self, node: NodeId) {
+        if let Some(trunks) = self.answer.get() {
+            trunks.peer_is_up(node);
+        }
     }
 }
 
 /// Hands the trunk over, and copies until either end is done or the node stops.
 pub(super) async fn serve(network: &Arc<Network>, asker: &Asker, pipe: Pipe) {
     let counters = &network.counters().service;
-    let Some(answer) = network.trunk_desk().answer.get() else {
+    let Some(trunks) = network.trunk_desk().answer.get() else {
         // As any service that is not there.
         counters.refuse(Reason::NoService);
         return refuse(pipe, Reason::NoService).await;
@@ -73,7 +94,7 @@ pub(super) async fn serve(network: &Arc<Network>, asker: &Asker, pipe: Pipe) {
         return;
     };
     let (far, end) = Pipe::memory();
-    answer(Box::new(end), asker.known());
+    trunks.answer(Box::new(end), asker.known());
     let (far, limits) = (Side::Stream(far), CopyLimits::default());
     let joined = pipe::join(near, far, &limits, &place.bytes);
     // No trunk ends by itself: a stop does not wait for it.

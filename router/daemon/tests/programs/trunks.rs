@@ -30,6 +30,7 @@ fn call(to: NodeId, plugin: &str, role: &str, label: &str) -> Call {
         role: role.to_owned(),
         label: label.to_owned(),
         isolation: String::new(),
+        hides_node: false,
     }
 }
 

@@ -2,13 +2,15 @@
 //!
 //! Thin: each turns types of the ABI into the host's and asks the event's [`Transaction`].
 
-use wormholes_proto::NodeId;
+mod messages;
 
 use super::State;
 use crate::{
     event::{Caller, ErrorCode, Principal, Reason, Refusal, Stamp},
     transaction::{Rows, Scan, Transaction},
 };
+
+pub(super) use self::messages::call_message;
 
 wasmtime::component::bindgen!({
     path: "../../sdk/wit/0.1.0",
@@ -120,7 +122,7 @@ impl system::Host for State {
     }
 
     fn node_id(&mut self) -> wasmtime::Result<Vec<u8>> {
-        Ok(NodeId::as_bytes(&self.plugin.node).to_vec())
+        Ok(self.plugin.around.node.as_bytes().to_vec())
     }
 
     fn instance(&mut self) -> wasmtime::Result<String> {
@@ -178,10 +180,16 @@ impl From<&Stamp> for types::Event {
             id: stamp.id,
             attempt: stamp.attempt,
             now_ms: stamp.now_ms,
-            principal: match &stamp.principal {
-                Principal::Node => types::Principal::Node,
-                Principal::User(name) => types::Principal::User(name.to_string()),
-            },
+            principal: (&stamp.principal).into(),
+        }
+    }
+}
+
+impl From<&Principal> for types::Principal {
+    fn from(principal: &Principal) -> Self {
+        match principal {
+            Principal::Node => Self::Node,
+            Principal::User(name) => Self::User(name.to_string()),
         }
     }
 }
@@ -201,6 +209,10 @@ impl From<&Caller> for handlers::on_request::Caller {
         match caller {
             Caller::Operator => Self::Operator,
             Caller::User(name) => Self::User(name.to_string()),
+            Caller::Plugin { from, own } => Self::Plugin(handlers::on_request::Asker {
+                from: from.into(),
+                own: own.into(),
+            }),
         }
     }
 }

@@ -113,6 +113,10 @@ mod tests {
             "plugin.list observer",
             "plugin.health operator",
             "plugin.start operator",
+            "plugin.stop operator",
+            "plugin.log operator",
+            "plugin.dead operator",
+            "plugin.clear_dead operator",
             "plugin.ask operator",
             "key observer",
             "config operator",
@@ -164,7 +168,8 @@ mod tests {
             "why" => &["flow"],
             "peer.add" => &["invite"],
             "plugin.ask" => &["instance", "command"],
-            "plugin.health" | "plugin.start" => &["instance"],
+            "plugin.health" | "plugin.start" | "plugin.stop" | "plugin.log" | "plugin.dead"
+            | "plugin.clear_dead" => &["instance"],
             _ => &["peer"],
         };
         sample.retain(|name, _| keys.contains(&name.as_str()));

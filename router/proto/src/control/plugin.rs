@@ -255,6 +255,8 @@ pub enum PluginArgumentKind {
     Number,
     /// `true` when it is there; an option.
     Flag,
+    /// A node: a petname or an id. The plugin is given its key as 64 hexadecimal digits.
+    Peer,
 }
 
 const fn command_seconds() -> u64 {

@@ -126,7 +126,7 @@ impl ChannelSender {
         Ok(())
     }
 
-    /// A trunk to the receiver is up, which was opened after the channel's last one was given up.
+    /// A trunk to the receiver is up, whose opening began after the channel's last one stood.
     /// The channel's number was not used on it.
     pub fn handle_trunk_up(&mut self, link: Link) {
         self.link = SenderLink::Up(link);

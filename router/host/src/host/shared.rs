@@ -1,0 +1,243 @@
+//! What the parts of a host share: the store, the engine, the plugins that are loaded, and the
+//! principals that are awake.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    runtime,
+    sync::{
+        mpsc::{self, error::TrySendError},
+        oneshot,
+    },
+};
+use wormholes_proto::NodeId;
+
+use super::{LoadError, MAX_INSTANCES};
+use crate::{
+    clock::now_ms,
+    event::{Caller, ErrorCode, Principal, Refusal, Request},
+    guest::{Cache, Engine},
+    loaded::Loaded,
+    mail::{Mail, Owner},
+    message::{Address, Identity},
+    network::Network,
+    principal::{Actor, Asker, Post, Task},
+    rows::{self, Home, instance_key},
+    store::{Lost, Store, StoreError, Writes},
+    transaction::{Limit, Progress},
+};
+
+pub(crate) struct Shared {
+    pub(crate) node: NodeId,
+    pub(super) threads: runtime::Handle,
+    pub(super) network: Arc<dyn Network>,
+    pub(crate) mail: Mail,
+    pub(super) engine: Arc<Engine>,
+    pub(super) cache: Cache,
+    pub(crate) store: Store,
+    pub(super) loaded: RwLock<BTreeMap<Arc<str>, Arc<Loaded>>>,
+    pub(super) actors: Mutex<HashMap<Home, Post>>,
+    pub(super) next_request: AtomicU64,
+}
+
+/// A request that was handed over.
+#[derive(Debug)]
+pub struct Pending {
+    answer: oneshot::Receiver<Result<Vec<u8>, Refusal>>,
+    /// How far it is; ends with the answer.
+    pub progress: mpsc::Receiver<Progress>,
+    /// Of the asker: whatever the plugin does, it is told then.
+    patience: Duration,
+    left: Option<(mpsc::Sender<Task>, u64)>,
+}
+
+impl Shared {
+    /// Hands a request to a principal.
+    pub(crate) fn request(
+        &self,
+        owner: &Owner,
+        caller: Caller,
+        name: &str,
+        body: &[u8],
+        patience: Duration,
+    ) -> Result<Pending, Refusal> {
+        if let Some(refusal) = owner.loaded.health(&owner.principal).closed() {
+            return Err(refusal);
+        }
+        let id = self.next_request.fetch_add(1, Ordering::Relaxed);
+        let patience_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+        let request = Request {
+            id,
+            caller,
+            name: name.into(),
+            body: body.into(),
+            deadline_ms: now_ms().saturating_add(patience_ms),
+        };
+        let (answer, answered) = oneshot::channel();
+        let (progress, progressed) = mpsc::channel(16);
+        let asker = Asker {
+            answer,
+            progress: Some(progress),
+        };
+        let post = self.post(owner)?;
+        let tasks = post.tasks().clone();
+        tasks
+            .try_send(Task::Request(request, asker))
+            .map_err(|error| {
+                let why = match error {
+                    TrySendError::Full(_) => {
+                        owner.loaded.figures.hits(&[Limit::Waiting]);
+                        Limit::Waiting.mend()
+                    }
+                    TrySendError::Closed(_) => {
+                        "the plugin ended by a fault of the daemon; restart it"
+                    }
+                };
+                Refusal::new(ErrorCode::Unavailable, why)
+            })?;
+        Ok(Pending {
+            answer: answered,
+            progress: progressed,
+            patience,
+            left: Some((tasks, id)),
+        })
+    }
+
+    /// Hands the question of another principal to one.
+    pub(crate) fn ask(
+        &self,
+        owner: &Owner,
+        (from, own): (Address, Identity),
+        protocol: &str,
+        body: &[u8],
+        patience: Duration,
+    ) -> Result<Pending, Refusal> {
+        self.request(
+            owner,
+            Caller::Plugin { from, own },
+            protocol,
+            body,
+            patience,
+        )
+    }
+
+    fn post(&self, owner: &Owner) -> Result<Post, Refusal> {
+        let post = self.wake(owner.home, owner.principal.clone(), &owner.loaded);
+        post.map_err(|error| {
+            let why = format!("the store cannot be read: {error}");
+            Refusal::new(ErrorCode::Unavailable, why)
+        })
+    }
+
+    /// The principal's post; its actor is started if there is none.
+    pub(crate) fn wake(
+        &self,
+        home: Home,
+        principal: Principal,
+        loaded: &Arc<Loaded>,
+    ) -> Result<Post, StoreError> {
+        let mut actors = self.actors();
+        if let Some(post) = actors.get(&home) {
+            return Ok(post.clone());
+        }
+        let (post, inbox) = Post::new(loaded.manifest.limits.waiting as usize);
+        let (store, mail) = (self.store.clone(), self.mail.clone());
+        let actor = Actor::new(home, principal, Arc::clone(loaded), store, mail, inbox)?;
+        self.threads.spawn(actor.run());
+        actors.insert(home, post.clone());
+        Ok(post)
+    }
+
+    /// The post of a principal that is awake.
+    pub(crate) fn awake(&self, home: Home) -> Option<Post> {
+        self.actors().get(&home).cloned()
+    }
+
+    pub(super) fn actors(&self) -> MutexGuard<'_, HashMap<Home, Post>> {
+        self.actors.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All instances.
+    pub(crate) fn all(&self) -> Vec<Arc<Loaded>> {
+        let loaded = self.loaded.read().unwrap_or_else(PoisonError::into_inner);
+        loaded.values().cloned().collect()
+    }
+
+    pub(crate) fn find(&self, instance: &str) -> Result<Arc<Loaded>, Refusal> {
+        let loaded = self.loaded.read().unwrap_or_else(PoisonError::into_inner);
+        loaded.get(instance).cloned().ok_or_else(|| {
+            let missing = format!("no plugin is loaded as `{instance}`; `wormholes plugin list`");
+            Refusal::new(ErrorCode::NotFound, missing)
+        })
+    }
+
+    pub(super) fn insert(&self, instance: Arc<Loaded>) -> Result<(), LoadError> {
+        let mut loaded = self.loaded.write().unwrap_or_else(PoisonError::into_inner);
+        if loaded.contains_key(&instance.name) {
+            return Err(LoadError::Twice(instance.name.to_string()));
+        }
+        if loaded.len() >= MAX_INSTANCES {
+            return Err(LoadError::TooMany);
+        }
+        loaded.insert(Arc::clone(&instance.name), instance);
+        Ok(())
+    }
+
+    /// Under which number the instance's rows lie; a new one is durable before it is used.
+    pub(super) async fn number(&self, name: &str) -> Result<u32, LoadError> {
+        let snapshot = self.store.snapshot();
+        let key = instance_key(name);
+        if let Some(row) = snapshot.get(&key)? {
+            return Ok(row.try_into().map_or(0, u32::from_be_bytes));
+        }
+        let taken = rows::all(&snapshot, &instance_key(""))?;
+        let numbers = taken.into_iter().filter_map(|(_, row)| row.try_into().ok());
+        let number = numbers.map(u32::from_be_bytes).max().unwrap_or(0) + 1;
+        let mut writes = Writes::default();
+        writes.put(key, Some(number.to_be_bytes().to_vec()));
+        let is_durable = self.make_durable(writes).await;
+        is_durable.then_some(number).ok_or(LoadError::Lost)
+    }
+
+    /// Whether it is, in the end.
+    pub(super) async fn make_durable(&self, writes: Writes) -> bool {
+        let (done, durable) = oneshot::channel();
+        let release = move |outcome: Result<(), Lost>| {
+            let _ = done.send(outcome.is_ok());
+        };
+        self.store.append(self.store.epoch(), writes, release);
+        durable.await.unwrap_or(false)
+    }
+}
+
+impl Pending {
+    /// The answer, when what it says is durable.
+    ///
+    /// # Errors
+    /// What the plugin refused, or why it could not be asked.
+    pub async fn answer(mut self) -> Result<Vec<u8>, Refusal> {
+        let answer = tokio::time::timeout(self.patience, &mut self.answer).await;
+        let answer = answer.map_err(|_| Refusal::late())?;
+        self.left = None;
+        answer.unwrap_or_else(|_| {
+            let stopped = "the plugin was stopped before it answered";
+            Err(Refusal::new(ErrorCode::Unavailable, stopped))
+        })
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if let Some((tasks, request)) = self.left.take() {
+            // Where there is no room for it, the request's deadline does the same later.
+            let _ = tasks.try_send(Task::Left(request));
+        }
+    }
+}

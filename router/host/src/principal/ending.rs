@@ -1,0 +1,206 @@
+//! How an event of a principal ends: what it did becomes real, or is given up.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use crate::{
+    clock::now_ms,
+    event::{Content, ErrorCode, Event, Refusal, Reply},
+    guest::{Fault, Outcome},
+    letters::DeadLetter,
+    mail::{Input, Owner},
+    manifest::Poison,
+    message::{Parcel, encode},
+    store::Lost,
+    transaction::Effects,
+};
+
+use super::{Actor, TRIES};
+
+impl Actor {
+    pub(super) fn succeed(&mut self, event: &Event, (told, mut effects): (Outcome, Effects)) {
+        if let (Event::Request(request), Outcome::Replied(Reply::Done(body))) = (event, told) {
+            // A handler that finished it by itself has answered; this comes too late.
+            effects.answers.entry(request.id).or_insert(Ok(body));
+            self.memory.requests.remove(&request.id);
+        }
+        let version = self.loaded.version();
+        let writes = &mut effects.writes;
+        match event {
+            Event::Migrate { .. } => self.memory.migrated(self.home, version.schema, writes),
+            Event::Init(_) => self.memory.woken(self.home, &self.name, version, writes),
+            Event::Answer { id, .. } => {
+                self.memory.kept_questions.remove(id);
+            }
+            Event::Timer { .. }
+            | Event::Request(_)
+            | Event::Canceled { .. }
+            | Event::Message(_)
+            | Event::Note { .. } => {}
+        }
+        self.make_real(effects, handled(event, None));
+    }
+
+    /// The handler said no: the event is consumed, and nothing else.
+    pub(super) fn refuse(&mut self, event: Event, refusal: Refusal) {
+        self.consume(event, refusal, Effects::default());
+    }
+
+    fn consume(&mut self, event: Event, refusal: Refusal, mut effects: Effects) {
+        self.memory.consume(self.home, &event, &mut effects.writes);
+        let mut said = None;
+        match &event {
+            Event::Request(request) => {
+                self.memory.requests.remove(&request.id);
+                effects.answers.insert(request.id, Err(refusal));
+            }
+            Event::Timer { name, .. } => {
+                self.memory
+                    .apply_timer(self.home, Arc::clone(name), None, &mut effects);
+            }
+            // What was not woken, or cannot read its rows, must not go on.
+            Event::Init(_) | Event::Migrate { .. } => {
+                return self.park(event, refusal.to_string());
+            }
+            Event::Message(incoming) => {
+                // Nobody sent a gap.
+                if let (Some(delivery), Content::Message(_)) =
+                    (&incoming.delivery, &incoming.content)
+                {
+                    let key = delivery.refusal.clone();
+                    effects.writes.put(key, Some(encode(&refusal)));
+                    said = Some(refusal);
+                }
+            }
+            Event::Answer { id, .. } => {
+                self.memory.kept_questions.remove(id);
+            }
+            Event::Canceled { .. } | Event::Note { .. } => {}
+        }
+        self.make_real(effects, handled(&event, said));
+    }
+
+    /// No event runs until an operator says so; this one is the first then.
+    pub(super) fn park(&mut self, event: Event, why: String) {
+        let plugin = &self.loaded.name;
+        tracing::error!(%plugin, kind = %event.kind(), why, "a plugin is parked");
+        self.first.push_front((event, 0));
+        self.health.park(why);
+    }
+
+    /// The instance broke: the event is tried again, and given up in the end.
+    pub(super) fn broke(&mut self, event: Event, attempt: u32, fault: &Fault) {
+        let plugin = &self.loaded.name;
+        tracing::warn!(%plugin, kind = %event.kind(), attempt, %fault, "a plugin broke");
+        self.health.broke(fault);
+        if attempt + 1 < TRIES {
+            self.first.push_front((event, attempt + 1));
+            return;
+        }
+        self.loaded.figures.gave_up();
+        let failed = Refusal::new(ErrorCode::Failed, "the plugin failed; see its log");
+        match (self.loaded.manifest.instance.poison, &event) {
+            // Who asked is told, and may ask again.
+            (Poison::Halt, Event::Request(_)) => {
+                self.refuse(event, failed);
+                self.health.park(fault.to_string());
+            }
+            // What is behind it on its channel must not be handled before it.
+            (Poison::Halt, Event::Message(incoming)) => {
+                if let Some(delivery) = &incoming.delivery {
+                    delivery.live.store(false, Ordering::Release);
+                    let poisoned = Input::Poisoned {
+                        channel: delivery.channel,
+                        live: Arc::clone(&delivery.live),
+                    };
+                    // Behind what was handled before it.
+                    let office = self.office.clone();
+                    self.store
+                        .after(self.last_batch, move |_| office.tell(poisoned));
+                }
+            }
+            (Poison::Halt, _) => self.park(event, fault.to_string()),
+            (Poison::Skip, _) => self.skip(event, failed, fault),
+        }
+    }
+
+    /// The event is dropped, into the list of dead letters.
+    fn skip(&mut self, event: Event, told: Refusal, fault: &Fault) {
+        let mut effects = Effects::default();
+        let letter = DeadLetter::new(&event, &self.name, fault.to_string(), now_ms());
+        if let Some(letter) = letter {
+            self.loaded.letters.write(letter, &mut effects.writes);
+        }
+        self.consume(event, told, effects);
+    }
+
+    /// Hands over what an event did; it leaves the node when it is durable.
+    fn make_real(&mut self, effects: Effects, handled: Option<Input>) {
+        let Effects {
+            writes,
+            kept_bytes,
+            answers,
+            progress,
+            parcels,
+        } = effects;
+        let mail = self.parcels(parcels).into_iter().chain(handled);
+        let (mail, office) = (mail.collect::<Vec<_>>(), self.office.clone());
+        let answers: Vec<_> = answers
+            .into_iter()
+            .filter_map(|(request, answer)| Some((self.forget_asker(request)?, answer)))
+            .collect();
+        let progress: Vec<_> = progress
+            .into_iter()
+            .filter_map(|step| {
+                let (_, asker) = self.askers.get(&step.request)?;
+                Some((asker.progress.clone()?, step))
+            })
+            .collect();
+        let kept_before = self.memory.kept_bytes.saturating_add_signed(-kept_bytes);
+        self.loaded
+            .figures
+            .keeps(kept_before, self.memory.kept_bytes);
+        let release = move |durable: Result<(), Lost>| {
+            if durable.is_ok() {
+                for (told, step) in progress {
+                    let _ = told.try_send(step);
+                }
+                mail.into_iter().for_each(|input| office.tell(input));
+            } else {
+                office.tell(Input::Lost);
+            }
+            for (asker, answer) in answers {
+                asker.say(durable.map_err(|_| Refusal::lost()).and(answer));
+            }
+        };
+        if writes.is_empty() {
+            self.store.after(self.last_batch, release);
+        } else {
+            let overlay = writes.clone();
+            self.last_batch = self.store.append(self.epoch, writes, release);
+            self.memory.overlay.write(self.last_batch, overlay);
+        }
+    }
+
+    /// What leaves the node, for the office.
+    fn parcels(&self, parcels: Vec<Parcel>) -> Option<Input> {
+        let owner = || Owner {
+            loaded: Arc::clone(&self.loaded),
+            principal: self.name.clone(),
+            home: self.home,
+        };
+        (!parcels.is_empty()).then(|| Input::Parcels(owner(), parcels))
+    }
+}
+
+/// What the office hears when an event that handled a message is durable.
+fn handled(event: &Event, refusal: Option<Refusal>) -> Option<Input> {
+    let Event::Message(incoming) = event else {
+        return None;
+    };
+    let delivery = incoming.delivery.as_ref()?;
+    Some(Input::Handled {
+        channel: delivery.channel,
+        live: Arc::clone(&delivery.live),
+        refusal,
+    })
+}

@@ -1,0 +1,131 @@
+//! What waits for a principal, and who waits for its answers.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    event::{Incoming, Refusal, Request},
+    message::Note,
+    transaction::Progress,
+};
+
+/// Something for a principal to do.
+#[derive(Debug)]
+pub(crate) enum Task {
+    /// A request, and who waits for its answer.
+    Request(Request, Asker),
+    /// Who asked has left.
+    Left(u64),
+    /// A message.
+    Message(Arc<Incoming>),
+    /// Something is to be told, and has a row of this number.
+    Note(u64, Note),
+    /// What came of a question.
+    Answer {
+        id: u64,
+        answer: Result<Bytes, Refusal>,
+    },
+    /// So many bytes of a channel are acknowledged.
+    Acknowledged { channel: u32, bytes: u64 },
+}
+
+/// Where a principal's tasks are put.
+#[derive(Debug, Clone)]
+pub(crate) struct Post {
+    /// Overflow: the newcomer is refused.
+    tasks: mpsc::Sender<Task>,
+    /// Of the office, which bounds them: by the windows of channels, and by what trunks may hold.
+    mail: mpsc::UnboundedSender<Task>,
+    delivered: Arc<AtomicUsize>,
+}
+
+/// What comes out of it.
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    pub(super) tasks: mpsc::Receiver<Task>,
+    mail: mpsc::UnboundedReceiver<Task>,
+    delivered: Arc<AtomicUsize>,
+}
+
+/// Who waits for an answer.
+#[derive(Debug)]
+pub(crate) struct Asker {
+    pub(crate) answer: oneshot::Sender<Result<Vec<u8>, Refusal>>,
+    /// Overflow: what does not fit is left out.
+    pub(crate) progress: Option<mpsc::Sender<Progress>>,
+}
+
+impl Asker {
+    /// Nobody may listen any more.
+    pub(super) fn say(self, answer: Result<Vec<u8>, Refusal>) {
+        let _ = self.answer.send(answer);
+    }
+}
+
+impl Post {
+    /// A principal's post and inbox, with room for so many tasks that nobody else bounds.
+    pub(crate) fn new(room: usize) -> (Self, Inbox) {
+        let (tasks, received) = mpsc::channel(room);
+        let (mail, delivered) = mpsc::unbounded_channel();
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let post = Self {
+            tasks,
+            mail,
+            delivered: Arc::clone(&waiting),
+        };
+        let inbox = Inbox {
+            tasks: received,
+            mail: delivered,
+            delivered: waiting,
+        };
+        (post, inbox)
+    }
+
+    /// Puts a task there that may be refused; false: there is no room.
+    pub(crate) fn offer(&self, task: Task) -> bool {
+        self.tasks.try_send(task).is_ok()
+    }
+
+    /// Where tasks are offered.
+    pub(crate) fn tasks(&self) -> &mpsc::Sender<Task> {
+        &self.tasks
+    }
+
+    /// Puts what the office has bounded there. A principal that ended reads it from the store.
+    pub(crate) fn deliver(&self, task: Task) {
+        self.delivered.fetch_add(1, Ordering::Relaxed);
+        let _ = self.mail.send(task);
+    }
+
+    /// Tasks that wait.
+    pub(crate) fn waiting(&self) -> usize {
+        let offered = self.tasks.max_capacity() - self.tasks.capacity();
+        offered + self.delivered.load(Ordering::Relaxed)
+    }
+}
+
+impl Inbox {
+    pub(super) async fn next(&mut self) -> Option<Task> {
+        tokio::select! {
+            task = self.tasks.recv() => task,
+            task = self.mail.recv() => self.taken(task),
+        }
+    }
+
+    fn taken(&self, task: Option<Task>) -> Option<Task> {
+        if task.is_some() {
+            self.delivered.fetch_sub(1, Ordering::Relaxed);
+        }
+        task
+    }
+
+    pub(super) fn try_next(&mut self) -> Option<Task> {
+        let mail = self.mail.try_recv().ok();
+        self.taken(mail).or_else(|| self.tasks.try_recv().ok())
+    }
+}

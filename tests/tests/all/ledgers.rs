@@ -1,0 +1,202 @@
+//! Two daemons whose ledgers pay each other over a real link, under a rule script: whatever is
+//! killed, no amount is lost, doubled or late, and both books say the same.
+
+use anyhow::Result;
+use data_encoding::HEXLOWER;
+use rand::{Rng as _, seq::IndexedRandom as _};
+use serde_json::{Value, json};
+use wormholes_proto::NodeId;
+use wormholes_tests::{
+    Daemon, More, SCRIPT_NAME, Setup, TestNetwork, is_soak, soak_rounds, until, until_within,
+};
+
+/// Trunks of the ledger go straight to the peer; nothing else goes anywhere.
+const RULES: &str = r#"
+    fn route(c) {
+        if c.entrance == "plugin" && c.plugin == "ledger" { return c.node.direct().closed(); }
+        block("only the ledger talks")
+    }
+"#;
+
+/// Kills in continuous integration; thirty times as many in a soak.
+const KILLS: usize = 20;
+
+struct Pair {
+    daemons: [Daemon; 2],
+    /// What each has paid, as the one who asked it to was answered.
+    paid: [usize; 2],
+}
+
+impl Pair {
+    async fn start(octet: u8) -> Self {
+        let setup = |name: &str, host: u8| {
+            let listen = format!("127.{octet}.0.{host}:0");
+            let setup = Setup::new(name).unwrap().listen(&listen);
+            setup.script("rules.rhai", RULES)
+        };
+        let (ann, bob) = (setup("ann", 1), setup("bob", 2));
+        let ann_id = ann.id();
+        let bob = bob.peer_id("ann", ann_id, 3, "");
+        let bob = bob.plugin("plugins/ledger").unwrap().start().await.unwrap();
+        let ann = ann.peer(&bob, 3).plugin("plugins/ledger").unwrap();
+        let ann = ann.start().await.unwrap();
+        Self {
+            daemons: [ann, bob],
+            paid: [0, 0],
+        }
+    }
+
+    /// Asks one to pay the other. Without an answer it may have paid or not.
+    async fn pay(&mut self, who: usize, times: usize) -> Result<()> {
+        let other = self.daemons[1 - who].id().to_string();
+        let arguments = json!({ "node": other, "amount": 1, "times": times });
+        let count = ask(&self.daemons[who], "pay", arguments).await?;
+        self.paid[who] = usize::try_from(count.as_u64().unwrap()).unwrap();
+        Ok(())
+    }
+
+    async fn kill(&mut self, who: usize) {
+        self.daemons[who].kill().unwrap();
+        self.daemons[who].restart().await.unwrap();
+    }
+
+    /// Both books, when nothing is on its way any more.
+    async fn settled(&self) -> [Value; 2] {
+        let limit = wormholes_tests::LIMIT * 4;
+        until_within(limit, "both books agree", async || {
+            let [ann, bob] = &self.daemons;
+            let books = [book(ann).await?, book(bob).await?];
+            let agree = |from: usize| {
+                let to = 1 - from;
+                let paid = &side(&books[from], self.daemons[to].id())["paid"];
+                let received = &side(&books[to], self.daemons[from].id())["received"];
+                let confirmed = &books[from]["confirmed"];
+                // Nothing was ever paid: no row.
+                (paid == received && confirmed == &paid["count"]) || paid.is_null()
+            };
+            (agree(0) && agree(1)).then_some(books)
+        })
+        .await
+        .unwrap()
+    }
+}
+
+fn side(book: &Value, node: NodeId) -> &Value {
+    &book["peers"][HEXLOWER.encode(node.as_bytes())]
+}
+
+async fn ask(daemon: &Daemon, command: &str, arguments: Value) -> Result<Value> {
+    let params = json!({ "instance": "ledger", "command": command, "arguments": arguments });
+    daemon.call("plugin.ask", params).await
+}
+
+async fn book(daemon: &Daemon) -> Option<Value> {
+    ask(daemon, "book", json!({})).await.ok()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_ledgers_agree_though_either_daemon_is_killed_again_and_again() {
+    let mut pair = Pair::start(83).await;
+    let kills = soak_rounds(KILLS);
+    for _ in 0..kills {
+        let who = rand::rng().random_range(0..2);
+        for _ in 0..rand::rng().random_range(1..6) {
+            let payer = rand::rng().random_range(0..2);
+            let times = *[1, 10, 100].choose(&mut rand::rng()).unwrap();
+            pair.pay(payer, times).await.unwrap();
+        }
+        // Somewhere between the answer and the last acknowledgement.
+        pair.kill(who).await;
+    }
+    let books = pair.settled().await;
+    let [ann, bob] = [&pair.daemons[0], &pair.daemons[1]];
+    for (book, other, paid) in [
+        (&books[0], bob, pair.paid[0]),
+        (&books[1], ann, pair.paid[1]),
+    ] {
+        assert_eq!(
+            side(book, other.id())["paid"]["count"],
+            paid,
+            "what was answered is kept"
+        );
+        assert_eq!(book["refused"], 0);
+        assert!(side(book, other.id())["halted"].is_null(), "{book:#}");
+    }
+    let balance = |book: &Value| book["balance"].as_i64().unwrap();
+    assert_eq!(balance(&books[0]) + balance(&books[1]), 0);
+    if is_soak() {
+        eprintln!("{kills} kills, {:?} payments", pair.paid);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_rules_decide_how_a_plugins_messages_travel() {
+    let mut pair = Pair::start(84).await;
+    let paid = pair.daemons[0].cli(&["ledger", "pay", "bob", "5", "--times", "3"]);
+    assert_eq!(paid.unwrap(), "3\n");
+    pair.settled().await;
+    let asked = pair.daemons[0].cli(&["ledger", "ask", "bob"]).unwrap();
+    assert_eq!(asked, "3\n", "bob's own answer");
+    let flows = pair.daemons[0].cli(&["flows", "--json"]).unwrap();
+    assert!(flows.contains("wormholes-trunk"), "{flows}");
+    // Who is no longer let through waits, and nothing is lost.
+    let rules = pair.daemons[0].folder().join("rules.rhai");
+    std::fs::write(&rules, "fn route(c) { block(\"quiet\") }").unwrap();
+    pair.daemons[0].cli(&["script", "load"]).unwrap();
+    pair.kill(1).await;
+    pair.daemons[0].cli(&["ledger", "pay", "bob", "5"]).unwrap();
+    until("the rules say no", async || {
+        (!pair.daemons[0].log().matching("quiet").is_empty()).then_some(())
+    })
+    .await
+    .unwrap();
+    let [ann, bob] = &pair.daemons;
+    let received = book(bob).await.unwrap();
+    assert_eq!(side(&received, ann.id())["received"]["count"], 3);
+    std::fs::write(&rules, RULES).unwrap();
+    ann.cli(&["script", "load"]).unwrap();
+    let books = pair.settled().await;
+    assert_eq!(
+        side(&books[1], pair.daemons[0].id())["received"]["count"],
+        4
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_under_an_alias_travels_by_an_onion_alone() {
+    let more = More {
+        plugin: Some("tests/meter"),
+        exits_plugin: Some("tests/meter"),
+        ..More::default()
+    };
+    let relayed = "fn route(c) { c.node.best().closed() }";
+    let network = TestNetwork::start_with(relayed, more).await.unwrap();
+    let (client, exit) = (&network.client, &network.exit);
+    let ask = async |daemon: &Daemon, command: &str, arguments: Value| {
+        let params = json!({ "instance": "meter", "command": command, "arguments": arguments });
+        daemon.call("plugin.ask", params).await
+    };
+    let node = exit.id().as_bytes().to_vec();
+    let told = ask(client, "tell", json!({ "node": node, "alias": "shop" }));
+    let tell = async {
+        until("the rule is not followed", async || {
+            let said = "travels by an onion alone";
+            (!client.log().matching(said).is_empty()).then_some(())
+        })
+        .await
+        .unwrap();
+        let rules = client.folder().join(SCRIPT_NAME);
+        std::fs::write(&rules, "fn route(c) { c.node.onion(2).closed() }").unwrap();
+        client.cli(&["script", "load"]).unwrap();
+    };
+    let (told, ()) = tokio::join!(told, tell);
+    assert_eq!(told.unwrap(), "handled");
+    let key = ask(client, "alias", json!({ "name": "shop" }))
+        .await
+        .unwrap();
+    let last = ask(exit, "last", json!({})).await.unwrap();
+    assert_eq!(last[0], json!({ "Alias": key }));
+    let id = client.id().to_string();
+    let shown: Vec<_> = exit.log().matching(&id);
+    assert!(shown.is_empty(), "{shown:#?}");
+}
