@@ -31,14 +31,22 @@ pub(crate) struct Arguments {
 enum Part {
     /// Bulk, echo, new flows, CPU and memory, for each kind of tunnel, against its floors.
     Router,
+    /// Events, commits, messages and instances of plugins.
+    Plugins,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let mut stages = Stages::new();
-    let sing_box = stages.run("setup", || {
-        setup::packages(setup::BENCH_TOOLS)?;
-        setup::sing_box()
-    })?;
+    let rival = match arguments.part {
+        Part::Router => Some(stages.run("setup", || {
+            setup::packages(setup::BENCH_TOOLS)?;
+            setup::sing_box()
+        })?),
+        Part::Plugins => {
+            stages.run("setup", setup::bench_plugin)?;
+            None
+        }
+    };
     stages.run("build", || {
         check(cargo().args(["build", "--release", "--workspace", "--bins", "--locked"]))
     })?;
@@ -46,10 +54,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let mut bench = program(binaries.join("wormholes-bench"));
     bench
         .env("WORMHOLES_BIN_DIR", &binaries)
-        .env("WORMHOLES_SING_BOX", sing_box);
-    match arguments.part {
-        Part::Router => bench.arg("router"),
-    };
+        .envs(rival.map(|path| ("WORMHOLES_SING_BOX", path)))
+        .env("WORMHOLES_COMPONENTS", setup::bench_components())
+        .arg(match arguments.part {
+            Part::Router => "router",
+            Part::Plugins => "plugins",
+        });
     if arguments.json {
         bench.arg("--json");
     }

@@ -123,7 +123,15 @@ pub(crate) fn may_capture() -> Result<()> {
     Ok(())
 }
 
-/// The plugins that tests run, built for the ABI's own machine.
+/// The plugins that tests run: their packages.
+const PLUGINS: [&str; 4] = [
+    "wormholes-echo",
+    "wormholes-ledger",
+    "wormholes-meter",
+    "wormholes-wicked",
+];
+
+/// Builds [`PLUGINS`] for the ABI's own machine.
 ///
 /// # Errors
 /// When rustup has no such target, or one of them does not build.
@@ -132,13 +140,30 @@ pub(crate) fn plugins() -> Result<()> {
     check(
         cargo()
             .args(["build", "--locked", "--target", PLUGIN_TARGET])
-            .args([
-                "--package",
-                "wormholes-echo",
-                "--package",
-                "wormholes-wicked",
-            ]),
+            .args(PLUGINS.iter().flat_map(|package| ["--package", *package])),
     )
+}
+
+/// The plugin of the benches, optimised.
+///
+/// # Errors
+/// As of [`plugins`].
+pub(crate) fn bench_plugin() -> Result<()> {
+    check(program("rustup").args(["target", "add", PLUGIN_TARGET]))?;
+    check(cargo().args([
+        "build",
+        "--release",
+        "--locked",
+        "--target",
+        PLUGIN_TARGET,
+        "--package",
+        "wormholes-meter",
+    ]))
+}
+
+/// Where it lies.
+pub(crate) fn bench_components() -> PathBuf {
+    target_dir().join(PLUGIN_TARGET).join("release")
 }
 
 /// A cargo-deny, installed below the target folder when PATH has none.

@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use crate::plugins;
+
 /// What one row must reach.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Floor {
@@ -85,6 +87,20 @@ pub(crate) const FLOORS: &[Floor] = &[
     at_most("cold start to first flow", 300.0, Of::Unit("ms")),
 ];
 
+/// Those of plugins.
+pub(crate) const PLUGIN_FLOORS: &[Floor] = &[
+    at_most(plugins::EVENT, 5.0, Of::Unit("us")),
+    at_least(
+        plugins::DURABLE_EVENTS,
+        0.7,
+        Of::Other(plugins::DURABLE_EVENTS_OF),
+    ),
+    at_most(plugins::MESSAGE, 1.0, Of::Other(plugins::MESSAGE_OF)),
+    at_most(plugins::DECISION, 2.0, Of::Unit("commits")),
+    at_most(plugins::LOAD, 1.0, Of::Unit("ms")),
+    at_most(plugins::IDLE, 32.0, Of::Unit("KiB")),
+];
+
 const SING_BOX_DIRECT: Of = Of::Other("sing-box direct");
 const SING_BOX_CHAIN: Of = Of::Other("sing-box shadowsocks-2022, three hops");
 const BEST_OF_TLS: Of = Of::Other("the better of stunnel and sing-box shadowsocks-2022");
@@ -104,7 +120,8 @@ const fn at_most(row: &'static str, bound: f64, of: Of) -> Floor {
 
 /// The floor of the row of that name.
 pub(crate) fn floor_of(row: &str) -> Option<&'static Floor> {
-    FLOORS.iter().find(|floor| floor.row == row)
+    let mut floors = FLOORS.iter().chain(PLUGIN_FLOORS);
+    floors.find(|floor| floor.row == row)
 }
 
 impl Bound {

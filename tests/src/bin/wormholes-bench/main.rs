@@ -20,6 +20,7 @@ mod idle;
 mod load;
 mod network;
 mod onion_build;
+mod plugins;
 mod process;
 mod reference;
 mod rival;
@@ -51,11 +52,12 @@ async fn main() -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let outcome = match arguments.as_slice() {
         ["router", options @ ..] => router(options).await,
+        ["plugins", options @ ..] => plugins(options).await,
         ["load"] => load().await,
         ["far-end", target] => far_end(target).await,
         ["near-end", address, certificate] => near_end(address, certificate).await,
         _ => Err(anyhow::anyhow!(
-            "usage: wormholes-bench router [--json] [--only TEXT]"
+            "usage: wormholes-bench router|plugins [--json] [--only TEXT]"
         )),
     };
     match outcome {
@@ -106,6 +108,28 @@ async fn router(options: &[&str]) -> Result<ExitCode> {
     }
     let ok = failed.is_empty() && rows.iter().all(Row::ok);
     Ok(if ok {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// The rows of plugins; as those of the router.
+async fn plugins(options: &[&str]) -> Result<ExitCode> {
+    let json = match options {
+        [] => false,
+        ["--json"] => true,
+        _ => bail!("expected [--json]"),
+    };
+    let rows = plugins::measure().await?;
+    eprintln!("{HEADING}");
+    for row in &rows {
+        eprintln!("{}", row.line());
+    }
+    if json {
+        println!("{}", json!({ "rows": rows, "failed": [] }));
+    }
+    Ok(if rows.iter().all(Row::ok) {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE

@@ -1,0 +1,186 @@
+//! What plugins cost: an event, a commit, a message, an instance.
+//!
+//! Hosts run in this process, and their stores lie beside each other on one disk, whose own figures
+//! are measured with them.
+
+use std::{
+    fs::OpenOptions,
+    io::Write as _,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use futures_util::future::try_join_all;
+use serde_json::json;
+use tempfile::TempDir;
+use wormholes_host::{Caller, Principal};
+use wormholes_tests::{HostNetwork, PluginHost, resident_bytes, until};
+
+use crate::row::Row;
+
+pub(crate) const EVENT: &str = "plugin event: one read, one write, one message";
+pub(crate) const DURABLE_EVENTS: &str = "durable events a second, 1,024 in flight";
+pub(crate) const DURABLE_EVENTS_OF: &str = "the disk's";
+pub(crate) const DECISION: &str = "decision of 1,024 operations between two hosts";
+pub(crate) const MESSAGE: &str = "durable message between two hosts, p50";
+pub(crate) const MESSAGE_OF: &str = "3 fdatasyncs and 1 ms";
+pub(crate) const IDLE: &str = "idle instance";
+pub(crate) const LOAD: &str = "load from cache";
+const DISK: &str = "fdatasync of 4 KiB, p50";
+
+const METER: &str = "tests/meter";
+const STEPS: u64 = 2000;
+const IN_FLIGHT: usize = 1024;
+/// What no host passes, however fast its disk is.
+const MOST_EVENTS: f64 = 50_000.0;
+const MEASURED: Duration = Duration::from_secs(10);
+const OPERATIONS: u64 = 1024;
+const MESSAGES: usize = 300;
+const INSTANCES: usize = 1000;
+const LOADS: usize = 50;
+const SYNCS: usize = 200;
+
+/// All rows, in order.
+pub(crate) async fn measure() -> Result<Vec<Row>> {
+    let disk = disk()?;
+    let mut rows = vec![Row::alone(DISK, disk.as_secs_f64() * 1e3, "ms")?];
+    rows.push(event().await?);
+    rows.push(durable_events(disk).await?);
+    rows.extend(between_two(disk).await?);
+    rows.push(load().await?);
+    rows.push(idle().await?);
+    Ok(rows)
+}
+
+/// What a file of the disk takes to be made durable.
+fn disk() -> Result<Duration> {
+    let folder = TempDir::new()?;
+    let path = folder.path().join("sync");
+    let mut file = OpenOptions::new().create(true).append(true).open(path)?;
+    let mut times = Vec::new();
+    for _ in 0..SYNCS {
+        let start = Instant::now();
+        file.write_all(&[7; 4096])?;
+        file.sync_data()?;
+        times.push(start.elapsed());
+    }
+    median(times)
+}
+
+fn median(mut times: Vec<Duration>) -> Result<Duration> {
+    times.sort_unstable();
+    times
+        .get(times.len() / 2)
+        .copied()
+        .context("nothing was measured")
+}
+
+/// A chain of messages to itself: the time in the handlers alone.
+async fn event() -> Result<Row> {
+    let host = PluginHost::new(&Arc::default(), METER).await?;
+    host.ask("steps", json!({ "times": STEPS })).await?;
+    until("all steps came", async || {
+        let count = host.query("count").await.ok()?;
+        (count == STEPS).then_some(())
+    })
+    .await?;
+    let report = host.host()?.instances().pop().context("it is loaded")?;
+    let events: u64 = report.counts.events.values().sum();
+    ensure!(events >= STEPS, "{events} events");
+    let each = report.counts.handler_time.as_secs_f64() / events as f64;
+    Row::alone(EVENT, each * 1e6, "us")
+}
+
+async fn durable_events(disk: Duration) -> Result<Row> {
+    let host = PluginHost::new(&Arc::default(), METER).await?;
+    let done = AtomicU64::new(0);
+    let start = Instant::now();
+    let ask = async || {
+        while start.elapsed() < MEASURED {
+            host.ask("write", json!({})).await?;
+            done.fetch_add(1, Relaxed);
+        }
+        Ok::<(), anyhow::Error>(())
+    };
+    try_join_all((0..IN_FLIGHT).map(|_| ask())).await?;
+    let rate = done.load(Relaxed) as f64 / start.elapsed().as_secs_f64();
+    let most = MOST_EVENTS.min(IN_FLIGHT as f64 / disk.as_secs_f64());
+    Row::against(DURABLE_EVENTS, rate, "1/s", DURABLE_EVENTS_OF, most)
+}
+
+async fn between_two(disk: Duration) -> Result<Vec<Row>> {
+    let network: Arc<HostNetwork> = Arc::default();
+    let commits = Arc::new(AtomicU64::new(0));
+    let mut hosts = Vec::new();
+    for _ in 0..2 {
+        let mut host = PluginHost::new(&network, METER).await?;
+        host.close().await?;
+        let seen = Arc::clone(&commits);
+        let observer = move |_: &_| {
+            seen.fetch_add(1, Relaxed);
+        };
+        host.open(Some(Box::new(observer))).await?;
+        hosts.push(host);
+    }
+    let [from, to] = hosts.as_slice() else {
+        unreachable!("two were made")
+    };
+    let node = to.id().as_bytes().to_vec();
+    let mut times = Vec::new();
+    for _ in 0..MESSAGES {
+        let start = Instant::now();
+        from.ask("tell", json!({ "node": node })).await?;
+        times.push(start.elapsed());
+    }
+    let bound = 3.0 * disk.as_secs_f64() + 0.001;
+    let p50 = median(times)?.as_secs_f64();
+    let message = Row::against(MESSAGE, p50 * 1e3, "ms", MESSAGE_OF, bound * 1e3)?;
+    let before = commits.load(Relaxed);
+    let decide = json!({ "node": node, "times": OPERATIONS });
+    from.ask("decide", decide).await?;
+    let commits = commits.load(Relaxed) - before;
+    let decision = Row::alone(DECISION, commits as f64, "commits")?;
+    Ok(vec![message, decision])
+}
+
+/// A plugin whose code was compiled before.
+async fn load() -> Result<Row> {
+    let mut host = PluginHost::new(&Arc::default(), METER).await?;
+    let mut times = Vec::new();
+    for _ in 0..LOADS {
+        host.close().await?;
+        host.open(None).await?;
+        times.push(host.loaded_in());
+    }
+    let p50 = median(times)?;
+    Row::alone(LOAD, p50.as_secs_f64() * 1e3, "ms")
+}
+
+/// Principals that have done something, and hold an instance.
+async fn idle() -> Result<Row> {
+    let host = PluginHost::new(&Arc::default(), METER).await?;
+    let ask = async |user: usize| {
+        let principal = Principal::User(format!("user-{user}").into());
+        let patience = Duration::from_secs(30);
+        let pending = host.host()?.request(
+            host.name(),
+            principal,
+            Caller::Operator,
+            "write",
+            b"{}",
+            patience,
+        )?;
+        pending.answer().await?;
+        Ok::<(), anyhow::Error>(())
+    };
+    // What is there once is paid for.
+    try_join_all((0..10).map(ask)).await?;
+    let before = resident_bytes(std::process::id())?;
+    try_join_all((10..10 + INSTANCES).map(ask)).await?;
+    let grown = resident_bytes(std::process::id())?.saturating_sub(before);
+    Row::alone(IDLE, grown as f64 / INSTANCES as f64 / 1024.0, "KiB")
+}
