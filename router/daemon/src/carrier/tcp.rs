@@ -283,9 +283,11 @@ impl Call {
             true => LinkError::NoAnswer { address },
             false => refused(error),
         })?;
-        let rtt = start.elapsed();
+        let connected = start.elapsed();
         let socket = TlsSocket::call(stream, Arc::clone(&self.tls), name).await;
         let socket = socket.map_err(failed)?;
+        // A SYN that was lost is sent again after seconds: the handshake behind it took none of them.
+        let rtt = connected.min(start.elapsed() - connected);
         socket
             .write(&preface.encode(), &mut [])
             .await
