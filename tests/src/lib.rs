@@ -68,4 +68,4 @@ pub use tcp_tap::TcpTap;
 pub use test_node::TestNode;
 pub use udp_link::{Conditions, UdpLink};
 pub use vitals::Vitals;
-pub use wait::{LIMIT, until, until_within};
+pub use wait::{LIMIT, until, until_blocking, until_within};

@@ -49,7 +49,7 @@ pub async fn until_within<T>(
 ///
 /// # Errors
 /// When it did not hold within [`LIMIT`].
-pub(crate) fn until_blocking(what: &str, mut holds: impl FnMut() -> bool) -> Result<()> {
+pub fn until_blocking(what: &str, mut holds: impl FnMut() -> bool) -> Result<()> {
     let deadline = Instant::now() + LIMIT;
     while !holds() {
         if Instant::now() > deadline {

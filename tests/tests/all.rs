@@ -47,6 +47,8 @@ mod hostile_scripts;
 mod kills;
 #[path = "all/kit.rs"]
 mod kit;
+#[path = "all/kit_ledgers.rs"]
+mod kit_ledgers;
 #[path = "all/leaks.rs"]
 mod leaks;
 #[path = "all/ledgers.rs"]

@@ -2,13 +2,38 @@
 
 use wormholes_plugin::{Error, Reason, Request};
 
+use crate::{
+    mail::{Delivery, InKey, Note},
+    net::Trip,
+};
+
 #[derive(Debug, Clone)]
 pub(crate) enum Event {
-    Migrate { from: u32 },
+    Migrate {
+        from: u32,
+    },
     Init(Reason),
-    Timer { name: String, payload: Vec<u8> },
+    Timer {
+        name: String,
+        payload: Vec<u8>,
+    },
     Request(Request),
     Canceled(u64),
+    Message {
+        key: InKey,
+        /// A body, or so many messages that expired.
+        content: Result<Vec<u8>, u64>,
+        /// `None`: it comes at most once.
+        delivery: Option<(Delivery, Trip)>,
+    },
+    Note {
+        number: u64,
+        note: Note,
+    },
+    Answer {
+        id: u64,
+        answer: Result<Vec<u8>, Error>,
+    },
 }
 
 /// An event that did not succeed.

@@ -1,4 +1,5 @@
-//! What goes wrong, and when: a trap at a host call, a crash at a commit.
+//! What goes wrong, and when: a trap at a host call, a crash at a commit, and whatever befalls what
+//! leaves a node.
 
 use std::panic;
 
@@ -11,6 +12,8 @@ use crate::world::World;
 pub(crate) struct Faults {
     pub(crate) host_calls: u64,
     pub(crate) commits: u64,
+    /// Messages, answers and acknowledgements that left a node.
+    pub(crate) sends: u64,
     pub(crate) next: Option<Next>,
     /// Not while a query runs: it has no event that could be tried again.
     pub(crate) paused: bool,
@@ -25,6 +28,12 @@ pub(crate) enum Next {
     CrashBefore(u64),
     /// When it is durable, and nothing has left the node.
     CrashAfter(u64),
+    /// Before that of this number leaves its node.
+    CrashBeforeSend(u64),
+    /// When it has left.
+    CrashAfterSend(u64),
+    /// Its trunk breaks, and it does not arrive.
+    Lose(u64),
 }
 
 /// What becomes of a commit.
@@ -34,6 +43,18 @@ pub(crate) enum Commit {
     Lost,
     /// Done, but nobody is told.
     Silent,
+}
+
+/// What becomes of something that leaves a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Leave {
+    Done,
+    /// The node crashes before.
+    Never,
+    /// The node crashes when it left.
+    Last,
+    /// It does not arrive.
+    Lost,
 }
 
 impl Faults {
@@ -68,11 +89,24 @@ impl Faults {
         self.next = None;
         commit
     }
+
+    pub(crate) fn leave(&mut self) -> Leave {
+        let number = self.sends;
+        self.sends += 1;
+        let leave = match self.next {
+            Some(Next::CrashBeforeSend(at)) if at == number => Leave::Never,
+            Some(Next::CrashAfterSend(at)) if at == number => Leave::Last,
+            Some(Next::Lose(at)) if at == number => Leave::Lost,
+            _ => return Leave::Done,
+        };
+        self.next = None;
+        leave
+    }
 }
 
 /// Runs a scenario in a world without faults, then again for each fault that can meet it: a trap at
-/// each host call, and a crash of the node before and after each commit. The scenario must hold in
-/// all of them: who is told [`Unavailable`](wormholes_plugin::ErrorCode::Unavailable) looks, and asks
+/// each host call, a crash of the node before and after each commit, and at each message, answer and
+/// acknowledgement a crash before and after it leaves, and its loss. The scenario must hold in all of them: who is told [`Unavailable`](wormholes_plugin::ErrorCode::Unavailable) looks, and asks
 /// again.
 ///
 /// # Panics
@@ -80,10 +114,17 @@ impl Faults {
 pub fn every_fault<P: Plugin>(manifest: &str, scenario: impl Fn(&mut World<P>)) {
     let mut calm = World::new(0, manifest);
     scenario(&mut calm);
-    let (host_calls, commits) = calm.counted();
+    let (host_calls, commits, sends) = calm.counted();
     let traps = (0..host_calls).map(Next::Trap);
     let crashes = (0..commits).flat_map(|at| [Next::CrashBefore(at), Next::CrashAfter(at)]);
-    for next in traps.chain(crashes) {
+    let sends = (0..sends).flat_map(|at| {
+        [
+            Next::CrashBeforeSend(at),
+            Next::CrashAfterSend(at),
+            Next::Lose(at),
+        ]
+    });
+    for next in traps.chain(crashes).chain(sends) {
         let mut world = World::new(0, manifest);
         world.expect(next);
         let named = Named(next);

@@ -5,6 +5,13 @@
 //! the same scenario can run elsewhere. [`every_fault`] runs one again for each fault that can meet
 //! it, [`check`] runs steps that a seed draws and shows the fewest that fail.
 //!
+//! Between nodes, messages go as channels, posts and questions do, without the wire: of a channel one
+//! message at a time is on its way. The seed decides delays and orders; [`World::unsteady`] has trunks
+//! break, [`World::cut`] parts two nodes, and [`At::restore`] starts one on an older copy. Every node
+//! takes aliases, as one does that `strangers` is granted to; users can have none here, and are told so. A message for a plugin of another name
+//! waits for ever: a world has one plugin. A question is `unavailable` at once where nobody can be
+//! reached.
+//!
 //! What it is not: it contains nothing. A handler that loops for ever loops, static variables outlive
 //! their instance, and neither `limits.memory_mib` nor `limits.event_ms` nor the pauses of plugins
 //! that break often are there. Those are tested with the component, in a node.
@@ -13,11 +20,16 @@ mod check;
 mod drive;
 mod event;
 mod faults;
+mod mail;
 mod manifest;
 mod memory;
+mod net;
 mod node;
+mod office;
 mod principal;
 mod random;
+#[cfg(test)]
+mod tests;
 mod transaction;
 mod world;
 
@@ -26,7 +38,7 @@ pub use drive::Drive;
 pub use faults::every_fault;
 pub use random::Random;
 pub use transaction::Progress;
-pub use world::{At, Ticket, World};
+pub use world::{At, Snapshot, Ticket, World};
 
 /// The examples of the SDK's README are tests.
 #[cfg(doctest)]

@@ -1,6 +1,6 @@
 //! What the kit reads of `plugin.toml`. A node reads all of it: `wormholed --check`.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use serde::Deserialize;
 
@@ -11,6 +11,7 @@ pub(crate) struct Manifest {
     pub(crate) limits: Limits,
     pub(crate) instance: Instance,
     pub(crate) state: State,
+    pub(crate) messages: Messages,
     #[serde(rename = "command")]
     pub(crate) commands: Vec<Command>,
 }
@@ -30,6 +31,10 @@ pub(crate) struct Limits {
     pub(crate) timers: usize,
     log_kib: usize,
     pub(crate) requests: usize,
+    /// Of one event.
+    pub(crate) messages: usize,
+    outbox_mib: usize,
+    pub(crate) channels: usize,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -58,6 +63,12 @@ pub(crate) enum Poison {
 #[serde(default)]
 pub(crate) struct State {
     pub(crate) schema: u32,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Messages {
+    pub(crate) protocols: BTreeSet<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -89,6 +100,10 @@ impl Limits {
         self.scratch_mib << 20
     }
 
+    pub(crate) fn outbox_bytes(&self) -> usize {
+        self.outbox_mib << 20
+    }
+
     pub(crate) fn log_bytes(&self) -> usize {
         self.log_kib << 10
     }
@@ -104,6 +119,9 @@ impl Default for Limits {
             timers: 1000,
             log_kib: 16,
             requests: 1024,
+            messages: 256,
+            outbox_mib: 16,
+            channels: 4096,
         }
     }
 }

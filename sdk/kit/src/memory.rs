@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::mail::Mailbox;
+
 pub(crate) type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
 
 #[derive(Debug, Clone, Default)]
@@ -11,6 +13,7 @@ pub(crate) struct Memory {
     pub(crate) timers: BTreeMap<String, Timer>,
     /// Without an answer.
     pub(crate) requests: BTreeSet<u64>,
+    pub(crate) mail: Mailbox,
     /// Which version woke it last; `None`: it was never woken.
     pub(crate) woken_by: Option<Version>,
 }
@@ -38,6 +41,7 @@ impl Memory {
     pub(crate) fn forget(&mut self) {
         self.scratch.clear();
         self.requests.clear();
+        self.mail.forget();
         self.timers.retain(|_, timer| timer.durable);
     }
 

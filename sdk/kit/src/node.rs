@@ -1,5 +1,7 @@
 //! One node: its principals, and what becomes of their events.
 
+mod messages;
+
 use std::{
     cell::RefCell,
     collections::BTreeMap,
@@ -12,12 +14,15 @@ use wormholes_plugin::{
     Caller, Context, Error, ErrorCode, Level, Plugin, Principal, Reply, Request, Result, host,
 };
 
+use self::messages::consume;
 use crate::{
     check::said,
     event::{Event, Fault, cut},
     faults::{Commit, Faults},
+    mail::Cause,
     manifest::{Manifest, Mode, Poison},
     memory::{Memory, Version},
+    net::{Asker, Net, Parcel},
     principal::{Actor, call},
     random::Random,
     transaction::{Ground, MAX_ANSWER_BYTES, Progress, Shared, Transaction},
@@ -31,10 +36,12 @@ const TRIES: u32 = 3;
 pub(crate) struct Around {
     pub(crate) now_ms: u64,
     pub(crate) random: Random,
+    pub(crate) net: Net,
     pub(crate) faults: Rc<RefCell<Faults>>,
 }
 
 pub(crate) struct Node<P> {
+    number: usize,
     pub(crate) id: [u8; 32],
     pub(crate) manifest: Manifest,
     /// Rises with each update.
@@ -43,6 +50,8 @@ pub(crate) struct Node<P> {
     pub(crate) actors: BTreeMap<Principal, Actor<P>>,
     boot: u64,
     next_request: u64,
+    /// Plugins that wait for the answers to requests.
+    askers: BTreeMap<u64, Asker>,
     pub(crate) answers: BTreeMap<u64, Result<Vec<u8>>>,
     pub(crate) progress: BTreeMap<u64, Vec<Progress>>,
     pub(crate) log: Vec<(Level, String)>,
@@ -53,12 +62,15 @@ pub(crate) struct Node<P> {
 struct Effects {
     answers: BTreeMap<u64, Result<Vec<u8>>>,
     progress: Vec<(u64, Progress)>,
+    parcels: Vec<Parcel>,
     writes: bool,
 }
 
 impl<P: Plugin> Node<P> {
     pub(crate) fn new(id: [u8; 32], manifest: Manifest, around: &mut Around) -> Self {
+        around.net.ids.push(id);
         let mut node = Self {
+            number: around.net.ids.len() - 1,
             id,
             manifest,
             code: 0,
@@ -66,6 +78,7 @@ impl<P: Plugin> Node<P> {
             actors: BTreeMap::new(),
             boot: 0,
             next_request: 0,
+            askers: BTreeMap::new(),
             answers: BTreeMap::new(),
             progress: BTreeMap::new(),
             log: Vec::new(),
@@ -78,6 +91,11 @@ impl<P: Plugin> Node<P> {
     pub(crate) fn start(&mut self, around: &mut Around) {
         self.boot += 1;
         self.next_request = self.boot << 32;
+        around.net.ended(self.number, around.now_ms);
+        let broke = Error::new(ErrorCode::Unavailable, "the trunk to the other node broke");
+        for asker in mem::take(&mut self.askers).into_values() {
+            around.net.tell(asker, Err(broke.clone()), around.now_ms);
+        }
         let stopped = Error::new(
             ErrorCode::Unavailable,
             "the plugin was stopped before it answered",
@@ -101,6 +119,17 @@ impl<P: Plugin> Node<P> {
         }
     }
 
+    /// Starts on a copy of what was durable.
+    pub(crate) fn restore(&mut self, copy: &BTreeMap<Principal, Memory>, around: &mut Around) {
+        for actor in self.actors.values_mut() {
+            actor.memory = Memory::default();
+        }
+        for (principal, memory) in copy {
+            self.actor(principal).memory = memory.clone();
+        }
+        self.start(around);
+    }
+
     fn wake(&mut self, principal: &Principal, memory: Memory) {
         let actor = Actor::new(memory, self.version(), self.boot << 32);
         self.actors.insert(principal.clone(), actor);
@@ -120,18 +149,19 @@ impl<P: Plugin> Node<P> {
         }
     }
 
-    /// Hands a request over; gives its id.
+    /// Hands a request over; gives its id. Its deadline is the command's, or the asker's.
     pub(crate) fn ask(
         &mut self,
         around: &mut Around,
         principal: &Principal,
-        name: &str,
-        body: Vec<u8>,
+        (caller, name, body): (Caller, &str, Vec<u8>),
+        asker: Option<(Asker, u64)>,
     ) -> Result<u64> {
         self.actor(principal);
         self.drain(principal, around);
         let unavailable = |why: String| Err(Error::new(ErrorCode::Unavailable, why));
-        let patience = self.manifest.patience(name).as_millis();
+        let patience = u64::try_from(self.manifest.patience(name).as_millis());
+        let deadline_ms = around.now_ms + patience.unwrap_or(u64::MAX);
         let most = self.manifest.limits.requests;
         let id = self.next_request;
         let actor = self.actor(principal);
@@ -144,17 +174,20 @@ impl<P: Plugin> Node<P> {
             let many = "the plugin has too many requests without an answer; ask again later";
             return unavailable(many.to_owned());
         }
-        let deadline_ms = around.now_ms + u64::try_from(patience).unwrap_or(u64::MAX);
+        let deadline_ms = asker
+            .as_ref()
+            .map_or(deadline_ms, |(_, deadline)| *deadline);
         actor.memory.requests.insert(id);
         actor.deadlines.insert(id, deadline_ms);
         let request = Request {
             id,
-            caller: caller(principal),
+            caller,
             name: name.to_owned(),
             body,
             deadline_ms,
         };
         actor.waiting.push_back((Event::Request(request), 0));
+        self.askers.extend(asker.map(|(asker, _)| (id, asker)));
         self.next_request += 1;
         self.drain(principal, around);
         Ok(id)
@@ -170,9 +203,10 @@ impl<P: Plugin> Node<P> {
         }
         for request in late {
             let error = Error::new(ErrorCode::Expired, "the plugin did not answer in time");
-            self.answers.insert(request, Err(error));
+            self.tell(request, Err(error), around);
             self.give_up(principal, request);
         }
+        self.late_questions(principal, around.now_ms);
         self.drain(principal, around);
     }
 
@@ -199,6 +233,15 @@ impl<P: Plugin> Node<P> {
                 && !actor.memory.requests.contains(&request.id)
             {
                 // It was given up before it was tried again.
+                continue;
+            }
+            if let Event::Message {
+                key,
+                delivery: Some((delivery, _)),
+                ..
+            } = &event
+                && !actor.memory.mail.is_next(key, delivery)
+            {
                 continue;
             }
             if self.handle(principal, event, attempt, around) == Commit::Done {
@@ -270,6 +313,8 @@ impl<P: Plugin> Node<P> {
             now_ms: around.now_ms,
             config: self.config.clone(),
             node_id: self.id,
+            principal: principal.clone(),
+            protocols: self.manifest.messages.protocols.clone(),
             instance: self.manifest.plugin.name.clone(),
             reads_only: false,
         }
@@ -280,13 +325,15 @@ impl<P: Plugin> Node<P> {
         principal: &Principal,
         event: &Event,
         reply: Option<Reply>,
-        done: Transaction,
+        mut done: Transaction,
         around: &mut Around,
     ) -> Commit {
+        done.keep_questions();
         let mut memory = done.memory;
         let mut effects = Effects {
             answers: done.answers,
             progress: done.progress,
+            parcels: done.parcels,
             writes: done.writes,
         };
         if let (Event::Request(request), Some(Reply::Done(body))) = (event, reply) {
@@ -303,6 +350,9 @@ impl<P: Plugin> Node<P> {
                 });
             }
             Event::Init(_) => memory.woken_by = Some(version),
+            Event::Message { .. } | Event::Note { .. } | Event::Answer { .. } => {
+                consume(event, None, &mut memory, &mut effects);
+            }
             Event::Timer { .. } | Event::Request(_) | Event::Canceled(_) => {}
         }
         effects.writes |= memory.woken_by != before;
@@ -333,6 +383,9 @@ impl<P: Plugin> Node<P> {
                 actor.parked = Some(cut(error).message);
                 return Commit::Done;
             }
+            Event::Message { .. } | Event::Note { .. } | Event::Answer { .. } => {
+                consume(&event, Some(cut(error)), &mut memory, &mut effects);
+            }
             Event::Canceled(_) => {}
         }
         self.commit(principal, memory, effects, around)
@@ -352,6 +405,19 @@ impl<P: Plugin> Node<P> {
                 let commit = self.refuse(principal, event, failed, around);
                 self.actor(principal).parked = Some(why);
                 commit
+            }
+            // What is behind it on its channel must not be handled before it.
+            (Poison::Halt, Event::Message { key, delivery, .. }) => {
+                let mut memory = self.actor(principal).memory.clone();
+                let mut effects = Effects::default();
+                if let Some((delivery, trip)) = delivery {
+                    let epoch = Some(delivery.epoch);
+                    memory.mail.halt_in(key, epoch, Cause::Poison);
+                    let trip = trip.clone();
+                    effects.parcels.push(Parcel::Handled { trip });
+                    effects.writes = true;
+                }
+                self.commit(principal, memory, effects, around)
             }
             (Poison::Halt, _) => {
                 let actor = self.actor(principal);
@@ -382,7 +448,12 @@ impl<P: Plugin> Node<P> {
             memory.requests.remove(request);
         }
         let actor = self.actor(principal);
+        let told = actor.memory.mail.last_note;
         actor.memory = memory;
+        for (number, note) in actor.memory.mail.notes.range(told + 1..) {
+            let (number, note) = (*number, note.clone());
+            actor.waiting.push_back((Event::Note { number, note }, 0));
+        }
         if commit == Commit::Silent {
             return commit;
         }
@@ -394,7 +465,12 @@ impl<P: Plugin> Node<P> {
         }
         let waits = |(request, _): &(u64, Progress)| actor.deadlines.contains_key(request);
         let progress: Vec<_> = effects.progress.into_iter().filter(waits).collect();
-        self.answers.extend(told);
+        for (request, answer) in told {
+            self.tell(request, answer, around);
+        }
+        for parcel in effects.parcels {
+            self.leave(parcel, around);
+        }
         for (request, step) in progress {
             self.progress.entry(request).or_default().push(step);
         }

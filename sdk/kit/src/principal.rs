@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use wormholes_plugin::{Context, Plugin, Reason, Reply, Result};
+use wormholes_plugin::{Context, Incoming, Plugin, Reason, Reply, Result};
 
 use crate::{
     event::Event,
+    mail::Note,
     memory::{Memory, Version},
 };
 
@@ -24,7 +25,8 @@ pub(crate) struct Actor<P> {
 
 impl<P> Actor<P> {
     /// Begins with its wake-up.
-    pub(crate) fn new(memory: Memory, version: Version, first_event: u64) -> Self {
+    pub(crate) fn new(mut memory: Memory, version: Version, first_event: u64) -> Self {
+        memory.mail.last_message = memory.mail.last_message.max(first_event);
         let mut waiting = VecDeque::new();
         let reason = match memory.woken_by {
             None => Reason::Created,
@@ -37,6 +39,10 @@ impl<P> Actor<P> {
             }
         };
         waiting.push_back((Event::Init(reason), 0));
+        for (number, note) in &memory.mail.notes {
+            let (number, note) = (*number, note.clone());
+            waiting.push_back((Event::Note { number, note }, 0));
+        }
         Self {
             memory,
             instance: None,
@@ -52,7 +58,8 @@ impl<P> Actor<P> {
         let timer = self.memory.next_timer().map(|(due_ms, _)| due_ms);
         let timer = timer.filter(|_| self.parked.is_none());
         let deadline = self.deadlines.values().min().copied();
-        timer.into_iter().chain(deadline).min()
+        let question = self.memory.mail.questions.values().min().copied();
+        timer.into_iter().chain(deadline).chain(question).min()
     }
 
     /// The requests whose time is over.
@@ -60,6 +67,20 @@ impl<P> Actor<P> {
         let deadlines = self.deadlines.iter();
         let late = deadlines.filter(|(_, deadline)| **deadline <= now_ms);
         late.map(|(request, _)| *request).collect()
+    }
+
+    /// The questions whose time is over.
+    pub(crate) fn late_questions(&self, now_ms: u64) -> Vec<u64> {
+        let questions = self.memory.mail.questions.iter();
+        let late = questions.filter(|(_, deadline)| **deadline <= now_ms);
+        late.map(|(id, _)| *id).collect()
+    }
+
+    /// A question has one answer: the first that comes.
+    pub(crate) fn take_answer(&mut self, id: u64, answer: Result<Vec<u8>>) {
+        if self.memory.mail.questions.remove(&id).is_some() {
+            self.waiting.push_back((Event::Answer { id, answer }, 0));
+        }
     }
 
     /// The timer that is due.
@@ -83,6 +104,33 @@ pub(crate) fn call<P: Plugin>(
         Event::Timer { name, payload } => plugin.timer(cx, name, payload)?,
         Event::Request(request) => return plugin.request(cx, request.clone()).map(Some),
         Event::Canceled(request) => plugin.canceled(cx, *request)?,
+        Event::Message {
+            key,
+            content,
+            delivery,
+        } => match content {
+            Ok(body) => {
+                let message = Incoming {
+                    from: key.from.clone(),
+                    own: key.own.clone(),
+                    protocol: key.protocol.clone(),
+                    durable: delivery.is_some(),
+                    body: body.clone(),
+                };
+                plugin.message(cx, message)?;
+            }
+            Err(messages) => plugin.gap(cx, &key.from, &key.own, &key.protocol, *messages)?,
+        },
+        Event::Note { note, .. } => match note {
+            Note::Report { id, outcome } => plugin.report(cx, *id, outcome.clone())?,
+            Note::Halted {
+                peer,
+                own,
+                protocol,
+                reason,
+            } => plugin.halted(cx, peer, own, protocol, *reason)?,
+        },
+        Event::Answer { id, answer } => plugin.answer(cx, *id, answer.clone())?,
     }
     Ok(None)
 }

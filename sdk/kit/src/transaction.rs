@@ -1,17 +1,27 @@
 //! What one event reads and does: the node's functions, with its limits and its words.
 
-use std::{cell::RefCell, collections::BTreeMap, mem, ops::Bound, rc::Rc};
+mod messages;
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    mem,
+    ops::Bound,
+    rc::Rc,
+};
 
 use wormholes_plugin::{
-    Address, Error, ErrorCode, Identity, Letter, Level, Result,
+    Address, Error, ErrorCode, Identity, Letter, Level, Principal, Result,
     host::{Host, Range, Row, Space},
 };
 
 use crate::{
     event::cut,
     faults::Faults,
+    mail::OutKey,
     manifest::Limits,
     memory::{Memory, Rows, Timer, bytes},
+    net::{Parcel, alias_key},
     random::Random,
 };
 
@@ -45,6 +55,8 @@ pub(crate) struct Ground {
     pub(crate) now_ms: u64,
     pub(crate) config: BTreeMap<String, String>,
     pub(crate) node_id: [u8; 32],
+    pub(crate) principal: Principal,
+    pub(crate) protocols: BTreeSet<String>,
     pub(crate) instance: String,
     /// Nothing becomes real of a query.
     pub(crate) reads_only: bool,
@@ -57,8 +69,12 @@ pub(crate) struct Transaction {
     pub(crate) answers: BTreeMap<u64, Result<Vec<u8>>>,
     pub(crate) progress: Vec<(u64, Progress)>,
     pub(crate) log: Vec<(Level, String)>,
+    /// What leaves the node and is not kept.
+    pub(crate) parcels: Vec<Parcel>,
     /// Whether something is to be made durable.
     pub(crate) writes: bool,
+    /// Messages of all kinds.
+    sent: usize,
     written_bytes: usize,
     logged_bytes: usize,
     random: Random,
@@ -81,7 +97,9 @@ impl Transaction {
             answers: BTreeMap::new(),
             progress: Vec::new(),
             log: Vec::new(),
+            parcels: Vec::new(),
             writes: false,
+            sent: 0,
             written_bytes: 0,
             logged_bytes: 0,
             random,
@@ -326,32 +344,28 @@ impl Host for Shared {
         self.call(|event| event.progress(request, percent, text))
     }
 
-    fn send(&mut self, _: Letter) -> Result<u64> {
-        Err(no_messages())
+    fn send(&mut self, letter: Letter) -> Result<u64> {
+        self.call(|event| event.send(letter))
     }
 
-    fn post(&mut self, _: Letter) -> Result<()> {
-        Err(no_messages())
+    fn post(&mut self, letter: Letter) -> Result<()> {
+        self.call(|event| event.post(letter))
     }
 
-    fn ask(&mut self, _: Letter, _: u64) -> Result<u64> {
-        Err(no_messages())
+    fn ask(&mut self, letter: Letter, deadline_ms: u64) -> Result<u64> {
+        self.call(|event| event.question(letter, deadline_ms))
     }
 
-    fn waiting(&mut self, _: &Address, _: &str, _: &Identity) -> u64 {
-        0
+    fn waiting(&mut self, to: &Address, protocol: &str, sender: &Identity) -> u64 {
+        self.call(|event| event.waiting(OutKey::new(to, protocol, sender)))
     }
 
-    fn reopen(&mut self, _: &Address, _: &str, _: &Identity) -> Result<()> {
-        Err(no_messages())
+    fn reopen(&mut self, peer: &Address, protocol: &str, sender: &Identity) -> Result<()> {
+        self.call(|event| event.reopen(OutKey::new(peer, protocol, sender)))
     }
 
     fn alias_key(&mut self, name: &str) -> [u8; 32] {
-        let mut key = [0; 32];
-        for (to, from) in key.iter_mut().zip(name.bytes()) {
-            *to = from;
-        }
-        key
+        self.call(|event| alias_key(&event.ground.node_id, &event.ground.principal, name))
     }
 
     fn log(&mut self, level: Level, message: &str) {
@@ -399,8 +413,4 @@ fn check_timer_name(name: &str) -> Result<()> {
 
 fn quota(mend: &str) -> Error {
     Error::new(ErrorCode::Quota, mend)
-}
-
-fn no_messages() -> Error {
-    Error::new(ErrorCode::Unavailable, "this kit carries no messages")
 }

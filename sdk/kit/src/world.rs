@@ -9,6 +9,8 @@ use crate::{
     drive::Drive,
     faults::{Faults, Next},
     manifest::Manifest,
+    memory::Memory,
+    net::Net,
     node::{Around, Node, caller, check_length},
     random::Random,
     transaction::Progress,
@@ -24,8 +26,8 @@ const MAX_STEPS: u32 = 100_000;
 pub struct World<P> {
     seed: u64,
     manifest: Manifest,
-    nodes: Vec<Node<P>>,
-    around: Around,
+    pub(crate) nodes: Vec<Node<P>>,
+    pub(crate) around: Around,
 }
 
 /// One node of a world.
@@ -33,6 +35,10 @@ pub struct At<'a, P> {
     world: &'a mut World<P>,
     number: usize,
 }
+
+/// A copy of what a node keeps.
+#[derive(Debug, Clone)]
+pub struct Snapshot(BTreeMap<Principal, Memory>);
 
 /// A request that was handed over.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +61,7 @@ impl<P: Plugin> World<P> {
         let around = Around {
             now_ms: BEGINNING_MS,
             random: Random::new(seed),
+            net: Net::default(),
             faults: Rc::new(RefCell::new(Faults::default())),
         };
         let mut world = Self {
@@ -104,6 +111,22 @@ impl<P: Plugin> World<P> {
         self.around.now_ms = self.around.now_ms.max(end);
     }
 
+    /// Lets time pass until `holds` does.
+    ///
+    /// # Panics
+    /// When it never does.
+    pub fn until(&mut self, what: &str, mut holds: impl FnMut(&mut Self) -> bool) {
+        for _ in 0..MAX_STEPS {
+            if holds(self) {
+                return;
+            }
+            if !self.step() {
+                break;
+            }
+        }
+        assert!(holds(self), "waited for {what}, and nothing more happens");
+    }
+
     /// Has the host call of this number trap, once; 0 is the next one. Queries are not counted.
     pub fn trap_at(&mut self, host_call: u64) {
         self.expect(Next::Trap(host_call));
@@ -119,41 +142,34 @@ impl<P: Plugin> World<P> {
         self.expect(Next::CrashAfter(commit));
     }
 
+    /// Has the trunk between two nodes break, and none be opened until [`Self::heal`]: durable
+    /// messages wait, posts are lost, and who asked is told
+    /// [`Unavailable`](wormholes_plugin::ErrorCode::Unavailable).
+    pub fn cut(&mut self, a: usize, b: usize) {
+        self.around.net.cut(a, b, self.around.now_ms);
+        self.end_requests(a, b);
+        self.end_requests(b, a);
+    }
+
+    /// Lets trunks between two nodes be opened again.
+    pub fn heal(&mut self, a: usize, b: usize) {
+        self.around.net.heal(a, b);
+    }
+
+    /// So many of a hundred things that travel between nodes break their trunk; default: 0. Some of
+    /// them arrive all the same: a durable message goes again, and is not handled again.
+    pub fn unsteady(&mut self, percent: u8) {
+        self.around.net.breaks_percent = percent;
+    }
+
     pub(crate) fn expect(&mut self, next: Next) {
         self.around.faults.borrow_mut().expect(next);
     }
 
-    /// Host calls and commits since the world began.
-    pub(crate) fn counted(&self) -> (u64, u64) {
+    /// Host calls, commits and sends since the world began.
+    pub(crate) fn counted(&self) -> (u64, u64, u64) {
         let faults = self.around.faults.borrow();
-        (faults.host_calls, faults.commits)
-    }
-
-    /// When something next happens by itself.
-    fn next_due(&self) -> Option<u64> {
-        let actors = self.nodes.iter().flat_map(|node| node.actors.values());
-        actors.filter_map(|actor| actor.next_due()).min()
-    }
-
-    /// Lets that happen; whether there was anything.
-    fn step(&mut self) -> bool {
-        let Some(due) = self.next_due() else {
-            return false;
-        };
-        self.around.now_ms = self.around.now_ms.max(due);
-        let nodes = self.nodes.iter().enumerate();
-        let all = nodes.flat_map(|(number, node)| {
-            let actors = node.actors.iter();
-            let due = actors.filter(|(_, actor)| actor.next_due() == Some(due));
-            due.map(move |(principal, _)| (number, principal.clone()))
-        });
-        let all: Vec<_> = all.collect();
-        if let Some((number, principal)) = self.around.random.pick(&all)
-            && let Some(node) = self.nodes.get_mut(*number)
-        {
-            node.due(principal, &mut self.around);
-        }
-        true
+        (faults.host_calls, faults.commits, faults.sends)
     }
 }
 
@@ -165,7 +181,7 @@ impl<P: Plugin> At<'_, P> {
     pub fn ask(&mut self, of: &Principal, command: &str, arguments: &Value) -> Result<Ticket> {
         let body = arguments.to_string().into_bytes();
         let (node, around) = self.both();
-        let id = node.ask(around, of, command, body)?;
+        let id = node.ask(around, of, (caller(of), command, body), None)?;
         let of = of.clone();
         Ok(Ticket { of, id })
     }
@@ -218,6 +234,24 @@ impl<P: Plugin> At<'_, P> {
         };
         node.code += 1;
         node.start(around);
+    }
+
+    /// Its id, as [`Place::Node`](wormholes_plugin::Place::Node) has it.
+    pub fn id(&mut self) -> [u8; 32] {
+        self.both().0.id
+    }
+
+    /// A copy of all that is durable there.
+    pub fn snapshot(&mut self) -> Snapshot {
+        let actors = self.both().0.actors.iter();
+        let memories = actors.map(|(principal, actor)| (principal.clone(), actor.memory.clone()));
+        Snapshot(memories.collect())
+    }
+
+    /// Ends the node and starts it on an older copy, as an operator does who has lost the disk.
+    pub fn restore(&mut self, snapshot: &Snapshot) {
+        let (node, around) = self.both();
+        node.restore(&snapshot.0, around);
     }
 
     /// Why a principal is parked.

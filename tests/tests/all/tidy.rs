@@ -29,6 +29,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "wormholed",
             "wormholes-echo",
             "wormholes-host",
+            "wormholes-ledger",
             "wormholes-plugin",
             "wormholes-plugin-kit",
             "wormholes-proto",

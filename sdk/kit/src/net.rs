@@ -1,0 +1,294 @@
+//! What is on its way between nodes, and what becomes of it there.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    hash::{DefaultHasher, Hash, Hasher},
+    mem,
+    sync::Arc,
+};
+
+use wormholes_plugin::{Error, ErrorCode, Letter, Principal, Result};
+
+use crate::{
+    faults::Leave,
+    mail::{Delivery, InKey, OutKey},
+    random::Random,
+};
+
+/// What travels between two nodes takes up to this; draws decide.
+const MAX_DELAY_MS: u64 = 100;
+/// After its trunk broke, a durable message goes again from then on, and up to twice that later.
+const PAUSE_MS: u64 = 500;
+
+/// A channel: whose at which node, and which.
+pub(crate) type ChannelId = (usize, Principal, OutKey);
+
+/// What leaves a node when an event is real.
+#[derive(Debug, Clone)]
+pub(crate) enum Parcel {
+    /// A post, or a question with its id and its deadline.
+    Letter {
+        of: Principal,
+        letter: Letter,
+        ask: Option<(u64, u64)>,
+    },
+    /// A durable message was handled, or never will be.
+    Handled { trip: Trip },
+    Answer {
+        asker: Asker,
+        answer: Result<Vec<u8>>,
+    },
+}
+
+/// One journey of a durable message.
+#[derive(Debug, Clone)]
+pub(crate) struct Trip {
+    pub(crate) number: u64,
+    pub(crate) channel: ChannelId,
+}
+
+/// Who waits for the answer to a question.
+#[derive(Debug, Clone)]
+pub(crate) struct Asker {
+    pub(crate) node: usize,
+    pub(crate) principal: Principal,
+    pub(crate) id: u64,
+}
+
+/// Something on its way.
+#[derive(Debug)]
+pub(crate) struct Flight {
+    pub(crate) due_ms: u64,
+    pub(crate) from: usize,
+    pub(crate) to: usize,
+    pub(crate) what: What,
+}
+
+#[derive(Debug)]
+pub(crate) enum What {
+    Message {
+        to: Principal,
+        key: InKey,
+        content: std::result::Result<Vec<u8>, u64>,
+        delivery: Delivery,
+        trip: Trip,
+    },
+    Handled(Trip),
+    Letter {
+        to: Principal,
+        key: InKey,
+        body: Vec<u8>,
+        ask: Option<(Asker, u64)>,
+    },
+    Answer {
+        asker: Asker,
+        answer: Result<Vec<u8>>,
+    },
+}
+
+/// Where a channel's message is.
+#[derive(Debug)]
+struct Tour {
+    to: usize,
+    trip: u64,
+    is_away: bool,
+    not_before_ms: u64,
+}
+
+/// All that is between nodes.
+#[derive(Debug, Default)]
+pub(crate) struct Net {
+    pub(crate) ids: Vec<[u8; 32]>,
+    pub(crate) flights: BTreeMap<u64, Flight>,
+    /// What leaves each node next.
+    pub(crate) parcels: BTreeMap<usize, VecDeque<Parcel>>,
+    /// Who is connected to a node under an alias.
+    pub(crate) guests: BTreeMap<(usize, [u8; 32]), (usize, Arc<str>)>,
+    tours: BTreeMap<ChannelId, Tour>,
+    cut: BTreeSet<(usize, usize)>,
+    next_flight: u64,
+    last_trip: u64,
+    /// Of a hundred, so many break their trunk.
+    pub(crate) breaks_percent: u8,
+}
+
+impl Net {
+    pub(crate) fn is_cut(&self, a: usize, b: usize) -> bool {
+        self.cut.contains(&(a.min(b), a.max(b)))
+    }
+
+    pub(crate) fn cut(&mut self, a: usize, b: usize, now_ms: u64) {
+        if a != b {
+            self.cut.insert((a.min(b), a.max(b)));
+            self.guests
+                .retain(|(at, _), (guest, _)| ![(a, b), (b, a)].contains(&(*at, *guest)));
+            self.break_off(
+                |from, to| (from, to) == (a, b) || (from, to) == (b, a),
+                now_ms,
+            );
+        }
+    }
+
+    pub(crate) fn heal(&mut self, a: usize, b: usize) {
+        self.cut.remove(&(a.min(b), a.max(b)));
+    }
+
+    /// A node ended: what left it goes on, what was on its way to it does not.
+    pub(crate) fn ended(&mut self, node: usize, now_ms: u64) {
+        for parcel in self.parcels.remove(&node).into_iter().flatten() {
+            if let Parcel::Answer { asker, answer } = parcel {
+                self.bounce(What::Answer { asker, answer }, now_ms);
+            }
+        }
+        self.guests
+            .retain(|(at, _), (guest, _)| *at != node && *guest != node);
+        self.tours.retain(|(from, ..), _| *from != node);
+        self.break_off(|_, to| to == node, now_ms);
+    }
+
+    fn break_off(&mut self, is_gone: impl Fn(usize, usize) -> bool, now_ms: u64) {
+        for ((from, ..), tour) in &mut self.tours {
+            tour.is_away &= !is_gone(*from, tour.to);
+        }
+        let flights = mem::take(&mut self.flights).into_iter();
+        let (gone, left): (BTreeMap<_, _>, _) =
+            flights.partition(|(_, flight)| is_gone(flight.from, flight.to));
+        self.flights = left;
+        for flight in gone.into_values() {
+            self.bounce(flight.what, now_ms);
+        }
+    }
+
+    /// The trunk of what was lost: who asked is told, a durable message goes again.
+    fn bounce(&mut self, what: What, now_ms: u64) {
+        let asker = match what {
+            What::Letter {
+                ask: Some((asker, _)),
+                ..
+            }
+            | What::Answer { asker, .. } => asker,
+            What::Message { trip, .. } | What::Handled(trip) => return self.back(&trip),
+            What::Letter { ask: None, .. } => return,
+        };
+        let broke = "the trunk to the other node broke";
+        self.tell(
+            asker,
+            Err(Error::new(ErrorCode::Unavailable, broke)),
+            now_ms,
+        );
+    }
+
+    /// Tells who asked; nothing of it travels.
+    pub(crate) fn tell(&mut self, asker: Asker, answer: Result<Vec<u8>>, now_ms: u64) {
+        let node = asker.node;
+        self.put(Flight {
+            due_ms: now_ms,
+            from: node,
+            to: node,
+            what: What::Answer { asker, answer },
+        });
+    }
+
+    fn put(&mut self, flight: Flight) {
+        self.flights.insert(self.next_flight, flight);
+        self.next_flight += 1;
+    }
+
+    /// Has something travel. What breaks its trunk is lost, or arrives all the same.
+    pub(crate) fn launch(
+        &mut self,
+        (from, to): (usize, usize),
+        what: What,
+        fault: Leave,
+        (now_ms, random): (u64, &mut Random),
+    ) {
+        let is_far = from != to;
+        let delay = if is_far {
+            random.of(0..MAX_DELAY_MS + 1)
+        } else {
+            0
+        };
+        let breaks = is_far && random.of(0..100) < u64::from(self.breaks_percent);
+        let arrives = !breaks || random.of(0..2) == 0;
+        let is_lost = fault == Leave::Lost || !arrives || self.is_cut(from, to);
+        if fault == Leave::Never || is_far && is_lost {
+            return self.bounce(what, now_ms);
+        }
+        if breaks && let What::Message { trip, .. } | What::Handled(trip) = &what {
+            self.back(&trip.clone());
+        }
+        self.put(Flight {
+            due_ms: now_ms + delay,
+            from,
+            to,
+            what,
+        });
+    }
+
+    /// A channel's message sets out.
+    pub(crate) fn set_out(&mut self, channel: &ChannelId, to: usize, not_before_ms: u64) -> Trip {
+        self.last_trip += 1;
+        let tour = Tour {
+            to,
+            trip: self.last_trip,
+            is_away: true,
+            not_before_ms,
+        };
+        self.tours.insert(channel.clone(), tour);
+        Trip {
+            number: self.last_trip,
+            channel: channel.clone(),
+        }
+    }
+
+    /// The channel's receiver cannot be reached now.
+    pub(crate) fn wait(&mut self, channel: &ChannelId, to: usize, not_before_ms: u64) {
+        let trip = self.set_out(channel, to, not_before_ms);
+        self.back(&trip);
+    }
+
+    pub(crate) fn pause(random: &mut Random) -> u64 {
+        PAUSE_MS + random.of(0..PAUSE_MS)
+    }
+
+    fn back(&mut self, trip: &Trip) {
+        if let Some(tour) = self.tours.get_mut(&trip.channel)
+            && tour.trip == trip.number
+        {
+            tour.is_away = false;
+        }
+    }
+
+    /// It is known what became of it: the next one may set out at once.
+    pub(crate) fn done(&mut self, trip: &Trip) {
+        if let Some(tour) = self.tours.get_mut(&trip.channel)
+            && tour.trip == trip.number
+        {
+            (tour.is_away, tour.not_before_ms) = (false, 0);
+        }
+    }
+
+    /// Whether nothing newer set out.
+    pub(crate) fn is_newest(&self, trip: &Trip) -> bool {
+        let tour = self.tours.get(&trip.channel);
+        tour.is_none_or(|tour| tour.trip == trip.number)
+    }
+
+    /// When the channel's next message may set out; `None`: one is away.
+    pub(crate) fn ready_ms(&self, channel: &ChannelId) -> Option<u64> {
+        match self.tours.get(channel) {
+            Some(tour) if tour.is_away => None,
+            Some(tour) => Some(tour.not_before_ms),
+            None => Some(0),
+        }
+    }
+}
+
+/// The key of an alias: the same for as long as the node has its id.
+pub(crate) fn alias_key(node: &[u8; 32], principal: &Principal, name: &str) -> [u8; 32] {
+    let mut hasher = DefaultHasher::new();
+    (node, principal, name).hash(&mut hasher);
+    let mut key = [0; 32];
+    key.copy_from_slice(&Random::new(hasher.finish()).bytes(32));
+    key
+}

@@ -1,0 +1,120 @@
+//! What a node does for the messages of its principals.
+
+use std::{collections::BTreeMap, mem};
+
+use wormholes_plugin::{Error, ErrorCode, Plugin, Principal, Result};
+
+use super::{Around, Effects, Node};
+use crate::{
+    event::Event,
+    faults::Commit,
+    mail::Mailbox,
+    memory::Memory,
+    net::{Asker, Parcel},
+};
+
+impl<P: Plugin> Node<P> {
+    /// Something for a principal to do.
+    pub(crate) fn deliver(&mut self, principal: &Principal, event: Event, around: &mut Around) {
+        self.actor(principal).waiting.push_back((event, 0));
+        self.drain(principal, around);
+    }
+
+    /// Whether there is such a principal, awake or not: what comes from others makes none.
+    pub(crate) fn knows(&self, principal: &Principal) -> bool {
+        let actor = self.actors.get(principal);
+        *principal == Principal::Node || actor.is_some_and(|it| it.memory.woken_by.is_some())
+    }
+
+    pub(crate) fn speaks(&self, protocol: &str) -> bool {
+        self.manifest.messages.protocols.contains(protocol)
+    }
+
+    /// Makes a change of a principal's messages durable; false: the node crashed over it.
+    pub(crate) fn keep(
+        &mut self,
+        principal: &Principal,
+        around: &mut Around,
+        change: impl FnOnce(&mut Mailbox),
+    ) -> bool {
+        let mut memory = self.actor(principal).memory.clone();
+        change(&mut memory.mail);
+        let effects = Effects {
+            writes: true,
+            ..Effects::default()
+        };
+        if self.commit(principal, memory, effects, around) != Commit::Done {
+            self.start(around);
+            return false;
+        }
+        let boot = self.boot;
+        self.drain(principal, around);
+        boot == self.boot
+    }
+
+    /// The trunk broke by which these were asked: nobody waits for the answers any more.
+    pub(crate) fn forget_askers(&mut self, from: usize) -> Vec<Asker> {
+        let askers = mem::take(&mut self.askers).into_iter();
+        let (gone, left): (BTreeMap<_, _>, _) = askers.partition(|(_, asker)| asker.node == from);
+        self.askers = left;
+        for request in gone.keys() {
+            let actors = self.actors.iter();
+            let of = actors.filter(|(_, actor)| actor.deadlines.contains_key(request));
+            let of: Vec<_> = of.map(|(principal, _)| principal.clone()).collect();
+            of.iter()
+                .for_each(|principal| self.give_up(principal, *request));
+        }
+        gone.into_values().collect()
+    }
+
+    /// Says an answer to who waits for it.
+    pub(super) fn tell(&mut self, request: u64, answer: Result<Vec<u8>>, around: &mut Around) {
+        match self.askers.remove(&request) {
+            Some(asker) => self.leave(Parcel::Answer { asker, answer }, around),
+            None => drop(self.answers.insert(request, answer)),
+        }
+    }
+
+    pub(super) fn leave(&self, parcel: Parcel, around: &mut Around) {
+        let parcels = around.net.parcels.entry(self.number);
+        parcels.or_default().push_back(parcel);
+    }
+
+    pub(super) fn late_questions(&mut self, principal: &Principal, now_ms: u64) {
+        let actor = self.actor(principal);
+        for id in actor.late_questions(now_ms) {
+            let late = Error::new(ErrorCode::Expired, "the plugin did not answer in time");
+            actor.take_answer(id, Err(late));
+        }
+    }
+}
+
+/// What is gone when this event is real, whatever its handler says.
+pub(super) fn consume(
+    event: &Event,
+    refusal: Option<Error>,
+    memory: &mut Memory,
+    effects: &mut Effects,
+) {
+    let mail = &mut memory.mail;
+    match event {
+        Event::Message {
+            key,
+            content,
+            delivery: Some((delivery, trip)),
+        } => {
+            mail.handled(key.clone(), delivery, content, refusal);
+            let trip = trip.clone();
+            effects.parcels.push(Parcel::Handled { trip });
+            effects.writes = true;
+        }
+        Event::Note { number, .. } => effects.writes |= mail.notes.remove(number).is_some(),
+        Event::Answer { id, .. } => effects.writes |= mail.kept_questions.remove(id),
+        Event::Message { delivery: None, .. }
+        | Event::Migrate { .. }
+        | Event::Init(_)
+        | Event::Timer { .. }
+        | Event::Request(_)
+        | Event::Canceled(_) => {}
+    }
+}

@@ -1,0 +1,510 @@
+//! What happens by itself, and when: timers and deadlines, what leaves a node, what travels, and both
+//! ends of a channel when they meet.
+
+use std::collections::VecDeque;
+
+use wormholes_plugin::{
+    Address, Caller, Error, ErrorCode, Identity, Letter, Outcome, Place, Plugin, Principal,
+};
+
+use crate::{
+    event::Event,
+    faults::Leave,
+    mail::{Cause, Delivery, InKey, Note, OutKey, Position, Verdict},
+    net::{Asker, ChannelId, Net, Parcel, What, alias_key},
+    world::World,
+};
+
+/// A receiver that does not take a channel is asked again after this.
+const REFUSED_MS: u64 = 60_000;
+
+/// Who has something to do.
+#[derive(Debug, Clone)]
+enum Due {
+    Principal(usize, Principal),
+    Parcel(usize),
+    Channel(ChannelId),
+    Flight(u64),
+}
+
+impl<P: Plugin> World<P> {
+    /// When something next happens by itself.
+    pub(crate) fn next_due(&self) -> Option<u64> {
+        self.all_due().into_iter().map(|(due, _)| due).min()
+    }
+
+    /// Lets that happen; whether there was anything.
+    pub(crate) fn step(&mut self) -> bool {
+        let all = self.all_due();
+        let Some(first) = all.iter().map(|(due, _)| *due).min() else {
+            return false;
+        };
+        let now_ms = self.around.now_ms.max(first);
+        self.around.now_ms = now_ms;
+        let due = all.into_iter().filter(|(due, _)| *due <= now_ms);
+        let due: Vec<_> = due.map(|(_, what)| what).collect();
+        match self.around.random.pick(&due) {
+            Some(Due::Principal(number, principal)) => {
+                if let Some(node) = self.nodes.get_mut(*number) {
+                    node.due(principal, &mut self.around);
+                }
+            }
+            Some(Due::Parcel(number)) => self.send_parcel(*number),
+            Some(Due::Channel(channel)) => self.visit(channel),
+            Some(Due::Flight(number)) => self.arrive(*number),
+            None => {}
+        }
+        true
+    }
+
+    fn all_due(&self) -> Vec<(u64, Due)> {
+        let net = &self.around.net;
+        let flights = net.flights.iter();
+        let flights = flights.map(|(number, flight)| (flight.due_ms, Due::Flight(*number)));
+        let parcels = net
+            .parcels
+            .iter()
+            .filter(|(_, waiting)| !waiting.is_empty());
+        let parcels = parcels.map(|(number, _)| (self.around.now_ms, Due::Parcel(*number)));
+        let mut all: Vec<_> = flights.chain(parcels).collect();
+        for (number, node) in self.nodes.iter().enumerate() {
+            for (principal, actor) in &node.actors {
+                let due = actor.next_due();
+                all.extend(due.map(|due| (due, Due::Principal(number, principal.clone()))));
+                for key in actor.memory.mail.outs.keys() {
+                    let channel = (number, principal.clone(), key.clone());
+                    let due = self.channel_due(&channel);
+                    all.extend(due.map(|due| (due, Due::Channel(channel))));
+                }
+            }
+        }
+        all
+    }
+
+    /// When a channel has a message to send, or to give up.
+    fn channel_due(&self, channel: &ChannelId) -> Option<u64> {
+        let (number, principal, key) = channel;
+        let actor = self.nodes.get(*number)?.actors.get(principal)?;
+        let out = actor.memory.mail.outs.get(key)?;
+        if out.halted.is_some() || out.rows.is_empty() {
+            return None;
+        }
+        let ready = self.around.net.ready_ms(channel);
+        let ready = ready.filter(|_| self.reach(*number, &key.to).is_ok());
+        ready.into_iter().chain(out.next_expiry()).min()
+    }
+
+    /// Which node an address is at.
+    fn reach(&self, from: usize, to: &Address) -> std::result::Result<usize, &'static str> {
+        let net = &self.around.net;
+        let number = match to.place {
+            Place::Here => Some(from),
+            Place::Node(id) => net.ids.iter().position(|other| *other == id),
+            // Behind an alias is one principal, whose name nobody learns.
+            Place::Alias(_) if to.principal != Principal::Node => {
+                return Err("there is no such user");
+            }
+            Place::Alias(key) => {
+                let guest = net.guests.get(&(from, key)).map(|(number, _)| *number);
+                return guest.ok_or("nobody with that key is connected");
+            }
+        };
+        let number = number.filter(|number| !net.is_cut(from, *number));
+        let number = number.ok_or("the node cannot be reached")?;
+        let node = self.nodes.get(number);
+        let is_there = node.is_some_and(|node| node.manifest.plugin.name == *to.plugin);
+        is_there
+            .then_some(number)
+            .ok_or("no plugin of that name takes messages")
+    }
+
+    /// As whom a receiver sees a principal, and is seen itself.
+    fn seen(&mut self, from: (usize, &Principal), to: usize, key: &OutKey) -> InKey {
+        let (from, principal) = from;
+        let net = &mut self.around.net;
+        let node = net.ids.get(from).copied().unwrap_or_default();
+        let mut own = Identity::Node;
+        let place = match (&key.sender, key.to.place) {
+            (_, Place::Here) => Place::Here,
+            (Identity::Alias(name), Place::Node(_)) => {
+                let key = alias_key(&node, principal, name);
+                net.guests.insert((to, key), (from, name.clone()));
+                Place::Alias(key)
+            }
+            (Identity::Alias(_) | Identity::Node, Place::Alias(key)) => {
+                let guest = net.guests.get(&(from, key));
+                own = guest.map_or(own, |(_, name)| Identity::Alias(name.clone()));
+                Place::Node(node)
+            }
+            (Identity::Node, Place::Node(_)) => Place::Node(node),
+        };
+        let from = Address {
+            place,
+            plugin: key.to.plugin.clone(),
+            principal: principal.clone(),
+        };
+        let protocol = key.protocol.clone();
+        InKey {
+            from,
+            own,
+            protocol,
+        }
+    }
+
+    /// Lets something leave a node, unless the node crashes over it.
+    fn launch(&mut self, from: usize, to: usize, what: What) {
+        let fault = self.around.faults.borrow_mut().leave();
+        let around = &mut self.around;
+        let luck = (around.now_ms, &mut around.random);
+        around.net.launch((from, to), what, fault, luck);
+        if matches!(fault, Leave::Never | Leave::Last)
+            && let Some(node) = self.nodes.get_mut(from)
+        {
+            node.start(&mut self.around);
+        }
+    }
+
+    fn send_parcel(&mut self, from: usize) {
+        let waiting = self.around.net.parcels.get_mut(&from);
+        match waiting.and_then(VecDeque::pop_front) {
+            Some(Parcel::Letter { of, letter, ask }) => self.send_letter(from, &of, letter, ask),
+            Some(Parcel::Handled { trip }) => {
+                let to = trip.channel.0;
+                self.launch(from, to, What::Handled(trip));
+            }
+            Some(Parcel::Answer { asker, answer }) => {
+                let to = asker.node;
+                self.launch(from, to, What::Answer { asker, answer });
+            }
+            None => {}
+        }
+    }
+
+    fn send_letter(
+        &mut self,
+        from: usize,
+        of: &Principal,
+        letter: Letter,
+        ask: Option<(u64, u64)>,
+    ) {
+        let ask = ask.map(|(id, deadline_ms)| {
+            let principal = of.clone();
+            let node = from;
+            (
+                Asker {
+                    node,
+                    principal,
+                    id,
+                },
+                deadline_ms,
+            )
+        });
+        let to = match self.reach(from, &letter.to) {
+            Ok(to) => to,
+            Err(why) => {
+                let now_ms = self.around.now_ms;
+                if let Some((asker, _)) = ask {
+                    let answer = Err(Error::new(ErrorCode::Unavailable, why));
+                    self.around.net.tell(asker, answer, now_ms);
+                }
+                return;
+            }
+        };
+        let out = OutKey::new(&letter.to, &letter.protocol, &letter.way.sender);
+        let what = What::Letter {
+            to: letter.to.principal,
+            key: self.seen((from, of), to, &out),
+            body: letter.body,
+            ask,
+        };
+        self.launch(from, to, what);
+    }
+
+    /// Something arrives.
+    fn arrive(&mut self, number: u64) {
+        let Some(flight) = self.around.net.flights.remove(&number) else {
+            return;
+        };
+        let Some(node) = self.nodes.get_mut(flight.to) else {
+            return;
+        };
+        match flight.what {
+            What::Message {
+                to,
+                key,
+                content,
+                delivery,
+                trip,
+            } => {
+                // What comes from an earlier trunk is dropped.
+                if self.around.net.is_newest(&trip) {
+                    let delivery = Some((delivery, trip));
+                    let event = Event::Message {
+                        key,
+                        content,
+                        delivery,
+                    };
+                    node.deliver(&to, event, &mut self.around);
+                }
+            }
+            What::Handled(trip) => self.around.net.done(&trip),
+            What::Letter {
+                to,
+                key,
+                body,
+                ask: None,
+            } => {
+                if node.knows(&to) && node.speaks(&key.protocol) {
+                    let event = Event::Message {
+                        key,
+                        content: Ok(body),
+                        delivery: None,
+                    };
+                    node.deliver(&to, event, &mut self.around);
+                }
+            }
+            What::Letter {
+                to,
+                key,
+                body,
+                ask: Some(asker),
+            } => self.serve(flight.to, &to, (key, body), asker),
+            What::Answer { asker, answer } => {
+                node.actor(&asker.principal).take_answer(asker.id, answer);
+                node.drain(&asker.principal, &mut self.around);
+            }
+        }
+    }
+
+    /// A question arrives.
+    fn serve(
+        &mut self,
+        at: usize,
+        to: &Principal,
+        (key, body): (InKey, Vec<u8>),
+        (asker, deadline_ms): (Asker, u64),
+    ) {
+        let Some(node) = self
+            .nodes
+            .get_mut(at)
+            .filter(|_| deadline_ms > self.around.now_ms)
+        else {
+            return;
+        };
+        let told = if !node.speaks(&key.protocol) {
+            Err(Error::not_found("the plugin does not speak this protocol"))
+        } else if !node.knows(to) {
+            Err(Error::not_found("there is no such user"))
+        } else {
+            let InKey {
+                from,
+                own,
+                protocol,
+            } = key;
+            let caller = Caller::Plugin { from, own };
+            let asking = Some((asker.clone(), deadline_ms));
+            node.ask(&mut self.around, to, (caller, &protocol, body), asking)
+        };
+        if let Err(error) = told {
+            let back = asker.node;
+            let answer = Err(error);
+            self.launch(at, back, What::Answer { asker, answer });
+        }
+    }
+
+    /// The trunk broke by which one node was asked by another.
+    pub(crate) fn end_requests(&mut self, at: usize, from: usize) {
+        let Some(node) = self.nodes.get_mut(at).filter(|_| at != from) else {
+            return;
+        };
+        for asker in node.forget_askers(from) {
+            let broke = Error::new(ErrorCode::Unavailable, "the trunk to the other node broke");
+            self.around.net.tell(asker, Err(broke), self.around.now_ms);
+        }
+        let principals: Vec<_> = node.actors.keys().cloned().collect();
+        for principal in principals {
+            node.drain(&principal, &mut self.around);
+        }
+    }
+
+    /// Both ends of a channel meet, and its next message sets out.
+    fn visit(&mut self, channel: &ChannelId) {
+        let (from, principal, key) = channel;
+        if self.expire(channel) {
+            return;
+        }
+        let Ok(to) = self.reach(*from, &key.to) else {
+            return;
+        };
+        let in_key = self.seen((*from, principal), to, key);
+        let Some(verdict) = self.meet(channel, to, &in_key) else {
+            let later = self.around.now_ms + REFUSED_MS;
+            return self.around.net.wait(channel, to, later);
+        };
+        let later = self.around.now_ms + Net::pause(&mut self.around.random);
+        match verdict {
+            Verdict::Open(position) => {
+                if self.learn(channel, to, &in_key, position) && !self.expire(channel) {
+                    self.set_out(channel, to, in_key, position, later);
+                }
+            }
+            Verdict::Close(position, cause) => {
+                if self.learn(channel, to, &in_key, position) {
+                    self.halt_out(channel, cause);
+                }
+            }
+            Verdict::Halt(cause) => {
+                if self.halt_in(channel, to, &in_key, cause) {
+                    self.halt_out(channel, cause);
+                }
+            }
+            Verdict::Wait => self.around.net.wait(channel, to, later),
+            Verdict::Reopened => {
+                self.halt_in(channel, to, &in_key, Cause::Reopened);
+                self.around.net.wait(channel, to, later);
+            }
+        }
+    }
+
+    /// What both ends remember, held against each other; `None`: the receiver does not take the
+    /// channel, or is still at its last message.
+    fn meet(&self, channel: &ChannelId, to: usize, in_key: &InKey) -> Option<Verdict> {
+        let (from, principal, key) = channel;
+        let node = self.nodes.get(to)?;
+        let receiver = node.actors.get(&key.to.principal);
+        if !node.knows(&key.to.principal) || !node.speaks(&key.protocol) {
+            return None;
+        }
+        let mut waiting = receiver?.waiting.iter();
+        let is_pending = waiting.any(|(event, _)| {
+            matches!(event, Event::Message { key, delivery: Some(_), .. } if key == in_key)
+        });
+        let sender = self.nodes.get(*from)?.actors.get(principal)?;
+        let out = sender.memory.mail.outs.get(key)?;
+        let row = receiver?.memory.mail.ins.get(in_key);
+        (!is_pending).then(|| out.meet(row))
+    }
+
+    /// The sender hears how far the receiver came; false: its node crashed.
+    fn learn(&mut self, channel: &ChannelId, to: usize, in_key: &InKey, until: Position) -> bool {
+        let (from, principal, key) = channel;
+        let receiver = self
+            .nodes
+            .get(to)
+            .and_then(|node| node.actors.get(&key.to.principal));
+        let row = receiver.and_then(|actor| actor.memory.mail.ins.get(in_key));
+        let refusal = row.and_then(|row| row.refusal()).cloned();
+        let Some(node) = self.nodes.get_mut(*from) else {
+            return false;
+        };
+        let Some(out) = node.actor(principal).memory.mail.outs.get_mut(key) else {
+            return false;
+        };
+        if until.seq == out.acked.seq {
+            out.sent = until.seq;
+            return true;
+        }
+        node.keep(principal, &mut self.around, |mail| {
+            let out = mail.outs.get_mut(key);
+            let notes = out.map(|out| out.acknowledge(until, refusal.as_ref()));
+            notes.into_iter().flatten().for_each(|note| mail.tell(note));
+        })
+    }
+
+    /// Gives up what is late and was surely not handled; whether there was anything.
+    fn expire(&mut self, channel: &ChannelId) -> bool {
+        let (from, principal, key) = channel;
+        let now_ms = self.around.now_ms;
+        let Some(node) = self.nodes.get_mut(*from) else {
+            return false;
+        };
+        let out = node.actor(principal).memory.mail.outs.get(key);
+        let due = out.and_then(|out| out.next_expiry());
+        let is_due = due.is_some_and(|due| due <= now_ms);
+        if is_due {
+            node.keep(principal, &mut self.around, |mail| {
+                let ids = mail.outs.get_mut(key).map(|out| out.expire(now_ms));
+                for id in ids.into_iter().flatten() {
+                    let outcome = Outcome::Expired;
+                    mail.tell(Note::Report { id, outcome });
+                }
+            });
+        }
+        is_due
+    }
+
+    fn set_out(
+        &mut self,
+        channel: &ChannelId,
+        to: usize,
+        in_key: InKey,
+        after: Position,
+        later: u64,
+    ) {
+        let (from, principal, key) = channel;
+        let Some(node) = self.nodes.get_mut(*from) else {
+            return;
+        };
+        let Some(out) = node.actor(principal).memory.mail.outs.get_mut(key) else {
+            return;
+        };
+        // What was learned may have had the plugin do something.
+        if out.acked != after || out.halted.is_some() {
+            return;
+        }
+        let content = match out.next() {
+            Some(content) => content.map(<[u8]>::to_vec),
+            None => return,
+        };
+        out.sent = after.seq + content.as_ref().map_or_else(|gaps| *gaps, |_| 1);
+        let delivery = Delivery {
+            epoch: out.epoch,
+            after,
+            confirmed: after.seq,
+        };
+        let trip = self.around.net.set_out(channel, to, later);
+        let what = What::Message {
+            to: key.to.principal.clone(),
+            key: in_key,
+            content,
+            delivery,
+            trip,
+        };
+        self.launch(*from, to, what);
+    }
+
+    /// False: the sender's node crashed.
+    fn halt_out(&mut self, channel: &ChannelId, cause: Cause) -> bool {
+        let (from, principal, key): (_, _, &OutKey) = (channel.0, &channel.1, &channel.2);
+        let node = self.nodes.get_mut(from);
+        node.is_some_and(|node| {
+            node.keep(principal, &mut self.around, |mail| {
+                mail.halt_out(key, cause)
+            })
+        })
+    }
+
+    /// False: the receiver's node crashed.
+    fn halt_in(&mut self, channel: &ChannelId, to: usize, in_key: &InKey, cause: Cause) -> bool {
+        let (from, principal, key) = channel;
+        let sender = self
+            .nodes
+            .get(*from)
+            .and_then(|node| node.actors.get(principal));
+        let out = sender.and_then(|actor| actor.memory.mail.outs.get(key));
+        // The one that is given up.
+        let epoch = out
+            .map(|out| out.epoch)
+            .filter(|_| cause != Cause::Reopened);
+        let Some(node) = self.nodes.get_mut(to) else {
+            return false;
+        };
+        let receiver = &key.to.principal;
+        if node.actor(receiver).memory.mail.is_halted(in_key) {
+            return true;
+        }
+        node.keep(receiver, &mut self.around, |mail| {
+            mail.halt_in(in_key, epoch, cause)
+        })
+    }
+}
