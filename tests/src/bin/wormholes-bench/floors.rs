@@ -169,16 +169,21 @@ mod tests {
     fn the_floors_are_those_of_the_readme() {
         let readme = workspace::root().join("tests/README.md");
         let readme = std::fs::read_to_string(readme).unwrap();
-        let (_, section) = readme.split_once("\n## Floors of the router\n").unwrap();
-        let section = section.split("\n## ").next().unwrap();
-        let lines = section.lines().filter(|line| line.starts_with("| "));
-        // Behind the heading.
-        let listed: Vec<_> = lines.skip(1).map(str::to_owned).collect();
-        let here = FLOORS.iter();
-        let here: Vec<_> = here
-            .map(|floor| format!("| {} | {floor} |", floor.row))
-            .collect();
-        assert_eq!(here, listed);
+        for (heading, floors) in [("the router", FLOORS), ("plugins", PLUGIN_FLOORS)] {
+            let heading = format!("\n## Floors of {heading}\n");
+            let (_, section) = readme.split_once(&heading).unwrap();
+            let section = section.split("\n## ").next().unwrap();
+            let table = section
+                .split("\n\n")
+                .find(|part| part.starts_with("| row | floor |"));
+            // Behind the heading and its rule.
+            let listed: Vec<_> = table.unwrap().lines().skip(2).map(str::to_owned).collect();
+            let here = floors.iter();
+            let here: Vec<_> = here
+                .map(|floor| format!("| {} | {floor} |", floor.row))
+                .collect();
+            assert_eq!(here, listed);
+        }
     }
 
     #[test]
