@@ -32,7 +32,7 @@ async fn a_plugin_in_javascript_counts_over_kill_9() {
 
     let setup = setup.config(
         "[plugin.count]\nwasm = \"count/count.wasm\"\n\
-         grants = { state = true, scratch = true, timers = true }",
+         grants = { state = true, scratch = true, timers = true, messages = true }",
     );
     let mut daemon = setup.start().await.unwrap();
     assert_eq!(daemon.cli(&["count", "add", "sheep"]).unwrap(), "1\n");
