@@ -74,7 +74,7 @@ pub struct Counts {
     pub limits: BTreeMap<Limit, u64>,
     /// Events that were given up.
     pub given_up: u64,
-    /// Volatile messages for which there was no room.
+    /// Volatile messages for which there was no room, or no way.
     pub dropped: u64,
 }
 

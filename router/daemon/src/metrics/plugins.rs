@@ -39,6 +39,11 @@ pub(super) fn families(plugins: &[InstanceReport]) -> Vec<MetricFamily> {
             each(dropped_letters),
         ),
         counters(
+            "dropped_messages_total",
+            "Messages that may be lost, and were for want of room or of a way",
+            each(dropped_messages),
+        ),
+        counters(
             "limit_hits_total",
             "Events and requests that ran into a limit",
             each(limits),
@@ -104,6 +109,10 @@ fn given_up(plugin: &InstanceReport) -> Vec<Metric> {
 
 fn dropped_letters(plugin: &InstanceReport) -> Vec<Metric> {
     vec![counter(plugin, &[], plugin.dropped_letters)]
+}
+
+fn dropped_messages(plugin: &InstanceReport) -> Vec<Metric> {
+    vec![counter(plugin, &[], plugin.counts.dropped)]
 }
 
 fn limits(plugin: &InstanceReport) -> Vec<Metric> {

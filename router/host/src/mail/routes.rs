@@ -28,8 +28,11 @@ use crate::{
 /// A call that failed is tried again after this; twice as long each time, until the second one.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LAST_PAUSE: Duration = Duration::from_secs(300);
+/// After so many failures the pause is the last one, whatever the first is.
+const LONGEST: u32 = 16;
 /// A trunk without anything to carry is given up after this.
 const IDLE: Duration = Duration::from_secs(60);
+
 /// What may share a trunk.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct RouteKey {
@@ -82,9 +85,7 @@ impl RouteKey {
             way: way.clone(),
         }
     }
-}
 
-impl RouteKey {
     pub(super) fn alias(&self) -> Option<&(Principal, Arc<str>)> {
         self.alias.as_ref()
     }
@@ -120,7 +121,7 @@ impl Route {
     }
 
     fn pause(&self) -> Duration {
-        let pause = FIRST_PAUSE.saturating_mul(1 << self.failures.min(16));
+        let pause = FIRST_PAUSE.saturating_mul(1 << self.failures.min(LONGEST));
         // Nodes that lost the same peer do not all call it at once.
         let share = rand::rng().random_range(0.75..1.25);
         pause.min(LAST_PAUSE).mul_f64(share)
@@ -291,7 +292,8 @@ impl Office {
         ((self.node, IdentityKind::Node), Box::new(sign))
     }
 
-    /// What came of a call.
+    /// What came of a call. Where none can do better until the rules or the config change, none is made
+    /// for long.
     pub(super) fn called(&mut self, key: &RouteKey, called: Result<Opened, CallError>) {
         let Some(route) = self.routes.get(key) else {
             return;
@@ -314,6 +316,9 @@ impl Office {
             }
             Err(error) => {
                 tracing::debug!(plugin = %key.plugin, %error, "a node cannot be reached for a plugin");
+                if let Some(route) = self.routes.get_mut(key).filter(|_| error.is_final) {
+                    route.failures = LONGEST;
+                }
                 self.failed(key, &error.why);
             }
         }
@@ -339,11 +344,15 @@ impl Office {
         route.failures = route.failures.saturating_add(1);
         let letters = std::mem::take(&mut route.letters);
         route.letter_bytes = 0;
-        for (home, id) in letters
-            .into_iter()
-            .filter_map(|it| Some((it.home, it.ask?.0)))
-        {
-            self.tell_answer(home, id, Err(Refusal::new(ErrorCode::Unavailable, why)));
+        let loaded = Arc::clone(&route.loaded);
+        for letter in letters {
+            match letter.ask {
+                Some((id, _)) => {
+                    let refusal = Refusal::new(ErrorCode::Unavailable, why);
+                    self.tell_answer(letter.home, id, Err(refusal));
+                }
+                None => loaded.figures.dropped(),
+            }
         }
     }
 
