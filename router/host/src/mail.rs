@@ -159,6 +159,8 @@ struct Office {
     outs: HashMap<OutId, Out>,
     ins: HashMap<InId, In>,
     in_ids: HashMap<(Home, InKey), InId>,
+    /// How many channels each principal has received or has open, once it was counted.
+    cursors: HashMap<Home, usize>,
     /// Questions that left, and where they went.
     asked: HashMap<(Home, u64), Asked>,
     /// Trunks that others opened, by who they are and the instance.
@@ -206,6 +208,7 @@ pub(crate) async fn run(
         outs: HashMap::new(),
         ins: HashMap::new(),
         in_ids: HashMap::new(),
+        cursors: HashMap::new(),
         asked: HashMap::new(),
         guests: HashMap::new(),
         hellos: Arc::default(),
@@ -317,6 +320,7 @@ impl Office {
         }
         self.ins.clear();
         self.in_ids.clear();
+        self.cursors.clear();
         let trunks: Vec<_> = self.trunks.keys().copied().collect();
         for trunk in trunks {
             self.down(trunk);

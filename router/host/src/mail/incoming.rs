@@ -1,7 +1,7 @@
 //! Channels that are received.
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque, hash_map::Entry},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -120,8 +120,12 @@ impl Office {
         let opened = self
             .read_in(own, owner, key.clone(), channel)
             .map_err(busy)?;
-        if !opened.has_row && self.cursors(home).map_err(busy)? >= limit {
-            return Err(ChannelRefusal::Busy);
+        if !opened.has_row {
+            let cursors = self.cursors(home).map_err(busy)?;
+            if *cursors >= limit {
+                return Err(ChannelRefusal::Busy);
+            }
+            *cursors += 1;
         }
         let id = self.id();
         self.ins.insert(id, opened);
@@ -129,14 +133,16 @@ impl Office {
         Ok(id)
     }
 
-    /// Channels that a principal has received, and those that are open without a row.
-    fn cursors(&self, home: Home) -> Result<usize, StoreError> {
-        let rows = rows::all(&self.store.snapshot(), &home.key(Space::Cursor, &[]))?;
-        let mut new = 0;
-        for channel in self.ins.values() {
-            new += usize::from(channel.owner.home == home && !channel.has_row);
-        }
-        Ok(rows.len() + new)
+    /// Channels that a principal has received, and those that are open without a row. Their rows are
+    /// counted once: whoever opens many shall not have them read for each.
+    fn cursors(&mut self, home: Home) -> Result<&mut usize, StoreError> {
+        Ok(match self.cursors.entry(home) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => {
+                let rows = rows::all(&self.store.snapshot(), &home.key(Space::Cursor, &[]))?;
+                unknown.insert(rows.len())
+            }
+        })
     }
 
     fn read_in(
@@ -312,6 +318,9 @@ impl Office {
             // All that it knows is on disk.
             if channel.numbers.is_empty() && channel.pending.is_empty() {
                 let known = (channel.owner.home, channel.key.clone());
+                if let Some(cursors) = self.cursors.get_mut(&known.0).filter(|_| !channel.has_row) {
+                    *cursors -= 1;
+                }
                 self.ins.remove(&id);
                 self.in_ids.remove(&known);
             }
