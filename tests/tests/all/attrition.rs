@@ -26,8 +26,12 @@ const FLOWS: usize = 350;
 const WORKERS: usize = 96;
 /// A tunnel may take 10 s to open, a look for newer records as long, and then it is tried again.
 const OPEN_TIME_OUT: Duration = Duration::from_secs(40);
-/// A connection between nodes on which nothing comes is lost after 15 s. Who notices may die just
-/// before it tells the next one: three in a row are allowed for, and the rest is for a busy machine.
+/// A connection between nodes on which nothing comes is lost after this.
+const SILENCE: Duration = Duration::from_secs(15);
+/// For all else that a flow does, on a busy machine.
+const GRACE: Duration = Duration::from_secs(3);
+/// Who notices a death may die just before it tells the next one: three in a row are allowed for, and
+/// the rest is for a busy machine.
 const TRIP_TIME_OUT: Duration = Duration::from_secs(60);
 /// A node that came back is found again within 10 s, and by its relay within 30 s.
 const FOUND_AGAIN: Duration = Duration::from_secs(45);
@@ -152,6 +156,10 @@ impl Flow {
             error,
         }
     }
+
+    fn took(&self) -> Duration {
+        self.ended.duration_since(self.begun)
+    }
 }
 
 impl Kill {
@@ -194,6 +202,17 @@ fn report(flows: &[Flow], kills: &[Kill]) {
         }
     }
     eprintln!("{} flows, {} failed", flows.len(), failed.len());
+    let longer = |silences: u32| {
+        let limit = silences * SILENCE + GRACE;
+        flows.iter().filter(|flow| flow.took() > limit).count()
+    };
+    let longest = flows.iter().map(Flow::took).max().unwrap_or_default();
+    eprintln!(
+        "{} flows lasted longer than one silence, {} than two, {} than three; the longest {longest:?}",
+        longer(1),
+        longer(2),
+        longer(3)
+    );
     for (node, (kills, failed)) in killed {
         eprintln!(
             "{node}: killed {kills} times, the last kill before the end of {failed} that failed"
