@@ -45,7 +45,7 @@ use self::{
     committer::Committer,
     disk::Disk,
     head::Head,
-    queue::{Event, Queue},
+    queue::{Event, Queue, Release},
 };
 
 /// Memory for pages of the file: enough for the paths to all rows of some millions.
@@ -164,8 +164,27 @@ impl Store {
         writes: Writes,
         release: impl FnOnce(Result<(), Lost>) + Send + 'static,
     ) -> BatchId {
-        let release = Box::new(release);
-        self.0.queue.append(epoch, Event { writes, release })
+        self.push(epoch, writes, Box::new(release), false)
+    }
+
+    /// As [`Store::append`], for writes that nobody waits for: they are durable with the next commit,
+    /// which follows within 20 ms if nobody else appends.
+    pub fn append_patiently(
+        &self,
+        epoch: u64,
+        writes: Writes,
+        release: impl FnOnce(Result<(), Lost>) + Send + 'static,
+    ) -> BatchId {
+        self.push(epoch, writes, Box::new(release), true)
+    }
+
+    fn push(&self, epoch: u64, writes: Writes, release: Release, is_patient: bool) -> BatchId {
+        let event = Event {
+            writes,
+            release,
+            is_patient,
+        };
+        self.0.queue.append(epoch, event)
     }
 
     /// Calls `release` when `batch` is durable and all that was appended to it is released: at once if

@@ -409,6 +409,16 @@ impl Office {
         };
         out.in_flight += 1;
         let home = out.owner.home;
+        // Nothing waits for room in the window, and nobody to be told.
+        let is_patient = notes.is_empty()
+            && match &commit {
+                SenderCommit::Acked { position, .. } => {
+                    out.place(position.seq) + 1 == out.head.next
+                }
+                SenderCommit::Expired { .. } | SenderCommit::Mark(_) | SenderCommit::Halted(_) => {
+                    false
+                }
+            };
         let mut writes = out.handle_commit(&commit, &self.store.snapshot());
         let done = home.key(Space::Done, &out.head.number.to_be_bytes());
         writes.put(done, Some(encode(&out.done)));
@@ -438,7 +448,11 @@ impl Office {
                 mail.tell(Input::Noted(owner, notes));
             }
         };
-        self.store.append(self.epoch, writes, release);
+        if is_patient {
+            self.store.append_patiently(self.epoch, writes, release);
+        } else {
+            self.store.append(self.epoch, writes, release);
+        }
     }
 
     /// What a commit tells its principal.

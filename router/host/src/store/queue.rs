@@ -5,9 +5,9 @@
 //! append -> open batch -> in flight (one commit) -> durable -> its releases, in order
 //! ```
 //!
-//! While one batch is in flight the next one fills; no timer holds it back, it is taken as soon as
-//! the commit before it is done. A failure loses what is in flight and open, and begins a new epoch
-//! once the backend works again.
+//! While one batch is in flight the next one fills; it is taken as soon as the commit before it is
+//! done. Only one that nobody waits for is held back, for 20 ms: mostly somebody joins it. A failure
+//! loses what is in flight and open, and begins a new epoch once the backend works again.
 
 use std::{
     mem,
@@ -15,7 +15,7 @@ use std::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
@@ -30,6 +30,9 @@ pub(super) const MAX_EVENTS: usize = 8192;
 /// once here, once in the overlays of those who wrote them.
 pub(super) const MAX_BYTES: usize = 16 << 20;
 
+/// How long a batch that nobody waits for is held open, for others to join it.
+pub(super) const PATIENCE: Duration = Duration::from_millis(20);
+
 /// Called once it is known whether a batch is durable.
 pub(super) type Release = Box<dyn FnOnce(Result<(), Lost>) + Send>;
 
@@ -37,6 +40,8 @@ pub(super) type Release = Box<dyn FnOnce(Result<(), Lost>) + Send>;
 pub(super) struct Event {
     pub(super) writes: Writes,
     pub(super) release: Release,
+    /// Whether nobody waits for it.
+    pub(super) is_patient: bool,
 }
 
 /// What the committer does next.
@@ -65,6 +70,8 @@ struct State {
     /// Bounded by those who append, who wait while it is full: `MAX_EVENTS` and one event of each.
     open: Vec<Event>,
     open_bytes: usize,
+    /// When the open batch is taken at the latest; `None`: it is empty.
+    due: Option<Instant>,
     /// The last batch whose releases have all been called.
     released: u64,
     in_flight: bool,
@@ -85,6 +92,7 @@ impl Queue {
                 batch: durable.next(),
                 open: Vec::new(),
                 open_bytes: 0,
+                due: None,
                 released: durable.number,
                 in_flight: false,
                 behind: Vec::new(),
@@ -128,8 +136,12 @@ impl Queue {
         } else if is_known && state.in_flight && batch < state.batch {
             state.behind.push(release);
         } else if is_known && !state.has_failed {
-            let writes = Writes::default();
-            self.push(&mut state, Event { writes, release }, 0);
+            let event = Event {
+                writes: Writes::default(),
+                release,
+                is_patient: false,
+            };
+            self.push(&mut state, event, 0);
         } else {
             drop(state);
             release(Err(Lost));
@@ -137,11 +149,18 @@ impl Queue {
     }
 
     fn push(&self, state: &mut State, event: Event, bytes: usize) {
-        state.open_bytes += bytes;
-        state.open.push(event);
-        if state.open.len() == 1 {
+        let now = Instant::now();
+        let due = if event.is_patient {
+            now + PATIENCE
+        } else {
+            now
+        };
+        if state.due.is_none_or(|known| due < known) {
+            state.due = Some(due);
             self.work.notify_one();
         }
+        state.open_bytes += bytes;
+        state.open.push(event);
     }
 
     /// Waits until the open batch takes more.
@@ -180,7 +199,15 @@ impl Queue {
             if state.has_failed {
                 return Work::Reopen(state.take_open());
             }
-            if !state.open.is_empty() {
+            let Some(due) = state.due else {
+                state = self
+                    .work
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            let left = due.saturating_duration_since(Instant::now());
+            if left.is_zero() || state.is_ending {
                 let batch = state.batch;
                 state.batch = batch.next();
                 state.in_flight = true;
@@ -188,10 +215,8 @@ impl Queue {
                 self.changed.notify_waiters();
                 return Work::Commit(batch, events);
             }
-            state = self
-                .work
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            let waited = self.work.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
@@ -277,6 +302,7 @@ impl Queue {
 impl State {
     fn take_open(&mut self) -> Vec<Event> {
         self.open_bytes = 0;
+        self.due = None;
         mem::take(&mut self.open)
     }
 }

@@ -5,6 +5,7 @@ use std::{
     pin::pin,
     sync::mpsc::{Receiver, Sender, channel},
     task::{Context, Poll, Waker},
+    time::Instant,
 };
 
 use super::{
@@ -14,7 +15,7 @@ use super::{
 };
 use crate::store::{
     BatchId,
-    queue::{MAX_BYTES, MAX_EVENTS},
+    queue::{self, MAX_BYTES, MAX_EVENTS},
 };
 
 type Releases = (
@@ -72,6 +73,41 @@ fn releases_come_in_the_order_of_the_appends_while_the_next_batch_fills() {
     let (told, outcome) = channel();
     store.after(first, move |durable| told.send(durable).unwrap());
     assert_eq!(outcome.recv_timeout(PATIENCE), Ok(Ok(())));
+}
+
+#[test]
+fn what_nobody_waits_for_is_committed_with_the_next_one_or_alone_in_the_end() {
+    let (store, control) = store();
+    let releases = channel();
+    let patient = |number: u32| {
+        let told = releases.0.clone();
+        let writes = put(number.to_string(), "written");
+        store.append_patiently(store.epoch(), writes, move |outcome| {
+            told.send((number, outcome)).unwrap();
+        })
+    };
+    event(&store, 0, &releases);
+    control.waits_in("commit");
+    assert_eq!(patient(1), event(&store, 2, &releases));
+    control.order(Order::Work);
+    control.waits_in("commit");
+    control.order(Order::Work);
+    let all: Vec<_> = releases.1.iter().take(3).collect();
+    assert_eq!(all, [0, 1, 2].map(|number| (number, Ok(()))));
+
+    let appended = Instant::now();
+    patient(3);
+    control.waits_in("commit");
+    assert!(
+        appended.elapsed() >= queue::PATIENCE,
+        "nobody could join it"
+    );
+    // The end waits for nobody.
+    control.order(Order::Work);
+    control.order(Order::Work);
+    patient(4);
+    drop(store);
+    assert!(control.rows.lock().unwrap().contains_key(&b"4"[..]));
 }
 
 #[test]
