@@ -1,5 +1,7 @@
 //! A plugin for benches: its events do what a bench counts.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use wormholes_plugin::{
     Address, Caller, Cell, Context, Error, Halt, Identity, Incoming, Letter, Map, Outcome, Place,
@@ -10,6 +12,10 @@ const COUNT: Cell<u64> = Cell::new("count");
 const ROWS: Map<u64, u64> = Map::new("row");
 /// Channels that were halted.
 const HALTS: Cell<u64> = Cell::new("halts");
+/// Messages that are not to come.
+const GAPS: Cell<u64> = Cell::new("gaps");
+/// What came of questions: what went wrong, if it did.
+const ANSWERS: Cell<Vec<Option<String>>> = Cell::new("answers");
 /// Poison does nothing any more.
 const CURED: Cell<bool> = Cell::new("cured");
 /// Who told it something last, and as whom it was told.
@@ -31,21 +37,18 @@ pub struct Meter;
 impl Plugin for Meter {
     fn request(&mut self, cx: &mut Context, request: Request) -> Result<Reply> {
         match request.name.as_str() {
-            "steps" => {
-                let own = Address::node(cx, cx.node_id());
-                let left: u64 = request.argument("times")?;
-                Letter::with(own, "step", &left)?.send(cx)?;
-                Reply::done(&left)
-            }
             "write" => Reply::done(&count()?),
+            "send" => {
+                let count = count()?;
+                Letter::with(peer(cx, &request)?, "step", &1u64)?.send(cx)?;
+                Reply::done(&count)
+            }
             "decide" => {
                 let times: u64 = request.argument("times")?;
                 let operations: Vec<(u64, u64)> = (0..times).map(|n| (n, n * n)).collect();
                 apply(&operations)?;
-                let letter = Letter::with(peer(cx, &request)?, "decide", &operations)?;
-                let sent = letter.report().send(cx)?;
-                WAITING.set(&sent, &request.id)?;
-                Ok(Reply::Later)
+                Letter::with(peer(cx, &request)?, "decide", &operations)?.send(cx)?;
+                Reply::done(&times)
             }
             "tell" => {
                 let text = request.argument::<Option<String>>("text")?;
@@ -55,6 +58,9 @@ impl Plugin for Meter {
                     .label(&label.unwrap_or_default());
                 if let Some(alias) = request.argument::<Option<String>>("alias")? {
                     letter = letter.alias(&alias);
+                }
+                if let Some(ms) = request.argument("expires_ms")? {
+                    letter = letter.expires(cx, Duration::from_millis(ms));
                 }
                 let sent = letter.report().send(cx)?;
                 WAITING.set(&sent, &request.id)?;
@@ -76,6 +82,15 @@ impl Plugin for Meter {
                 WAITING.set(&sent, &request.id)?;
                 Ok(Reply::Later)
             }
+            "question" => {
+                let patience = Duration::from_millis(request.argument("patience_ms")?);
+                // An event that keeps something is owed its answer over a restart, too.
+                count()?;
+                let question = Letter::new(peer(cx, &request)?, "hold", []);
+                question.ask(cx, patience).and_then(|id| Reply::done(&id))
+            }
+            // Whoever asks waits for ever.
+            "hold" => Ok(Reply::Later),
             "cure" => CURED.set(&true).and_then(|()| Reply::done(&"cured")),
             "reopen" => {
                 let peer = peer(cx, &request)?;
@@ -87,18 +102,13 @@ impl Plugin for Meter {
         }
     }
 
-    fn message(&mut self, cx: &mut Context, message: Incoming) -> Result<()> {
+    fn message(&mut self, _: &mut Context, message: Incoming) -> Result<()> {
         let is_poison = message.body == b"poison" && !CURED.get()?.unwrap_or_default();
         assert!(!is_poison, "poisoned on purpose");
         match message.protocol.as_str() {
-            "decide" => apply(&message.read::<Vec<(u64, u64)>>()?),
-            "step" => {
-                count()?;
-                let left: u64 = message.read()?;
-                if left > 1 {
-                    Letter::with(message.from, "step", &(left - 1))?.send(cx)?;
-                }
-                Ok(())
+            "decide" => {
+                apply(&message.read::<Vec<(u64, u64)>>()?)?;
+                count().map(drop)
             }
             _ => {
                 let from = match message.from.place {
@@ -131,6 +141,23 @@ impl Plugin for Meter {
         Ok(())
     }
 
+    fn gap(
+        &mut self,
+        _: &mut Context,
+        _: &Address,
+        _: &Identity,
+        _: &str,
+        messages: u64,
+    ) -> Result<()> {
+        GAPS.set(&(GAPS.get()?.unwrap_or_default() + messages))
+    }
+
+    fn answer(&mut self, _: &mut Context, _: u64, answer: Result<Vec<u8>>) -> Result<()> {
+        let mut answers = ANSWERS.get()?.unwrap_or_default();
+        answers.push(answer.err().map(|error| error.message));
+        ANSWERS.set(&answers)
+    }
+
     fn halted(
         &mut self,
         _: &mut Context,
@@ -145,6 +172,8 @@ impl Plugin for Meter {
     fn query(&self, _: &Context, _: &Caller, name: &str, _: &[u8]) -> Result<Vec<u8>> {
         match name {
             "last" => json(&LAST.get()?),
+            "gaps" => json(&GAPS.get()?.unwrap_or_default()),
+            "answers" => json(&ANSWERS.get()?.unwrap_or_default()),
             "halts" => json(&HALTS.get()?.unwrap_or_default()),
             _ => json(&COUNT.get()?.unwrap_or_default()),
         }

@@ -5,7 +5,7 @@
 use std::{
     fs,
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use bytes::{Bytes, BytesMut};
@@ -331,4 +331,64 @@ async fn a_trunk_ends_when_its_other_end_asks_and_does_not_read() {
         }
     }
     panic!("the host keeps all answers");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_expires_is_told_at_both_ends_and_what_comes_after_it_arrives() {
+    let net = Arc::new(HostNetwork::default());
+    let mut a = PluginHost::new(&net, "tests/meter").await.unwrap();
+    let mut b = PluginHost::new(&net, "tests/meter").await.unwrap();
+    let node = b.id().as_bytes().to_vec();
+    a.ask("tell", json!({ "node": node })).await.unwrap();
+    b.close().await.unwrap();
+    // One that waits on disk expires as well.
+    let told = a.ask("tell", json!({ "node": node, "expires_ms": 300 }));
+    let asked = tokio::time::timeout(Duration::from_millis(50), told).await;
+    assert!(asked.is_err(), "it waits for who is not there");
+    a.close().await.unwrap();
+    a.open(None).await.unwrap();
+    let told = a
+        .ask("tell", json!({ "node": node, "expires_ms": 400 }))
+        .await;
+    let told = told.unwrap_err().to_string();
+    assert_eq!(told, "it expired");
+    // So has the first one, whose time was over before.
+    b.open(None).await.unwrap();
+    a.ask("tell", json!({ "node": node })).await.unwrap();
+    assert_eq!(b.query("gaps").await.unwrap(), 2);
+    assert_eq!(b.query("count").await.unwrap(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_question_has_one_answer_though_its_asker_ends_meanwhile() {
+    let net = Arc::new(HostNetwork::default());
+    let mut a = PluginHost::new(&net, "tests/meter").await.unwrap();
+    let b = PluginHost::new(&net, "tests/meter").await.unwrap();
+    let node = b.id().as_bytes().to_vec();
+    let answers = async |a: &PluginHost| a.query("answers").await.unwrap();
+    let count = async |a: &PluginHost| answers(a).await.as_array().unwrap().len();
+    let soon = json!({ "node": node, "patience_ms": 300 });
+    a.ask("question", soon).await.unwrap();
+    until("it is late", async || (count(&a).await == 1).then_some(()))
+        .await
+        .unwrap();
+    let long = json!({ "node": node, "patience_ms": 600_000 });
+    a.ask("question", long.clone()).await.unwrap();
+    assert_eq!(count(&a).await, 1, "the other one has time");
+    a.close().await.unwrap();
+    a.open(None).await.unwrap();
+    until("it is told", async || (count(&a).await == 2).then_some(()))
+        .await
+        .unwrap();
+    net.cut();
+    a.ask("question", long).await.unwrap();
+    a.close().await.unwrap();
+    a.open(None).await.unwrap();
+    until("all are told", async || {
+        (count(&a).await == 3).then_some(())
+    })
+    .await
+    .unwrap();
+    let late = "the plugin did not answer in time";
+    assert_eq!(answers(&a).await, json!([late, late, late]));
 }
