@@ -1,10 +1,11 @@
 //! Runs plugins: WebAssembly components whose every event is one transaction.
 //!
 //! ```text
-//! request, timer -> the principal's actor -> an instance runs the handler over a transaction
-//!                                         -> its writes join the open batch of the store
-//!                                         -> the batch is durable -> answers leave
+//! request, timer, message -> the principal's actor -> an instance runs the handler over a transaction
+//!                                                  -> its writes join the open batch of the store
+//!                                                  -> the batch is durable -> answers and messages leave
 //! ```
+//! Messages leave, and come, by the office (`mail`), over flows that the node opens.
 //! Knows no tunnel and no socket.
 
 mod clock;
