@@ -50,22 +50,7 @@ impl Plugin for Meter {
                 Letter::with(peer(cx, &request)?, "decide", &operations)?.send(cx)?;
                 Reply::done(&times)
             }
-            "tell" => {
-                let text = request.argument::<Option<String>>("text")?;
-                let text = text.unwrap_or_else(|| "good morning".to_owned());
-                let label: Option<String> = request.argument("label")?;
-                let mut letter = Letter::new(peer(cx, &request)?, "tell", text)
-                    .label(&label.unwrap_or_default());
-                if let Some(alias) = request.argument::<Option<String>>("alias")? {
-                    letter = letter.alias(&alias);
-                }
-                if let Some(ms) = request.argument("expires_ms")? {
-                    letter = letter.expires(cx, Duration::from_millis(ms));
-                }
-                let sent = letter.report().send(cx)?;
-                WAITING.set(&sent, &request.id)?;
-                Ok(Reply::Later)
-            }
+            "tell" => tell(cx, &request),
             "back" => {
                 let (to, own) = LAST.get()?.ok_or_else(|| Error::not_found("nobody came"))?;
                 let to = Address {
@@ -178,6 +163,23 @@ impl Plugin for Meter {
             _ => json(&COUNT.get()?.unwrap_or_default()),
         }
     }
+}
+
+fn tell(cx: &mut Context, request: &Request) -> Result<Reply> {
+    let text = request.argument::<Option<String>>("text")?;
+    let text = text.unwrap_or_else(|| "good morning".to_owned());
+    let label: Option<String> = request.argument("label")?;
+    let mut letter =
+        Letter::new(peer(cx, request)?, "tell", text).label(&label.unwrap_or_default());
+    if let Some(alias) = request.argument::<Option<String>>("alias")? {
+        letter = letter.alias(&alias);
+    }
+    if let Some(ms) = request.argument("expires_ms")? {
+        letter = letter.expires(cx, Duration::from_millis(ms));
+    }
+    let sent = letter.report().send(cx)?;
+    WAITING.set(&sent, &request.id)?;
+    Ok(Reply::Later)
 }
 
 fn count() -> Result<u64> {
