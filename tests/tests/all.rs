@@ -119,3 +119,5 @@ mod tidy_text;
 mod timing;
 #[path = "all/udp.rs"]
 mod udp;
+#[path = "all/wicked_plugins.rs"]
+mod wicked_plugins;

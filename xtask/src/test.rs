@@ -17,7 +17,7 @@ use crate::{
 const TIME_LIMIT: Duration = Duration::from_secs(50 * 60);
 
 /// Tests that measure, or use a machine up, are run by themselves, one after the other.
-const MEASURING: [&str; 9] = [
+const MEASURING: [&str; 10] = [
     "attrition::",
     "bad_input::",
     "endurance::",
@@ -27,6 +27,7 @@ const MEASURING: [&str; 9] = [
     "moves::",
     "onion_build::",
     "relay_open::",
+    "wicked_plugins::",
 ];
 
 /// What the test binaries said, added up.

@@ -180,13 +180,13 @@ impl Code {
         wasm: &[u8],
         granted: &Capabilities,
     ) -> Result<Self, CodeError> {
+        let digest = ring::digest::digest(&ring::digest::SHA256, wasm);
         let component = match cache {
-            Some(cache) => cache.component(engine.wasmtime(), wasm),
+            Some(cache) => cache.component(engine.wasmtime(), wasm, digest.as_ref()),
             None => Component::from_binary(engine.wasmtime(), wasm),
         };
         let component =
             component.map_err(|error| CodeError::NotAComponent(format!("{error:#}")))?;
-        let digest = ring::digest::digest(&ring::digest::SHA256, wasm);
         let digest = digest.as_ref().first_chunk().copied().unwrap_or_default();
         Self::new(engine, plugin, &component, granted, digest)
     }

@@ -37,13 +37,20 @@ impl Cache {
         Self(folder)
     }
 
-    /// The component, compiled before or now. What cannot be kept is told, and no error.
-    pub(super) fn component(&self, engine: &Engine, wasm: &[u8]) -> wasmtime::Result<Component> {
-        let path = self.0.join(file_name(engine, wasm));
-        if let Some(compiled) = read(&path)
+    /// The component with this SHA-256, compiled before or now. What cannot be kept is told, and no
+    /// error.
+    pub(super) fn component(
+        &self,
+        engine: &Engine,
+        wasm: &[u8],
+        digest: &[u8],
+    ) -> wasmtime::Result<Component> {
+        let path = self.0.join(file_name(engine, digest));
+        if let Some(kept) = read(&path)
+            && let Some(compiled) = believed(&kept)
             // SAFETY: only this user can have written it, as this code did, for the same engine; its
             // digest says that it is whole.
-            && let Ok(component) = unsafe { Component::deserialize(engine, &compiled) }
+            && let Ok(component) = unsafe { Component::deserialize(engine, compiled) }
         {
             return Ok(component);
         }
@@ -85,14 +92,14 @@ impl Cache {
     }
 }
 
-fn file_name(engine: &Engine, wasm: &[u8]) -> String {
+fn file_name(engine: &Engine, component: &[u8]) -> String {
     let mut settings = DefaultHasher::new();
     engine.precompile_compatibility_hash().hash(&mut settings);
-    let component = HEXLOWER.encode(digest(&SHA256, wasm).as_ref());
+    let component = HEXLOWER.encode(component);
     format!("{component}-{:016x}.cwasm", settings.finish())
 }
 
-/// What was kept there, if it can be believed.
+/// What was kept there, if nobody else can have written it.
 fn read(path: &Path) -> Option<Vec<u8>> {
     let file = File::open(path).ok()?;
     let about = file.metadata().ok()?;
@@ -102,8 +109,13 @@ fn read(path: &Path) -> Option<Vec<u8>> {
     }
     let mut bytes = Vec::new();
     file.take(MAX_BYTES).read_to_end(&mut bytes).ok()?;
-    let (meant, compiled) = bytes.split_at_checked(DIGEST_BYTES)?;
-    (digest(&SHA256, compiled).as_ref() == meant).then(|| compiled.to_vec())
+    Some(bytes)
+}
+
+/// What the compiler made, if it is whole.
+fn believed(kept: &[u8]) -> Option<&[u8]> {
+    let (meant, compiled) = kept.split_at_checked(DIGEST_BYTES)?;
+    (digest(&SHA256, compiled).as_ref() == meant).then_some(compiled)
 }
 
 #[cfg(test)]
@@ -125,22 +137,23 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::new(dir.path().join("compiled"));
         let engine = Engine::default();
-        cache.component(&engine, EMPTY).unwrap();
+        cache.component(&engine, EMPTY, b"name").unwrap();
         let [path] = &files(&cache.0)[..] else {
             panic!("one file");
         };
         let mode = fs::metadata(path).unwrap().mode();
         assert_eq!(mode & 0o777, 0o600);
-        assert!(read(path).is_some());
+        let is_believed = || read(path).is_some_and(|kept| believed(&kept).is_some());
+        assert!(is_believed());
 
         let whole = fs::read(path).unwrap();
         let mut damaged = whole.clone();
         *damaged.last_mut().unwrap() ^= 1;
         for bytes in [&damaged[..], &whole[..whole.len() - 1], &whole[..10], &[]] {
             fs::write(path, bytes).unwrap();
-            assert!(read(path).is_none());
+            assert!(!is_believed());
         }
-        cache.component(&engine, EMPTY).unwrap();
+        cache.component(&engine, EMPTY, b"name").unwrap();
         assert_eq!(fs::read(path).unwrap(), whole, "compiled anew");
 
         fs::set_permissions(path, fs::Permissions::from_mode(0o620)).unwrap();
@@ -154,7 +167,9 @@ mod tests {
         for number in 0..MAX_FILES + 3 {
             fs::write(dir.path().join(format!("{number:03}.cwasm")), "").unwrap();
         }
-        cache.component(&Engine::default(), EMPTY).unwrap();
+        cache
+            .component(&Engine::default(), EMPTY, b"name")
+            .unwrap();
         assert_eq!(files(dir.path()).len(), MAX_FILES);
     }
 }
