@@ -30,7 +30,8 @@ pub fn binary(name: &str) -> Result<PathBuf> {
 }
 
 /// Plugins that are run by tests: their packages.
-const PLUGINS: [&str; 4] = [
+const PLUGINS: [&str; 5] = [
+    "wormholes-clerk",
     "wormholes-echo",
     "wormholes-ledger",
     "wormholes-meter",

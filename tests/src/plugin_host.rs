@@ -2,7 +2,7 @@
 //! can be closed and opened again.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -20,7 +20,8 @@ use tokio::{
     task::AbortHandle,
 };
 use wormholes_host::{
-    Call, CallError, Caller, Capabilities, Host, Network, Observer, Pipe, Principal, Source, Terms,
+    Call, CallError, Caller, Fact, Host, Manifest, Network, Observer, Pipe, Principal,
+    RuleQuestion, Ruling, Source, Terms,
 };
 use wormholes_proto::NodeId;
 use zeroize::Zeroizing;
@@ -113,6 +114,15 @@ impl Network for Port {
         secret.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, purpose).as_ref());
         secret
     }
+
+    /// There are no scripts.
+    fn ask_rules(&self, _: RuleQuestion) -> Ruling {
+        Ruling::None
+    }
+
+    fn publish(&self, _: Vec<Fact>) {}
+
+    fn forget_facts(&self, _: &BTreeSet<String>) {}
 }
 
 /// A node that reaches nobody: its id, and the network as its host sees it.
@@ -163,11 +173,7 @@ impl PluginHost {
             path,
             wasm: fs::read(component(&format!("wormholes_{name}"))?)?,
         };
-        let grants = Capabilities {
-            state: true,
-            messages: true,
-            ..Capabilities::default()
-        };
+        let grants = Manifest::parse(&source.manifest)?.capabilities;
         let terms = Terms {
             grants,
             strangers: true,

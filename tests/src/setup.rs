@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use tempfile::TempDir;
+use wormholes_host::Manifest;
 use wormholes_proto::NodeId;
 
 use crate::{binaries, daemon::Daemon, identity::Identity, workspace};
@@ -156,9 +157,22 @@ impl Setup {
             binaries::component(&format!("wormholes_{name}"))?,
             to.join(&file),
         )?;
+        let manifest = fs::read_to_string(from.join("plugin.toml"))?;
+        let asked = Manifest::parse(&manifest)?.capabilities;
+        let mut grants = "state = true, scratch = true, timers = true, messages = true".to_owned();
+        for (name, words) in [("facts", asked.facts), ("rules", asked.rules)] {
+            if !words.is_empty() {
+                let words: Vec<_> = words.into_iter().collect();
+                grants += &format!(", {name} = {words:?}");
+            }
+        }
+        for (name, is_asked) in [("presence", asked.presence), ("usage", asked.usage)] {
+            if is_asked {
+                grants += &format!(", {name} = true");
+            }
+        }
         Ok(self.config(&format!(
-            "[plugin.{name}]\nwasm = \"{name}/{file}\"\n\
-             grants = {{ state = true, scratch = true, timers = true, messages = true }}",
+            "[plugin.{name}]\nwasm = \"{name}/{file}\"\ngrants = {{ {grants} }}",
         )))
     }
 

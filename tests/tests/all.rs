@@ -37,6 +37,8 @@ mod demo;
 mod embed;
 #[path = "all/endurance.rs"]
 mod endurance;
+#[path = "all/facts.rs"]
+mod facts;
 #[path = "all/features.rs"]
 mod features;
 #[path = "all/hooks.rs"]

@@ -124,7 +124,8 @@ pub(crate) fn may_capture() -> Result<()> {
 }
 
 /// The plugins that tests run: their packages.
-const PLUGINS: [&str; 4] = [
+const PLUGINS: [&str; 5] = [
+    "wormholes-clerk",
     "wormholes-echo",
     "wormholes-ledger",
     "wormholes-meter",

@@ -31,6 +31,7 @@ struct Config {
     scripts: Vec<PathBuf>,
     sets: BTreeMap<String, PathBuf>,
     peers: Vec<Peer>,
+    grants: Vec<Grants>,
     /// Where it names each of those files, for errors.
     places: BTreeMap<PathBuf, String>,
 }
@@ -42,6 +43,8 @@ struct Written {
     rules: WrittenRules,
     #[serde(default)]
     peer: Vec<Peer>,
+    #[serde(default)]
+    plugin: BTreeMap<String, Plugin>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -50,6 +53,21 @@ struct WrittenRules {
     scripts: Vec<Spanned<PathBuf>>,
     #[serde(default)]
     sets: BTreeMap<String, Spanned<PathBuf>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Plugin {
+    #[serde(default)]
+    grants: Grants,
+}
+
+/// What of a plugin's grants scripts can tell.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Grants {
+    facts: BTreeSet<String>,
+    rules: BTreeSet<String>,
+    usage: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -94,9 +112,16 @@ impl RuleFiles {
         let known_peers = has_config.then_some(known_peers);
         let mut env = LoadEnv {
             known_peers,
+            is_billed: config.grants.iter().any(|grants| grants.usage),
             ..LoadEnv::default()
         };
         env.surroundings.sets = sets.into();
+        let mut facts = BTreeSet::new();
+        for grants in config.grants {
+            facts.extend(grants.facts);
+            env.asked_hooks.extend(grants.rules);
+        }
+        env.surroundings.facts = facts.into();
         Ok(Self {
             scripts,
             env,
@@ -152,6 +177,11 @@ fn read_config(path: &Path) -> Result<Config, CliError> {
     let folder = path.parent().unwrap_or(Path::new(""));
     let mut config = Config {
         peers: written.peer,
+        grants: written
+            .plugin
+            .into_values()
+            .map(|plugin| plugin.grants)
+            .collect(),
         ..Config::default()
     };
     let mut named = |key: &str, file: &Spanned<PathBuf>| {

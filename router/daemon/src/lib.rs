@@ -9,6 +9,7 @@ mod counters;
 mod dial;
 mod entrance;
 mod events;
+mod facts;
 mod flow;
 mod gatekeeper;
 mod identity;
@@ -29,6 +30,7 @@ mod role;
 mod serve;
 mod sources;
 mod tunnel;
+mod usage;
 
 pub use carrier::{CarrierError, LinkError, TlsError};
 pub use config::{

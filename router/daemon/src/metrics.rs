@@ -218,7 +218,8 @@ impl Metrics {
             catching_up: Mutex::default(),
         };
         // A counter that begins with its first error hides that error from `increase()`.
-        for (hook, _) in HOOKS {
+        let hooks = HOOKS.iter().map(|(hook, _)| *hook);
+        for hook in hooks.chain(["asked"]) {
             metrics.script_errors.with_label_values(&[hook]);
         }
         Ok(Arc::new(metrics))

@@ -4,6 +4,7 @@ mod changes;
 mod connect;
 mod fetch;
 mod moves;
+mod views;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -26,7 +27,7 @@ use tokio_util::{
 use wormholes_proto::{
     CarrierKind, HandshakeError, NodeId, RecordError, SIGNATURE_BYTES, SignedRecord,
 };
-use wormholes_rules::{NodeView, Tunnel, World};
+use wormholes_rules::Tunnel;
 use zeroize::Zeroizing;
 
 use connect::Rounds;
@@ -38,16 +39,17 @@ use crate::{
     config::{Config, PeerConfig},
     counters::Counters,
     dial::Resolver,
+    facts::Facts,
     gatekeeper::Gatekeeper,
     identity::{Identity, IdentityError},
-    names::NodeName,
     peers::{ConnectError, Peers, WorldCache},
     pipe::Witness,
     records::{OwnRecord, REFRESH_PERIOD, Records},
     registration::Registrations,
     role::{Role, RoleStatus},
-    serve::{self, Asker, HopKeys, RelayDesk, TrunkDesk, Trunks, Way},
+    serve::{self, HopKeys, RelayDesk, TrunkDesk, Trunks},
     tunnel::{self, OnionClient, OpenError, Opened, TunnelRequest},
+    usage::UsageBook,
 };
 
 /// Peers that are not connected are tried again after this.
@@ -63,6 +65,8 @@ pub struct Network {
     peers: Arc<Peers>,
     records: Records,
     world: WorldCache,
+    facts: Facts,
+    usage: UsageBook,
     resolver: Resolver,
     own_sockets: OwnSockets,
     gatekeeper: Arc<dyn Gatekeeper>,
@@ -153,6 +157,8 @@ impl Network {
             records: Records::new(own_record.sign(0)?),
             peers: Arc::new(Peers::new(&config.peers, config.limits.peers)),
             world: WorldCache::default(),
+            facts: Facts::default(),
+            usage: UsageBook::default(),
             resolver: Resolver::new(options.name_server),
             exit: Role::new(config.exit.role.clone()),
             hop: Role::new(config.hop.role.clone()),
@@ -225,12 +231,6 @@ impl Network {
     /// What carries the standing connection to a node.
     pub fn carrier_to(&self, id: &NodeId) -> Option<CarrierKind> {
         self.peers.link(id).map(|link| link.carrier())
-    }
-
-    /// All nodes as scripts see them, at most a second old.
-    pub fn world(&self) -> Arc<World> {
-        let build = || self.peers.world(self.id(), &self.records.book());
-        self.world.get(build)
     }
 
     /// Replaces the peers of config.toml, and parts from those that are gone; all other
@@ -440,25 +440,6 @@ impl Network {
         advertised.any(|own| own.to_canonical() == ip.to_canonical())
     }
 
-    /// A node as scripts see it now.
-    pub(crate) fn view(&self, id: NodeId) -> Arc<NodeView> {
-        let record = self.records.get(&id);
-        let record = record.as_ref().map(SignedRecord::record);
-        Arc::new(self.peers.view(&self.peers.known(), id, record))
-    }
-
-    /// A node as people read it.
-    pub(crate) fn named(&self, id: NodeId) -> NodeName {
-        let known = self.peers.known();
-        let petname = known.get(&id).map(|peer| peer.name.as_str().into());
-        NodeName { id, petname }
-    }
-
-    /// Who asks, as scripts see it; none through an onion, where the hop before only passes on.
-    pub(crate) fn asker_view(&self, asker: &Asker) -> Option<Arc<NodeView>> {
-        (asker.way != Way::Onion).then(|| self.view(asker.id))
-    }
-
     /// Runs `task` until it ends or the node stops.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let stop = self.stop.clone();
@@ -467,11 +448,6 @@ impl Network {
         self.tasks.spawn(async move {
             stop.run_until_cancelled(task).await;
         });
-    }
-
-    /// Scripts see the change at once.
-    pub(crate) fn expire_world(&self) {
-        self.world.expire();
     }
 
     pub(crate) fn config(&self) -> &Config {
@@ -532,6 +508,10 @@ impl Network {
 
     pub(crate) fn relay_desk(&self) -> &RelayDesk {
         &self.relay_desk
+    }
+
+    pub(crate) fn usage(&self) -> &UsageBook {
+        &self.usage
     }
 
     pub(crate) fn trunk_desk(&self) -> &TrunkDesk {

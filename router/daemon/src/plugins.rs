@@ -12,6 +12,7 @@ use std::{
 use ring::digest::{SHA256, digest};
 use serde_json::{Map, Value};
 use thiserror::Error;
+use tokio::time::MissedTickBehavior;
 use wormholes_host::{
     Caller, Condition, DeadLetter, Ending, ErrorCode, Host, HostError, InstanceReport, LoadError,
     Pipe, PluginLine, Principal, Refusal, Source, Terms,
@@ -27,6 +28,7 @@ use wormholes_rules::World;
 
 use crate::{
     config::{Config, PluginConfig},
+    network::Network,
     node::NodeCore,
     serve::Trunks,
 };
@@ -35,6 +37,8 @@ use crate::{
 const FOLDER: &str = "plugins";
 /// The manifest, beside the component.
 const MANIFEST: &str = "plugin.toml";
+/// How often plugins are told what scripts billed.
+const USAGE_PERIOD: Duration = Duration::from_secs(1);
 /// The largest component: JavaScript's are 12 MiB, Python's 18.
 const MAX_WASM_BYTES: u64 = 128 << 20;
 
@@ -54,6 +58,12 @@ impl Trunks for Door {
     fn peer_is_up(&self, node: NodeId) {
         if let Some(host) = self.0.upgrade() {
             host.peer_is_up(node);
+        }
+    }
+
+    fn presence(&self, node: NodeId, trust: u8, is_online: &dyn Fn() -> bool) {
+        if let Some(host) = self.0.upgrade() {
+            host.presence(node, trust, is_online);
         }
     }
 }
@@ -111,6 +121,12 @@ impl Plugins {
         }
         let host = Arc::new(host);
         network.answer_trunks(Door(Arc::downgrade(&host)));
+        network.tell_presence();
+        if config.plugins.iter().any(|plugin| plugin.grants.usage) {
+            network.usage().hear();
+            let told = tell_usage(Arc::downgrade(&host), Arc::clone(network));
+            network.spawn(told);
+        }
         Ok(Self(RwLock::new(Some(host))))
     }
 
@@ -268,6 +284,20 @@ impl Plugins {
     fn running(&self) -> Option<Arc<Host>> {
         let host = self.0.read().unwrap_or_else(PoisonError::into_inner);
         host.clone()
+    }
+}
+
+/// Tells plugins what scripts billed, until the host is gone.
+async fn tell_usage(host: Weak<Host>, network: Arc<Network>) {
+    let mut ticks = tokio::time::interval(USAGE_PERIOD);
+    // Never more often, whatever held this up.
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let Some(host) = host.upgrade() else {
+            return;
+        };
+        host.usage(&network.usage().take());
     }
 }
 

@@ -33,6 +33,7 @@ use crate::{
 };
 
 pub(crate) use deciders::Deciders;
+pub(crate) use load::Granted;
 pub use load::{LoadError, Scripts, check};
 pub(crate) use watch::watch;
 
@@ -89,6 +90,7 @@ pub struct PolicyHost {
     loading: Mutex<()>,
     taken_over: Notify,
     state: Arc<RuleState>,
+    granted: Granted,
     ring: DecisionRing,
     errors: Mutex<VecDeque<ScriptError>>,
     error_count: AtomicU64,
@@ -112,6 +114,7 @@ impl PolicyHost {
     pub(crate) fn start(
         config: &RulesConfig,
         known_peers: Vec<String>,
+        granted: Granted,
         deciders: Deciders,
         metrics: Arc<Metrics>,
         events: Arc<Events>,
@@ -119,7 +122,7 @@ impl PolicyHost {
         let state = Arc::new(RuleState::default());
         let sources = Sources::read(config)?;
         let ring = DecisionRing::new(config.record_decisions);
-        let policy = load::compile(&sources, &state, known_peers, ring.keeps())?;
+        let policy = load::compile(&sources, &state, known_peers, &granted, ring.keeps())?;
         let first = Generation::new(1, config.clone(), policy, sources);
         let (rule_events, receiver) = mpsc::channel(MAX_EVENTS);
         metrics.policy_generation.set(1);
@@ -130,6 +133,7 @@ impl PolicyHost {
             loading: Mutex::default(),
             taken_over: Notify::new(),
             state,
+            granted,
             ring,
             errors: Mutex::default(),
             error_count: AtomicU64::new(0),
@@ -174,7 +178,8 @@ impl PolicyHost {
                 tracing::info!(generation = current.number, "rules are unchanged");
                 return Ok(None);
             }
-            let policy = load::compile(&sources, &self.state, known_peers, self.ring.keeps())?;
+            let (state, keeps) = (&self.state, self.ring.keeps());
+            let policy = load::compile(&sources, state, known_peers, &self.granted, keeps)?;
             Ok(Some((config, sources, policy)))
         });
         match loaded {

@@ -169,6 +169,7 @@ async fn serve_streams(
                 is_up = true;
                 announce(&network, &link, "peer-up", String::new());
                 network.trunk_desk().peer_is_up(link.peer());
+                network.trunk_desk().presence(&network, link.peer());
                 continue;
             }
             taken = tokio::time::timeout_at(due, link.accept()) => taken,
@@ -194,6 +195,7 @@ async fn serve_streams(
     }
     if known && gone {
         network.expire_world();
+        network.trunk_desk().presence(&network, link.peer());
     }
     if is_up && gone {
         announce(&network, &link, "peer-down", lost.to_string());

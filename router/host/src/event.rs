@@ -9,11 +9,15 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::sync::OwnedSemaphorePermit;
-use wormholes_proto::trunk::{self as wire, Failure};
+use wormholes_proto::{
+    NodeId,
+    trunk::{self as wire, Failure},
+};
 
 use crate::{
     mail::Delivery,
     message::{Address, Identity, Note, text},
+    rules::Usage,
 };
 
 /// The longest text of an error that is kept; the rest is cut.
@@ -66,6 +70,14 @@ pub(crate) enum Event {
         id: u64,
         answer: Result<Bytes, Refusal>,
     },
+    /// A peer came or went.
+    Presence {
+        peer: NodeId,
+        online: bool,
+        trust: u8,
+    },
+    /// Scripts billed this.
+    Usage(Arc<[Usage]>),
 }
 
 /// What came on the way from another principal.
@@ -253,6 +265,8 @@ impl Event {
             Self::Message(_) => EventKind::Message,
             Self::Note { .. } => EventKind::Note,
             Self::Answer { .. } => EventKind::Answer,
+            Self::Presence { .. } => EventKind::Presence,
+            Self::Usage(_) => EventKind::Usage,
         }
     }
 }
@@ -276,6 +290,10 @@ pub enum EventKind {
     Note,
     /// A question was answered.
     Answer,
+    /// A peer came or went.
+    Presence,
+    /// Scripts billed something.
+    Usage,
 }
 
 impl fmt::Display for EventKind {
@@ -289,6 +307,8 @@ impl fmt::Display for EventKind {
             Self::Message => "message",
             Self::Note => "note",
             Self::Answer => "answer",
+            Self::Presence => "presence",
+            Self::Usage => "usage",
         })
     }
 }

@@ -6,6 +6,7 @@
 mod abi;
 mod cache;
 mod engine;
+mod exports;
 mod limiter;
 mod wasi;
 
@@ -27,7 +28,11 @@ use wasmtime::{
 };
 use wormholes_proto::NodeId;
 
-use self::{abi::handlers, limiter::Limiter};
+use self::{
+    abi::handlers,
+    exports::{Exports, Handlers},
+    limiter::Limiter,
+};
 pub(crate) use self::{cache::Cache, engine::Engine};
 use crate::{
     event::{ErrorCode, Event, Query, Refusal, Reply},
@@ -54,6 +59,8 @@ pub(crate) struct Plugin {
     pub(crate) around: Around,
     /// Values as JSON.
     pub(crate) config: BTreeMap<String, String>,
+    /// What both its manifest and config.toml say.
+    pub(crate) granted: Arc<Capabilities>,
     pub(crate) limits: Arc<Limits>,
     /// Whether it takes messages of whoever calls.
     pub(crate) strangers: bool,
@@ -84,19 +91,8 @@ pub(crate) struct Code {
     engine: Arc<Engine>,
     plugin: Arc<Plugin>,
     ready: InstancePre<State>,
-    handlers: Handlers,
+    exports: Exports,
     digest: [u8; 8],
-    /// Granted.
-    messages: bool,
-}
-
-/// Where the component's handlers are; those that it has not, answer nothing.
-struct Handlers {
-    lifecycle: handlers::lifecycle::GuestIndices,
-    request: Option<handlers::on_request::GuestIndices>,
-    query: Option<handlers::on_query::GuestIndices>,
-    timer: Option<handlers::on_timer::GuestIndices>,
-    message: Option<handlers::on_message::GuestIndices>,
 }
 
 /// A component that is not run.
@@ -154,11 +150,7 @@ pub(crate) enum Fault {
 pub(crate) struct Instance {
     engine: Arc<Engine>,
     store: Store<State>,
-    lifecycle: handlers::lifecycle::Guest,
-    request: Option<handlers::on_request::Guest>,
-    query: Option<handlers::on_query::Guest>,
-    timer: Option<handlers::on_timer::Guest>,
-    message: Option<handlers::on_message::Guest>,
+    handlers: Handlers,
 }
 
 /// What the host keeps for an instance.
@@ -170,15 +162,13 @@ pub(crate) struct State {
 }
 
 impl Code {
-    /// Compiles a component, and checks that it may import what it imports: `granted` is what both
-    /// its manifest and config.toml say. Takes seconds for components of many megabytes that are not
-    /// in the cache.
+    /// Compiles a component, and checks that it may import what it imports. Takes seconds for
+    /// components of many megabytes that are not in the cache.
     pub(crate) fn compile(
         engine: Arc<Engine>,
         cache: Option<&Cache>,
         plugin: Arc<Plugin>,
         wasm: &[u8],
-        granted: &Capabilities,
     ) -> Result<Self, CodeError> {
         let digest = ring::digest::digest(&ring::digest::SHA256, wasm);
         let component = match cache {
@@ -188,20 +178,19 @@ impl Code {
         let component =
             component.map_err(|error| CodeError::NotAComponent(format!("{error:#}")))?;
         let digest = digest.as_ref().first_chunk().copied().unwrap_or_default();
-        Self::new(engine, plugin, &component, granted, digest)
+        Self::new(engine, plugin, &component, digest)
     }
 
     fn new(
         engine: Arc<Engine>,
         plugin: Arc<Plugin>,
         component: &Component,
-        granted: &Capabilities,
         digest: [u8; 8],
     ) -> Result<Self, CodeError> {
         let other_abi = |error: wasmtime::Error| CodeError::OtherAbi(format!("{error:#}"));
         let kind = component.component_type();
         for (name, import) in kind.imports(engine.wasmtime()) {
-            check_import(name, &import.ty, granted)?;
+            check_import(name, &import.ty, &plugin.granted)?;
         }
         let imports = kind
             .imports(engine.wasmtime())
@@ -216,32 +205,13 @@ impl Code {
             let mut exports = kind.exports(engine.wasmtime());
             exports.any(|(name, _)| own_interface(name) == Some(interface))
         };
-        let handlers = Handlers {
-            lifecycle: handlers::lifecycle::GuestIndices::new(&ready).map_err(other_abi)?,
-            request: exports("on-request")
-                .then(|| handlers::on_request::GuestIndices::new(&ready))
-                .transpose()
-                .map_err(other_abi)?,
-            query: exports("on-query")
-                .then(|| handlers::on_query::GuestIndices::new(&ready))
-                .transpose()
-                .map_err(other_abi)?,
-            timer: exports("on-timer")
-                .then(|| handlers::on_timer::GuestIndices::new(&ready))
-                .transpose()
-                .map_err(other_abi)?,
-            message: exports("on-message")
-                .then(|| handlers::on_message::GuestIndices::new(&ready))
-                .transpose()
-                .map_err(other_abi)?,
-        };
+        let exports = Exports::find(&ready, exports).map_err(other_abi)?;
         Ok(Self {
             engine,
             plugin,
             ready,
-            handlers,
+            exports,
             digest,
-            messages: granted.messages,
         })
     }
 
@@ -252,7 +222,18 @@ impl Code {
 
     /// Whether messages and questions of others reach it: it was granted them, and has a handler.
     pub(crate) fn takes_messages(&self) -> bool {
-        self.messages && (self.handlers.message.is_some() || self.handlers.request.is_some())
+        let has_handler = self.exports.message.is_some() || self.exports.request.is_some();
+        self.plugin.granted.messages && has_handler
+    }
+
+    /// Whether it is told of peers.
+    pub(crate) fn hears_of_peers(&self) -> bool {
+        self.plugin.granted.presence && self.exports.presence.is_some()
+    }
+
+    /// Whether it is told what was billed.
+    pub(crate) fn hears_of_usage(&self) -> bool {
+        self.plugin.granted.usage && self.exports.usage.is_some()
     }
 
     pub(crate) fn plugin(&self) -> &Arc<Plugin> {
@@ -272,26 +253,10 @@ impl Code {
             within(budget, self.ready.instantiate_async(&mut store)).await?
         };
         let broken = |error: wasmtime::Error| Fault::Trapped(format!("{error:#}"));
-        let handlers = &self.handlers;
-        let lifecycle = handlers
-            .lifecycle
-            .load(&mut store, &instance)
-            .map_err(broken)?;
-        let request = handlers.request.as_ref();
-        let request = request.map(|at| at.load(&mut store, &instance)).transpose();
-        let query = handlers.query.as_ref();
-        let query = query.map(|at| at.load(&mut store, &instance)).transpose();
-        let timer = handlers.timer.as_ref();
-        let timer = timer.map(|at| at.load(&mut store, &instance)).transpose();
-        let message = handlers.message.as_ref();
-        let message = message.map(|at| at.load(&mut store, &instance)).transpose();
+        let handlers = self.exports.of(&mut store, &instance).map_err(broken)?;
         Ok(Instance {
             engine: Arc::clone(&self.engine),
-            lifecycle,
-            request: request.map_err(broken)?,
-            query: query.map_err(broken)?,
-            timer: timer.map_err(broken)?,
-            message: message.map_err(broken)?,
+            handlers,
             store,
         })
     }
@@ -346,12 +311,12 @@ impl Instance {
         let store = &mut self.store;
         let told = match query {
             Query::Health => {
-                let health = self.lifecycle.call_health(store, &stamp);
+                let health = self.handlers.lifecycle.call_health(store, &stamp);
                 let told = within(budget, health).await?;
                 told.map(String::into_bytes)
             }
             Query::Command { caller, name, body } => {
-                let handler = self.query.as_ref();
+                let handler = self.handlers.query.as_ref();
                 let handler =
                     handler.ok_or_else(|| Fault::Refused(Refusal::no_handler("on-query")))?;
                 let caller = caller.into();
@@ -371,27 +336,52 @@ impl Instance {
     ) -> wasmtime::Result<Result<Outcome, Refusal>> {
         let store = &mut self.store;
         let told = match event {
-            Event::Migrate { from } => self.lifecycle.call_migrate(store, &stamp, *from).await?,
+            Event::Migrate { from } => {
+                self.handlers
+                    .lifecycle
+                    .call_migrate(store, &stamp, *from)
+                    .await?
+            }
             Event::Init(reason) => {
                 let reason = (*reason).into();
-                self.lifecycle.call_init(store, &stamp, reason).await?
+                self.handlers
+                    .lifecycle
+                    .call_init(store, &stamp, reason)
+                    .await?
             }
-            Event::Timer { name, payload } => match &self.timer {
+            Event::Timer { name, payload } => match &self.handlers.timer {
                 Some(handler) => handler.call_timer(store, &stamp, name, payload).await?,
                 None => return Ok(Err(Refusal::no_handler("on-timer"))),
             },
             Event::Message(_) | Event::Note { .. } | Event::Answer { .. } => {
-                let Some(handler) = &self.message else {
+                let Some(handler) = &self.handlers.message else {
                     return Ok(Err(Refusal::no_handler("on-message")));
                 };
                 abi::call_message(handler, store, event, &stamp).await?
             }
-            Event::Canceled { request } => match &self.request {
+            Event::Presence {
+                peer,
+                online,
+                trust,
+            } => match &self.handlers.presence {
+                Some(handler) => {
+                    let peer = peer.as_bytes().to_vec();
+                    handler
+                        .call_presence(store, &stamp, &peer, *online, *trust)
+                        .await?
+                }
+                None => return Ok(Err(Refusal::no_handler("on-presence"))),
+            },
+            Event::Usage(used) => match &self.handlers.usage {
+                Some(handler) => abi::call_usage(handler, store, used, &stamp).await?,
+                None => return Ok(Err(Refusal::no_handler("on-usage"))),
+            },
+            Event::Canceled { request } => match &self.handlers.request {
                 Some(handler) => handler.call_canceled(store, &stamp, *request).await?,
                 None => Ok(()),
             },
             Event::Request(request) => {
-                let Some(handler) = &self.request else {
+                let Some(handler) = &self.handlers.request else {
                     return Ok(Err(Refusal::no_handler("on-request")));
                 };
                 let request = handlers::on_request::Request {

@@ -28,6 +28,7 @@ use crate::{
     manifest::{Manifest, ManifestError, is_name},
     message::Place,
     network::{Network, Pipe},
+    rules::Usage,
     store::{Observer, Store, StoreError, StoreOptions},
 };
 
@@ -337,6 +338,24 @@ impl Host {
         self.shared.mail.tell(Input::Reached(Place::Node(node)));
     }
 
+    /// A peer came or went: `is_online` says what is so, and is asked once for each plugin that is told
+    /// of peers, while that one hears of nothing else. Must not block.
+    pub fn presence(&self, peer: NodeId, trust: u8, is_online: &dyn Fn() -> bool) {
+        for loaded in self.shared.all() {
+            let heard = loaded.news.presence(peer, trust, is_online);
+            self.shared.tell_news(&loaded, heard);
+        }
+    }
+
+    /// Rule scripts billed this. Each call has one event told to each plugin that hears of it, of what
+    /// waits: call it at most once a second, and also when there is nothing new.
+    pub fn usage(&self, used: &[Usage]) {
+        for loaded in self.shared.all() {
+            let heard = loaded.news.usage(used);
+            self.shared.tell_news(&loaded, heard);
+        }
+    }
+
     /// Asks a principal a question that changes nothing, on what is durable; questions and events
     /// run beside each other.
     ///
@@ -402,13 +421,13 @@ fn compile(
     let plugin = Arc::new(Plugin {
         name: name.into(),
         around,
+        granted: Arc::new(manifest.capabilities.both(&terms.grants)),
         config: terms.config,
         strangers: terms.strangers,
         limits: Arc::new(manifest.limits.clone()),
         lines: Arc::new(PluginLines::new()),
     });
-    let granted = manifest.capabilities.both(&terms.grants);
-    let code = Code::compile(engine, cache, plugin, &source.wasm, &granted)?;
+    let code = Code::compile(engine, cache, plugin, &source.wasm)?;
     Ok((manifest, code))
 }
 

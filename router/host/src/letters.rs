@@ -12,6 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::{
     event::{Content, Event, Principal},
     rows::{self, letter_key, letter_keys},
+    rules::{Service, Usage},
     store::{Snapshot, StoreError, Writes},
 };
 
@@ -129,6 +130,7 @@ impl DeadLetter {
         fault: String,
         now_ms: u64,
     ) -> Option<Self> {
+        let used;
         let (name, body) = match event {
             Event::Migrate { .. } | Event::Init(_) => return None,
             Event::Timer { name, payload } => (name.to_string(), &payload[..]),
@@ -142,6 +144,14 @@ impl DeadLetter {
             Event::Answer { id, answer } => {
                 let body = answer.as_ref().map_or(&[][..], |body| &body[..]);
                 (id.to_string(), body)
+            }
+            Event::Presence { peer, online, .. } => {
+                let state: &[u8] = if *online { b"online" } else { b"offline" };
+                (peer.to_string(), state)
+            }
+            Event::Usage(usage) => {
+                used = lines(usage);
+                (format!("{} peers", usage.len()), used.as_bytes())
             }
         };
         Some(Self {
@@ -188,6 +198,19 @@ impl DeadLetter {
             body: part(&mut rest)?.to_vec(),
         })
     }
+}
+
+/// What was billed, a line for each.
+fn lines(usage: &[Usage]) -> String {
+    let line = |used: &Usage| {
+        let service = match used.service {
+            Service::Relay => "relay",
+            Service::Exit => "exit",
+        };
+        let (bytes_in, bytes_out) = (used.bytes_in, used.bytes_out);
+        format!("{} {service} {bytes_in} {bytes_out}\n", used.peer)
+    };
+    usage.iter().map(line).collect()
 }
 
 fn number(rest: &mut &[u8]) -> Option<u64> {

@@ -22,8 +22,10 @@ mod manifest;
 mod memory;
 mod message;
 mod network;
+mod news;
 mod principal;
 mod rows;
+mod rules;
 mod store;
 mod transaction;
 
@@ -41,6 +43,7 @@ pub use manifest::{
 };
 pub use message::{Address, Identity, Place};
 pub use network::{Call, CallError, Network, Pipe};
+pub use rules::{Fact, RuleLimits, RuleQuestion, Ruling, Service, Usage};
 pub use store::{
     Backend, BatchId, Commit, Lost, Observer, Overlay, Row, Rows, Snapshot, Span, Store,
     StoreError, StoreOptions, View, Visit, Writes,

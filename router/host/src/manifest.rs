@@ -16,6 +16,10 @@ const MAX_COMMAND_SECONDS: u64 = 110;
 /// What every command of the command line takes.
 const CLIENTS_OWN: [&str; 3] = ["help", "json", "socket"];
 
+/// Facts, and hooks, of one plugin.
+const MAX_WORDS: usize = 16;
+const MAX_WORD_BYTES: usize = 32;
+
 const MIB: u64 = 1 << 20;
 
 /// A plugin's manifest. An unknown key is an error.
@@ -71,6 +75,15 @@ pub struct Capabilities {
     pub timers: bool,
     /// Send and receive messages.
     pub messages: bool,
+    /// Publish these facts about peers, which scripts read as `p.NAME`; at most 16. A name is a small
+    /// letter, then small letters, digits and `_`; at most 32.
+    pub facts: BTreeSet<String>,
+    /// Ask these hooks of rule scripts; at most 16, named as facts are.
+    pub rules: BTreeSet<String>,
+    /// Be told which peers are connected.
+    pub presence: bool,
+    /// Be told what rule scripts billed.
+    pub usage: bool,
 }
 
 /// How much a plugin may use.
@@ -102,6 +115,8 @@ pub struct Limits {
     pub outbox_mib: u64,
     /// Channels that one principal sends on, and channels that it receives; default 4,096 of each.
     pub channels: u32,
+    /// Facts that are published at once; default 4,096.
+    pub facts: u32,
 }
 
 /// How a plugin is run.
@@ -197,6 +212,14 @@ impl Manifest {
             ));
         }
         self.limits.check()?;
+        let Capabilities { facts, rules, .. } = &self.capabilities;
+        for (key, words) in [("capabilities.facts", facts), ("capabilities.rules", rules)] {
+            if words.len() > MAX_WORDS || !words.iter().all(|word| is_word(word)) {
+                let rule = "has at most 16 names: a small letter, then small letters, digits and `_`; \
+                            at most 32";
+                return Err(value(key, rule));
+            }
+        }
         if self.instance.recycle == 0 {
             return Err(value("instance.recycle", "must be at least 1"));
         }
@@ -227,16 +250,22 @@ impl Capabilities {
             scratch: self.scratch && other.scratch,
             timers: self.timers && other.timers,
             messages: self.messages && other.messages,
+            facts: &self.facts & &other.facts,
+            rules: &self.rules & &other.rules,
+            presence: self.presence && other.presence,
+            usage: self.usage && other.usage,
         }
     }
 
-    /// Those that are there.
+    /// Those that are there, but for facts and rules, which are names.
     pub fn names(&self) -> impl Iterator<Item = &'static str> {
         let all = [
             ("state", self.state),
             ("scratch", self.scratch),
             ("timers", self.timers),
             ("messages", self.messages),
+            ("presence", self.presence),
+            ("usage", self.usage),
         ];
         all.into_iter()
             .filter_map(|(name, is_there)| is_there.then_some(name))
@@ -250,6 +279,8 @@ impl Capabilities {
             "scratch" => ("scratch", self.scratch),
             "timers" => ("timers", self.timers),
             "messages" => ("messages", self.messages),
+            "facts" => ("facts", !self.facts.is_empty()),
+            "rules" => ("rules", !self.rules.is_empty()),
             _ => return None,
         })
     }
@@ -270,6 +301,7 @@ impl Limits {
             ("limits.messages", self.messages.into(), 1, 65_536),
             ("limits.outbox_mib", self.outbox_mib, 1, 1 << 20),
             ("limits.channels", self.channels.into(), 1, 65_536),
+            ("limits.facts", self.facts.into(), 1, 65_536),
         ];
         for (key, given, least, most) in within {
             if !(least..=most).contains(&given) {
@@ -331,6 +363,7 @@ impl Default for Limits {
             messages: 256,
             outbox_mib: 16,
             channels: 4096,
+            facts: 4096,
         }
     }
 }
@@ -376,6 +409,13 @@ fn check_command(command: &PluginCommand, key: &str) -> Result<(), ManifestError
         return Err(value(key, rule));
     }
     Ok(())
+}
+
+/// Whether scripts can write it as a field or as a function.
+fn is_word(word: &str) -> bool {
+    let rest = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    let begins = word.as_bytes().first().is_some_and(u8::is_ascii_lowercase);
+    begins && word.len() <= MAX_WORD_BYTES && word.bytes().all(rest)
 }
 
 /// # Errors
@@ -424,6 +464,8 @@ mod tests {
         assert!(error("[limits]\nmemory_mib = 0").starts_with("limits.memory_mib: "));
         assert!(error("[instance]\nrecycle = 0").starts_with("instance.recycle: "));
         assert!(error("[[command]]\nname = 'Say'").starts_with("command Say: "));
+        let facts = "[capabilities]\nfacts = ['credit', 'Trust']";
+        assert!(error(facts).starts_with("capabilities.facts: "));
         let twice = "[[command]]\nname = 'say'\n[[command]]\nname = 'say'";
         assert_eq!(error(twice), "command say: is there twice");
         let order = "[[command]]\nname = 'say'\n[[command.argument]]\nname = 'a'\noptional = true\n\

@@ -5,6 +5,8 @@ use std::{
     sync::Arc,
 };
 
+use wormholes_proto::NodeId;
+
 use crate::{
     event::{Event, Principal},
     message::{Note, OutDone, OutHead, OutKey, decode},
@@ -20,6 +22,8 @@ pub(crate) struct Memory {
     pub(crate) overlay: Overlay,
     pub(crate) scratch: BTreeMap<Vec<u8>, Vec<u8>>,
     pub(crate) scratch_bytes: u64,
+    /// Facts that it published, and until when they hold.
+    pub(crate) facts: BTreeMap<(Arc<str>, NodeId), u64>,
     pub(crate) timers: BTreeMap<Arc<str>, Timer>,
     /// The same, by time.
     due: BTreeSet<(u64, Arc<str>)>,
@@ -145,7 +149,9 @@ impl Memory {
             | Event::Init(_)
             | Event::Timer { .. }
             | Event::Request(_)
-            | Event::Canceled { .. } => {}
+            | Event::Canceled { .. }
+            | Event::Presence { .. }
+            | Event::Usage(_) => {}
         }
     }
 

@@ -1,12 +1,15 @@
-//! What the host asks of the node that it runs in: flows to the same plugins of other nodes.
+//! What the host asks of the node that it runs in: flows to the same plugins of other nodes, and
+//! what plugins have to do with its rules.
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 use futures_util::future::BoxFuture;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use wormholes_proto::NodeId;
 use zeroize::Zeroizing;
+
+use crate::rules::{Fact, RuleQuestion, Ruling};
 
 /// The two directions of a flow; dropping it ends it.
 pub trait Pipe: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
@@ -51,4 +54,14 @@ pub trait Network: fmt::Debug + Send + Sync + 'static {
     /// A secret for a purpose, which says nothing about the node's others: the same for as long as
     /// the node has its identity.
     fn derive(&self, purpose: &[u8]) -> Zeroizing<[u8; 32]>;
+
+    /// What the rules in force say, at once: a handler waits for it. Whatever fails denies.
+    fn ask_rules(&self, question: RuleQuestion) -> Ruling;
+
+    /// Scripts read these from now on. Facts of one kind come from one instance, in order. Must not
+    /// block.
+    fn publish(&self, facts: Vec<Fact>);
+
+    /// What was published of these kinds is gone.
+    fn forget_facts(&self, kinds: &BTreeSet<String>);
 }

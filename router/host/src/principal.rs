@@ -133,6 +133,10 @@ impl Actor {
             let note = Arc::new(note);
             self.first.push_back((Event::Note { number, note }, 0));
         }
+        if self.name == Principal::Node {
+            let online = self.loaded.news.wake().into_iter();
+            self.first.extend(online.map(|event| (event, 0)));
+        }
     }
 
     /// Runs until the host stops.
@@ -258,6 +262,10 @@ impl Actor {
             Task::Note(..) => {}
             Task::Answer { id, answer } => self.take_answer(id, answer),
             Task::Acknowledged { channel, bytes } => self.memory.acknowledged(channel, bytes),
+            Task::News => {
+                let news = self.loaded.news.take().into_iter();
+                self.first.extend(news.map(|event| (event, 0)));
+            }
         }
     }
 
@@ -411,6 +419,7 @@ impl Actor {
                 .kept_bytes()
                 .saturating_sub(memory.kept_bytes),
             protocols: self.loaded.protocols(),
+            granted: Arc::clone(&self.loaded.plugin.granted),
             plugin: Arc::clone(&self.loaded.name),
             node: self.loaded.plugin.around.node,
         };
@@ -424,7 +433,12 @@ impl Actor {
         let snapshot = self.store.snapshot();
         self.epoch = snapshot.epoch();
         self.instance = None;
-        self.first.clear();
+        for (event, _) in mem::take(&mut self.first) {
+            if let Event::Usage(used) = event {
+                self.loaded.news.untold(&used);
+            }
+        }
+        self.forget_facts();
         self.deadlines.clear();
         for (_, asker) in mem::take(&mut self.askers).into_values() {
             asker.say(Err(Refusal::lost()));

@@ -1,6 +1,7 @@
 //! All that one event reads and does. Nothing of it is real before the principal takes it over,
 //! and nothing leaves before the batch that it is in is durable.
 
+mod facts;
 mod messages;
 mod requests;
 mod rows;
@@ -21,20 +22,21 @@ use wormholes_proto::NodeId;
 
 use crate::{
     event::{ErrorCode, Event, Refusal, Stamp},
-    manifest::Limits,
+    manifest::{Capabilities, Limits},
     memory::{Memory, Timer},
     message::Parcel,
     rows::Home,
+    rules::{Fact, Usage},
     store::{Snapshot, View, Writes},
 };
 
 pub use self::requests::Progress;
+use self::{facts::Place, messages::Messages, rows::Written};
 pub(crate) use self::{
     messages::Keeping,
     requests::MAX_ANSWER_BYTES,
     rows::{Rows, Scan},
 };
-use self::{messages::Messages, rows::Written};
 
 /// What a row takes in memory beside its key and its value.
 const ROW_BYTES: usize = 64;
@@ -62,6 +64,10 @@ pub enum Limit {
     Channels,
     /// Questions without an answer.
     Questions,
+    /// Facts that are published.
+    Facts,
+    /// Peers that are told of: who they are, or what they were billed.
+    Peers,
     /// Memory of one instance.
     Memory,
     /// Elements of all tables of one instance.
@@ -83,6 +89,8 @@ pub(crate) struct Ground {
     pub(crate) others_keep: u64,
     /// Those that the plugin speaks.
     pub(crate) protocols: Arc<BTreeSet<String>>,
+    /// What it may do.
+    pub(crate) granted: Arc<Capabilities>,
     /// The instance.
     pub(crate) plugin: Arc<str>,
     pub(crate) node: NodeId,
@@ -106,6 +114,10 @@ pub(crate) struct Transaction {
     answers: BTreeMap<u64, Result<Vec<u8>, Refusal>>,
     progress: Vec<Progress>,
     messages: Messages,
+    facts: BTreeMap<Place, Option<(i64, u64)>>,
+    /// Published before, and in this event.
+    open_facts: usize,
+    facts_are_pruned: bool,
     logged_bytes: usize,
     hits: BTreeSet<Limit>,
     random: ChaCha20Rng,
@@ -126,6 +138,10 @@ pub(crate) struct Effects {
     pub(crate) progress: Vec<Progress>,
     /// What leaves the node then.
     pub(crate) parcels: Vec<Parcel>,
+    /// What scripts read then.
+    pub(crate) facts: Vec<Fact>,
+    /// What is told again if it does not become real.
+    pub(crate) usage: Option<Arc<[Usage]>>,
 }
 
 impl Transaction {
@@ -150,6 +166,9 @@ impl Transaction {
             answers: BTreeMap::new(),
             progress: Vec::new(),
             messages: Messages::default(),
+            facts: BTreeMap::new(),
+            open_facts: memory.facts.len(),
+            facts_are_pruned: false,
             logged_bytes: 0,
             hits: BTreeSet::new(),
             random,
@@ -252,6 +271,7 @@ impl Transaction {
         for (name, timer) in mem::take(&mut self.timers) {
             memory.apply_timer(self.ground.home, name, timer, &mut effects);
         }
+        Self::publish(mem::take(&mut self.facts), memory, &mut effects);
         let messages = mem::take(&mut self.messages);
         messages.take_effect(&self.ground, self.wakes, memory, &mut effects);
         for request in effects.answers.keys() {
@@ -273,7 +293,7 @@ impl Transaction {
 
 impl Limit {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::Write,
         Self::State,
         Self::Scratch,
@@ -288,6 +308,8 @@ impl Limit {
         Self::Outbox,
         Self::Channels,
         Self::Questions,
+        Self::Facts,
+        Self::Peers,
     ];
 
     pub(crate) fn mend(self) -> &'static str {
@@ -303,6 +325,8 @@ impl Limit {
             }
             Self::Channels => "too many channels; raise limits.channels",
             Self::Questions => "too many questions without an answer; raise limits.requests",
+            Self::Facts => "too many facts; raise limits.facts or clear some",
+            Self::Peers => "the plugin is told of 10,000 peers, and of no more",
             Self::Memory => "the plugin takes too much memory; raise limits.memory_mib",
             Self::Tables => "the plugin's tables have too many elements",
             Self::Time => "one event runs too long; raise limits.event_ms",
@@ -329,6 +353,8 @@ impl fmt::Display for Limit {
             Self::Outbox => "outbox",
             Self::Channels => "channels",
             Self::Questions => "questions",
+            Self::Facts => "facts",
+            Self::Peers => "peers",
         })
     }
 }

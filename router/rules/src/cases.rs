@@ -37,7 +37,8 @@ use crate::{
 /// What cases may call beyond what scripts may.
 const DIALECT: Dialect = Dialect {
     functions: &[
-        "accept", "event", "exit", "expect", "init", "later", "never", "read", "route", "test",
+        "accept", "ask", "event", "exit", "expect", "init", "later", "never", "read", "route",
+        "test",
     ],
     top_level: true,
 };

@@ -22,8 +22,11 @@ pub use plan::{Jitter, Marks, Plan, Step, Tunnel, TunnelKind};
 pub use policy::{LoadEnv, Needs, Policy, ScriptSource, Surroundings, named_sets};
 pub use recording::{Answer, Question, Reads, Recording};
 pub use replay::{NotRecorded, Replayed};
-pub use script::{hint::nearest, names::HOOKS};
+pub use script::{
+    hint::nearest,
+    names::{HOOKS, check_asked_hook, check_fact},
+};
 pub use sets::{MAX_SET_ENTRIES, MAX_SETS, SetError, SetRegistry};
 pub use state::{KeptValue, MAX_KEY_BYTES, MAX_KEYS, MAX_VALUE_BYTES, RuleState, StateError};
 pub use verdict::{Allowance, Verdict};
-pub use view::{Conn, ExitRequest, NodeView, RelayRequest, RuleEvent, Sni, World};
+pub use view::{Asked, Conn, ExitRequest, NodeView, RelayRequest, RuleEvent, Sni, World};

@@ -1,5 +1,7 @@
 //! All loaded scripts as one policy: the chain of hooks, and what the host may ask of it.
 
+mod asked;
+
 use std::{
     collections::BTreeSet,
     fmt,
@@ -49,7 +51,7 @@ pub struct Surroundings {
     pub sets: Arc<SetRegistry>,
     /// What scripts keep; the same one goes on over reloads.
     pub state: Arc<RuleState>,
-    /// Names of facts that plugins publish about peers.
+    /// Names of facts that plugins may publish about peers.
     pub facts: Arc<BTreeSet<String>>,
 }
 
@@ -65,6 +67,10 @@ pub struct LoadEnv {
     pub known_peers: Option<BTreeSet<String>>,
     /// Whether each decision yields what its scripts read, for a replay.
     pub records: bool,
+    /// Hooks that plugins may ask, as config.toml grants them.
+    pub asked_hooks: BTreeSet<String>,
+    /// Whether a plugin is told what scripts bill.
+    pub is_billed: bool,
 }
 
 /// Scripts that are checked and may be asked, in their order. Cheap to share, never changes.
@@ -136,13 +142,15 @@ impl Policy {
                     let script = Arc::new(script);
                     let sets = &env.surroundings.sets;
                     errors.extend(unknown_sets(source, &found.sets, sets));
+                    errors.extend(asked::faults(source, &script, &found, &env.asked_hooks));
                     if let Some(peers) = &env.known_peers {
+                        warnings.extend(asked::unheard(source, &found, env.is_billed));
                         warnings.extend(unknown_sets(source, &found.listed_sets, sets));
                         warnings.extend(unknown_peers(source, &found, peers));
                     }
                     let smells = found.warnings.into_iter();
                     warnings.extend(smells.map(|smell| source.fault(smell)));
-                    warnings.extend(unasked(source, &script, &last_words));
+                    warnings.extend(unasked(source, &script, &last_words, &env.asked_hooks));
                     if !found.passes {
                         last_words.push(Arc::clone(&script));
                     }
@@ -197,7 +205,7 @@ impl Policy {
     ) -> VerdictDecision {
         let ground = self.ground(world);
         ground.holds(node);
-        self.verdict_on(&ground, "accept", node.clone(), now)
+        self.verdict_on(&ground, "accept", node, now)
     }
 
     /// Asks whether to carry traffic between two nodes.
@@ -205,14 +213,16 @@ impl Policy {
         let ground = self.ground(world);
         ground.holds(&request.from);
         ground.holds(&request.to);
-        self.verdict_on(&ground, "relay", Arc::new(request.clone()), request.now)
+        let asked = Arc::new(request.clone());
+        self.verdict_on(&ground, "relay", &asked, request.now)
     }
 
     /// Asks whether to dial a target for somebody.
     pub fn exit(&self, request: &ExitRequest, world: &Arc<World>) -> VerdictDecision {
         let ground = self.ground(world);
         request.from.iter().for_each(|from| ground.holds(from));
-        self.verdict_on(&ground, "exit", Arc::new(request.clone()), request.now)
+        let asked = Arc::new(request.clone());
+        self.verdict_on(&ground, "exit", &asked, request.now)
     }
 
     /// Calls every `init`; call it once when the policy takes over.
@@ -255,7 +265,7 @@ impl Policy {
     ) -> Decision {
         let start = Instant::now();
         let mut trace = Trace::default();
-        let answer = self.ask("route", Arc::clone(conn), ground, now, &mut trace);
+        let answer = self.ask("route", argument_of(conn), ground, now, &mut trace);
         let outcome = match answer {
             Some(_) if ground.ended_for_sni() => Outcome::NeedSni,
             Some(answer) => plan_of(answer, conn, &mut trace),
@@ -271,7 +281,17 @@ impl Policy {
         &self,
         ground: &Arc<Ground>,
         hook: &str,
-        argument: Arc<T>,
+        view: &Arc<T>,
+        now: SystemTime,
+    ) -> VerdictDecision {
+        self.verdict_with(ground, hook, argument_of(view), now)
+    }
+
+    fn verdict_with(
+        &self,
+        ground: &Arc<Ground>,
+        hook: &str,
+        argument: impl Fn(&Arc<Call>) -> Dynamic,
         now: SystemTime,
     ) -> VerdictDecision {
         let start = Instant::now();
@@ -300,10 +320,7 @@ impl Policy {
         let ground = Arc::new(Ground::of_node(surroundings, world.clone(), None));
         for script in self.having(hook) {
             let call = Arc::new(Call::new(script.name.clone(), ground.clone(), now));
-            let argument = Dynamic::from(Argument {
-                view: event.clone(),
-                call: call.clone(),
-            });
+            let argument = argument_of(&event)(&call);
             let result = script.run(hook, argument, call.clone());
             absorb(&mut trace, &call);
             if let Err(error) = result {
@@ -315,21 +332,17 @@ impl Policy {
     }
 
     /// The first answer other than `pass()`.
-    fn ask<'a, T: fmt::Debug + Send + Sync + 'static>(
+    fn ask<'a>(
         &'a self,
         hook: &'a str,
-        view: Arc<T>,
+        argument: impl Fn(&Arc<Call>) -> Dynamic,
         ground: &Arc<Ground>,
         now: SystemTime,
         trace: &mut Trace,
     ) -> Option<Answer<'a>> {
         for script in self.having(hook) {
             let call = Arc::new(Call::new(script.name.clone(), ground.clone(), now));
-            let argument = Dynamic::from(Argument {
-                view: view.clone(),
-                call: call.clone(),
-            });
-            let result = script.run(hook, argument, call.clone());
+            let result = script.run(hook, argument(&call), call.clone());
             absorb(trace, &call);
             if result.as_ref().is_err_and(RunError::is_out_of_time) {
                 ground.out_of_time();
@@ -359,6 +372,18 @@ impl Needs {
             app: reads("app") || reads("app_path"),
             uid: reads("uid"),
         }
+    }
+}
+
+/// What a hook is handed, in each call by itself.
+fn argument_of<T: fmt::Debug + Send + Sync + 'static>(
+    view: &Arc<T>,
+) -> impl Fn(&Arc<Call>) -> Dynamic {
+    |call| {
+        Dynamic::from(Argument {
+            view: Arc::clone(view),
+            call: Arc::clone(call),
+        })
     }
 }
 
@@ -395,6 +420,9 @@ fn verdict_of(hook: &str, answer: Answer<'_>, trace: &mut Trace) -> Verdict {
     let verdict = verdict.and_then(|draft| match &draft.verdict {
         Verdict::Allow(limits) if hook == "accept" && *limits != Allowance::default() => {
             Err(RunError::on_line(draft.line, names::NO_LIMITS))
+        }
+        Verdict::Allow(limits) if limits.bill.is_some() && !names::carries(hook) => {
+            Err(RunError::on_line(draft.line, names::NO_BILL))
         }
         Verdict::Allow(_) | Verdict::Deny(_) => Ok(draft),
     });
@@ -460,9 +488,13 @@ fn unasked<'a>(
     source: &'a ScriptSource,
     script: &'a Script,
     last_words: &'a [Arc<Script>],
+    asked: &'a BTreeSet<String>,
 ) -> impl Iterator<Item = Diagnostic> + 'a {
     const ANSWERING: [&str; 4] = ["route", "accept", "relay", "exit"];
-    let hooks = ANSWERING.into_iter().filter(|hook| script.has(hook));
+    let hooks = ANSWERING
+        .into_iter()
+        .chain(asked.iter().map(String::as_str));
+    let hooks = hooks.filter(|hook| script.has(hook));
     hooks.filter_map(move |hook| {
         let before = last_words.iter().find(|before| before.has(hook))?;
         Some(Diagnostic {

@@ -13,6 +13,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use wormholes_proto::NodeId;
 
 use crate::{
@@ -21,7 +22,7 @@ use crate::{
     policy::Needs,
     state::KeptValue,
     verdict::Verdict,
-    view::{Conn, ExitRequest, NodeView, RelayRequest, World},
+    view::{Asked, Conn, ExitRequest, NodeView, RelayRequest, World},
 };
 
 /// What one decision may have read. Overflow: the decision is kept as one that cannot be replayed.
@@ -59,6 +60,8 @@ pub enum Question {
     Relay(Box<RelayRequest>),
     /// Whether to dial a target for somebody.
     Exit(Box<ExitRequest>),
+    /// What a plugin asks.
+    Asked(Box<Asked>),
 }
 
 /// What the scripts answered.
@@ -148,6 +151,7 @@ impl Question {
             Self::Accept { .. } => "accept",
             Self::Relay(_) => "relay",
             Self::Exit(_) => "exit",
+            Self::Asked(_) => "asked",
         }
     }
 
@@ -165,6 +169,7 @@ impl Question {
                     None => format!("{from} for the address of {}", request.host),
                 }
             }
+            Self::Asked(asked) => format!("{} asks {}", asked.plugin, asked.name),
         }
     }
 
@@ -172,7 +177,7 @@ impl Question {
     pub fn flow(&self) -> Option<u64> {
         match self {
             Self::Route(conn) => Some(conn.id),
-            Self::Accept { .. } | Self::Relay(_) | Self::Exit(_) => None,
+            Self::Accept { .. } | Self::Relay(_) | Self::Exit(_) | Self::Asked(_) => None,
         }
     }
 }
@@ -202,7 +207,14 @@ impl Recording {
 
     /// How much memory it takes, about; nodes that others hold too count in full.
     pub fn bytes(&self) -> usize {
-        size_of::<Self>() + size_of::<Conn>() + self.reads.bytes
+        let asked = match &self.question {
+            Question::Asked(asked) => json_bytes(&asked.record),
+            Question::Route(_)
+            | Question::Accept { .. }
+            | Question::Relay(_)
+            | Question::Exit(_) => 0,
+        };
+        size_of::<Self>() + size_of::<Conn>() + self.reads.bytes + asked
     }
 }
 
@@ -315,6 +327,23 @@ fn text_bytes(text: &str) -> usize {
     text.len() + 96
 }
 
+fn json_bytes(entries: &serde_json::Map<String, Value>) -> usize {
+    fn of(value: &Value) -> usize {
+        size_of::<Value>()
+            + match value {
+                Value::String(text) => text.len(),
+                Value::Array(items) => items.iter().map(of).sum(),
+                Value::Object(entries) => json_bytes(entries),
+                Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+            }
+    }
+    let entries = entries.iter();
+    entries
+        .map(|(key, value)| text_bytes(key) + of(value))
+        .sum()
+}
+
 fn node_bytes(node: &NodeView) -> usize {
-    size_of::<NodeView>() + node.name.len() + size_of::<NodeId>() * (node.relays.len() + 1)
+    let facts: usize = node.facts.keys().map(|name| text_bytes(name)).sum();
+    size_of::<NodeView>() + node.name.len() + size_of::<NodeId>() * (node.relays.len() + 1) + facts
 }

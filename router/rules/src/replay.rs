@@ -77,16 +77,17 @@ impl Policy {
                 Replayed { answer, trace }
             }
             Question::Accept { node, now } => {
-                verdict(self.verdict_on(ground, "accept", Arc::clone(node), *now))
+                verdict(self.verdict_on(ground, "accept", node, *now))
             }
             Question::Relay(request) => {
                 let now = request.now;
-                verdict(self.verdict_on(ground, "relay", shared(&**request), now))
+                verdict(self.verdict_on(ground, "relay", &shared(&**request), now))
             }
             Question::Exit(request) => {
                 let now = request.now;
-                verdict(self.verdict_on(ground, "exit", shared(&**request), now))
+                verdict(self.verdict_on(ground, "exit", &shared(&**request), now))
             }
+            Question::Asked(asked) => verdict(self.asked_on(ground, asked)),
         }
     }
 }

@@ -40,7 +40,7 @@ const MAX_CONSTANT_BYTES: usize = 32 * 1024;
 #[derive(Debug)]
 pub(crate) struct Script {
     pub(crate) name: Arc<str>,
-    /// The hooks, and the line that each is defined on.
+    /// Its functions of one parameter, those that may be hooks, and the line that each is on.
     hooks: BTreeMap<String, usize>,
     pub(crate) fields: BTreeSet<String>,
     engine: Engine,
@@ -103,9 +103,10 @@ impl Script {
         let script = Self {
             name: name.into(),
             hooks: found
-                .hooks
+                .functions
                 .iter()
-                .map(|hook| (hook.clone(), line_of(text, hook)))
+                .filter(|(_, counts)| counts.contains(&1))
+                .map(|(hook, _)| (hook.clone(), line_of(text, hook)))
                 .collect(),
             fields: found.fields.clone(),
             engine,
@@ -288,7 +289,7 @@ fn place_of_definition(text: &str, message: &str) -> Position {
     name.map_or(Position::NONE, |name| definition(text, name))
 }
 
-fn line_of(text: &str, name: &str) -> usize {
+pub(crate) fn line_of(text: &str, name: &str) -> usize {
     definition(text, name).line().unwrap_or(0)
 }
 

@@ -1,8 +1,9 @@
-//! What `accept`, `relay` and `exit` return.
+//! What `accept`, `relay`, `exit` and the hooks that plugins ask return.
 
 use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
+use wormholes_proto::NodeId;
 
 /// Yes with limits, or no.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,6 +26,9 @@ pub struct Allowance {
     pub max_time: Option<Duration>,
     /// Ends when nothing moved for so long.
     pub idle: Option<Duration>,
+    /// Whom the bytes are counted for; plugins that are granted `usage` are told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bill: Option<NodeId>,
 }
 
 impl fmt::Display for Verdict {
@@ -49,12 +53,15 @@ impl fmt::Display for Verdict {
                 write!(f, ", {name} {} ms", time.as_millis())?;
             }
         }
-        Ok(())
+        match &allowance.bill {
+            Some(peer) => write!(f, ", billed to {peer}"),
+            None => Ok(()),
+        }
     }
 }
 
 impl Allowance {
-    /// Keeps to both: of each limit the narrower one.
+    /// Keeps to both: of each limit the narrower one; the first that bills says whom.
     #[must_use]
     pub fn narrowed(&self, other: &Self) -> Self {
         fn least<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
@@ -65,6 +72,7 @@ impl Allowance {
             max_bytes: least(self.max_bytes, other.max_bytes),
             max_time: least(self.max_time, other.max_time),
             idle: least(self.idle, other.idle),
+            bill: self.bill.or(other.bill),
         }
     }
 }
@@ -83,6 +91,7 @@ mod tests {
         let other = Allowance {
             bandwidth_bytes_per_s: Some(3),
             idle: Some(Duration::from_secs(1)),
+            bill: Some(NodeId::from_bytes([7; 32])),
             ..Allowance::default()
         };
         let both = Allowance {
@@ -90,6 +99,7 @@ mod tests {
             max_bytes: Some(5),
             max_time: None,
             idle: Some(Duration::from_secs(1)),
+            bill: Some(NodeId::from_bytes([7; 32])),
         };
         assert_eq!(one.narrowed(&other), both);
         assert_eq!(other.narrowed(&one), both);

@@ -287,6 +287,19 @@ pub struct ExitRequest {
     pub now: SystemTime,
 }
 
+/// A plugin asks a hook.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Asked {
+    /// The instance that asks.
+    pub plugin: String,
+    /// The hook, by a name that [`check_asked_hook`](crate::check_asked_hook) takes.
+    pub name: String,
+    /// What the hook is handed, as a map. Whoever asks bounds it: its depth above all.
+    pub record: serde_json::Map<String, serde_json::Value>,
+    /// When.
+    pub now: SystemTime,
+}
+
 /// The kinds of events that there are.
 pub(crate) const EVENT_KINDS: [&str; 2] = ["peer-up", "peer-down"];
 

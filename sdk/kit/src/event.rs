@@ -1,6 +1,6 @@
 //! What happens to a principal.
 
-use wormholes_plugin::{Error, Reason, Request};
+use wormholes_plugin::{Error, Reason, Request, Usage};
 
 use crate::{
     mail::{Delivery, InKey, Note},
@@ -34,6 +34,12 @@ pub(crate) enum Event {
         id: u64,
         answer: Result<Vec<u8>, Error>,
     },
+    Presence {
+        peer: [u8; 32],
+        online: bool,
+        trust: u8,
+    },
+    Usage(Vec<Usage>),
 }
 
 /// An event that did not succeed.

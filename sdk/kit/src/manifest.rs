@@ -8,6 +8,7 @@ use serde::Deserialize;
 #[serde(default)]
 pub(crate) struct Manifest {
     pub(crate) plugin: About,
+    pub(crate) capabilities: Capabilities,
     pub(crate) limits: Limits,
     pub(crate) instance: Instance,
     pub(crate) state: State,
@@ -20,6 +21,16 @@ pub(crate) struct Manifest {
 #[serde(default)]
 pub(crate) struct About {
     pub(crate) name: String,
+}
+
+/// Those whose parts are named; a world grants them all.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Capabilities {
+    pub(crate) facts: BTreeSet<String>,
+    pub(crate) rules: BTreeSet<String>,
+    pub(crate) presence: bool,
+    pub(crate) usage: bool,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -35,6 +46,7 @@ pub(crate) struct Limits {
     pub(crate) messages: usize,
     outbox_mib: usize,
     pub(crate) channels: usize,
+    pub(crate) facts: usize,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -122,6 +134,7 @@ impl Default for Limits {
             messages: 256,
             outbox_mib: 16,
             channels: 4096,
+            facts: 4096,
         }
     }
 }

@@ -5,11 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::mail::Mailbox;
 
 pub(crate) type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
+/// By kind and peer: the value, and until when.
+pub(crate) type Facts = BTreeMap<(String, [u8; 32]), (i64, u64)>;
 
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Memory {
     pub(crate) state: Rows,
     pub(crate) scratch: Rows,
+    pub(crate) facts: Facts,
     pub(crate) timers: BTreeMap<String, Timer>,
     /// Without an answer.
     pub(crate) requests: BTreeSet<u64>,
@@ -40,6 +43,7 @@ impl Memory {
     /// What a start of the node leaves.
     pub(crate) fn forget(&mut self) {
         self.scratch.clear();
+        self.facts.clear();
         self.requests.clear();
         self.mail.forget();
         self.timers.retain(|_, timer| timer.durable);

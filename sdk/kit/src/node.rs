@@ -25,7 +25,7 @@ use crate::{
     net::{Asker, Net, Parcel},
     principal::{Actor, call},
     random::Random,
-    transaction::{Ground, MAX_ANSWER_BYTES, Progress, Shared, Transaction},
+    transaction::{Ground, MAX_ANSWER_BYTES, Progress, Rules, Shared, Transaction},
 };
 
 /// How often an event is tried that breaks its instance.
@@ -47,6 +47,9 @@ pub(crate) struct Node<P> {
     /// Rises with each update.
     pub(crate) code: u32,
     pub(crate) config: BTreeMap<String, String>,
+    pub(crate) rules: Rules,
+    /// Peers that are connected, and how far each is trusted.
+    pub(crate) online: BTreeMap<[u8; 32], u8>,
     pub(crate) actors: BTreeMap<Principal, Actor<P>>,
     boot: u64,
     next_request: u64,
@@ -75,6 +78,8 @@ impl<P: Plugin> Node<P> {
             manifest,
             code: 0,
             config: BTreeMap::new(),
+            rules: Rules::default(),
+            online: BTreeMap::new(),
             actors: BTreeMap::new(),
             boot: 0,
             next_request: 0,
@@ -115,8 +120,25 @@ impl<P: Plugin> Node<P> {
         }
         for principal in principals {
             self.actor(&principal);
+            if principal == Principal::Node {
+                self.tell_online();
+            }
             self.drain(&principal, around);
         }
+    }
+
+    /// Who is up is told anew: what was known in memory is gone.
+    fn tell_online(&mut self) {
+        if !self.manifest.capabilities.presence {
+            return;
+        }
+        let online = self.online.iter().map(|(peer, trust)| Event::Presence {
+            peer: *peer,
+            online: true,
+            trust: *trust,
+        });
+        let online: Vec<_> = online.map(|event| (event, 0)).collect();
+        self.actor(&Principal::Node).waiting.extend(online);
     }
 
     /// Starts on a copy of what was durable.
@@ -315,6 +337,8 @@ impl<P: Plugin> Node<P> {
             node_id: self.id,
             principal: principal.clone(),
             protocols: self.manifest.messages.protocols.clone(),
+            capabilities: self.manifest.capabilities.clone(),
+            rules: self.rules.clone(),
             instance: self.manifest.plugin.name.clone(),
             reads_only: false,
         }
@@ -353,7 +377,11 @@ impl<P: Plugin> Node<P> {
             Event::Message { .. } | Event::Note { .. } | Event::Answer { .. } => {
                 consume(event, None, &mut memory, &mut effects);
             }
-            Event::Timer { .. } | Event::Request(_) | Event::Canceled(_) => {}
+            Event::Timer { .. }
+            | Event::Request(_)
+            | Event::Canceled(_)
+            | Event::Presence { .. }
+            | Event::Usage(_) => {}
         }
         effects.writes |= memory.woken_by != before;
         self.commit(principal, memory, effects, around)
@@ -386,7 +414,7 @@ impl<P: Plugin> Node<P> {
             Event::Message { .. } | Event::Note { .. } | Event::Answer { .. } => {
                 consume(&event, Some(cut(error)), &mut memory, &mut effects);
             }
-            Event::Canceled(_) => {}
+            Event::Canceled(_) | Event::Presence { .. } | Event::Usage(_) => {}
         }
         self.commit(principal, memory, effects, around)
     }

@@ -131,6 +131,12 @@ pub(crate) fn call<P: Plugin>(
             } => plugin.halted(cx, peer, own, protocol, *reason)?,
         },
         Event::Answer { id, answer } => plugin.answer(cx, *id, answer.clone())?,
+        Event::Presence {
+            peer,
+            online,
+            trust,
+        } => plugin.presence(cx, *peer, *online, *trust)?,
+        Event::Usage(usage) => plugin.usage(cx, usage.clone())?,
     }
     Ok(None)
 }

@@ -1,5 +1,6 @@
 //! What one event reads and does: the node's functions, with its limits and its words.
 
+mod facts;
 mod messages;
 
 use std::{
@@ -11,15 +12,16 @@ use std::{
 };
 
 use wormholes_plugin::{
-    Address, Error, ErrorCode, Identity, Letter, Level, Principal, Result,
+    Address, Error, ErrorCode, Identity, Letter, Level, Principal, Result, Ruling,
     host::{Host, Range, Row, Space},
 };
 
+pub(crate) use self::facts::Rules;
 use crate::{
     event::cut,
     faults::Faults,
     mail::OutKey,
-    manifest::Limits,
+    manifest::{Capabilities, Limits},
     memory::{Memory, Rows, Timer, bytes},
     net::{Parcel, alias_key},
     random::Random,
@@ -57,6 +59,8 @@ pub(crate) struct Ground {
     pub(crate) node_id: [u8; 32],
     pub(crate) principal: Principal,
     pub(crate) protocols: BTreeSet<String>,
+    pub(crate) capabilities: Capabilities,
+    pub(crate) rules: Rules,
     pub(crate) instance: String,
     /// Nothing becomes real of a query.
     pub(crate) reads_only: bool,
@@ -366,6 +370,18 @@ impl Host for Shared {
 
     fn alias_key(&mut self, name: &str) -> [u8; 32] {
         self.call(|event| alias_key(&event.ground.node_id, &event.ground.principal, name))
+    }
+
+    fn set_fact(&mut self, kind: &str, peer: &[u8; 32], value: i64, ttl_ms: u64) -> Result<()> {
+        self.call(|event| event.set_fact(kind, peer, value, ttl_ms))
+    }
+
+    fn clear_fact(&mut self, kind: &str, peer: &[u8; 32]) -> Result<()> {
+        self.call(|event| event.clear_fact(kind, peer))
+    }
+
+    fn ask_rules(&mut self, hook: &str, question: &str) -> Result<Ruling> {
+        self.call(|event| event.ask_rules(hook, question))
     }
 
     fn log(&mut self, level: Level, message: &str) {

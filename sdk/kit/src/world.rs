@@ -3,10 +3,11 @@
 use std::{cell::RefCell, collections::BTreeMap, fmt, rc::Rc, time::Duration};
 
 use serde_json::Value;
-use wormholes_plugin::{Error, Level, Plugin, Principal, Result};
+use wormholes_plugin::{Error, Level, Plugin, Principal, Result, Ruling, Usage};
 
 use crate::{
     drive::Drive,
+    event::Event,
     faults::{Faults, Next},
     manifest::Manifest,
     memory::Memory,
@@ -219,6 +220,49 @@ impl<P: Plugin> At<'_, P> {
     pub fn config(&mut self, key: &str, value: &Value) {
         let (node, _) = self.both();
         node.config.insert(key.to_owned(), value.to_string());
+    }
+
+    /// What scripts read of a peer now: the value of a fact that is published and not over.
+    pub fn fact(&mut self, kind: &str, peer: &[u8; 32]) -> Option<i64> {
+        let (node, around) = self.both();
+        let actor = node.actors.get(&Principal::Node)?;
+        let fact = actor.memory.facts.get(&(kind.to_owned(), *peer));
+        let (value, until_ms) = fact?;
+        (*until_ms > around.now_ms).then_some(*value)
+    }
+
+    /// What the rules of this node answer to questions of a hook, from now on. Until then no script has
+    /// the hook.
+    pub fn rule(&mut self, hook: &str, rule: impl Fn(&Value) -> Ruling + 'static) {
+        let (node, _) = self.both();
+        node.rules.0.insert(hook.to_owned(), Rc::new(rule));
+    }
+
+    /// A peer connects, or is gone. Told to a plugin that asks for `presence`, and again when the node
+    /// starts.
+    pub fn presence(&mut self, peer: [u8; 32], online: bool, trust: u8) {
+        let (node, around) = self.both();
+        match online {
+            true => node.online.insert(peer, trust),
+            false => node.online.remove(&peer),
+        };
+        if node.manifest.capabilities.presence {
+            let event = Event::Presence {
+                peer,
+                online,
+                trust,
+            };
+            node.deliver(&Principal::Node, event, around);
+        }
+    }
+
+    /// Scripts billed this. Told to a plugin that asks for `usage`; a crash of the node loses what was
+    /// not handled.
+    pub fn usage(&mut self, usage: Vec<Usage>) {
+        let (node, around) = self.both();
+        if node.manifest.capabilities.usage {
+            node.deliver(&Principal::Node, Event::Usage(usage), around);
+        }
     }
 
     /// Starts the node with another version of the plugin, by the text of its plugin.toml.

@@ -3,7 +3,7 @@
 //! In a component these are the node's own. A native test installs a [`Host`] of its own with
 //! [`enter`]. Plugins use [`Context`](crate::Context) and the typed [`Map`](crate::Map) instead.
 
-use crate::{Address, Identity, Letter, Level, Result};
+use crate::{Address, Identity, Letter, Level, Result, Ruling};
 
 /// A key and its value.
 pub type Row = (Vec<u8>, Vec<u8>);
@@ -48,6 +48,9 @@ pub trait Host {
     fn waiting(&mut self, to: &Address, protocol: &str, sender: &Identity) -> u64;
     fn reopen(&mut self, peer: &Address, protocol: &str, sender: &Identity) -> Result<()>;
     fn alias_key(&mut self, name: &str) -> [u8; 32];
+    fn set_fact(&mut self, kind: &str, peer: &[u8; 32], value: i64, ttl_ms: u64) -> Result<()>;
+    fn clear_fact(&mut self, kind: &str, peer: &[u8; 32]) -> Result<()>;
+    fn ask_rules(&mut self, hook: &str, question: &str) -> Result<Ruling>;
     fn log(&mut self, level: Level, message: &str);
     fn random(&mut self, length: u32) -> Vec<u8>;
     fn config(&mut self, key: &str) -> Option<String>;

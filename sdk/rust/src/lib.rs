@@ -28,6 +28,7 @@ pub mod host;
 mod message;
 mod plugin;
 mod request;
+mod rules;
 mod state;
 #[cfg(target_family = "wasm")]
 #[doc(hidden)]
@@ -39,4 +40,5 @@ pub use host::{InMemory, OnDisk};
 pub use message::{Address, Halt, Identity, Incoming, Letter, Outcome, Place, Way};
 pub use plugin::{Plugin, Principal, Reason};
 pub use request::{Caller, Reply, Request, json};
+pub use rules::{Allowance, Ruling, Service, Usage, node_name};
 pub use state::{Cell, Key, Map};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    Address, Context, Error, Halt, Identity, Incoming, Outcome, Reply, Request, Result,
+    Address, Context, Error, Halt, Identity, Incoming, Outcome, Reply, Request, Result, Usage,
     request::Caller,
 };
 
@@ -178,6 +178,33 @@ pub trait Plugin: Default + 'static {
         reason: Halt,
     ) -> Result<()> {
         let _ = (cx, peer, own, protocol, reason);
+        Ok(())
+    }
+
+    /// A connection to a peer stands, or none does any more; for the node's principal. When it wakes,
+    /// each peer that is up is told of. Only the last state of each waits: one that came and went
+    /// meanwhile may not be told of, or again as it was.
+    ///
+    /// # Errors
+    /// The plugin's own; it is not told again.
+    fn presence(
+        &mut self,
+        cx: &mut Context,
+        peer: [u8; 32],
+        online: bool,
+        trust: u8,
+    ) -> Result<()> {
+        let _ = (cx, peer, online, trust);
+        Ok(())
+    }
+
+    /// What scripts billed since the last time, for the node's principal: at most once a second, at most
+    /// 1,024 at once.
+    ///
+    /// # Errors
+    /// The plugin's own; it is not told again.
+    fn usage(&mut self, cx: &mut Context, usage: Vec<Usage>) -> Result<()> {
+        let _ = (cx, usage);
         Ok(())
     }
 }

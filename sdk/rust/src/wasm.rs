@@ -2,6 +2,7 @@
 //! [`Plugin`](crate::Plugin) on the other.
 
 mod messages;
+mod rules;
 
 use crate::{
     Context, Error, ErrorCode, Level, Principal, Reason,
@@ -23,7 +24,7 @@ pub mod bindings {
 pub(crate) use bindings::wormholes::plugin::{scratch, state};
 use bindings::{
     exports::wormholes::plugin::{lifecycle, on_query, on_request, on_timer},
-    wormholes::plugin::{requests, system, timers, types},
+    wormholes::plugin::{facts, requests, system, timers, types},
 };
 
 /// The node, through the imports of the ABI.
@@ -104,6 +105,24 @@ impl Node {
 
     pub(crate) fn alias_key(&mut self, name: &str) -> [u8; 32] {
         messages::alias_key(name)
+    }
+
+    pub(crate) fn set_fact(
+        &mut self,
+        kind: &str,
+        peer: &[u8; 32],
+        value: i64,
+        ttl_ms: u64,
+    ) -> crate::Result<()> {
+        facts::set(kind, peer, value, ttl_ms).map_err(Error::from)
+    }
+
+    pub(crate) fn clear_fact(&mut self, kind: &str, peer: &[u8; 32]) -> crate::Result<()> {
+        facts::clear(kind, peer).map_err(Error::from)
+    }
+
+    pub(crate) fn ask_rules(&mut self, hook: &str, question: &str) -> crate::Result<crate::Ruling> {
+        rules::ask(hook, question)
     }
 
     pub(crate) fn log(&mut self, level: Level, message: &str) {

@@ -1,10 +1,11 @@
 //! The kit is true to the node: the same scenarios in its world, and with the component in the host.
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use serde_json::{Value, json};
+use wormholes_clerk::Clerk;
 use wormholes_echo::Echo;
-use wormholes_plugin::{ErrorCode, Principal, Result};
+use wormholes_plugin::{ErrorCode, Principal, Result, Ruling, Service, Usage};
 use wormholes_plugin_kit::{Drive, World, check, every_fault};
 use wormholes_tests::{Hosted, workspace};
 use wormholes_wicked::Wicked;
@@ -61,6 +62,11 @@ fn wickedness(node: &mut impl Drive) -> Vec<Result<Value>> {
         ("write", json!({})),
         ("scratch", json!({})),
         ("timers", json!({})),
+        ("facts", json!({})),
+        ("foreign-fact", json!({})),
+        ("foreign-hook", json!({})),
+        ("deep-question", json!({})),
+        ("wild-question", json!({})),
         ("later", json!({})),
         ("nothing", json!({})),
     ];
@@ -220,5 +226,76 @@ fn echo_counts_each_user_whatever_crashes() {
                 }
             }
         }
+    });
+}
+
+/// What has to do with the rules, as the daemon does it in `facts.rs`.
+#[test]
+fn facts_rulings_peers_and_bills_are_there_in_the_kit() {
+    let manifest = manifest("tests/clerk");
+    let (node, bob) = (Principal::Node, [7; 32]);
+    let peer = "07".repeat(32);
+    let mut world = World::<Clerk>::new(1, &manifest);
+    let vouch = |more: Value| {
+        let mut arguments = json!({ "peer": peer, "credit": 5 });
+        let given = more.as_object().unwrap().clone();
+        arguments.as_object_mut().unwrap().extend(given);
+        arguments
+    };
+    let mut at = world.at(0);
+    at.request(&node, "vouch", vouch(json!({}))).unwrap();
+    let undone = vouch(json!({ "credit": 9, "and-refuse": true }));
+    at.request(&node, "vouch", undone).unwrap_err();
+    assert_eq!(at.fact("credit", &bob), Some(5));
+    let users = at.request(&user("ann"), "vouch", vouch(json!({})));
+    assert_eq!(users.unwrap_err().code, ErrorCode::Denied);
+    let long = at.request(&node, "vouch", vouch(json!({ "ms": 86_400_001 })));
+    assert_eq!(long.unwrap_err().code, ErrorCode::Invalid);
+    let soon = vouch(json!({ "ms": 50 }));
+    at.request(&node, "vouch", soon).unwrap();
+    world.pass(Duration::from_millis(50));
+    let mut at = world.at(0);
+    assert_eq!(at.fact("credit", &bob), None);
+    at.request(&node, "vouch", vouch(json!({}))).unwrap();
+    at.restart();
+    assert_eq!(at.fact("credit", &bob), None, "in memory alone");
+
+    let ask = json!({ "peer": peer, "size": 3 });
+    assert_eq!(at.request(&node, "ask", ask.clone()), Ok(json!("none")));
+    at.rule("clerk_write", |question| match question["size"].as_u64() {
+        Some(3) => Ruling::Deny("three is too much".to_owned()),
+        _ => Ruling::None,
+    });
+    let denied = Ok(json!({ "deny": "three is too much" }));
+    assert_eq!(at.request(&node, "ask", ask), denied);
+
+    at.presence(bob, true, 2);
+    at.presence([8; 32], true, 1);
+    at.presence([8; 32], false, 1);
+    assert_eq!(
+        at.query(&node, "present", json!({})),
+        Ok(json!({ peer.as_str(): 2 }))
+    );
+    let used = Usage {
+        peer: bob,
+        service: Service::Exit,
+        bytes_in: 3,
+        bytes_out: 4,
+        since_ms: 1,
+        until_ms: 2,
+    };
+    at.usage(vec![used, used]);
+    let bill = json!({ format!("exit {peer}"): [6, 8, 2] });
+    assert_eq!(at.query(&node, "used", json!({})), Ok(bill));
+
+    every_fault::<Clerk>(&manifest, |world| {
+        let mut at = world.at(0);
+        while at.fact("credit", &bob).is_none() {
+            let vouched = at.request(&node, "vouch", json!({ "peer": peer, "credit": 5 }));
+            assert!(vouched.is_ok_and(|said| said == "vouched"));
+        }
+        at.presence(bob, true, 2);
+        let present = at.query(&node, "present", json!({}));
+        assert_eq!(present, Ok(json!({ peer.as_str(): 2 })));
     });
 }

@@ -97,10 +97,19 @@ async fn wicked_plugins_are_contained_and_named_while_others_run() {
         "messages",
         "posts",
         "questions",
+        "facts",
     ] {
         let answer = ask(&daemon, "wicked", flood, json!({})).await.unwrap();
         let said = answer[1].as_str().unwrap();
         assert!(said.contains("raise limits."), "{flood}: {answer}");
+    }
+    for foreign in ["foreign-fact", "foreign-hook"] {
+        let said = refusal(&daemon, foreign, json!({})).await;
+        assert!(said.contains("that the manifest asks for"), "{said}");
+    }
+    for question in ["deep-question", "wild-question"] {
+        let said = refusal(&daemon, question, json!({})).await;
+        assert!(said.contains("a question to the rules"), "{said}");
     }
     // Whatever echo is asked meanwhile has one of these numbers.
     let forge = async {

@@ -20,6 +20,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("wormholes-plugin-kit", &["wormholes-plugin"]),
     ("wormholes-echo", &["wormholes-plugin"]),
     ("wormholes-ledger", &["wormholes-plugin"]),
+    ("wormholes-clerk", &["wormholes-plugin"]),
     ("wormholes-meter", &["wormholes-plugin"]),
     ("wormholes-wicked", &["wormholes-plugin"]),
     ("wormholes-cli", &["wormholes-proto", "wormholes-rules"]),
@@ -27,6 +28,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "wormholes-tests",
         &[
             "wormholed",
+            "wormholes-clerk",
             "wormholes-echo",
             "wormholes-host",
             "wormholes-ledger",

@@ -9,6 +9,7 @@ use serde_json::Value;
 use toml::de::DeValue;
 use wormholes_host::{Capabilities, is_name};
 use wormholes_proto::control::RESERVED_INSTANCES;
+use wormholes_rules::{check_asked_hook, check_fact};
 
 use super::read::{Document, Table};
 
@@ -36,6 +37,7 @@ pub(super) fn plugins<'a>(
     folder: &Path,
 ) -> Vec<PluginConfig> {
     let tables = document.named_sections(root, "plugin");
+    let mut publishers = BTreeMap::new();
     let plugin = |(name, table): (&str, Table<'a>)| {
         if !is_name(name) {
             let rule = "must be a small letter, then small letters, digits and `-`; at most 32";
@@ -45,17 +47,43 @@ pub(super) fn plugins<'a>(
             let taken = format!("the name {name:?} is taken: `wormholes {name}` is a command");
             table.problem("wasm", taken);
         }
+        let grants = table.value("grants", grants).unwrap_or_default();
+        check_grants(name, &table, &grants, &mut publishers);
         let wasm = table.required("wasm", |text| super::sections::path(folder, text))?;
         Some(PluginConfig {
             name: name.to_owned(),
             wasm,
             sha256: table.parsed("sha256", sha256),
-            grants: table.value("grants", grants).unwrap_or_default(),
+            grants,
             config: table.value("config", values).unwrap_or_default(),
             strangers: table.boolean("strangers").unwrap_or(false),
         })
     };
     tables.into_iter().filter_map(plugin).collect()
+}
+
+/// What scripts cannot name is not granted, and of each fact there is one publisher.
+fn check_grants(
+    name: &str,
+    table: &Table<'_>,
+    grants: &Capabilities,
+    publishers: &mut BTreeMap<String, String>,
+) {
+    for fact in &grants.facts {
+        if let Err(why) = check_fact(fact) {
+            table.problem("grants", format!("facts: {why}"));
+        }
+        if let Some(other) = publishers.insert(fact.clone(), name.to_owned()) {
+            let twice =
+                format!("facts: `{fact}` is granted to [plugin.{other}] too; let one publish it");
+            table.problem("grants", twice);
+        }
+    }
+    for hook in &grants.rules {
+        if let Err(why) = check_asked_hook(hook) {
+            table.problem("grants", format!("rules: {why}"));
+        }
+    }
 }
 
 fn sha256(text: &str) -> Result<[u8; 32], &'static str> {

@@ -166,6 +166,16 @@ fn rest(text: &mut Text, config: &Config) {
 fn plugin(text: &mut Text, plugin: &PluginConfig) {
     let grants = plugin.grants.names();
     let grants = grants.map(|name| (name.to_owned(), Value::Boolean(true)));
+    let words = [
+        ("facts", &plugin.grants.facts),
+        ("rules", &plugin.grants.rules),
+    ];
+    let words = words.into_iter().filter(|(_, words)| !words.is_empty());
+    let words = words.map(|(name, words)| {
+        let words = words.iter().cloned().map(Value::String);
+        (name.to_owned(), Value::Array(words.collect()))
+    });
+    let grants = grants.chain(words);
     let hidden = |key: &String| (key.clone(), Value::String(HIDDEN.to_owned()));
     let sha256 = plugin
         .sha256

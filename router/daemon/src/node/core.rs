@@ -24,7 +24,7 @@ use crate::{
     network::Network,
     pipe::Room,
     plugins::Plugins,
-    policy::{Deciders, PolicyHost},
+    policy::{Deciders, Granted, PolicyHost},
     program::Programs,
 };
 
@@ -235,6 +235,7 @@ pub(crate) fn assemble(
     let (policy, rule_events) = PolicyHost::start(
         &config.rules,
         known_peers.collect(),
+        Granted::to(&config.plugins),
         Deciders::new().map_err(NodeError::Deciders)?,
         Arc::clone(&metrics),
         Arc::clone(&events),

@@ -1,7 +1,7 @@
 //! The snapshot of all nodes that scripts see.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -11,7 +11,7 @@ use wormholes_proto::{NodeId, NodeRecord, RecordBook};
 use wormholes_rules::{NodeView, World};
 
 use super::{Known, Peers};
-use crate::{config::PeerConfig, names::short_id};
+use crate::{config::PeerConfig, facts::Facts, names::short_id};
 
 /// How old a snapshot may be: round trips change slowly, and a flow pays nothing for a fresh one.
 const MAX_AGE: Duration = Duration::from_secs(1);
@@ -41,8 +41,14 @@ impl WorldCache {
 }
 
 impl Peers {
+    /// Whether there is a connection to a node that is not closed.
+    pub(crate) fn is_connected(&self, id: &NodeId) -> bool {
+        let seat = self.seats().get(id).cloned();
+        seat.is_some_and(|seat| seat.links().iter().any(|link| !link.is_closed()))
+    }
+
     /// All peers of config.toml and all nodes of the book but this one, in order of name.
-    pub(crate) fn world(&self, own: NodeId, book: &RecordBook) -> World {
+    pub(crate) fn world(&self, own: NodeId, book: &RecordBook, facts: &Facts) -> World {
         let known = self.known();
         let ids: BTreeSet<NodeId> = known
             .iter()
@@ -50,14 +56,20 @@ impl Peers {
             .chain(book.iter().map(|record| record.id()))
             .filter(|id| *id != own)
             .collect();
-        let view = |id| Arc::new(self.view(&known, id, book.record(&id)));
+        let view = |id| Arc::new(self.view(&known, id, book.record(&id), facts));
         let mut nodes: Vec<Arc<NodeView>> = ids.into_iter().map(view).collect();
         nodes.sort_by(|one, other| one.name.cmp(&other.name));
         World::new(nodes)
     }
 
     /// One node as scripts see it; `record` is its newest.
-    pub(crate) fn view(&self, known: &Known, id: NodeId, record: Option<&NodeRecord>) -> NodeView {
+    pub(crate) fn view(
+        &self,
+        known: &Known,
+        id: NodeId,
+        record: Option<&NodeRecord>,
+        facts: &Facts,
+    ) -> NodeView {
         let config = known.get(&id);
         let link = self.link(&id);
         let has_address = config.is_some_and(|config| !config.addresses.is_empty())
@@ -75,7 +87,7 @@ impl Peers {
             relays: relays(known, config, record),
             roles: record.map(|record| record.roles).unwrap_or_default(),
             family: record.and_then(|record| record.family.clone()),
-            facts: BTreeMap::new(),
+            facts: facts.about(&id),
         }
     }
 }
@@ -137,7 +149,7 @@ mod tests {
         let own = NodeId::from_bytes([0; 32]);
         book.handle_record(SystemTime::now(), own, record_of(&stranger));
         let node_of = |peers: &[PeerConfig], name: &str| {
-            let world = Peers::new(peers, 8).world(own, &book);
+            let world = Peers::new(peers, 8).world(own, &book, &Facts::default());
             names::resolve(name, &world).unwrap().unwrap().node
         };
         let (short, whole) = (
@@ -148,7 +160,7 @@ mod tests {
         assert_eq!(node_of(&peer, &short), Some(friend.id));
         assert_eq!(node_of(&nobody, &short), None);
         assert_eq!(node_of(&nobody, &whole), Some(stranger.id()));
-        let world = Peers::new(&nobody, 8).world(own, &book);
+        let world = Peers::new(&nobody, 8).world(own, &book, &Facts::default());
         let shown = &world.by_id(&stranger.id()).unwrap().name;
         assert!(world.find(shown).is_none(), "{shown} is for display");
         assert_ne!(*shown, friend.name, "a script would take it for the friend");

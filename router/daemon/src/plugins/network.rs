@@ -1,14 +1,17 @@
-//! The node as the host of its plugins sees it: flows to where other nodes take trunks, and
-//! signatures. What the rules say of a flow, `flow` sees to.
+//! The node as the host of its plugins sees it: flows to where other nodes take trunks, signatures, and
+//! the rules. What the rules say of a flow, `flow` sees to.
 
 use std::{
+    collections::BTreeSet,
     fmt,
     sync::{Arc, Weak},
+    time::SystemTime,
 };
 
 use futures_util::{FutureExt, future::BoxFuture};
-use wormholes_host::{Call, CallError, Pipe};
+use wormholes_host::{Call, CallError, Fact, Pipe, RuleLimits, RuleQuestion, Ruling};
 use wormholes_proto::{Host, NodeId, ServiceName, Target, Transport};
+use wormholes_rules::{Asked as AskedRules, Verdict};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -65,6 +68,36 @@ impl wormholes_host::Network for HostNetwork {
 
     fn derive(&self, purpose: &[u8]) -> Zeroizing<[u8; 32]> {
         self.network.derive(purpose)
+    }
+
+    fn ask_rules(&self, question: RuleQuestion) -> Ruling {
+        let Some(core) = self.core.upgrade() else {
+            return Ruling::Deny(Refusal::Stopping.to_string());
+        };
+        let asked = AskedRules {
+            plugin: question.plugin.to_string(),
+            name: question.hook,
+            record: question.record,
+            now: SystemTime::now(),
+        };
+        match core.policy.asked(asked) {
+            None => Ruling::None,
+            Some(Verdict::Deny(why)) => Ruling::Deny(why),
+            Some(Verdict::Allow(allowed)) => Ruling::Allow(RuleLimits {
+                bytes_per_second: allowed.bandwidth_bytes_per_s,
+                max_bytes: allowed.max_bytes,
+                max_time: allowed.max_time,
+                idle: allowed.idle,
+            }),
+        }
+    }
+
+    fn publish(&self, facts: Vec<Fact>) {
+        self.network.facts().publish(facts);
+    }
+
+    fn forget_facts(&self, kinds: &BTreeSet<String>) {
+        self.network.facts().forget(kinds);
     }
 }
 

@@ -10,7 +10,7 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc;
 use wormholes_proto::control::EventBody;
 use wormholes_rules::{
-    Allowance, Answer, Conn, Decision, ExitRequest, Level, Message, NodeView, Outcome, Plan,
+    Allowance, Answer, Asked, Conn, Decision, ExitRequest, Level, Message, NodeView, Outcome, Plan,
     Policy, Question, Recording, RelayRequest, RuleEvent, Trace, Verdict, VerdictDecision, World,
 };
 
@@ -82,6 +82,18 @@ impl PolicyHost {
                 Err(TooMany) => self.metrics.rule_events_dropped.inc(),
             }
         }
+    }
+
+    /// Asks the rules in force for a plugin, on its own thread: what a handler waits for takes no change
+    /// of thread. None: no script has the hook, or all passed.
+    pub(crate) fn asked(&self, asked: Asked) -> Option<Verdict> {
+        let (world, rules) = (self.world(), self.current());
+        let VerdictDecision { verdict, mut trace } = rules.policy.asked(&asked, &world);
+        let question = Question::Asked(Box::new(asked));
+        self.note(question.hook(), &trace);
+        let answer = || Answer::Verdict(verdict.clone());
+        self.keep(&rules, question, answer, &mut trace);
+        verdict
     }
 
     async fn verdict(

@@ -1,7 +1,7 @@
 //! From files to a policy: read, compile, check, run the scripts' own tests.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -14,7 +14,7 @@ use wormholes_rules::{
     cases_path, run_tests,
 };
 
-use crate::config::{Config, RulesConfig};
+use crate::config::{Config, PluginConfig, RulesConfig};
 
 /// A script is read by people; a larger file is none.
 const MAX_SCRIPT_BYTES: u64 = 1 << 20;
@@ -66,6 +66,29 @@ pub enum Scripts {
     /// These, until the next load with [`Self::OfConfig`], or the next start. They come as texts: a
     /// daemon that read what a command names would read for its caller what is not the caller's.
     Given(Vec<ScriptText>),
+}
+
+/// What plugins have to do with rules, as config.toml grants it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Granted {
+    /// Facts that they may publish.
+    facts: Arc<BTreeSet<String>>,
+    /// Hooks that they may ask.
+    hooks: BTreeSet<String>,
+    /// Whether one is told what scripts bill.
+    usage: bool,
+}
+
+impl Granted {
+    pub(crate) fn to(plugins: &[PluginConfig]) -> Self {
+        let grants = || plugins.iter().map(|plugin| &plugin.grants);
+        let facts: BTreeSet<_> = grants().flat_map(|it| &it.facts).cloned().collect();
+        Self {
+            facts: Arc::new(facts),
+            hooks: grants().flat_map(|it| &it.rules).cloned().collect(),
+            usage: grants().any(|it| it.usage),
+        }
+    }
 }
 
 /// The files of one load, as they were read.
@@ -226,7 +249,8 @@ pub fn check(config: &Config) -> Result<Vec<Diagnostic>, LoadError> {
     let sources = Sources::read(&config.rules)?;
     let peers = config.peers.iter();
     let known_peers = peers.flat_map(|peer| [peer.name.clone(), peer.id.to_string()]);
-    let policy = compile(&sources, &Arc::default(), known_peers.collect(), false)?;
+    let (known_peers, granted) = (known_peers.collect(), Granted::to(&config.plugins));
+    let policy = compile(&sources, &Arc::default(), known_peers, &granted, false)?;
     Ok(policy.warnings().to_vec())
 }
 
@@ -235,6 +259,7 @@ pub(super) fn compile(
     sources: &Sources,
     state: &Arc<RuleState>,
     known_peers: Vec<String>,
+    granted: &Granted,
     records: bool,
 ) -> Result<Policy, LoadError> {
     let mut sets = SetRegistry::default();
@@ -246,10 +271,12 @@ pub(super) fn compile(
         surroundings: Surroundings {
             sets: Arc::new(sets),
             state: Arc::clone(state),
-            ..Surroundings::default()
+            facts: Arc::clone(&granted.facts),
         },
         known_peers: Some(known_peers.into_iter().collect()),
         records,
+        asked_hooks: granted.hooks.clone(),
+        is_billed: granted.usage,
     };
     let policy = Policy::load(&sources.scripts, &env).map_err(LoadError::Scripts)?;
     let failures = sources.failed_cases();

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use wormholes_host::Service;
 use wormholes_proto::{Host, Reason, Target, Transport, encode_resolved};
 use wormholes_rules::{Allowance, ExitRequest, Verdict};
 
@@ -67,7 +68,10 @@ pub(super) async fn serve(
     );
     if let Some(near) = grant(network, pipe, transport).await {
         let limits = place.limits(&allowance);
+        let usage = network.usage();
+        let bill = usage.bill(&allowance, Service::Exit, &place.bytes);
         let end = pipe::join(near, far, &limits, &place.bytes).await;
+        drop(bill);
         log_end(network, "exit", asker, &end);
     }
 }
@@ -78,13 +82,17 @@ pub(super) async fn resolve(network: &Arc<Network>, asker: &Asker, host: &Host, 
     let counters = &network.counters().exit;
     let found = async {
         let place = network.exit().enter(counters, asker.customer())?;
-        let (addresses, _) = permitted(network, asker, host, None)
-            .await
-            .map_err(|error| {
-                tracing::debug!(from = %network.named(asker.id), %error, "look-up refused");
-                error.reason()
-            })?;
+        let (addresses, allowance) =
+            permitted(network, asker, host, None)
+                .await
+                .map_err(|error| {
+                    tracing::debug!(from = %network.named(asker.id), %error, "look-up refused");
+                    error.reason()
+                })?;
         let answer = encode_resolved(addresses.iter().map(SocketAddr::ip));
+        let _bill = network
+            .usage()
+            .bill(&allowance, Service::Exit, &place.bytes);
         place.pass(host.to_string().len(), answer.len()).await;
         Ok::<_, Reason>(answer)
     };

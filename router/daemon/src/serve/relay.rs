@@ -8,6 +8,7 @@ use std::{
 };
 
 use futures_util::future::join_all;
+use wormholes_host::Service;
 use wormholes_proto::{
     Answer, CircuitId, NodeId, Open, Reason, Rendezvous, RendezvousLimits, SignedRecord,
     encode_open,
@@ -154,7 +155,10 @@ pub(super) async fn serve(network: &Arc<Network>, asker: &Asker, to: NodeId, mut
             witness: network.witness(),
             ..place.limits(&allowance)
         };
+        let usage = network.usage();
+        let bill = usage.bill(&allowance, Service::Relay, &place.bytes);
         let end = pipe::copy(pipe, far, &limits, &place.bytes).await;
+        drop(bill);
         tracing::debug!(
             target: "wormholes::learned",
             role = "relay",

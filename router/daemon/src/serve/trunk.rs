@@ -32,6 +32,11 @@ pub trait Trunks: Send + Sync + 'static {
     fn peer_is_up(&self, node: NodeId) {
         let _ = node;
     }
+
+    /// A connection to a peer was made, or the last one is gone; `is_online` says what is so.
+    fn presence(&self, node: NodeId, trust: u8, is_online: &dyn Fn() -> bool) {
+        let _ = (node, trust, is_online);
+    }
 }
 
 impl<F: Fn(Box<dyn HostPipe>, Option<NodeId>) + Send + Sync + 'static> Trunks for F {
@@ -71,6 +76,16 @@ impl TrunkDesk {
         if let Some(trunks) = self.answer.get() {
             trunks.peer_is_up(node);
         }
+    }
+
+    /// Tells whoever answers that a peer came or went.
+    pub(crate) fn presence(&self, network: &Network, node: NodeId) {
+        let Some(trunks) = self.answer.get() else {
+            return;
+        };
+        let peers = network.peers();
+        let trust = peers.known().get(&node).map_or(0, |peer| peer.trust);
+        trunks.presence(node, trust, &|| peers.is_connected(&node));
     }
 }
 

@@ -3,6 +3,7 @@
 //! Thin: each turns types of the ABI into the host's and asks the event's [`Transaction`].
 
 mod messages;
+mod rules;
 
 use super::State;
 use crate::{
@@ -10,7 +11,7 @@ use crate::{
     transaction::{Rows, Scan, Transaction},
 };
 
-pub(super) use self::messages::call_message;
+pub(super) use self::{messages::call_message, rules::call_usage};
 
 wasmtime::component::bindgen!({
     path: "../../sdk/wit/0.1.0",

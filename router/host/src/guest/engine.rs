@@ -15,6 +15,12 @@ use wasmtime::Config;
 /// How long an event runs before others have their turn.
 const TURN: Duration = Duration::from_millis(2);
 
+/// What a plugin's own calls may take: wasmtime's default.
+const WASM_STACK_BYTES: usize = 512 << 10;
+/// What is behind them for the host: a rule script that a plugin asks runs there, and the deepest one
+/// was tried on 2 MiB.
+const HOST_STACK_BYTES: usize = (2 << 20) + (512 << 10);
+
 /// Turns without an event after which the clock stands still: an event that comes sooner need not
 /// wake it.
 const IDLE_TURNS: u32 = 50;
@@ -46,6 +52,8 @@ impl Engine {
         // The default reservation of 4 GiB for a memory stays: a smaller one needs bounds checks
         // that cost 2.6 times the run time. What a memory really takes, the limiter caps.
         config.wasm_component_model(true);
+        config.max_wasm_stack(WASM_STACK_BYTES);
+        config.async_stack_size(WASM_STACK_BYTES + HOST_STACK_BYTES);
         let engine = wasmtime::Engine::new(&config).map_err(io::Error::other)?;
         let clock = Arc::new(Clock::default());
         let thread = thread::Builder::new().name("plugin-clock".into()).spawn({

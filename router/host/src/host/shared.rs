@@ -28,6 +28,7 @@ use crate::{
     mail::{Mail, Owner},
     message::{Address, Identity},
     network::Network,
+    news::Heard,
     principal::{Actor, Asker, Post, Task},
     rows::{self, Home, instance_key},
     store::{Lost, Store, StoreError, Writes},
@@ -153,6 +154,19 @@ impl Shared {
         self.threads.spawn(actor.run());
         actors.insert(home, post.clone());
         Ok(post)
+    }
+
+    /// Has the node's principal of an instance take what it is to be told.
+    pub(super) fn tell_news(&self, loaded: &Arc<Loaded>, heard: Heard) {
+        if !heard.fits {
+            loaded.figures.hits(&[Limit::Peers]);
+        }
+        // Where the store cannot be read, nothing runs.
+        if heard.calls
+            && let Ok(post) = self.wake(loaded.home(&Principal::Node), Principal::Node, loaded)
+        {
+            post.deliver(Task::News);
+        }
     }
 
     /// The post of a principal that is awake.

@@ -4,7 +4,7 @@ use std::sync::{Arc, atomic::Ordering};
 
 use crate::{
     clock::now_ms,
-    event::{Content, ErrorCode, Event, Refusal, Reply},
+    event::{Content, ErrorCode, Event, Principal, Refusal, Reply},
     guest::{Fault, Outcome},
     letters::DeadLetter,
     mail::{Input, Owner},
@@ -35,7 +35,9 @@ impl Actor {
             | Event::Request(_)
             | Event::Canceled { .. }
             | Event::Message(_)
-            | Event::Note { .. } => {}
+            | Event::Note { .. }
+            | Event::Presence { .. } => {}
+            Event::Usage(used) => effects.usage = Some(Arc::clone(used)),
         }
         self.make_real(effects, handled(event, None));
     }
@@ -74,7 +76,8 @@ impl Actor {
             Event::Answer { id, .. } => {
                 self.memory.kept_questions.remove(id);
             }
-            Event::Canceled { .. } | Event::Note { .. } => {}
+            Event::Usage(used) => effects.usage = Some(Arc::clone(used)),
+            Event::Canceled { .. } | Event::Note { .. } | Event::Presence { .. } => {}
         }
         self.make_real(effects, handled(&event, said));
     }
@@ -141,6 +144,8 @@ impl Actor {
             answers,
             progress,
             parcels,
+            facts,
+            usage,
         } = effects;
         let mail = self.parcels(parcels).into_iter().chain(handled);
         let (mail, office) = (mail.collect::<Vec<_>>(), self.office.clone());
@@ -159,13 +164,22 @@ impl Actor {
         self.loaded
             .figures
             .keeps(kept_before, self.memory.kept_bytes);
+        let loaded = Arc::clone(&self.loaded);
         let release = move |durable: Result<(), Lost>| {
             if durable.is_ok() {
+                if let Some(network) = &loaded.plugin.around.network
+                    && !facts.is_empty()
+                {
+                    network.publish(facts);
+                }
                 for (told, step) in progress {
                     let _ = told.try_send(step);
                 }
                 mail.into_iter().for_each(|input| office.tell(input));
             } else {
+                if let Some(used) = usage {
+                    loaded.news.untold(&used);
+                }
                 office.tell(Input::Lost);
             }
             for (asker, answer) in answers {
@@ -178,6 +192,16 @@ impl Actor {
             let overlay = writes.clone();
             self.last_batch = self.store.append(self.epoch, writes, release);
             self.memory.overlay.write(self.last_batch, overlay);
+        }
+    }
+
+    /// Scripts read nothing more of what this principal published and does not remember.
+    pub(super) fn forget_facts(&self) {
+        let plugin = &self.loaded.plugin;
+        if let Some(network) = &plugin.around.network
+            && self.name == Principal::Node
+        {
+            network.forget_facts(&plugin.granted.facts);
         }
     }
 

@@ -32,6 +32,8 @@ pub(crate) enum Task {
     },
     /// So many bytes of a channel are acknowledged.
     Acknowledged { channel: u32, bytes: u64 },
+    /// There is something to tell the node of.
+    News,
 }
 
 /// Where a principal's tasks are put.

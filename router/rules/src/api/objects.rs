@@ -238,6 +238,11 @@ pub(crate) fn fields_of(hook: &str) -> Option<Vec<&'static str>> {
     }
 }
 
+/// Whether every node has this field.
+pub(crate) fn is_node_field(name: &str) -> bool {
+    NODE.iter().any(|(field, _)| *field == name)
+}
+
 /// A node as a value of a script.
 pub(crate) fn peer(call: &Arc<Call>, view: Arc<NodeView>) -> Dynamic {
     call.ground.holds(&view);

@@ -1,8 +1,9 @@
 //! Verdicts as scripts build them.
 
-use rhai::{Dynamic, Engine, NativeCallContext};
+use rhai::{Dynamic, Engine, EvalAltResult, NativeCallContext};
 
 use crate::{
+    api::objects::{Argument, Nobody, Peer},
     script::call::{ScriptResult, cut, line_of},
     units::{self, put},
     verdict::{Allowance, Verdict},
@@ -54,6 +55,14 @@ pub(crate) fn register(engine: &mut Engine) {
         })
         .register_fn("idle", |verdict: &mut DraftVerdict, time: Dynamic| {
             verdict.limit(|allowed| put(&mut allowed.idle, units::duration(&time)))
+        })
+        .register_fn("bill", |verdict: &mut DraftVerdict, peer: Peer| {
+            verdict.limit(|allowed| put(&mut allowed.bill, Ok(peer.view.id)))
+        })
+        .register_fn("bill", |_: &mut DraftVerdict, _: Argument<Nobody>| {
+            let nobody = "who asks through an onion is nobody: no bill reaches it; ask \
+                          `x.from.id != ()` first";
+            Err::<DraftVerdict, Box<EvalAltResult>>(nobody.into())
         });
 }
 

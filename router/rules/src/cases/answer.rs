@@ -45,7 +45,7 @@ impl Answer {
         }
     }
 
-    pub(super) fn of_verdict(decision: VerdictDecision) -> Self {
+    pub(super) fn of_verdict(decision: VerdictDecision, world: &Arc<World>) -> Self {
         let what = match decision.verdict {
             Some(Verdict::Allow(allowance)) => What::Allow(allowance),
             Some(Verdict::Deny(why)) => What::Deny(why),
@@ -54,7 +54,7 @@ impl Answer {
         Self {
             what,
             trace: decision.trace,
-            world: Arc::default(),
+            world: world.clone(),
         }
     }
 
@@ -115,12 +115,27 @@ impl Answer {
         steps.collect()
     }
 
-    /// `direct`, `direct bob exit`, `relay bob via r1`, `onion 3 friends via r1 to bob`, …
-    fn tunnel_text(&self, tunnel: &Tunnel) -> String {
-        let name = |id: &NodeId| match self.world.by_id(id) {
+    fn name(&self, id: &NodeId) -> String {
+        match self.world.by_id(id) {
             Some(node) => node.name.clone(),
             None => id.to_string(),
-        };
+        }
+    }
+
+    fn limits(&self, allowance: &Allowance) -> Map {
+        let bill = allowance.bill.as_ref();
+        Map::from([
+            ("bw".into(), count(allowance.bandwidth_bytes_per_s)),
+            ("bytes".into(), count(allowance.max_bytes)),
+            ("for_time".into(), seconds(allowance.max_time)),
+            ("idle".into(), seconds(allowance.idle)),
+            ("bill".into(), optional(bill.map(|id| self.name(id)))),
+        ])
+    }
+
+    /// `direct`, `direct bob exit`, `relay bob via r1`, `onion 3 friends via r1 to bob`, …
+    fn tunnel_text(&self, tunnel: &Tunnel) -> String {
+        let name = |id: &NodeId| self.name(id);
         let part = |word: &str, id: &Option<NodeId>| {
             id.as_ref()
                 .map_or(String::new(), |id| format!("{word}{}", name(id)))
@@ -191,7 +206,7 @@ fn register_parts(engine: &mut Engine) {
                 .collect()
         })
         .register_get("limits", |answer: &mut Answer| match &answer.what {
-            What::Allow(allowance) => limits(allowance).into(),
+            What::Allow(allowance) => answer.limits(allowance).into(),
             What::Plan(_) | What::NeedIp(_) | What::Pass | What::Deny(_) | What::Done => {
                 Dynamic::UNIT
             }
@@ -258,15 +273,6 @@ fn marks(marks: &Marks) -> Map {
             "carrier".into(),
             optional(marks.carrier.map(|kind| kind.as_str().to_owned())),
         ),
-    ])
-}
-
-fn limits(allowance: &Allowance) -> Map {
-    Map::from([
-        ("bw".into(), count(allowance.bandwidth_bytes_per_s)),
-        ("bytes".into(), count(allowance.max_bytes)),
-        ("for_time".into(), seconds(allowance.max_time)),
-        ("idle".into(), seconds(allowance.idle)),
     ])
 }
 

@@ -13,7 +13,7 @@ use wormholes_proto::{NodeId, Roles, ServiceName};
 use super::{CaseResult, answer::Answer};
 use crate::{
     policy::{Policy, Surroundings},
-    script::{self, call::ScriptResult},
+    script::{self, call::ScriptResult, names::check_asked_hook},
     sets::SetRegistry,
     state::RuleState,
     units,
@@ -74,10 +74,11 @@ impl Bench {
             sets.load(name, name, text)
                 .map_err(|error| error.to_string())?;
         }
+        let facts = self.nodes.values().flat_map(|node| node.facts.keys());
         Ok(self.policy.standing_on(Surroundings {
             sets: sets.into(),
             state: self.state.clone(),
-            facts: Arc::default(),
+            facts: Arc::new(facts.cloned().collect()),
         }))
     }
 
@@ -321,10 +322,9 @@ fn register_hooks(engine: &mut Engine, bench: &Shared) {
     let shared = bench.clone();
     engine.register_fn("accept", move |name: &str| {
         let bench = lock(&shared);
-        let verdict = bench
-            .policy()?
-            .accept(&bench.node(name), &bench.world(), bench.now);
-        ScriptResult::Ok(Answer::of_verdict(verdict))
+        let world = bench.world();
+        let verdict = bench.policy()?.accept(&bench.node(name), &world, bench.now);
+        ScriptResult::Ok(Answer::of_verdict(verdict, &world))
     });
     let shared = bench.clone();
     engine.register_fn("relay", move |given: Map| {
@@ -337,8 +337,9 @@ fn register_hooks(engine: &mut Engine, bench: &Shared) {
             now: bench.now,
         };
         given.finish()?;
-        let verdict = bench.policy()?.relay(&request, &bench.world());
-        ScriptResult::Ok(Answer::of_verdict(verdict))
+        let world = bench.world();
+        let verdict = bench.policy()?.relay(&request, &world);
+        ScriptResult::Ok(Answer::of_verdict(verdict, &world))
     });
     let shared = bench.clone();
     engine.register_fn("exit", move |given: Map| {
@@ -358,8 +359,17 @@ fn register_hooks(engine: &mut Engine, bench: &Shared) {
             now: bench.now,
         };
         given.finish()?;
-        let verdict = bench.policy()?.exit(&request, &bench.world());
-        ScriptResult::Ok(Answer::of_verdict(verdict))
+        let world = bench.world();
+        let verdict = bench.policy()?.exit(&request, &world);
+        ScriptResult::Ok(Answer::of_verdict(verdict, &world))
+    });
+    let shared = bench.clone();
+    engine.register_fn("ask", move |hook: &str, record: Map| {
+        let bench = lock(&shared);
+        check_asked_hook(hook)?;
+        let world = bench.world();
+        let verdict = bench.policy()?.asked_with(hook, record, &world, bench.now);
+        ScriptResult::Ok(Answer::of_verdict(verdict, &world))
     });
     register_events(engine, bench);
 }

@@ -16,6 +16,7 @@ pub(super) const HOST: &[(&str, &[&str])] = &[
     ("allow", &["allow()"]),
     ("before", &["text.before(end)"]),
     ("best", &["peer.best()"]),
+    ("bill", &["allow().bill(peer)"]),
     ("block", &["block()", "block(why)"]),
     ("bw", &["plan.bw(rate)"]),
     ("bytes", &["plan.bytes(size)"]),

@@ -46,6 +46,12 @@ pub(crate) struct Found {
     pub(crate) warnings: Vec<Fault>,
     /// It calls `pass()` somewhere.
     pub(crate) passes: bool,
+    /// How many parameters each of its functions takes.
+    pub(crate) functions: BTreeMap<String, BTreeSet<usize>>,
+    /// Those that it does not call itself and that are no hooks.
+    pub(crate) uncalled: Vec<String>,
+    /// Where it calls `bill`.
+    pub(crate) bills: Vec<Position>,
 }
 
 /// What a script may name beyond the common names.
@@ -96,6 +102,10 @@ pub(crate) fn lint(ast: &AST, dialect: Dialect) -> Found {
     linter.limits_of_accept(ast);
     linter.uncalled(ast);
     linter.found.passes = linter.called.contains("pass");
+    let functions = linter.parameters.iter();
+    linter.found.functions = functions
+        .map(|(name, counts)| ((*name).to_owned(), counts.clone()))
+        .collect();
     if !dialect.top_level {
         linter.found.warnings = smells::find(ast);
     }
@@ -305,6 +315,7 @@ impl<'a> Linter<'a> {
                     "the hook relay(q) hides relay(name) in this script: write peer(name)";
                 self.fault(position, message);
             }
+            ("bill", _) => self.found.bills.push(position),
             ("set", false) => self.literal(first, |found| &mut found.sets),
             ("peer" | "relay", false) | ("relayed", true) => {
                 self.literal(first, |found| &mut found.peers)
@@ -463,6 +474,7 @@ impl<'a> Linter<'a> {
                 let message = format!("nothing calls `{name}`; did you mean the hook `{hook}`?");
                 self.fault(Position::NONE, message);
             }
+            self.found.uncalled.push(name.to_owned());
         }
     }
 }

@@ -2,6 +2,10 @@
 //! that nothing of Rhai's library is reachable that was not looked at.
 
 use super::{forms::HOST, hint::nearest};
+use crate::api::objects::is_node_field;
+
+/// The longest name of a fact, or of a hook that plugins ask.
+const MAX_WORD_BYTES: usize = 32;
 
 /// Hooks and how many arguments each has.
 pub const HOOKS: [(&str, usize); 6] = [
@@ -98,7 +102,6 @@ const NOT_BUILT: &[(&str, &str)] = &[
     ("cover", ""),
     ("geo", ""),
     ("asn", ""),
-    ("bill", ""),
     ("dns", ""),
     ("dns_fake", ""),
     ("dns_static", ""),
@@ -111,8 +114,17 @@ const NOT_BUILT: &[(&str, &str)] = &[
 pub(crate) const NO_LIMITS: &str =
     "accept() takes no limits in this build; relay(q) and exit(x) do";
 
+/// Why a hook that a plugin asks bills nobody.
+pub(crate) const NO_BILL: &str =
+    "nothing is carried here that could be billed: `bill` is for relay(q) and exit(x)";
+
+/// Whether bytes are carried as this hook says.
+pub(crate) fn carries(hook: &str) -> bool {
+    matches!(hook, "relay" | "exit")
+}
+
 /// Limits of an allowance. `accept` has none: who is let in is limited by what each request gets.
-pub(crate) const LIMITS: &[&str] = &["bw", "bytes", "for_time", "idle"];
+pub(crate) const LIMITS: &[&str] = &["bill", "bw", "bytes", "for_time", "idle"];
 
 /// Hooks that people know and this build lacks.
 const HOOKS_NOT_BUILT: &[&str] = &["resolve", "decoy", "visit", "admit"];
@@ -201,6 +213,50 @@ pub(crate) fn check_definition(name: &str, parameters: usize) -> Result<(), Stri
         ));
     }
     Ok(())
+}
+
+/// Whether a plugin may ask a hook of this name.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_asked_hook(name: &str) -> Result<(), String> {
+    let taken = HOOKS.iter().any(|(hook, _)| *hook == name);
+    if taken || HOOKS_NOT_BUILT.contains(&name) {
+        return Err(format!("`{name}` is a hook that the node asks itself"));
+    }
+    check_word(name)?;
+    check_definition(name, 1)?;
+    parses(name, &format!("fn {name}(w) {{ pass() }}"))
+}
+
+/// Whether a plugin may publish a fact of this name, which scripts read as `p.NAME`.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_fact(name: &str) -> Result<(), String> {
+    check_word(name)?;
+    if is_node_field(name) {
+        return Err(format!("`{name}` is a field that every node has"));
+    }
+    check_field(name)?;
+    parses(name, &format!("fn accept(p) {{ p.{name} }}"))
+}
+
+fn check_word(name: &str) -> Result<(), String> {
+    let rest = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    let begins = name.as_bytes().first().is_some_and(u8::is_ascii_lowercase);
+    if begins && name.len() <= MAX_WORD_BYTES && name.bytes().all(rest) {
+        return Ok(());
+    }
+    let rule = "is a small letter, then small letters, digits and `_`; at most 32";
+    Err(format!("`{name}`: a name that scripts use {rule}"))
+}
+
+fn parses(name: &str, script: &str) -> Result<(), String> {
+    let parsed = rhai::Engine::new_raw().compile(script);
+    parsed
+        .map(drop)
+        .map_err(|_| format!("`{name}` is a word of the language of scripts"))
 }
 
 /// The hook that a function which nobody calls was probably meant to be.

@@ -67,6 +67,7 @@ pub(crate) fn env() -> LoadEnv {
         },
         known_peers: Some(["bob", "carol", "r1", "r2"].map(str::to_owned).into()),
         records: true,
+        ..LoadEnv::default()
     }
 }
 

@@ -1,6 +1,8 @@
 //! The crate from outside, as the daemon uses it.
 
 #[cfg(test)]
+mod asked;
+#[cfg(test)]
 mod common;
 #[cfg(test)]
 mod policy;

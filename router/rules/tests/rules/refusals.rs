@@ -86,10 +86,10 @@ const REFUSED: &[(&str, usize, usize, &str)] = &[
     ),
     ("fn route(c, d) { pass() }", 1, 4, "takes 1 argument, not 2"),
     (
-        "fn route(c) {\n  allow().bill(c)\n}",
+        "fn accept(p) {\n  allow().bill(p)\n}",
         2,
         11,
-        "`bill` is not in this build",
+        "accept() takes no limits",
     ),
     ("fn route(c) {\n  eval(\"1\")\n}", 2, 3, "eval"),
     (

@@ -115,6 +115,8 @@ pub(super) fn consume(
         | Event::Init(_)
         | Event::Timer { .. }
         | Event::Request(_)
-        | Event::Canceled(_) => {}
+        | Event::Canceled(_)
+        | Event::Presence { .. }
+        | Event::Usage(_) => {}
     }
 }

@@ -153,7 +153,9 @@ pub(in crate::guest) async fn call_message(
         | Event::Init(_)
         | Event::Timer { .. }
         | Event::Request(_)
-        | Event::Canceled { .. } => Ok(Ok(())),
+        | Event::Canceled { .. }
+        | Event::Presence { .. }
+        | Event::Usage(_) => Ok(Ok(())),
     }
 }
 
@@ -185,18 +187,21 @@ fn key(to: types::Address, protocol: &str, sender: types::Identity) -> Result<Ou
     })
 }
 
+/// # Errors
+/// It is none.
+pub(super) fn public_key(key: Vec<u8>) -> Result<NodeId, Refusal> {
+    let key = key
+        .try_into()
+        .map_err(|_| Refusal::new(ErrorCode::Invalid, "a public key has 32 bytes"))?;
+    Ok(NodeId::from_bytes(key))
+}
+
 fn address(given: types::Address) -> Result<Address, Refusal> {
-    let key = |key: Vec<u8>| {
-        let key: [u8; 32] = key
-            .try_into()
-            .map_err(|_| Refusal::new(ErrorCode::Invalid, "a public key has 32 bytes"))?;
-        Ok::<_, Refusal>(NodeId::from_bytes(key))
-    };
     Ok(Address {
         place: match given.place {
             types::Place::Here => Place::Here,
-            types::Place::Node(id) => Place::Node(key(id)?),
-            types::Place::Alias(id) => Place::Alias(key(id)?),
+            types::Place::Node(id) => Place::Node(public_key(id)?),
+            types::Place::Alias(id) => Place::Alias(public_key(id)?),
         },
         plugin: given.plugin.into(),
         principal: match given.principal {
