@@ -71,6 +71,10 @@ pub struct Capabilities {
     pub timers: bool,
     /// Send and receive messages.
     pub messages: bool,
+    /// Create keys, sign and agree with them.
+    pub keys: bool,
+    /// Keep rows that are sealed on disk.
+    pub secret: bool,
 }
 
 /// How much a plugin may use.
@@ -102,6 +106,10 @@ pub struct Limits {
     pub outbox_mib: u64,
     /// Channels that one principal sends on, and channels that it receives; default 4,096 of each.
     pub channels: u32,
+    /// Keys that one principal created; default 1,024.
+    pub keys: u32,
+    /// Rows in `secret` of one principal, whose names lie in memory; default 10,000.
+    pub secrets: u32,
 }
 
 /// How a plugin is run.
@@ -227,6 +235,8 @@ impl Capabilities {
             scratch: self.scratch && other.scratch,
             timers: self.timers && other.timers,
             messages: self.messages && other.messages,
+            keys: self.keys && other.keys,
+            secret: self.secret && other.secret,
         }
     }
 
@@ -237,6 +247,8 @@ impl Capabilities {
             ("scratch", self.scratch),
             ("timers", self.timers),
             ("messages", self.messages),
+            ("keys", self.keys),
+            ("secret", self.secret),
         ];
         all.into_iter()
             .filter_map(|(name, is_there)| is_there.then_some(name))
@@ -250,6 +262,8 @@ impl Capabilities {
             "scratch" => ("scratch", self.scratch),
             "timers" => ("timers", self.timers),
             "messages" => ("messages", self.messages),
+            "keys" => ("keys", self.keys),
+            "secret" => ("secret", self.secret),
             _ => return None,
         })
     }
@@ -270,6 +284,8 @@ impl Limits {
             ("limits.messages", self.messages.into(), 1, 65_536),
             ("limits.outbox_mib", self.outbox_mib, 1, 1 << 20),
             ("limits.channels", self.channels.into(), 1, 65_536),
+            ("limits.keys", self.keys.into(), 1, 65_536),
+            ("limits.secrets", self.secrets.into(), 1, 1_000_000),
         ];
         for (key, given, least, most) in within {
             if !(least..=most).contains(&given) {
@@ -331,6 +347,8 @@ impl Default for Limits {
             messages: 256,
             outbox_mib: 16,
             channels: 4096,
+            keys: 1024,
+            secrets: 10_000,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! All that one event reads and does. Nothing of it is real before the principal takes it over,
 //! and nothing leaves before the batch that it is in is durable.
 
+mod keys;
 mod messages;
 mod requests;
 mod rows;
@@ -22,7 +23,7 @@ use wormholes_proto::NodeId;
 use crate::{
     event::{ErrorCode, Event, Refusal, Stamp},
     manifest::Limits,
-    memory::{Memory, Timer},
+    memory::{Memory, Sealed, Timer},
     message::Parcel,
     rows::Home,
     store::{Snapshot, View, Writes},
@@ -62,6 +63,10 @@ pub enum Limit {
     Channels,
     /// Questions without an answer.
     Questions,
+    /// Keys that a principal created.
+    Keys,
+    /// Rows of a principal in `secret`.
+    Secrets,
     /// Memory of one instance.
     Memory,
     /// Elements of all tables of one instance.
@@ -98,6 +103,8 @@ pub(crate) struct Transaction {
     rows: Writes,
     written_bytes: usize,
     kept_bytes: i64,
+    /// How many sealed rows the principal has after it.
+    sealed: Sealed,
     scratch: Written,
     scratch_bytes: i64,
     timers: BTreeMap<Arc<str>, Option<Timer>>,
@@ -143,6 +150,7 @@ impl Transaction {
             rows: Writes::default(),
             written_bytes: 0,
             kept_bytes: 0,
+            sealed: memory.sealed,
             scratch: BTreeMap::new(),
             scratch_bytes: 0,
             timers: BTreeMap::new(),
@@ -257,7 +265,8 @@ impl Transaction {
         for request in effects.answers.keys() {
             memory.requests.remove(request);
         }
-        if self.kept_bytes != 0 {
+        if self.kept_bytes != 0 || self.sealed != memory.sealed {
+            memory.sealed = self.sealed;
             effects.kept_bytes = self.kept_bytes;
             memory.kept_bytes = memory.kept_bytes.saturating_add_signed(self.kept_bytes);
             memory.write_head(self.ground.home, &mut effects.writes);
@@ -273,7 +282,7 @@ impl Transaction {
 
 impl Limit {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::Write,
         Self::State,
         Self::Scratch,
@@ -288,6 +297,8 @@ impl Limit {
         Self::Outbox,
         Self::Channels,
         Self::Questions,
+        Self::Keys,
+        Self::Secrets,
     ];
 
     pub(crate) fn mend(self) -> &'static str {
@@ -303,6 +314,8 @@ impl Limit {
             }
             Self::Channels => "too many channels; raise limits.channels",
             Self::Questions => "too many questions without an answer; raise limits.requests",
+            Self::Keys => "too many keys; raise limits.keys or forget some",
+            Self::Secrets => "too many secret rows; raise limits.secrets or delete some",
             Self::Memory => "the plugin takes too much memory; raise limits.memory_mib",
             Self::Tables => "the plugin's tables have too many elements",
             Self::Time => "one event runs too long; raise limits.event_ms",
@@ -329,6 +342,8 @@ impl fmt::Display for Limit {
             Self::Outbox => "outbox",
             Self::Channels => "channels",
             Self::Questions => "questions",
+            Self::Keys => "keys",
+            Self::Secrets => "secrets",
         })
     }
 }

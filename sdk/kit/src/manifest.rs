@@ -35,6 +35,8 @@ pub(crate) struct Limits {
     pub(crate) messages: usize,
     outbox_mib: usize,
     pub(crate) channels: usize,
+    pub(crate) keys: usize,
+    pub(crate) secrets: usize,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -122,6 +124,8 @@ impl Default for Limits {
             messages: 256,
             outbox_mib: 16,
             channels: 4096,
+            keys: 1024,
+            secrets: 10_000,
         }
     }
 }
