@@ -1,6 +1,8 @@
 //! A plugin for tests: it loops, breaks, takes all memory, floods whatever can be flooded, and never
 //! answers. Its host must contain each of it.
 
+mod keys;
+
 use std::{
     hint::black_box,
     sync::atomic::{AtomicU64, Ordering},
@@ -76,7 +78,7 @@ impl Plugin for Wicked {
                 Reply::done(&"set")
             }
             "later" => Ok(Reply::Later),
-            _ => Err(Error::not_found("not wicked enough")),
+            _ => keys::command(cx, &request),
         }
     }
 
@@ -93,7 +95,10 @@ impl Plugin for Wicked {
     }
 
     /// It tries to write, and is refused.
-    fn query(&self, cx: &Context, _: &Caller, _: &str, _: &[u8]) -> Result<Vec<u8>> {
+    fn query(&self, cx: &Context, _: &Caller, name: &str, _: &[u8]) -> Result<Vec<u8>> {
+        if name == "hidden" {
+            return keys::hidden();
+        }
         cx.log(Level::Info, "asked");
         mark(7)?;
         json(&"it wrote")
