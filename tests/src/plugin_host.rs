@@ -111,7 +111,9 @@ impl Network for Port {
 
     fn derive(&self, purpose: &[u8]) -> Zeroizing<[u8; 32]> {
         let mut secret = Zeroizing::new([0; 32]);
-        secret.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, purpose).as_ref());
+        let signature = self.sign(&[b"derived secrets", purpose].concat());
+        let digest = ring::digest::digest(&ring::digest::SHA256, &signature);
+        secret.copy_from_slice(digest.as_ref());
         secret
     }
 

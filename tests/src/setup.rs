@@ -166,7 +166,13 @@ impl Setup {
                 grants += &format!(", {name} = {words:?}");
             }
         }
-        for (name, is_asked) in [("presence", asked.presence), ("usage", asked.usage)] {
+        let flags = [
+            ("keys", asked.keys),
+            ("secret", asked.secret),
+            ("presence", asked.presence),
+            ("usage", asked.usage),
+        ];
+        for (name, is_asked) in flags {
             if is_asked {
                 grants += &format!(", {name} = true");
             }

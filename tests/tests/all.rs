@@ -105,6 +105,8 @@ mod scenario_records;
 mod scenario_rendezvous;
 #[path = "all/scenario_sealed.rs"]
 mod scenario_sealed;
+#[path = "all/secrets.rs"]
+mod secrets;
 #[path = "all/service_manager.rs"]
 mod service_manager;
 #[path = "all/sim.rs"]

@@ -190,7 +190,7 @@ impl Code {
         let other_abi = |error: wasmtime::Error| CodeError::OtherAbi(format!("{error:#}"));
         let kind = component.component_type();
         for (name, import) in kind.imports(engine.wasmtime()) {
-            check_import(name, &import.ty, &plugin.granted)?;
+            check_import(engine.wasmtime(), name, &import.ty, &plugin.granted)?;
         }
         let imports = kind
             .imports(engine.wasmtime())
@@ -533,11 +533,16 @@ fn own_interface(name: &str) -> Option<&str> {
     Some(interface)
 }
 
-fn check_import(name: &str, item: &ComponentItem, granted: &Capabilities) -> Result<(), CodeError> {
+fn check_import(
+    engine: &wasmtime::Engine,
+    name: &str,
+    item: &ComponentItem,
+    granted: &Capabilities,
+) -> Result<(), CodeError> {
     let unknown = || CodeError::Unknown(name.to_owned());
-    if !matches!(item, ComponentItem::ComponentInstance(_)) {
+    let ComponentItem::ComponentInstance(instance) = item else {
         return Err(unknown());
-    }
+    };
     let Some(interface) = own_interface(name) else {
         return wasi::is_inert(name).then_some(()).ok_or_else(unknown);
     };
@@ -545,7 +550,10 @@ fn check_import(name: &str, item: &ComponentItem, granted: &Capabilities) -> Res
         return Ok(());
     }
     let (capability, is_granted) = granted.for_interface(interface).ok_or_else(unknown)?;
-    if is_granted {
+    // Words that another interface borrows give nothing.
+    let mut exports = instance.exports(engine);
+    let gives = exports.any(|(_, export)| !matches!(export.ty, ComponentItem::Type(_)));
+    if is_granted || !gives {
         return Ok(());
     }
     Err(CodeError::NotGranted {

@@ -41,6 +41,8 @@ const GIVE_WAY: i32 = 5;
 const END_PATIENCE: Duration = Duration::from_secs(1);
 /// The store, below the data folder.
 const STORE_FILE: &str = "plugins.redb";
+/// What seals the secrets of plugins.
+const SECRETS: &[u8] = b"wormholes-plugin-secrets-v1";
 /// Compiled components, below the data folder.
 const CACHE_FOLDER: &str = "compiled";
 /// Instances of one node.
@@ -152,6 +154,7 @@ impl Host {
     ) -> Result<Self, HostError> {
         std::fs::create_dir_all(folder)?;
         let options = StoreOptions {
+            secret: Some(network.derive(SECRETS)),
             observer,
             ..StoreOptions::default()
         };

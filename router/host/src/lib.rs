@@ -14,6 +14,7 @@ mod figures;
 mod guest;
 mod health;
 mod host;
+mod keys;
 mod letters;
 mod lines;
 mod loaded;

@@ -84,6 +84,10 @@ pub struct Capabilities {
     pub presence: bool,
     /// Be told what rule scripts billed.
     pub usage: bool,
+    /// Create keys, sign and agree with them.
+    pub keys: bool,
+    /// Keep rows that are sealed on disk.
+    pub secret: bool,
 }
 
 /// How much a plugin may use.
@@ -117,6 +121,10 @@ pub struct Limits {
     pub channels: u32,
     /// Facts that are published at once; default 4,096.
     pub facts: u32,
+    /// Keys that one principal created; default 1,024.
+    pub keys: u32,
+    /// Rows in `secret` of one principal, whose names lie in memory; default 10,000.
+    pub secrets: u32,
 }
 
 /// How a plugin is run.
@@ -254,6 +262,8 @@ impl Capabilities {
             rules: &self.rules & &other.rules,
             presence: self.presence && other.presence,
             usage: self.usage && other.usage,
+            keys: self.keys && other.keys,
+            secret: self.secret && other.secret,
         }
     }
 
@@ -266,6 +276,8 @@ impl Capabilities {
             ("messages", self.messages),
             ("presence", self.presence),
             ("usage", self.usage),
+            ("keys", self.keys),
+            ("secret", self.secret),
         ];
         all.into_iter()
             .filter_map(|(name, is_there)| is_there.then_some(name))
@@ -281,6 +293,8 @@ impl Capabilities {
             "messages" => ("messages", self.messages),
             "facts" => ("facts", !self.facts.is_empty()),
             "rules" => ("rules", !self.rules.is_empty()),
+            "keys" => ("keys", self.keys),
+            "secret" => ("secret", self.secret),
             _ => return None,
         })
     }
@@ -302,6 +316,8 @@ impl Limits {
             ("limits.outbox_mib", self.outbox_mib, 1, 1 << 20),
             ("limits.channels", self.channels.into(), 1, 65_536),
             ("limits.facts", self.facts.into(), 1, 65_536),
+            ("limits.keys", self.keys.into(), 1, 65_536),
+            ("limits.secrets", self.secrets.into(), 1, 1_000_000),
         ];
         for (key, given, least, most) in within {
             if !(least..=most).contains(&given) {
@@ -364,6 +380,8 @@ impl Default for Limits {
             outbox_mib: 16,
             channels: 4096,
             facts: 4096,
+            keys: 1024,
+            secrets: 10_000,
         }
     }
 }

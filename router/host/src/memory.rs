@@ -49,8 +49,17 @@ pub(crate) struct Memory {
     pub(crate) notes: Vec<(u64, Note)>,
     /// What its rows have, keys and values.
     pub(crate) kept_bytes: u64,
+    /// How many of its rows are sealed, by kind.
+    pub(crate) sealed: Sealed,
     /// Which version of the plugin woke it last; `None`: it was never woken.
     pub(crate) woken_by: Option<Version>,
+}
+
+/// How many rows are secrets, and keys that were created.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Sealed {
+    pub(crate) secrets: u32,
+    pub(crate) keys: u32,
 }
 
 /// A version of a plugin, as its rows remember it.
@@ -244,7 +253,9 @@ impl Memory {
     pub(crate) fn write_head(&self, home: Home, writes: &mut Writes) {
         if let Some(Version { schema, code }) = self.woken_by {
             let kept = self.kept_bytes.to_be_bytes();
-            let head = [&kept[..], &schema.to_be_bytes(), &code].concat();
+            let Sealed { secrets, keys } = self.sealed;
+            let sealed = [secrets.to_be_bytes(), keys.to_be_bytes()].concat();
+            let head = [&kept[..], &schema.to_be_bytes(), &code, &sealed].concat();
             writes.put(home.key(Space::Head, &[]), Some(head));
         }
     }
@@ -254,6 +265,7 @@ impl Memory {
         if let Some((kept_bytes, by)) = read_head(head) {
             self.kept_bytes = kept_bytes;
             self.woken_by = Some(by);
+            self.sealed = read_sealed(head).unwrap_or_default();
         }
     }
 }
@@ -264,9 +276,18 @@ pub(crate) fn read_head(head: &[u8]) -> Option<(u64, Version)> {
     let (schema, code) = rest.split_first_chunk()?;
     let version = Version {
         schema: u32::from_be_bytes(*schema),
-        code: code.try_into().ok()?,
+        code: *code.first_chunk()?,
     };
     Some((u64::from_be_bytes(*kept), version))
+}
+
+/// How many sealed rows there are; `None`: it was written before there were any.
+fn read_sealed(head: &[u8]) -> Option<Sealed> {
+    let (secrets, rest) = head.get(20..)?.split_first_chunk()?;
+    Some(Sealed {
+        secrets: u32::from_be_bytes(*secrets),
+        keys: u32::from_be_bytes(*rest.first_chunk()?),
+    })
 }
 
 impl Timer {

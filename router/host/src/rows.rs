@@ -7,6 +7,7 @@
 //! 10 | instance u32 | principal u32 | space u8 | key  rows of a principal
 //!   space 0  state      the plugin's own rows
 //!         1  head       one row: kept bytes u64 | schema u32 | code 8 B, of the version that woke it last
+//!                       | secrets u32 | keys u32: how many rows of these there are
 //!         2  timer      name -> due u64 | payload
 //!         3  channel    a channel to send on (OutKey) -> OutHead; written by the principal
 //!         4  done       its number u32 -> OutDone; written by the mail
@@ -15,12 +16,15 @@
 //!         7  refused    length u16 | InKey | number u64 -> Refusal; by the principal
 //!         8  note       number u64 -> Note; by the mail, deleted by the principal
 //!         9  question   id u64 -> empty: an answer is owed; by the principal
+//! 11 | instance u32 | principal u32 | space u8 | key  its rows that are sealed on disk, as `store` says
+//!   space 10 secret     the plugin's own rows
+//!         11 key        a name -> a key that was created
 //! numbers are big-endian, so that rows of one principal, and of one instance, lie together
 //! ```
 
 use std::ops::ControlFlow;
 
-use crate::store::{Row, Snapshot, Span, StoreError};
+use crate::store::{Row, SEALED_PREFIX, Snapshot, Span, StoreError};
 
 const INSTANCE: u8 = 0x01;
 const PRINCIPAL: u8 = 0x02;
@@ -51,18 +55,30 @@ pub(crate) enum Space {
     Refused = 7,
     Note = 8,
     Question = 9,
+    Secret = 10,
+    Key = 11,
 }
 
 impl Home {
     /// A row's key.
     pub(crate) fn key(self, space: Space, key: &[u8]) -> Vec<u8> {
         let mut row = Vec::with_capacity(PREFIX_BYTES + key.len());
-        row.push(ROW);
+        row.push(space.prefix());
         row.extend(self.instance.to_be_bytes());
         row.extend(self.principal.to_be_bytes());
         row.push(space as u8);
         row.extend(key);
         row
+    }
+}
+
+impl Space {
+    fn prefix(self) -> u8 {
+        if matches!(self, Self::Secret | Self::Key) {
+            SEALED_PREFIX
+        } else {
+            ROW
+        }
     }
 }
 

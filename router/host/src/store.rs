@@ -15,6 +15,7 @@ mod error;
 mod head;
 mod overlay;
 mod queue;
+mod sealed;
 mod snapshot;
 mod view;
 mod writes;
@@ -32,7 +33,9 @@ use std::{
 };
 
 use rand::RngCore;
+use zeroize::Zeroizing;
 
+pub(crate) use self::sealed::SEALED_PREFIX;
 pub use self::{
     backend::{Backend, Rows, Span, Visit},
     error::{Lost, StoreError},
@@ -46,15 +49,22 @@ use self::{
     disk::Disk,
     head::Head,
     queue::{Event, Queue, Release},
+    sealed::Sealed,
 };
 
 /// Memory for pages of the file: enough for the paths to all rows of some millions.
 const DEFAULT_CACHE_BYTES: usize = 32 << 20;
 
+/// Of the file of slots, beside the store's.
+const SLOTS_EXTENSION: &str = "slots";
+
 /// How a store is opened.
 pub struct StoreOptions {
     /// Memory for pages of the file; default 32 MiB.
     pub cache_bytes: usize,
+    /// Seals the rows whose keys begin with the byte 0x11, with a file of slots beside the store's;
+    /// the same secret opens them. Default: none, and such rows are as all others.
+    pub secret: Option<Zeroizing<[u8; 32]>>,
     /// Sees every commit, on the thread that commits; default: nobody does.
     pub observer: Option<Observer>,
 }
@@ -101,12 +111,16 @@ impl Store {
     ///
     /// # Errors
     /// When the file cannot be made or opened, others could read it, another process has it open, it
-    /// is damaged, or something else than a store; the error says what mends it.
+    /// is damaged, or something else than a store, or its sealed rows cannot be opened; the error says what mends it.
     pub fn open(path: impl AsRef<Path>, options: StoreOptions) -> Result<Self, StoreError> {
         let path = path.as_ref();
-        let disk = Disk::open(path, options.cache_bytes)?;
+        let mut backend: Box<dyn Backend> = Box::new(Disk::open(path, options.cache_bytes)?);
+        if let Some(secret) = &options.secret {
+            let slots = path.with_extension(SLOTS_EXTENSION);
+            backend = Box::new(Sealed::open(backend, &slots, secret)?);
+        }
         let place = path.display().to_string();
-        Self::start(Box::new(disk), &place, options.observer)
+        Self::start(backend, &place, options.observer)
     }
 
     /// Opens a store on another backend; `place` names it in errors.
@@ -236,6 +250,7 @@ impl Default for StoreOptions {
     fn default() -> Self {
         Self {
             cache_bytes: DEFAULT_CACHE_BYTES,
+            secret: None,
             observer: None,
         }
     }

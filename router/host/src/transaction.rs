@@ -2,6 +2,7 @@
 //! and nothing leaves before the batch that it is in is durable.
 
 mod facts;
+mod keys;
 mod messages;
 mod requests;
 mod rows;
@@ -23,7 +24,7 @@ use wormholes_proto::NodeId;
 use crate::{
     event::{ErrorCode, Event, Refusal, Stamp},
     manifest::{Capabilities, Limits},
-    memory::{Memory, Timer},
+    memory::{Memory, Sealed, Timer},
     message::Parcel,
     rows::Home,
     rules::{Fact, Usage},
@@ -68,6 +69,10 @@ pub enum Limit {
     Facts,
     /// Peers that are told of: who they are, or what they were billed.
     Peers,
+    /// Keys that a principal created.
+    Keys,
+    /// Rows of a principal in `secret`.
+    Secrets,
     /// Memory of one instance.
     Memory,
     /// Elements of all tables of one instance.
@@ -106,6 +111,8 @@ pub(crate) struct Transaction {
     rows: Writes,
     written_bytes: usize,
     kept_bytes: i64,
+    /// How many sealed rows the principal has after it.
+    sealed: Sealed,
     scratch: Written,
     scratch_bytes: i64,
     timers: BTreeMap<Arc<str>, Option<Timer>>,
@@ -159,6 +166,7 @@ impl Transaction {
             rows: Writes::default(),
             written_bytes: 0,
             kept_bytes: 0,
+            sealed: memory.sealed,
             scratch: BTreeMap::new(),
             scratch_bytes: 0,
             timers: BTreeMap::new(),
@@ -277,7 +285,8 @@ impl Transaction {
         for request in effects.answers.keys() {
             memory.requests.remove(request);
         }
-        if self.kept_bytes != 0 {
+        if self.kept_bytes != 0 || self.sealed != memory.sealed {
+            memory.sealed = self.sealed;
             effects.kept_bytes = self.kept_bytes;
             memory.kept_bytes = memory.kept_bytes.saturating_add_signed(self.kept_bytes);
             memory.write_head(self.ground.home, &mut effects.writes);
@@ -293,7 +302,7 @@ impl Transaction {
 
 impl Limit {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::Write,
         Self::State,
         Self::Scratch,
@@ -310,6 +319,8 @@ impl Limit {
         Self::Questions,
         Self::Facts,
         Self::Peers,
+        Self::Keys,
+        Self::Secrets,
     ];
 
     pub(crate) fn mend(self) -> &'static str {
@@ -327,6 +338,8 @@ impl Limit {
             Self::Questions => "too many questions without an answer; raise limits.requests",
             Self::Facts => "too many facts; raise limits.facts or clear some",
             Self::Peers => "the plugin is told of 10,000 peers, and of no more",
+            Self::Keys => "too many keys; raise limits.keys or forget some",
+            Self::Secrets => "too many secret rows; raise limits.secrets or delete some",
             Self::Memory => "the plugin takes too much memory; raise limits.memory_mib",
             Self::Tables => "the plugin's tables have too many elements",
             Self::Time => "one event runs too long; raise limits.event_ms",
@@ -355,6 +368,8 @@ impl fmt::Display for Limit {
             Self::Questions => "questions",
             Self::Facts => "facts",
             Self::Peers => "peers",
+            Self::Keys => "keys",
+            Self::Secrets => "secrets",
         })
     }
 }

@@ -20,6 +20,7 @@ mod check;
 mod drive;
 mod event;
 mod faults;
+mod keys;
 mod mail;
 mod manifest;
 mod memory;

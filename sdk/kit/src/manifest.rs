@@ -47,6 +47,8 @@ pub(crate) struct Limits {
     outbox_mib: usize,
     pub(crate) channels: usize,
     pub(crate) facts: usize,
+    pub(crate) keys: usize,
+    pub(crate) secrets: usize,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -135,6 +137,8 @@ impl Default for Limits {
             outbox_mib: 16,
             channels: 4096,
             facts: 4096,
+            keys: 1024,
+            secrets: 10_000,
         }
     }
 }

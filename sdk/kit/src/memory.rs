@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::mail::Mailbox;
+use crate::{keys::Secret, mail::Mailbox};
 
 pub(crate) type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
 /// By kind and peer: the value, and until when.
@@ -13,6 +13,9 @@ pub(crate) struct Memory {
     pub(crate) state: Rows,
     pub(crate) scratch: Rows,
     pub(crate) facts: Facts,
+    pub(crate) secret: Rows,
+    /// Those that were created, by name.
+    pub(crate) keys: BTreeMap<String, Secret>,
     pub(crate) timers: BTreeMap<String, Timer>,
     /// Without an answer.
     pub(crate) requests: BTreeSet<u64>,
@@ -37,7 +40,10 @@ pub(crate) struct Timer {
 impl Memory {
     /// Keys and values of all rows on disk.
     pub(crate) fn kept_bytes(&self) -> u64 {
-        bytes(&self.state)
+        let keys = self.keys.iter();
+        let keys: usize = keys.map(|(name, key)| name.len() + key.length()).sum();
+        let keys = u64::try_from(keys).unwrap_or(u64::MAX);
+        bytes(&self.state) + bytes(&self.secret) + keys
     }
 
     /// What a start of the node leaves.

@@ -2,15 +2,15 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    hash::{DefaultHasher, Hash, Hasher},
     mem,
     sync::Arc,
 };
 
-use wormholes_plugin::{Error, ErrorCode, Letter, Principal, Result};
+use wormholes_plugin::{Algorithm, Error, ErrorCode, Letter, Principal, Result};
 
 use crate::{
     faults::Leave,
+    keys::Secret,
     mail::{Delivery, InKey, OutKey},
     random::Random,
 };
@@ -284,11 +284,15 @@ impl Net {
     }
 }
 
-/// The key of an alias: the same for as long as the node has its id.
+/// An alias: the same for as long as the node has its id.
+pub(crate) fn alias(node: &[u8; 32], principal: &Principal, name: &str) -> Secret {
+    Secret::derived(node, ("alias", principal, name), Algorithm::Ed25519)
+}
+
+/// The key of an alias.
 pub(crate) fn alias_key(node: &[u8; 32], principal: &Principal, name: &str) -> [u8; 32] {
-    let mut hasher = DefaultHasher::new();
-    (node, principal, name).hash(&mut hasher);
-    let mut key = [0; 32];
-    key.copy_from_slice(&Random::new(hasher.finish()).bytes(32));
-    key
+    let public = alias(node, principal, name).public().ok();
+    public
+        .and_then(|key| key.try_into().ok())
+        .unwrap_or_default()
 }

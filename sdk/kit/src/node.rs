@@ -19,6 +19,7 @@ use crate::{
     check::said,
     event::{Event, Fault, cut},
     faults::{Commit, Faults},
+    keys::Secret,
     mail::Cause,
     manifest::{Manifest, Mode, Poison},
     memory::{Memory, Version},
@@ -43,6 +44,7 @@ pub(crate) struct Around {
 pub(crate) struct Node<P> {
     number: usize,
     pub(crate) id: [u8; 32],
+    seed: [u8; 32],
     pub(crate) manifest: Manifest,
     /// Rises with each update.
     pub(crate) code: u32,
@@ -70,11 +72,15 @@ struct Effects {
 }
 
 impl<P: Plugin> Node<P> {
-    pub(crate) fn new(id: [u8; 32], manifest: Manifest, around: &mut Around) -> Self {
+    /// A node whose key comes of a seed.
+    pub(crate) fn new(seed: [u8; 32], manifest: Manifest, around: &mut Around) -> Self {
+        let id = Secret::node(&seed).public().ok();
+        let id = id.and_then(|id| id.try_into().ok()).unwrap_or_default();
         around.net.ids.push(id);
         let mut node = Self {
             number: around.net.ids.len() - 1,
             id,
+            seed,
             manifest,
             code: 0,
             config: BTreeMap::new(),
@@ -335,6 +341,7 @@ impl<P: Plugin> Node<P> {
             now_ms: around.now_ms,
             config: self.config.clone(),
             node_id: self.id,
+            node_seed: self.seed,
             principal: principal.clone(),
             protocols: self.manifest.messages.protocols.clone(),
             capabilities: self.manifest.capabilities.clone(),
@@ -524,6 +531,8 @@ impl<P: Plugin> Node<P> {
                 return unavailable("its rows are of another version yet".to_owned());
             }
             memory.state.clone_from(&actor.memory.state);
+            memory.secret.clone_from(&actor.memory.secret);
+            memory.keys.clone_from(&actor.memory.keys);
         }
         let ground = Ground {
             reads_only: true,

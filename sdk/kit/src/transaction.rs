@@ -1,6 +1,7 @@
 //! What one event reads and does: the node's functions, with its limits and its words.
 
 mod facts;
+mod keys;
 mod messages;
 
 use std::{
@@ -12,14 +13,16 @@ use std::{
 };
 
 use wormholes_plugin::{
-    Address, Error, ErrorCode, Identity, Letter, Level, Principal, Result, Ruling,
-    host::{Host, Range, Row, Space},
+    Address, Algorithm, Error, ErrorCode, Identity, KeyPair, Letter, Level, Principal, Result,
+    Ruling,
+    host::{Form, Host, Range, Row, Space},
 };
 
 pub(crate) use self::facts::Rules;
 use crate::{
     event::cut,
     faults::Faults,
+    keys::{signed, verifies},
     mail::OutKey,
     manifest::{Capabilities, Limits},
     memory::{Memory, Rows, Timer, bytes},
@@ -57,6 +60,7 @@ pub(crate) struct Ground {
     pub(crate) now_ms: u64,
     pub(crate) config: BTreeMap<String, String>,
     pub(crate) node_id: [u8; 32],
+    pub(crate) node_seed: [u8; 32],
     pub(crate) principal: Principal,
     pub(crate) protocols: BTreeSet<String>,
     pub(crate) capabilities: Capabilities,
@@ -148,6 +152,7 @@ impl Transaction {
         match space {
             Space::State => &self.memory.state,
             Space::Scratch => &self.memory.scratch,
+            Space::Secret => &self.memory.secret,
         }
     }
 
@@ -156,12 +161,18 @@ impl Transaction {
         self.check_writable()?;
         // A row in memory costs more than its bytes.
         let more = match space {
-            Space::State => 0,
+            Space::State | Space::Secret => 0,
             Space::Scratch => ROW_BYTES,
         };
         let before = self.rows(space).get(key);
         let before = before.map_or(0, |value| key.len() + value.len() + more);
         let after = value.map_or(0, |value| key.len() + value.len() + more);
+        let rows = self.memory.secret.len();
+        let is_new = before == 0 && after > 0;
+        if space == Space::Secret && is_new && rows >= self.ground.limits.secrets {
+            let many = "too many secret rows; raise limits.secrets or delete some";
+            return Err(quota(many));
+        }
         if after > before {
             self.check_room(space, after - before)?;
         }
@@ -169,12 +180,13 @@ impl Transaction {
         let rows = match space {
             Space::State => &mut self.memory.state,
             Space::Scratch => &mut self.memory.scratch,
+            Space::Secret => &mut self.memory.secret,
         };
         match value {
             Some(value) => rows.insert(key.to_vec(), value.to_vec()),
             None => rows.remove(key),
         };
-        self.writes |= space == Space::State;
+        self.writes |= space != Space::Scratch;
         Ok(())
     }
 
@@ -182,13 +194,7 @@ impl Transaction {
         let more = u64::try_from(more).unwrap_or(u64::MAX);
         let limits = &self.ground.limits;
         match space {
-            Space::State => {
-                let kept = self.memory.kept_bytes() + self.ground.others_keep;
-                if kept.saturating_add(more) > limits.state_bytes() {
-                    let full = "the plugin keeps too much; raise limits.state_mib or delete rows";
-                    return Err(quota(full));
-                }
-            }
+            Space::State | Space::Secret => self.check_kept(more)?,
             Space::Scratch => {
                 let rows = self.memory.scratch.len() * ROW_BYTES;
                 let rows = u64::try_from(rows).unwrap_or(u64::MAX);
@@ -198,6 +204,16 @@ impl Transaction {
                     return Err(quota(full));
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Whether the plugin may keep so many more bytes.
+    fn check_kept(&self, more: u64) -> Result<()> {
+        let kept = self.memory.kept_bytes() + self.ground.others_keep;
+        if kept.saturating_add(more) > self.ground.limits.state_bytes() {
+            let full = "the plugin keeps too much; raise limits.state_mib or delete rows";
+            return Err(quota(full));
         }
         Ok(())
     }
@@ -382,6 +398,46 @@ impl Host for Shared {
 
     fn ask_rules(&mut self, hook: &str, question: &str) -> Result<Ruling> {
         self.call(|event| event.ask_rules(hook, question))
+    }
+
+    fn create_key(&mut self, name: &str, algorithm: Algorithm) -> Result<Vec<u8>> {
+        self.call(|event| event.create_key(name, algorithm))
+    }
+
+    fn forget_key(&mut self, name: &str) -> Result<()> {
+        self.call(|event| event.forget_key(name))
+    }
+
+    fn public_key(&mut self, key: &KeyPair, algorithm: Algorithm) -> Result<Vec<u8>> {
+        self.call(|event| event.secret(key, algorithm)?.public())
+    }
+
+    fn sign(&mut self, key: &KeyPair, form: Form<'_>, message: &[u8]) -> Result<[u8; 64]> {
+        self.call(|event| event.sign(key, form, message))
+    }
+
+    fn agree(&mut self, key: &KeyPair, theirs: &[u8; 32]) -> Result<[u8; 32]> {
+        self.call(|event| event.secret(key, Algorithm::X25519)?.agree(theirs))
+    }
+
+    fn decapsulate(&mut self, key: &KeyPair, ciphertext: &[u8]) -> Result<[u8; 32]> {
+        self.call(|event| {
+            let key = event.secret(key, Algorithm::MlKem768)?;
+            key.decapsulate(ciphertext)
+        })
+    }
+
+    fn verify(
+        &mut self,
+        by: &[u8; 32],
+        form: Form<'_>,
+        message: &[u8],
+        signature: &[u8; 64],
+    ) -> bool {
+        self.call(|event| {
+            let signed = signed(&event.ground.instance, form, message);
+            signed.is_ok_and(|signed| verifies(by, &signed, signature))
+        })
     }
 
     fn log(&mut self, level: Level, message: &str) {

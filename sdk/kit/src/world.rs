@@ -77,9 +77,9 @@ impl<P: Plugin> World<P> {
 
     /// Adds a node; gives its number.
     pub fn add_node(&mut self) -> usize {
-        let mut id = [0; 32];
-        id.copy_from_slice(&self.around.random.bytes(32));
-        let node = Node::new(id, self.manifest.clone(), &mut self.around);
+        let mut seed = [0; 32];
+        seed.copy_from_slice(&self.around.random.bytes(32));
+        let node = Node::new(seed, self.manifest.clone(), &mut self.around);
         self.nodes.push(node);
         self.nodes.len() - 1
     }

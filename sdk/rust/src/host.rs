@@ -3,7 +3,7 @@
 //! In a component these are the node's own. A native test installs a [`Host`] of its own with
 //! [`enter`]. Plugins use [`Context`](crate::Context) and the typed [`Map`](crate::Map) instead.
 
-use crate::{Address, Identity, Letter, Level, Result, Ruling};
+use crate::{Address, Algorithm, Identity, KeyPair, Letter, Level, Result, Ruling};
 
 /// A key and its value.
 pub type Row = (Vec<u8>, Vec<u8>);
@@ -28,6 +28,17 @@ pub enum Space {
     State,
     /// In memory, for as long as the node runs.
     Scratch,
+    /// On disk, sealed.
+    Secret,
+}
+
+/// What a signature is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Form<'a> {
+    /// The message for this domain, in this instance of a plugin.
+    Domain(&'a str),
+    /// Its bytes as they are.
+    Raw,
 }
 
 /// The functions that the ABI imports.
@@ -51,6 +62,19 @@ pub trait Host {
     fn set_fact(&mut self, kind: &str, peer: &[u8; 32], value: i64, ttl_ms: u64) -> Result<()>;
     fn clear_fact(&mut self, kind: &str, peer: &[u8; 32]) -> Result<()>;
     fn ask_rules(&mut self, hook: &str, question: &str) -> Result<Ruling>;
+    fn create_key(&mut self, name: &str, algorithm: Algorithm) -> Result<Vec<u8>>;
+    fn forget_key(&mut self, name: &str) -> Result<()>;
+    fn public_key(&mut self, key: &KeyPair, algorithm: Algorithm) -> Result<Vec<u8>>;
+    fn sign(&mut self, key: &KeyPair, form: Form<'_>, message: &[u8]) -> Result<[u8; 64]>;
+    fn agree(&mut self, key: &KeyPair, theirs: &[u8; 32]) -> Result<[u8; 32]>;
+    fn decapsulate(&mut self, key: &KeyPair, ciphertext: &[u8]) -> Result<[u8; 32]>;
+    fn verify(
+        &mut self,
+        by: &[u8; 32],
+        form: Form<'_>,
+        message: &[u8],
+        signature: &[u8; 64],
+    ) -> bool;
     fn log(&mut self, level: Level, message: &str);
     fn random(&mut self, length: u32) -> Vec<u8>;
     fn config(&mut self, key: &str) -> Option<String>;
@@ -127,6 +151,10 @@ pub struct OnDisk;
 #[derive(Debug)]
 pub struct InMemory;
 
+/// Rows of `secret`.
+#[derive(Debug)]
+pub struct Sealed;
+
 macro_rules! shelf {
     ($shelf:ty, $space:ident, $module:ident) => {
         #[cfg(not(target_family = "wasm"))]
@@ -171,3 +199,4 @@ macro_rules! shelf {
 
 shelf!(OnDisk, State, state);
 shelf!(InMemory, Scratch, scratch);
+shelf!(Sealed, Secret, secret);

@@ -25,6 +25,7 @@
 mod context;
 mod error;
 pub mod host;
+mod keys;
 mod message;
 mod plugin;
 mod request;
@@ -36,7 +37,8 @@ pub mod wasm;
 
 pub use context::{Context, Level};
 pub use error::{Error, ErrorCode, Result};
-pub use host::{InMemory, OnDisk};
+pub use host::{InMemory, OnDisk, Sealed};
+pub use keys::{Algorithm, KeyPair};
 pub use message::{Address, Halt, Identity, Incoming, Letter, Outcome, Place, Way};
 pub use plugin::{Plugin, Principal, Reason};
 pub use request::{Caller, Reply, Request, json};

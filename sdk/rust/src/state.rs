@@ -6,7 +6,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     Error, Result,
-    host::{InMemory, OnDisk, Range, Shelf},
+    host::{InMemory, OnDisk, Range, Sealed, Shelf},
 };
 
 /// One value under a name.
@@ -47,6 +47,14 @@ impl<T> Cell<T, InMemory> {
     }
 }
 
+impl<T> Cell<T, Sealed> {
+    /// On disk, sealed: what is written over cannot be read again. Capability `secret`.
+    pub const fn secret(name: &'static str) -> Self {
+        let value = PhantomData;
+        Self { name, value }
+    }
+}
+
 impl<T: Serialize + DeserializeOwned, S: Shelf> Cell<T, S> {
     /// The value; `None` before the first `set`.
     ///
@@ -78,6 +86,14 @@ impl<K, V> Map<K, V> {
 impl<K, V> Map<K, V, InMemory> {
     /// In memory, for as long as the node runs.
     pub const fn scratch(name: &'static str) -> Self {
+        let row = PhantomData;
+        Self { name, row }
+    }
+}
+
+impl<K, V> Map<K, V, Sealed> {
+    /// On disk, sealed: what is removed or written over cannot be read again. Capability `secret`.
+    pub const fn secret(name: &'static str) -> Self {
         let row = PhantomData;
         Self { name, row }
     }

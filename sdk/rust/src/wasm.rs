@@ -1,12 +1,13 @@
 //! The glue of a component: the ABI's imports and exports on one side, [`Host`] and
 //! [`Plugin`](crate::Plugin) on the other.
 
+mod keys;
 mod messages;
 mod rules;
 
 use crate::{
-    Context, Error, ErrorCode, Level, Principal, Reason,
-    host::Range,
+    Algorithm, Context, Error, ErrorCode, KeyPair, Level, Principal, Reason,
+    host::{Form, Range},
     message::{Address, Identity, Letter},
     request::{Caller, Reply, Request},
 };
@@ -21,7 +22,7 @@ pub mod bindings {
     });
 }
 
-pub(crate) use bindings::wormholes::plugin::{scratch, state};
+pub(crate) use bindings::wormholes::plugin::{scratch, secret, state};
 use bindings::{
     exports::wormholes::plugin::{lifecycle, on_query, on_request, on_timer},
     wormholes::plugin::{facts, requests, system, timers, types},
@@ -123,6 +124,57 @@ impl Node {
 
     pub(crate) fn ask_rules(&mut self, hook: &str, question: &str) -> crate::Result<crate::Ruling> {
         rules::ask(hook, question)
+    }
+
+    pub(crate) fn create_key(
+        &mut self,
+        name: &str,
+        algorithm: Algorithm,
+    ) -> crate::Result<Vec<u8>> {
+        keys::create(name, algorithm)
+    }
+
+    pub(crate) fn forget_key(&mut self, name: &str) -> crate::Result<()> {
+        keys::forget(name)
+    }
+
+    pub(crate) fn public_key(
+        &mut self,
+        key: &KeyPair,
+        algorithm: Algorithm,
+    ) -> crate::Result<Vec<u8>> {
+        keys::public(key, algorithm)
+    }
+
+    pub(crate) fn sign(
+        &mut self,
+        key: &KeyPair,
+        form: Form<'_>,
+        message: &[u8],
+    ) -> crate::Result<[u8; 64]> {
+        keys::sign(key, form, message)
+    }
+
+    pub(crate) fn agree(&mut self, key: &KeyPair, theirs: &[u8; 32]) -> crate::Result<[u8; 32]> {
+        keys::agree(key, theirs)
+    }
+
+    pub(crate) fn decapsulate(
+        &mut self,
+        key: &KeyPair,
+        ciphertext: &[u8],
+    ) -> crate::Result<[u8; 32]> {
+        keys::decapsulate(key, ciphertext)
+    }
+
+    pub(crate) fn verify(
+        &mut self,
+        by: &[u8; 32],
+        form: Form<'_>,
+        message: &[u8],
+        signature: &[u8; 64],
+    ) -> bool {
+        keys::verify(by, form, message, signature)
     }
 
     pub(crate) fn log(&mut self, level: Level, message: &str) {

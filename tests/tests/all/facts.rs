@@ -205,8 +205,8 @@ async fn a_plugin_is_answered_by_the_rules_in_force_and_a_script_that_fails_deni
 
     // The deepest script runs on the stack of a plugin's call.
     let deep = folder.join("deep.rhai");
-    let open = "(1 + ".repeat(15);
-    let shut = ")".repeat(15);
+    let open = "(1 + ".repeat(40);
+    let shut = ")".repeat(40);
     let text = format!("fn f(n) {{ {open}f(n + 1){shut} }}\nfn clerk_write(w) {{ f(0) }}");
     fs::write(&deep, text).unwrap();
     trio.club

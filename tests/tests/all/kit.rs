@@ -67,6 +67,13 @@ fn wickedness(node: &mut impl Drive) -> Vec<Result<Value>> {
         ("foreign-hook", json!({})),
         ("deep-question", json!({})),
         ("wild-question", json!({})),
+        ("misuse-keys", json!({})),
+        ("signatures", json!({})),
+        ("keys", json!({})),
+        ("misuse-keys", json!({})),
+        ("secrets", json!({})),
+        ("hide", json!({ "name": "n", "text": "t" })),
+        ("spill", json!({})),
         ("later", json!({})),
         ("nothing", json!({})),
     ];
@@ -77,6 +84,7 @@ fn wickedness(node: &mut impl Drive) -> Vec<Result<Value>> {
             let marks = node.request(&of, "marks", json!({})).unwrap();
             told.push(Ok(json!([marks[0], marks[1]])));
             told.push(node.query(&of, "sneak", json!({})));
+            told.push(node.query(&of, "hidden", json!({})));
         }
     }
     told.extend((0..6).map(|n| node.request(&user("ann"), "fill", with(n))));
@@ -297,5 +305,32 @@ fn facts_rulings_peers_and_bills_are_there_in_the_kit() {
         at.presence(bob, true, 2);
         let present = at.query(&node, "present", json!({}));
         assert_eq!(present, Ok(json!({ peer.as_str(): 2 })));
+    });
+}
+
+/// Whoever is told nothing hides it again.
+#[test]
+fn no_fault_has_a_secret_or_a_key_by_halves() {
+    every_fault::<Wicked>(&manifest("tests/wicked"), |world| {
+        let mut node = world.at(0);
+        let mut ask = |command: &str, arguments: Value| {
+            loop {
+                match node.request(&Principal::Node, command, arguments.clone()) {
+                    Err(error) if error.code == ErrorCode::Unavailable => {}
+                    told => break told,
+                }
+            }
+        };
+        ask("hide", json!({ "name": "n", "text": "t" })).unwrap();
+        let key = ask("derived", json!({})).unwrap();
+        let made = ask("make-key", json!({ "name": "k" })).unwrap();
+        // A crash behind the commit had it made before: then it is there, and not again.
+        let again = ask("make-key", json!({ "name": "k" })).unwrap();
+        assert_eq!(made, again);
+        assert_eq!(ask("derived", json!({})), Ok(key));
+        assert_eq!(
+            node.query(&Principal::Node, "hidden", json!({})),
+            Ok(json!([["n", "t"]]))
+        );
     });
 }

@@ -1,17 +1,18 @@
 //! A plugin for tests: it loops, breaks, takes all memory, floods whatever can be flooded, and never
 //! answers. Its host must contain each of it.
 
+mod keys;
+mod rules;
+
 use std::{
-    collections::BTreeMap,
     hint::black_box,
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
-use serde_json::json;
 use wormholes_plugin::{
     Address, Caller, Cell, Context, Error, InMemory, Letter, Level, Map, Plugin, Reply, Request,
-    Result, json as encoded, plugin,
+    Result, json, plugin,
 };
 
 /// Written before something goes wrong.
@@ -20,8 +21,6 @@ const MARK: Cell<u64> = Cell::new("mark");
 const SCRATCH_MARK: Cell<u64, InMemory> = Cell::scratch("mark");
 const FLOOD: Map<u64, Vec<u8>> = Map::new("flood");
 const SCRATCH_FLOOD: Map<u64, Vec<u8>, InMemory> = Map::scratch("flood");
-
-const HOUR: Duration = Duration::from_secs(3600);
 
 /// Lives as long as an instance's memory.
 static MEMORY: AtomicU64 = AtomicU64::new(0);
@@ -51,23 +50,8 @@ impl Plugin for Wicked {
                 let hour = Duration::from_secs(3600);
                 Reply::done(&flood(|n| cx.set_timer(&n.to_string(), hour, &[])))
             }
-            "facts" => Reply::done(&flood(|n| cx.set_fact("mood", &id(n), 1, HOUR))),
-            "foreign-fact" => cx
-                .set_fact("credit", &id(1), 1, HOUR)
-                .and_then(|()| Reply::done("it made credit")),
-            "foreign-hook" => {
-                cx.ask_rules("route", &BTreeMap::<String, u8>::new())?;
-                Reply::done("it asked")
-            }
-            "deep-question" => {
-                let deep = (0..20).fold(json!({}), |deep, _| json!({ "in": deep }));
-                cx.ask_rules("wicked_hook", &deep)?;
-                Reply::done("it asked")
-            }
-            "wild-question" => {
-                let wild = "x".repeat(1 << 20);
-                cx.ask_rules("wicked_hook", &BTreeMap::from([("text", wild)]))?;
-                Reply::done("it asked")
+            "facts" | "foreign-fact" | "foreign-hook" | "deep-question" | "wild-question" => {
+                rules::command(cx, &request)
             }
             "messages" => Reply::done(&flood(|_| letter(cx).send(cx).map(drop))),
             "posts" => Reply::done(&flood(|_| letter(cx).post(cx))),
@@ -77,7 +61,7 @@ impl Plugin for Wicked {
             }
             // Another principal's request is not there to answer.
             "forge" => cx
-                .finish(request.argument("with")?, encoded(&"forged"))
+                .finish(request.argument("with")?, json(&"forged"))
                 .and_then(|()| Reply::done(&"it answered")),
             "log" => {
                 (0..5_000).for_each(|n| cx.log(Level::Info, &format!("line {n}")));
@@ -98,7 +82,7 @@ impl Plugin for Wicked {
                 Reply::done(&"set")
             }
             "later" => Ok(Reply::Later),
-            _ => Err(Error::not_found("not wicked enough")),
+            _ => keys::command(cx, &request),
         }
     }
 
@@ -115,22 +99,18 @@ impl Plugin for Wicked {
     }
 
     /// It tries to write, and is refused.
-    fn query(&self, cx: &Context, _: &Caller, _: &str, _: &[u8]) -> Result<Vec<u8>> {
+    fn query(&self, cx: &Context, _: &Caller, name: &str, _: &[u8]) -> Result<Vec<u8>> {
+        if name == "hidden" {
+            return keys::hidden();
+        }
         cx.log(Level::Info, "asked");
         mark(7)?;
-        encoded(&"it wrote")
+        json(&"it wrote")
     }
 
     fn canceled(&mut self, _: &mut Context, request: u64) -> Result<()> {
         MARK.set(&request)
     }
-}
-
-/// Of somebody.
-fn id(number: u64) -> [u8; 32] {
-    let mut id = [7; 32];
-    id[..8].copy_from_slice(&number.to_be_bytes());
-    id
 }
 
 /// To itself.

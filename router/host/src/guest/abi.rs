@@ -2,12 +2,14 @@
 //!
 //! Thin: each turns types of the ABI into the host's and asks the event's [`Transaction`].
 
+mod keys;
 mod messages;
 mod rules;
 
 use super::State;
 use crate::{
     event::{Caller, ErrorCode, Principal, Reason, Refusal, Stamp},
+    rows::Space,
     transaction::{Rows, Scan, Transaction},
 };
 
@@ -22,7 +24,7 @@ wasmtime::component::bindgen!({
 
 pub(super) use self::exports::wormholes::plugin as handlers;
 pub(super) use self::wormholes::plugin::types as words;
-use self::wormholes::plugin::{requests, scratch, state, system, timers, types};
+use self::wormholes::plugin::{requests, scratch, secret, state, system, timers, types};
 
 /// A call's answer: an error for the plugin, or a fault of the host, which undoes the event.
 type Answer<T> = wasmtime::Result<Result<T, types::Error>>;
@@ -39,19 +41,37 @@ impl types::Host for State {}
 
 impl state::Host for State {
     fn get(&mut self, key: Vec<u8>) -> wasmtime::Result<Option<Vec<u8>>> {
-        Ok(self.event()?.state_get(&key)?)
+        Ok(self.event()?.row_get(Space::State, &key)?)
     }
 
     fn set(&mut self, key: Vec<u8>, value: Vec<u8>) -> Answer<()> {
-        Ok(told(self.event()?.state_set(&key, value)?))
+        Ok(told(self.event()?.row_set(Space::State, &key, value)?))
     }
 
     fn delete(&mut self, key: Vec<u8>) -> Answer<()> {
-        Ok(told(self.event()?.state_delete(&key)?))
+        Ok(told(self.event()?.row_delete(Space::State, &key)?))
     }
 
     fn scan(&mut self, range: state::Range) -> wasmtime::Result<Rows> {
-        Ok(self.event()?.state_scan(&range.into())?)
+        Ok(self.event()?.row_scan(Space::State, &range.into())?)
+    }
+}
+
+impl secret::Host for State {
+    fn get(&mut self, key: Vec<u8>) -> wasmtime::Result<Option<Vec<u8>>> {
+        Ok(self.event()?.row_get(Space::Secret, &key)?)
+    }
+
+    fn set(&mut self, key: Vec<u8>, value: Vec<u8>) -> Answer<()> {
+        Ok(told(self.event()?.row_set(Space::Secret, &key, value)?))
+    }
+
+    fn delete(&mut self, key: Vec<u8>) -> Answer<()> {
+        Ok(told(self.event()?.row_delete(Space::Secret, &key)?))
+    }
+
+    fn scan(&mut self, range: state::Range) -> wasmtime::Result<Rows> {
+        Ok(self.event()?.row_scan(Space::Secret, &range.into())?)
     }
 }
 

@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     event::{ErrorCode, Principal, Refusal},
+    keys::Holder,
     loaded::Loaded,
     message::{Identity, OutKey, Parcel, Place, Way},
     network::{Call, CallError},
@@ -434,18 +435,12 @@ pub(crate) fn alias(
     principal: &Principal,
     name: &str,
 ) -> Ed25519KeyPair {
-    let (kind, user) = match principal {
-        Principal::Node => (0_u8, ""),
-        Principal::User(user) => (1, &**user),
+    let holder = Holder {
+        network,
+        instance: plugin,
+        principal,
     };
-    let mut purpose = b"wormholes-alias-v1".to_vec();
-    purpose.push(kind);
-    for part in [plugin, user, name] {
-        // Names have at most 255 bytes.
-        purpose.push(u8::try_from(part.len()).unwrap_or(u8::MAX));
-        purpose.extend_from_slice(part.as_bytes());
-    }
-    let seed = network.derive(&purpose);
+    let seed = holder.alias_seed(name);
     #[expect(clippy::expect_used, reason = "every seed of 32 bytes is a key")]
     Ed25519KeyPair::from_seed_unchecked(&*seed).expect("a seed has 32 bytes")
 }

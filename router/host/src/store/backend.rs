@@ -73,6 +73,10 @@ impl Span {
             Some(after) if !backwards && after >= prefix => start = Bound::Excluded(after),
             Some(_) | None => {}
         }
+        Self::within(start, end, backwards)
+    }
+
+    fn within(start: Bound<&[u8]>, end: Bound<&[u8]>, backwards: bool) -> Option<Self> {
         let is_empty = match (start, end) {
             (Bound::Included(start) | Bound::Excluded(start), Bound::Excluded(end)) => start >= end,
             _ => false,
@@ -82,6 +86,21 @@ impl Span {
             end: end.map(<[u8]>::to_vec),
             backwards,
         })
+    }
+
+    /// The part of it from a key on, and before another one; `None`: there is none.
+    pub(super) fn clip(&self, from: &[u8], to: Option<&[u8]>) -> Option<Self> {
+        let (start, end) = self.bounds();
+        let start = match start {
+            Bound::Included(at) | Bound::Excluded(at) if at >= from => start,
+            Bound::Included(_) | Bound::Excluded(_) | Bound::Unbounded => Bound::Included(from),
+        };
+        let end = match (end, to) {
+            (Bound::Included(at) | Bound::Excluded(at), Some(to)) if at < to => end,
+            (end, None) => end,
+            (_, Some(to)) => Bound::Excluded(to),
+        };
+        Self::within(start, end, self.backwards)
     }
 
     /// The keys; never crossed.

@@ -56,6 +56,19 @@ pub enum StoreError {
         /// What was found.
         what: String,
     },
+    /// Sealed rows and the slots with their keys do not fit.
+    #[error(
+        "the secrets of plugins cannot be opened: {what}. {slots} belongs to the store beside it and to \
+         identity.key; put all three back from one backup, or move this file and the store away to \
+         begin without what plugins kept",
+        slots = slots.display()
+    )]
+    Sealed {
+        /// The file of slots.
+        slots: PathBuf,
+        /// What was found.
+        what: &'static str,
+    },
     /// Not the store that was open before.
     #[error("the store was replaced while it was open; put the old one back, or restart wormholed")]
     Replaced,

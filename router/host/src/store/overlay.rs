@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     ops::{Bound, Range},
 };
 
@@ -9,7 +10,7 @@ use super::{BatchId, Writes, writes::contains};
 
 /// A principal's own writes that no snapshot holds yet. It grows no larger than two batches, if
 /// whoever writes waits for room in the store and prunes.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Overlay {
     removed: Vec<(BatchId, Range<Vec<u8>>)>,
     rows: BTreeMap<Vec<u8>, (BatchId, Option<Vec<u8>>)>,
@@ -60,5 +61,14 @@ impl Overlay {
     /// Whether a row that was there before is deleted with a range.
     pub(super) fn hides(&self, key: &[u8]) -> bool {
         self.removed.iter().any(|(_, range)| contains(range, key))
+    }
+}
+
+/// Without the rows: some are secret.
+impl fmt::Debug for Overlay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Overlay")
+            .field("rows", &self.rows.len())
+            .finish_non_exhaustive()
     }
 }

@@ -7,6 +7,7 @@ mod kills;
 mod memory;
 mod model;
 mod pipeline;
+mod sealed;
 
 use std::{sync::mpsc::channel, time::Duration};
 

@@ -1,11 +1,15 @@
 //! Writes: rows that are put and deleted, in the order of their keys.
 
-use std::{collections::BTreeMap, ops::Range};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    ops::{Bound, Range},
+};
 
 pub(super) type RowMap = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
 /// Rows to put and to delete as one. What is written later hides what was written earlier.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Writes {
     /// Removed before any of `rows` is put.
     removed: Vec<Range<Vec<u8>>>,
@@ -59,6 +63,14 @@ impl Writes {
         self.rows.extend(later.rows);
     }
 
+    /// Whether a row or a range of these keys is among them.
+    pub(super) fn touches(&self, from: &[u8], before: &[u8]) -> bool {
+        let bounds = (Bound::Included(from), Bound::Excluded(before));
+        let is_removed =
+            |range: &Range<Vec<u8>>| range.start.as_slice() < before && range.end.as_slice() > from;
+        self.rows.range::<[u8], _>(bounds).next().is_some() || self.removed.iter().any(is_removed)
+    }
+
     pub(super) fn map(&self) -> &RowMap {
         &self.rows
     }
@@ -70,6 +82,16 @@ impl Writes {
 
     pub(super) fn into_parts(self) -> (Vec<Range<Vec<u8>>>, RowMap) {
         (self.removed, self.rows)
+    }
+}
+
+/// Without the rows: some are secret.
+impl fmt::Debug for Writes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Writes")
+            .field("rows", &self.rows.len())
+            .field("bytes", &self.bytes())
+            .finish_non_exhaustive()
     }
 }
 

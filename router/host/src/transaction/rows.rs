@@ -5,6 +5,7 @@ use std::{cmp::Ordering, collections::BTreeMap};
 use super::{Limit, ROW_BYTES, Transaction, invalid};
 use crate::{
     event::Refusal,
+    memory::Sealed,
     rows::{Space, own_key},
     store::{Span, StoreError},
 };
@@ -34,33 +35,38 @@ pub(crate) struct Scan {
 
 impl Transaction {
     /// A row of the principal's own; none for a key that no row can have.
-    pub(crate) fn state_get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        self.view().get(&self.ground.home.key(Space::State, key))
+    pub(crate) fn row_get(&self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.view().get(&self.ground.home.key(space, key))
     }
 
-    pub(crate) fn state_set(
+    pub(crate) fn row_set(
         &mut self,
+        space: Space,
         key: &[u8],
         value: Vec<u8>,
     ) -> Result<Result<(), Refusal>, StoreError> {
         if let Err(refusal) = check_row(key, &value) {
             return Ok(Err(refusal));
         }
-        self.state_write(key, Some(value))
+        self.row_put(space, key, Some(value))
     }
 
-    pub(crate) fn state_delete(&mut self, key: &[u8]) -> Result<Result<(), Refusal>, StoreError> {
+    pub(crate) fn row_delete(
+        &mut self,
+        space: Space,
+        key: &[u8],
+    ) -> Result<Result<(), Refusal>, StoreError> {
         if let Err(refusal) = check_row(key, &[]) {
             return Ok(Err(refusal));
         }
-        self.state_write(key, None)
+        self.row_put(space, key, None)
     }
 
-    pub(crate) fn state_scan(&self, scan: &Scan) -> Result<Rows, StoreError> {
+    pub(crate) fn row_scan(&self, space: Space, scan: &Scan) -> Result<Rows, StoreError> {
         let home = self.ground.home;
-        let after = scan.after.as_deref().map(|key| home.key(Space::State, key));
+        let after = scan.after.as_deref().map(|key| home.key(space, key));
         let mut rows = self.view().scan(
-            &home.key(Space::State, &scan.prefix),
+            &home.key(space, &scan.prefix),
             after.as_deref(),
             scan.backwards,
             scan_limit(scan),
@@ -72,17 +78,23 @@ impl Transaction {
         Ok(rows)
     }
 
-    fn state_write(
+    pub(super) fn row_put(
         &mut self,
+        space: Space,
         key: &[u8],
         value: Option<Vec<u8>>,
     ) -> Result<Result<(), Refusal>, StoreError> {
         if let Err(refusal) = self.check_writable() {
             return Ok(Err(refusal));
         }
-        let row = self.ground.home.key(Space::State, key);
+        let row = self.ground.home.key(space, key);
+        let before = self.view().get(&row)?;
+        let sealed = match self.count(space, before.is_some(), value.is_some()) {
+            Ok(sealed) => sealed,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
         let size = |value: &Vec<u8>| row_bytes(key, value);
-        let before = self.view().get(&row)?.as_ref().map_or(0, size);
+        let before = before.as_ref().map_or(0, size);
         let after = value.as_ref().map_or(0, size);
         let kept = self.kept_bytes + after - before;
         if after > before && self.keeps_too_much(kept) {
@@ -93,9 +105,41 @@ impl Transaction {
         {
             return Ok(Err(refusal));
         }
-        self.kept_bytes = kept;
+        (self.kept_bytes, self.sealed) = (kept, sealed);
         self.rows.put(row, value);
         Ok(Ok(()))
+    }
+
+    /// How many sealed rows there are after a write.
+    fn count(&mut self, space: Space, was: bool, is: bool) -> Result<Sealed, Refusal> {
+        let mut sealed = self.sealed;
+        let (count, most, limit) = match space {
+            Space::Secret => (
+                &mut sealed.secrets,
+                self.ground.limits.secrets,
+                Limit::Secrets,
+            ),
+            Space::Key => (&mut sealed.keys, self.ground.limits.keys, Limit::Keys),
+            Space::State
+            | Space::Head
+            | Space::Timer
+            | Space::Channel
+            | Space::Done
+            | Space::Waiting
+            | Space::Cursor
+            | Space::Refused
+            | Space::Note
+            | Space::Question => return Ok(sealed),
+        };
+        if is && !was {
+            if *count >= most {
+                return Err(self.hit(limit));
+            }
+            *count += 1;
+        } else if was && !is {
+            *count = count.saturating_sub(1);
+        }
+        Ok(sealed)
     }
 
     fn keeps_too_much(&self, change: i64) -> bool {

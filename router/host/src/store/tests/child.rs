@@ -8,7 +8,7 @@ use std::{
     sync::mpsc::{Receiver, channel},
 };
 
-use super::{Lost, Store, append, put, wait_for};
+use super::{Lost, Store, append, put, sealed, wait_for};
 use crate::store::StoreOptions;
 
 const TASK: &str = "WORMHOLES_STORE_CHILD";
@@ -43,6 +43,7 @@ fn a_child_does_what_its_parent_asks() {
         "hold" => hold(Path::new(path)),
         "write" => write(Path::new(path)),
         "fill" => fill(Path::new(path)),
+        "seal" => seal(Path::new(path)),
         other => panic!("no such task: {other}"),
     }
 }
@@ -80,6 +81,20 @@ fn write(path: &Path) {
             say(&name.to_string());
             let _ = told.send(());
         });
+    }
+}
+
+/// Writes a secret and deletes the one before without end, and says which is durable.
+fn seal(path: &Path) {
+    let store = sealed::open(path);
+    let last = store.snapshot().get(&sealed::key("step")).unwrap();
+    let last = last.map_or(0, |step| String::from_utf8(step).unwrap().parse().unwrap());
+    for step in last + 1_u64.. {
+        let mut writes = put(sealed::key(&format!("row {step}")), [7; 64]);
+        writes.put(sealed::key(&format!("row {}", step - 1)), None);
+        writes.put(sealed::key("step"), Some(step.to_string().into_bytes()));
+        append(&store, writes).unwrap();
+        say(&step.to_string());
     }
 }
 
