@@ -167,9 +167,7 @@ mod tests {
         for number in 0..MAX_FILES + 3 {
             fs::write(dir.path().join(format!("{number:03}.cwasm")), "").unwrap();
         }
-        cache
-            .component(&Engine::default(), EMPTY, b"name")
-            .unwrap();
+        cache.component(&Engine::default(), EMPTY, b"name").unwrap();
         assert_eq!(files(dir.path()).len(), MAX_FILES);
     }
 }
