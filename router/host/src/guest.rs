@@ -32,10 +32,10 @@ pub(crate) use self::{cache::Cache, engine::Engine};
 use crate::{
     event::{ErrorCode, Event, Query, Refusal, Reply},
     lines::PluginLines,
-    manifest::{Capabilities, Limits},
     network::Network,
     transaction::{Limit, MAX_ANSWER_BYTES, Transaction},
 };
+use wormholes_proto::manifest::{Capabilities, Limits};
 
 /// What ABI this is.
 const PACKAGE: &str = "wormholes:plugin/";
@@ -85,7 +85,7 @@ pub(crate) struct Code {
     plugin: Arc<Plugin>,
     ready: InstancePre<State>,
     handlers: Handlers,
-    digest: [u8; 8],
+    sha256: [u8; 32],
     /// Granted.
     messages: bool,
 }
@@ -129,6 +129,8 @@ pub enum CodeError {
 pub(crate) enum Outcome {
     /// It is done.
     Done,
+    /// A migration has more to do.
+    Again,
     /// A request is answered, or will be.
     Replied(Reply),
 }
@@ -187,8 +189,9 @@ impl Code {
         };
         let component =
             component.map_err(|error| CodeError::NotAComponent(format!("{error:#}")))?;
-        let digest = digest.as_ref().first_chunk().copied().unwrap_or_default();
-        Self::new(engine, plugin, &component, granted, digest)
+        let mut sha256 = [0; 32];
+        sha256.copy_from_slice(digest.as_ref());
+        Self::new(engine, plugin, &component, granted, sha256)
     }
 
     fn new(
@@ -196,7 +199,7 @@ impl Code {
         plugin: Arc<Plugin>,
         component: &Component,
         granted: &Capabilities,
-        digest: [u8; 8],
+        sha256: [u8; 32],
     ) -> Result<Self, CodeError> {
         let other_abi = |error: wasmtime::Error| CodeError::OtherAbi(format!("{error:#}"));
         let kind = component.component_type();
@@ -240,14 +243,14 @@ impl Code {
             plugin,
             ready,
             handlers,
-            digest,
+            sha256,
             messages: granted.messages,
         })
     }
 
-    /// How the component's SHA-256 begins.
-    pub(crate) fn digest(&self) -> [u8; 8] {
-        self.digest
+    /// The component's SHA-256.
+    pub(crate) fn sha256(&self) -> [u8; 32] {
+        self.sha256
     }
 
     /// Whether messages and questions of others reach it: it was granted them, and has a handler.
@@ -371,7 +374,14 @@ impl Instance {
     ) -> wasmtime::Result<Result<Outcome, Refusal>> {
         let store = &mut self.store;
         let told = match event {
-            Event::Migrate { from } => self.lifecycle.call_migrate(store, &stamp, *from).await?,
+            Event::Migrate { from } => {
+                let told = self.lifecycle.call_migrate(store, &stamp, *from).await?;
+                let told = told.map(|how_far| match how_far {
+                    handlers::lifecycle::Migration::Done => Outcome::Done,
+                    handlers::lifecycle::Migration::Again => Outcome::Again,
+                });
+                return Ok(told.map_err(Refusal::from));
+            }
             Event::Init(reason) => {
                 let reason = (*reason).into();
                 self.lifecycle.call_init(store, &stamp, reason).await?

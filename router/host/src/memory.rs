@@ -8,7 +8,7 @@ use std::{
 use crate::{
     event::{Event, Principal},
     message::{Note, OutDone, OutHead, OutKey, decode},
-    rows::{self, Home, Space, principal_key},
+    rows::{self, Home, Side, Space, principal_key},
     store::{Overlay, Snapshot, StoreError, Writes},
     transaction::Effects,
 };
@@ -45,6 +45,8 @@ pub(crate) struct Memory {
     pub(crate) notes: Vec<(u64, Note)>,
     /// What its rows have, keys and values.
     pub(crate) kept_bytes: u64,
+    /// Where they lie.
+    pub(crate) side: Side,
     /// Which version of the plugin woke it last; `None`: it was never woken.
     pub(crate) woken_by: Option<Version>,
 }
@@ -182,10 +184,9 @@ impl Memory {
 
     /// The principal was woken by this version.
     pub(crate) fn woken(&mut self, home: Home, name: &Principal, by: Version, writes: &mut Writes) {
-        if self.woken_by == Some(by) {
+        if self.woken_by.replace(by) == Some(by) {
             return;
         }
-        self.woken_by = Some(by);
         self.write_head(home, writes);
         if let Principal::User(name) = name {
             let number = home.principal.to_be_bytes().to_vec();
@@ -226,41 +227,60 @@ impl Memory {
         }
     }
 
-    /// Its rows are those of this schema, whatever the version that woke it.
-    pub(crate) fn migrated(&mut self, home: Home, schema: u32, writes: &mut Writes) {
-        if let Some(by) = &mut self.woken_by {
-            by.schema = schema;
-        }
-        self.write_head(home, writes);
-    }
-
     /// Keeps what the store must know of the principal, once it was woken.
     pub(crate) fn write_head(&self, home: Home, writes: &mut Writes) {
         if let Some(Version { schema, code }) = self.woken_by {
             let kept = self.kept_bytes.to_be_bytes();
-            let head = [&kept[..], &schema.to_be_bytes(), &code].concat();
+            let side: &[u8] = match self.side {
+                Side::First => &[],
+                Side::Second => &[1],
+            };
+            let head = [&kept[..], &schema.to_be_bytes(), &code, side].concat();
             writes.put(home.key(Space::Head, &[]), Some(head));
         }
     }
 
     /// Takes what the store knows of the principal.
     fn read_head(&mut self, head: &[u8]) {
-        if let Some((kept_bytes, by)) = read_head(head) {
-            self.kept_bytes = kept_bytes;
-            self.woken_by = Some(by);
+        if let Some(Head {
+            kept_bytes,
+            woken_by,
+            side,
+        }) = read_head(head)
+        {
+            (self.kept_bytes, self.side) = (kept_bytes, side);
+            self.woken_by = Some(woken_by);
         }
     }
 }
 
-/// What a head row says: the bytes of all rows, and the version that woke the principal last.
-pub(crate) fn read_head(head: &[u8]) -> Option<(u64, Version)> {
+/// What a head row says.
+pub(crate) struct Head {
+    /// What all rows have.
+    pub(crate) kept_bytes: u64,
+    /// The version that woke the principal last.
+    pub(crate) woken_by: Version,
+    /// Where its own rows lie.
+    pub(crate) side: Side,
+}
+
+/// What a head row says.
+pub(crate) fn read_head(head: &[u8]) -> Option<Head> {
     let (kept, rest) = head.split_first_chunk()?;
-    let (schema, code) = rest.split_first_chunk()?;
-    let version = Version {
-        schema: u32::from_be_bytes(*schema),
-        code: code.try_into().ok()?,
-    };
-    Some((u64::from_be_bytes(*kept), version))
+    let (schema, rest) = rest.split_first_chunk()?;
+    let (code, side) = rest.split_first_chunk()?;
+    Some(Head {
+        kept_bytes: u64::from_be_bytes(*kept),
+        woken_by: Version {
+            schema: u32::from_be_bytes(*schema),
+            code: *code,
+        },
+        side: match side {
+            [] => Side::First,
+            [1] => Side::Second,
+            _ => return None,
+        },
+    })
 }
 
 impl Timer {

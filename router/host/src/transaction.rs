@@ -21,12 +21,12 @@ use wormholes_proto::NodeId;
 
 use crate::{
     event::{ErrorCode, Event, Refusal, Stamp},
-    manifest::Limits,
     memory::{Memory, Timer},
     message::Parcel,
-    rows::Home,
+    rows::{Home, Side},
     store::{Snapshot, View, Writes},
 };
+use wormholes_proto::manifest::Limits;
 
 pub use self::requests::Progress;
 pub(crate) use self::{
@@ -78,6 +78,8 @@ pub enum Limit {
 #[derive(Debug)]
 pub(crate) struct Ground {
     pub(crate) home: Home,
+    /// Where its own rows lie, or will.
+    pub(crate) side: Side,
     pub(crate) limits: Arc<Limits>,
     /// Bytes that the other principals of this plugin keep.
     pub(crate) others_keep: u64,
@@ -97,6 +99,8 @@ pub(crate) struct Transaction {
     memory: Memory,
     rows: Writes,
     written_bytes: usize,
+    /// What steps before wrote, and what is held here as long as this.
+    held_bytes: usize,
     kept_bytes: i64,
     scratch: Written,
     scratch_bytes: i64,
@@ -142,6 +146,7 @@ impl Transaction {
             snapshot,
             rows: Writes::default(),
             written_bytes: 0,
+            held_bytes: 0,
             kept_bytes: 0,
             scratch: BTreeMap::new(),
             scratch_bytes: 0,
@@ -176,7 +181,7 @@ impl Transaction {
 
     /// A timer is gone when its event is real, if its handler does not set it again.
     pub(crate) fn consume(&mut self, event: &Event) {
-        self.wakes = matches!(event, Event::Init(_) | Event::Migrate { .. });
+        self.wakes = event.wakes();
         if let Event::Timer { name, .. } = event {
             self.remove_timer(Arc::clone(name));
         }
@@ -254,6 +259,7 @@ impl Transaction {
         }
         let messages = mem::take(&mut self.messages);
         messages.take_effect(&self.ground, self.wakes, memory, &mut effects);
+        memory.side = self.ground.side;
         for request in effects.answers.keys() {
             memory.requests.remove(request);
         }
@@ -263,6 +269,27 @@ impl Transaction {
             memory.write_head(self.ground.home, &mut effects.writes);
         }
         (self.memory, effects)
+    }
+
+    /// Ends one step of several: takes the rows that it wrote, which nobody reads before the last step
+    /// is real. All else stays here.
+    pub(crate) fn end_step(&mut self) -> Writes {
+        let rows = mem::take(&mut self.rows);
+        self.held_bytes += self.written_bytes.saturating_sub(rows.bytes());
+        self.written_bytes = 0;
+        self.logged_bytes = 0;
+        rows
+    }
+
+    /// Begins the next step, once the rows of the last one are in `snapshot`.
+    pub(crate) fn begin_step(&mut self, stamp: Stamp, snapshot: Arc<Snapshot>) {
+        self.random = ChaCha20Rng::from_seed(stamp.seed);
+        (self.stamp, self.snapshot) = (stamp, snapshot);
+    }
+
+    /// What it holds in memory, keys and values.
+    pub(crate) fn bytes(&self) -> usize {
+        self.held_bytes + self.written_bytes
     }
 
     /// Gives the principal's memory back as it was.

@@ -37,6 +37,6 @@ pub use context::{Context, Level};
 pub use error::{Error, ErrorCode, Result};
 pub use host::{InMemory, OnDisk};
 pub use message::{Address, Halt, Identity, Incoming, Letter, Outcome, Place, Way};
-pub use plugin::{Plugin, Principal, Reason};
+pub use plugin::{Migration, Plugin, Principal, Reason};
 pub use request::{Caller, Reply, Request, json};
 pub use state::{Cell, Key, Map};

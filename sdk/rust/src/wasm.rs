@@ -4,7 +4,7 @@
 mod messages;
 
 use crate::{
-    Context, Error, ErrorCode, Level, Principal, Reason,
+    Context, Error, ErrorCode, Level, Migration, Principal, Reason,
     host::Range,
     message::{Address, Identity, Letter},
     request::{Caller, Reply, Request},
@@ -155,10 +155,17 @@ impl<P: Held> lifecycle::Guest for Exports<P> {
         told(P::with(|plugin| plugin.init(&mut event.into(), reason)))
     }
 
-    fn migrate(event: types::Event, from_schema: u32) -> Result<(), types::Error> {
-        told(P::with(|plugin| {
+    fn migrate(
+        event: types::Event,
+        from_schema: u32,
+    ) -> Result<lifecycle::Migration, types::Error> {
+        let told = told(P::with(|plugin| {
             plugin.migrate(&mut event.into(), from_schema)
-        }))
+        }));
+        told.map(|how_far| match how_far {
+            Migration::Done => lifecycle::Migration::Done,
+            Migration::Again => lifecycle::Migration::Again,
+        })
     }
 
     fn health(event: types::Event) -> Result<String, types::Error> {

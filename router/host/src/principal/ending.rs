@@ -8,11 +8,11 @@ use crate::{
     guest::{Fault, Outcome},
     letters::DeadLetter,
     mail::{Input, Owner},
-    manifest::Poison,
     message::{Parcel, encode},
     store::Lost,
     transaction::Effects,
 };
+use wormholes_proto::manifest::Poison;
 
 use super::{Actor, TRIES};
 
@@ -23,11 +23,11 @@ impl Actor {
             effects.answers.entry(request.id).or_insert(Ok(body));
             self.memory.requests.remove(&request.id);
         }
-        let version = self.loaded.version();
-        let writes = &mut effects.writes;
         match event {
-            Event::Migrate { .. } => self.memory.migrated(self.home, version.schema, writes),
-            Event::Init(_) => self.memory.woken(self.home, &self.name, version, writes),
+            Event::Migrate { .. } | Event::Init(_) => {
+                let (version, writes) = (self.edition.version(), &mut effects.writes);
+                self.memory.woken(self.home, &self.name, version, writes);
+            }
             Event::Answer { id, .. } => {
                 self.memory.kept_questions.remove(id);
             }
@@ -98,7 +98,7 @@ impl Actor {
         }
         self.loaded.figures.gave_up();
         let failed = Refusal::new(ErrorCode::Failed, "the plugin failed; see its log");
-        match (self.loaded.manifest.instance.poison, &event) {
+        match (self.edition.manifest.instance.poison, &event) {
             // Who asked is told, and may ask again.
             (Poison::Halt, Event::Request(_)) => {
                 self.refuse(event, failed);
@@ -134,7 +134,7 @@ impl Actor {
     }
 
     /// Hands over what an event did; it leaves the node when it is durable.
-    fn make_real(&mut self, effects: Effects, handled: Option<Input>) {
+    pub(super) fn make_real(&mut self, effects: Effects, handled: Option<Input>) {
         let Effects {
             writes,
             kept_bytes,

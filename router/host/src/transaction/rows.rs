@@ -5,7 +5,7 @@ use std::{cmp::Ordering, collections::BTreeMap};
 use super::{Limit, ROW_BYTES, Transaction, invalid};
 use crate::{
     event::Refusal,
-    rows::{Space, own_key},
+    rows::own_key,
     store::{Span, StoreError},
 };
 
@@ -35,7 +35,7 @@ pub(crate) struct Scan {
 impl Transaction {
     /// A row of the principal's own; none for a key that no row can have.
     pub(crate) fn state_get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        self.view().get(&self.ground.home.key(Space::State, key))
+        self.view().get(&self.state_key(key))
     }
 
     pub(crate) fn state_set(
@@ -57,10 +57,9 @@ impl Transaction {
     }
 
     pub(crate) fn state_scan(&self, scan: &Scan) -> Result<Rows, StoreError> {
-        let home = self.ground.home;
-        let after = scan.after.as_deref().map(|key| home.key(Space::State, key));
+        let after = scan.after.as_deref().map(|key| self.state_key(key));
         let mut rows = self.view().scan(
-            &home.key(Space::State, &scan.prefix),
+            &self.state_key(&scan.prefix),
             after.as_deref(),
             scan.backwards,
             scan_limit(scan),
@@ -80,7 +79,7 @@ impl Transaction {
         if let Err(refusal) = self.check_writable() {
             return Ok(Err(refusal));
         }
-        let row = self.ground.home.key(Space::State, key);
+        let row = self.state_key(key);
         let size = |value: &Vec<u8>| row_bytes(key, value);
         let before = self.view().get(&row)?.as_ref().map_or(0, size);
         let after = value.as_ref().map_or(0, size);
@@ -96,6 +95,10 @@ impl Transaction {
         self.kept_bytes = kept;
         self.rows.put(row, value);
         Ok(Ok(()))
+    }
+
+    fn state_key(&self, key: &[u8]) -> Vec<u8> {
+        self.ground.home.key(self.ground.side.space(), key)
     }
 
     fn keeps_too_much(&self, change: i64) -> bool {
