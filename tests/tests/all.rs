@@ -89,6 +89,8 @@ mod plugins_js;
 mod plugins_new;
 #[path = "all/plugins_operators.rs"]
 mod plugins_operators;
+#[path = "all/plugins_update.rs"]
+mod plugins_update;
 #[path = "all/readme.rs"]
 mod readme;
 #[path = "all/relay_open.rs"]

@@ -152,6 +152,55 @@ pub(crate) enum PluginCommand {
     },
     /// The plugins that run here, and how they are
     List,
+    /// What a plugin is and asks for, before it is trusted; needs no daemon
+    Inspect {
+        /// Where its plugin.toml and its component are
+        #[arg(value_name = "FOLDER")]
+        folder: PathBuf,
+    },
+    /// Name a plugin in config.toml, its component pinned, and load it at once
+    Add {
+        /// Where its plugin.toml and its component are, and stay
+        #[arg(value_name = "FOLDER")]
+        folder: PathBuf,
+        /// What to call the instance [default: the plugin's name]
+        #[arg(long)]
+        name: Option<String>,
+        /// Grant this of what it asks for; several times for several [default: all that it asks for]
+        #[arg(long = "grant", value_name = "CAPABILITY")]
+        grants: Vec<String>,
+        /// Grant it without being asked
+        #[arg(long, short)]
+        yes: bool,
+    },
+    /// Have the version that is in the plugin's folder by now take over; on an error the one that
+    /// runs goes on
+    Update {
+        /// Its name in config.toml
+        instance: String,
+        /// Pin this component in config.toml
+        #[arg(long, value_name = "SHA256")]
+        sha256: Option<String>,
+    },
+    /// Have the version before the last update take over again
+    Rollback {
+        /// Its name in config.toml
+        instance: String,
+        /// Pin this component in config.toml
+        #[arg(long, value_name = "SHA256")]
+        sha256: Option<String>,
+    },
+    /// End a plugin and take its section out of config.toml; what it keeps stays
+    Remove {
+        /// Its name in config.toml
+        instance: String,
+        /// Delete all that it keeps, too
+        #[arg(long)]
+        purge: bool,
+        /// Delete it without being asked
+        #[arg(long, short)]
+        yes: bool,
+    },
     /// What a plugin says of itself
     Health {
         /// Its name in config.toml

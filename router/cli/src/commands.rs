@@ -8,6 +8,8 @@ mod network;
 mod node;
 mod offline;
 mod peers;
+mod plugin_change;
+mod plugin_inspect;
 mod plugin_new;
 mod plugins;
 mod replay;

@@ -6,6 +6,7 @@
 mod args;
 mod client;
 mod commands;
+mod config_file;
 mod error;
 mod format;
 mod output;

@@ -1,15 +1,16 @@
 //! The plugins that config.toml names: read, checked and handed to their host.
 
+mod change;
 mod network;
 
 use std::{
+    collections::BTreeMap,
     fmt,
-    path::{Path, PathBuf},
-    sync::{Arc, PoisonError, RwLock, Weak},
+    path::Path,
+    sync::{Arc, Mutex, PoisonError, RwLock, Weak},
     time::Duration,
 };
 
-use ring::digest::{SHA256, digest};
 use serde_json::{Map, Value};
 use thiserror::Error;
 use tokio::time::MissedTickBehavior;
@@ -26,6 +27,8 @@ use wormholes_proto::{
 };
 use wormholes_rules::World;
 
+pub(crate) use self::change::ChangeError;
+use self::change::open;
 use crate::{
     config::{Config, PluginConfig},
     network::Network,
@@ -43,7 +46,13 @@ const USAGE_PERIOD: Duration = Duration::from_secs(1);
 const MAX_WASM_BYTES: u64 = 128 << 20;
 
 /// The host, where config.toml names plugins.
-pub(crate) struct Plugins(RwLock<Option<Arc<Host>>>);
+pub(crate) struct Plugins {
+    host: RwLock<Option<Arc<Host>>>,
+    /// What config.toml said of those that run, when they were loaded or updated last; by name.
+    known: Mutex<BTreeMap<String, PluginConfig>>,
+    /// One instance is added or removed at a time.
+    changing: tokio::sync::Mutex<()>,
+}
 
 /// Where trunks come in. Weak: a host that ends waits until nobody has it.
 struct Door(Weak<Host>);
@@ -83,19 +92,6 @@ pub enum PluginError {
         #[source]
         error: Box<LoadError>,
     },
-    /// The component is another than was meant.
-    #[error(
-        "[plugin.{name}]: {} has the SHA-256 {found}; set `sha256` to it if that is what you want",
-        path.display()
-    )]
-    Hash {
-        /// Which.
-        name: String,
-        /// The component.
-        path: PathBuf,
-        /// Its digest.
-        found: String,
-    },
 }
 
 impl Plugins {
@@ -104,30 +100,23 @@ impl Plugins {
     /// # Errors
     /// [`PluginError`] names what to mend.
     pub(crate) async fn start(core: &Arc<NodeCore>) -> Result<Self, PluginError> {
-        let (config, network) = (&core.config, &core.network);
-        if config.plugins.is_empty() {
-            return Ok(Self(RwLock::new(None)));
+        let plugins = Self {
+            host: RwLock::new(None),
+            known: Mutex::default(),
+            changing: tokio::sync::Mutex::default(),
+        };
+        if core.config.plugins.is_empty() {
+            return Ok(plugins);
         }
-        let host = Host::open(
-            &config.node.data_dir.join(FOLDER),
-            network.id(),
-            core.host_network(),
-            Some(core.metrics.observer()),
-        )?;
-        for plugin in &config.plugins {
+        let host = open(core)?;
+        for plugin in &core.config.plugins {
             let source = read(plugin)?;
             let loaded = host.load(&plugin.name, source, terms(plugin)).await;
             loaded.map_err(|error| load_error(plugin, error))?;
+            plugins.runs(core, plugin);
         }
-        let host = Arc::new(host);
-        network.answer_trunks(Door(Arc::downgrade(&host)));
-        network.tell_presence();
-        if config.plugins.iter().any(|plugin| plugin.grants.usage) {
-            network.usage().hear();
-            let told = tell_usage(Arc::downgrade(&host), Arc::clone(network));
-            network.spawn(told);
-        }
-        Ok(Self(RwLock::new(Some(host))))
+        plugins.use_host(core, host);
+        Ok(plugins)
     }
 
     /// Whether the plugins of `config` could start.
@@ -137,7 +126,8 @@ impl Plugins {
     pub(crate) fn check(config: &Config) -> Result<(), PluginError> {
         for plugin in &config.plugins {
             let source = read(plugin)?;
-            let checked = Host::check(&plugin.name, &source, terms(plugin));
+            let folder = config.node.data_dir.join(FOLDER);
+            let checked = Host::check(&folder, &plugin.name, source, terms(plugin));
             checked.map_err(|error| load_error(plugin, error))?;
         }
         Ok(())
@@ -267,7 +257,7 @@ impl Plugins {
     /// Ends all plugins; what they were at is undone.
     pub(crate) async fn close(&self) {
         let host = self
-            .0
+            .host
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
@@ -282,7 +272,7 @@ impl Plugins {
     }
 
     fn running(&self) -> Option<Arc<Host>> {
-        let host = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let host = self.host.read().unwrap_or_else(PoisonError::into_inner);
         host.clone()
     }
 }
@@ -355,7 +345,7 @@ fn no_plugin(instance: &str) -> Refusal {
     Refusal::new(ErrorCode::NotFound, missing)
 }
 
-/// Reads a plugin's files, and checks that they are those that were meant.
+/// Reads a plugin's files.
 fn read(plugin: &PluginConfig) -> Result<Source, PluginError> {
     let file = |path: &Path| {
         let read = std::fs::metadata(path).and_then(|about| match about.len() {
@@ -368,14 +358,6 @@ fn read(plugin: &PluginConfig) -> Result<Source, PluginError> {
         })
     };
     let wasm = file(&plugin.wasm)?;
-    let found = digest(&SHA256, &wasm);
-    if plugin.sha256.is_some_and(|meant| found.as_ref() != meant) {
-        return Err(PluginError::Hash {
-            name: plugin.name.clone(),
-            path: plugin.wasm.clone(),
-            found: data_encoding::HEXLOWER.encode(found.as_ref()),
-        });
-    }
     let path = plugin.wasm.with_file_name(MANIFEST);
     let manifest = String::from_utf8_lossy(&file(&path)?).into_owned();
     Ok(Source {
@@ -390,6 +372,7 @@ fn terms(plugin: &PluginConfig) -> Terms {
         grants: plugin.grants.clone(),
         config: plugin.config.clone(),
         strangers: plugin.strangers,
+        sha256: plugin.sha256,
     }
 }
 
@@ -418,6 +401,8 @@ fn info(report: InstanceReport) -> PluginInfo {
         name: report.name.to_string(),
         plugin: manifest.plugin.name,
         version: manifest.plugin.version,
+        sha256: data_encoding::HEXLOWER.encode(&report.sha256),
+        schema: manifest.state.schema,
         about: manifest.plugin.about,
         condition,
         why,

@@ -57,8 +57,9 @@ pub(crate) struct Bill<'a> {
 impl UsageBook {
     /// From now on somebody takes what is billed.
     pub(crate) fn hear(&self) {
-        self.inner().since_ms = unix_ms(SystemTime::now());
-        self.is_heard.store(true, Relaxed);
+        if !self.is_heard.swap(true, Relaxed) {
+            self.inner().since_ms = unix_ms(SystemTime::now());
+        }
     }
 
     /// Bills a flow, if its allowance says so and somebody hears of it.

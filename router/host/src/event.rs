@@ -35,7 +35,7 @@ pub enum Principal {
 /// What happens; a handler takes it.
 #[derive(Debug, Clone)]
 pub(crate) enum Event {
-    /// Before [`Event::Init`], where the rows are those of an older schema.
+    /// In the place of [`Event::Init`], where the rows are those of another schema: both handlers run.
     Migrate {
         /// Which.
         from: u32,
@@ -254,6 +254,11 @@ impl Refusal {
 }
 
 impl Event {
+    /// Whether it comes before all others of a principal.
+    pub(crate) fn wakes(&self) -> bool {
+        matches!(self, Self::Migrate { .. } | Self::Init(_))
+    }
+
     /// The kind, as metrics name it.
     pub(crate) fn kind(&self) -> EventKind {
         match self {

@@ -37,10 +37,10 @@ pub(crate) use self::{cache::Cache, engine::Engine};
 use crate::{
     event::{ErrorCode, Event, Query, Refusal, Reply},
     lines::PluginLines,
-    manifest::{Capabilities, Limits},
     network::Network,
     transaction::{Limit, MAX_ANSWER_BYTES, Transaction},
 };
+use wormholes_proto::manifest::{Capabilities, Limits};
 
 /// What ABI this is.
 const PACKAGE: &str = "wormholes:plugin/";
@@ -92,7 +92,7 @@ pub(crate) struct Code {
     plugin: Arc<Plugin>,
     ready: InstancePre<State>,
     exports: Exports,
-    digest: [u8; 8],
+    sha256: [u8; 32],
 }
 
 /// A component that is not run.
@@ -125,6 +125,8 @@ pub enum CodeError {
 pub(crate) enum Outcome {
     /// It is done.
     Done,
+    /// A migration has more to do.
+    Again,
     /// A request is answered, or will be.
     Replied(Reply),
 }
@@ -177,15 +179,16 @@ impl Code {
         };
         let component =
             component.map_err(|error| CodeError::NotAComponent(format!("{error:#}")))?;
-        let digest = digest.as_ref().first_chunk().copied().unwrap_or_default();
-        Self::new(engine, plugin, &component, digest)
+        let mut sha256 = [0; 32];
+        sha256.copy_from_slice(digest.as_ref());
+        Self::new(engine, plugin, &component, sha256)
     }
 
     fn new(
         engine: Arc<Engine>,
         plugin: Arc<Plugin>,
         component: &Component,
-        digest: [u8; 8],
+        sha256: [u8; 32],
     ) -> Result<Self, CodeError> {
         let other_abi = |error: wasmtime::Error| CodeError::OtherAbi(format!("{error:#}"));
         let kind = component.component_type();
@@ -211,13 +214,13 @@ impl Code {
             plugin,
             ready,
             exports,
-            digest,
+            sha256,
         })
     }
 
-    /// How the component's SHA-256 begins.
-    pub(crate) fn digest(&self) -> [u8; 8] {
-        self.digest
+    /// The component's SHA-256.
+    pub(crate) fn sha256(&self) -> [u8; 32] {
+        self.sha256
     }
 
     /// Whether messages and questions of others reach it: it was granted them, and has a handler.
@@ -337,10 +340,13 @@ impl Instance {
         let store = &mut self.store;
         let told = match event {
             Event::Migrate { from } => {
-                self.handlers
-                    .lifecycle
-                    .call_migrate(store, &stamp, *from)
-                    .await?
+                let told = &self.handlers.lifecycle;
+                let told = told.call_migrate(store, &stamp, *from).await?;
+                let told = told.map(|how_far| match how_far {
+                    handlers::lifecycle::Migration::Done => Outcome::Done,
+                    handlers::lifecycle::Migration::Again => Outcome::Again,
+                });
+                return Ok(told.map_err(Refusal::from));
             }
             Event::Init(reason) => {
                 let reason = (*reason).into();

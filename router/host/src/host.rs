@@ -1,5 +1,6 @@
 //! The host: the store, the engine, and the plugins that are loaded.
 
+mod change;
 mod shared;
 
 use std::{
@@ -10,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use data_encoding::HEXLOWER;
 use thiserror::Error;
 use tokio::runtime::{self, Runtime};
 use wormholes_proto::NodeId;
@@ -17,20 +19,22 @@ use wormholes_proto::NodeId;
 pub use self::shared::Pending;
 pub(crate) use self::shared::Shared;
 use crate::{
+    edition::{Edition, Terms, Workshop},
     event::{Caller, ErrorCode, Principal, Query, Refusal},
     figures::Counts,
-    guest::{Around, Cache, Code, CodeError, Engine, Plugin},
+    guest::{Around, Cache, CodeError, Engine},
     health::Condition,
     letters::{self, DeadLetter},
     lines::PluginLines,
-    loaded::{Loaded, Terms},
+    loaded::Loaded,
     mail::{self, Input, Mail, Owner},
-    manifest::{Manifest, ManifestError, is_name},
     message::Place,
     network::{Network, Pipe},
     rules::Usage,
     store::{Observer, Store, StoreError, StoreOptions},
+    versions::Kept,
 };
+use wormholes_proto::manifest::{Manifest, ManifestError, is_name};
 
 /// Threads on which handlers run.
 const THREADS: usize = 2;
@@ -45,6 +49,8 @@ const STORE_FILE: &str = "plugins.redb";
 const SECRETS: &[u8] = b"wormholes-plugin-secrets-v1";
 /// Compiled components, below the data folder.
 const CACHE_FOLDER: &str = "compiled";
+/// Files of the versions that run and that ran before, below the data folder.
+const VERSIONS_FOLDER: &str = "versions";
 /// Instances of one node.
 const MAX_INSTANCES: usize = 256;
 
@@ -105,9 +111,76 @@ pub enum LoadError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The disk failed while the instance was made.
+    /// The disk failed while the instance was made or changed.
     #[error("the disk failed; try again")]
     Lost,
+    /// The component is another than was meant.
+    #[error(
+        "the component beside {} has the SHA-256 {found}, and config.toml pins {meant}; set \
+         `sha256` to the former if that is what you want",
+        path.display()
+    )]
+    Hash {
+        /// Whose component it is: the manifest beside it.
+        path: PathBuf,
+        /// What it has.
+        found: String,
+        /// What it should have.
+        meant: String,
+    },
+    /// Its files cannot be kept.
+    #[error("the plugin's files cannot be kept in the data folder: {0}")]
+    Keep(#[source] io::Error),
+    /// The files of the version before are not there, or are damaged.
+    #[error("the files of the version before cannot be read: {0}")]
+    Kept(#[source] io::Error),
+    /// There is none of that name.
+    #[error("no plugin is loaded as `{0}`; `wormholes plugin list`")]
+    Missing(String),
+    /// It is being changed.
+    #[error("`{0}` is being changed; wait until that has ended")]
+    Busy(String),
+    /// No version ran before.
+    #[error("no version of `{0}` ran before this one")]
+    NoneBefore(String),
+    /// Rows of the version that runs are not those that the version before reads.
+    #[error(
+        "the rows are of schema {now}, and the version before reads schema {then}: put the version \
+         that you want into the plugin's folder, with a `migrate` from schema {now}, and update"
+    )]
+    OtherSchema {
+        /// Of the rows.
+        now: u32,
+        /// What the version before reads.
+        then: u32,
+    },
+    /// A principal does not go on with the new version.
+    #[error("the new version does not take over, the old one runs on: {principal}: {why}")]
+    Refused {
+        /// Whose `migrate` or `init` it was.
+        principal: String,
+        /// What it said, or what broke it.
+        why: String,
+    },
+    /// `init` writes too much for one commit.
+    #[error(
+        "the new version does not take over, the old one runs on: its `init` writes more than \
+         64 MiB in all; raise `state.schema` and do it in `migrate`, which has steps"
+    )]
+    TooMuch,
+    /// It took too long.
+    #[error("the new version does not take over, the old one runs on: it took longer than 600 s")]
+    Late,
+}
+
+impl LoadError {
+    fn hash(source: &Source, meant: &[u8; 32]) -> Self {
+        Self::Hash {
+            path: source.path.clone(),
+            found: HEXLOWER.encode(&source.sha256()),
+            meant: HEXLOWER.encode(meant),
+        }
+    }
 }
 
 /// A plugin's files, read.
@@ -128,6 +201,8 @@ pub struct InstanceReport {
     pub name: Arc<str>,
     /// What it is.
     pub manifest: Arc<Manifest>,
+    /// Of its component.
+    pub sha256: [u8; 32],
     /// Whether its events run.
     pub condition: Condition,
     /// What all its rows have, keys and values.
@@ -174,6 +249,7 @@ impl Host {
             mail: mail.clone(),
             engine: Arc::new(Engine::new()?),
             cache: Cache::new(folder.join(CACHE_FOLDER)),
+            kept: Kept::new(folder.join(VERSIONS_FOLDER)),
             store,
             loaded: RwLock::default(),
             actors: Mutex::default(),
@@ -187,39 +263,82 @@ impl Host {
         })
     }
 
-    /// Whether a plugin could be loaded: its manifest, its imports and its grants are right.
+    /// Whether a plugin could be loaded by a host in `folder`: its manifest, its imports and its
+    /// grants are right.
     ///
     /// # Errors
     /// [`LoadError`] names what to mend.
-    pub fn check(name: &str, source: &Source, terms: Terms) -> Result<(), LoadError> {
-        let engine = Arc::new(Engine::new().map_err(LoadError::Engine)?);
-        compile(engine, None, Around::nobody(), name, source, terms).map(drop)
+    pub fn check(folder: &Path, name: &str, source: Source, terms: Terms) -> Result<(), LoadError> {
+        check_name(name)?;
+        let mut source = source;
+        if let Some(meant) = terms.sha256.filter(|meant| source.sha256() != *meant) {
+            let kept = Kept::new(folder.join(VERSIONS_FOLDER)).pinned(name, &meant);
+            source = kept.ok_or_else(|| LoadError::hash(&source, &meant))?;
+        }
+        let workshop = Workshop {
+            engine: Arc::new(Engine::new().map_err(LoadError::Engine)?),
+            cache: None,
+            around: Around::nobody(),
+            lines: Arc::new(PluginLines::new()),
+        };
+        Edition::compile(workshop, name, &source, terms).map(drop)
     }
 
-    /// Compiles a plugin, checks what it asks for, and wakes its principals.
+    /// Compiles a plugin, checks what it asks for, and wakes its principals. Where another version of
+    /// the instance ran last, it takes over as by [`Host::update`]; if it cannot, that one runs on,
+    /// and the log says why. What [`Host::roll_back`] left does not come back by this.
     ///
     /// # Errors
     /// [`LoadError`] names what to mend; nothing is loaded then.
     pub async fn load(&self, name: &str, source: Source, terms: Terms) -> Result<(), LoadError> {
-        let engine = Arc::clone(&self.shared.engine);
-        let around = Around {
-            node: self.shared.node,
-            network: Some(Arc::clone(&self.shared.network)),
-        };
-        let (instance, cache) = (name.to_owned(), self.shared.cache.clone());
-        let compile = move || compile(engine, Some(&cache), around, &instance, &source, terms);
-        let compiled = self.shared.threads.spawn_blocking(compile).await;
-        let (manifest, code) = compiled.map_err(|_| LoadError::Lost)??;
-        let number = self.shared.number(name).await?;
-        let loaded = Arc::new(Loaded::new(number, manifest, code, &self.shared.store)?);
-        self.shared.insert(Arc::clone(&loaded))?;
-        // Whoever has timers must be awake; the node itself always is.
-        for principal in loaded.principals() {
-            self.shared
-                .wake(loaded.home(&principal), principal, &loaded)?;
-        }
-        self.shared.mail.tell(Input::Loaded(loaded));
-        Ok(())
+        check_name(name)?;
+        let (shared, name) = (Arc::clone(&self.shared), name.to_owned());
+        self.change(async move { shared.load(&name, source, terms).await })
+            .await
+    }
+
+    /// Has another version of an instance take over: it is compiled beside the one that runs, its
+    /// imports and grants are checked, each principal pauses, its rows are migrated if the schema
+    /// differs, and `init` runs; all of that becomes real in one commit, and what waits goes on in
+    /// the new version. It goes on to its end when the future is dropped.
+    ///
+    /// # Errors
+    /// [`LoadError`] says what stands in the way; the version that ran, runs on.
+    pub async fn update(&self, name: &str, source: Source, terms: Terms) -> Result<(), LoadError> {
+        let (shared, name) = (Arc::clone(&self.shared), name.to_owned());
+        self.change(async move { shared.update(&name, source, terms).await })
+            .await
+    }
+
+    /// Has the version take over that ran before the last update, if it has the same schema. The next
+    /// rollback returns.
+    ///
+    /// # Errors
+    /// [`LoadError`] says what stands in the way; the version that ran, runs on.
+    pub async fn roll_back(&self, name: &str, terms: Terms) -> Result<(), LoadError> {
+        let (shared, name) = (Arc::clone(&self.shared), name.to_owned());
+        self.change(async move { shared.roll_back(&name, terms).await })
+            .await
+    }
+
+    /// Ends an instance: who waits for an answer is refused, messages to it wait where they are. Its
+    /// rows stay for the next instance of the name, or go with `purge`, which needs none that runs.
+    ///
+    /// # Errors
+    /// There is none of that name, it is being changed, or the disk failed.
+    pub async fn remove(&self, name: &str, purge: bool) -> Result<(), LoadError> {
+        let (shared, name) = (Arc::clone(&self.shared), name.to_owned());
+        self.change(async move { shared.remove(&name, purge).await })
+            .await
+    }
+
+    /// Whoever asked may leave: what was begun is ended.
+    async fn change(
+        &self,
+        change: impl Future<Output = Result<(), LoadError>> + Send + 'static,
+    ) -> Result<(), LoadError> {
+        let changed = self.shared.threads.spawn(change).await;
+        changed.unwrap_or(Err(LoadError::Lost))
     }
 
     /// Ends all plugins and closes the store, so that another host may open it. What they answered is
@@ -253,7 +372,7 @@ impl Host {
     /// # Errors
     /// There is none of that name.
     pub fn manifest(&self, instance: &str) -> Result<Arc<Manifest>, Refusal> {
-        Ok(Arc::clone(&self.shared.find(instance)?.manifest))
+        Ok(Arc::clone(&self.shared.find(instance)?.edition().manifest))
     }
 
     /// The events of an instance that were given up, the oldest first; and how many went since it was
@@ -301,7 +420,8 @@ impl Host {
     /// # Errors
     /// There is none of that name.
     pub fn lines(&self, instance: &str) -> Result<Arc<PluginLines>, Refusal> {
-        Ok(Arc::clone(&self.shared.find(instance)?.plugin.lines))
+        let edition = self.shared.find(instance)?.edition();
+        Ok(Arc::clone(&edition.plugin().lines))
     }
 
     /// Has an instance that was parked or stopped go on.
@@ -405,33 +525,9 @@ impl Host {
     }
 }
 
-/// Reads a plugin's manifest, compiles its component and checks what it imports.
-fn compile(
-    engine: Arc<Engine>,
-    cache: Option<&Cache>,
-    around: Around,
-    name: &str,
-    source: &Source,
-    terms: Terms,
-) -> Result<(Manifest, Code), LoadError> {
-    if !is_name(name) {
-        return Err(LoadError::Name(name.to_owned()));
-    }
-    let manifest = Manifest::parse(&source.manifest).map_err(|error| LoadError::Manifest {
-        path: source.path.clone(),
-        error,
-    })?;
-    let plugin = Arc::new(Plugin {
-        name: name.into(),
-        around,
-        granted: Arc::new(manifest.capabilities.both(&terms.grants)),
-        config: terms.config,
-        strangers: terms.strangers,
-        limits: Arc::new(manifest.limits.clone()),
-        lines: Arc::new(PluginLines::new()),
-    });
-    let code = Code::compile(engine, cache, plugin, &source.wasm)?;
-    Ok((manifest, code))
+fn check_name(name: &str) -> Result<(), LoadError> {
+    let error = || LoadError::Name(name.to_owned());
+    is_name(name).then_some(()).ok_or_else(error)
 }
 
 fn unreadable(error: StoreError) -> Refusal {

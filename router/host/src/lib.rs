@@ -9,6 +9,7 @@
 //! Knows no tunnel and no socket.
 
 mod clock;
+mod edition;
 mod event;
 mod figures;
 mod guest;
@@ -19,7 +20,6 @@ mod letters;
 mod lines;
 mod loaded;
 mod mail;
-mod manifest;
 mod memory;
 mod message;
 mod network;
@@ -29,7 +29,9 @@ mod rows;
 mod rules;
 mod store;
 mod transaction;
+mod versions;
 
+pub use edition::Terms;
 pub use event::{Caller, ErrorCode, EventKind, Principal, Refusal};
 pub use figures::{Counts, Ending, HANDLER_BOUNDS};
 pub use guest::CodeError;
@@ -37,11 +39,6 @@ pub use health::Condition;
 pub use host::{Host, HostError, InstanceReport, LoadError, Pending, Source};
 pub use letters::DeadLetter;
 pub use lines::{PluginLine, PluginLines};
-pub use loaded::Terms;
-pub use manifest::{
-    About, Capabilities, Instance, Limits, MAX_MANIFEST_BYTES, Manifest, ManifestError, Messages,
-    Mode, Poison, State, is_name,
-};
 pub use message::{Address, Identity, Place};
 pub use network::{Call, CallError, Network, Pipe};
 pub use rules::{Fact, RuleLimits, RuleQuestion, Ruling, Service, Usage};
@@ -50,3 +47,7 @@ pub use store::{
     StoreError, StoreOptions, View, Visit, Writes,
 };
 pub use transaction::{Limit, Progress};
+pub use wormholes_proto::manifest::{
+    About, Capabilities, Instance, Limits, MAX_MANIFEST_BYTES, Manifest, ManifestError, Messages,
+    Mode, Poison, State, is_name,
+};

@@ -1,10 +1,10 @@
 //! A plugin that is loaded: its code, its manifest, and what all of its principals share.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -14,23 +14,23 @@ use tokio::sync::Semaphore;
 
 use crate::{
     clock::now_ms,
+    edition::Edition,
     event::{ErrorCode, Principal, Query, Refusal, Stamp},
     figures::{Ending, Figures},
-    guest::{Code, Fault, Plugin},
+    guest::Fault,
     health::{Condition, Health},
     host::InstanceReport,
     letters::Letters,
-    manifest::{Capabilities, Manifest},
-    memory::{Version, read_head},
+    memory::read_head,
     news::News,
-    rows::{self, Home, Space, principal_keys},
+    rows::{self, Home, Side, Space, principal_keys},
     store::{Snapshot, Store, StoreError},
     transaction::{Ground, Transaction},
 };
 
 /// Principals of one plugin that run at once, and questions to it that are answered at once: others
 /// have their turn beside them.
-const TURNS: usize = 2;
+pub(crate) const TURNS: u32 = 2;
 /// Questions that wait. Overflow: the newcomer is refused.
 const MAX_QUERIES: usize = 256;
 
@@ -39,18 +39,17 @@ pub(crate) struct Loaded {
     pub(crate) name: Arc<str>,
     /// Of its rows in the store.
     pub(crate) number: u32,
-    pub(crate) manifest: Arc<Manifest>,
-    pub(crate) plugin: Arc<Plugin>,
     pub(crate) turns: Semaphore,
     pub(crate) queries: Semaphore,
     pub(crate) figures: Figures,
-    protocols: Arc<BTreeSet<String>>,
-    messages: bool,
     pub(crate) letters: Letters,
     pub(crate) news: News,
+    /// One change of its version at a time.
+    pub(crate) changing: tokio::sync::Mutex<()>,
+    edition: ArcSwap<Edition>,
     healths: Mutex<Healths>,
     waiting_queries: AtomicUsize,
-    code: ArcSwap<Code>,
+    is_gone: AtomicBool,
     /// Of their rows; what was given to one and never written to is given again after a start.
     numbers: Mutex<BTreeMap<Principal, u32>>,
 }
@@ -64,30 +63,21 @@ struct Healths {
 }
 
 impl Loaded {
-    pub(crate) fn new(
-        number: u32,
-        manifest: Manifest,
-        code: Code,
-        store: &Store,
-    ) -> Result<Self, StoreError> {
-        let plugin = Arc::clone(code.plugin());
-        let protocols = Arc::new(manifest.messages.protocols.clone());
+    pub(crate) fn new(number: u32, edition: Edition, store: &Store) -> Result<Self, StoreError> {
         let snapshot = store.snapshot();
         let loaded = Self {
-            name: Arc::clone(&plugin.name),
+            name: Arc::clone(&edition.plugin().name),
             number,
-            manifest: Arc::new(manifest),
-            plugin,
-            turns: Semaphore::new(TURNS),
-            queries: Semaphore::new(TURNS),
+            turns: Semaphore::new(TURNS as usize),
+            queries: Semaphore::new(TURNS as usize),
             figures: Figures::default(),
-            protocols,
-            messages: code.takes_messages(),
             letters: Letters::read(number, &snapshot)?,
-            news: News::new(code.hears_of_peers(), code.hears_of_usage()),
+            news: News::new(edition.code.hears_of_peers(), edition.code.hears_of_usage()),
+            changing: tokio::sync::Mutex::default(),
+            edition: ArcSwap::from_pointee(edition),
             healths: Mutex::default(),
             waiting_queries: AtomicUsize::new(0),
-            code: ArcSwap::from_pointee(code),
+            is_gone: AtomicBool::new(false),
             numbers: Mutex::new(read_numbers(number, store)?),
         };
         for principal in loaded.principals() {
@@ -95,7 +85,7 @@ impl Loaded {
             let kept = head
                 .as_deref()
                 .and_then(read_head)
-                .map_or(0, |(kept, _)| kept);
+                .map_or(0, |head| head.kept_bytes);
             loaded.figures.keeps(0, kept);
         }
         Ok(loaded)
@@ -157,36 +147,58 @@ impl Loaded {
         self.healths.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// An operator had a version that may mend them put in: who is parked tries again.
+    pub(crate) fn unpark(&self) {
+        let healths = self.healths();
+        let parked = healths.all.values();
+        let parked = parked.filter(|health| matches!(health.condition(), Condition::Parked(_)));
+        parked.for_each(|health| health.start());
+    }
+
+    /// The version that runs.
+    pub(crate) fn edition(&self) -> Arc<Edition> {
+        self.edition.load_full()
+    }
+
+    /// Whether it is this one.
+    pub(crate) fn runs(&self, edition: &Arc<Edition>) -> bool {
+        Arc::ptr_eq(&self.edition.load(), edition)
+    }
+
+    /// Another version runs from now on.
+    pub(crate) fn run(&self, edition: Arc<Edition>) {
+        let code = &edition.code;
+        self.news.want(code.hears_of_peers(), code.hears_of_usage());
+        self.edition.store(edition);
+    }
+
+    /// It was removed: no principal of it wakes any more.
+    pub(crate) fn go(&self) {
+        self.is_gone.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_gone(&self) -> bool {
+        self.is_gone.load(Ordering::Acquire)
+    }
+
     /// Whether messages and questions of others reach it.
     pub(crate) fn takes_messages(&self) -> bool {
-        self.messages
+        self.edition.load().code.takes_messages()
     }
 
     /// Whether it takes those of whoever calls, and not of peers alone.
     pub(crate) fn takes_strangers(&self) -> bool {
-        self.plugin.strangers
+        self.edition.load().plugin().strangers
     }
 
     /// Whether it sends and takes messages in this protocol.
     pub(crate) fn speaks(&self, protocol: &str) -> bool {
-        self.protocols.contains(protocol)
-    }
-
-    /// Those in which it sends and takes messages.
-    pub(crate) fn protocols(&self) -> Arc<BTreeSet<String>> {
-        Arc::clone(&self.protocols)
-    }
-
-    pub(crate) fn code(&self) -> Arc<Code> {
-        self.code.load_full()
-    }
-
-    /// What its rows remember of it.
-    pub(crate) fn version(&self) -> Version {
-        Version {
-            schema: self.manifest.state.schema,
-            code: self.code.load().digest(),
-        }
+        self.edition
+            .load()
+            .manifest
+            .messages
+            .protocols
+            .contains(protocol)
     }
 
     /// Where a principal's rows lie.
@@ -247,10 +259,12 @@ impl Loaded {
         if let Some(refusal) = health.closed() {
             return Err(refusal);
         }
+        let edition = self.edition();
         let head = snapshot.get(&self.home(&principal).key(Space::Head, &[]));
         let head = head.map_err(|error| unavailable(error.to_string()))?;
-        let version = head.as_deref().and_then(read_head).map(|(_, by)| by);
-        if version.is_some_and(|by| by.schema != self.version().schema) {
+        let head = head.as_deref().and_then(read_head);
+        let schema = head.as_ref().map(|head| head.woken_by.schema);
+        if schema.is_some_and(|schema| schema != edition.version().schema) {
             return Err(unavailable(
                 "its rows are of another version yet".to_owned(),
             ));
@@ -259,12 +273,13 @@ impl Loaded {
         rand::rng().fill_bytes(&mut seed);
         let ground = Ground {
             home: self.home(&principal),
-            limits: Arc::clone(&self.plugin.limits),
+            side: head.map_or(Side::default(), |head| head.side),
+            limits: Arc::clone(&edition.plugin().limits),
             others_keep: 0,
-            protocols: Arc::clone(&self.protocols),
-            granted: Arc::clone(&self.plugin.granted),
+            protocols: Arc::clone(&edition.protocols),
+            granted: Arc::clone(&edition.plugin().granted),
             plugin: Arc::clone(&self.name),
-            node: self.plugin.around.node,
+            node: edition.plugin().around.node,
         };
         let stamp = Stamp {
             id: 0,
@@ -274,7 +289,7 @@ impl Loaded {
             seed,
         };
         let transaction = Transaction::reading(stamp, ground, snapshot);
-        let answer = match self.code().instantiate().await {
+        let answer = match edition.code.instantiate().await {
             Ok(instance) => instance.answer(query, transaction).await,
             Err(fault) => Err(fault),
         };
@@ -293,7 +308,8 @@ impl Loaded {
     pub(crate) fn report(&self, waiting: usize) -> InstanceReport {
         InstanceReport {
             name: Arc::clone(&self.name),
-            manifest: Arc::clone(&self.manifest),
+            manifest: Arc::clone(&self.edition().manifest),
+            sha256: self.edition().code.sha256(),
             condition: self.condition(),
             kept_bytes: self.figures.kept_bytes(),
             waiting,
@@ -336,15 +352,4 @@ impl Drop for Place<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-/// What config.toml says of an instance.
-#[derive(Debug, Clone, Default)]
-pub struct Terms {
-    /// What it may do, if its manifest asks for the same.
-    pub grants: Capabilities,
-    /// What it reads by `system.config`: values as JSON.
-    pub config: BTreeMap<String, String>,
-    /// Whether it takes messages of whoever calls; default: of peers alone.
-    pub strangers: bool,
 }

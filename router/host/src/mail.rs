@@ -12,6 +12,7 @@
 mod incoming;
 mod letters;
 mod outgoing;
+mod removal;
 mod routes;
 mod trunk;
 mod wire;
@@ -23,7 +24,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use wormholes_proto::{
     NodeId,
     trunk::{Frame, SenderCommit},
@@ -59,8 +60,10 @@ pub(crate) struct Mail(mpsc::UnboundedSender<Input>);
 /// What the office hears. What comes from other nodes is bounded by what trunks may hold; the rest
 /// by the limits of events.
 pub(crate) enum Input {
-    /// A plugin is loaded: what it has waiting goes on.
+    /// A plugin is loaded, or another version of it: what it has waiting goes on.
     Loaded(Arc<Loaded>),
+    /// The instance of this number is gone: nothing of it is kept in memory, and that is told.
+    Removed(u32, oneshot::Sender<()>),
     /// An event is durable.
     Parcels(Owner, Vec<Parcel>),
     /// An event that handled an arrival is durable.
@@ -248,6 +251,10 @@ impl Office {
                 self.resume(&loaded);
                 // Others may have called it before.
                 self.reached(Place::Here);
+            }
+            Input::Removed(instance, done) => {
+                self.forget_instance(instance);
+                let _ = done.send(());
             }
             Input::Parcels(owner, parcels) => {
                 for parcel in parcels {

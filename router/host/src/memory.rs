@@ -10,7 +10,7 @@ use wormholes_proto::NodeId;
 use crate::{
     event::{Event, Principal},
     message::{Note, OutDone, OutHead, OutKey, decode},
-    rows::{self, Home, Space, principal_key},
+    rows::{self, Home, Side, Space, principal_key},
     store::{Overlay, Snapshot, StoreError, Writes},
     transaction::Effects,
 };
@@ -51,6 +51,8 @@ pub(crate) struct Memory {
     pub(crate) kept_bytes: u64,
     /// How many of its rows are sealed, by kind.
     pub(crate) sealed: Sealed,
+    /// Where they lie.
+    pub(crate) side: Side,
     /// Which version of the plugin woke it last; `None`: it was never woken.
     pub(crate) woken_by: Option<Version>,
 }
@@ -197,10 +199,9 @@ impl Memory {
 
     /// The principal was woken by this version.
     pub(crate) fn woken(&mut self, home: Home, name: &Principal, by: Version, writes: &mut Writes) {
-        if self.woken_by == Some(by) {
+        if self.woken_by.replace(by) == Some(by) {
             return;
         }
-        self.woken_by = Some(by);
         self.write_head(home, writes);
         if let Principal::User(name) = name {
             let number = home.principal.to_be_bytes().to_vec();
@@ -241,54 +242,74 @@ impl Memory {
         }
     }
 
-    /// Its rows are those of this schema, whatever the version that woke it.
-    pub(crate) fn migrated(&mut self, home: Home, schema: u32, writes: &mut Writes) {
-        if let Some(by) = &mut self.woken_by {
-            by.schema = schema;
-        }
-        self.write_head(home, writes);
-    }
-
     /// Keeps what the store must know of the principal, once it was woken.
     pub(crate) fn write_head(&self, home: Home, writes: &mut Writes) {
         if let Some(Version { schema, code }) = self.woken_by {
             let kept = self.kept_bytes.to_be_bytes();
             let Sealed { secrets, keys } = self.sealed;
             let sealed = [secrets.to_be_bytes(), keys.to_be_bytes()].concat();
-            let head = [&kept[..], &schema.to_be_bytes(), &code, &sealed].concat();
+            let side = [self.side as u8];
+            let head = [&kept[..], &schema.to_be_bytes(), &code, &sealed, &side].concat();
             writes.put(home.key(Space::Head, &[]), Some(head));
         }
     }
 
     /// Takes what the store knows of the principal.
     fn read_head(&mut self, head: &[u8]) {
-        if let Some((kept_bytes, by)) = read_head(head) {
-            self.kept_bytes = kept_bytes;
-            self.woken_by = Some(by);
-            self.sealed = read_sealed(head).unwrap_or_default();
+        if let Some(head) = read_head(head) {
+            (self.kept_bytes, self.side) = (head.kept_bytes, head.side);
+            (self.woken_by, self.sealed) = (Some(head.woken_by), head.sealed);
         }
     }
 }
 
-/// What a head row says: the bytes of all rows, and the version that woke the principal last.
-pub(crate) fn read_head(head: &[u8]) -> Option<(u64, Version)> {
+/// What a head row says.
+pub(crate) struct Head {
+    /// What all rows have.
+    pub(crate) kept_bytes: u64,
+    /// The version that woke the principal last.
+    pub(crate) woken_by: Version,
+    /// Where its own rows lie.
+    pub(crate) side: Side,
+    /// How many of them are sealed.
+    pub(crate) sealed: Sealed,
+}
+
+/// What a head row says.
+pub(crate) fn read_head(head: &[u8]) -> Option<Head> {
     let (kept, rest) = head.split_first_chunk()?;
-    let (schema, code) = rest.split_first_chunk()?;
-    let version = Version {
-        schema: u32::from_be_bytes(*schema),
-        code: *code.first_chunk()?,
+    let (schema, rest) = rest.split_first_chunk()?;
+    let (code, rest) = rest.split_first_chunk()?;
+    let (sealed, side) = match rest {
+        // Of a principal that was woken before there were any.
+        [] => (Sealed::default(), Side::First),
+        _ => {
+            let (secrets, rest) = rest.split_first_chunk()?;
+            let (keys, rest) = rest.split_first_chunk()?;
+            let side = match rest {
+                [] | [0] => Side::First,
+                [1] => Side::Second,
+                _ => return None,
+            };
+            let sealed = Sealed {
+                secrets: u32::from_be_bytes(*secrets),
+                keys: u32::from_be_bytes(*keys),
+            };
+            (sealed, side)
+        }
     };
-    Some((u64::from_be_bytes(*kept), version))
+    Some(Head {
+        kept_bytes: u64::from_be_bytes(*kept),
+        woken_by: Version {
+            schema: u32::from_be_bytes(*schema),
+            code: *code,
+        },
+        side,
+        sealed,
+    })
 }
 
 /// How many sealed rows there are; `None`: it was written before there were any.
-fn read_sealed(head: &[u8]) -> Option<Sealed> {
-    let (secrets, rest) = head.get(20..)?.split_first_chunk()?;
-    Some(Sealed {
-        secrets: u32::from_be_bytes(*secrets),
-        keys: u32::from_be_bytes(*rest.first_chunk()?),
-    })
-}
 
 impl Timer {
     fn encode(&self) -> Vec<u8> {

@@ -25,13 +25,13 @@ const USAGE_AT_ONCE: usize = 1024;
 /// Of one instance.
 #[derive(Debug)]
 pub(crate) struct News {
-    wants_presence: bool,
-    wants_usage: bool,
     inner: Mutex<Inner>,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
+    wants_presence: bool,
+    wants_usage: bool,
     /// Who is connected, and how far each is trusted.
     online: BTreeMap<NodeId, u8>,
     /// What it was not told of yet: whether a peer is up, and its trust.
@@ -54,20 +54,33 @@ pub(crate) struct Heard {
 
 impl News {
     pub(crate) fn new(wants_presence: bool, wants_usage: bool) -> Self {
-        Self {
-            wants_presence,
-            wants_usage,
+        let news = Self {
             inner: Mutex::default(),
+        };
+        news.want(wants_presence, wants_usage);
+        news
+    }
+
+    /// Another version of the plugin runs: what it was not told, and does not want, is forgotten.
+    pub(crate) fn want(&self, presence: bool, usage: bool) {
+        let mut inner = self.inner();
+        (inner.wants_presence, inner.wants_usage) = (presence, usage);
+        if !presence {
+            inner.online.clear();
+            inner.presence.clear();
+        }
+        if !usage {
+            inner.usage.clear();
         }
     }
 
     /// A peer came or went; what is so now says `is_online`, which is asked while nothing else changes
     /// here: of two that tell, the later one is right.
     pub(crate) fn presence(&self, peer: NodeId, trust: u8, is_online: &dyn Fn() -> bool) -> Heard {
-        if !self.wants_presence {
+        let mut inner = self.inner();
+        if !inner.wants_presence {
             return Heard::NOTHING;
         }
-        let mut inner = self.inner();
         let online = is_online();
         let was = inner.online.get(&peer).copied();
         if online == was.is_some() && (!online || was == Some(trust)) {
@@ -89,10 +102,10 @@ impl News {
 
     /// Scripts billed this. Each call lets one event be told: call it at most once a second.
     pub(crate) fn usage(&self, used: &[Usage]) -> Heard {
-        if !self.wants_usage {
+        let mut inner = self.inner();
+        if !inner.wants_usage {
             return Heard::NOTHING;
         }
-        let mut inner = self.inner();
         let fits = inner.add(used);
         if inner.usage.is_empty() {
             return Heard::NOTHING;

@@ -6,6 +6,7 @@
 
 mod ending;
 mod inbox;
+mod takeover;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -17,21 +18,25 @@ use std::{
 use bytes::Bytes;
 use rand::RngCore as _;
 
-pub(crate) use self::inbox::{Asker, Inbox, Post, Task};
+pub(crate) use self::{
+    inbox::{Asker, Inbox, Order, Post, Task},
+    takeover::{Go, TakeOver},
+};
 use crate::{
     clock::now_ms,
+    edition::Edition,
     event::{ErrorCode, Event, Principal, Reason, Refusal, Request, Stamp},
     figures::Ending,
     guest::{Fault, Instance, Outcome},
     health::Health,
     loaded::Loaded,
     mail::{Input, Mail},
-    manifest::Mode,
     memory::Memory,
-    rows::{Home, Space},
+    rows::{Home, Side, Space},
     store::{BatchId, Store, StoreError},
     transaction::{Effects, Ground, Limit, Transaction},
 };
+use wormholes_proto::manifest::Mode;
 
 /// An instance without events is dropped after this.
 const IDLE: Duration = Duration::from_secs(10);
@@ -43,6 +48,8 @@ pub(crate) struct Actor {
     home: Home,
     name: Principal,
     loaded: Arc<Loaded>,
+    /// The version that its events run in.
+    edition: Arc<Edition>,
     store: Store,
     office: Mail,
     inbox: Inbox,
@@ -64,6 +71,7 @@ pub(crate) struct Actor {
     busy: Instant,
     /// Timers and tasks take turns: one that is due again at once keeps nobody out.
     after_timer: bool,
+    is_over: bool,
 }
 
 /// What an actor does next.
@@ -96,6 +104,7 @@ impl Actor {
             last_batch: snapshot.batch(),
             home,
             name,
+            edition: loaded.edition(),
             loaded,
             store,
             office,
@@ -109,26 +118,24 @@ impl Actor {
             health,
             busy: Instant::now(),
             after_timer: false,
+            is_over: false,
         };
+        actor.clear_other_side(&snapshot)?;
         actor.wake();
         Ok(actor)
     }
 
     fn wake(&mut self) {
         let notes = mem::take(&mut self.memory.notes);
-        let version = self.loaded.version();
-        let reason = match self.memory.woken_by {
-            None => Reason::Created,
-            Some(by) if by == version => Reason::Started,
-            Some(by) => {
-                if by.schema != version.schema {
-                    self.first
-                        .push_back((Event::Migrate { from: by.schema }, 0));
-                }
-                Reason::Updated
-            }
+        let version = self.edition.version();
+        let waking = match self.memory.woken_by {
+            None => Event::Init(Reason::Created),
+            Some(by) if by == version => Event::Init(Reason::Started),
+            Some(by) if by.schema == version.schema => Event::Init(Reason::Updated),
+            Some(by) => Event::Migrate { from: by.schema },
         };
-        self.first.push_back((Event::Init(reason), 0));
+        self.first.retain(|(event, _)| !event.wakes());
+        self.first.push_front((waking, 0));
         for (number, note) in notes {
             let note = Arc::new(note);
             self.first.push_back((Event::Note { number, note }, 0));
@@ -141,10 +148,21 @@ impl Actor {
 
     /// Runs until the host stops.
     pub(crate) async fn run(mut self) {
-        loop {
-            self.health.pass().await;
+        while !self.is_over {
+            tokio::select! {
+                biased;
+                order = self.inbox.orders.recv() => match order {
+                    Some(order) => {
+                        self.obey(order).await;
+                        continue;
+                    }
+                    None => return,
+                },
+                () = self.health.pass() => {}
+            }
             self.store.room().await;
             self.catch_up().await;
+            self.keep_up();
             let next = match self.health.closed() {
                 Some(refusal) => self.next_while_closed(refusal).await,
                 None => self.next().await,
@@ -169,6 +187,15 @@ impl Actor {
             self.forget();
         }
         self.epoch != before
+    }
+
+    /// A version that took over before this principal was awake, does so now.
+    fn keep_up(&mut self) {
+        if !self.loaded.runs(&self.edition) {
+            self.edition = self.loaded.edition();
+            self.instance = None;
+            self.wake();
+        }
     }
 
     async fn next(&mut self) -> Next {
@@ -211,6 +238,7 @@ impl Actor {
         let task = tokio::select! {
             // Mail waits.
             task = self.inbox.tasks.recv() => task,
+            order = self.inbox.orders.recv() => order.map(Task::Order),
             () = self.health.started() => return Next::Again,
             () = tokio::time::sleep(IDLE) => return Next::Again,
         };
@@ -266,6 +294,7 @@ impl Actor {
                 let news = self.loaded.news.take().into_iter();
                 self.first.extend(news.map(|event| (event, 0)));
             }
+            Task::Order(order) => self.obey(order).await,
         }
     }
 
@@ -291,7 +320,7 @@ impl Actor {
         if asker.answer.is_closed() || request.deadline_ms <= now_ms() {
             return asker.say(Err(Refusal::late()));
         }
-        if self.memory.requests.len() >= self.loaded.manifest.limits.requests as usize {
+        if self.memory.requests.len() >= self.edition.manifest.limits.requests as usize {
             self.loaded.figures.hits(&[Limit::Requests]);
             let many = Limit::Requests.mend();
             return asker.say(Err(Refusal::new(ErrorCode::Unavailable, many)));
@@ -351,6 +380,13 @@ impl Actor {
         event: &Event,
         attempt: u32,
     ) -> Result<(Outcome, Effects), Fault> {
+        if let Event::Migrate { .. } = event {
+            let edition = Arc::clone(&self.edition);
+            let prepared = self.prepare(&edition, attempt).await?;
+            let effects;
+            (self.memory, effects) = prepared.take_effect();
+            return Ok((Outcome::Done, effects));
+        }
         let loaded = Arc::clone(&self.loaded);
         let _turn = loaded.turns.acquire().await;
         let (mut instance, runs) = match self.instance.take() {
@@ -370,7 +406,7 @@ impl Actor {
         loaded.figures.hits(transaction.hits());
         match outcome {
             Ok(told) => {
-                let manifest = &loaded.manifest.instance;
+                let manifest = &self.edition.manifest.instance;
                 if manifest.mode == Mode::Warm && runs + 1 < manifest.recycle {
                     self.instance = Some((instance, runs + 1));
                 }
@@ -387,7 +423,7 @@ impl Actor {
 
     async fn instantiate(&self, event: &Event) -> Result<Instance, Fault> {
         let started = Instant::now();
-        let instance = self.loaded.code().instantiate().await;
+        let instance = self.edition.code.instantiate().await;
         if instance.is_err() {
             let ending = Ending::of(&instance);
             let figures = &self.loaded.figures;
@@ -397,35 +433,46 @@ impl Actor {
     }
 
     fn begin(&mut self, event: &Event, attempt: u32) -> Transaction {
+        let (edition, side) = (Arc::clone(&self.edition), self.memory.side);
+        let mut transaction = self.transaction(&edition, side, attempt);
+        transaction.consume(event);
+        transaction
+    }
+
+    /// Takes what the principal remembers into a transaction of this version, with its rows on this
+    /// side.
+    fn transaction(&mut self, edition: &Edition, side: Side, attempt: u32) -> Transaction {
         let snapshot = self.store.snapshot();
         let mut memory = mem::take(&mut self.memory);
         memory.overlay.prune(snapshot.batch());
-        let mut seed = [0; 32];
-        rand::rng().fill_bytes(&mut seed);
-        self.next_event += 1;
-        let stamp = Stamp {
-            id: self.next_event,
-            attempt,
-            now_ms: now_ms(),
-            principal: self.name.clone(),
-            seed,
-        };
         let ground = Ground {
             home: self.home,
-            limits: Arc::clone(&self.loaded.plugin.limits),
+            side,
+            limits: Arc::clone(&edition.plugin().limits),
             others_keep: self
                 .loaded
                 .figures
                 .kept_bytes()
                 .saturating_sub(memory.kept_bytes),
-            protocols: self.loaded.protocols(),
-            granted: Arc::clone(&self.loaded.plugin.granted),
+            protocols: Arc::clone(&edition.protocols),
+            granted: Arc::clone(&edition.plugin().granted),
             plugin: Arc::clone(&self.loaded.name),
-            node: self.loaded.plugin.around.node,
+            node: edition.plugin().around.node,
         };
-        let mut transaction = Transaction::new(stamp, ground, snapshot, memory);
-        transaction.consume(event);
-        transaction
+        Transaction::new(self.stamp(attempt), ground, snapshot, memory)
+    }
+
+    fn stamp(&mut self, attempt: u32) -> Stamp {
+        let mut seed = [0; 32];
+        rand::rng().fill_bytes(&mut seed);
+        self.next_event += 1;
+        Stamp {
+            id: self.next_event,
+            attempt,
+            now_ms: now_ms(),
+            principal: self.name.clone(),
+            seed,
+        }
     }
 
     /// The disk failed: all that was not durable is gone, and the principal begins anew.

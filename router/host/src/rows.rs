@@ -4,10 +4,11 @@
 //! 01 | instance name                                  instance row
 //! 02 | instance u32 | user name                       principal number u32; 0 is the node
 //! 03 | instance u32 | slot u32                        a dead letter
+//! 04 | instance u32                                   which version of the plugin runs: Versions
 //! 10 | instance u32 | principal u32 | space u8 | key  rows of a principal
-//!   space 0  state      the plugin's own rows
+//!   space 0  first      the plugin's own rows, on the side that the head names
 //!         1  head       one row: kept bytes u64 | schema u32 | code 8 B, of the version that woke it last
-//!                       | secrets u32 | keys u32: how many rows of these there are
+//!                       | secrets u32 | keys u32: how many rows of these there are | side u8
 //!         2  timer      name -> due u64 | payload
 //!         3  channel    a channel to send on (OutKey) -> OutHead; written by the principal
 //!         4  done       its number u32 -> OutDone; written by the mail
@@ -16,19 +17,22 @@
 //!         7  refused    length u16 | InKey | number u64 -> Refusal; by the principal
 //!         8  note       number u64 -> Note; by the mail, deleted by the principal
 //!         9  question   id u64 -> empty: an answer is owed; by the principal
+//!         14 second     as first. What lies on the side that the head does not name, counts for nothing:
+//!                       a migration that has not ended, or one that has
 //! 11 | instance u32 | principal u32 | space u8 | key  its rows that are sealed on disk, as `store` says
 //!   space 10 secret     the plugin's own rows
 //!         11 key        a name -> a key that was created
 //! numbers are big-endian, so that rows of one principal, and of one instance, lie together
 //! ```
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 use crate::store::{Row, SEALED_PREFIX, Snapshot, Span, StoreError};
 
 const INSTANCE: u8 = 0x01;
 const PRINCIPAL: u8 = 0x02;
 const LETTER: u8 = 0x03;
+const VERSIONS: u8 = 0x04;
 const ROW: u8 = 0x10;
 
 /// Bytes before the plugin's own key.
@@ -45,7 +49,7 @@ pub(crate) struct Home {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Space {
-    State = 0,
+    First = 0,
     Head = 1,
     Timer = 2,
     Channel = 3,
@@ -57,6 +61,33 @@ pub(crate) enum Space {
     Question = 9,
     Secret = 10,
     Key = 11,
+    Second = 14,
+}
+
+/// Where a principal's own rows lie. A migration writes them anew on the other side, in as many
+/// commits as it takes, and one row says in the end which side counts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Side {
+    #[default]
+    First = 0,
+    Second = 1,
+}
+
+impl Side {
+    pub(crate) fn other(self) -> Self {
+        match self {
+            Self::First => Self::Second,
+            Self::Second => Self::First,
+        }
+    }
+
+    pub(crate) fn space(self) -> Space {
+        match self {
+            Self::First => Space::First,
+            Self::Second => Space::Second,
+        }
+    }
 }
 
 impl Home {
@@ -69,6 +100,17 @@ impl Home {
         row.push(space as u8);
         row.extend(key);
         row
+    }
+
+    /// The keys of all rows in a space.
+    pub(crate) fn all(self, space: Space) -> Range<Vec<u8>> {
+        let start = self.key(space, &[]);
+        let mut end = start.clone();
+        // No space has the last number.
+        if let Some(last) = end.last_mut() {
+            *last += 1;
+        }
+        Range { start, end }
     }
 }
 
@@ -107,6 +149,28 @@ pub(crate) fn letter_keys(instance: u32) -> Vec<u8> {
 
 pub(crate) fn letter_key(instance: u32, slot: u32) -> Vec<u8> {
     [&letter_keys(instance)[..], &slot.to_be_bytes()].concat()
+}
+
+/// Where it is kept which version of an instance runs.
+pub(crate) fn versions_key(instance: u32) -> Vec<u8> {
+    [&[VERSIONS][..], &instance.to_be_bytes()].concat()
+}
+
+/// The keys of all that is kept of an instance but its name.
+pub(crate) fn of_instance(instance: u32) -> impl Iterator<Item = Range<Vec<u8>>> {
+    let range = move |kind: u8| {
+        let key = |number: u32| [&[kind][..], &number.to_be_bytes()].concat();
+        let start = key(instance);
+        // Behind the last instance comes what is of another kind.
+        let end = match instance.checked_add(1) {
+            Some(next) => key(next),
+            None => vec![kind + 1],
+        };
+        Range { start, end }
+    };
+    [PRINCIPAL, LETTER, VERSIONS, ROW, SEALED_PREFIX]
+        .into_iter()
+        .map(range)
 }
 
 /// All rows whose keys begin with `prefix`, without it.

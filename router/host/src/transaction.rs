@@ -23,20 +23,20 @@ use wormholes_proto::NodeId;
 
 use crate::{
     event::{ErrorCode, Event, Refusal, Stamp},
-    manifest::{Capabilities, Limits},
     memory::{Memory, Sealed, Timer},
     message::Parcel,
-    rows::Home,
+    rows::{Home, Side},
     rules::{Fact, Usage},
     store::{Snapshot, View, Writes},
 };
+use wormholes_proto::manifest::{Capabilities, Limits};
 
 pub use self::requests::Progress;
 use self::{facts::Place, messages::Messages, rows::Written};
 pub(crate) use self::{
     messages::Keeping,
     requests::MAX_ANSWER_BYTES,
-    rows::{Rows, Scan},
+    rows::{Own, Rows, Scan},
 };
 
 /// What a row takes in memory beside its key and its value.
@@ -89,6 +89,8 @@ pub enum Limit {
 #[derive(Debug)]
 pub(crate) struct Ground {
     pub(crate) home: Home,
+    /// Where its own rows lie, or will.
+    pub(crate) side: Side,
     pub(crate) limits: Arc<Limits>,
     /// Bytes that the other principals of this plugin keep.
     pub(crate) others_keep: u64,
@@ -110,6 +112,10 @@ pub(crate) struct Transaction {
     memory: Memory,
     rows: Writes,
     written_bytes: usize,
+    /// What steps before wrote, and what is held here as long as this.
+    held_bytes: usize,
+    /// Rows of steps are durable before all of it is real.
+    runs_steps: bool,
     kept_bytes: i64,
     /// How many sealed rows the principal has after it.
     sealed: Sealed,
@@ -165,6 +171,8 @@ impl Transaction {
             snapshot,
             rows: Writes::default(),
             written_bytes: 0,
+            held_bytes: 0,
+            runs_steps: false,
             kept_bytes: 0,
             sealed: memory.sealed,
             scratch: BTreeMap::new(),
@@ -203,7 +211,7 @@ impl Transaction {
 
     /// A timer is gone when its event is real, if its handler does not set it again.
     pub(crate) fn consume(&mut self, event: &Event) {
-        self.wakes = matches!(event, Event::Init(_) | Event::Migrate { .. });
+        self.wakes = event.wakes();
         if let Event::Timer { name, .. } = event {
             self.remove_timer(Arc::clone(name));
         }
@@ -282,6 +290,7 @@ impl Transaction {
         Self::publish(mem::take(&mut self.facts), memory, &mut effects);
         let messages = mem::take(&mut self.messages);
         messages.take_effect(&self.ground, self.wakes, memory, &mut effects);
+        memory.side = self.ground.side;
         for request in effects.answers.keys() {
             memory.requests.remove(request);
         }
@@ -292,6 +301,32 @@ impl Transaction {
             memory.write_head(self.ground.home, &mut effects.writes);
         }
         (self.memory, effects)
+    }
+
+    /// Whether steps run, whose rows are durable before all of it is real.
+    pub(crate) fn run_steps(&mut self, do_run: bool) {
+        self.runs_steps = do_run;
+    }
+
+    /// Ends one step of several: takes the rows that it wrote, which nobody reads before the last step
+    /// is real. All else stays here.
+    pub(crate) fn end_step(&mut self) -> Writes {
+        let rows = mem::take(&mut self.rows);
+        self.held_bytes += self.written_bytes.saturating_sub(rows.bytes());
+        self.written_bytes = 0;
+        self.logged_bytes = 0;
+        rows
+    }
+
+    /// Begins the next step, once the rows of the last one are in `snapshot`.
+    pub(crate) fn begin_step(&mut self, stamp: Stamp, snapshot: Arc<Snapshot>) {
+        self.random = ChaCha20Rng::from_seed(stamp.seed);
+        (self.stamp, self.snapshot) = (stamp, snapshot);
+    }
+
+    /// What it holds in memory, keys and values.
+    pub(crate) fn bytes(&self) -> usize {
+        self.held_bytes + self.written_bytes
     }
 
     /// Gives the principal's memory back as it was.

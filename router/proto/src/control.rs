@@ -33,7 +33,8 @@ pub use frame::{
 pub use plugin::{
     PluginArgument, PluginArgumentKind, PluginAskParams, PluginCommand, PluginCondition,
     PluginDead, PluginDeadLetter, PluginHealth, PluginInfo, PluginList, PluginLog, PluginLogLine,
-    PluginLogParams, PluginParams, RESERVED_INSTANCES, is_instance_name,
+    PluginLogParams, PluginParams, PluginRemoveParams, PluginRemoved, RESERVED_INSTANCES,
+    is_instance_name,
 };
 pub use report::{
     Because, BugReport, Check, ConfigReport, DecisionInfo, DecisionList, DecisionRecord,

@@ -10,6 +10,7 @@ pub mod control;
 mod datagram;
 mod id;
 mod invite;
+pub mod manifest;
 mod noise;
 pub mod onion;
 mod record;

@@ -18,6 +18,7 @@ const refuse = (code, message) => {
 
 export const lifecycle = {
   init() {},
+  // 'done', or 'again' to be called once more.
   migrate: (_event, from) => refuse('failed', `rows of schema ${from} cannot be read`),
   health: () => 'well',
 };

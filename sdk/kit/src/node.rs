@@ -11,7 +11,8 @@ use std::{
 };
 
 use wormholes_plugin::{
-    Caller, Context, Error, ErrorCode, Level, Plugin, Principal, Reply, Request, Result, host,
+    Caller, Context, Error, ErrorCode, Level, Migration, Plugin, Principal, Reason, Reply, Request,
+    Result, host,
 };
 
 use self::messages::consume;
@@ -319,7 +320,10 @@ impl<P: Plugin> Node<P> {
         }
         let transaction = Rc::new(RefCell::new(transaction));
         let mut cx = Context::new(id, attempt, around.now_ms, principal.clone());
-        let told = run(&transaction, || call(&mut plugin, &mut cx, event));
+        let told = match event {
+            Event::Migrate { from } => migrate::<P>(&transaction, &mut cx, *from),
+            _ => run(&transaction, || call(&mut plugin, &mut cx, event)),
+        };
         let done = transaction.borrow_mut().take();
         // A log stays when the event is undone.
         self.log.extend(done.log.iter().cloned());
@@ -374,13 +378,7 @@ impl<P: Plugin> Node<P> {
         let version = self.version();
         let before = memory.woken_by;
         match event {
-            Event::Migrate { .. } => {
-                memory.woken_by = before.map(|by| Version {
-                    schema: version.schema,
-                    ..by
-                });
-            }
-            Event::Init(_) => memory.woken_by = Some(version),
+            Event::Migrate { .. } | Event::Init(_) => memory.woken_by = Some(version),
             Event::Message { .. } | Event::Note { .. } | Event::Answer { .. } => {
                 consume(event, None, &mut memory, &mut effects);
             }
@@ -563,6 +561,29 @@ fn run<T>(
     let told = catch_unwind(AssertUnwindSafe(|| host::enter(host, handler).0));
     told.map_err(|panic| Fault::Broke(said(&*panic)))?
         .map_err(Fault::Refused)
+}
+
+/// Both handlers of another version in one transaction; `migrate` in as many steps as it wants, each
+/// with new limits and new memory.
+fn migrate<P: Plugin>(
+    transaction: &Rc<RefCell<Transaction>>,
+    cx: &mut Context,
+    from: u32,
+) -> std::result::Result<Option<Reply>, Fault> {
+    loop {
+        let how_far = run(transaction, || P::default().migrate(cx, from))?;
+        let wrote_rows = transaction.borrow_mut().end_step();
+        match how_far {
+            Migration::Done => break,
+            Migration::Again if wrote_rows => {}
+            Migration::Again => {
+                let idle = Error::failed("`migrate` wants to go on, and wrote nothing");
+                return Err(Fault::Refused(idle));
+            }
+        }
+    }
+    run(transaction, || P::default().init(cx, Reason::Updated))?;
+    Ok(None)
 }
 
 /// Who asks a principal.

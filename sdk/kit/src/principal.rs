@@ -28,17 +28,13 @@ impl<P> Actor<P> {
     pub(crate) fn new(mut memory: Memory, version: Version, first_event: u64) -> Self {
         memory.mail.last_message = memory.mail.last_message.max(first_event);
         let mut waiting = VecDeque::new();
-        let reason = match memory.woken_by {
-            None => Reason::Created,
-            Some(by) if by == version => Reason::Started,
-            Some(by) => {
-                if by.schema != version.schema {
-                    waiting.push_back((Event::Migrate { from: by.schema }, 0));
-                }
-                Reason::Updated
-            }
+        let waking = match memory.woken_by {
+            None => Event::Init(Reason::Created),
+            Some(by) if by == version => Event::Init(Reason::Started),
+            Some(by) if by.schema == version.schema => Event::Init(Reason::Updated),
+            Some(by) => Event::Migrate { from: by.schema },
         };
-        waiting.push_back((Event::Init(reason), 0));
+        waiting.push_back((waking, 0));
         for (number, note) in &memory.mail.notes {
             let (number, note) = (*number, note.clone());
             waiting.push_back((Event::Note { number, note }, 0));
@@ -99,7 +95,7 @@ pub(crate) fn call<P: Plugin>(
     event: &Event,
 ) -> Result<Option<Reply>> {
     match event {
-        Event::Migrate { from } => plugin.migrate(cx, *from)?,
+        Event::Migrate { from } => plugin.migrate(cx, *from).map(drop)?,
         Event::Init(reason) => plugin.init(cx, *reason)?,
         Event::Timer { name, payload } => plugin.timer(cx, name, payload)?,
         Event::Request(request) => return plugin.request(cx, request.clone()).map(Some),

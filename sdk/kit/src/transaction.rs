@@ -81,6 +81,8 @@ pub(crate) struct Transaction {
     pub(crate) parcels: Vec<Parcel>,
     /// Whether something is to be made durable.
     pub(crate) writes: bool,
+    /// Whether this step of a migration wrote rows.
+    wrote_rows: bool,
     /// Messages of all kinds.
     sent: usize,
     written_bytes: usize,
@@ -107,6 +109,7 @@ impl Transaction {
             log: Vec::new(),
             parcels: Vec::new(),
             writes: false,
+            wrote_rows: false,
             sent: 0,
             written_bytes: 0,
             logged_bytes: 0,
@@ -118,6 +121,12 @@ impl Transaction {
     pub(crate) fn remove_timer(&mut self, name: &str) {
         let removed = self.memory.timers.remove(name);
         self.writes |= removed.is_some_and(|timer| timer.durable);
+    }
+
+    /// Ends one step of a migration: the next one has new limits. Whether it wrote rows.
+    pub(crate) fn end_step(&mut self) -> bool {
+        (self.written_bytes, self.logged_bytes) = (0, 0);
+        std::mem::take(&mut self.wrote_rows)
     }
 
     fn check_writable(&self) -> Result<()> {
@@ -187,6 +196,7 @@ impl Transaction {
             None => rows.remove(key),
         };
         self.writes |= space != Space::Scratch;
+        self.wrote_rows |= space == Space::State;
         Ok(())
     }
 

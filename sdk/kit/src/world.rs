@@ -265,7 +265,8 @@ impl<P: Plugin> At<'_, P> {
         }
     }
 
-    /// Starts the node with another version of the plugin, by the text of its plugin.toml.
+    /// Starts the node with another version of the plugin, by the text of its plugin.toml. As at a node
+    /// that has no copy of the version before: who cannot be migrated is parked.
     ///
     /// # Panics
     /// When the manifest cannot be read.

@@ -40,7 +40,7 @@ pub use error::{Error, ErrorCode, Result};
 pub use host::{InMemory, OnDisk, Sealed};
 pub use keys::{Algorithm, KeyPair};
 pub use message::{Address, Halt, Identity, Incoming, Letter, Outcome, Place, Way};
-pub use plugin::{Plugin, Principal, Reason};
+pub use plugin::{Migration, Plugin, Principal, Reason};
 pub use request::{Caller, Reply, Request, json};
 pub use rules::{Allowance, Ruling, Service, Usage, node_name};
 pub use state::{Cell, Key, Map};

@@ -27,6 +27,16 @@ pub enum Reason {
     Updated,
 }
 
+/// How far a migration is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Migration {
+    /// All rows are those of today's schema.
+    Done,
+    /// There is more to do: [`Plugin::migrate`] is called again, with new limits and new memory. It
+    /// must have written something: what says how far it is, if nothing else.
+    Again,
+}
+
 /// Makes a component of a type that implements [`Plugin`](crate::Plugin): one line, once.
 #[macro_export]
 macro_rules! plugin {
@@ -58,17 +68,19 @@ pub trait Plugin: Default + 'static {
     /// The first event of each principal since the node started, or the plugin was updated.
     ///
     /// # Errors
-    /// The plugin's own; the principal is parked then.
+    /// The plugin's own; the principal is parked then, or after an update the version before runs on.
     fn init(&mut self, cx: &mut Context, reason: Reason) -> Result<()> {
         let _ = (cx, reason);
         Ok(())
     }
 
-    /// Turns the state of an older schema into today's, before [`init`](Self::init).
+    /// Turns the state of another schema into today's, before [`init`](Self::init): at once, or in
+    /// steps that have the limits of an event each. It works on a copy of the rows, which takes their
+    /// place when all principals are ready, or never.
     ///
     /// # Errors
-    /// The plugin's own; the principal is parked then, and its rows stay as they are.
-    fn migrate(&mut self, cx: &mut Context, from_schema: u32) -> Result<()> {
+    /// The plugin's own: the version before runs on. Where there is none, the principal is parked.
+    fn migrate(&mut self, cx: &mut Context, from_schema: u32) -> Result<Migration> {
         let _ = cx;
         Err(Error::failed(format!(
             "this plugin cannot read the state of schema {from_schema}"

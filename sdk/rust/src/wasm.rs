@@ -6,7 +6,7 @@ mod messages;
 mod rules;
 
 use crate::{
-    Algorithm, Context, Error, ErrorCode, KeyPair, Level, Principal, Reason,
+    Algorithm, Context, Error, ErrorCode, KeyPair, Level, Migration, Principal, Reason,
     host::{Form, Range},
     message::{Address, Identity, Letter},
     request::{Caller, Reply, Request},
@@ -226,10 +226,17 @@ impl<P: Held> lifecycle::Guest for Exports<P> {
         told(P::with(|plugin| plugin.init(&mut event.into(), reason)))
     }
 
-    fn migrate(event: types::Event, from_schema: u32) -> Result<(), types::Error> {
-        told(P::with(|plugin| {
+    fn migrate(
+        event: types::Event,
+        from_schema: u32,
+    ) -> Result<lifecycle::Migration, types::Error> {
+        let told = told(P::with(|plugin| {
             plugin.migrate(&mut event.into(), from_schema)
-        }))
+        }));
+        told.map(|how_far| match how_far {
+            Migration::Done => lifecycle::Migration::Done,
+            Migration::Again => lifecycle::Migration::Again,
+        })
     }
 
     fn health(event: types::Event) -> Result<String, types::Error> {

@@ -157,9 +157,13 @@ fn rows_of_an_older_schema_are_migrated_in_the_kit() {
         marks.map(|marks| marks[0].clone())
     };
     at.request(&node, "mark", json!({ "with": 5 })).unwrap();
+    let sheets = json!({ "with": 1000 });
+    at.request(&node, "sheets", sheets).unwrap();
     for _ in 0..2 {
         at.update(&schema(1));
         assert_eq!(marks(&mut at), Ok(json!(1005)));
+        let seen = at.request(&node, "seen", json!({}));
+        assert_eq!(seen, Ok(json!([[1, 1000]])), "in many steps");
     }
     at.request(&node, "mark", json!({ "with": 13 })).unwrap();
     at.update(&schema(2));

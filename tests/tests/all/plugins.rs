@@ -199,6 +199,8 @@ async fn rows_of_an_older_schema_are_migrated_once_or_not_touched() {
         .unwrap();
     schema(2);
     daemon.kill().unwrap();
+    // The version before cannot run on: nobody kept it.
+    std::fs::remove_dir_all(daemon.folder().join("data/plugins/versions")).unwrap();
     daemon.restart().await.unwrap();
     let parked = until("the plugin to be parked", async || {
         let wicked = listed(&daemon, "wicked").await;

@@ -5,14 +5,15 @@ mod keys;
 mod rules;
 
 use std::{
+    collections::BTreeMap,
     hint::black_box,
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
 use wormholes_plugin::{
-    Address, Caller, Cell, Context, Error, InMemory, Letter, Level, Map, Plugin, Reply, Request,
-    Result, json, plugin,
+    Address, Caller, Cell, Context, Error, InMemory, Letter, Level, Map, Migration, Plugin, Reason,
+    Reply, Request, Result, json, plugin,
 };
 
 /// Written before something goes wrong.
@@ -21,6 +22,12 @@ const MARK: Cell<u64> = Cell::new("mark");
 const SCRATCH_MARK: Cell<u64, InMemory> = Cell::scratch("mark");
 const FLOOD: Map<u64, Vec<u8>> = Map::new("flood");
 const SCRATCH_FLOOD: Map<u64, Vec<u8>, InMemory> = Map::scratch("flood");
+
+/// Rows of which a migration takes many steps, and the last one that it turned.
+const SHEETS: Map<u64, u64> = Map::new("sheet");
+const TURNED: Cell<Option<u64>> = Cell::new("turned");
+/// Sheets that one step turns.
+const STEP: u32 = 50;
 
 /// Lives as long as an instance's memory.
 static MEMORY: AtomicU64 = AtomicU64::new(0);
@@ -81,16 +88,41 @@ impl Plugin for Wicked {
                 )?;
                 Reply::done(&"set")
             }
+            "sheets" => {
+                let mut sheets = 0..request.argument("with")?;
+                sheets.try_for_each(|n| SHEETS.set(&n, &0))?;
+                Reply::done(&"kept")
+            }
+            "seen" => seen().and_then(|seen| Reply::done(&seen)),
             "later" => Ok(Reply::Later),
             _ => keys::command(cx, &request),
         }
     }
 
-    fn migrate(&mut self, _: &mut Context, _: u32) -> Result<()> {
-        match MARK.get()? {
-            Some(13) => Err(Error::failed("13 cannot be migrated")),
-            mark => MARK.set(&(mark.unwrap_or_default() + 1000)),
+    fn init(&mut self, _: &mut Context, reason: Reason) -> Result<()> {
+        match (reason, MARK.get()?) {
+            (Reason::Updated, Some(15)) => Err(Error::failed("15 is not updated")),
+            _ => Ok(()),
         }
+    }
+
+    fn migrate(&mut self, cx: &mut Context, _: u32) -> Result<Migration> {
+        let last = TURNED.get()?.flatten();
+        let page = SHEETS.page(last.as_ref(), STEP)?;
+        for (n, on) in &page {
+            SHEETS.set(n, &(on + 1))?;
+        }
+        if let Some((n, _)) = page.last() {
+            TURNED.set(&Some(*n))?;
+            return Ok(Migration::Again);
+        }
+        TURNED.set(&None)?;
+        match MARK.get()? {
+            Some(13) => return Err(Error::failed("13 cannot be migrated")),
+            Some(14) => broken(cx.attempt()),
+            mark => MARK.set(&(mark.unwrap_or_default() + 1000))?,
+        }
+        Ok(Migration::Done)
     }
 
     fn timer(&mut self, _: &mut Context, _: &str, payload: &[u8]) -> Result<()> {
@@ -116,6 +148,22 @@ impl Plugin for Wicked {
 /// To itself.
 fn letter(cx: &Context) -> Letter {
     Letter::new(Address::node(cx, cx.node_id()), "noise", [0; 1000])
+}
+
+/// What is on sheets, and on how many.
+fn seen() -> Result<Vec<(u64, u64)>> {
+    let mut seen = BTreeMap::new();
+    let mut last = None;
+    loop {
+        let page = SHEETS.page(last.as_ref(), 1000)?;
+        let Some((n, _)) = page.last() else {
+            return Ok(seen.into_iter().collect());
+        };
+        last = Some(*n);
+        for (_, on) in &page {
+            *seen.entry(*on).or_default() += 1;
+        }
+    }
 }
 
 fn mark(with: u64) -> Result<()> {

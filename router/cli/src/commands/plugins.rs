@@ -10,7 +10,7 @@ use wormholes_proto::control::{
     PluginLogLine, PluginLogParams, PluginParams,
 };
 
-use super::{Context, field, plugin_new};
+use super::{Context, field, plugin_change, plugin_inspect, plugin_new};
 use crate::{
     args::{Args, PluginCommand as Typed},
     error::CliError,
@@ -25,6 +25,24 @@ const SIMILAR: f64 = 0.7;
 pub(super) fn run(context: &mut Context<'_>, command: Typed) -> Result<(), CliError> {
     match command {
         Typed::New { folder, sdk } => plugin_new::run(context.output, &folder, sdk.as_deref()),
+        Typed::Inspect { folder } => plugin_inspect::run(context.output, &folder),
+        Typed::Add {
+            folder,
+            name,
+            grants,
+            yes,
+        } => plugin_change::add(context, &folder, name, &grants, yes),
+        Typed::Update { instance, sha256 } => {
+            plugin_change::update(context, instance, sha256.as_deref())
+        }
+        Typed::Rollback { instance, sha256 } => {
+            plugin_change::roll_back(context, instance, sha256.as_deref())
+        }
+        Typed::Remove {
+            instance,
+            purge,
+            yes,
+        } => plugin_change::remove(context, instance, purge, yes),
         Typed::List => context.show(&Call::PluginList(NoParams {}), render),
         Typed::Health { instance } => {
             let call = Call::PluginHealth(PluginParams { instance });

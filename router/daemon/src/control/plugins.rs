@@ -1,15 +1,16 @@
 //! `plugin.*`: the plugins that run here.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use serde_json::Value;
 use wormholes_host::{ErrorCode as PluginErrorCode, Refusal};
 use wormholes_proto::control::{
     ErrorCode, PluginAskParams, PluginDead, PluginHealth, PluginInfo, PluginList, PluginLog,
-    PluginLogParams, PluginParams, RpcError,
+    PluginLogParams, PluginParams, PluginRemoveParams, PluginRemoved, RpcError,
 };
 
-use crate::node::NodeCore;
+use super::answer::failed;
+use crate::{node::NodeCore, plugins::ChangeError};
 
 /// How long a call waits for a plugin's next line: it is asked again then.
 const LOG_PATIENCE: Duration = Duration::from_secs(20);
@@ -66,6 +67,46 @@ pub(super) async fn clear_dead(
     plugins.clear_dead(&params.instance).await.map_err(refused)
 }
 
+pub(super) async fn add(
+    core: &Arc<NodeCore>,
+    params: &PluginParams,
+) -> Result<PluginInfo, RpcError> {
+    let plugins = core.plugins().ok_or_else(starting)?;
+    let added = plugins.add(core, &params.instance).await;
+    added.map_err(unchanged)
+}
+
+pub(super) async fn update(
+    core: &Arc<NodeCore>,
+    params: &PluginParams,
+) -> Result<PluginInfo, RpcError> {
+    let plugins = core.plugins().ok_or_else(starting)?;
+    let updated = plugins.update(core, &params.instance).await;
+    updated.map_err(unchanged)
+}
+
+pub(super) async fn roll_back(
+    core: &Arc<NodeCore>,
+    params: &PluginParams,
+) -> Result<PluginInfo, RpcError> {
+    let plugins = core.plugins().ok_or_else(starting)?;
+    let rolled_back = plugins.roll_back(core, &params.instance).await;
+    rolled_back.map_err(unchanged)
+}
+
+pub(super) async fn remove(
+    core: &Arc<NodeCore>,
+    params: &PluginRemoveParams,
+) -> Result<PluginRemoved, RpcError> {
+    let plugins = core.plugins().ok_or_else(starting)?;
+    let removed = plugins.remove(core, &params.instance, params.purge).await;
+    removed.map_err(unchanged)?;
+    Ok(PluginRemoved {
+        name: params.instance.clone(),
+        purged: params.purge,
+    })
+}
+
 pub(super) async fn ask(core: &NodeCore, params: PluginAskParams) -> Result<Value, RpcError> {
     let plugins = core.plugins().ok_or_else(starting)?;
     let (instance, command) = (&params.instance, &params.command);
@@ -77,6 +118,15 @@ pub(super) async fn ask(core: &NodeCore, params: PluginAskParams) -> Result<Valu
 
 fn starting() -> RpcError {
     RpcError::new(ErrorCode::Busy, "the plugins are not started yet")
+}
+
+/// What runs, runs on as it did.
+fn unchanged(error: ChangeError) -> RpcError {
+    match error {
+        ChangeError::Refused(refusal) => refused(refusal),
+        ChangeError::NotNamed(_) => RpcError::new(ErrorCode::NotFound, error.to_string()),
+        ChangeError::Named(_) | ChangeError::Config(_) | ChangeError::Plugin(_) => failed(error),
+    }
 }
 
 fn refused(refusal: Refusal) -> RpcError {

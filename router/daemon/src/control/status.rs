@@ -69,10 +69,12 @@ pub(super) fn config(core: &NodeCore) -> ConfigReport {
     let config = Config {
         rules: core.policy.current().config.clone(),
         peers: core.all_peers(),
+        plugins: core.plugin_configs(),
         ..core.config.clone()
     };
     ConfigReport {
         toml: config_text(&config),
+        file: config.file.clone(),
         restart_for: core.restart_for(),
     }
 }

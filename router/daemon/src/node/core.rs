@@ -14,7 +14,7 @@ use wormholes_rules::RuleEvent;
 
 use super::{NodeError, NodeOptions};
 use crate::{
-    config::{Config, PeerConfig},
+    config::{Config, PeerConfig, PluginConfig},
     control::AddedPeers,
     counters::Counters,
     entrance::{Entrance, Pending},
@@ -96,6 +96,12 @@ impl NodeCore {
     /// The plugins, once they are started.
     pub(crate) fn plugins(&self) -> Option<&Plugins> {
         self.plugins.get()
+    }
+
+    /// The plugins that run, as config.toml had them when they were loaded or updated last.
+    pub(crate) fn plugin_configs(&self) -> Vec<PluginConfig> {
+        let running = self.plugins().map(Plugins::configs);
+        running.unwrap_or_else(|| self.config.plugins.clone())
     }
 
     pub(super) fn use_plugins(&self, plugins: Plugins) {

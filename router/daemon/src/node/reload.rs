@@ -65,7 +65,11 @@ impl NodeCore {
         };
         let config = Config::load(file)
             .inspect_err(|error| tracing::warn!(%error, "the config was not loaded"))?;
-        let restart_for = waiting(&self.config, &config);
+        let running = Config {
+            plugins: self.plugin_configs(),
+            ..self.config.clone()
+        };
+        let restart_for = waiting(&running, &config);
         if !restart_for.is_empty() {
             tracing::warn!(keys = ?restart_for, "changes that wait for a restart");
         }

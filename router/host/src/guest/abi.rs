@@ -9,8 +9,7 @@ mod rules;
 use super::State;
 use crate::{
     event::{Caller, ErrorCode, Principal, Reason, Refusal, Stamp},
-    rows::Space,
-    transaction::{Rows, Scan, Transaction},
+    transaction::{Own, Rows, Scan, Transaction},
 };
 
 pub(super) use self::{messages::call_message, rules::call_usage};
@@ -41,37 +40,37 @@ impl types::Host for State {}
 
 impl state::Host for State {
     fn get(&mut self, key: Vec<u8>) -> wasmtime::Result<Option<Vec<u8>>> {
-        Ok(self.event()?.row_get(Space::State, &key)?)
+        Ok(self.event()?.row_get(Own::State, &key)?)
     }
 
     fn set(&mut self, key: Vec<u8>, value: Vec<u8>) -> Answer<()> {
-        Ok(told(self.event()?.row_set(Space::State, &key, value)?))
+        Ok(told(self.event()?.row_set(Own::State, &key, value)?))
     }
 
     fn delete(&mut self, key: Vec<u8>) -> Answer<()> {
-        Ok(told(self.event()?.row_delete(Space::State, &key)?))
+        Ok(told(self.event()?.row_delete(Own::State, &key)?))
     }
 
     fn scan(&mut self, range: state::Range) -> wasmtime::Result<Rows> {
-        Ok(self.event()?.row_scan(Space::State, &range.into())?)
+        Ok(self.event()?.row_scan(Own::State, &range.into())?)
     }
 }
 
 impl secret::Host for State {
     fn get(&mut self, key: Vec<u8>) -> wasmtime::Result<Option<Vec<u8>>> {
-        Ok(self.event()?.row_get(Space::Secret, &key)?)
+        Ok(self.event()?.row_get(Own::Secret, &key)?)
     }
 
     fn set(&mut self, key: Vec<u8>, value: Vec<u8>) -> Answer<()> {
-        Ok(told(self.event()?.row_set(Space::Secret, &key, value)?))
+        Ok(told(self.event()?.row_set(Own::Secret, &key, value)?))
     }
 
     fn delete(&mut self, key: Vec<u8>) -> Answer<()> {
-        Ok(told(self.event()?.row_delete(Space::Secret, &key)?))
+        Ok(told(self.event()?.row_delete(Own::Secret, &key)?))
     }
 
     fn scan(&mut self, range: state::Range) -> wasmtime::Result<Rows> {
-        Ok(self.event()?.row_scan(Space::Secret, &range.into())?)
+        Ok(self.event()?.row_scan(Own::Secret, &range.into())?)
     }
 }
 

@@ -33,6 +33,7 @@ use crate::{
     rows::{self, Home, instance_key},
     store::{Lost, Store, StoreError, Writes},
     transaction::{Limit, Progress},
+    versions::Kept,
 };
 
 pub(crate) struct Shared {
@@ -42,6 +43,8 @@ pub(crate) struct Shared {
     pub(crate) mail: Mail,
     pub(super) engine: Arc<Engine>,
     pub(super) cache: Cache,
+    /// Files of versions.
+    pub(super) kept: Kept,
     pub(crate) store: Store,
     pub(super) loaded: RwLock<BTreeMap<Arc<str>, Arc<Loaded>>>,
     pub(super) actors: Mutex<HashMap<Home, Post>>,
@@ -88,9 +91,8 @@ impl Shared {
             progress: Some(progress),
         };
         let post = self.post(owner)?;
-        let tasks = post.tasks().clone();
-        tasks
-            .try_send(Task::Request(request, asker))
+        let most = owner.loaded.edition().manifest.limits.waiting;
+        post.offer(Task::Request(request, asker), most)
             .map_err(|error| {
                 let why = match error {
                     TrySendError::Full(_) => {
@@ -107,7 +109,7 @@ impl Shared {
             answer: answered,
             progress: progressed,
             patience,
-            left: Some((tasks, id)),
+            left: Some((post.tasks().clone(), id)),
         })
     }
 
@@ -148,7 +150,11 @@ impl Shared {
         if let Some(post) = actors.get(&home) {
             return Ok(post.clone());
         }
-        let (post, inbox) = Post::new(loaded.manifest.limits.waiting as usize);
+        let (post, inbox) = Post::new();
+        if loaded.is_gone() {
+            // Whatever is put there comes back: nobody takes it.
+            return Ok(post);
+        }
         let (store, mail) = (self.store.clone(), self.mail.clone());
         let actor = Actor::new(home, principal, Arc::clone(loaded), store, mail, inbox)?;
         self.threads.spawn(actor.run());
@@ -206,11 +212,10 @@ impl Shared {
 
     /// Under which number the instance's rows lie; a new one is durable before it is used.
     pub(super) async fn number(&self, name: &str) -> Result<u32, LoadError> {
-        let snapshot = self.store.snapshot();
-        let key = instance_key(name);
-        if let Some(row) = snapshot.get(&key)? {
-            return Ok(row.try_into().map_or(0, u32::from_be_bytes));
+        if let Some(number) = self.known_number(name)? {
+            return Ok(number);
         }
+        let (snapshot, key) = (self.store.snapshot(), instance_key(name));
         let taken = rows::all(&snapshot, &instance_key(""))?;
         let numbers = taken.into_iter().filter_map(|(_, row)| row.try_into().ok());
         let number = numbers.map(u32::from_be_bytes).max().unwrap_or(0) + 1;
@@ -218,6 +223,25 @@ impl Shared {
         writes.put(key, Some(number.to_be_bytes().to_vec()));
         let is_durable = self.make_durable(writes).await;
         is_durable.then_some(number).ok_or(LoadError::Lost)
+    }
+
+    /// The number of an instance that was loaded once.
+    pub(super) fn known_number(&self, name: &str) -> Result<Option<u32>, LoadError> {
+        let row = self.store.snapshot().get(&instance_key(name))?;
+        Ok(row.map(|row| row.try_into().map_or(0, u32::from_be_bytes)))
+    }
+
+    /// Nobody finds it any more.
+    pub(super) fn leave(&self, name: &str) {
+        let mut loaded = self.loaded.write().unwrap_or_else(PoisonError::into_inner);
+        loaded.remove(name);
+    }
+
+    /// The posts of an instance's principals, which nobody else gets any more.
+    pub(super) fn take_posts(&self, number: u32) -> Vec<Post> {
+        let mut actors = self.actors();
+        let its = actors.extract_if(|home, _| home.instance == number);
+        its.map(|(_, post)| post).collect()
     }
 
     /// Whether it is, in the end.

@@ -1,12 +1,17 @@
 //! What is derived stays as it is, and what is signed is nothing else.
 
+use std::collections::BTreeSet;
+
 use aws_lc_rs::{digest, kem::EncapsulationKey};
 use data_encoding::HEXLOWER;
 use futures_util::future::BoxFuture;
 use wormholes_proto::trunk::{Hello, IdentityKind, Name};
 
 use super::*;
-use crate::network::{Call, CallError, Pipe};
+use crate::{
+    network::{Call, CallError, Pipe},
+    rules::{Fact, RuleQuestion, Ruling},
+};
 
 #[derive(Debug)]
 struct Alone;
@@ -25,6 +30,14 @@ impl Network for Alone {
         let digest = digest::digest(&digest::SHA256, purpose);
         Zeroizing::new(digest.as_ref().try_into().unwrap())
     }
+
+    fn ask_rules(&self, _: RuleQuestion) -> Ruling {
+        unreachable!("keys ask nobody")
+    }
+
+    fn publish(&self, _: Vec<Fact>) {}
+
+    fn forget_facts(&self, _: &BTreeSet<String>) {}
 }
 
 fn holder<'a>(instance: &'a str, principal: &'a Principal) -> Holder<'a> {

@@ -112,7 +112,8 @@ impl Office {
         key: InKey,
         channel: &Channel,
     ) -> Result<InId, ChannelRefusal> {
-        let (home, limit) = (owner.home, owner.loaded.manifest.limits.channels as usize);
+        let edition = owner.loaded.edition();
+        let (home, limit) = (owner.home, edition.manifest.limits.channels as usize);
         let busy = |error: StoreError| {
             tracing::debug!(%error, "a channel cannot be read");
             ChannelRefusal::Busy
@@ -300,6 +301,16 @@ impl Office {
         if let Some(channel) = id.and_then(|id| self.ins.remove(&id)) {
             channel.kill();
         }
+    }
+
+    /// An instance receives nothing any more.
+    pub(super) fn forget_ins(&mut self, instance: u32) {
+        let is_its = |channel: &In| channel.owner.home.instance == instance;
+        for channel in self.ins.values().filter(|channel| is_its(channel)) {
+            channel.kill();
+        }
+        self.ins.retain(|_, channel| !is_its(channel));
+        self.in_ids.retain(|(home, _), _| home.instance != instance);
     }
 
     pub(super) fn flush_in(&mut self, id: InId) {

@@ -315,7 +315,7 @@ impl Office {
     }
 
     /// All that is known of it is on disk.
-    fn forget_out(&mut self, id: OutId) {
+    pub(super) fn forget_out(&mut self, id: OutId) {
         let Some(out) = self.outs.remove(&id) else {
             return;
         };

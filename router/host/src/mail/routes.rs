@@ -367,6 +367,12 @@ impl Office {
         }
     }
 
+    /// An instance has no routes any more.
+    pub(super) fn forget_routes(&mut self, instance: u32) {
+        self.routes
+            .retain(|_, route| route.loaded.number != instance);
+    }
+
     /// Somebody is connected: what waits for him is sent.
     pub(crate) fn reached(&mut self, peer: Place) {
         let keys: Vec<_> = self

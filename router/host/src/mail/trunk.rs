@@ -446,7 +446,8 @@ impl Office {
         let Ok(post) = self.shared.wake(owner.home, owner.principal, &owner.loaded) else {
             return;
         };
-        if !post.offer(Task::Message(Arc::new(incoming))) {
+        let most = owner.loaded.edition().manifest.limits.waiting;
+        if post.offer(Task::Message(Arc::new(incoming)), most).is_err() {
             owner.loaded.figures.dropped();
         }
     }

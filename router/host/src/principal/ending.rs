@@ -4,15 +4,16 @@ use std::sync::{Arc, atomic::Ordering};
 
 use crate::{
     clock::now_ms,
+    edition::Edition,
     event::{Content, ErrorCode, Event, Principal, Refusal, Reply},
     guest::{Fault, Outcome},
     letters::DeadLetter,
     mail::{Input, Owner},
-    manifest::Poison,
     message::{Parcel, encode},
     store::Lost,
     transaction::Effects,
 };
+use wormholes_proto::manifest::Poison;
 
 use super::{Actor, TRIES};
 
@@ -23,11 +24,11 @@ impl Actor {
             effects.answers.entry(request.id).or_insert(Ok(body));
             self.memory.requests.remove(&request.id);
         }
-        let version = self.loaded.version();
-        let writes = &mut effects.writes;
         match event {
-            Event::Migrate { .. } => self.memory.migrated(self.home, version.schema, writes),
-            Event::Init(_) => self.memory.woken(self.home, &self.name, version, writes),
+            Event::Migrate { .. } | Event::Init(_) => {
+                let (version, writes) = (self.edition.version(), &mut effects.writes);
+                self.memory.woken(self.home, &self.name, version, writes);
+            }
             Event::Answer { id, .. } => {
                 self.memory.kept_questions.remove(id);
             }
@@ -101,7 +102,7 @@ impl Actor {
         }
         self.loaded.figures.gave_up();
         let failed = Refusal::new(ErrorCode::Failed, "the plugin failed; see its log");
-        match (self.loaded.manifest.instance.poison, &event) {
+        match (self.edition.manifest.instance.poison, &event) {
             // Who asked is told, and may ask again.
             (Poison::Halt, Event::Request(_)) => {
                 self.refuse(event, failed);
@@ -137,7 +138,7 @@ impl Actor {
     }
 
     /// Hands over what an event did; it leaves the node when it is durable.
-    fn make_real(&mut self, effects: Effects, handled: Option<Input>) {
+    pub(super) fn make_real(&mut self, effects: Effects, handled: Option<Input>) {
         let Effects {
             writes,
             kept_bytes,
@@ -165,9 +166,10 @@ impl Actor {
             .figures
             .keeps(kept_before, self.memory.kept_bytes);
         let loaded = Arc::clone(&self.loaded);
+        let plugin = Arc::clone(self.edition.plugin());
         let release = move |durable: Result<(), Lost>| {
             if durable.is_ok() {
-                if let Some(network) = &loaded.plugin.around.network
+                if let Some(network) = &plugin.around.network
                     && !facts.is_empty()
                 {
                     network.publish(facts);
@@ -197,11 +199,24 @@ impl Actor {
 
     /// Scripts read nothing more of what this principal published and does not remember.
     pub(super) fn forget_facts(&self) {
-        let plugin = &self.loaded.plugin;
+        let plugin = self.edition.plugin();
         if let Some(network) = &plugin.around.network
             && self.name == Principal::Node
         {
             network.forget_facts(&plugin.granted.facts);
+        }
+    }
+
+    /// Scripts read nothing more of what another version may not publish.
+    pub(super) fn keep_facts(&mut self, edition: &Edition) {
+        let (before, granted) = (self.edition.plugin(), &edition.plugin().granted.facts);
+        self.memory
+            .facts
+            .retain(|(kind, _), _| granted.contains(&**kind));
+        if let Some(network) = &before.around.network
+            && self.name == Principal::Node
+        {
+            network.forget_facts(&(&before.granted.facts - granted));
         }
     }
 

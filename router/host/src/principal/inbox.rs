@@ -6,13 +6,22 @@ use std::sync::{
 };
 
 use bytes::Bytes;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{
+    mpsc::{self, error::TrySendError},
+    oneshot,
+};
 
+use super::TakeOver;
 use crate::{
     event::{Incoming, Refusal, Request},
     message::Note,
     transaction::Progress,
 };
+
+/// The most that a manifest lets wait; which of them are refused, the version that runs says.
+const MAX_TASKS: usize = 65_536;
+/// One change at a time.
+const MAX_ORDERS: usize = 1;
 
 /// Something for a principal to do.
 #[derive(Debug)]
@@ -34,6 +43,17 @@ pub(crate) enum Task {
     Acknowledged { channel: u32, bytes: u64 },
     /// There is something to tell the node of.
     News,
+    /// Comes first.
+    Order(Order),
+}
+
+/// What the host wants of a principal, before all that waits for it.
+#[derive(Debug)]
+pub(crate) enum Order {
+    /// Another version takes over.
+    TakeOver(TakeOver),
+    /// It ends, and says when it has.
+    End(oneshot::Sender<()>),
 }
 
 /// Where a principal's tasks are put.
@@ -44,6 +64,8 @@ pub(crate) struct Post {
     /// Of the office, which bounds them: by the windows of channels, and by what trunks may hold.
     mail: mpsc::UnboundedSender<Task>,
     delivered: Arc<AtomicUsize>,
+    /// Overflow: whoever orders waits.
+    orders: mpsc::Sender<Order>,
 }
 
 /// What comes out of it.
@@ -52,6 +74,7 @@ pub(crate) struct Inbox {
     pub(super) tasks: mpsc::Receiver<Task>,
     mail: mpsc::UnboundedReceiver<Task>,
     delivered: Arc<AtomicUsize>,
+    pub(super) orders: mpsc::Receiver<Order>,
 }
 
 /// Who waits for an answer.
@@ -70,32 +93,45 @@ impl Asker {
 }
 
 impl Post {
-    /// A principal's post and inbox, with room for so many tasks that nobody else bounds.
-    pub(crate) fn new(room: usize) -> (Self, Inbox) {
-        let (tasks, received) = mpsc::channel(room);
+    /// A principal's post and inbox.
+    pub(crate) fn new() -> (Self, Inbox) {
+        let (tasks, received) = mpsc::channel(MAX_TASKS);
         let (mail, delivered) = mpsc::unbounded_channel();
+        let (orders, ordered) = mpsc::channel(MAX_ORDERS);
         let waiting = Arc::new(AtomicUsize::new(0));
         let post = Self {
             tasks,
             mail,
             delivered: Arc::clone(&waiting),
+            orders,
         };
         let inbox = Inbox {
             tasks: received,
             mail: delivered,
             delivered: waiting,
+            orders: ordered,
         };
         (post, inbox)
     }
 
-    /// Puts a task there that may be refused; false: there is no room.
-    pub(crate) fn offer(&self, task: Task) -> bool {
-        self.tasks.try_send(task).is_ok()
+    /// Puts a task there that may be refused.
+    ///
+    /// # Errors
+    /// `most` wait, or the principal has ended.
+    pub(crate) fn offer(&self, task: Task, most: u32) -> Result<(), TrySendError<Task>> {
+        if self.offered() >= most as usize {
+            return Err(TrySendError::Full(task));
+        }
+        self.tasks.try_send(task)
     }
 
     /// Where tasks are offered.
     pub(crate) fn tasks(&self) -> &mpsc::Sender<Task> {
         &self.tasks
+    }
+
+    fn offered(&self) -> usize {
+        self.tasks.max_capacity() - self.tasks.capacity()
     }
 
     /// Puts what the office has bounded there. A principal that ended reads it from the store.
@@ -104,10 +140,14 @@ impl Post {
         let _ = self.mail.send(task);
     }
 
+    /// Has it do something before all that waits; waits for room. False: it ended.
+    pub(crate) async fn order(&self, order: Order) -> bool {
+        self.orders.send(order).await.is_ok()
+    }
+
     /// Tasks that wait.
     pub(crate) fn waiting(&self) -> usize {
-        let offered = self.tasks.max_capacity() - self.tasks.capacity();
-        offered + self.delivered.load(Ordering::Relaxed)
+        self.offered() + self.delivered.load(Ordering::Relaxed)
     }
 }
 
@@ -116,6 +156,7 @@ impl Inbox {
         tokio::select! {
             task = self.tasks.recv() => task,
             task = self.mail.recv() => self.taken(task),
+            order = self.orders.recv() => order.map(Task::Order),
         }
     }
 

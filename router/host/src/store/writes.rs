@@ -56,7 +56,7 @@ impl Writes {
     }
 
     /// Adds what was written after this.
-    pub(super) fn extend(&mut self, later: Self) {
+    pub fn extend(&mut self, later: Self) {
         for range in later.removed {
             self.remove_range(range);
         }

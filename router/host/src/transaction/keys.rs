@@ -1,11 +1,10 @@
 //! Keys that an event creates, uses and forgets.
 
-use super::Transaction;
+use super::{Own, Transaction};
 use crate::{
     event::{ErrorCode, Refusal},
     keys::{Algorithm, Form, Holder, Key, Secret, check_name, only_domains, signed, verifies},
     network::Network,
-    rows::Space,
     store::StoreError,
 };
 
@@ -27,21 +26,21 @@ impl Transaction {
     pub(crate) fn key_create(&mut self, name: &str, algorithm: Algorithm) -> Told<Vec<u8>> {
         granted!(self.check_writable());
         granted!(check_name(name));
-        if self.row_get(Space::Key, name.as_bytes())?.is_some() {
+        if self.row_get(Own::Key, name.as_bytes())?.is_some() {
             return Ok(Err(super::invalid(
                 "there is a key of this name; forget it, or choose another name",
             )));
         }
         let secret = granted!(Secret::create(algorithm));
         let row = secret.encode();
-        granted!(self.row_put(Space::Key, name.as_bytes(), Some(row))?);
+        granted!(self.row_put(Own::Key, name.as_bytes(), Some(row))?);
         Ok(secret.public())
     }
 
     pub(crate) fn key_forget(&mut self, name: &str) -> Told<()> {
         granted!(self.check_writable());
         granted!(check_name(name));
-        self.row_put(Space::Key, name.as_bytes(), None)
+        self.row_put(Own::Key, name.as_bytes(), None)
     }
 
     pub(crate) fn key_public(
@@ -115,7 +114,7 @@ impl Transaction {
             Key::Derived(label) => holder.derived(label, algorithm),
             Key::Created(name) => {
                 granted!(check_name(name));
-                let row = self.row_get(Space::Key, name.as_bytes())?;
+                let row = self.row_get(Own::Key, name.as_bytes())?;
                 let secret = row.as_deref().and_then(Secret::decode);
                 secret.ok_or_else(|| {
                     let none = "no key was created under this name";

@@ -4,7 +4,7 @@ use std::{cmp::Ordering, collections::BTreeMap};
 
 use super::{Limit, ROW_BYTES, Transaction, invalid};
 use crate::{
-    event::Refusal,
+    event::{ErrorCode, Refusal},
     memory::Sealed,
     rows::{Space, own_key},
     store::{Span, StoreError},
@@ -24,6 +24,21 @@ pub(super) type Written = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 /// Rows in the order of their keys.
 pub(crate) type Rows = Vec<(Vec<u8>, Vec<u8>)>;
 
+/// What a step of a migration is told that writes what is sealed.
+const STEP: &str =
+    "secret rows and keys have one side only: change them in `init`, which follows `migrate`";
+
+/// Rows of the principal's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Own {
+    /// The plugin's.
+    State,
+    /// Its sealed ones.
+    Secret,
+    /// Keys that it created.
+    Key,
+}
+
 /// Which rows to list.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Scan {
@@ -35,38 +50,37 @@ pub(crate) struct Scan {
 
 impl Transaction {
     /// A row of the principal's own; none for a key that no row can have.
-    pub(crate) fn row_get(&self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        self.view().get(&self.ground.home.key(space, key))
+    pub(crate) fn row_get(&self, own: Own, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.view().get(&self.own_row(own, key))
     }
 
     pub(crate) fn row_set(
         &mut self,
-        space: Space,
+        own: Own,
         key: &[u8],
         value: Vec<u8>,
     ) -> Result<Result<(), Refusal>, StoreError> {
         if let Err(refusal) = check_row(key, &value) {
             return Ok(Err(refusal));
         }
-        self.row_put(space, key, Some(value))
+        self.row_put(own, key, Some(value))
     }
 
     pub(crate) fn row_delete(
         &mut self,
-        space: Space,
+        own: Own,
         key: &[u8],
     ) -> Result<Result<(), Refusal>, StoreError> {
         if let Err(refusal) = check_row(key, &[]) {
             return Ok(Err(refusal));
         }
-        self.row_put(space, key, None)
+        self.row_put(own, key, None)
     }
 
-    pub(crate) fn row_scan(&self, space: Space, scan: &Scan) -> Result<Rows, StoreError> {
-        let home = self.ground.home;
-        let after = scan.after.as_deref().map(|key| home.key(space, key));
+    pub(crate) fn row_scan(&self, own: Own, scan: &Scan) -> Result<Rows, StoreError> {
+        let after = scan.after.as_deref().map(|key| self.own_row(own, key));
         let mut rows = self.view().scan(
-            &home.key(space, &scan.prefix),
+            &self.own_row(own, &scan.prefix),
             after.as_deref(),
             scan.backwards,
             scan_limit(scan),
@@ -80,16 +94,19 @@ impl Transaction {
 
     pub(super) fn row_put(
         &mut self,
-        space: Space,
+        own: Own,
         key: &[u8],
         value: Option<Vec<u8>>,
     ) -> Result<Result<(), Refusal>, StoreError> {
         if let Err(refusal) = self.check_writable() {
             return Ok(Err(refusal));
         }
-        let row = self.ground.home.key(space, key);
+        if own != Own::State && self.runs_steps {
+            return Ok(Err(Refusal::new(ErrorCode::Denied, STEP)));
+        }
+        let row = self.own_row(own, key);
         let before = self.view().get(&row)?;
-        let sealed = match self.count(space, before.is_some(), value.is_some()) {
+        let sealed = match self.count(own, before.is_some(), value.is_some()) {
             Ok(sealed) => sealed,
             Err(refusal) => return Ok(Err(refusal)),
         };
@@ -111,25 +128,16 @@ impl Transaction {
     }
 
     /// How many sealed rows there are after a write.
-    fn count(&mut self, space: Space, was: bool, is: bool) -> Result<Sealed, Refusal> {
+    fn count(&mut self, own: Own, was: bool, is: bool) -> Result<Sealed, Refusal> {
         let mut sealed = self.sealed;
-        let (count, most, limit) = match space {
-            Space::Secret => (
+        let (count, most, limit) = match own {
+            Own::Secret => (
                 &mut sealed.secrets,
                 self.ground.limits.secrets,
                 Limit::Secrets,
             ),
-            Space::Key => (&mut sealed.keys, self.ground.limits.keys, Limit::Keys),
-            Space::State
-            | Space::Head
-            | Space::Timer
-            | Space::Channel
-            | Space::Done
-            | Space::Waiting
-            | Space::Cursor
-            | Space::Refused
-            | Space::Note
-            | Space::Question => return Ok(sealed),
+            Own::Key => (&mut sealed.keys, self.ground.limits.keys, Limit::Keys),
+            Own::State => return Ok(sealed),
         };
         if is && !was {
             if *count >= most {
@@ -140,6 +148,15 @@ impl Transaction {
             *count = count.saturating_sub(1);
         }
         Ok(sealed)
+    }
+
+    fn own_row(&self, own: Own, key: &[u8]) -> Vec<u8> {
+        let space = match own {
+            Own::State => self.ground.side.space(),
+            Own::Secret => Space::Secret,
+            Own::Key => Space::Key,
+        };
+        self.ground.home.key(space, key)
     }
 
     fn keeps_too_much(&self, change: i64) -> bool {

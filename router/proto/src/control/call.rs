@@ -11,7 +11,7 @@ use super::{
     frame::{ErrorCode, RpcError},
     plugin::{
         PluginAskParams, PluginDead, PluginHealth, PluginInfo, PluginList, PluginLog,
-        PluginLogParams, PluginParams,
+        PluginLogParams, PluginParams, PluginRemoveParams, PluginRemoved,
     },
     report::{
         BugReport, ConfigReport, DecisionList, Explanation, FlowList, InviteReport, KeyInfo,
@@ -205,6 +205,10 @@ methods! {
     "plugin.log" PluginLog(PluginLogParams) Operator -> PluginLog, "What a plugin said last.";
     "plugin.dead" PluginDead(PluginParams) Operator -> PluginDead, "Events that a plugin broke over and that were given up.";
     "plugin.clear_dead" PluginClearDead(PluginParams) Operator -> PluginInfo, "Deletes these events.";
+    "plugin.add" PluginAdd(PluginParams) Operator -> PluginInfo, "Loads a plugin that config.toml names since the start.";
+    "plugin.update" PluginUpdate(PluginParams) Operator -> PluginInfo, "Has the version in the plugin's folder take over, under the grants of config.toml; on an error the one that runs goes on.";
+    "plugin.rollback" PluginRollback(PluginParams) Operator -> PluginInfo, "Has the version before the last update take over again.";
+    "plugin.remove" PluginRemove(PluginRemoveParams) Operator -> PluginRemoved, "Ends a plugin that config.toml names no more.";
     "plugin.ask" PluginAsk(PluginAskParams) Operator -> Value, "Gives a plugin a command, and returns its answer.";
     "key" Key(NoParams) Observer -> KeyInfo, "The node's public keys.";
     "config" Config(NoParams) Operator -> ConfigReport, "The config in force, without secrets.";

@@ -117,6 +117,10 @@ mod tests {
             "plugin.log operator",
             "plugin.dead operator",
             "plugin.clear_dead operator",
+            "plugin.add operator",
+            "plugin.update operator",
+            "plugin.rollback operator",
+            "plugin.remove operator",
             "plugin.ask operator",
             "key observer",
             "config operator",
@@ -169,7 +173,8 @@ mod tests {
             "peer.add" => &["invite"],
             "plugin.ask" => &["instance", "command"],
             "plugin.health" | "plugin.start" | "plugin.stop" | "plugin.log" | "plugin.dead"
-            | "plugin.clear_dead" => &["instance"],
+            | "plugin.clear_dead" | "plugin.add" | "plugin.update" | "plugin.rollback"
+            | "plugin.remove" => &["instance"],
             _ => &["peer"],
         };
         sample.retain(|name, _| keys.contains(&name.as_str()));

@@ -20,6 +20,10 @@ pub struct PluginInfo {
     pub plugin: String,
     /// Its version.
     pub version: String,
+    /// Of its component, as `sha256sum` prints it.
+    pub sha256: String,
+    /// Of its rows.
+    pub schema: u32,
     /// What it does, in one line.
     pub about: String,
     /// How it is.
@@ -178,6 +182,26 @@ pub struct PluginDeadLetter {
 pub struct PluginParams {
     /// As config.toml names it.
     pub instance: String,
+}
+
+/// An instance that is to go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PluginRemoveParams {
+    /// As config.toml named it.
+    pub instance: String,
+    /// All that it keeps goes too; default: it stays for the next instance of that name.
+    #[serde(default)]
+    pub purge: bool,
+}
+
+/// What `plugin.remove` returns.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PluginRemoved {
+    /// The instance's name.
+    pub name: String,
+    /// Whether all that it kept is gone.
+    pub purged: bool,
 }
 
 /// A command for a plugin.

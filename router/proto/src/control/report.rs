@@ -525,6 +525,8 @@ pub struct OnionKeyInfo {
 pub struct ConfigReport {
     /// The config in force as TOML; passwords read `…`.
     pub toml: String,
+    /// Where it was read; none for a node without a file.
+    pub file: Option<PathBuf>,
     /// As in [`ScriptReport`]: keys whose values in the file are others, and wait for a restart.
     pub restart_for: Vec<String>,
 }

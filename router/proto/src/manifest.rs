@@ -1,11 +1,13 @@
-//! `plugin.toml`: what a plugin is, asks for, and offers.
+//! `plugin.toml`: what a plugin is, asks for, and offers. The host reads it, and the command line, for
+//! who decides whether to trust a plugin.
 
 use std::{collections::BTreeSet, time::Duration};
 
 use serde::Deserialize;
 use thiserror::Error;
-pub use wormholes_proto::control::is_instance_name as is_name;
-use wormholes_proto::control::{PluginArgumentKind, PluginCommand};
+
+pub use crate::control::is_instance_name as is_name;
+use crate::control::{PluginArgumentKind, PluginCommand};
 
 /// The largest manifest: hundreds of commands fit.
 pub const MAX_MANIFEST_BYTES: usize = 256 << 10;
@@ -285,7 +287,7 @@ impl Capabilities {
 
     /// What an import of this interface needs, and whether it is there; `None` for an interface
     /// that no capability opens.
-    pub(crate) fn for_interface(&self, interface: &str) -> Option<(&'static str, bool)> {
+    pub fn for_interface(&self, interface: &str) -> Option<(&'static str, bool)> {
         Some(match interface {
             "state" => ("state", self.state),
             "scratch" => ("scratch", self.scratch),

@@ -1,0 +1,218 @@
+//! `wormholes plugin add`, `update`, `rollback` and `remove`: config.toml is changed with the rights of
+//! who types, then the daemon is told; what it refuses is undone in the file.
+
+use std::{
+    io::{self, BufRead as _, IsTerminal as _, Write as _},
+    path::{Path, PathBuf},
+};
+
+use wormholes_proto::control::{
+    Call, ConfigReport, NoParams, PluginInfo, PluginParams, PluginRemoveParams, PluginRemoved,
+    RESERVED_INSTANCES, is_instance_name,
+};
+
+use super::{
+    Context, field,
+    plugin_inspect::{Inspection, inspect, text},
+};
+use crate::{
+    client::Client,
+    config_file::{Changed, ConfigFile},
+    error::CliError,
+    output::Style,
+};
+
+pub(super) fn add(
+    context: &mut Context<'_>,
+    folder: &Path,
+    name: Option<String>,
+    grants: &[String],
+    yes: bool,
+) -> Result<(), CliError> {
+    let inspection = inspect(folder)?;
+    if let Some(problem) = inspection.problems.first() {
+        return Err(CliError::Failed(problem.clone()));
+    }
+    let name = checked_name(name, &inspection)?;
+    let grants = granted(&inspection, grants)?;
+    // Links stay: the manifest is beside them, and what they lead to may be built elsewhere.
+    let wasm = std::path::absolute(&inspection.wasm).map_err(|source| CliError::ReadFile {
+        path: inspection.wasm.clone(),
+        source,
+    })?;
+    let wasm = wasm.to_str().ok_or_else(|| CliError::Usage {
+        message: format!("{} is no UTF-8", wasm.display()),
+        mend: "config.toml holds text: move the plugin to a folder with such a name".to_owned(),
+    })?;
+    let mut client = context.connect()?;
+    let mut file = ConfigFile::read(&config_path(&mut client)?)?;
+    if file.names(&name) {
+        return Err(CliError::Failed(format!(
+            "config.toml has a section [plugin.{name}]; give another --name, or update that one"
+        )));
+    }
+    if !yes {
+        let shown = text(&inspection, Style::default());
+        let granted = match &grants[..] {
+            [] => "nothing".to_owned(),
+            grants => grants.join(", "),
+        };
+        let question = format!("load it as `{name}`, and grant {granted}?");
+        consent(&shown, &question)?;
+    }
+    file.add(&name, wasm, &inspection.sha256, &grants);
+    let changed = file.write()?;
+    let call = Call::PluginAdd(PluginParams { instance: name });
+    show(context, &mut client, &call, Some(changed))
+}
+
+pub(super) fn update(
+    context: &mut Context<'_>,
+    instance: String,
+    sha256: Option<&str>,
+) -> Result<(), CliError> {
+    let mut client = context.connect()?;
+    let changed = pin(&mut client, &instance, sha256)?;
+    let call = Call::PluginUpdate(PluginParams { instance });
+    show(context, &mut client, &call, changed)
+}
+
+pub(super) fn roll_back(
+    context: &mut Context<'_>,
+    instance: String,
+    sha256: Option<&str>,
+) -> Result<(), CliError> {
+    let mut client = context.connect()?;
+    let changed = pin(&mut client, &instance, sha256)?;
+    let call = Call::PluginRollback(PluginParams { instance });
+    show(context, &mut client, &call, changed)
+}
+
+pub(super) fn remove(
+    context: &mut Context<'_>,
+    instance: String,
+    purge: bool,
+    yes: bool,
+) -> Result<(), CliError> {
+    let mut client = context.connect()?;
+    if purge && !yes {
+        consent("", &format!("delete all that `{instance}` keeps?"))?;
+    }
+    let mut file = ConfigFile::read(&config_path(&mut client)?)?;
+    let changed = match file.remove(&instance) {
+        true => Some(file.write()?),
+        false => None,
+    };
+    let call = Call::PluginRemove(PluginRemoveParams { instance, purge });
+    let removed: PluginRemoved = told(&mut client, &call, changed)?;
+    context.output.report(&removed, |style| {
+        let what = match removed.purged {
+            true => "removed, with all that it kept",
+            false => "removed; what it kept stays for the next of its name",
+        };
+        field(style, &removed.name, what)
+    })
+}
+
+/// Has the component pinned that config.toml shall name from now on.
+fn pin(
+    client: &mut Client,
+    instance: &str,
+    sha256: Option<&str>,
+) -> Result<Option<Changed>, CliError> {
+    let Some(sha256) = sha256 else {
+        return Ok(None);
+    };
+    let mut file = ConfigFile::read(&config_path(client)?)?;
+    file.pin(instance, sha256)?;
+    file.write().map(Some)
+}
+
+/// What the plugin is from now on.
+fn show(
+    context: &mut Context<'_>,
+    client: &mut Client,
+    call: &Call,
+    changed: Option<Changed>,
+) -> Result<(), CliError> {
+    let plugin: PluginInfo = told(client, call, changed)?;
+    context.output.report(&plugin, |style| {
+        let runs = format!("{} {} runs", plugin.plugin, plugin.version);
+        [
+            field(style, &plugin.name, &runs),
+            field(style, "sha256", &plugin.sha256),
+        ]
+        .concat()
+    })
+}
+
+/// Tells the daemon; what it refuses is undone in the file.
+fn told<T: serde::de::DeserializeOwned>(
+    client: &mut Client,
+    call: &Call,
+    changed: Option<Changed>,
+) -> Result<T, CliError> {
+    let told = client.report(call);
+    if let (Err(CliError::Rpc(_)), Some(changed)) = (&told, changed) {
+        changed.undo()?;
+    }
+    told
+}
+
+/// Where the daemon's config is.
+fn config_path(client: &mut Client) -> Result<PathBuf, CliError> {
+    let report: ConfigReport = client.report(&Call::Config(NoParams {}))?;
+    let none = || CliError::Failed("the node has no config file to name plugins in".to_owned());
+    report.file.ok_or_else(none)
+}
+
+fn checked_name(name: Option<String>, inspection: &Inspection) -> Result<String, CliError> {
+    let name = name.unwrap_or_else(|| inspection.plugin.clone());
+    let mend = if !is_instance_name(&name) {
+        "give a --name: a small letter, then small letters, digits and `-`; at most 32"
+    } else if RESERVED_INSTANCES.contains(&name.as_str()) {
+        "give a --name that is no command of `wormholes`"
+    } else {
+        return Ok(name);
+    };
+    Err(CliError::Usage {
+        message: format!("`{name}` cannot name an instance"),
+        mend: mend.to_owned(),
+    })
+}
+
+/// All that it asks for, or what was typed of it.
+fn granted(inspection: &Inspection, typed: &[String]) -> Result<Vec<&'static str>, CliError> {
+    if typed.is_empty() {
+        return Ok(inspection.capabilities.clone());
+    }
+    let grant = |typed: &String| {
+        let mut asked = inspection.capabilities.iter();
+        let known = asked.find(|capability| **capability == typed);
+        known.copied().ok_or_else(|| CliError::Usage {
+            message: format!("the plugin does not ask for `{typed}`"),
+            mend: format!("it asks for: {}", inspection.capabilities.join(", ")),
+        })
+    };
+    typed.iter().map(grant).collect()
+}
+
+/// Asks on the terminal; what stands there first is what it is about.
+fn consent(about: &str, question: &str) -> Result<(), CliError> {
+    let input = io::stdin();
+    if !input.is_terminal() {
+        return Err(CliError::Usage {
+            message: format!("cannot ask: {question}"),
+            mend: "there is no terminal; --yes says yes".to_owned(),
+        });
+    }
+    let mut terminal = io::stderr();
+    write!(terminal, "{about}{question} [y/N] ")?;
+    terminal.flush()?;
+    let mut answer = String::new();
+    input.lock().read_line(&mut answer)?;
+    match answer.trim() {
+        "y" | "Y" | "yes" => Ok(()),
+        _ => Err(CliError::Failed("nothing was changed".to_owned())),
+    }
+}

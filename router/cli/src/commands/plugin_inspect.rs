@@ -1,0 +1,237 @@
+//! `wormholes plugin inspect`: what a plugin is and asks for, for who decides whether to trust it.
+//!
+//! What it imports is read from the component itself, by wasmtime's own reader: needs no daemon, and
+//! runs nothing of it.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use data_encoding::HEXLOWER;
+use ring::digest::{SHA256, digest};
+use serde::Serialize;
+use wasmparser::{Encoding, Parser, Payload};
+use wormholes_proto::{
+    control::PluginCommand,
+    manifest::{Capabilities, Limits, MAX_MANIFEST_BYTES, Manifest, Mode, Poison},
+};
+
+use super::field;
+use crate::{
+    error::CliError,
+    format,
+    output::{Output, Style, Tone},
+};
+
+const MANIFEST: &str = "plugin.toml";
+/// As the daemon has it.
+const MAX_WASM_BYTES: u64 = 128 << 20;
+/// The ABI's interfaces are named so: `wormholes:plugin/state@0.1.0`.
+const ABI: &str = "wormholes:plugin/";
+
+/// What a plugin is and asks for.
+#[derive(Debug, Serialize)]
+pub(super) struct Inspection {
+    /// Its component.
+    pub(super) wasm: PathBuf,
+    pub(super) plugin: String,
+    pub(super) version: String,
+    pub(super) about: String,
+    pub(super) sha256: String,
+    pub(super) bytes: u64,
+    pub(super) schema: u32,
+    /// What it asks for.
+    pub(super) capabilities: Vec<&'static str>,
+    /// Interfaces, as the component names them.
+    pub(super) imports: Vec<String>,
+    pub(super) exports: Vec<String>,
+    pub(super) protocols: Vec<String>,
+    pub(super) limits: Vec<(&'static str, u64)>,
+    pub(super) mode: &'static str,
+    pub(super) poison: &'static str,
+    pub(super) commands: Vec<PluginCommand>,
+    /// Why it will not load, whatever is granted.
+    pub(super) problems: Vec<String>,
+}
+
+pub(super) fn run(output: &mut Output, folder: &Path) -> Result<(), CliError> {
+    let inspection = inspect(folder)?;
+    output.report(&inspection, |style| text(&inspection, style))
+}
+
+/// Reads a plugin's files.
+pub(super) fn inspect(folder: &Path) -> Result<Inspection, CliError> {
+    let path = folder.join(MANIFEST);
+    let manifest = read(&path, MAX_MANIFEST_BYTES as u64)?;
+    let manifest = Manifest::parse(&String::from_utf8_lossy(&manifest))
+        .map_err(|error| file_error(&path, error.to_string()))?;
+    let wasm = folder.join(&manifest.plugin.wasm);
+    let component = read(&wasm, MAX_WASM_BYTES)?;
+    let (imports, exports) = interfaces(&component)
+        .map_err(|why| file_error(&wasm, format!("this is no WebAssembly component: {why}")))?;
+    Ok(Inspection {
+        plugin: manifest.plugin.name,
+        version: manifest.plugin.version,
+        about: manifest.plugin.about,
+        sha256: HEXLOWER.encode(digest(&SHA256, &component).as_ref()),
+        bytes: component.len() as u64,
+        schema: manifest.state.schema,
+        problems: problems(&imports, &manifest.capabilities),
+        capabilities: manifest.capabilities.names().collect(),
+        imports,
+        exports,
+        protocols: manifest.messages.protocols.into_iter().collect(),
+        limits: limits(&manifest.limits),
+        mode: match manifest.instance.mode {
+            Mode::Warm => "warm",
+            Mode::Fresh => "fresh",
+        },
+        poison: match manifest.instance.poison {
+            Poison::Skip => "skip",
+            Poison::Halt => "halt",
+        },
+        commands: manifest.commands,
+        wasm,
+    })
+}
+
+/// For people.
+pub(super) fn text(inspection: &Inspection, style: Style) -> String {
+    let list = |names: &[String]| match names {
+        [] => "nothing".to_owned(),
+        names => names.join(", "),
+    };
+    let own = |names: &[String]| {
+        let own = names.iter().filter_map(|name| own_interface(name));
+        list(&own.map(str::to_owned).collect::<Vec<_>>())
+    };
+    let limits = inspection.limits.iter();
+    let limits: Vec<_> = limits.map(|(key, most)| format!("{key} {most}")).collect();
+    let name = format!(
+        "{} {}: {}",
+        inspection.plugin, inspection.version, inspection.about
+    );
+    let capabilities = inspection.capabilities.iter();
+    let capabilities: Vec<_> = capabilities.map(|name| (*name).to_owned()).collect();
+    let commands = inspection.commands.iter();
+    let commands = commands.map(|command| {
+        let about = format::clean(&command.about);
+        format!("  {}: {about}\n", command.name)
+    });
+    let commands: String = commands.collect();
+    let problems = inspection.problems.iter().map(|problem| {
+        let problem = style.paint(Tone::Bad, &format::clean(problem));
+        format!("{problem}\n")
+    });
+    [
+        field(style, "plugin", &name),
+        field(style, "component", &inspection.wasm.display().to_string()),
+        field(style, "size", &format::bytes(inspection.bytes)),
+        field(style, "sha256", &inspection.sha256),
+        field(style, "asks for", &list(&capabilities)),
+        field(style, "imports", &own(&inspection.imports)),
+        field(style, "handles", &own(&inspection.exports)),
+        field(style, "protocols", &list(&inspection.protocols)),
+        field(style, "schema", &inspection.schema.to_string()),
+        field(style, "memory", inspection.mode),
+        field(style, "poison", inspection.poison),
+        field(style, "limits", &limits.join(", ")),
+        field(
+            style,
+            "commands",
+            if commands.is_empty() { "none" } else { "" },
+        ),
+        commands,
+        problems.collect(),
+    ]
+    .concat()
+}
+
+/// What the component imports and exports: the interfaces' names.
+fn interfaces(component: &[u8]) -> Result<(Vec<String>, Vec<String>), String> {
+    let (mut imports, mut exports, mut depth) = (Vec::new(), Vec::new(), 0_usize);
+    for payload in Parser::new(0).parse_all(component) {
+        let payload = payload.map_err(|error| error.to_string())?;
+        let nests = matches!(
+            payload,
+            Payload::ModuleSection { .. } | Payload::ComponentSection { .. }
+        );
+        if nests {
+            depth += 1;
+        } else if matches!(payload, Payload::End(_)) {
+            depth = depth.saturating_sub(1);
+        } else if depth > 0 {
+            continue;
+        } else if let Payload::Version { encoding, .. } = payload {
+            if encoding != Encoding::Component {
+                return Err("a module, which `wasm-tools component new` makes one of".to_owned());
+            }
+        } else if let Payload::ComponentImportSection(section) = payload {
+            for import in section {
+                let import = import.map_err(|error| error.to_string())?;
+                imports.push(import.name.name.to_owned());
+            }
+        } else if let Payload::ComponentExportSection(section) = payload {
+            for export in section {
+                let export = export.map_err(|error| error.to_string())?;
+                exports.push(export.name.name.to_owned());
+            }
+        }
+    }
+    Ok((imports, exports))
+}
+
+fn own_interface(name: &str) -> Option<&str> {
+    let (interface, _) = name.strip_prefix(ABI)?.split_once('@')?;
+    Some(interface)
+}
+
+/// Imports that the manifest does not ask for.
+fn problems(imports: &[String], capabilities: &Capabilities) -> Vec<String> {
+    let own = imports.iter().filter_map(|name| own_interface(name));
+    let unasked = own.filter_map(|interface| {
+        let (capability, is_asked_for) = capabilities.for_interface(interface)?;
+        let problem = format!(
+            "it imports `{interface}`, and [capabilities] of its plugin.toml does not ask for \
+             `{capability}`: it does not load"
+        );
+        (!is_asked_for).then_some(problem)
+    });
+    unasked.collect()
+}
+
+fn limits(limits: &Limits) -> Vec<(&'static str, u64)> {
+    vec![
+        ("memory_mib", limits.memory_mib),
+        ("event_ms", limits.event_ms),
+        ("write_kib", limits.write_kib),
+        ("state_mib", limits.state_mib),
+        ("scratch_mib", limits.scratch_mib),
+        ("timers", limits.timers.into()),
+        ("log_kib", limits.log_kib),
+        ("waiting", limits.waiting.into()),
+        ("requests", limits.requests.into()),
+        ("messages", limits.messages.into()),
+        ("outbox_mib", limits.outbox_mib),
+        ("channels", limits.channels.into()),
+    ]
+}
+
+fn read(path: &Path, most: u64) -> Result<Vec<u8>, CliError> {
+    let read = fs::metadata(path).and_then(|about| match about.len() {
+        length if length <= most => fs::read(path),
+        _ => Err(io::Error::other(format!("larger than {most} bytes"))),
+    });
+    read.map_err(|source| CliError::ReadFile {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn file_error(path: &Path, message: String) -> CliError {
+    CliError::File {
+        path: path.to_owned(),
+        message,
+    }
+}

@@ -1,0 +1,195 @@
+//! Plugins that come, change and go while the node runs: what config.toml and their folders say by
+//! then.
+
+use std::sync::{Arc, PoisonError};
+
+use thiserror::Error;
+use wormholes_host::{Host, Refusal};
+use wormholes_proto::control::PluginInfo;
+
+use super::{Door, FOLDER, PluginError, Plugins, load_error, read, tell_usage, terms};
+use crate::{
+    config::{Config, ConfigError, PluginConfig},
+    node::NodeCore,
+};
+
+/// Nothing changed.
+#[derive(Debug, Error)]
+pub(crate) enum ChangeError {
+    /// The config file.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The plugin's files, or what it said.
+    #[error(transparent)]
+    Plugin(#[from] PluginError),
+    /// No such plugin runs.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The config file has no section for it.
+    #[error("config.toml has no section [plugin.{0}]; `wormholes plugin add` makes one")]
+    NotNamed(String),
+    /// It would come back at the next start.
+    #[error(
+        "config.toml still names [plugin.{0}]; take the section out first, as \
+         `wormholes plugin remove` does"
+    )]
+    Named(String),
+}
+
+impl Plugins {
+    /// Loads an instance that config.toml names by now.
+    ///
+    /// # Errors
+    /// [`ChangeError`] names what to mend.
+    pub(crate) async fn add(
+        &self,
+        core: &Arc<NodeCore>,
+        instance: &str,
+    ) -> Result<PluginInfo, ChangeError> {
+        let _one = self.changing.lock().await;
+        let plugin = named(core, instance).await?;
+        let source = read(&plugin)?;
+        let host = self.host_or_open(core)?;
+        let loaded = host.load(instance, source, terms(&plugin)).await;
+        loaded.map_err(|error| load_error(&plugin, error))?;
+        self.runs(core, &plugin);
+        Ok(self.info(instance)?)
+    }
+
+    /// Has the version in an instance's folder take over, under what config.toml says of it by now.
+    ///
+    /// # Errors
+    /// [`ChangeError`] names what to mend; the version that ran, runs on.
+    pub(crate) async fn update(
+        &self,
+        core: &Arc<NodeCore>,
+        instance: &str,
+    ) -> Result<PluginInfo, ChangeError> {
+        let host = self.host(instance)?;
+        let plugin = named(core, instance).await?;
+        let updated = host.update(instance, read(&plugin)?, terms(&plugin)).await;
+        updated.map_err(|error| load_error(&plugin, error))?;
+        self.runs(core, &plugin);
+        let info = self.info(instance)?;
+        let version = &info.version;
+        tracing::info!(plugin = instance, version, "a plugin was updated");
+        Ok(info)
+    }
+
+    /// Has the version take over that ran before the last update.
+    ///
+    /// # Errors
+    /// As of [`Self::update`].
+    pub(crate) async fn roll_back(
+        &self,
+        core: &Arc<NodeCore>,
+        instance: &str,
+    ) -> Result<PluginInfo, ChangeError> {
+        let host = self.host(instance)?;
+        let plugin = named(core, instance).await?;
+        let rolled_back = host.roll_back(instance, terms(&plugin)).await;
+        rolled_back.map_err(|error| load_error(&plugin, error))?;
+        self.runs(core, &plugin);
+        let info = self.info(instance)?;
+        let version = &info.version;
+        tracing::info!(plugin = instance, version, "a plugin was rolled back");
+        Ok(info)
+    }
+
+    /// Ends an instance that config.toml names no more; with all that it kept, if `purge`.
+    ///
+    /// # Errors
+    /// [`ChangeError`] says what stands in the way.
+    pub(crate) async fn remove(
+        &self,
+        core: &Arc<NodeCore>,
+        instance: &str,
+        purge: bool,
+    ) -> Result<(), ChangeError> {
+        let _one = self.changing.lock().await;
+        match named(core, instance).await {
+            // A node without a file begins with what it was given.
+            Ok(_) if core.config.file.is_some() => {
+                return Err(ChangeError::Named(instance.to_owned()));
+            }
+            Ok(_) | Err(ChangeError::NotNamed(_)) => {}
+            Err(error) => return Err(error),
+        }
+        let host = self.host_or_open(core)?;
+        let removed = host.remove(instance, purge).await;
+        removed.map_err(|error| PluginError::Load {
+            name: instance.to_owned(),
+            error: Box::new(error),
+        })?;
+        let known = self.known.lock();
+        known
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(instance);
+        tracing::info!(plugin = instance, purge, "a plugin was removed");
+        Ok(())
+    }
+
+    /// What config.toml said of those that run.
+    pub(crate) fn configs(&self) -> Vec<PluginConfig> {
+        let known = self.known.lock();
+        let known = known.unwrap_or_else(PoisonError::into_inner);
+        known.values().cloned().collect()
+    }
+
+    /// It runs as config.toml says.
+    pub(super) fn runs(&self, core: &NodeCore, plugin: &PluginConfig) {
+        if plugin.grants.usage {
+            core.network.usage().hear();
+        }
+        // Those that it was told already are no news.
+        core.network.tell_presence();
+        let known = self.known.lock();
+        let mut known = known.unwrap_or_else(PoisonError::into_inner);
+        known.insert(plugin.name.clone(), plugin.clone());
+    }
+
+    pub(super) fn use_host(&self, core: &NodeCore, host: Host) -> Arc<Host> {
+        let host = Arc::new(host);
+        core.network.answer_trunks(Door(Arc::downgrade(&host)));
+        let told = tell_usage(Arc::downgrade(&host), Arc::clone(&core.network));
+        core.network.spawn(told);
+        core.network.tell_presence();
+        let mut running = self.host.write().unwrap_or_else(PoisonError::into_inner);
+        *running = Some(Arc::clone(&host));
+        host
+    }
+
+    /// A node without plugins has no host yet.
+    fn host_or_open(&self, core: &Arc<NodeCore>) -> Result<Arc<Host>, PluginError> {
+        match self.running() {
+            Some(host) => Ok(host),
+            None => Ok(self.use_host(core, open(core)?)),
+        }
+    }
+}
+
+/// Opens the host of a node.
+pub(super) fn open(core: &Arc<NodeCore>) -> Result<Host, PluginError> {
+    Ok(Host::open(
+        &core.config.node.data_dir.join(FOLDER),
+        core.network.id(),
+        core.host_network(),
+        Some(core.metrics.observer()),
+    )?)
+}
+
+/// What config.toml says of an instance by now.
+async fn named(core: &Arc<NodeCore>, instance: &str) -> Result<PluginConfig, ChangeError> {
+    let plugins = match core.config.file.clone() {
+        Some(file) => {
+            let read = tokio::task::spawn_blocking(move || Config::load(&file)).await;
+            let stopping =
+                || Refusal::new(wormholes_host::ErrorCode::Unavailable, "the node stops");
+            read.map_err(|_| stopping())??.plugins
+        }
+        None => core.config.plugins.clone(),
+    };
+    let mut plugins = plugins.into_iter();
+    let named = plugins.find(|plugin| plugin.name == instance);
+    named.ok_or_else(|| ChangeError::NotNamed(instance.to_owned()))
+}
