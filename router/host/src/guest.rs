@@ -35,7 +35,7 @@ use self::{
 };
 pub(crate) use self::{cache::Cache, engine::Engine};
 use crate::{
-    event::{ErrorCode, Event, Query, Refusal, Reply},
+    event::{ErrorCode, Event, Query, Refusal, Reply, Request},
     lines::PluginLines,
     network::Network,
     transaction::{Limit, MAX_ANSWER_BYTES, Transaction},
@@ -386,28 +386,36 @@ impl Instance {
                 Some(handler) => handler.call_canceled(store, &stamp, *request).await?,
                 None => Ok(()),
             },
-            Event::Request(request) => {
-                let Some(handler) = &self.handlers.request else {
-                    return Ok(Err(Refusal::no_handler("on-request")));
-                };
-                let request = handlers::on_request::Request {
-                    id: request.id,
-                    caller: (&request.caller).into(),
-                    name: request.name.to_string(),
-                    body: request.body.to_vec(),
-                    deadline_ms: request.deadline_ms,
-                };
-                let reply = handler.call_handle(store, &stamp, &request).await?;
-                return Ok(match reply {
-                    Ok(handlers::on_request::Reply::Done(body)) => {
-                        checked(body).map(|body| Outcome::Replied(Reply::Done(body)))
-                    }
-                    Ok(handlers::on_request::Reply::Later) => Ok(Outcome::Replied(Reply::Later)),
-                    Err(error) => Err(error.into()),
-                });
-            }
+            Event::Request(request) => return self.handle(request, &stamp).await,
         };
         Ok(told.map(|()| Outcome::Done).map_err(Refusal::from))
+    }
+
+    async fn handle(
+        &mut self,
+        request: &Request,
+        stamp: &abi::words::Event,
+    ) -> wasmtime::Result<Result<Outcome, Refusal>> {
+        let Some(handler) = &self.handlers.request else {
+            return Ok(Err(Refusal::no_handler("on-request")));
+        };
+        let request = handlers::on_request::Request {
+            id: request.id,
+            caller: (&request.caller).into(),
+            name: request.name.to_string(),
+            body: request.body.to_vec(),
+            deadline_ms: request.deadline_ms,
+        };
+        let reply = handler
+            .call_handle(&mut self.store, stamp, &request)
+            .await?;
+        Ok(match reply {
+            Ok(handlers::on_request::Reply::Done(body)) => {
+                checked(body).map(|body| Outcome::Replied(Reply::Done(body)))
+            }
+            Ok(handlers::on_request::Reply::Later) => Ok(Outcome::Replied(Reply::Later)),
+            Err(error) => Err(error.into()),
+        })
     }
 }
 

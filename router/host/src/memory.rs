@@ -309,8 +309,6 @@ pub(crate) fn read_head(head: &[u8]) -> Option<Head> {
     })
 }
 
-/// How many sealed rows there are; `None`: it was written before there were any.
-
 impl Timer {
     fn encode(&self) -> Vec<u8> {
         [&self.due_ms.to_be_bytes()[..], &self.payload].concat()

@@ -218,19 +218,23 @@ mod tests {
     }
 
     fn presences(events: &[Event]) -> Vec<(NodeId, bool)> {
-        let presences = events.iter().filter_map(|event| match event {
-            Event::Presence { peer, online, .. } => Some((*peer, *online)),
-            _ => None,
-        });
-        presences.collect()
+        let mut presences = Vec::new();
+        for event in events {
+            if let Event::Presence { peer, online, .. } = event {
+                presences.push((*peer, *online));
+            }
+        }
+        presences
     }
 
     fn told(events: &[Event]) -> Vec<Usage> {
-        let told = events.iter().filter_map(|event| match event {
-            Event::Usage(used) => Some(used.to_vec()),
-            _ => None,
-        });
-        told.flatten().collect()
+        let mut told = Vec::new();
+        for event in events {
+            if let Event::Usage(used) = event {
+                told.extend(used.to_vec());
+            }
+        }
+        told
     }
 
     #[test]

@@ -98,14 +98,12 @@ pub(crate) fn record(question: &str) -> Result<Map<String, Value>, Refusal> {
     if question.len() > MAX_QUESTION_BYTES {
         return Err(invalid("a question to the rules has at most 16 KiB"));
     }
-    let Ok(question @ Value::Object(_)) = serde_json::from_str(question) else {
+    let question: Value = serde_json::from_str(question).unwrap_or_default();
+    check(&question, MAX_DEPTH).map_err(invalid)?;
+    let Value::Object(record) = question else {
         return Err(invalid("a question to the rules is a JSON object"));
     };
-    check(&question, MAX_DEPTH).map_err(invalid)?;
-    match question {
-        Value::Object(record) => Ok(record),
-        _ => Ok(Map::new()),
-    }
+    Ok(record)
 }
 
 fn check(value: &Value, depth: usize) -> Result<(), &'static str> {

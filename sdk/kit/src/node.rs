@@ -320,9 +320,10 @@ impl<P: Plugin> Node<P> {
         }
         let transaction = Rc::new(RefCell::new(transaction));
         let mut cx = Context::new(id, attempt, around.now_ms, principal.clone());
-        let told = match event {
-            Event::Migrate { from } => migrate::<P>(&transaction, &mut cx, *from),
-            _ => run(&transaction, || call(&mut plugin, &mut cx, event)),
+        let told = if let Event::Migrate { from } = event {
+            migrate::<P>(&transaction, &mut cx, *from)
+        } else {
+            run(&transaction, || call(&mut plugin, &mut cx, event))
         };
         let done = transaction.borrow_mut().take();
         // A log stays when the event is undone.
@@ -570,6 +571,7 @@ fn migrate<P: Plugin>(
     cx: &mut Context,
     from: u32,
 ) -> std::result::Result<Option<Reply>, Fault> {
+    transaction.borrow_mut().runs_steps = true;
     loop {
         let how_far = run(transaction, || P::default().migrate(cx, from))?;
         let wrote_rows = transaction.borrow_mut().end_step();
@@ -582,16 +584,9 @@ fn migrate<P: Plugin>(
             }
         }
     }
+    transaction.borrow_mut().runs_steps = false;
     run(transaction, || P::default().init(cx, Reason::Updated))?;
     Ok(None)
-}
-
-/// Who asks a principal.
-pub(crate) fn caller(principal: &Principal) -> Caller {
-    match principal {
-        Principal::Node => Caller::Operator,
-        Principal::User(name) => Caller::User(name.clone()),
-    }
 }
 
 /// An answer has its limit.

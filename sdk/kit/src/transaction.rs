@@ -83,6 +83,8 @@ pub(crate) struct Transaction {
     pub(crate) writes: bool,
     /// Whether this step of a migration wrote rows.
     wrote_rows: bool,
+    /// Whether steps of a migration run.
+    pub(crate) runs_steps: bool,
     /// Messages of all kinds.
     sent: usize,
     written_bytes: usize,
@@ -110,6 +112,7 @@ impl Transaction {
             parcels: Vec::new(),
             writes: false,
             wrote_rows: false,
+            runs_steps: false,
             sent: 0,
             written_bytes: 0,
             logged_bytes: 0,
@@ -168,6 +171,9 @@ impl Transaction {
     fn write(&mut self, space: Space, key: &[u8], value: Option<&[u8]>) -> Result<()> {
         check_row(key, value.unwrap_or_default())?;
         self.check_writable()?;
+        if space == Space::Secret {
+            self.check_no_step()?;
+        }
         // A row in memory costs more than its bytes.
         let more = match space {
             Space::State | Space::Secret => 0,
@@ -491,6 +497,15 @@ fn check_timer_name(name: &str) -> Result<()> {
         return Err(Error::invalid("a timer's name has 1 to 128 bytes"));
     }
     Ok(())
+}
+
+impl Transaction {
+    /// What is sealed does not change in steps.
+    fn check_no_step(&self) -> Result<()> {
+        let step = "secret rows and keys have one side only: change them in `init`, which follows `migrate`";
+        let refused = self.runs_steps.then(|| Error::denied(step));
+        refused.map_or(Ok(()), Err)
+    }
 }
 
 fn quota(mend: &str) -> Error {

@@ -3,7 +3,7 @@
 use std::{cell::RefCell, collections::BTreeMap, fmt, rc::Rc, time::Duration};
 
 use serde_json::Value;
-use wormholes_plugin::{Error, Level, Plugin, Principal, Result, Ruling, Usage};
+use wormholes_plugin::{Caller, Error, Level, Plugin, Principal, Result, Ruling, Usage};
 
 use crate::{
     drive::Drive,
@@ -12,7 +12,7 @@ use crate::{
     manifest::Manifest,
     memory::Memory,
     net::Net,
-    node::{Around, Node, caller, check_length},
+    node::{Around, Node, check_length},
     random::Random,
     transaction::Progress,
 };
@@ -399,5 +399,13 @@ impl<P> fmt::Debug for At<'_, P> {
         f.debug_struct("At")
             .field("node", &self.number)
             .finish_non_exhaustive()
+    }
+}
+
+/// Who asks a principal.
+fn caller(principal: &Principal) -> Caller {
+    match principal {
+        Principal::Node => Caller::Operator,
+        Principal::User(name) => Caller::User(name.clone()),
     }
 }

@@ -202,8 +202,17 @@ async fn a_plugin_is_answered_by_the_rules_in_force_and_a_script_that_fails_deni
     let told = replay(&stricter);
     assert!(told.contains("clerk asks clerk_write"), "{told}");
     assert!(told.contains("deny: too large"), "{told}");
+}
 
-    // The deepest script runs on the stack of a plugin's call.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hook_may_be_as_deep_as_any_and_one_that_nobody_can_ask_is_refused() {
+    let trio = Trio::start(104).await;
+    let folder = trio.club.folder();
+    let ask = |peer: &str, size: &str| -> Value {
+        let said = trio.told(&["ask", peer, size, "--json"]).unwrap();
+        serde_json::from_str(&said).unwrap()
+    };
+    // On the stack of a plugin's call.
     let deep = folder.join("deep.rhai");
     let open = "(1 + ".repeat(40);
     let shut = ")".repeat(40);

@@ -243,7 +243,7 @@ fn echo_counts_each_user_whatever_crashes() {
 
 /// What has to do with the rules, as the daemon does it in `facts.rs`.
 #[test]
-fn facts_rulings_peers_and_bills_are_there_in_the_kit() {
+fn facts_are_there_in_the_kit() {
     let manifest = manifest("tests/clerk");
     let (node, bob) = (Principal::Node, [7; 32]);
     let peer = "07".repeat(32);
@@ -271,7 +271,15 @@ fn facts_rulings_peers_and_bills_are_there_in_the_kit() {
     at.request(&node, "vouch", vouch(json!({}))).unwrap();
     at.restart();
     assert_eq!(at.fact("credit", &bob), None, "in memory alone");
+}
 
+#[test]
+fn rulings_peers_and_bills_are_there_in_the_kit() {
+    let manifest = manifest("tests/clerk");
+    let (node, bob) = (Principal::Node, [7; 32]);
+    let peer = "07".repeat(32);
+    let mut world = World::<Clerk>::new(1, &manifest);
+    let mut at = world.at(0);
     let ask = json!({ "peer": peer, "size": 3 });
     assert_eq!(at.request(&node, "ask", ask.clone()), Ok(json!("none")));
     at.rule("clerk_write", |question| match question["size"].as_u64() {

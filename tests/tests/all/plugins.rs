@@ -103,14 +103,7 @@ async fn wicked_plugins_are_contained_and_named_while_others_run() {
         let said = answer[1].as_str().unwrap();
         assert!(said.contains("raise limits."), "{flood}: {answer}");
     }
-    for foreign in ["foreign-fact", "foreign-hook"] {
-        let said = refusal(&daemon, foreign, json!({})).await;
-        assert!(said.contains("that the manifest asks for"), "{said}");
-    }
-    for question in ["deep-question", "wild-question"] {
-        let said = refusal(&daemon, question, json!({})).await;
-        assert!(said.contains("a question to the rules"), "{said}");
-    }
+    gets_nothing_of_the_rules(&daemon).await;
     // Whatever echo is asked meanwhile has one of these numbers.
     let forge = async {
         for request in 0..60 {
@@ -153,6 +146,17 @@ async fn wicked_plugins_are_contained_and_named_while_others_run() {
     ask(&daemon, "echo", "say", json!({ "text": "still" }))
         .await
         .unwrap();
+}
+
+async fn gets_nothing_of_the_rules(daemon: &Daemon) {
+    for foreign in ["foreign-fact", "foreign-hook"] {
+        let said = refusal(daemon, foreign, json!({})).await;
+        assert!(said.contains("that the manifest asks for"), "{said}");
+    }
+    for question in ["deep-question", "wild-question"] {
+        let said = refusal(daemon, question, json!({})).await;
+        assert!(said.contains("a question to the rules"), "{said}");
+    }
 }
 
 #[tokio::test]

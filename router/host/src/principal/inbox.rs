@@ -118,11 +118,14 @@ impl Post {
     ///
     /// # Errors
     /// `most` wait, or the principal has ended.
-    pub(crate) fn offer(&self, task: Task, most: u32) -> Result<(), TrySendError<Task>> {
+    pub(crate) fn offer(&self, task: Task, most: u32) -> Result<(), TrySendError<()>> {
         if self.offered() >= most as usize {
-            return Err(TrySendError::Full(task));
+            return Err(TrySendError::Full(()));
         }
-        self.tasks.try_send(task)
+        self.tasks.try_send(task).map_err(|error| match error {
+            TrySendError::Full(_) => TrySendError::Full(()),
+            TrySendError::Closed(_) => TrySendError::Closed(()),
+        })
     }
 
     /// Where tasks are offered.

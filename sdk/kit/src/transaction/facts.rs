@@ -15,9 +15,12 @@ const MAX_TEXT_BYTES: usize = 4 << 10;
 const MAX_ITEMS: usize = 1024;
 const MAX_ENTRIES: usize = 256;
 
+/// What a hook answers to a question.
+type Rule = Rc<dyn Fn(&Value) -> Ruling>;
+
 /// What the rules of a node answer, by hook; a hook that is not here, none has.
 #[derive(Clone, Default)]
-pub(crate) struct Rules(pub(crate) BTreeMap<String, Rc<dyn Fn(&Value) -> Ruling>>);
+pub(crate) struct Rules(pub(crate) BTreeMap<String, Rule>);
 
 impl Transaction {
     pub(super) fn set_fact(

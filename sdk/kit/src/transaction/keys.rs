@@ -21,6 +21,7 @@ impl Transaction {
         if self.memory.keys.len() >= self.ground.limits.keys {
             return Err(quota("too many keys; raise limits.keys or forget some"));
         }
+        self.check_no_step()?;
         let size = name.len() + secret.length();
         self.check_kept(u64::try_from(size).unwrap_or(u64::MAX))?;
         self.charge(size + ROW_BYTES)?;
@@ -33,6 +34,7 @@ impl Transaction {
     pub(super) fn forget_key(&mut self, name: &str) -> Result<()> {
         self.check_writable()?;
         check_name(name)?;
+        self.check_no_step()?;
         self.charge(name.len() + ROW_BYTES)?;
         self.writes = true;
         self.memory.keys.remove(name);
