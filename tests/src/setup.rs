@@ -158,7 +158,7 @@ impl Setup {
         )?;
         Ok(self.config(&format!(
             "[plugin.{name}]\nwasm = \"{name}/{file}\"\n\
-             grants = {{ state = true, scratch = true, timers = true, messages = true }}",
+             grants = {{ state = true, scratch = true, timers = true, messages = true, users = true }}",
         )))
     }
 

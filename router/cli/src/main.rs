@@ -9,6 +9,7 @@ mod commands;
 mod error;
 mod format;
 mod output;
+mod progress;
 mod rule_files;
 mod table;
 

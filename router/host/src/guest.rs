@@ -57,6 +57,8 @@ pub(crate) struct Plugin {
     pub(crate) limits: Arc<Limits>,
     /// Whether it takes messages of whoever calls.
     pub(crate) strangers: bool,
+    /// Whether users of the node have principals of it.
+    pub(crate) users: bool,
     /// What its instances said last.
     pub(crate) lines: Arc<PluginLines>,
 }

@@ -1,6 +1,8 @@
 //! The host: the store, the engine, and the plugins that are loaded.
 
+mod operations;
 mod shared;
+mod users;
 
 use std::{
     collections::HashMap,
@@ -14,8 +16,11 @@ use thiserror::Error;
 use tokio::runtime::{self, Runtime};
 use wormholes_proto::NodeId;
 
-pub use self::shared::Pending;
-pub(crate) use self::shared::Shared;
+pub(crate) use self::shared::{Shared, WakeError};
+pub use self::{
+    operations::{Begun, News},
+    shared::Pending,
+};
 use crate::{
     event::{Caller, ErrorCode, Principal, Query, Refusal},
     figures::Counts,
@@ -24,7 +29,7 @@ use crate::{
     letters::{self, DeadLetter},
     lines::PluginLines,
     loaded::{Loaded, Terms},
-    mail::{self, Input, Mail, Owner},
+    mail::{self, Input, Mail},
     manifest::{Manifest, ManifestError, is_name},
     message::Place,
     network::{Network, Pipe},
@@ -161,7 +166,9 @@ impl Host {
             .on_thread_start(give_way)
             .enable_time()
             .build()?;
+        // The ids of operations stay what they are: those of each start are beyond all before.
         let first_request = u64::from(store.boot()) << 32;
+        let users = users::read(&store)?;
         let (mail, inputs) = Mail::new();
         let shared = Shared {
             node,
@@ -171,6 +178,7 @@ impl Host {
             engine: Arc::new(Engine::new()?),
             cache: Cache::new(folder.join(CACHE_FOLDER)),
             store,
+            users,
             loaded: RwLock::default(),
             actors: Mutex::default(),
             next_request: AtomicU64::new(first_request),
@@ -210,9 +218,15 @@ impl Host {
         let loaded = Arc::new(Loaded::new(number, manifest, code, &self.shared.store)?);
         self.shared.insert(Arc::clone(&loaded))?;
         // Whoever has timers must be awake; the node itself always is.
-        for principal in loaded.principals() {
-            self.shared
-                .wake(loaded.home(&principal), principal, &loaded)?;
+        for principal in self.shared.present(&loaded) {
+            match self
+                .shared
+                .wake(loaded.home(&principal), principal, &loaded)
+            {
+                // Removed meanwhile.
+                Ok(_) | Err(WakeError::NoUser(_)) => {}
+                Err(WakeError::Store(error)) => return Err(error.into()),
+            }
         }
         self.shared.mail.tell(Input::Loaded(loaded));
         Ok(())
@@ -322,7 +336,7 @@ impl Host {
         body: &[u8],
         patience: Duration,
     ) -> Result<Pending, Refusal> {
-        let owner = Owner::new(self.shared.find(instance)?, principal);
+        let owner = self.shared.owner(instance, principal)?;
         self.shared.request(&owner, caller, name, body, patience)
     }
 
@@ -376,6 +390,7 @@ impl Host {
         query: Query,
     ) -> Result<Vec<u8>, Refusal> {
         let loaded = self.shared.find(instance)?;
+        self.shared.check_principal(&loaded, &principal)?;
         let store = self.shared.store.clone();
         let answer = async move { loaded.query(principal, &query, &store).await };
         let answered = self.shared.threads.spawn(answer).await;
@@ -399,15 +414,16 @@ fn compile(
         path: source.path.clone(),
         error,
     })?;
+    let granted = manifest.capabilities.both(&terms.grants);
     let plugin = Arc::new(Plugin {
         name: name.into(),
         around,
         config: terms.config,
         strangers: terms.strangers,
+        users: granted.users,
         limits: Arc::new(manifest.limits.clone()),
         lines: Arc::new(PluginLines::new()),
     });
-    let granted = manifest.capabilities.both(&terms.grants);
     let code = Code::compile(engine, cache, plugin, &source.wasm, &granted)?;
     Ok((manifest, code))
 }

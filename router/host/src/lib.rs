@@ -22,16 +22,18 @@ mod manifest;
 mod memory;
 mod message;
 mod network;
+mod operations;
 mod principal;
 mod rows;
 mod store;
 mod transaction;
+mod users;
 
 pub use event::{Caller, ErrorCode, EventKind, Principal, Refusal};
 pub use figures::{Counts, Ending, HANDLER_BOUNDS};
 pub use guest::CodeError;
 pub use health::Condition;
-pub use host::{Host, HostError, InstanceReport, LoadError, Pending, Source};
+pub use host::{Begun, Host, HostError, InstanceReport, LoadError, News, Pending, Source};
 pub use letters::DeadLetter;
 pub use lines::{PluginLine, PluginLines};
 pub use loaded::Terms;
@@ -41,8 +43,10 @@ pub use manifest::{
 };
 pub use message::{Address, Identity, Place};
 pub use network::{Call, CallError, Network, Pipe};
+pub use operations::{Operation, Outcome};
 pub use store::{
     Backend, BatchId, Commit, Lost, Observer, Overlay, Row, Rows, Snapshot, Span, Store,
     StoreError, StoreOptions, View, Visit, Writes,
 };
 pub use transaction::{Limit, Progress};
+pub use users::{Standing, User};

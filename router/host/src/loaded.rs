@@ -22,6 +22,8 @@ use crate::{
     letters::Letters,
     manifest::{Capabilities, Manifest},
     memory::{Version, read_head},
+    message::decode,
+    operations::{Board, Change, OperationRow},
     rows::{self, Home, Space, principal_keys},
     store::{Snapshot, Store, StoreError},
     transaction::{Ground, Transaction},
@@ -46,6 +48,8 @@ pub(crate) struct Loaded {
     protocols: Arc<BTreeSet<String>>,
     messages: bool,
     pub(crate) letters: Letters,
+    /// Its operations.
+    pub(crate) board: Board,
     healths: Mutex<Healths>,
     waiting_queries: AtomicUsize,
     code: ArcSwap<Code>,
@@ -82,6 +86,7 @@ impl Loaded {
             protocols,
             messages: code.takes_messages(),
             letters: Letters::read(number, &snapshot)?,
+            board: Board::default(),
             healths: Mutex::default(),
             waiting_queries: AtomicUsize::new(0),
             code: ArcSwap::from_pointee(code),
@@ -94,8 +99,34 @@ impl Loaded {
                 .and_then(read_head)
                 .map_or(0, |(kept, _)| kept);
             loaded.figures.keeps(0, kept);
+            loaded.read_operations(&principal, &snapshot)?;
         }
         Ok(loaded)
+    }
+
+    fn read_operations(
+        &self,
+        principal: &Principal,
+        snapshot: &Snapshot,
+    ) -> Result<(), StoreError> {
+        let home = self.home(principal);
+        for (id, row) in rows::all(snapshot, &home.key(Space::Operation, &[]))? {
+            if let (Ok(id), Some(row)) = (id.try_into(), decode::<OperationRow>(&row)) {
+                let id = u64::from_be_bytes(id);
+                self.board.apply((home, principal), id, Change::Is(row));
+            }
+        }
+        Ok(())
+    }
+
+    /// A user is gone for as long as nobody adds him again; `purged`: with all his rows, which had so
+    /// many bytes.
+    pub(crate) fn retire(&self, principal: &Principal, purged: Option<u64>) {
+        self.healths().all.remove(principal);
+        if let Some(bytes) = purged {
+            self.board.forget(self.home(principal));
+            self.figures.keeps(bytes, 0);
+        }
     }
 
     /// How this principal is.
@@ -159,6 +190,11 @@ impl Loaded {
         self.messages
     }
 
+    /// Whether users of the node have principals of it.
+    pub(crate) fn has_users(&self) -> bool {
+        self.plugin.users
+    }
+
     /// Whether it takes those of whoever calls, and not of peers alone.
     pub(crate) fn takes_strangers(&self) -> bool {
         self.plugin.strangers
@@ -207,11 +243,6 @@ impl Loaded {
             instance: self.number,
             principal: number,
         }
-    }
-
-    /// Whether it is the node, or a user that was woken once.
-    pub(crate) fn knows(&self, principal: &Principal) -> bool {
-        *principal == Principal::Node || self.numbers().contains_key(principal)
     }
 
     /// The node, and the users that were woken once.

@@ -23,7 +23,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use wormholes_proto::{
     NodeId,
     trunk::{Frame, SenderCommit},
@@ -40,7 +40,7 @@ use self::{
 };
 use crate::{
     event::{Principal, Refusal},
-    host::Shared,
+    host::{Shared, WakeError},
     loaded::Loaded,
     message::{InKey, Note, Parcel, Place},
     network::{CallError, Network, Pipe},
@@ -61,6 +61,10 @@ pub(crate) struct Mail(mpsc::UnboundedSender<Input>);
 pub(crate) enum Input {
     /// A plugin is loaded: what it has waiting goes on.
     Loaded(Arc<Loaded>),
+    /// A user was removed: nothing of his principal moves any more.
+    Gone(Home, oneshot::Sender<()>),
+    /// He is there again: what waits goes on.
+    Back(Owner),
     /// An event is durable.
     Parcels(Owner, Vec<Parcel>),
     /// An event that handled an arrival is durable.
@@ -249,6 +253,12 @@ impl Office {
                 // Others may have called it before.
                 self.reached(Place::Here);
             }
+            Input::Gone(home, done) => {
+                self.forget_principal(home);
+                // Whoever removes the user may have left.
+                let _ = done.send(());
+            }
+            Input::Back(owner) => self.come_back(&owner),
             Input::Parcels(owner, parcels) => {
                 for parcel in parcels {
                     self.post(&owner, parcel);
@@ -337,9 +347,23 @@ impl Office {
             .wake(owner.home, owner.principal.clone(), &owner.loaded)
         {
             Ok(post) => post.deliver(task),
+            // Removed meanwhile.
+            Err(WakeError::NoUser(_)) => {}
             // The store is opened anew, and all is read again.
-            Err(error) => tracing::error!(%error, "a message waits: the store cannot be read"),
+            Err(WakeError::Store(error)) => {
+                tracing::error!(%error, "a message waits: the store cannot be read");
+            }
         }
+    }
+
+    /// Drops all that is known of a principal's channels.
+    fn forget_principal(&mut self, home: Home) {
+        let outs = self.outs.keys().filter(|(of, _)| *of == home);
+        let outs: Vec<_> = outs.copied().collect();
+        for out in outs {
+            self.forget_out(out);
+        }
+        self.forget_ins(home);
     }
 
     fn id(&mut self) -> u64 {

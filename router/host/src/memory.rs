@@ -1,10 +1,13 @@
 //! What a principal remembers between events, beside its rows in the store.
 
+mod operations;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
+pub(crate) use self::operations::Operations;
 use crate::{
     event::{Event, Principal},
     message::{Note, OutDone, OutHead, OutKey, decode},
@@ -25,6 +28,7 @@ pub(crate) struct Memory {
     due: BTreeSet<(u64, Arc<str>)>,
     /// Requests without an answer.
     pub(crate) requests: BTreeSet<u64>,
+    pub(crate) operations: Operations,
     /// Questions without an answer, with their deadlines.
     pub(crate) questions: BTreeMap<u64, u64>,
     /// The same, by time.
@@ -80,6 +84,9 @@ impl Memory {
                 memory.timers.insert(name.into(), timer);
             }
         }
+        memory.operations = Operations::read(home, snapshot)?;
+        let open = memory.operations.open().map(|(id, _)| id);
+        memory.requests.extend(open);
         memory.read_messages(home, snapshot)?;
         Ok(memory)
     }

@@ -4,6 +4,7 @@
 //! 01 | instance name                                  instance row
 //! 02 | instance u32 | user name                       principal number u32; 0 is the node
 //! 03 | instance u32 | slot u32                        a dead letter
+//! 04 | user name                                      a user of the node
 //! 10 | instance u32 | principal u32 | space u8 | key  rows of a principal
 //!   space 0  state      the plugin's own rows
 //!         1  head       one row: kept bytes u64 | schema u32 | code 8 B, of the version that woke it last
@@ -15,16 +16,19 @@
 //!         7  refused    length u16 | InKey | number u64 -> Refusal; by the principal
 //!         8  note       number u64 -> Note; by the mail, deleted by the principal
 //!         9  question   id u64 -> empty: an answer is owed; by the principal
+//!        12  operation  id u64 -> OperationRow; by the principal
+//!        13  result     id u64 -> what the operation came to; by the principal
 //! numbers are big-endian, so that rows of one principal, and of one instance, lie together
 //! ```
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 use crate::store::{Row, Snapshot, Span, StoreError};
 
 const INSTANCE: u8 = 0x01;
 const PRINCIPAL: u8 = 0x02;
 const LETTER: u8 = 0x03;
+const USER: u8 = 0x04;
 const ROW: u8 = 0x10;
 
 /// Bytes before the plugin's own key.
@@ -51,6 +55,8 @@ pub(crate) enum Space {
     Refused = 7,
     Note = 8,
     Question = 9,
+    Operation = 12,
+    Result = 13,
 }
 
 impl Home {
@@ -63,6 +69,17 @@ impl Home {
         row.push(space as u8);
         row.extend(key);
         row
+    }
+
+    /// All its rows.
+    pub(crate) fn all(self) -> Range<Vec<u8>> {
+        let of = |space: u8| {
+            let mut key = self.key(Space::State, &[]);
+            key.pop();
+            key.push(space);
+            key
+        };
+        of(0)..of(u8::MAX)
     }
 }
 
@@ -91,6 +108,11 @@ pub(crate) fn letter_keys(instance: u32) -> Vec<u8> {
 
 pub(crate) fn letter_key(instance: u32, slot: u32) -> Vec<u8> {
     [&letter_keys(instance)[..], &slot.to_be_bytes()].concat()
+}
+
+/// A user's key; of no name, what the keys of all begin with.
+pub(crate) fn user_key(name: &str) -> Vec<u8> {
+    [&[USER], name.as_bytes()].concat()
 }
 
 /// All rows whose keys begin with `prefix`, without it.

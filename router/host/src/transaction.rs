@@ -24,6 +24,7 @@ use crate::{
     manifest::Limits,
     memory::{Memory, Timer},
     message::Parcel,
+    operations::Change,
     rows::Home,
     store::{Snapshot, View, Writes},
 };
@@ -72,6 +73,8 @@ pub enum Limit {
     Waiting,
     /// Requests of one principal without an answer.
     Requests,
+    /// Operations of one principal that go on.
+    Operations,
 }
 
 /// What a transaction needs to know of its principal and its plugin.
@@ -112,7 +115,7 @@ pub(crate) struct Transaction {
     /// Nothing becomes real of it.
     reads_only: bool,
     /// It is one that is written down whatever it does.
-    wakes: bool,
+    is_kept: bool,
 }
 
 /// What an event did, to be made real.
@@ -126,6 +129,8 @@ pub(crate) struct Effects {
     pub(crate) progress: Vec<Progress>,
     /// What leaves the node then.
     pub(crate) parcels: Vec<Parcel>,
+    /// What becomes of operations.
+    pub(crate) changes: Vec<(u64, Change)>,
 }
 
 impl Transaction {
@@ -155,7 +160,7 @@ impl Transaction {
             random,
             memory,
             reads_only: false,
-            wakes: false,
+            is_kept: false,
         }
     }
 
@@ -176,7 +181,15 @@ impl Transaction {
 
     /// A timer is gone when its event is real, if its handler does not set it again.
     pub(crate) fn consume(&mut self, event: &Event) {
-        self.wakes = matches!(event, Event::Init(_) | Event::Migrate { .. });
+        self.is_kept = match event {
+            Event::Init(_) | Event::Migrate { .. } => true,
+            Event::Request(request) => request.is_operation,
+            Event::Timer { .. }
+            | Event::Canceled { .. }
+            | Event::Message(_)
+            | Event::Note { .. }
+            | Event::Answer { .. } => false,
+        };
         if let Event::Timer { name, .. } = event {
             self.remove_timer(Arc::clone(name));
         }
@@ -235,8 +248,6 @@ impl Transaction {
     pub(crate) fn take_effect(mut self) -> (Memory, Effects) {
         let mut effects = Effects {
             writes: mem::take(&mut self.rows),
-            answers: mem::take(&mut self.answers),
-            progress: mem::take(&mut self.progress),
             ..Effects::default()
         };
         let memory = &mut self.memory;
@@ -252,16 +263,24 @@ impl Transaction {
         for (name, timer) in mem::take(&mut self.timers) {
             memory.apply_timer(self.ground.home, name, timer, &mut effects);
         }
-        let messages = mem::take(&mut self.messages);
-        messages.take_effect(&self.ground, self.wakes, memory, &mut effects);
-        for request in effects.answers.keys() {
+        let (home, now_ms) = (self.ground.home, self.stamp.now_ms);
+        let answers = mem::take(&mut self.answers);
+        for (request, answer) in &answers {
             memory.requests.remove(request);
+            memory.end_operation(home, (*request, answer), now_ms, &mut effects);
         }
+        let messages = mem::take(&mut self.messages);
+        messages.take_effect(&self.ground, self.is_kept, memory, &mut effects);
         if self.kept_bytes != 0 {
             effects.kept_bytes = self.kept_bytes;
             memory.kept_bytes = memory.kept_bytes.saturating_add_signed(self.kept_bytes);
             memory.write_head(self.ground.home, &mut effects.writes);
         }
+        let progress = mem::take(&mut self.progress);
+        for told in &progress {
+            memory.tell_operation(home, told, &mut effects);
+        }
+        (effects.answers, effects.progress) = (answers, progress);
         (self.memory, effects)
     }
 
@@ -273,7 +292,7 @@ impl Transaction {
 
 impl Limit {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Write,
         Self::State,
         Self::Scratch,
@@ -284,6 +303,7 @@ impl Limit {
         Self::Time,
         Self::Waiting,
         Self::Requests,
+        Self::Operations,
         Self::Messages,
         Self::Outbox,
         Self::Channels,
@@ -293,7 +313,10 @@ impl Limit {
     pub(crate) fn mend(self) -> &'static str {
         match self {
             Self::Write => "one event writes too much; raise limits.write_kib or write in parts",
-            Self::State => "the plugin keeps too much; raise limits.state_mib or delete rows",
+            Self::State => {
+                "the plugin keeps too much; raise limits.state_mib or limits.user_state_mib, or \
+                 delete rows"
+            }
             Self::Scratch => "scratch is full; raise limits.scratch_mib or delete rows",
             Self::Timers => "too many open timers; raise limits.timers or cancel some",
             Self::Log => "one event logs too much; raise limits.log_kib or log less",
@@ -308,6 +331,9 @@ impl Limit {
             Self::Time => "one event runs too long; raise limits.event_ms",
             Self::Waiting => "too many events wait for this plugin; ask again later",
             Self::Requests => "the plugin has too many requests without an answer; ask again later",
+            Self::Operations => {
+                "too many operations go on; cancel some, or raise limits.operations"
+            }
         }
     }
 }
@@ -325,6 +351,7 @@ impl fmt::Display for Limit {
             Self::Time => "time",
             Self::Waiting => "waiting",
             Self::Requests => "requests",
+            Self::Operations => "operations",
             Self::Messages => "messages",
             Self::Outbox => "outbox",
             Self::Channels => "channels",

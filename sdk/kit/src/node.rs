@@ -1,20 +1,22 @@
 //! One node: its principals, and what becomes of their events.
 
 mod messages;
+mod operations;
 
 use std::{
     cell::RefCell,
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     mem,
     panic::{AssertUnwindSafe, catch_unwind},
     rc::Rc,
+    sync::Arc,
 };
 
 use wormholes_plugin::{
     Caller, Context, Error, ErrorCode, Level, Plugin, Principal, Reply, Request, Result, host,
 };
 
-use self::messages::consume;
+use self::{messages::consume, operations::end_canceled};
 use crate::{
     check::said,
     event::{Event, Fault, cut},
@@ -47,9 +49,12 @@ pub(crate) struct Node<P> {
     /// Rises with each update.
     pub(crate) code: u32,
     pub(crate) config: BTreeMap<String, String>,
+    pub(crate) users: BTreeSet<Arc<str>>,
     pub(crate) actors: BTreeMap<Principal, Actor<P>>,
     boot: u64,
     next_request: u64,
+    /// Requests that become operations when they are answered `later`.
+    asking: BTreeSet<u64>,
     /// Plugins that wait for the answers to requests.
     askers: BTreeMap<u64, Asker>,
     pub(crate) answers: BTreeMap<u64, Result<Vec<u8>>>,
@@ -75,9 +80,11 @@ impl<P: Plugin> Node<P> {
             manifest,
             code: 0,
             config: BTreeMap::new(),
+            users: BTreeSet::new(),
             actors: BTreeMap::new(),
             boot: 0,
             next_request: 0,
+            asking: BTreeSet::new(),
             askers: BTreeMap::new(),
             answers: BTreeMap::new(),
             progress: BTreeMap::new(),
@@ -102,7 +109,9 @@ impl<P: Plugin> Node<P> {
         );
         let mut principals = vec![Principal::Node];
         for (principal, actor) in mem::take(&mut self.actors) {
-            for request in actor.deadlines.into_keys() {
+            let operations = &actor.memory.operations.open;
+            let requests = actor.deadlines.into_keys();
+            for request in requests.filter(|it| !operations.contains_key(it)) {
                 self.answers.insert(request, Err(stopped.clone()));
             }
             if actor.memory.woken_by.is_none() {
@@ -157,12 +166,15 @@ impl<P: Plugin> Node<P> {
         (caller, name, body): (Caller, &str, Vec<u8>),
         asker: Option<(Asker, u64)>,
     ) -> Result<u64> {
+        self.check_principal(principal)?;
         self.actor(principal);
         self.drain(principal, around);
         let unavailable = |why: String| Err(Error::new(ErrorCode::Unavailable, why));
-        let patience = u64::try_from(self.manifest.patience(name).as_millis());
-        let deadline_ms = around.now_ms + patience.unwrap_or(u64::MAX);
-        let most = self.manifest.limits.requests;
+        let is_operation = asker.is_none() && self.manifest.is_operation(name);
+        let patience = self.manifest.patience(name);
+        let patience = patience.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+        let deadline_ms = patience.map(|time| around.now_ms.saturating_add(time));
+        let limits = self.manifest.limits.clone();
         let id = self.next_request;
         let actor = self.actor(principal);
         if let Some(why) = &actor.parked {
@@ -170,13 +182,18 @@ impl<P: Plugin> Node<P> {
                 "the plugin is parked: {why}; see `wormholes plugin list`"
             ));
         }
-        if actor.memory.requests.len() >= most {
+        let operations = actor.memory.operations.open.len();
+        if is_operation && operations >= limits.operations {
+            let many = "too many operations go on; cancel some, or raise limits.operations";
+            return Err(Error::new(ErrorCode::Quota, many));
+        }
+        if actor.memory.requests.len().saturating_sub(operations) >= limits.requests {
             let many = "the plugin has too many requests without an answer; ask again later";
             return unavailable(many.to_owned());
         }
         let deadline_ms = asker
             .as_ref()
-            .map_or(deadline_ms, |(_, deadline)| *deadline);
+            .map_or(deadline_ms, |(_, deadline)| Some(*deadline));
         actor.memory.requests.insert(id);
         actor.deadlines.insert(id, deadline_ms);
         let request = Request {
@@ -186,6 +203,9 @@ impl<P: Plugin> Node<P> {
             body,
             deadline_ms,
         };
+        let operation = is_operation.then_some(id);
+        self.asking.extend(operation);
+        let actor = self.actor(principal);
         actor.waiting.push_back((Event::Request(request), 0));
         self.askers.extend(asker.map(|(asker, _)| (id, asker)));
         self.next_request += 1;
@@ -203,20 +223,13 @@ impl<P: Plugin> Node<P> {
         }
         for request in late {
             let error = Error::new(ErrorCode::Expired, "the plugin did not answer in time");
-            self.tell(request, Err(error), around);
-            self.give_up(principal, request);
+            if !self.cancel(principal, request, error.clone()) {
+                self.tell(request, Err(error), around);
+                self.give_up(principal, request);
+            }
         }
         self.late_questions(principal, around.now_ms);
         self.drain(principal, around);
-    }
-
-    /// Nobody waits for this request any more.
-    pub(crate) fn give_up(&mut self, principal: &Principal, request: u64) {
-        let actor = self.actor(principal);
-        actor.deadlines.remove(&request);
-        if actor.memory.requests.remove(&request) {
-            actor.waiting.push_back((Event::Canceled(request), 0));
-        }
     }
 
     /// Runs what waits, unless the principal is parked.
@@ -328,6 +341,9 @@ impl<P: Plugin> Node<P> {
         mut done: Transaction,
         around: &mut Around,
     ) -> Commit {
+        let is_operation = matches!((event, &reply), (Event::Request(request), Some(Reply::Later))
+            if self.asking.contains(&request.id) && !done.answers.contains_key(&request.id));
+        done.writes |= is_operation;
         done.keep_questions();
         let mut memory = done.memory;
         let mut effects = Effects {
@@ -336,9 +352,17 @@ impl<P: Plugin> Node<P> {
             parcels: done.parcels,
             writes: done.writes,
         };
-        if let (Event::Request(request), Some(Reply::Done(body))) = (event, reply) {
-            // A handler that finished it by itself has answered; this comes too late.
-            effects.answers.entry(request.id).or_insert(Ok(body));
+        match (event, reply) {
+            (Event::Request(request), Some(Reply::Done(body))) => {
+                // A handler that finished it by itself has answered; this comes too late.
+                effects.answers.entry(request.id).or_insert(Ok(body));
+            }
+            (Event::Request(request), Some(Reply::Later)) if is_operation => {
+                let deadline = request.deadline_ms;
+                let most = self.manifest.limits.operations;
+                memory.operations.begin(request.id, deadline, most);
+            }
+            _ => {}
         }
         let version = self.version();
         let before = memory.woken_by;
@@ -353,7 +377,8 @@ impl<P: Plugin> Node<P> {
             Event::Message { .. } | Event::Note { .. } | Event::Answer { .. } => {
                 consume(event, None, &mut memory, &mut effects);
             }
-            Event::Timer { .. } | Event::Request(_) | Event::Canceled(_) => {}
+            Event::Canceled(id) => end_canceled(*id, &mut memory, &mut effects),
+            Event::Timer { .. } | Event::Request(_) => {}
         }
         effects.writes |= memory.woken_by != before;
         self.commit(principal, memory, effects, around)
@@ -386,7 +411,7 @@ impl<P: Plugin> Node<P> {
             Event::Message { .. } | Event::Note { .. } | Event::Answer { .. } => {
                 consume(&event, Some(cut(error)), &mut memory, &mut effects);
             }
-            Event::Canceled(_) => {}
+            Event::Canceled(id) => end_canceled(*id, &mut memory, &mut effects),
         }
         self.commit(principal, memory, effects, around)
     }
@@ -434,9 +459,15 @@ impl<P: Plugin> Node<P> {
         &mut self,
         principal: &Principal,
         mut memory: Memory,
-        effects: Effects,
+        mut effects: Effects,
         around: &mut Around,
     ) -> Commit {
+        for (request, answer) in &effects.answers {
+            if memory.operations.open.remove(request).is_some() {
+                memory.operations.results.insert(*request, answer.clone());
+                effects.writes = true;
+            }
+        }
         let commit = match effects.writes {
             true => around.faults.borrow_mut().commit(),
             false => Commit::Done,
@@ -484,6 +515,7 @@ impl<P: Plugin> Node<P> {
         around: &mut Around,
         ask: impl FnOnce(&P, &Context) -> Result<T>,
     ) -> Result<T> {
+        self.check_principal(principal)?;
         let unavailable = |why: String| Err(Error::new(ErrorCode::Unavailable, why));
         let actor = self.actors.get(principal);
         if let Some(why) = actor.and_then(|actor| actor.parked.as_ref()) {

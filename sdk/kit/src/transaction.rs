@@ -179,9 +179,13 @@ impl Transaction {
         let limits = &self.ground.limits;
         match space {
             Space::State => {
-                let kept = self.memory.kept_bytes() + self.ground.others_keep;
-                if kept.saturating_add(more) > limits.state_bytes() {
-                    let full = "the plugin keeps too much; raise limits.state_mib or delete rows";
+                let own = self.memory.kept_bytes().saturating_add(more);
+                let is_user = self.ground.principal != Principal::Node;
+                if is_user && own > limits.user_state_bytes()
+                    || own + self.ground.others_keep > limits.state_bytes()
+                {
+                    let full = "the plugin keeps too much; raise limits.state_mib or \
+                                limits.user_state_mib, or delete rows";
                     return Err(quota(full));
                 }
             }
@@ -258,6 +262,9 @@ impl Transaction {
             return Err(Error::not_found(nobody));
         }
         self.charge(length + ROW_BYTES)?;
+        if self.memory.operations.open.contains_key(&request) && length > 0 {
+            self.check_room(Space::State, length)?;
+        }
         self.answers.insert(request, answer.map_err(cut));
         Ok(())
     }

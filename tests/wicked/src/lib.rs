@@ -9,7 +9,9 @@ use std::{
 
 use wormholes_plugin::{
     Address, Caller, Cell, Context, Error, InMemory, Letter, Level, Map, Plugin, Reply, Request,
-    Result, json, plugin,
+    Result,
+    host::{OnDisk, Range, Shelf},
+    json, plugin,
 };
 
 /// Written before something goes wrong.
@@ -75,8 +77,8 @@ impl Plugin for Wicked {
                 )?;
                 Reply::done(&"set")
             }
-            "later" => Ok(Reply::Later),
-            _ => Err(Error::not_found("not wicked enough")),
+            "later" | "patiently" | "for-ever" => Ok(Reply::Later),
+            _ => more(cx, &request),
         }
     }
 
@@ -101,6 +103,30 @@ impl Plugin for Wicked {
 
     fn canceled(&mut self, _: &mut Context, request: u64) -> Result<()> {
         MARK.set(&request)
+    }
+}
+
+fn more(cx: &mut Context, request: &Request) -> Result<Reply> {
+    match request.name.as_str() {
+        // All rows that there are, whosever they are.
+        "spy" => {
+            let all = |backwards| {
+                let range = Range {
+                    backwards,
+                    limit: 100,
+                    ..Range::default()
+                };
+                OnDisk::scan(&range).len()
+            };
+            Reply::done(&(all(false), all(true)))
+        }
+        "alias" => Reply::done(&cx.alias_key(&request.argument::<String>("name")?)),
+        "finish" => {
+            let long = vec![b'1'; request.argument("bytes")?];
+            cx.finish(request.argument("with")?, Ok(long))?;
+            Reply::done(&"finished")
+        }
+        _ => Err(Error::not_found("not wicked enough")),
     }
 }
 

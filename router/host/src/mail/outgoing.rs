@@ -123,11 +123,15 @@ impl Office {
         if !loaded.takes_messages() {
             return;
         }
-        for principal in loaded.principals() {
-            let owner = Owner::new(Arc::clone(loaded), principal);
-            if let Err(error) = self.resume_owner(&owner) {
-                tracing::error!(%error, "messages wait: the store cannot be read");
-            }
+        for principal in self.shared.present(loaded) {
+            self.come_back(&Owner::new(Arc::clone(loaded), principal));
+        }
+    }
+
+    /// What a principal has waiting goes on.
+    pub(super) fn come_back(&mut self, owner: &Owner) {
+        if let Err(error) = self.resume_owner(owner) {
+            tracing::error!(%error, "messages wait: the store cannot be read");
         }
     }
 
@@ -315,7 +319,7 @@ impl Office {
     }
 
     /// All that is known of it is on disk.
-    fn forget_out(&mut self, id: OutId) {
+    pub(super) fn forget_out(&mut self, id: OutId) {
         let Some(out) = self.outs.remove(&id) else {
             return;
         };

@@ -14,14 +14,29 @@ use crate::{
     transaction::Effects,
 };
 
-use super::{Actor, TRIES};
+use super::{Actor, Asker, TRIES};
 
 impl Actor {
     pub(super) fn succeed(&mut self, event: &Event, (told, mut effects): (Outcome, Effects)) {
-        if let (Event::Request(request), Outcome::Replied(Reply::Done(body))) = (event, told) {
-            // A handler that finished it by itself has answered; this comes too late.
-            effects.answers.entry(request.id).or_insert(Ok(body));
-            self.memory.requests.remove(&request.id);
+        let mut began = None;
+        match (event, told) {
+            (Event::Request(request), Outcome::Replied(Reply::Done(body))) => {
+                // A handler that finished it by itself has answered; this comes too late.
+                effects.answers.entry(request.id).or_insert(Ok(body));
+                self.memory.requests.remove(&request.id);
+            }
+            (Event::Request(request), Outcome::Replied(Reply::Later))
+                if request.is_operation && !effects.answers.contains_key(&request.id) =>
+            {
+                let most = self.loaded.manifest.limits.operations as usize;
+                let now = (request, now_ms());
+                self.memory
+                    .begin_operation(self.home, now, most, &mut effects);
+                began = self.forget_asker(request.id);
+                let deadline = request.deadline_ms.map(|at| (at, request.id));
+                self.deadlines.extend(deadline);
+            }
+            _ => {}
         }
         let version = self.loaded.version();
         let writes = &mut effects.writes;
@@ -31,13 +46,13 @@ impl Actor {
             Event::Answer { id, .. } => {
                 self.memory.kept_questions.remove(id);
             }
-            Event::Timer { .. }
-            | Event::Request(_)
-            | Event::Canceled { .. }
-            | Event::Message(_)
-            | Event::Note { .. } => {}
+            Event::Canceled { request } => {
+                self.memory
+                    .end_canceled(self.home, *request, now_ms(), &mut effects);
+            }
+            Event::Timer { .. } | Event::Request(_) | Event::Message(_) | Event::Note { .. } => {}
         }
-        self.make_real(effects, handled(event, None));
+        self.make_real_with(effects, handled(event, None), began);
     }
 
     /// The handler said no: the event is consumed, and nothing else.
@@ -74,7 +89,11 @@ impl Actor {
             Event::Answer { id, .. } => {
                 self.memory.kept_questions.remove(id);
             }
-            Event::Canceled { .. } | Event::Note { .. } => {}
+            Event::Canceled { request } => {
+                self.memory
+                    .end_canceled(self.home, *request, now_ms(), &mut effects);
+            }
+            Event::Note { .. } => {}
         }
         self.make_real(effects, handled(&event, said));
     }
@@ -134,19 +153,30 @@ impl Actor {
     }
 
     /// Hands over what an event did; it leaves the node when it is durable.
-    fn make_real(&mut self, effects: Effects, handled: Option<Input>) {
+    pub(super) fn make_real(&mut self, effects: Effects, handled: Option<Input>) {
+        self.make_real_with(effects, handled, None);
+    }
+
+    /// The same; `began` is who asked for an operation that began.
+    fn make_real_with(&mut self, effects: Effects, handled: Option<Input>, began: Option<Asker>) {
         let Effects {
             writes,
             kept_bytes,
             answers,
             progress,
             parcels,
+            changes,
         } = effects;
+        self.note_ended(&changes);
         let mail = self.parcels(parcels).into_iter().chain(handled);
         let (mail, office) = (mail.collect::<Vec<_>>(), self.office.clone());
         let answers: Vec<_> = answers
             .into_iter()
-            .filter_map(|(request, answer)| Some((self.forget_asker(request)?, answer)))
+            .filter_map(|(request, answer)| {
+                let answer = answer.map(Reply::Done);
+                Some((self.forget_asker(request)?, answer))
+            })
+            .chain(began.map(|asker| (asker, Ok(Reply::Later))))
             .collect();
         let progress: Vec<_> = progress
             .into_iter()
@@ -159,10 +189,14 @@ impl Actor {
         self.loaded
             .figures
             .keeps(kept_before, self.memory.kept_bytes);
+        let (loaded, home, principal) = (Arc::clone(&self.loaded), self.home, self.name.clone());
         let release = move |durable: Result<(), Lost>| {
             if durable.is_ok() {
                 for (told, step) in progress {
                     let _ = told.try_send(step);
+                }
+                for (operation, change) in changes {
+                    loaded.board.apply((home, &principal), operation, change);
                 }
                 mail.into_iter().for_each(|input| office.tell(input));
             } else {
