@@ -71,6 +71,8 @@ mod next_hops;
 mod no_route;
 #[path = "all/onion_build.rs"]
 mod onion_build;
+#[path = "all/operations.rs"]
+mod operations;
 #[path = "all/operator.rs"]
 mod operator;
 #[path = "all/package.rs"]
@@ -121,3 +123,5 @@ mod timing;
 mod udp;
 #[path = "all/wicked_plugins.rs"]
 mod wicked_plugins;
+#[path = "all/users.rs"]
+mod users;
