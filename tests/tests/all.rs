@@ -121,7 +121,7 @@ mod tidy_text;
 mod timing;
 #[path = "all/udp.rs"]
 mod udp;
-#[path = "all/wicked_plugins.rs"]
-mod wicked_plugins;
 #[path = "all/users.rs"]
 mod users;
+#[path = "all/wicked_plugins.rs"]
+mod wicked_plugins;
