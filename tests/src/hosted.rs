@@ -6,11 +6,15 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
-use wormholes_host::{Caller, ErrorCode, Host, Manifest, Refusal, Source, Terms};
+use wormholes_host::{Begun, Caller, ErrorCode, Host, Manifest, Refusal, Source, Terms};
 use wormholes_plugin::{Error, Principal, Result as Told};
 use wormholes_plugin_kit::Drive;
+use wormholes_proto::control::PluginCommand;
 
 use crate::{binaries, plugin_host, wait::until_blocking, workspace};
+
+/// How long a command may take that the manifest does not have.
+const DEFAULT_PATIENCE: Duration = Duration::from_secs(30);
 
 /// One instance of a plugin in a host of its own, with all that its manifest asks for.
 pub struct Hosted {
@@ -79,7 +83,7 @@ impl Hosted {
     fn patience(&self, command: &str) -> Duration {
         let mut commands = self.manifest.commands.iter();
         let described = commands.find(|known| known.name == command);
-        Duration::from_secs(described.map_or(30, |command| command.timeout_seconds))
+        described.map_or(DEFAULT_PATIENCE, PluginCommand::patience)
     }
 }
 
@@ -104,6 +108,33 @@ impl Drive for Hosted {
             .host()?
             .query(name, of, caller, command, body.as_bytes());
         told(self.runtime.block_on(answer))
+    }
+
+    fn begin(&mut self, of: &Principal, command: &str, arguments: Value) -> Told<u64> {
+        let (of, caller) = names(of);
+        let body = arguments.to_string();
+        let (name, body) = (&self.manifest.plugin.name, body.as_bytes());
+        let begun = self.host()?.begin(name, of, caller, command, body, None);
+        match self.runtime.block_on(begun) {
+            Ok(Begun::Operation(operation)) => Ok(operation.id),
+            Ok(Begun::Done(_)) => Err(Error::failed("it was answered at once")),
+            Err(refusal) => Err(error(refusal)),
+        }
+    }
+
+    fn outcome(&mut self, _: &Principal, operation: u64) -> Option<Told<Value>> {
+        let host = self.host().ok()?;
+        let (_, outcome) = host.operation(operation).ok()?;
+        let outcome = outcome?;
+        self.runtime.block_on(host.collect(operation)).ok()?;
+        Some(told(outcome))
+    }
+
+    fn add_user(&mut self, name: &str) {
+        // One who is there is no error.
+        if let Ok(host) = self.host() {
+            let _there = self.runtime.block_on(host.add_user(name));
+        }
     }
 
     fn restart(&mut self) {
@@ -133,9 +164,13 @@ fn names(of: &Principal) -> (wormholes_host::Principal, Caller) {
 }
 
 fn told(answer: Result<Vec<u8>, Refusal>) -> Told<Value> {
-    let body = answer.map_err(|refusal| Error::new(code(refusal.code), refusal.message))?;
+    let body = answer.map_err(error)?;
     serde_json::from_slice(&body)
         .map_err(|error| Error::failed(format!("the plugin's answer is no JSON: {error}")))
+}
+
+fn error(refusal: Refusal) -> Error {
+    Error::new(code(refusal.code), refusal.message)
 }
 
 fn code(code: ErrorCode) -> wormholes_plugin::ErrorCode {

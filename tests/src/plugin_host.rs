@@ -217,8 +217,24 @@ impl PluginHost {
     /// # Errors
     /// What the plugin refused.
     pub async fn ask(&self, command: &str, arguments: Value) -> Result<Value> {
+        self.ask_as(None, command, arguments).await
+    }
+
+    /// Gives a command to the principal of a user.
+    ///
+    /// # Errors
+    /// What the plugin refused.
+    pub async fn ask_as(
+        &self,
+        user: Option<&str>,
+        command: &str,
+        arguments: Value,
+    ) -> Result<Value> {
         let body = arguments.to_string();
-        let (principal, caller) = (Principal::Node, Caller::Operator);
+        let (principal, caller) = match user {
+            None => (Principal::Node, Caller::Operator),
+            Some(name) => (Principal::User(name.into()), Caller::User(name.into())),
+        };
         let (name, body) = (self.name(), body.as_bytes());
         let pending = self
             .host()?
@@ -231,7 +247,18 @@ impl PluginHost {
     /// # Errors
     /// What the plugin refused.
     pub async fn query(&self, command: &str) -> Result<Value> {
-        let (principal, caller) = (Principal::Node, Caller::Operator);
+        self.query_as(None, command).await
+    }
+
+    /// Asks the principal of a user a question.
+    ///
+    /// # Errors
+    /// What the plugin refused.
+    pub async fn query_as(&self, user: Option<&str>, command: &str) -> Result<Value> {
+        let (principal, caller) = match user {
+            None => (Principal::Node, Caller::Operator),
+            Some(name) => (Principal::User(name.into()), Caller::User(name.into())),
+        };
         let host = self.host()?;
         let answer = host
             .query(self.name(), principal, caller, command, b"{}")

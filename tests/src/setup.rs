@@ -167,6 +167,7 @@ impl Setup {
             }
         }
         let flags = [
+            ("users", asked.users),
             ("keys", asked.keys),
             ("secret", asked.secret),
             ("presence", asked.presence),

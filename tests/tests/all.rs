@@ -73,6 +73,8 @@ mod next_hops;
 mod no_route;
 #[path = "all/onion_build.rs"]
 mod onion_build;
+#[path = "all/operations.rs"]
+mod operations;
 #[path = "all/operator.rs"]
 mod operator;
 #[path = "all/package.rs"]
@@ -125,5 +127,7 @@ mod tidy_text;
 mod timing;
 #[path = "all/udp.rs"]
 mod udp;
+#[path = "all/users.rs"]
+mod users;
 #[path = "all/wicked_plugins.rs"]
 mod wicked_plugins;

@@ -25,6 +25,9 @@ pub(crate) struct Args {
     /// /run/wormholes/control.sock or /var/lib/wormholes/control.sock]
     #[arg(long, global = true, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
+    /// For this user of the node: with a plugin's own command, and with `op list`
+    #[arg(long, value_name = "NAME")]
+    pub(crate) user: Option<String>,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -84,6 +87,12 @@ pub(crate) enum Command {
     /// The plugins that run here; `wormholes NAME --help` shows what one of them offers
     #[command(subcommand)]
     Plugin(PluginCommand),
+    /// What plugins are at that outlives the command that began it, and the node
+    #[command(subcommand)]
+    Op(OpCommand),
+    /// The people on this node whom plugins keep apart
+    #[command(subcommand)]
+    User(UserCommand),
     /// A plugin's own command
     #[command(external_subcommand)]
     Instance(Vec<OsString>),
@@ -231,6 +240,41 @@ pub(crate) enum PluginCommand {
         /// Delete them
         #[arg(long)]
         clear: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum OpCommand {
+    /// Those that go on, and those whose results wait to be collected
+    List,
+    /// Show how far one is until it ends, then print its result; nobody else gets that after it
+    Attach {
+        /// Its number in `op list`
+        operation: u64,
+    },
+    /// Have one end
+    Cancel {
+        /// Its number in `op list`
+        operation: u64,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum UserCommand {
+    /// Add a user, or one who was removed: with all that he had then
+    Add {
+        /// A small letter, then small letters, digits and `-`; at most 32
+        name: String,
+    },
+    /// All users
+    List,
+    /// Remove a user: nothing runs for him any more, and what plugins keep for him stays
+    Remove {
+        /// As `user list` shows it
+        name: String,
+        /// Delete all that plugins keep for him, for ever; his name is not given again
+        #[arg(long)]
+        purge: bool,
     },
 }
 

@@ -10,7 +10,7 @@ use std::{
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use wormholes_proto::control::{
-    Call, Incoming, MAX_RESPONSE_BYTES, decode_incoming, encode_request,
+    Call, Incoming, MAX_RESPONSE_BYTES, PluginProgress, decode_incoming, encode_request,
 };
 
 use crate::error::CliError;
@@ -68,11 +68,20 @@ impl Client {
 
     /// Calls and waits for the answer.
     pub(crate) fn call(&mut self, call: &Call) -> Result<Value, CliError> {
+        self.call_with(call, |_| {})
+    }
+
+    /// The same; `told` hears of the progress, where the call asks for it.
+    pub(crate) fn call_with(
+        &mut self,
+        call: &Call,
+        told: impl FnMut(&PluginProgress),
+    ) -> Result<Value, CliError> {
         let id = self.next_id;
         self.next_id += 1;
         let written = self.stream.get_mut().write_all(&encode_request(id, call));
         // A daemon that is full says so and closes before it reads: its words count, not the pipe.
-        let answer = self.read_answer();
+        let answer = self.read_answer(told);
         match (written, answer) {
             (Err(source), Err(_)) => Err(self.broken(source)),
             (_, answer) => answer,
@@ -97,12 +106,13 @@ impl Client {
         }
     }
 
-    fn read_answer(&mut self) -> Result<Value, CliError> {
+    fn read_answer(&mut self, mut told: impl FnMut(&PluginProgress)) -> Result<Value, CliError> {
         loop {
             let line = self.line()?.ok_or(CliError::Closed)?;
             match decode_incoming(&line).map_err(CliError::Rpc)? {
                 Incoming::Response { result, .. } => return result.map_err(CliError::Rpc),
                 Incoming::Event(_) => {}
+                Incoming::Progress(progress) => told(&progress),
             }
         }
     }

@@ -7,6 +7,7 @@ mod flows;
 mod network;
 mod node;
 mod offline;
+mod operations;
 mod peers;
 mod plugin_change;
 mod plugin_inspect;
@@ -16,6 +17,7 @@ mod replay;
 mod roles;
 mod script;
 mod status;
+mod users;
 
 use std::{
     io::Write,
@@ -28,7 +30,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use wormholes_proto::control::{Call, FlowParams, FlowsParams, NoParams};
 
 use crate::{
-    args::{Args, Command},
+    args::{Args, Command, OpCommand},
     client::Client,
     error::CliError,
     format,
@@ -39,6 +41,8 @@ use crate::{
 #[derive(Debug)]
 struct Context<'a> {
     socket: Option<PathBuf>,
+    /// For whom a plugin is asked.
+    user: Option<String>,
     output: &'a mut Output,
 }
 
@@ -46,8 +50,19 @@ struct Context<'a> {
 pub(crate) fn run(args: Args, output: &mut Output) -> Result<(), CliError> {
     let mut context = Context {
         socket: args.socket,
+        user: args.user,
         output,
     };
+    let is_for_users = matches!(
+        args.command,
+        Command::Instance(_) | Command::Op(OpCommand::List)
+    );
+    if context.user.is_some() && !is_for_users {
+        return Err(CliError::Usage {
+            message: "--user goes with a plugin's own command, and with `op list`".to_owned(),
+            mend: "leave it out".to_owned(),
+        });
+    }
     match args.command {
         Command::Status => context.show(&Call::Status(NoParams {}), status::render),
         Command::Peers => context.show(&Call::Peers(NoParams {}), peers::render),
@@ -64,6 +79,8 @@ pub(crate) fn run(args: Args, output: &mut Output) -> Result<(), CliError> {
         Command::Hop => context.show(&Call::Hop(NoParams {}), roles::render),
         Command::Exit => context.show(&Call::Exit(NoParams {}), roles::render),
         Command::Plugin(command) => plugins::run(&mut context, command),
+        Command::Op(command) => operations::run(&mut context, command),
+        Command::User(command) => users::run(&mut context, command),
         Command::Instance(words) => plugins::ask(&mut context, &words),
         Command::Key => context.show(&Call::Key(NoParams {}), node::render_key),
         Command::Config => node::config(&mut context),

@@ -27,6 +27,11 @@ pub(crate) enum CliError {
     Socket { path: PathBuf, source: io::Error },
     #[error("the daemon closed the connection")]
     Closed,
+    #[error(
+        "the daemon closed the connection; operation {operation} goes on when it runs again: \
+         `wormholes op attach {operation}`"
+    )]
+    Left { operation: u64 },
     #[error("{0}")]
     Rpc(RpcError),
     #[error("cannot read the daemon's answer ({0}); is it of another version?")]
@@ -91,6 +96,7 @@ impl CliError {
             Self::Rpc(_)
             | Self::Socket { .. }
             | Self::Closed
+            | Self::Left { .. }
             | Self::Answer(_)
             | Self::ReadFile { .. }
             | Self::File { .. }
@@ -111,6 +117,7 @@ impl CliError {
             }
             Self::Socket { .. }
             | Self::Closed
+            | Self::Left { .. }
             | Self::Answer(_)
             | Self::ReadFile { .. }
             | Self::File { .. }

@@ -10,6 +10,7 @@ mod config_file;
 mod error;
 mod format;
 mod output;
+mod progress;
 mod rule_files;
 mod table;
 

@@ -35,6 +35,7 @@ use crate::node::NodeCore;
 pub(crate) use added::AddedPeers;
 pub use added::ReadAddedError;
 pub(crate) use config_text::config_text;
+pub(crate) use plugins::refused as plugin_error;
 pub use socket::BindControlError;
 
 /// Between failures to accept: the process is out of file descriptors, and spinning frees none.

@@ -2,27 +2,31 @@
 
 mod change;
 mod network;
+mod operations;
+mod users;
 
 use std::{
     collections::BTreeMap,
-    fmt,
+    fmt, mem,
     path::Path,
+    pin::pin,
     sync::{Arc, Mutex, PoisonError, RwLock, Weak},
     time::Duration,
 };
 
 use serde_json::{Map, Value};
 use thiserror::Error;
+use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use wormholes_host::{
     Caller, Condition, DeadLetter, Ending, ErrorCode, Host, HostError, InstanceReport, LoadError,
-    Pipe, PluginLine, Principal, Refusal, Source, Terms,
+    Pending, Pipe, PluginLine, Principal, Refusal, Source, Terms,
 };
 use wormholes_proto::{
     NodeId,
     control::{
-        PluginArgumentKind, PluginCommand, PluginCondition, PluginDead, PluginDeadLetter,
-        PluginInfo, PluginLog, PluginLogLine,
+        PluginArgumentKind, PluginAskParams, PluginCommand, PluginCondition, PluginDead,
+        PluginDeadLetter, PluginInfo, PluginLog, PluginLogLine, PluginProgress,
     },
 };
 use wormholes_rules::World;
@@ -52,6 +56,15 @@ pub(crate) struct Plugins {
     known: Mutex<BTreeMap<String, PluginConfig>>,
     /// One instance is added or removed at a time.
     changing: tokio::sync::Mutex<()>,
+}
+
+/// A command, to whom it goes.
+struct Asked {
+    instance: String,
+    command: PluginCommand,
+    principal: Principal,
+    caller: Caller,
+    body: Vec<u8>,
 }
 
 /// Where trunks come in. Weak: a host that ends waits until nobody has it.
@@ -216,42 +229,55 @@ impl Plugins {
             .ok_or_else(|| no_plugin(instance))
     }
 
-    /// Gives a command of the manifest to a plugin.
+    /// Gives a command of the manifest to a plugin. `told` hears of its progress.
     ///
     /// # Errors
     /// What it refused, or why it could not be asked.
     pub(crate) async fn ask(
         &self,
-        instance: &str,
-        user: Option<&str>,
-        command: &str,
-        mut arguments: Map<String, Value>,
+        params: PluginAskParams,
         world: &World,
+        told: impl FnMut(PluginProgress),
     ) -> Result<Value, Refusal> {
-        let host = self.host(instance)?;
-        let described = described(&host, instance, command)?;
-        name_nodes(&described, &mut arguments, world)?;
-        let (principal, caller) = match user {
+        let (host, asked) = self.asked(params, world)?;
+        let (instance, command) = (&asked.instance, &asked.command.name);
+        let (principal, caller) = (asked.principal, asked.caller);
+        let answer = if asked.command.query {
+            host.query(instance, principal, caller, command, &asked.body)
+                .await?
+        } else if asked.command.operation {
+            let operation = format!("{command} is an operation: `op.start` begins it");
+            return Err(Refusal::new(ErrorCode::Invalid, operation));
+        } else {
+            let patience = asked.command.patience();
+            let pending =
+                host.request(instance, principal, caller, command, &asked.body, patience)?;
+            answer(pending, told).await?
+        };
+        json(&answer)
+    }
+
+    /// Who is asked what, by whom.
+    fn asked(&self, params: PluginAskParams, world: &World) -> Result<(Arc<Host>, Asked), Refusal> {
+        let host = self.host(&params.instance)?;
+        let command = described(&host, &params.instance, &params.command)?;
+        let mut arguments = params.arguments;
+        name_nodes(&command, &mut arguments, world)?;
+        let (principal, caller) = match params.user {
             None => (Principal::Node, Caller::Operator),
-            Some(_) => {
-                let users = "this build has no users yet; leave out --user";
-                return Err(Refusal::new(ErrorCode::Invalid, users));
+            Some(name) => {
+                let name: Arc<str> = name.into();
+                (Principal::User(Arc::clone(&name)), Caller::User(name))
             }
         };
-        let body = Value::Object(arguments).to_string();
-        let body = body.as_bytes();
-        let answer = if described.query {
-            host.query(instance, principal, caller, command, body)
-                .await?
-        } else {
-            let patience = Duration::from_secs(described.timeout_seconds);
-            let pending = host.request(instance, principal, caller, command, body, patience)?;
-            pending.answer().await?
+        let asked = Asked {
+            instance: params.instance,
+            command,
+            principal,
+            caller,
+            body: Value::Object(arguments).to_string().into_bytes(),
         };
-        serde_json::from_slice(&answer).map_err(|_| {
-            let broken = "the plugin answered with something that is not JSON";
-            Refusal::new(ErrorCode::Failed, broken)
-        })
+        Ok((host, asked))
     }
 
     /// Ends all plugins; what they were at is undone.
@@ -297,6 +323,35 @@ async fn tell_usage(host: Weak<Host>, network: Arc<Network>) {
 /// [`PluginError`] names what to mend.
 pub fn check_plugins(config: &Config) -> Result<(), PluginError> {
     Plugins::check(config)
+}
+
+/// Waits for an answer, and tells of the progress until then.
+async fn answer(
+    mut pending: Pending,
+    mut told: impl FnMut(PluginProgress),
+) -> Result<Vec<u8>, Refusal> {
+    let (_, none) = mpsc::channel(1);
+    let mut steps = mem::replace(&mut pending.progress, none);
+    let mut answer = pin!(pending.answer());
+    loop {
+        tokio::select! {
+            biased;
+            Some(step) = steps.recv() => told(progress(step.percent, step.text)),
+            answer = &mut answer => return answer,
+        }
+    }
+}
+
+fn progress(percent: Option<u8>, text: String) -> PluginProgress {
+    PluginProgress { percent, text }
+}
+
+/// What people are shown is JSON.
+fn json(answer: &[u8]) -> Result<Value, Refusal> {
+    serde_json::from_slice(answer).map_err(|_| {
+        let broken = "the plugin answered with something that is not JSON";
+        Refusal::new(ErrorCode::Failed, broken)
+    })
 }
 
 /// What the manifest says of a command.

@@ -133,17 +133,19 @@ pub(crate) struct Request {
     pub name: Arc<str>,
     /// Its arguments.
     pub body: Arc<[u8]>,
-    /// Milliseconds since 1970: canceled then.
-    pub deadline_ms: u64,
+    /// Milliseconds since 1970: canceled then; `None`: never.
+    pub deadline_ms: Option<u64>,
+    /// Answered `later`, it outlives who asks, and the node.
+    pub is_operation: bool,
 }
 
 /// Who asks.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Caller {
     /// An operator of this node.
     Operator,
     /// One of its users.
-    User(Arc<str>),
+    User(#[serde(with = "text")] Arc<str>),
     /// A plugin, of this node or of another one.
     Plugin {
         /// Who.
@@ -236,6 +238,16 @@ impl Refusal {
     /// Nothing came in time.
     pub(crate) fn late() -> Self {
         Self::new(ErrorCode::Expired, "the plugin did not answer in time")
+    }
+
+    /// An operator has no more use for it.
+    pub(crate) fn canceled() -> Self {
+        Self::new(ErrorCode::Expired, "it was canceled")
+    }
+
+    /// Its user is gone.
+    pub(crate) fn removed() -> Self {
+        Self::new(ErrorCode::Unavailable, "the user was removed")
     }
 
     /// What the event rested on was not made durable.

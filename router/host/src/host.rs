@@ -1,7 +1,9 @@
 //! The host: the store, the engine, and the plugins that are loaded.
 
 mod change;
+mod operations;
 mod shared;
+mod users;
 
 use std::{
     collections::HashMap,
@@ -16,8 +18,11 @@ use thiserror::Error;
 use tokio::runtime::{self, Runtime};
 use wormholes_proto::NodeId;
 
-pub use self::shared::Pending;
-pub(crate) use self::shared::Shared;
+pub(crate) use self::shared::{Shared, WakeError};
+pub use self::{
+    operations::{Begun, News},
+    shared::Pending,
+};
 use crate::{
     edition::{Edition, Terms, Workshop},
     event::{Caller, ErrorCode, Principal, Query, Refusal},
@@ -27,7 +32,7 @@ use crate::{
     letters::{self, DeadLetter},
     lines::PluginLines,
     loaded::Loaded,
-    mail::{self, Input, Mail, Owner},
+    mail::{self, Input, Mail},
     message::Place,
     network::{Network, Pipe},
     rules::Usage,
@@ -240,7 +245,9 @@ impl Host {
             .on_thread_start(give_way)
             .enable_time()
             .build()?;
+        // The ids of operations stay what they are: those of each start are beyond all before.
         let first_request = u64::from(store.boot()) << 32;
+        let users = users::read(&store)?;
         let (mail, inputs) = Mail::new();
         let shared = Shared {
             node,
@@ -251,6 +258,7 @@ impl Host {
             cache: Cache::new(folder.join(CACHE_FOLDER)),
             kept: Kept::new(folder.join(VERSIONS_FOLDER)),
             store,
+            users,
             loaded: RwLock::default(),
             actors: Mutex::default(),
             next_request: AtomicU64::new(first_request),
@@ -446,7 +454,7 @@ impl Host {
         body: &[u8],
         patience: Duration,
     ) -> Result<Pending, Refusal> {
-        let owner = Owner::new(self.shared.find(instance)?, principal);
+        let owner = self.shared.owner(instance, principal)?;
         self.shared.request(&owner, caller, name, body, patience)
     }
 
@@ -518,6 +526,7 @@ impl Host {
         query: Query,
     ) -> Result<Vec<u8>, Refusal> {
         let loaded = self.shared.find(instance)?;
+        self.shared.check_principal(&loaded, &principal)?;
         let store = self.shared.store.clone();
         let answer = async move { loaded.query(principal, &query, &store).await };
         let answered = self.shared.threads.spawn(answer).await;

@@ -182,7 +182,7 @@ impl DeadLetter {
         row
     }
 
-    fn decode(row: &[u8]) -> Option<Self> {
+    pub(crate) fn decode(row: &[u8]) -> Option<Self> {
         let mut rest = row;
         let numbers = [number(&mut rest)?, number(&mut rest)?, number(&mut rest)?];
         let [number, at_unix_ms, body_bytes] = numbers;

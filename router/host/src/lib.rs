@@ -24,11 +24,13 @@ mod memory;
 mod message;
 mod network;
 mod news;
+mod operations;
 mod principal;
 mod rows;
 mod rules;
 mod store;
 mod transaction;
+mod users;
 mod versions;
 
 pub use edition::Terms;
@@ -36,17 +38,19 @@ pub use event::{Caller, ErrorCode, EventKind, Principal, Refusal};
 pub use figures::{Counts, Ending, HANDLER_BOUNDS};
 pub use guest::CodeError;
 pub use health::Condition;
-pub use host::{Host, HostError, InstanceReport, LoadError, Pending, Source};
+pub use host::{Begun, Host, HostError, InstanceReport, LoadError, News, Pending, Source};
 pub use letters::DeadLetter;
 pub use lines::{PluginLine, PluginLines};
 pub use message::{Address, Identity, Place};
 pub use network::{Call, CallError, Network, Pipe};
+pub use operations::{Operation, Outcome};
 pub use rules::{Fact, RuleLimits, RuleQuestion, Ruling, Service, Usage};
 pub use store::{
     Backend, BatchId, Commit, Lost, Observer, Overlay, Row, Rows, Snapshot, Span, Store,
     StoreError, StoreOptions, View, Visit, Writes,
 };
 pub use transaction::{Limit, Progress};
+pub use users::{Standing, User};
 pub use wormholes_proto::manifest::{
     About, Capabilities, Instance, Limits, MAX_MANIFEST_BYTES, Manifest, ManifestError, Messages,
     Mode, Poison, State, is_name,

@@ -22,7 +22,9 @@ use crate::{
     host::InstanceReport,
     letters::Letters,
     memory::read_head,
+    message::decode,
     news::News,
+    operations::{Board, Change, OperationRow},
     rows::{self, Home, Side, Space, principal_keys},
     store::{Snapshot, Store, StoreError},
     transaction::{Ground, Transaction},
@@ -47,6 +49,8 @@ pub(crate) struct Loaded {
     /// One change of its version at a time.
     pub(crate) changing: tokio::sync::Mutex<()>,
     edition: ArcSwap<Edition>,
+    /// Its operations.
+    pub(crate) board: Board,
     healths: Mutex<Healths>,
     waiting_queries: AtomicUsize,
     is_gone: AtomicBool,
@@ -75,6 +79,7 @@ impl Loaded {
             news: News::new(edition.code.hears_of_peers(), edition.code.hears_of_usage()),
             changing: tokio::sync::Mutex::default(),
             edition: ArcSwap::from_pointee(edition),
+            board: Board::default(),
             healths: Mutex::default(),
             waiting_queries: AtomicUsize::new(0),
             is_gone: AtomicBool::new(false),
@@ -87,8 +92,35 @@ impl Loaded {
                 .and_then(read_head)
                 .map_or(0, |head| head.kept_bytes);
             loaded.figures.keeps(0, kept);
+            loaded.read_operations(&principal, &snapshot)?;
         }
         Ok(loaded)
+    }
+
+    fn read_operations(
+        &self,
+        principal: &Principal,
+        snapshot: &Snapshot,
+    ) -> Result<(), StoreError> {
+        let home = self.home(principal);
+        for (id, row) in rows::all(snapshot, &home.key(Space::Operation, &[]))? {
+            if let (Ok(id), Some(row)) = (id.try_into(), decode::<OperationRow>(&row)) {
+                let id = u64::from_be_bytes(id);
+                self.board
+                    .apply((home, principal), id, Change::Is(Box::new(row)));
+            }
+        }
+        Ok(())
+    }
+
+    /// A user is gone for as long as nobody adds him again; `purged`: with all his rows, which had so
+    /// many bytes.
+    pub(crate) fn retire(&self, principal: &Principal, purged: Option<u64>) {
+        self.healths().all.remove(principal);
+        if let Some(bytes) = purged {
+            self.board.forget(self.home(principal));
+            self.figures.keeps(bytes, 0);
+        }
     }
 
     /// How this principal is.
@@ -160,6 +192,11 @@ impl Loaded {
         self.edition.load_full()
     }
 
+    /// Whether users of the node have principals of it.
+    pub(crate) fn has_users(&self) -> bool {
+        self.edition.load().plugin().granted.users
+    }
+
     /// Whether it is this one.
     pub(crate) fn runs(&self, edition: &Arc<Edition>) -> bool {
         Arc::ptr_eq(&self.edition.load(), edition)
@@ -222,11 +259,6 @@ impl Loaded {
             instance: self.number,
             principal: number,
         }
-    }
-
-    /// Whether it is the node, or a user that was woken once.
-    pub(crate) fn knows(&self, principal: &Principal) -> bool {
-        *principal == Principal::Node || self.numbers().contains_key(principal)
     }
 
     /// The node, and the users that were woken once.

@@ -41,7 +41,7 @@ use self::{
 };
 use crate::{
     event::{Principal, Refusal},
-    host::Shared,
+    host::{Shared, WakeError},
     loaded::Loaded,
     message::{InKey, Note, Parcel, Place},
     network::{CallError, Network, Pipe},
@@ -64,6 +64,10 @@ pub(crate) enum Input {
     Loaded(Arc<Loaded>),
     /// The instance of this number is gone: nothing of it is kept in memory, and that is told.
     Removed(u32, oneshot::Sender<()>),
+    /// A user was removed: nothing of his principal moves any more.
+    Gone(Home, oneshot::Sender<()>),
+    /// He is there again: what waits goes on.
+    Back(Owner),
     /// An event is durable.
     Parcels(Owner, Vec<Parcel>),
     /// An event that handled an arrival is durable.
@@ -256,6 +260,12 @@ impl Office {
                 self.forget_instance(instance);
                 let _ = done.send(());
             }
+            Input::Gone(home, done) => {
+                self.forget_principal(home);
+                // Whoever removes the user may have left.
+                let _ = done.send(());
+            }
+            Input::Back(owner) => self.come_back(&owner),
             Input::Parcels(owner, parcels) => {
                 for parcel in parcels {
                     self.post(&owner, parcel);
@@ -344,9 +354,23 @@ impl Office {
             .wake(owner.home, owner.principal.clone(), &owner.loaded)
         {
             Ok(post) => post.deliver(task),
+            // Removed meanwhile.
+            Err(WakeError::NoUser(_)) => {}
             // The store is opened anew, and all is read again.
-            Err(error) => tracing::error!(%error, "a message waits: the store cannot be read"),
+            Err(WakeError::Store(error)) => {
+                tracing::error!(%error, "a message waits: the store cannot be read");
+            }
         }
+    }
+
+    /// Drops all that is known of a principal's channels.
+    fn forget_principal(&mut self, home: Home) {
+        let outs = self.outs.keys().filter(|(of, _)| *of == home);
+        let outs: Vec<_> = outs.copied().collect();
+        for out in outs {
+            self.forget_out(out);
+        }
+        self.forget_ins_of(home);
     }
 
     fn id(&mut self) -> u64 {

@@ -1,5 +1,7 @@
 //! What a principal remembers between events, beside its rows in the store.
 
+mod operations;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -7,6 +9,7 @@ use std::{
 
 use wormholes_proto::NodeId;
 
+pub(crate) use self::operations::Operations;
 use crate::{
     event::{Event, Principal},
     message::{Note, OutDone, OutHead, OutKey, decode},
@@ -29,6 +32,7 @@ pub(crate) struct Memory {
     due: BTreeSet<(u64, Arc<str>)>,
     /// Requests without an answer.
     pub(crate) requests: BTreeSet<u64>,
+    pub(crate) operations: Operations,
     /// Questions without an answer, with their deadlines.
     pub(crate) questions: BTreeMap<u64, u64>,
     /// The same, by time.
@@ -95,6 +99,9 @@ impl Memory {
                 memory.timers.insert(name.into(), timer);
             }
         }
+        memory.operations = Operations::read(home, snapshot)?;
+        let open = memory.operations.open().map(|(id, _)| id);
+        memory.requests.extend(open);
         memory.read_messages(home, snapshot)?;
         Ok(memory)
     }

@@ -6,6 +6,7 @@
 
 mod ending;
 mod inbox;
+mod operations;
 mod takeover;
 
 use std::{
@@ -63,7 +64,8 @@ pub(crate) struct Actor {
     /// What is done before any new task: its wake-up, and what is tried again.
     first: VecDeque<(Event, u32)>,
     /// With their deadlines.
-    askers: BTreeMap<u64, (u64, Asker)>,
+    askers: BTreeMap<u64, (Option<u64>, Asker)>,
+    /// Of operations, too.
     deadlines: BTreeSet<(u64, u64)>,
     next_event: u64,
     health: Arc<Health>,
@@ -121,6 +123,7 @@ impl Actor {
             is_over: false,
         };
         actor.clear_other_side(&snapshot)?;
+        actor.resume_operations();
         actor.wake();
         Ok(actor)
     }
@@ -172,6 +175,7 @@ impl Actor {
             match next {
                 Next::Run(..) if is_past => {}
                 Next::Run(event, attempt) => self.handle(event, attempt).await,
+                Next::Take(Task::Retire(done)) => return self.retire(done),
                 Next::Take(task) => self.take_task(task).await,
                 Next::Again => self.rest(),
                 Next::End => return,
@@ -201,6 +205,7 @@ impl Actor {
     async fn next(&mut self) -> Next {
         let now = now_ms();
         self.expire(now);
+        self.forget_stale(now);
         if let Some((event, attempt)) = self.first.pop_front() {
             return Next::Run(event, attempt);
         }
@@ -218,6 +223,7 @@ impl Actor {
             self.memory.next_timer(),
             self.deadlines.first().map(|at| at.0),
             self.memory.first_late().map(|at| at.0),
+            self.memory.operations.next_stale().map(|at| at.0),
         ];
         let due = due.into_iter().flatten().min();
         // Wall clocks jump: it is read again at least this often.
@@ -235,6 +241,7 @@ impl Actor {
     async fn next_while_closed(&mut self, refusal: Refusal) -> Next {
         self.instance = None;
         self.expire(now_ms());
+        self.forget_stale(now_ms());
         let task = tokio::select! {
             // Mail waits.
             task = self.inbox.tasks.recv() => task,
@@ -259,6 +266,7 @@ impl Actor {
         while let Some(&(deadline, request)) = self.deadlines.first()
             && deadline <= now_ms
         {
+            self.deadlines.pop_first();
             self.give_up(request, Some(Refusal::late()));
         }
         while let Some((deadline, id)) = self.memory.first_late()
@@ -295,6 +303,13 @@ impl Actor {
                 self.first.extend(news.map(|event| (event, 0)));
             }
             Task::Order(order) => self.obey(order).await,
+            Task::Cancel(operation) if self.memory.operations.is_open(operation) => {
+                self.give_up(operation, Some(Refusal::canceled()));
+            }
+            Task::Cancel(_) => {}
+            Task::Collect(operation) => self.collect(operation),
+            // It is not taken here: the actor ends.
+            Task::Retire(done) => drop(done),
         }
     }
 
@@ -316,35 +331,53 @@ impl Actor {
     }
 
     async fn take(&mut self, request: Request, asker: Asker) {
+        let deadline = request.deadline_ms;
         // It may have waited long, and who asked may have asked again.
-        if asker.answer.is_closed() || request.deadline_ms <= now_ms() {
+        if asker.answer.is_closed() || deadline.is_some_and(|at| at <= now_ms()) {
             return asker.say(Err(Refusal::late()));
         }
-        if self.memory.requests.len() >= self.edition.manifest.limits.requests as usize {
-            self.loaded.figures.hits(&[Limit::Requests]);
-            let many = Limit::Requests.mend();
-            return asker.say(Err(Refusal::new(ErrorCode::Unavailable, many)));
+        let limits = &self.edition.manifest.limits;
+        let operations = self.memory.operations.open_count();
+        let requests = self.memory.requests.len().saturating_sub(operations);
+        let full = if request.is_operation && operations >= limits.operations as usize {
+            Some((Limit::Operations, ErrorCode::Quota))
+        } else if requests >= limits.requests as usize {
+            Some((Limit::Requests, ErrorCode::Unavailable))
+        } else {
+            None
+        };
+        if let Some((limit, code)) = full {
+            self.loaded.figures.hits(&[limit]);
+            return asker.say(Err(Refusal::new(code, limit.mend())));
         }
         self.memory.requests.insert(request.id);
-        self.askers.insert(request.id, (request.deadline_ms, asker));
-        self.deadlines.insert((request.deadline_ms, request.id));
+        self.askers.insert(request.id, (deadline, asker));
+        self.deadlines.extend(deadline.map(|at| (at, request.id)));
         self.handle(Event::Request(request), 0).await;
     }
 
-    /// Nobody waits for this request any more; its handler is told if it is still at it.
+    /// Nobody waits for this request any more; its handler is told if it is still at it. Who began an
+    /// operation may leave.
     fn give_up(&mut self, request: u64, told: Option<Refusal>) {
-        let asker = self.forget_asker(request);
-        if let (Some(asker), Some(refusal)) = (asker, told) {
-            asker.say(Err(refusal));
+        let is_operation = self.memory.operations.is_open(request);
+        match (self.forget_asker(request), &told) {
+            (Some(asker), Some(refusal)) => asker.say(Err(refusal.clone())),
+            (_, None) if is_operation => return,
+            _ => {}
         }
         if self.memory.requests.remove(&request) {
+            if let Some(why) = told.filter(|_| is_operation) {
+                self.memory.operations.cancel(request, why);
+            }
             self.first.push_back((Event::Canceled { request }, 0));
         }
     }
 
     fn forget_asker(&mut self, request: u64) -> Option<Asker> {
         let (deadline, asker) = self.askers.remove(&request)?;
-        self.deadlines.remove(&(deadline, request));
+        if let Some(deadline) = deadline {
+            self.deadlines.remove(&(deadline, request));
+        }
         Some(asker)
     }
 
@@ -497,6 +530,7 @@ impl Actor {
                 let (before, after) = (self.memory.kept_bytes, memory.kept_bytes);
                 self.loaded.figures.keeps(before, after);
                 self.memory = memory;
+                self.resume_operations();
                 self.wake();
             }
             // It is read again before the next event.

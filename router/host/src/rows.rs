@@ -5,6 +5,7 @@
 //! 02 | instance u32 | user name                       principal number u32; 0 is the node
 //! 03 | instance u32 | slot u32                        a dead letter
 //! 04 | instance u32                                   which version of the plugin runs: Versions
+//! 05 | user name                                      a user of the node
 //! 10 | instance u32 | principal u32 | space u8 | key  rows of a principal
 //!   space 0  first      the plugin's own rows, on the side that the head names
 //!         1  head       one row: kept bytes u64 | schema u32 | code 8 B, of the version that woke it last
@@ -17,6 +18,8 @@
 //!         7  refused    length u16 | InKey | number u64 -> Refusal; by the principal
 //!         8  note       number u64 -> Note; by the mail, deleted by the principal
 //!         9  question   id u64 -> empty: an answer is owed; by the principal
+//!         12 operation  id u64 -> OperationRow; by the principal
+//!         13 result     id u64 -> what the operation came to; by the principal
 //!         14 second     as first. What lies on the side that the head does not name, counts for nothing:
 //!                       a migration that has not ended, or one that has
 //! 11 | instance u32 | principal u32 | space u8 | key  its rows that are sealed on disk, as `store` says
@@ -33,6 +36,7 @@ const INSTANCE: u8 = 0x01;
 const PRINCIPAL: u8 = 0x02;
 const LETTER: u8 = 0x03;
 const VERSIONS: u8 = 0x04;
+const USER: u8 = 0x05;
 const ROW: u8 = 0x10;
 
 /// Bytes before the plugin's own key.
@@ -61,6 +65,8 @@ pub(crate) enum Space {
     Question = 9,
     Secret = 10,
     Key = 11,
+    Operation = 12,
+    Result = 13,
     Second = 14,
 }
 
@@ -111,6 +117,18 @@ impl Home {
             *last += 1;
         }
         Range { start, end }
+    }
+
+    /// The keys of all its rows.
+    pub(crate) fn everything(self) -> [Range<Vec<u8>>; 2] {
+        [ROW, SEALED_PREFIX].map(|prefix| {
+            let mut start = vec![prefix];
+            start.extend(self.instance.to_be_bytes());
+            start.extend(self.principal.to_be_bytes());
+            // No space has the last number.
+            let end = [&start[..], &[u8::MAX]].concat();
+            Range { start, end }
+        })
     }
 }
 
@@ -171,6 +189,11 @@ pub(crate) fn of_instance(instance: u32) -> impl Iterator<Item = Range<Vec<u8>>>
     [PRINCIPAL, LETTER, VERSIONS, ROW, SEALED_PREFIX]
         .into_iter()
         .map(range)
+}
+
+/// A user's key; of no name, what the keys of all begin with.
+pub(crate) fn user_key(name: &str) -> Vec<u8> {
+    [&[USER], name.as_bytes()].concat()
 }
 
 /// All rows whose keys begin with `prefix`, without it.

@@ -25,6 +25,7 @@ use crate::{
     event::{ErrorCode, Event, Refusal, Stamp},
     memory::{Memory, Sealed, Timer},
     message::Parcel,
+    operations::Change,
     rows::{Home, Side},
     rules::{Fact, Usage},
     store::{Snapshot, View, Writes},
@@ -83,6 +84,8 @@ pub enum Limit {
     Waiting,
     /// Requests of one principal without an answer.
     Requests,
+    /// Operations of one principal that go on.
+    Operations,
 }
 
 /// What a transaction needs to know of its principal and its plugin.
@@ -137,7 +140,7 @@ pub(crate) struct Transaction {
     /// Nothing becomes real of it.
     reads_only: bool,
     /// It is one that is written down whatever it does.
-    wakes: bool,
+    is_kept: bool,
 }
 
 /// What an event did, to be made real.
@@ -155,6 +158,8 @@ pub(crate) struct Effects {
     pub(crate) facts: Vec<Fact>,
     /// What is told again if it does not become real.
     pub(crate) usage: Option<Arc<[Usage]>>,
+    /// What becomes of operations.
+    pub(crate) changes: Vec<(u64, Change)>,
 }
 
 impl Transaction {
@@ -190,7 +195,7 @@ impl Transaction {
             random,
             memory,
             reads_only: false,
-            wakes: false,
+            is_kept: false,
         }
     }
 
@@ -211,7 +216,8 @@ impl Transaction {
 
     /// A timer is gone when its event is real, if its handler does not set it again.
     pub(crate) fn consume(&mut self, event: &Event) {
-        self.wakes = event.wakes();
+        let is_operation = matches!(event, Event::Request(request) if request.is_operation);
+        self.is_kept = event.wakes() || is_operation;
         if let Event::Timer { name, .. } = event {
             self.remove_timer(Arc::clone(name));
         }
@@ -270,8 +276,6 @@ impl Transaction {
     pub(crate) fn take_effect(mut self) -> (Memory, Effects) {
         let mut effects = Effects {
             writes: mem::take(&mut self.rows),
-            answers: mem::take(&mut self.answers),
-            progress: mem::take(&mut self.progress),
             ..Effects::default()
         };
         let memory = &mut self.memory;
@@ -288,18 +292,26 @@ impl Transaction {
             memory.apply_timer(self.ground.home, name, timer, &mut effects);
         }
         Self::publish(mem::take(&mut self.facts), memory, &mut effects);
-        let messages = mem::take(&mut self.messages);
-        messages.take_effect(&self.ground, self.wakes, memory, &mut effects);
         memory.side = self.ground.side;
-        for request in effects.answers.keys() {
+        let (home, now_ms) = (self.ground.home, self.stamp.now_ms);
+        let answers = mem::take(&mut self.answers);
+        for (request, answer) in &answers {
             memory.requests.remove(request);
+            memory.end_operation(home, (*request, answer), now_ms, &mut effects);
         }
+        let messages = mem::take(&mut self.messages);
+        messages.take_effect(&self.ground, self.is_kept, memory, &mut effects);
         if self.kept_bytes != 0 || self.sealed != memory.sealed {
             memory.sealed = self.sealed;
             effects.kept_bytes = self.kept_bytes;
             memory.kept_bytes = memory.kept_bytes.saturating_add_signed(self.kept_bytes);
             memory.write_head(self.ground.home, &mut effects.writes);
         }
+        let progress = mem::take(&mut self.progress);
+        for told in &progress {
+            memory.tell_operation(home, told, &mut effects);
+        }
+        (effects.answers, effects.progress) = (answers, progress);
         (self.memory, effects)
     }
 
@@ -337,7 +349,7 @@ impl Transaction {
 
 impl Limit {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Write,
         Self::State,
         Self::Scratch,
@@ -348,6 +360,7 @@ impl Limit {
         Self::Time,
         Self::Waiting,
         Self::Requests,
+        Self::Operations,
         Self::Messages,
         Self::Outbox,
         Self::Channels,
@@ -361,7 +374,10 @@ impl Limit {
     pub(crate) fn mend(self) -> &'static str {
         match self {
             Self::Write => "one event writes too much; raise limits.write_kib or write in parts",
-            Self::State => "the plugin keeps too much; raise limits.state_mib or delete rows",
+            Self::State => {
+                "the plugin keeps too much; raise limits.state_mib or limits.user_state_mib, or \
+                 delete rows"
+            }
             Self::Scratch => "scratch is full; raise limits.scratch_mib or delete rows",
             Self::Timers => "too many open timers; raise limits.timers or cancel some",
             Self::Log => "one event logs too much; raise limits.log_kib or log less",
@@ -380,6 +396,9 @@ impl Limit {
             Self::Time => "one event runs too long; raise limits.event_ms",
             Self::Waiting => "too many events wait for this plugin; ask again later",
             Self::Requests => "the plugin has too many requests without an answer; ask again later",
+            Self::Operations => {
+                "too many operations go on; cancel some, or raise limits.operations"
+            }
         }
     }
 }
@@ -397,6 +416,7 @@ impl fmt::Display for Limit {
             Self::Time => "time",
             Self::Waiting => "waiting",
             Self::Requests => "requests",
+            Self::Operations => "operations",
             Self::Messages => "messages",
             Self::Outbox => "outbox",
             Self::Channels => "channels",

@@ -5,17 +5,20 @@
 //! daemon  {"jsonrpc":"2.0","id":1,"result":{…}}
 //!         {"jsonrpc":"2.0","id":1,"error":{"code":-32001,"message":"…","data":…}}
 //!         {"jsonrpc":"2.0","method":"event","params":{"seq":9,"at_unix_ms":…,"kind":"peer-up",…}}
+//!         {"jsonrpc":"2.0","method":"progress","params":{"id":1,"percent":50,"text":"…"}}
 //! ```
 //! A line ends with LF and is at most [`MAX_REQUEST_BYTES`] long towards the daemon and
 //! [`MAX_RESPONSE_BYTES`] from it. Params go by name. Requests of one connection are answered in
 //! their order. Batches are refused; a request without an id is one too many to answer and is
-//! refused as well. Events come only after `events.subscribe`. `rpc.discover` returns an OpenRPC
+//! refused as well. Events come only after `events.subscribe`, progress only before the answer to a
+//! request that asked for it. `rpc.discover` returns an OpenRPC
 //! document that is made from the types here.
 
 mod call;
 mod discover;
 mod event;
 mod frame;
+mod operation;
 mod plugin;
 mod report;
 
@@ -27,14 +30,18 @@ pub use discover::discover;
 pub use event::{Event, EventBody, EventKind};
 pub use frame::{
     ErrorCode, Incoming, LineBuffer, LineTooLong, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES, Rejected,
-    Request, RequestId, RpcError, decode_incoming, decode_request, encode_event, encode_request,
-    encode_response,
+    Request, RequestId, RpcError, decode_incoming, decode_request, encode_event, encode_progress,
+    encode_request, encode_response,
+};
+pub use operation::{
+    OperationInfo, OperationList, OperationListParams, OperationParams, OperationStarted,
+    OperationWaitParams, UserInfo, UserList, UserParams, UserRemoveParams, UserStanding,
 };
 pub use plugin::{
     PluginArgument, PluginArgumentKind, PluginAskParams, PluginCommand, PluginCondition,
     PluginDead, PluginDeadLetter, PluginHealth, PluginInfo, PluginList, PluginLog, PluginLogLine,
-    PluginLogParams, PluginParams, PluginRemoveParams, PluginRemoved, RESERVED_INSTANCES,
-    is_instance_name,
+    PluginLogParams, PluginParams, PluginProgress, PluginRemoveParams, PluginRemoved,
+    RESERVED_INSTANCES, is_instance_name,
 };
 pub use report::{
     Because, BugReport, Check, ConfigReport, DecisionInfo, DecisionList, DecisionRecord,

@@ -15,8 +15,11 @@ pub const MAX_MANIFEST_BYTES: usize = 256 << 10;
 /// Below what control waits for an answer.
 const MAX_COMMAND_SECONDS: u64 = 110;
 
-/// What every command of the command line takes.
-const CLIENTS_OWN: [&str; 3] = ["help", "json", "socket"];
+/// The longest that an operation may go on where its command says so: 30 days.
+const MAX_OPERATION_SECONDS: u64 = 30 * 24 * 3600;
+
+/// What commands of the command line take by themselves.
+const CLIENTS_OWN: [&str; 4] = ["detach", "help", "json", "socket"];
 
 /// Facts, and hooks, of one plugin.
 const MAX_WORDS: usize = 16;
@@ -90,6 +93,8 @@ pub struct Capabilities {
     pub keys: bool,
     /// Keep rows that are sealed on disk.
     pub secret: bool,
+    /// Have principals for the users of the node; default: for the node alone.
+    pub users: bool,
 }
 
 /// How much a plugin may use.
@@ -104,6 +109,8 @@ pub struct Limits {
     pub write_kib: u64,
     /// What all principals keep together; default 64.
     pub state_mib: u64,
+    /// What one user keeps of that; default 16.
+    pub user_state_mib: u64,
     /// What one principal keeps in `scratch`; default 4.
     pub scratch_mib: u64,
     /// Open timers of one principal; default 1,000.
@@ -115,6 +122,9 @@ pub struct Limits {
     /// Requests of one principal that were answered `later`, and questions that it asked; default
     /// 1,024 of each.
     pub requests: u32,
+    /// Operations of one principal that go on, and with them those whose results are kept; default
+    /// 256.
+    pub operations: u32,
     /// Messages of one event; default 256.
     pub messages: u32,
     /// Durable messages of one principal that wait for their receivers; default 16 MiB.
@@ -266,6 +276,7 @@ impl Capabilities {
             usage: self.usage && other.usage,
             keys: self.keys && other.keys,
             secret: self.secret && other.secret,
+            users: self.users && other.users,
         }
     }
 
@@ -280,6 +291,7 @@ impl Capabilities {
             ("usage", self.usage),
             ("keys", self.keys),
             ("secret", self.secret),
+            ("users", self.users),
         ];
         all.into_iter()
             .filter_map(|(name, is_there)| is_there.then_some(name))
@@ -309,11 +321,13 @@ impl Limits {
             ("limits.event_ms", self.event_ms, 1, 10_000),
             ("limits.write_kib", self.write_kib, 1, 16 << 10),
             ("limits.state_mib", self.state_mib, 1, 1 << 20),
+            ("limits.user_state_mib", self.user_state_mib, 1, 1 << 20),
             ("limits.scratch_mib", self.scratch_mib, 1, 1024),
             ("limits.timers", self.timers.into(), 1, 100_000),
             ("limits.log_kib", self.log_kib, 1, 1024),
             ("limits.waiting", self.waiting.into(), 1, 65_536),
             ("limits.requests", self.requests.into(), 1, 65_536),
+            ("limits.operations", self.operations.into(), 1, 65_536),
             ("limits.messages", self.messages.into(), 1, 65_536),
             ("limits.outbox_mib", self.outbox_mib, 1, 1 << 20),
             ("limits.channels", self.channels.into(), 1, 65_536),
@@ -345,6 +359,11 @@ impl Limits {
         self.state_mib * MIB
     }
 
+    /// What one user keeps.
+    pub fn user_state_bytes(&self) -> u64 {
+        self.user_state_mib * MIB
+    }
+
     /// What one principal keeps in `scratch`.
     pub fn scratch_bytes(&self) -> u64 {
         self.scratch_mib * MIB
@@ -373,11 +392,13 @@ impl Default for Limits {
             event_ms: 50,
             write_kib: 1024,
             state_mib: 64,
+            user_state_mib: 16,
             scratch_mib: 4,
             timers: 1000,
             log_kib: 16,
             waiting: 1024,
             requests: 1024,
+            operations: 256,
             messages: 256,
             outbox_mib: 16,
             channels: 4096,
@@ -399,8 +420,20 @@ impl Default for Instance {
 }
 
 fn check_command(command: &PluginCommand, key: &str) -> Result<(), ManifestError> {
-    if !(1..=MAX_COMMAND_SECONDS).contains(&command.timeout_seconds) {
-        return Err(value(key, "timeout_seconds must be 1 to 110"));
+    if command.operation && command.query {
+        return Err(value(key, "a query changes nothing, and is no operation"));
+    }
+    let (most, rule) = if command.operation {
+        let rule = "timeout_seconds of an operation must be 1 to 2,592,000";
+        (MAX_OPERATION_SECONDS, rule)
+    } else {
+        (MAX_COMMAND_SECONDS, "timeout_seconds must be 1 to 110")
+    };
+    if command
+        .timeout_seconds
+        .is_some_and(|seconds| !(1..=most).contains(&seconds))
+    {
+        return Err(value(key, rule));
     }
     let mut names = BTreeSet::new();
     let (mut optional, mut many) = (false, false);
@@ -491,6 +524,10 @@ mod tests {
         let order = "[[command]]\nname = 'say'\n[[command.argument]]\nname = 'a'\noptional = true\n\
                      [[command.argument]]\nname = 'b'";
         assert!(error(order).contains("needed argument behind"));
+        let command = |more: &str| error(&format!("[[command]]\nname = 'say'\n{more}"));
+        assert!(command("query = true\noperation = true").contains("is no operation"));
+        assert!(command("timeout_seconds = 111").ends_with("must be 1 to 110"));
+        assert!(command("operation = true\ntimeout_seconds = 0").contains("of an operation"));
         assert!(Manifest::parse(&" ".repeat(MAX_MANIFEST_BYTES + 1)).is_err());
     }
 }

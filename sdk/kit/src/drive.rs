@@ -18,6 +18,18 @@ pub trait Drive {
     /// What the plugin refused, or why it could not be asked.
     fn query(&mut self, of: &Principal, command: &str, arguments: Value) -> Result<Value>;
 
+    /// Begins an operation; gives its id, which is the request's.
+    ///
+    /// # Errors
+    /// What the plugin refused, or why it could not be asked.
+    fn begin(&mut self, of: &Principal, command: &str, arguments: Value) -> Result<u64>;
+
+    /// Takes what an operation came to, once it ended.
+    fn outcome(&mut self, of: &Principal, operation: u64) -> Option<Result<Value>>;
+
+    /// Adds a user to the node, as `wormholes user add`; one who is there is no error.
+    fn add_user(&mut self, name: &str);
+
     /// Ends the node and starts it again, on what was committed.
     fn restart(&mut self);
 

@@ -8,9 +8,9 @@
 //! Between nodes, messages go as channels, posts and questions do, without the wire: of a channel one
 //! message at a time is on its way. The seed decides delays and orders; [`World::unsteady`] has trunks
 //! break, [`World::cut`] parts two nodes, and [`At::restore`] starts one on an older copy. Every node
-//! takes aliases, as one does that `strangers` is granted to; users can have none here, and are told so. A message for a plugin of another name
+//! takes aliases, as one does that `strangers` is granted to. A message for a plugin of another name
 //! waits for ever: a world has one plugin. A question is `unavailable` at once where nobody can be
-//! reached.
+//! reached. Users are there from [`Drive::add_user`] on; what operations came to, until it is taken.
 //!
 //! What it is not: it contains nothing. A handler that loops for ever loops, static variables outlive
 //! their instance, and neither `limits.memory_mib` nor `limits.event_ms` nor the pauses of plugins

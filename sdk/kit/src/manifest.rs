@@ -31,6 +31,7 @@ pub(crate) struct Capabilities {
     pub(crate) rules: BTreeSet<String>,
     pub(crate) presence: bool,
     pub(crate) usage: bool,
+    pub(crate) users: bool,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -38,10 +39,12 @@ pub(crate) struct Capabilities {
 pub(crate) struct Limits {
     write_kib: usize,
     state_mib: u64,
+    user_state_mib: u64,
     scratch_mib: u64,
     pub(crate) timers: usize,
     log_kib: usize,
     pub(crate) requests: usize,
+    pub(crate) operations: usize,
     /// Of one event.
     pub(crate) messages: usize,
     outbox_mib: usize,
@@ -88,16 +91,28 @@ pub(crate) struct Messages {
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Command {
     name: String,
+    #[serde(default)]
+    operation: bool,
     timeout_seconds: Option<u64>,
 }
 
 impl Manifest {
-    /// How long whoever gives a command waits.
-    pub(crate) fn patience(&self, command: &str) -> Duration {
-        let mut commands = self.commands.iter();
-        let described = commands.find(|known| known.name == command);
-        let seconds = described.and_then(|command| command.timeout_seconds);
-        Duration::from_secs(seconds.unwrap_or(30))
+    /// How long whoever gives a command waits; `None`: for ever, it is an operation.
+    pub(crate) fn patience(&self, command: &str) -> Option<Duration> {
+        let seconds = self.described(command);
+        let seconds = seconds.and_then(|command| command.timeout_seconds);
+        let most = (!self.is_operation(command)).then_some(30);
+        seconds.or(most).map(Duration::from_secs)
+    }
+
+    /// Whether a command goes on without whoever gave it.
+    pub(crate) fn is_operation(&self, command: &str) -> bool {
+        self.described(command)
+            .is_some_and(|command| command.operation)
+    }
+
+    fn described(&self, command: &str) -> Option<&Command> {
+        self.commands.iter().find(|known| known.name == command)
     }
 }
 
@@ -108,6 +123,11 @@ impl Limits {
 
     pub(crate) fn state_bytes(&self) -> u64 {
         self.state_mib << 20
+    }
+
+    /// Of one user.
+    pub(crate) fn user_state_bytes(&self) -> u64 {
+        self.user_state_mib << 20
     }
 
     pub(crate) fn scratch_bytes(&self) -> u64 {
@@ -129,10 +149,12 @@ impl Default for Limits {
         Self {
             write_kib: 1024,
             state_mib: 64,
+            user_state_mib: 16,
             scratch_mib: 4,
             timers: 1000,
             log_kib: 16,
             requests: 1024,
+            operations: 256,
             messages: 256,
             outbox_mib: 16,
             channels: 4096,

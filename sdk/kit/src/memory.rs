@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use wormholes_plugin::{Error, Result};
+
 use crate::{keys::Secret, mail::Mailbox};
 
 pub(crate) type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -19,9 +21,29 @@ pub(crate) struct Memory {
     pub(crate) timers: BTreeMap<String, Timer>,
     /// Without an answer.
     pub(crate) requests: BTreeSet<u64>,
+    pub(crate) operations: Operations,
     pub(crate) mail: Mailbox,
     /// Which version woke it last; `None`: it was never woken.
     pub(crate) woken_by: Option<Version>,
+}
+
+/// Requests that go on over a start of the node, and what they came to.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Operations {
+    /// With their deadlines.
+    pub(crate) open: BTreeMap<u64, Option<u64>>,
+    /// What nobody collected.
+    pub(crate) results: BTreeMap<u64, Result<Vec<u8>>>,
+    /// Those whose handler is being told; a start of the node forgets it.
+    pub(crate) canceled: BTreeMap<u64, Error>,
+}
+
+impl Operations {
+    /// Of those that ended, the oldest goes where there are too many.
+    pub(crate) fn begin(&mut self, id: u64, deadline_ms: Option<u64>, most: usize) {
+        while self.open.len() + self.results.len() >= most && self.results.pop_first().is_some() {}
+        self.open.insert(id, deadline_ms);
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,19 +60,23 @@ pub(crate) struct Timer {
 }
 
 impl Memory {
-    /// Keys and values of all rows on disk.
+    /// Keys and values of all rows on disk, and the results of operations.
     pub(crate) fn kept_bytes(&self) -> u64 {
         let keys = self.keys.iter();
         let keys: usize = keys.map(|(name, key)| name.len() + key.length()).sum();
         let keys = u64::try_from(keys).unwrap_or(u64::MAX);
-        bytes(&self.state) + bytes(&self.secret) + keys
+        let results = self.operations.results.values();
+        let results = results.flatten().map(|body| body.len() as u64);
+        bytes(&self.state) + bytes(&self.secret) + keys + results.sum::<u64>()
     }
 
     /// What a start of the node leaves.
     pub(crate) fn forget(&mut self) {
         self.scratch.clear();
         self.facts.clear();
-        self.requests.clear();
+        let operations = &self.operations.open;
+        self.requests = operations.keys().copied().collect();
+        self.operations.canceled.clear();
         self.mail.forget();
         self.timers.retain(|_, timer| timer.durable);
     }

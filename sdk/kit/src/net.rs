@@ -55,6 +55,14 @@ pub(crate) struct Asker {
     pub(crate) id: u64,
 }
 
+/// A principal that is known as an alias.
+#[derive(Debug, Clone)]
+pub(crate) struct Guest {
+    pub(crate) node: usize,
+    pub(crate) principal: Principal,
+    pub(crate) name: Arc<str>,
+}
+
 /// Something on its way.
 #[derive(Debug)]
 pub(crate) struct Flight {
@@ -103,7 +111,7 @@ pub(crate) struct Net {
     /// What leaves each node next.
     pub(crate) parcels: BTreeMap<usize, VecDeque<Parcel>>,
     /// Who is connected to a node under an alias.
-    pub(crate) guests: BTreeMap<(usize, [u8; 32]), (usize, Arc<str>)>,
+    pub(crate) guests: BTreeMap<(usize, [u8; 32]), Guest>,
     tours: BTreeMap<ChannelId, Tour>,
     cut: BTreeSet<(usize, usize)>,
     next_flight: u64,
@@ -121,7 +129,7 @@ impl Net {
         if a != b {
             self.cut.insert((a.min(b), a.max(b)));
             self.guests
-                .retain(|(at, _), (guest, _)| ![(a, b), (b, a)].contains(&(*at, *guest)));
+                .retain(|(at, _), guest| ![(a, b), (b, a)].contains(&(*at, guest.node)));
             self.break_off(
                 |from, to| (from, to) == (a, b) || (from, to) == (b, a),
                 now_ms,
@@ -141,7 +149,7 @@ impl Net {
             }
         }
         self.guests
-            .retain(|(at, _), (guest, _)| *at != node && *guest != node);
+            .retain(|(at, _), guest| *at != node && guest.node != node);
         self.tours.retain(|(from, ..), _| *from != node);
         self.break_off(|_, to| to == node, now_ms);
     }

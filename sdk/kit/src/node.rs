@@ -1,23 +1,27 @@
 //! One node: its principals, and what becomes of their events.
 
+mod handlers;
 mod messages;
+mod operations;
 
 use std::{
     cell::RefCell,
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     mem,
-    panic::{AssertUnwindSafe, catch_unwind},
     rc::Rc,
+    sync::Arc,
 };
 
 use wormholes_plugin::{
-    Caller, Context, Error, ErrorCode, Level, Migration, Plugin, Principal, Reason, Reply, Request,
-    Result, host,
+    Caller, Context, Error, ErrorCode, Level, Plugin, Principal, Reply, Request, Result,
 };
 
-use self::messages::consume;
+use self::{
+    handlers::{migrate, run},
+    messages::consume,
+    operations::end_canceled,
+};
 use crate::{
-    check::said,
     event::{Event, Fault, cut},
     faults::{Commit, Faults},
     keys::Secret,
@@ -27,7 +31,7 @@ use crate::{
     net::{Asker, Net, Parcel},
     principal::{Actor, call},
     random::Random,
-    transaction::{Ground, MAX_ANSWER_BYTES, Progress, Rules, Shared, Transaction},
+    transaction::{Ground, MAX_ANSWER_BYTES, Progress, Rules, Transaction},
 };
 
 /// How often an event is tried that breaks its instance.
@@ -53,9 +57,12 @@ pub(crate) struct Node<P> {
     pub(crate) rules: Rules,
     /// Peers that are connected, and how far each is trusted.
     pub(crate) online: BTreeMap<[u8; 32], u8>,
+    pub(crate) users: BTreeSet<Arc<str>>,
     pub(crate) actors: BTreeMap<Principal, Actor<P>>,
     boot: u64,
     next_request: u64,
+    /// Requests that become operations when they are answered `later`.
+    asking: BTreeSet<u64>,
     /// Plugins that wait for the answers to requests.
     askers: BTreeMap<u64, Asker>,
     pub(crate) answers: BTreeMap<u64, Result<Vec<u8>>>,
@@ -87,9 +94,11 @@ impl<P: Plugin> Node<P> {
             config: BTreeMap::new(),
             rules: Rules::default(),
             online: BTreeMap::new(),
+            users: BTreeSet::new(),
             actors: BTreeMap::new(),
             boot: 0,
             next_request: 0,
+            asking: BTreeSet::new(),
             askers: BTreeMap::new(),
             answers: BTreeMap::new(),
             progress: BTreeMap::new(),
@@ -114,7 +123,9 @@ impl<P: Plugin> Node<P> {
         );
         let mut principals = vec![Principal::Node];
         for (principal, actor) in mem::take(&mut self.actors) {
-            for request in actor.deadlines.into_keys() {
+            let operations = &actor.memory.operations.open;
+            let requests = actor.deadlines.into_keys();
+            for request in requests.filter(|it| !operations.contains_key(it)) {
                 self.answers.insert(request, Err(stopped.clone()));
             }
             if actor.memory.woken_by.is_none() {
@@ -186,12 +197,15 @@ impl<P: Plugin> Node<P> {
         (caller, name, body): (Caller, &str, Vec<u8>),
         asker: Option<(Asker, u64)>,
     ) -> Result<u64> {
+        self.check_principal(principal)?;
         self.actor(principal);
         self.drain(principal, around);
         let unavailable = |why: String| Err(Error::new(ErrorCode::Unavailable, why));
-        let patience = u64::try_from(self.manifest.patience(name).as_millis());
-        let deadline_ms = around.now_ms + patience.unwrap_or(u64::MAX);
-        let most = self.manifest.limits.requests;
+        let is_operation = asker.is_none() && self.manifest.is_operation(name);
+        let patience = self.manifest.patience(name);
+        let patience = patience.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+        let deadline_ms = patience.map(|time| around.now_ms.saturating_add(time));
+        let limits = self.manifest.limits.clone();
         let id = self.next_request;
         let actor = self.actor(principal);
         if let Some(why) = &actor.parked {
@@ -199,13 +213,18 @@ impl<P: Plugin> Node<P> {
                 "the plugin is parked: {why}; see `wormholes plugin list`"
             ));
         }
-        if actor.memory.requests.len() >= most {
+        let operations = actor.memory.operations.open.len();
+        if is_operation && operations >= limits.operations {
+            let many = "too many operations go on; cancel some, or raise limits.operations";
+            return Err(Error::new(ErrorCode::Quota, many));
+        }
+        if actor.memory.requests.len().saturating_sub(operations) >= limits.requests {
             let many = "the plugin has too many requests without an answer; ask again later";
             return unavailable(many.to_owned());
         }
         let deadline_ms = asker
             .as_ref()
-            .map_or(deadline_ms, |(_, deadline)| *deadline);
+            .map_or(deadline_ms, |(_, deadline)| Some(*deadline));
         actor.memory.requests.insert(id);
         actor.deadlines.insert(id, deadline_ms);
         let request = Request {
@@ -215,6 +234,9 @@ impl<P: Plugin> Node<P> {
             body,
             deadline_ms,
         };
+        let operation = is_operation.then_some(id);
+        self.asking.extend(operation);
+        let actor = self.actor(principal);
         actor.waiting.push_back((Event::Request(request), 0));
         self.askers.extend(asker.map(|(asker, _)| (id, asker)));
         self.next_request += 1;
@@ -232,20 +254,13 @@ impl<P: Plugin> Node<P> {
         }
         for request in late {
             let error = Error::new(ErrorCode::Expired, "the plugin did not answer in time");
-            self.tell(request, Err(error), around);
-            self.give_up(principal, request);
+            if !self.cancel(principal, request, error.clone()) {
+                self.tell(request, Err(error), around);
+                self.give_up(principal, request);
+            }
         }
         self.late_questions(principal, around.now_ms);
         self.drain(principal, around);
-    }
-
-    /// Nobody waits for this request any more.
-    pub(crate) fn give_up(&mut self, principal: &Principal, request: u64) {
-        let actor = self.actor(principal);
-        actor.deadlines.remove(&request);
-        if actor.memory.requests.remove(&request) {
-            actor.waiting.push_back((Event::Canceled(request), 0));
-        }
     }
 
     /// Runs what waits, unless the principal is parked.
@@ -364,6 +379,9 @@ impl<P: Plugin> Node<P> {
         mut done: Transaction,
         around: &mut Around,
     ) -> Commit {
+        let is_operation = matches!((event, &reply), (Event::Request(request), Some(Reply::Later))
+            if self.asking.contains(&request.id) && !done.answers.contains_key(&request.id));
+        done.writes |= is_operation;
         done.keep_questions();
         let mut memory = done.memory;
         let mut effects = Effects {
@@ -372,9 +390,17 @@ impl<P: Plugin> Node<P> {
             parcels: done.parcels,
             writes: done.writes,
         };
-        if let (Event::Request(request), Some(Reply::Done(body))) = (event, reply) {
-            // A handler that finished it by itself has answered; this comes too late.
-            effects.answers.entry(request.id).or_insert(Ok(body));
+        match (event, reply) {
+            (Event::Request(request), Some(Reply::Done(body))) => {
+                // A handler that finished it by itself has answered; this comes too late.
+                effects.answers.entry(request.id).or_insert(Ok(body));
+            }
+            (Event::Request(request), Some(Reply::Later)) if is_operation => {
+                let deadline = request.deadline_ms;
+                let most = self.manifest.limits.operations;
+                memory.operations.begin(request.id, deadline, most);
+            }
+            _ => {}
         }
         let version = self.version();
         let before = memory.woken_by;
@@ -383,11 +409,8 @@ impl<P: Plugin> Node<P> {
             Event::Message { .. } | Event::Note { .. } | Event::Answer { .. } => {
                 consume(event, None, &mut memory, &mut effects);
             }
-            Event::Timer { .. }
-            | Event::Request(_)
-            | Event::Canceled(_)
-            | Event::Presence { .. }
-            | Event::Usage(_) => {}
+            Event::Canceled(id) => end_canceled(*id, &mut memory, &mut effects),
+            Event::Timer { .. } | Event::Request(_) | Event::Presence { .. } | Event::Usage(_) => {}
         }
         effects.writes |= memory.woken_by != before;
         self.commit(principal, memory, effects, around)
@@ -420,7 +443,8 @@ impl<P: Plugin> Node<P> {
             Event::Message { .. } | Event::Note { .. } | Event::Answer { .. } => {
                 consume(&event, Some(cut(error)), &mut memory, &mut effects);
             }
-            Event::Canceled(_) | Event::Presence { .. } | Event::Usage(_) => {}
+            Event::Canceled(id) => end_canceled(*id, &mut memory, &mut effects),
+            Event::Presence { .. } | Event::Usage(_) => {}
         }
         self.commit(principal, memory, effects, around)
     }
@@ -468,9 +492,15 @@ impl<P: Plugin> Node<P> {
         &mut self,
         principal: &Principal,
         mut memory: Memory,
-        effects: Effects,
+        mut effects: Effects,
         around: &mut Around,
     ) -> Commit {
+        for (request, answer) in &effects.answers {
+            if memory.operations.open.remove(request).is_some() {
+                memory.operations.results.insert(*request, answer.clone());
+                effects.writes = true;
+            }
+        }
         let commit = match effects.writes {
             true => around.faults.borrow_mut().commit(),
             false => Commit::Done,
@@ -518,6 +548,7 @@ impl<P: Plugin> Node<P> {
         around: &mut Around,
         ask: impl FnOnce(&P, &Context) -> Result<T>,
     ) -> Result<T> {
+        self.check_principal(principal)?;
         let unavailable = |why: String| Err(Error::new(ErrorCode::Unavailable, why));
         let actor = self.actors.get(principal);
         if let Some(why) = actor.and_then(|actor| actor.parked.as_ref()) {
@@ -551,42 +582,6 @@ impl<P: Plugin> Node<P> {
             Fault::Broke(_) => Error::failed("the plugin failed; see its log"),
         })
     }
-}
-
-/// Runs a handler over a transaction.
-fn run<T>(
-    transaction: &Rc<RefCell<Transaction>>,
-    handler: impl FnOnce() -> Result<T>,
-) -> std::result::Result<T, Fault> {
-    let host = Box::new(Shared(Rc::clone(transaction)));
-    let told = catch_unwind(AssertUnwindSafe(|| host::enter(host, handler).0));
-    told.map_err(|panic| Fault::Broke(said(&*panic)))?
-        .map_err(Fault::Refused)
-}
-
-/// Both handlers of another version in one transaction; `migrate` in as many steps as it wants, each
-/// with new limits and new memory.
-fn migrate<P: Plugin>(
-    transaction: &Rc<RefCell<Transaction>>,
-    cx: &mut Context,
-    from: u32,
-) -> std::result::Result<Option<Reply>, Fault> {
-    transaction.borrow_mut().runs_steps = true;
-    loop {
-        let how_far = run(transaction, || P::default().migrate(cx, from))?;
-        let wrote_rows = transaction.borrow_mut().end_step();
-        match how_far {
-            Migration::Done => break,
-            Migration::Again if wrote_rows => {}
-            Migration::Again => {
-                let idle = Error::failed("`migrate` wants to go on, and wrote nothing");
-                return Err(Fault::Refused(idle));
-            }
-        }
-    }
-    transaction.borrow_mut().runs_steps = false;
-    run(transaction, || P::default().init(cx, Reason::Updated))?;
-    Ok(None)
 }
 
 /// An answer has its limit.

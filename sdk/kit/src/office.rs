@@ -11,7 +11,7 @@ use crate::{
     event::Event,
     faults::Leave,
     mail::{Cause, Delivery, InKey, Note, OutKey, Position, Verdict},
-    net::{Asker, ChannelId, Net, Parcel, What, alias_key},
+    net::{Asker, ChannelId, Guest, Net, Parcel, What, alias_key},
     world::World,
 };
 
@@ -105,7 +105,7 @@ impl<P: Plugin> World<P> {
                 return Err("there is no such user");
             }
             Place::Alias(key) => {
-                let guest = net.guests.get(&(from, key)).map(|(number, _)| *number);
+                let guest = net.guests.get(&(from, key)).map(|guest| guest.node);
                 return guest.ok_or("nobody with that key is connected");
             }
         };
@@ -118,9 +118,21 @@ impl<P: Plugin> World<P> {
             .ok_or("no plugin of that name takes messages")
     }
 
+    /// Who of a node's principals an address means.
+    fn receiver(&self, from: usize, to: &Address) -> Option<Principal> {
+        match to.place {
+            Place::Here | Place::Node(_) => Some(to.principal.clone()),
+            Place::Alias(key) => {
+                let guest = self.around.net.guests.get(&(from, key));
+                guest.map(|guest| guest.principal.clone())
+            }
+        }
+    }
+
     /// As whom a receiver sees a principal, and is seen itself.
     fn seen(&mut self, from: (usize, &Principal), to: usize, key: &OutKey) -> InKey {
         let (from, principal) = from;
+        let mut sender = principal.clone();
         let net = &mut self.around.net;
         let node = net.ids.get(from).copied().unwrap_or_default();
         let mut own = Identity::Node;
@@ -128,12 +140,19 @@ impl<P: Plugin> World<P> {
             (_, Place::Here) => Place::Here,
             (Identity::Alias(name), Place::Node(_)) => {
                 let key = alias_key(&node, principal, name);
-                net.guests.insert((to, key), (from, name.clone()));
+                let guest = Guest {
+                    node: from,
+                    principal: principal.clone(),
+                    name: name.clone(),
+                };
+                net.guests.insert((to, key), guest);
+                // Nobody learns who of a node's principals it is.
+                sender = Principal::Node;
                 Place::Alias(key)
             }
             (Identity::Alias(_) | Identity::Node, Place::Alias(key)) => {
                 let guest = net.guests.get(&(from, key));
-                own = guest.map_or(own, |(_, name)| Identity::Alias(name.clone()));
+                own = guest.map_or(own, |guest| Identity::Alias(guest.name.clone()));
                 Place::Node(node)
             }
             (Identity::Node, Place::Node(_)) => Place::Node(node),
@@ -141,7 +160,7 @@ impl<P: Plugin> World<P> {
         let from = Address {
             place,
             plugin: key.to.plugin.clone(),
-            principal: principal.clone(),
+            principal: sender,
         };
         let protocol = key.protocol.clone();
         InKey {
@@ -211,8 +230,11 @@ impl<P: Plugin> World<P> {
             }
         };
         let out = OutKey::new(&letter.to, &letter.protocol, &letter.way.sender);
+        let Some(receiver) = self.receiver(from, &letter.to) else {
+            return;
+        };
         let what = What::Letter {
-            to: letter.to.principal,
+            to: receiver,
             key: self.seen((from, of), to, &out),
             body: letter.body,
             ask,
@@ -371,27 +393,28 @@ impl<P: Plugin> World<P> {
     fn meet(&self, channel: &ChannelId, to: usize, in_key: &InKey) -> Option<Verdict> {
         let (from, principal, key) = channel;
         let node = self.nodes.get(to)?;
-        let receiver = node.actors.get(&key.to.principal);
-        if !node.knows(&key.to.principal) || !node.speaks(&key.protocol) {
+        let of = self.receiver(*from, &key.to)?;
+        let receiver = node.actors.get(&of);
+        if !node.knows(&of) || !node.speaks(&key.protocol) {
             return None;
         }
-        let mut waiting = receiver?.waiting.iter();
+        let waiting = receiver.map(|actor| actor.waiting.iter());
+        let mut waiting = waiting.into_iter().flatten();
         let is_pending = waiting.any(|(event, _)| {
             matches!(event, Event::Message { key, delivery: Some(_), .. } if key == in_key)
         });
         let sender = self.nodes.get(*from)?.actors.get(principal)?;
         let out = sender.memory.mail.outs.get(key)?;
-        let row = receiver?.memory.mail.ins.get(in_key);
+        let row = receiver.and_then(|actor| actor.memory.mail.ins.get(in_key));
         (!is_pending).then(|| out.meet(row))
     }
 
     /// The sender hears how far the receiver came; false: its node crashed.
     fn learn(&mut self, channel: &ChannelId, to: usize, in_key: &InKey, until: Position) -> bool {
         let (from, principal, key) = channel;
-        let receiver = self
-            .nodes
-            .get(to)
-            .and_then(|node| node.actors.get(&key.to.principal));
+        let of = self.receiver(*from, &key.to);
+        let node = self.nodes.get(to);
+        let receiver = node.and_then(|node| node.actors.get(&of?));
         let row = receiver.and_then(|actor| actor.memory.mail.ins.get(in_key));
         let refusal = row.and_then(|row| row.refusal()).cloned();
         let Some(node) = self.nodes.get_mut(*from) else {
@@ -442,6 +465,9 @@ impl<P: Plugin> World<P> {
         later: u64,
     ) {
         let (from, principal, key) = channel;
+        let Some(receiver) = self.receiver(*from, &key.to) else {
+            return;
+        };
         let Some(node) = self.nodes.get_mut(*from) else {
             return;
         };
@@ -464,7 +490,7 @@ impl<P: Plugin> World<P> {
         };
         let trip = self.around.net.set_out(channel, to, later);
         let what = What::Message {
-            to: key.to.principal.clone(),
+            to: receiver,
             key: in_key,
             content,
             delivery,
@@ -496,10 +522,10 @@ impl<P: Plugin> World<P> {
         let epoch = out
             .map(|out| out.epoch)
             .filter(|_| cause != Cause::Reopened);
-        let Some(node) = self.nodes.get_mut(to) else {
+        let receiver = self.receiver(*from, &key.to);
+        let (Some(node), Some(receiver)) = (self.nodes.get_mut(to), &receiver) else {
             return false;
         };
-        let receiver = &key.to.principal;
         if node.actor(receiver).memory.mail.is_halted(in_key) {
             return true;
         }

@@ -16,8 +16,8 @@ pub(crate) struct Actor<P> {
     pub(crate) instance: Option<(P, u32)>,
     /// With how often each was tried.
     pub(crate) waiting: VecDeque<(Event, u32)>,
-    /// When those who ask leave, by request.
-    pub(crate) deadlines: BTreeMap<u64, u64>,
+    /// When those who ask leave, by request; those of operations never have to.
+    pub(crate) deadlines: BTreeMap<u64, Option<u64>>,
     pub(crate) next_event: u64,
     /// Why no event runs.
     pub(crate) parked: Option<String>,
@@ -40,10 +40,10 @@ impl<P> Actor<P> {
             waiting.push_back((Event::Note { number, note }, 0));
         }
         Self {
+            deadlines: memory.operations.open.clone(),
             memory,
             instance: None,
             waiting,
-            deadlines: BTreeMap::new(),
             next_event: first_event,
             parked: None,
         }
@@ -53,7 +53,7 @@ impl<P> Actor<P> {
     pub(crate) fn next_due(&self) -> Option<u64> {
         let timer = self.memory.next_timer().map(|(due_ms, _)| due_ms);
         let timer = timer.filter(|_| self.parked.is_none());
-        let deadline = self.deadlines.values().min().copied();
+        let deadline = self.deadlines.values().flatten().min().copied();
         let question = self.memory.mail.questions.values().min().copied();
         timer.into_iter().chain(deadline).chain(question).min()
     }
@@ -61,7 +61,7 @@ impl<P> Actor<P> {
     /// The requests whose time is over.
     pub(crate) fn late(&self, now_ms: u64) -> Vec<u64> {
         let deadlines = self.deadlines.iter();
-        let late = deadlines.filter(|(_, deadline)| **deadline <= now_ms);
+        let late = deadlines.filter(|(_, at)| at.is_some_and(|at| at <= now_ms));
         late.map(|(request, _)| *request).collect()
     }
 

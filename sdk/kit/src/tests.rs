@@ -13,6 +13,8 @@ use crate::{Drive, Random, World, check, every_fault};
 const MANIFEST: &str = "
     [plugin]
     name = 'talker'
+    [capabilities]
+    users = true
     [messages]
     protocols = ['talk']
     [limits]
@@ -324,6 +326,26 @@ fn an_alias_is_answered_while_it_is_connected() {
 }
 
 #[test]
+fn an_alias_of_a_user_is_that_users_alone() {
+    let mut two = Two::new(1, "");
+    let ann = Principal::User("ann".into());
+    two.world.at(0).add_user("ann");
+    let key = two.world.at(0).query(&ann, "alias-key", json!({})).unwrap();
+    let of_node = two.world.at(0).query(&NODE, "alias-key", json!({}));
+    assert_ne!(of_node, Ok(key.clone()));
+    let hello = json!({ "node": two.ids[1], "body": "hello", "alias": "me" });
+    two.world.at(0).request(&ann, "send", hello).unwrap();
+    two.pass(5);
+    assert_eq!(two.heard(1), ["hello from alias"]);
+    let back = json!({ "to-alias": key, "body": "back" });
+    two.tell(1, "send", back).unwrap();
+    two.pass(5);
+    let heard = two.world.at(0).query(&ann, "heard", json!({}));
+    assert_eq!(heard, Ok(json!(["delivered", "back from node"])));
+    assert_eq!(two.heard(0), [] as [&str; 0]);
+}
+
+#[test]
 fn principals_of_one_node_write_to_each_other_and_strangers_make_no_users() {
     let mut two = Two::new(1, "");
     let ann = Principal::User("ann".into());
@@ -331,7 +353,7 @@ fn principals_of_one_node_write_to_each_other_and_strangers_make_no_users() {
     two.tell(0, "send", letter).unwrap();
     two.pass(5);
     assert_eq!(two.heard(0), [] as [&str; 0]);
-    two.world.at(0).request(&ann, "well", json!({})).unwrap();
+    two.world.at(0).add_user("ann");
     two.pass(90);
     let heard = two.world.at(0).query(&ann, "heard", json!({}));
     assert_eq!(heard, Ok(json!(["hello from here"])));

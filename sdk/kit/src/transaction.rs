@@ -226,9 +226,14 @@ impl Transaction {
 
     /// Whether the plugin may keep so many more bytes.
     fn check_kept(&self, more: u64) -> Result<()> {
-        let kept = self.memory.kept_bytes() + self.ground.others_keep;
-        if kept.saturating_add(more) > self.ground.limits.state_bytes() {
-            let full = "the plugin keeps too much; raise limits.state_mib or delete rows";
+        let limits = &self.ground.limits;
+        let own = self.memory.kept_bytes().saturating_add(more);
+        let is_user = self.ground.principal != Principal::Node;
+        if is_user && own > limits.user_state_bytes()
+            || own.saturating_add(self.ground.others_keep) > limits.state_bytes()
+        {
+            let full = "the plugin keeps too much; raise limits.state_mib or \
+                        limits.user_state_mib, or delete rows";
             return Err(quota(full));
         }
         Ok(())
@@ -294,6 +299,9 @@ impl Transaction {
             return Err(Error::not_found(nobody));
         }
         self.charge(length + ROW_BYTES)?;
+        if self.memory.operations.open.contains_key(&request) && length > 0 {
+            self.check_room(Space::State, length)?;
+        }
         self.answers.insert(request, answer.map_err(cut));
         Ok(())
     }

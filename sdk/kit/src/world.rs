@@ -3,7 +3,7 @@
 use std::{cell::RefCell, collections::BTreeMap, fmt, rc::Rc, time::Duration};
 
 use serde_json::Value;
-use wormholes_plugin::{Caller, Error, Level, Plugin, Principal, Result, Ruling, Usage};
+use wormholes_plugin::{Caller, Error, ErrorCode, Level, Plugin, Principal, Result, Ruling, Usage};
 
 use crate::{
     drive::Drive,
@@ -187,11 +187,24 @@ impl<P: Plugin> At<'_, P> {
         Ok(Ticket { of, id })
     }
 
-    /// Takes the answer, when it is there.
+    /// Takes the answer, when it is there. What an operation came to is there over restarts, until
+    /// it is taken.
     pub fn answer(&mut self, ticket: &Ticket) -> Option<Result<Value>> {
         let (node, _) = self.both();
-        let answer = node.answers.remove(&ticket.id)?;
+        let actor = node.actors.get_mut(&ticket.of);
+        let result = actor.and_then(|it| it.memory.operations.results.remove(&ticket.id));
+        let answer = result.or_else(|| node.answers.remove(&ticket.id))?;
+        node.answers.remove(&ticket.id);
         Some(answer.and_then(|body| value(&body)))
+    }
+
+    /// Has an operation end, as `wormholes op cancel`; false: it goes on no more.
+    pub fn cancel(&mut self, ticket: &Ticket) -> bool {
+        let (node, around) = self.both();
+        let canceled = Error::new(ErrorCode::Expired, "it was canceled");
+        let goes_on = node.cancel(&ticket.of, ticket.id, canceled);
+        node.drain(&ticket.of, around);
+        goes_on
     }
 
     /// What was told of a request on its way.
@@ -200,7 +213,7 @@ impl<P: Plugin> At<'_, P> {
         node.progress.remove(&ticket.id).unwrap_or_default()
     }
 
-    /// Who asked leaves.
+    /// Who asked leaves; an operation goes on.
     pub fn leave(&mut self, ticket: &Ticket) {
         let (node, around) = self.both();
         node.give_up(&ticket.of, ticket.id);
@@ -349,6 +362,20 @@ impl<P: Plugin> Drive for At<'_, P> {
             check_length(&answer).map(|()| answer)
         });
         answer.and_then(|body| value(&body))
+    }
+
+    fn begin(&mut self, of: &Principal, command: &str, arguments: Value) -> Result<u64> {
+        self.ask(of, command, &arguments).map(|ticket| ticket.id)
+    }
+
+    fn outcome(&mut self, of: &Principal, operation: u64) -> Option<Result<Value>> {
+        let of = of.clone();
+        self.answer(&Ticket { of, id: operation })
+    }
+
+    fn add_user(&mut self, name: &str) {
+        let (node, _) = self.both();
+        node.users.insert(name.into());
     }
 
     fn restart(&mut self) {

@@ -34,8 +34,8 @@ pub struct Request {
     pub name: String,
     /// From the command line: a JSON object of its arguments.
     pub body: Vec<u8>,
-    /// Canceled then: milliseconds since 1970.
-    pub deadline_ms: u64,
+    /// Canceled then: milliseconds since 1970; `None`: never.
+    pub deadline_ms: Option<u64>,
 }
 
 /// What a handler returns.
@@ -43,7 +43,9 @@ pub struct Request {
 pub enum Reply {
     /// The answer. To the command line: JSON, which is shown.
     Done(Vec<u8>),
-    /// [`Context::finish`](crate::Context::finish) will answer, in this event or a later one.
+    /// [`Context::finish`](crate::Context::finish) will answer, in this event or a later one. Of a
+    /// command that the manifest says `operation = true` of, also after the node started anew: what the
+    /// handler keeps for it belongs into rows on disk.
     Later,
 }
 

@@ -22,6 +22,8 @@ const CURED: Cell<bool> = Cell::new("cured");
 const LAST: Cell<(Known, Option<String>)> = Cell::new("last");
 /// Messages that are on their way, and the requests that wait for them.
 const WAITING: Map<u64, u64> = Map::new("waiting");
+/// The user who told it something last; none: it was a node.
+const LAST_USER: Cell<Option<String>> = Cell::new("last-user");
 
 /// Who told it something.
 #[derive(Debug, Serialize, Deserialize)]
@@ -106,6 +108,7 @@ impl Plugin for Meter {
                     Identity::Alias(name) => Some(name.to_string()),
                 };
                 LAST.set(&(from, own))?;
+                LAST_USER.set(&user(message.from.principal))?;
                 count().map(drop)
             }
         }
@@ -157,6 +160,7 @@ impl Plugin for Meter {
     fn query(&self, _: &Context, _: &Caller, name: &str, _: &[u8]) -> Result<Vec<u8>> {
         match name {
             "last" => json(&LAST.get()?),
+            "last-user" => json(&LAST_USER.get()?.flatten()),
             "gaps" => json(&GAPS.get()?.unwrap_or_default()),
             "answers" => json(&ANSWERS.get()?.unwrap_or_default()),
             "halts" => json(&HALTS.get()?.unwrap_or_default()),
@@ -198,7 +202,18 @@ fn peer(cx: &Context, request: &Request) -> Result<Address> {
     let node: Vec<u8> = request.argument("node")?;
     let node = node.try_into();
     let node = node.map_err(|_| Error::invalid("a node's id has 32 bytes"))?;
-    Ok(Address::node(cx, node))
+    let user: Option<String> = request.argument("user")?;
+    Ok(Address {
+        principal: user.map_or(Principal::Node, |name| Principal::User(name.into())),
+        ..Address::node(cx, node)
+    })
+}
+
+fn user(principal: Principal) -> Option<String> {
+    match principal {
+        Principal::Node => None,
+        Principal::User(name) => Some(name.to_string()),
+    }
 }
 
 plugin!(Meter);

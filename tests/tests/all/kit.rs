@@ -25,6 +25,14 @@ fn echo_counts(node: &mut impl Drive) {
         assert_eq!(said, Ok(json!({ "text": "hello", "count": count })));
     };
     let ann = user("ann");
+    let nobody = node
+        .request(&ann, "say", json!({ "text": "" }))
+        .unwrap_err();
+    assert_eq!(nobody.code, ErrorCode::NotFound);
+    assert_eq!(node.query(&ann, "count", json!({})), Err(nobody));
+    for name in ["ann", "bob"] {
+        node.add_user(name);
+    }
     ask(node, &Principal::Node, "say", 1);
     ask(node, &Principal::Node, "later", 2);
     ask(node, &ann, "say", 1);
@@ -47,6 +55,51 @@ fn echo_counts(node: &mut impl Drive) {
 fn one_scenario_runs_in_the_kit_and_in_the_host() {
     echo_counts(&mut World::<Echo>::new(1, &manifest("plugins/echo")).at(0));
     echo_counts(&mut Hosted::new("plugins/echo").unwrap());
+}
+
+/// An operation goes on over restarts, and what it came to is told once.
+fn echo_goes_on(node: &mut impl Drive) {
+    node.add_user("ann");
+    for of in [Principal::Node, user("ann")] {
+        let text = json!({ "text": "abcdef" });
+        let operation = node.begin(&of, "slowly", text).unwrap();
+        node.restart();
+        let mut told = None;
+        node.until("the end of the operation", |node| {
+            told = node.outcome(&of, operation);
+            told.is_some()
+        });
+        assert_eq!(told, Some(Ok(json!({ "text": "abcdef", "count": 1 }))));
+        assert_eq!(node.outcome(&of, operation), None, "it is collected");
+        assert_eq!(node.query(&of, "count", json!({})), Ok(json!(1)));
+    }
+}
+
+#[test]
+fn operations_go_on_in_the_kit_and_in_the_host() {
+    echo_goes_on(&mut World::<Echo>::new(1, &manifest("plugins/echo")).at(0));
+    echo_goes_on(&mut Hosted::new("plugins/echo").unwrap());
+}
+
+/// Whoever knows its id gets its one result, whatever crashes.
+#[test]
+fn no_fault_has_an_operation_end_twice_or_never() {
+    every_fault::<Echo>(&manifest("plugins/echo"), |world| {
+        let begun = world
+            .at(0)
+            .begin(&Principal::Node, "slowly", json!({ "text": "abc" }));
+        let Ok(operation) = begun else {
+            return;
+        };
+        world.pass(std::time::Duration::from_secs(9));
+        let told = world.at(0).outcome(&Principal::Node, operation);
+        let count = world.at(0).query(&Principal::Node, "count", json!({}));
+        match told {
+            Some(Ok(said)) => assert_eq!((&said["count"], count), (&json!(1), Ok(json!(1)))),
+            // It never began: the node crashed before that was durable, or the plugin broke.
+            Some(Err(_)) | None => assert_eq!(count, Ok(json!(0))),
+        }
+    });
 }
 
 /// All that the wicked plugin does and that a native test can bear, and what it is told.
@@ -77,6 +130,9 @@ fn wickedness(node: &mut impl Drive) -> Vec<Result<Value>> {
         ("later", json!({})),
         ("nothing", json!({})),
     ];
+    for name in ["ann", "bob"] {
+        node.add_user(name);
+    }
     for of in [Principal::Node, user("ann")] {
         for (command, arguments) in &steps {
             told.push(node.request(&of, command, arguments.clone()));
@@ -115,6 +171,9 @@ const HALTING: &str = "\n[instance]\nmode = \"fresh\"\npoison = \"halt\"\n";
 /// Who broke three times over a request answers nobody until it is started; others go on.
 fn halts(node: &mut impl Drive) {
     let (ann, bob) = (user("ann"), user("bob"));
+    for name in ["ann", "bob"] {
+        node.add_user(name);
+    }
     let with = |n: u64| json!({ "with": n });
     assert_eq!(node.request(&ann, "mark", with(1)), Ok(json!("marked")));
     let broken = node.request(&ann, "break", with(2)).unwrap_err();
@@ -219,6 +278,9 @@ fn echo_counts_each_user_whatever_crashes() {
     };
     check(100, draw, |seed, steps| {
         let mut world = World::<Echo>::new(seed, &manifest);
+        for name in ["0", "1", "2"] {
+            world.at(0).add_user(name);
+        }
         let mut told = [0; 3];
         for step in steps {
             match step {

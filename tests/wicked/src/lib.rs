@@ -13,7 +13,9 @@ use std::{
 
 use wormholes_plugin::{
     Address, Caller, Cell, Context, Error, InMemory, Letter, Level, Map, Migration, Plugin, Reason,
-    Reply, Request, Result, json, plugin,
+    Reply, Request, Result,
+    host::{OnDisk, Range, Shelf},
+    json, plugin,
 };
 
 /// Written before something goes wrong.
@@ -94,8 +96,8 @@ impl Plugin for Wicked {
                 Reply::done(&"kept")
             }
             "seen" => seen().and_then(|seen| Reply::done(&seen)),
-            "later" => Ok(Reply::Later),
-            _ => keys::command(cx, &request),
+            "later" | "patiently" | "for-ever" => Ok(Reply::Later),
+            _ => more(cx, &request),
         }
     }
 
@@ -142,6 +144,30 @@ impl Plugin for Wicked {
 
     fn canceled(&mut self, _: &mut Context, request: u64) -> Result<()> {
         MARK.set(&request)
+    }
+}
+
+fn more(cx: &mut Context, request: &Request) -> Result<Reply> {
+    match request.name.as_str() {
+        // All rows that there are, whosever they are.
+        "spy" => {
+            let all = |backwards| {
+                let range = Range {
+                    backwards,
+                    limit: 100,
+                    ..Range::default()
+                };
+                OnDisk::scan(&range).len()
+            };
+            Reply::done(&(all(false), all(true)))
+        }
+        "alias" => Reply::done(&cx.alias_key(&request.argument::<String>("name")?)),
+        "finish" => {
+            let long = vec![b'1'; request.argument("bytes")?];
+            cx.finish(request.argument("with")?, Ok(long))?;
+            Reply::done(&"finished")
+        }
+        _ => keys::command(cx, request),
     }
 }
 

@@ -10,12 +10,13 @@ use wormholes_proto::control::{
     PluginLogLine, PluginLogParams, PluginParams,
 };
 
-use super::{Context, field, plugin_change, plugin_inspect, plugin_new};
+use super::{Context, field, operations, plugin_change, plugin_inspect, plugin_new};
 use crate::{
     args::{Args, PluginCommand as Typed},
     error::CliError,
     format,
     output::{Style, Tone},
+    progress::Bar,
     table::{Cell, Table},
 };
 
@@ -106,19 +107,31 @@ pub(super) fn ask(context: &mut Context<'_>, words: &[OsString]) -> Result<(), C
     };
     let described = plugin.commands.iter().find(|known| known.name == command);
     let described = described.ok_or_else(unknown)?;
-    let call = Call::PluginAsk(PluginAskParams {
+    context.output.json |= typed.get_flag("json");
+    let mut params = PluginAskParams {
         instance: name.clone(),
-        user: None,
+        user: context.user.clone(),
         command: command.to_owned(),
         arguments: arguments(described, typed),
-    });
-    let answer = client.call(&call)?;
-    context.output.json |= typed.get_flag("json");
+        progress: false,
+    };
+    if described.operation {
+        return operations::begin(context, client, params, typed.get_flag("detach"));
+    }
+    let mut bar = Bar::new(context.output.json);
+    params.progress = bar.is_shown();
+    let answer = client.call_with(&Call::PluginAsk(params), |progress| bar.show(progress));
+    drop(bar);
+    print(context, &answer?)
+}
+
+/// Prints what a plugin answered.
+pub(super) fn print(context: &mut Context<'_>, answer: &Value) -> Result<(), CliError> {
     if context.output.json {
-        return context.output.value(&answer);
+        return context.output.value(answer);
     }
     let style = context.output.style;
-    context.output.text(&shown(&answer, style))
+    context.output.text(&shown(answer, style))
 }
 
 /// In clap's words, which knows nothing of plugins.
@@ -143,9 +156,14 @@ fn unknown(name: &str) -> CliError {
 fn parser(plugin: &PluginInfo) -> Command {
     let commands = plugin.commands.iter().map(|command| {
         let arguments = command.arguments.iter().map(argument);
+        let detach = Arg::new("detach")
+            .long("detach")
+            .action(ArgAction::SetTrue)
+            .help("Print the number of the operation, and leave it");
         Command::new(command.name.clone())
             .about(command.about.clone())
             .args(arguments)
+            .args(command.operation.then_some(detach))
             .arg(
                 Arg::new("json")
                     .long("json")

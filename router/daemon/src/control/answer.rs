@@ -4,16 +4,17 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::Value;
-use wormholes_proto::control::{Access, Call, ErrorCode, RpcError, discover};
+use wormholes_proto::control::{Access, Call, ErrorCode, PluginProgress, RpcError, discover};
 
 use super::{bugreport, flows, netcheck, peers, plugins, roles, rules, status};
 use crate::node::NodeCore;
 
-/// Carries out a call that its caller may make.
+/// Carries out a call that its caller may make. `told` hears of the progress of a plugin's command.
 pub(super) async fn answer(
     core: &Arc<NodeCore>,
     access: Access,
     call: Call,
+    told: impl FnMut(PluginProgress),
 ) -> Result<Value, RpcError> {
     match call {
         Call::Discover(_) => Ok(discover()),
@@ -44,7 +45,15 @@ pub(super) async fn answer(
         Call::PluginUpdate(params) => encode(plugins::update(core, &params).await?),
         Call::PluginRollback(params) => encode(plugins::roll_back(core, &params).await?),
         Call::PluginRemove(params) => encode(plugins::remove(core, &params).await?),
-        Call::PluginAsk(params) => plugins::ask(core, params).await,
+        Call::PluginAsk(params) => plugins::ask(core, params, told).await,
+        Call::OpStart(params) => encode(plugins::begin(core, params).await?),
+        Call::OpList(params) => encode(plugins::operations(core, &params)?),
+        Call::OpWait(params) => encode(plugins::wait(core, params).await?),
+        Call::OpCancel(params) => encode(plugins::cancel(core, &params).await?),
+        Call::OpCollect(params) => encode(plugins::collect(core, &params).await?),
+        Call::UserAdd(params) => encode(plugins::add_user(core, &params).await?),
+        Call::UserList(_) => encode(plugins::users(core)?),
+        Call::UserRemove(params) => encode(plugins::remove_user(core, &params).await?),
         Call::Key(_) => encode(status::key(core, access)),
         Call::BugReport(_) => encode(bugreport::report(core)?),
         Call::Config(_) => encode(status::config(core)),

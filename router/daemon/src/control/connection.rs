@@ -1,6 +1,6 @@
 //! One control connection: requests in their order, events between them.
 
-use std::{io, os::fd::AsFd, sync::Arc, time::Duration};
+use std::{io, os::fd::AsFd, pin::pin, sync::Arc, time::Duration};
 
 use serde_json::Value;
 use tokio::{
@@ -9,11 +9,13 @@ use tokio::{
         UnixStream,
         unix::{OwnedReadHalf, OwnedWriteHalf},
     },
+    sync::mpsc,
     time::timeout,
 };
 use wormholes_proto::control::{
-    Access, Call, ErrorCode, Event, EventKind, LineBuffer, MAX_REQUEST_BYTES, Request, RpcError,
-    Subscribed, decode_request, encode_event, encode_response,
+    Access, Call, ErrorCode, Event, EventKind, LineBuffer, MAX_REQUEST_BYTES, PluginAskParams,
+    PluginProgress, Request, RequestId, RpcError, Subscribed, decode_request, encode_event,
+    encode_progress, encode_response,
 };
 
 use super::answer;
@@ -101,23 +103,49 @@ impl Connection {
                 continue;
             }
             let answer = match decode_request(&line) {
-                Ok(request) => self.answer(request).await,
+                Ok(request) => self.answer(request).await?,
                 Err(rejected) => encode_response(rejected.id.as_ref(), &Err(rejected.error)),
             };
             self.write(&answer).await?;
         }
     }
 
-    async fn answer(&mut self, request: Request) -> Vec<u8> {
-        let result = self.carry_out(request.call).await;
-        encode_response(Some(&request.id), &result)
+    async fn answer(&mut self, request: Request) -> io::Result<Vec<u8>> {
+        let result = match asked_with_progress(&request.call) {
+            Some(params) => self.ask(&request.id, params).await?,
+            None => self.carry_out(request.call).await,
+        };
+        Ok(encode_response(Some(&request.id), &result))
+    }
+
+    /// Asks a plugin, and tells of its progress until the answer.
+    async fn ask(
+        &mut self,
+        id: &RequestId,
+        params: PluginAskParams,
+    ) -> io::Result<Result<Value, RpcError>> {
+        // What does not fit is left out.
+        let (told, mut steps) = mpsc::channel(16);
+        let mut write = |step: PluginProgress| {
+            let _ = told.try_send(step);
+        };
+        let (access, core) = (self.access, Arc::clone(&self.core));
+        let mut answer = pin!(carry_out(
+            &core,
+            access,
+            Call::PluginAsk(params),
+            &mut write
+        ));
+        loop {
+            tokio::select! {
+                biased;
+                Some(step) = steps.recv() => self.write(&encode_progress(id, &step)).await?,
+                answer = &mut answer => return Ok(answer),
+            }
+        }
     }
 
     async fn carry_out(&mut self, call: Call) -> Result<Value, RpcError> {
-        if self.access < call.access() {
-            let message = format!("{} is for operators; this uid observes", call.name());
-            return Err(RpcError::new(ErrorCode::Denied, message));
-        }
         if let Call::Subscribe(params) = call {
             return answer::encode(self.subscribe(params.kinds));
         }
@@ -125,9 +153,7 @@ impl Connection {
             self.subscription = None;
             return answer::encode(Subscribed { kinds: Vec::new() });
         }
-        timeout(CALL_TIMEOUT, answer::answer(&self.core, self.access, call))
-            .await
-            .unwrap_or_else(|_| Err(RpcError::new(ErrorCode::Failed, "timed out")))
+        carry_out(&self.core, self.access, call, |_| {}).await
     }
 
     fn subscribe(&mut self, kinds: Vec<EventKind>) -> Subscribed {
@@ -151,6 +177,22 @@ impl Connection {
     async fn write(&mut self, line: &[u8]) -> io::Result<()> {
         timeout(WRITE_TIMEOUT, self.writer.write_all(line)).await?
     }
+}
+
+/// Carries out a call, if its caller may make it. `told` hears of the progress.
+async fn carry_out(
+    core: &Arc<NodeCore>,
+    access: Access,
+    call: Call,
+    told: impl FnMut(PluginProgress),
+) -> Result<Value, RpcError> {
+    if access < call.access() {
+        let message = format!("{} is for operators; this uid observes", call.name());
+        return Err(RpcError::new(ErrorCode::Denied, message));
+    }
+    timeout(CALL_TIMEOUT, answer::answer(core, access, call, told))
+        .await
+        .unwrap_or_else(|_| Err(RpcError::new(ErrorCode::Failed, "timed out")))
 }
 
 /// Waits until the client reads no more either; for ever, while it may still ask. The kernel tells
@@ -179,4 +221,14 @@ async fn next(subscription: &mut Option<Subscription>) -> Option<Event> {
         Some(subscription) => subscription.next().await,
         None => std::future::pending().await,
     }
+}
+
+/// What a plugin is asked by somebody who wants to hear how far it is.
+fn asked_with_progress(call: &Call) -> Option<PluginAskParams> {
+    if let Call::PluginAsk(params) = call
+        && params.progress
+    {
+        return Some(params.clone());
+    }
+    None
 }

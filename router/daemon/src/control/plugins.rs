@@ -1,12 +1,14 @@
-//! `plugin.*`: the plugins that run here.
+//! `plugin.*`, `op.*` and `user.*`: the plugins that run here, what they are at, and for whom.
 
 use std::{sync::Arc, time::Duration};
 
 use serde_json::Value;
 use wormholes_host::{ErrorCode as PluginErrorCode, Refusal};
 use wormholes_proto::control::{
-    ErrorCode, PluginAskParams, PluginDead, PluginHealth, PluginInfo, PluginList, PluginLog,
-    PluginLogParams, PluginParams, PluginRemoveParams, PluginRemoved, RpcError,
+    ErrorCode, OperationInfo, OperationList, OperationListParams, OperationParams,
+    OperationStarted, OperationWaitParams, PluginAskParams, PluginDead, PluginHealth, PluginInfo,
+    PluginList, PluginLog, PluginLogParams, PluginParams, PluginProgress, PluginRemoveParams,
+    PluginRemoved, RpcError, UserInfo, UserList, UserParams, UserRemoveParams,
 };
 
 use super::answer::failed;
@@ -107,13 +109,75 @@ pub(super) async fn remove(
     })
 }
 
-pub(super) async fn ask(core: &NodeCore, params: PluginAskParams) -> Result<Value, RpcError> {
+/// `told` hears of the progress.
+pub(super) async fn ask(
+    core: &NodeCore,
+    params: PluginAskParams,
+    told: impl FnMut(PluginProgress),
+) -> Result<Value, RpcError> {
     let plugins = core.plugins().ok_or_else(starting)?;
-    let (instance, command) = (&params.instance, &params.command);
     let world = core.network.world();
-    let (user, arguments) = (params.user.as_deref(), params.arguments);
-    let answer = plugins.ask(instance, user, command, arguments, &world);
+    let answer = plugins.ask(params, &world, told);
     answer.await.map_err(refused)
+}
+
+pub(super) async fn begin(
+    core: &NodeCore,
+    params: PluginAskParams,
+) -> Result<OperationStarted, RpcError> {
+    let plugins = core.plugins().ok_or_else(starting)?;
+    let world = core.network.world();
+    plugins.begin(params, &world).await.map_err(refused)
+}
+
+pub(super) fn operations(
+    core: &NodeCore,
+    params: &OperationListParams,
+) -> Result<OperationList, RpcError> {
+    let plugins = core.plugins().ok_or_else(starting)?;
+    Ok(plugins.operations(params.user.as_deref()))
+}
+
+pub(super) async fn wait(
+    core: &NodeCore,
+    params: OperationWaitParams,
+) -> Result<OperationInfo, RpcError> {
+    let plugins = core.plugins().ok_or_else(starting)?;
+    plugins.wait(params).await.map_err(refused)
+}
+
+pub(super) async fn cancel(
+    core: &NodeCore,
+    params: &OperationParams,
+) -> Result<OperationInfo, RpcError> {
+    let plugins = core.plugins().ok_or_else(starting)?;
+    plugins.cancel(params.operation).await.map_err(refused)
+}
+
+pub(super) async fn collect(
+    core: &NodeCore,
+    params: &OperationParams,
+) -> Result<OperationInfo, RpcError> {
+    let plugins = core.plugins().ok_or_else(starting)?;
+    plugins.collect(params.operation).await.map_err(refused)
+}
+
+pub(super) async fn add_user(core: &NodeCore, params: &UserParams) -> Result<UserInfo, RpcError> {
+    let plugins = core.plugins().ok_or_else(starting)?;
+    plugins.add_user(&params.name).await.map_err(refused)
+}
+
+pub(super) fn users(core: &NodeCore) -> Result<UserList, RpcError> {
+    Ok(core.plugins().ok_or_else(starting)?.users())
+}
+
+pub(super) async fn remove_user(
+    core: &NodeCore,
+    params: &UserRemoveParams,
+) -> Result<UserInfo, RpcError> {
+    let plugins = core.plugins().ok_or_else(starting)?;
+    let removed = plugins.remove_user(&params.name, params.purge);
+    removed.await.map_err(refused)
 }
 
 fn starting() -> RpcError {
@@ -129,7 +193,8 @@ fn unchanged(error: ChangeError) -> RpcError {
     }
 }
 
-fn refused(refusal: Refusal) -> RpcError {
+/// What a plugin refused, as control says it.
+pub(crate) fn refused(refusal: Refusal) -> RpcError {
     let code = match refusal.code {
         PluginErrorCode::Denied => ErrorCode::Denied,
         PluginErrorCode::Invalid => ErrorCode::InvalidParams,

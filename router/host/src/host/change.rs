@@ -219,8 +219,8 @@ impl Shared {
     fn begin(self: &Arc<Self>, loaded: Arc<Loaded>) -> Result<(), LoadError> {
         self.insert(Arc::clone(&loaded))?;
         // Whoever has timers must be awake; the node itself always is.
-        for principal in loaded.principals() {
-            self.wake(loaded.home(&principal), principal, &loaded)?;
+        for principal in self.present(&loaded) {
+            self.wake_if_there(principal, &loaded)?;
         }
         self.mail.tell(Input::Loaded(loaded));
         Ok(())
@@ -300,8 +300,10 @@ impl Shared {
         edition: &Arc<Edition>,
     ) -> Result<Vec<Ready>, LoadError> {
         let mut asked = Vec::new();
-        for principal in loaded.principals() {
-            let post = self.wake(loaded.home(&principal), principal.clone(), loaded)?;
+        for principal in self.present(loaded) {
+            let Some(post) = self.wake_if_there(principal.clone(), loaded)? else {
+                continue;
+            };
             let ((ready, is_ready), (go, told)) = (oneshot::channel(), oneshot::channel());
             let order = TakeOver {
                 edition: Arc::clone(edition),

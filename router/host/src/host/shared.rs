@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use thiserror::Error;
 use tokio::{
     runtime,
     sync::{
@@ -22,7 +23,7 @@ use wormholes_proto::NodeId;
 use super::{LoadError, MAX_INSTANCES};
 use crate::{
     clock::now_ms,
-    event::{Caller, ErrorCode, Principal, Refusal, Request},
+    event::{Caller, ErrorCode, Principal, Refusal, Reply, Request},
     guest::{Cache, Engine},
     loaded::Loaded,
     mail::{Mail, Owner},
@@ -33,6 +34,7 @@ use crate::{
     rows::{self, Home, instance_key},
     store::{Lost, Store, StoreError, Writes},
     transaction::{Limit, Progress},
+    users::{self, Users},
     versions::Kept,
 };
 
@@ -46,15 +48,25 @@ pub(crate) struct Shared {
     /// Files of versions.
     pub(super) kept: Kept,
     pub(crate) store: Store,
+    pub(crate) users: Users,
     pub(super) loaded: RwLock<BTreeMap<Arc<str>, Arc<Loaded>>>,
     pub(super) actors: Mutex<HashMap<Home, Post>>,
     pub(super) next_request: AtomicU64,
 }
 
+/// A principal that cannot be woken.
+#[derive(Debug, Error)]
+pub(crate) enum WakeError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    NoUser(Refusal),
+}
+
 /// A request that was handed over.
 #[derive(Debug)]
 pub struct Pending {
-    answer: oneshot::Receiver<Result<Vec<u8>, Refusal>>,
+    answer: oneshot::Receiver<Result<Reply, Refusal>>,
     /// How far it is; ends with the answer.
     pub progress: mpsc::Receiver<Progress>,
     /// Of the asker: whatever the plugin does, it is told then.
@@ -72,18 +84,32 @@ impl Shared {
         body: &[u8],
         patience: Duration,
     ) -> Result<Pending, Refusal> {
-        if let Some(refusal) = owner.loaded.health(&owner.principal).closed() {
-            return Err(refusal);
-        }
-        let id = self.next_request.fetch_add(1, Ordering::Relaxed);
-        let patience_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
         let request = Request {
-            id,
+            id: self.next_request(),
             caller,
             name: name.into(),
             body: body.into(),
-            deadline_ms: now_ms().saturating_add(patience_ms),
+            deadline_ms: Some(after(patience)),
+            is_operation: false,
         };
+        self.hand_over(owner, request, patience)
+    }
+
+    /// An id that no request had before.
+    pub(super) fn next_request(&self) -> u64 {
+        self.next_request.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(super) fn hand_over(
+        &self,
+        owner: &Owner,
+        request: Request,
+        patience: Duration,
+    ) -> Result<Pending, Refusal> {
+        if let Some(refusal) = owner.loaded.health(&owner.principal).closed() {
+            return Err(refusal);
+        }
+        let id = request.id;
         let (answer, answered) = oneshot::channel();
         let (progress, progressed) = mpsc::channel(16);
         let asker = Asker {
@@ -131,12 +157,66 @@ impl Shared {
         )
     }
 
-    fn post(&self, owner: &Owner) -> Result<Post, Refusal> {
+    pub(super) fn post(&self, owner: &Owner) -> Result<Post, Refusal> {
         let post = self.wake(owner.home, owner.principal.clone(), &owner.loaded);
-        post.map_err(|error| {
-            let why = format!("the store cannot be read: {error}");
-            Refusal::new(ErrorCode::Unavailable, why)
+        post.map_err(|error| match error {
+            WakeError::NoUser(refusal) => refusal,
+            WakeError::Store(error) => {
+                let why = format!("the store cannot be read: {error}");
+                Refusal::new(ErrorCode::Unavailable, why)
+            }
         })
+    }
+
+    /// Whether an instance has this principal: the node, or a user who is there, where it has users.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(crate) fn check_principal(
+        &self,
+        loaded: &Loaded,
+        principal: &Principal,
+    ) -> Result<(), Refusal> {
+        match principal {
+            Principal::Node => Ok(()),
+            Principal::User(_) if !loaded.has_users() => {
+                let none = "the plugin is for the node alone; `users = true` must stand in its \
+                            manifest and in its grants";
+                Err(Refusal::new(ErrorCode::Denied, none))
+            }
+            Principal::User(name) if !self.users.is_active(name) => Err(users::unknown(name)),
+            Principal::User(_) => Ok(()),
+        }
+    }
+
+    /// The principals of an instance that were woken once, and are there.
+    pub(crate) fn present(&self, loaded: &Loaded) -> Vec<Principal> {
+        let mut principals = loaded.principals();
+        principals.retain(|principal| self.check_principal(loaded, principal).is_ok());
+        principals
+    }
+
+    /// Whose a principal of an instance is.
+    ///
+    /// # Errors
+    /// There is no such instance, or it has no such principal.
+    pub(crate) fn owner(&self, instance: &str, principal: Principal) -> Result<Owner, Refusal> {
+        let loaded = self.find(instance)?;
+        self.check_principal(&loaded, &principal)?;
+        Ok(Owner::new(loaded, principal))
+    }
+
+    /// The post of a principal that may be removed meanwhile.
+    pub(super) fn wake_if_there(
+        &self,
+        principal: Principal,
+        loaded: &Arc<Loaded>,
+    ) -> Result<Option<Post>, StoreError> {
+        match self.wake(loaded.home(&principal), principal, loaded) {
+            Ok(post) => Ok(Some(post)),
+            Err(WakeError::NoUser(_)) => Ok(None),
+            Err(WakeError::Store(error)) => Err(error),
+        }
     }
 
     /// The principal's post; its actor is started if there is none.
@@ -145,8 +225,11 @@ impl Shared {
         home: Home,
         principal: Principal,
         loaded: &Arc<Loaded>,
-    ) -> Result<Post, StoreError> {
+    ) -> Result<Post, WakeError> {
         let mut actors = self.actors();
+        // Whoever removes a user takes his post away after that.
+        self.check_principal(loaded, &principal)
+            .map_err(WakeError::NoUser)?;
         if let Some(post) = actors.get(&home) {
             return Ok(post.clone());
         }
@@ -260,7 +343,16 @@ impl Pending {
     ///
     /// # Errors
     /// What the plugin refused, or why it could not be asked.
-    pub async fn answer(mut self) -> Result<Vec<u8>, Refusal> {
+    pub async fn answer(self) -> Result<Vec<u8>, Refusal> {
+        match self.reply().await? {
+            Reply::Done(answer) => Ok(answer),
+            // Nobody asked for an operation.
+            Reply::Later => Err(Refusal::late()),
+        }
+    }
+
+    /// The same; or that an operation began.
+    pub(super) async fn reply(mut self) -> Result<Reply, Refusal> {
         let answer = tokio::time::timeout(self.patience, &mut self.answer).await;
         let answer = answer.map_err(|_| Refusal::late())?;
         self.left = None;
@@ -269,6 +361,12 @@ impl Pending {
             Err(Refusal::new(ErrorCode::Unavailable, stopped))
         })
     }
+}
+
+/// Milliseconds since 1970, so much later than now.
+pub(super) fn after(time: Duration) -> u64 {
+    let time_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    now_ms().saturating_add(time_ms)
 }
 
 impl Drop for Pending {

@@ -313,6 +313,25 @@ impl Office {
         self.in_ids.retain(|(home, _), _| home.instance != instance);
     }
 
+    /// A principal is gone: whoever sends to it hears of it when he asks again.
+    pub(super) fn forget_ins_of(&mut self, home: Home) {
+        self.cursors.remove(&home);
+        let of = self.in_ids.extract_if(|(of, _), _| *of == home);
+        let ids: Vec<_> = of.map(|(_, id)| id).collect();
+        for id in ids {
+            if let Some(channel) = self.ins.remove(&id) {
+                channel.kill();
+                for (trunk, number) in &channel.numbers {
+                    if let Some(standing) = self.trunks.get_mut(trunk) {
+                        standing.ins.remove(number);
+                    }
+                    let (number, reason) = (*number, ChannelRefusal::NoPrincipal);
+                    self.send(*trunk, Frame::ChannelRefused { number, reason });
+                }
+            }
+        }
+    }
+
     pub(super) fn flush_in(&mut self, id: InId) {
         while let Some(channel) = self.ins.get_mut(&id) {
             if let Some(row) = channel.machine.poll_commit() {

@@ -123,11 +123,15 @@ impl Office {
         if !loaded.takes_messages() {
             return;
         }
-        for principal in loaded.principals() {
-            let owner = Owner::new(Arc::clone(loaded), principal);
-            if let Err(error) = self.resume_owner(&owner) {
-                tracing::error!(%error, "messages wait: the store cannot be read");
-            }
+        for principal in self.shared.present(loaded) {
+            self.come_back(&Owner::new(Arc::clone(loaded), principal));
+        }
+    }
+
+    /// What a principal has waiting goes on.
+    pub(super) fn come_back(&mut self, owner: &Owner) {
+        if let Err(error) = self.resume_owner(owner) {
+            tracing::error!(%error, "messages wait: the store cannot be read");
         }
     }
 

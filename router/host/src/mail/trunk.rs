@@ -29,6 +29,7 @@ use super::{
 };
 use crate::{
     event::{Content, ErrorCode, Incoming, Principal, Refusal},
+    host::Shared,
     loaded::Loaded,
     message::{Address, Identity, InKey, Place},
     network::Pipe,
@@ -146,7 +147,7 @@ impl Trunk {
     }
 
     /// Whom something is for, if there is such a one.
-    fn owner(&self, to: &WirePrincipal) -> Option<Owner> {
+    fn owner(&self, shared: &Shared, to: &WirePrincipal) -> Option<Owner> {
         let principal = match (to, self.alias()) {
             // Behind an alias is one principal, whose name nobody learns.
             (WirePrincipal::Node, Some((principal, _))) => principal.clone(),
@@ -155,7 +156,7 @@ impl Trunk {
             (WirePrincipal::User(name), None) => Principal::User(name.as_str().into()),
         };
         // Strangers make no users.
-        let is_there = self.loaded.knows(&principal);
+        let is_there = shared.check_principal(&self.loaded, &principal).is_ok();
         is_there.then(|| Owner::new(Arc::clone(&self.loaded), principal))
     }
 
@@ -398,7 +399,7 @@ impl Office {
             Err(ChannelRefusal::Busy)
         } else if !trunk.loaded.speaks(channel.envelope.protocol.as_str()) {
             Err(ChannelRefusal::NoProtocol)
-        } else if let Some(owner) = trunk.owner(&channel.envelope.to) {
+        } else if let Some(owner) = trunk.owner(&self.shared, &channel.envelope.to) {
             let key = InKey {
                 from: trunk.from(&channel.envelope.from),
                 own: trunk.identity(),
@@ -432,7 +433,8 @@ impl Office {
             return;
         };
         let speaks = trunk.loaded.speaks(envelope.protocol.as_str());
-        let Some(owner) = trunk.owner(&envelope.to).filter(|_| speaks) else {
+        let owner = trunk.owner(&self.shared, &envelope.to);
+        let Some(owner) = owner.filter(|_| speaks) else {
             return;
         };
         let incoming = Incoming {
@@ -483,7 +485,7 @@ impl Office {
                 ErrorCode::NotFound,
                 "the plugin does not speak this protocol",
             )
-        } else if let Some(owner) = trunk.owner(&envelope.to) {
+        } else if let Some(owner) = trunk.owner(&self.shared, &envelope.to) {
             let from = (trunk.from(&envelope.from), trunk.identity());
             let patience = Duration::from_millis(left_ms).min(MAX_PATIENCE);
             self.shared

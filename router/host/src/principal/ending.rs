@@ -1,6 +1,9 @@
 //! How an event of a principal ends: what it did becomes real, or is given up.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
+};
 
 use crate::{
     clock::now_ms,
@@ -15,14 +18,29 @@ use crate::{
 };
 use wormholes_proto::manifest::Poison;
 
-use super::{Actor, TRIES};
+use super::{Actor, Asker, TRIES};
 
 impl Actor {
     pub(super) fn succeed(&mut self, event: &Event, (told, mut effects): (Outcome, Effects)) {
-        if let (Event::Request(request), Outcome::Replied(Reply::Done(body))) = (event, told) {
-            // A handler that finished it by itself has answered; this comes too late.
-            effects.answers.entry(request.id).or_insert(Ok(body));
-            self.memory.requests.remove(&request.id);
+        let mut began = None;
+        match (event, told) {
+            (Event::Request(request), Outcome::Replied(Reply::Done(body))) => {
+                // A handler that finished it by itself has answered; this comes too late.
+                effects.answers.entry(request.id).or_insert(Ok(body));
+                self.memory.requests.remove(&request.id);
+            }
+            (Event::Request(request), Outcome::Replied(Reply::Later))
+                if request.is_operation && !effects.answers.contains_key(&request.id) =>
+            {
+                let most = self.edition.manifest.limits.operations as usize;
+                let now = (request, now_ms());
+                self.memory
+                    .begin_operation(self.home, now, most, &mut effects);
+                began = self.forget_asker(request.id);
+                let deadline = request.deadline_ms.map(|at| (at, request.id));
+                self.deadlines.extend(deadline);
+            }
+            _ => {}
         }
         match event {
             Event::Migrate { .. } | Event::Init(_) => {
@@ -32,15 +50,18 @@ impl Actor {
             Event::Answer { id, .. } => {
                 self.memory.kept_questions.remove(id);
             }
+            Event::Canceled { request } => {
+                self.memory
+                    .end_canceled(self.home, *request, now_ms(), &mut effects);
+            }
+            Event::Usage(used) => effects.usage = Some(Arc::clone(used)),
             Event::Timer { .. }
             | Event::Request(_)
-            | Event::Canceled { .. }
             | Event::Message(_)
             | Event::Note { .. }
             | Event::Presence { .. } => {}
-            Event::Usage(used) => effects.usage = Some(Arc::clone(used)),
         }
-        self.make_real(effects, handled(event, None));
+        self.make_real_with(effects, handled(event, None), began);
     }
 
     /// The handler said no: the event is consumed, and nothing else.
@@ -78,7 +99,11 @@ impl Actor {
                 self.memory.kept_questions.remove(id);
             }
             Event::Usage(used) => effects.usage = Some(Arc::clone(used)),
-            Event::Canceled { .. } | Event::Note { .. } | Event::Presence { .. } => {}
+            Event::Canceled { request } => {
+                self.memory
+                    .end_canceled(self.home, *request, now_ms(), &mut effects);
+            }
+            Event::Note { .. } | Event::Presence { .. } => {}
         }
         self.make_real(effects, handled(&event, said));
     }
@@ -139,6 +164,11 @@ impl Actor {
 
     /// Hands over what an event did; it leaves the node when it is durable.
     pub(super) fn make_real(&mut self, effects: Effects, handled: Option<Input>) {
+        self.make_real_with(effects, handled, None);
+    }
+
+    /// The same; `began` is who asked for an operation that began.
+    fn make_real_with(&mut self, effects: Effects, handled: Option<Input>, began: Option<Asker>) {
         let Effects {
             writes,
             kept_bytes,
@@ -147,13 +177,14 @@ impl Actor {
             parcels,
             facts,
             usage,
+            changes,
         } = effects;
+        self.note_ended(&changes);
         let mail = self.parcels(parcels).into_iter().chain(handled);
         let (mail, office) = (mail.collect::<Vec<_>>(), self.office.clone());
-        let answers: Vec<_> = answers
-            .into_iter()
-            .filter_map(|(request, answer)| Some((self.forget_asker(request)?, answer)))
-            .collect();
+        let began = began.map(|asker| (asker, Ok(Reply::Later)));
+        let mut answers = self.asked(answers);
+        answers.extend(began);
         let progress: Vec<_> = progress
             .into_iter()
             .filter_map(|step| {
@@ -165,8 +196,8 @@ impl Actor {
         self.loaded
             .figures
             .keeps(kept_before, self.memory.kept_bytes);
-        let loaded = Arc::clone(&self.loaded);
         let plugin = Arc::clone(self.edition.plugin());
+        let (loaded, home, principal) = (Arc::clone(&self.loaded), self.home, self.name.clone());
         let release = move |durable: Result<(), Lost>| {
             if durable.is_ok() {
                 if let Some(network) = &plugin.around.network
@@ -176,6 +207,9 @@ impl Actor {
                 }
                 for (told, step) in progress {
                     let _ = told.try_send(step);
+                }
+                for (operation, change) in changes {
+                    loaded.board.apply((home, &principal), operation, change);
                 }
                 mail.into_iter().for_each(|input| office.tell(input));
             } else {
@@ -195,6 +229,18 @@ impl Actor {
             self.last_batch = self.store.append(self.epoch, writes, release);
             self.memory.overlay.write(self.last_batch, overlay);
         }
+    }
+
+    /// Who is told.
+    fn asked(
+        &mut self,
+        answers: BTreeMap<u64, Result<Vec<u8>, Refusal>>,
+    ) -> Vec<(Asker, Result<Reply, Refusal>)> {
+        let answers = answers.into_iter().filter_map(|(request, answer)| {
+            let answer = answer.map(Reply::Done);
+            Some((self.forget_asker(request)?, answer))
+        });
+        answers.collect()
     }
 
     /// Scripts read nothing more of what this principal published and does not remember.

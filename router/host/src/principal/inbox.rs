@@ -13,7 +13,7 @@ use tokio::sync::{
 
 use super::TakeOver;
 use crate::{
-    event::{Incoming, Refusal, Request},
+    event::{Incoming, Refusal, Reply, Request},
     message::Note,
     transaction::Progress,
 };
@@ -30,6 +30,12 @@ pub(crate) enum Task {
     Request(Request, Asker),
     /// Who asked has left.
     Left(u64),
+    /// An operator has no more use for an operation.
+    Cancel(u64),
+    /// Whoever wants the result of an operation has it.
+    Collect(u64),
+    /// The user is removed: no event runs any more, and whoever waits for that is told.
+    Retire(oneshot::Sender<()>),
     /// A message.
     Message(Arc<Incoming>),
     /// Something is to be told, and has a row of this number.
@@ -80,14 +86,14 @@ pub(crate) struct Inbox {
 /// Who waits for an answer.
 #[derive(Debug)]
 pub(crate) struct Asker {
-    pub(crate) answer: oneshot::Sender<Result<Vec<u8>, Refusal>>,
+    pub(crate) answer: oneshot::Sender<Result<Reply, Refusal>>,
     /// Overflow: what does not fit is left out.
     pub(crate) progress: Option<mpsc::Sender<Progress>>,
 }
 
 impl Asker {
     /// Nobody may listen any more.
-    pub(super) fn say(self, answer: Result<Vec<u8>, Refusal>) {
+    pub(super) fn say(self, answer: Result<Reply, Refusal>) {
         let _ = self.answer.send(answer);
     }
 }

@@ -296,7 +296,7 @@ impl Messages {
     pub(super) fn take_effect(
         self,
         ground: &super::Ground,
-        wakes: bool,
+        is_kept: bool,
         memory: &mut Memory,
         effects: &mut Effects,
     ) {
@@ -321,7 +321,7 @@ impl Messages {
             memory.channels.insert(key, head);
         }
         memory.sent_bytes += self.outbox_bytes;
-        let is_durable = wakes || !effects.writes.is_empty();
+        let is_durable = is_kept || !effects.writes.is_empty();
         for parcel in &self.parcels {
             if let Parcel::Ask {
                 id, deadline_ms, ..

@@ -1,6 +1,6 @@
 //! Requests that an event answers, or tells how far they are.
 
-use super::{ROW_BYTES, Transaction, invalid};
+use super::{Limit, ROW_BYTES, Transaction, invalid};
 use crate::event::{ErrorCode, Refusal};
 
 /// The longest answer.
@@ -37,7 +37,16 @@ impl Transaction {
                 "nobody waits for an answer to this request",
             ));
         }
-        self.charge(answer.as_ref().map_or(0, Vec::len) + ROW_BYTES)?;
+        let length = answer.as_ref().map_or(0, Vec::len);
+        self.charge(length + ROW_BYTES)?;
+        // Its result is kept until somebody collects it.
+        if length > 0 && self.memory.operations.is_open(request) {
+            let kept = self.kept_bytes.saturating_add_unsigned(length as u64);
+            if self.keeps_too_much(kept) {
+                return Err(self.hit(Limit::State));
+            }
+            self.kept_bytes = kept;
+        }
         self.answers.insert(request, answer);
         Ok(())
     }

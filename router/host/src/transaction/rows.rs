@@ -4,7 +4,7 @@ use std::{cmp::Ordering, collections::BTreeMap};
 
 use super::{Limit, ROW_BYTES, Transaction, invalid};
 use crate::{
-    event::{ErrorCode, Refusal},
+    event::{ErrorCode, Principal, Refusal},
     memory::Sealed,
     rows::{Space, own_key},
     store::{Span, StoreError},
@@ -159,9 +159,12 @@ impl Transaction {
         self.ground.home.key(space, key)
     }
 
-    fn keeps_too_much(&self, change: i64) -> bool {
+    pub(super) fn keeps_too_much(&self, change: i64) -> bool {
         let own = self.memory.kept_bytes.saturating_add_signed(change);
-        own.saturating_add(self.ground.others_keep) > self.ground.limits.state_bytes()
+        let limits = &self.ground.limits;
+        let is_user = self.stamp.principal != Principal::Node;
+        is_user && own > limits.user_state_bytes()
+            || own.saturating_add(self.ground.others_keep) > limits.state_bytes()
     }
 
     pub(crate) fn scratch_get(&self, key: &[u8]) -> Option<Vec<u8>> {

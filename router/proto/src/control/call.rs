@@ -9,6 +9,10 @@ use serde_json::{Map, Value};
 use super::{
     event::EventKind,
     frame::{ErrorCode, RpcError},
+    operation::{
+        OperationInfo, OperationList, OperationListParams, OperationParams, OperationStarted,
+        OperationWaitParams, UserInfo, UserList, UserParams, UserRemoveParams,
+    },
     plugin::{
         PluginAskParams, PluginDead, PluginHealth, PluginInfo, PluginList, PluginLog,
         PluginLogParams, PluginParams, PluginRemoveParams, PluginRemoved,
@@ -210,6 +214,14 @@ methods! {
     "plugin.rollback" PluginRollback(PluginParams) Operator -> PluginInfo, "Has the version before the last update take over again.";
     "plugin.remove" PluginRemove(PluginRemoveParams) Operator -> PluginRemoved, "Ends a plugin that config.toml names no more.";
     "plugin.ask" PluginAsk(PluginAskParams) Operator -> Value, "Gives a plugin a command, and returns its answer.";
+    "op.start" OpStart(PluginAskParams) Operator -> OperationStarted, "Gives a plugin a command that may outlive its asker and the node.";
+    "op.list" OpList(OperationListParams) Operator -> OperationList, "Operations that go on, and those whose results are kept.";
+    "op.wait" OpWait(OperationWaitParams) Operator -> OperationInfo, "How an operation is, and what it came to.";
+    "op.cancel" OpCancel(OperationParams) Operator -> OperationInfo, "Has an operation end.";
+    "op.collect" OpCollect(OperationParams) Operator -> OperationInfo, "Forgets an operation that ended, and its result.";
+    "user.add" UserAdd(UserParams) Operator -> UserInfo, "Adds a user, or one who was removed.";
+    "user.list" UserList(NoParams) Operator -> UserList, "The users of this node.";
+    "user.remove" UserRemove(UserRemoveParams) Operator -> UserInfo, "Removes a user; his rows stay, or go too.";
     "key" Key(NoParams) Observer -> KeyInfo, "The node's public keys.";
     "config" Config(NoParams) Operator -> ConfigReport, "The config in force, without secrets.";
     "bugreport" BugReport(NoParams) Operator -> BugReport, "What a bug report needs, without names, targets and secrets.";

@@ -122,6 +122,14 @@ mod tests {
             "plugin.rollback operator",
             "plugin.remove operator",
             "plugin.ask operator",
+            "op.start operator",
+            "op.list operator",
+            "op.wait operator",
+            "op.cancel operator",
+            "op.collect operator",
+            "user.add operator",
+            "user.list operator",
+            "user.remove operator",
             "key observer",
             "config operator",
             "bugreport operator",
@@ -158,7 +166,7 @@ mod tests {
         for method in discover()["methods"].as_array().unwrap() {
             let access: Access = serde_json::from_value(method["x-access"].clone()).unwrap();
             let name = method["name"].as_str().unwrap();
-            let sample = r#"{"flow":1,"peer":"p","invite":"i","instance":"n","command":"c"}"#;
+            let sample = r#"{"flow":1,"peer":"p","invite":"i","instance":"n","command":"c","operation":1,"name":"u"}"#;
             let sample = serde_json::from_str(sample).unwrap();
             let read = Call::read(name, Map::new())
                 .or_else(|_| Call::read(name, only(name, sample)))
@@ -171,7 +179,9 @@ mod tests {
         let keys: &[&str] = match method {
             "why" => &["flow"],
             "peer.add" => &["invite"],
-            "plugin.ask" => &["instance", "command"],
+            "plugin.ask" | "op.start" => &["instance", "command"],
+            "op.wait" | "op.cancel" | "op.collect" => &["operation"],
+            "user.add" | "user.remove" => &["name"],
             "plugin.health" | "plugin.start" | "plugin.stop" | "plugin.log" | "plugin.dead"
             | "plugin.clear_dead" | "plugin.add" | "plugin.update" | "plugin.rollback"
             | "plugin.remove" => &["instance"],

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use thiserror::Error;
 
-use super::{call::Call, event::Event};
+use super::{call::Call, event::Event, plugin::PluginProgress};
 
 /// The longest line that the daemon reads: an invite with all its addresses is under 2 KiB.
 pub const MAX_REQUEST_BYTES: usize = 64 * 1024;
@@ -111,6 +111,8 @@ pub enum Incoming {
     },
     /// An event of a subscription, as it came.
     Event(Value),
+    /// How far the request is that is answered next.
+    Progress(PluginProgress),
 }
 
 impl LineBuffer {
@@ -248,6 +250,13 @@ pub fn encode_event(event: &Event) -> Vec<u8> {
     line(&json!({ "jsonrpc": "2.0", "method": "event", "params": event }))
 }
 
+/// Writes how far a request is, with its LF.
+pub fn encode_progress(id: &RequestId, progress: &PluginProgress) -> Vec<u8> {
+    let PluginProgress { percent, text } = progress;
+    let params = json!({ "id": id, "percent": percent, "text": text });
+    line(&json!({ "jsonrpc": "2.0", "method": "progress", "params": params }))
+}
+
 /// Reads what the daemon wrote.
 ///
 /// # Errors
@@ -260,6 +269,11 @@ pub fn decode_incoming(line: &[u8]) -> Result<Incoming, RpcError> {
             .remove("params")
             .map(Incoming::Event)
             .ok_or_else(broken);
+    }
+    if value.get("method").and_then(Value::as_str) == Some("progress") {
+        let progress = value.remove("params").ok_or_else(broken)?;
+        let progress = serde_json::from_value(progress).map_err(|_| broken())?;
+        return Ok(Incoming::Progress(progress));
     }
     let id = value.remove("id").and_then(read_id);
     let result = match (value.remove("result"), value.remove("error")) {
@@ -424,6 +438,13 @@ mod tests {
         let line = br#"{"jsonrpc":"2.0","method":"event","params":{"seq":1}}"#;
         let read = decode_incoming(line);
         assert_eq!(read, Ok(Incoming::Event(json!({"seq": 1}))));
+        let progress = PluginProgress {
+            percent: Some(50),
+            text: "half".to_owned(),
+        };
+        let line = encode_progress(&RequestId::Number(3), &progress);
+        let read = decode_incoming(line.trim_ascii_end());
+        assert_eq!(read, Ok(Incoming::Progress(progress)));
         for line in ["", "[]", "{}", r#"{"id":1}"#, r#"{"result":1,"error":{}}"#] {
             assert!(decode_incoming(line.as_bytes()).is_err(), "{line}");
         }

@@ -1,8 +1,13 @@
 //! Plugins, as control tells of them; a plugin's manifest describes its commands in the same words.
 
+use std::time::Duration;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+
+/// How long the answer to a command may take that does not say so.
+const COMMAND_SECONDS: u64 = 30;
 
 /// What `plugin.list` returns.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -218,6 +223,19 @@ pub struct PluginAskParams {
     /// Its arguments by name.
     #[serde(default)]
     pub arguments: Map<String, Value>,
+    /// Whether to send what the plugin tells of its progress before the answer, as notifications
+    /// `progress` with the request's id, a `percent` (0 to 100, or null) and a `text`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub progress: bool,
+}
+
+/// How far a request is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PluginProgress {
+    /// 0 to 100; none: the plugin does not say.
+    pub percent: Option<u8>,
+    /// For people; may be empty.
+    pub text: String,
 }
 
 /// A command that a plugin offers.
@@ -232,12 +250,23 @@ pub struct PluginCommand {
     /// It changes nothing, and is answered beside all others from what is durable.
     #[serde(default)]
     pub query: bool,
+    /// What is not answered at once outlives whoever asked, and the node: `op.start` begins it.
+    #[serde(default)]
+    pub operation: bool,
     /// What it takes, in order.
     #[serde(default, rename = "argument")]
     pub arguments: Vec<PluginArgument>,
-    /// How long the answer may take; 1 to 110, default 30.
-    #[serde(default = "command_seconds")]
-    pub timeout_seconds: u64,
+    /// How long the answer may take; 1 to 110, default 30. Of an operation: when it is canceled, 1 to
+    /// 2,592,000, default never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_seconds: Option<u64>,
+}
+
+impl PluginCommand {
+    /// How long whoever asks waits, if it is no operation.
+    pub fn patience(&self) -> Duration {
+        Duration::from_secs(self.timeout_seconds.unwrap_or(COMMAND_SECONDS))
+    }
 }
 
 /// One argument of a command.
@@ -281,8 +310,4 @@ pub enum PluginArgumentKind {
     Flag,
     /// A node: a petname or an id. The plugin is given its key as 64 hexadecimal digits.
     Peer,
-}
-
-const fn command_seconds() -> u64 {
-    30
 }

@@ -20,10 +20,24 @@ impl<P: Plugin> Node<P> {
         self.drain(principal, around);
     }
 
-    /// Whether there is such a principal, awake or not: what comes from others makes none.
+    /// Whether there is such a principal: the node, or one of its users, where the plugin asks for them.
+    pub(crate) fn check_principal(&self, principal: &Principal) -> Result<()> {
+        match principal {
+            Principal::Node => Ok(()),
+            Principal::User(_) if !self.manifest.capabilities.users => Err(Error::denied(
+                "the plugin is for the node alone; `users = true` must stand in its manifest and in \
+                 its grants",
+            )),
+            Principal::User(name) if !self.users.contains(name) => Err(Error::not_found(format!(
+                "there is no user `{name}`; `wormholes user add {name}` makes one"
+            ))),
+            Principal::User(_) => Ok(()),
+        }
+    }
+
+    /// The same: what comes from others makes none.
     pub(crate) fn knows(&self, principal: &Principal) -> bool {
-        let actor = self.actors.get(principal);
-        *principal == Principal::Node || actor.is_some_and(|it| it.memory.woken_by.is_some())
+        self.check_principal(principal).is_ok()
     }
 
     pub(crate) fn speaks(&self, protocol: &str) -> bool {

@@ -193,11 +193,6 @@ impl Transaction {
                 "at another node only the instance of the same name can be written to",
             ));
         }
-        if key.sender != Identity::Node && self.ground.principal != Principal::Node {
-            let users = "the kit has aliases of the node's principal alone; test those of users in a \
-                         node";
-            return Err(Error::new(ErrorCode::Unavailable, users));
-        }
         if let Identity::Alias(name) = &key.sender
             && (name.is_empty() || !is_text(name) || !matches!(place, Place::Node(_)))
         {
