@@ -5,13 +5,24 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use wormholes_proto::NodeId;
 
-use crate::{binaries, hosts, log::LogLines, rpc, setup::Setup, size, wait::until};
+use crate::{
+    binaries, hosts,
+    log::LogLines,
+    rpc,
+    setup::Setup,
+    size,
+    wait::{until, until_within},
+};
+
+/// It compiles its plugins first: one in JavaScript takes two slow cores most of a minute.
+const READY_LIMIT: Duration = Duration::from_secs(120);
 
 /// A running daemon.
 #[derive(Debug)]
@@ -216,7 +227,7 @@ impl Daemon {
         let socket = self.socket();
         let (n_entrances, has_metrics) = self.setup.listeners();
         let child = &mut self.child;
-        let ready = until("a daemon to be ready", async || {
+        let ready = until_within(READY_LIMIT, "a daemon to be ready", async || {
             match child.try_wait() {
                 Ok(None) => {}
                 Ok(Some(status)) => return Some(Err(status.to_string())),

@@ -17,13 +17,14 @@ use crate::{
 const TIME_LIMIT: Duration = Duration::from_secs(50 * 60);
 
 /// Tests that measure, or use a machine up, are run by themselves, one after the other.
-const MEASURING: [&str; 10] = [
+const MEASURING: [&str; 11] = [
     "attrition::",
     "bad_input::",
     "endurance::",
     "hostile_scripts::",
     "leaks::",
     "lies::storm::",
+    "marks::",
     "moves::",
     "onion_build::",
     "relay_open::",

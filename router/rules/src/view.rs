@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     net::IpAddr,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::SystemTime,
 };
 
@@ -194,6 +194,9 @@ pub struct World {
     nodes: Vec<Arc<NodeView>>,
     by_id: HashMap<NodeId, Arc<NodeView>>,
     by_name: HashMap<String, Arc<NodeView>>,
+    /// Sorted when a script first asks: each decision on this world may ask again and again.
+    relays: OnceLock<Vec<Arc<NodeView>>>,
+    peers: OnceLock<Vec<Arc<NodeView>>>,
 }
 
 impl World {
@@ -222,19 +225,22 @@ impl World {
     }
 
     /// Relays, or else peers that are trusted at all: online ones first, then by round trip.
-    pub(crate) fn nearest(&self, is_relay: bool) -> Vec<Arc<NodeView>> {
-        let fits = |node: &&Arc<NodeView>| match is_relay {
-            true => node.roles.relay,
-            false => node.trust > 0,
-        };
+    pub(crate) fn nearest(&self, is_relay: bool) -> &[Arc<NodeView>] {
+        match is_relay {
+            true => self.relays.get_or_init(|| self.sorted(|n| n.roles.relay)),
+            false => self.peers.get_or_init(|| self.sorted(|n| n.trust > 0)),
+        }
+    }
+
+    fn sorted(&self, fits: fn(&NodeView) -> bool) -> Vec<Arc<NodeView>> {
         let rtt = |node: &NodeView| node.rtt_ms.unwrap_or(f64::INFINITY);
-        let mut nodes: Vec<_> = self.nodes.iter().filter(fits).collect();
+        let mut nodes: Vec<_> = self.nodes.iter().filter(|node| fits(node)).collect();
         nodes.sort_by(|a, b| {
             let online = b.online.cmp(&a.online);
             online.then(rtt(a).total_cmp(&rtt(b)))
         });
-        nodes.truncate(MAX_LISTED);
-        nodes.into_iter().cloned().collect()
+        let nearest = nodes.iter().take(MAX_LISTED);
+        nearest.map(|node| Arc::clone(node)).collect()
     }
 
     /// The node that `text` means: a petname, a whole node id, or `[<service>.]<node>.wh`. A part

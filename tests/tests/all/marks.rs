@@ -25,6 +25,7 @@ const METRICS: &str = "[metrics]\nlisten = \"127.0.0.1:0\"";
 #[tokio::test(flavor = "multi_thread")]
 async fn no_flow_opens_before_its_delay_nor_much_after() {
     const FLOWS: usize = 16;
+    const ROUNDS: usize = 5;
     let delay = Duration::from_millis(400);
     let script = r#"fn route(c) {
         switch c.user {
@@ -45,63 +46,83 @@ async fn no_flow_opens_before_its_delay_nor_much_after() {
         took.sort_unstable();
         took
     };
-    let (late, soon) = tokio::join!(took("late"), took("soon"));
-    assert!(late[0] >= delay, "{late:?}");
-    let typical = late[FLOWS / 2].saturating_sub(soon[FLOWS / 2]);
-    assert!(
-        typical > delay * 3 / 4 && typical < delay * 5 / 4,
-        "{typical:?}: {late:?}, without {soon:?}"
-    );
+    // What else the machine does may hold one round back, not all of them.
+    let mut rounds = Vec::new();
+    for _ in 0..ROUNDS {
+        let (late, soon) = tokio::join!(took("late"), took("soon"));
+        assert!(late[0] >= delay, "{late:?}");
+        rounds.push(late[FLOWS / 2].saturating_sub(soon[FLOWS / 2]));
+    }
+    let least = rounds.iter().min().unwrap();
+    assert!(*least < delay * 5 / 4, "{rounds:?}");
 }
 
-/// Quantiles do not heed the few pieces that a busy machine held back.
+/// Quantiles do not heed the few pieces that a busy machine held back; nor do several rounds a
+/// while in which it held all of them back.
 #[tokio::test(flavor = "multi_thread")]
 async fn waits_between_pieces_have_the_shape_of_their_jitter() {
-    const FLOWS: usize = 16;
-    const PIECES: usize = 60;
+    const ROUNDS: usize = 5;
     let script = r#"fn route(c) {
         if c.user == "none" { direct() } else { direct().jitter(c.user) }
     }"#;
     let scene = Scene::start(script).await;
-    let widths = async |shape| {
-        let flows = (0..FLOWS).map(|_| async {
-            let mut flow = scene.flow(shape).await;
-            let mut widths = Vec::new();
-            for _ in 0..PIECES {
-                let start = Instant::now();
-                echo(&mut flow, &[7; 100]).await;
-                widths.push(start.elapsed());
-            }
-            widths
-        });
-        let mut widths = join_all(flows).await.concat();
-        widths.sort_unstable();
+    let mut unlike = Vec::new();
+    for _ in 0..ROUNDS {
+        let (exp, uniform, idle) = tokio::join!(
+            widths(&scene, "exp 30ms"),
+            widths(&scene, "uniform 60ms"),
+            widths(&scene, "none")
+        );
+        match have_the_shape(&exp, &uniform, at(&idle, 0.5)) {
+            Ok(()) => return,
+            Err(found) => unlike.push(found),
+        }
+    }
+    panic!("{unlike:?}");
+}
+
+/// Milliseconds between pieces of flows with a jitter, sorted.
+async fn widths(scene: &Scene, jitter: &str) -> Vec<f64> {
+    const FLOWS: usize = 16;
+    const PIECES: usize = 60;
+    let flows = (0..FLOWS).map(|_| async {
+        let mut flow = scene.flow(jitter).await;
+        let mut widths = Vec::new();
+        for _ in 0..PIECES {
+            let start = Instant::now();
+            echo(&mut flow, &[7; 100]).await;
+            widths.push(start.elapsed().as_secs_f64() * 1000.0);
+        }
         widths
-    };
-    let (exp, uniform, none) =
-        tokio::join!(widths("exp 30ms"), widths("uniform 60ms"), widths("none"));
-    let at = |widths: &[Duration], share: f64| {
-        widths[(widths.len() as f64 * share) as usize].as_secs_f64() * 1000.0
-    };
-    let idle = at(&none, 0.5);
+    });
+    let mut widths = join_all(flows).await.concat();
+    widths.sort_by(f64::total_cmp);
+    widths
+}
+
+fn at(widths: &[f64], share: f64) -> f64 {
+    widths[(widths.len() as f64 * share) as usize]
+}
+
+fn have_the_shape(exp: &[f64], uniform: &[f64], idle: f64) -> Result<(), String> {
     for (shape, widths, median, n_95) in [
-        ("exp", &exp, 30.0 * 2_f64.ln(), 30.0 * 20_f64.ln()),
-        ("uniform", &uniform, 30.0, 57.0),
+        ("exp", exp, 30.0 * 2_f64.ln(), 30.0 * 20_f64.ln()),
+        ("uniform", uniform, 30.0, 57.0),
     ] {
         // Four standard deviations and the timer's millisecond below; busy machines add, above.
         for (share, wanted) in [(0.5, median), (0.95, n_95)] {
             let found = at(widths, share) - idle;
-            let within = wanted * 0.8..wanted * 1.3 + 2.0;
-            assert!(
-                within.contains(&found),
-                "{shape} {share}: {found} ms, {idle} idle"
-            );
+            if !(wanted * 0.8..wanted * 1.3 + 2.0).contains(&found) {
+                return Err(format!("{shape} {share}: {found} ms, {idle} idle"));
+            }
         }
     }
     // Of the exponential the 95th percentile is 4.3 medians, of the uniform 1.9.
-    let spread = |widths: &[Duration]| (at(widths, 0.95) - idle) / (at(widths, 0.5) - idle);
-    assert!(spread(&exp) > 3.0, "{}", spread(&exp));
-    assert!(spread(&uniform) < 2.6, "{}", spread(&uniform));
+    let spread = |widths: &[f64]| (at(widths, 0.95) - idle) / (at(widths, 0.5) - idle);
+    match (spread(exp), spread(uniform)) {
+        (exp, uniform) if exp > 3.0 && uniform < 2.6 => Ok(()),
+        spreads => Err(format!("spreads {spreads:?}")),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -72,6 +72,7 @@ async fn neither_flows_nor_other_plugins_feel_one_that_does_its_worst() {
 async fn node() -> Daemon {
     let setup = Setup::new("node").unwrap().entrances();
     let setup = setup.config("[log]\nlevel = \"warn\"");
+    let setup = setup.script("rules.rhai", "fn route(c) { direct() }");
     let setup = setup.plugin("plugins/echo").unwrap();
     let setup = setup.plugin("tests/wicked").unwrap();
     setup.start().await.unwrap()

@@ -163,9 +163,9 @@ impl Ground {
             From::Node(_) => {
                 let nodes = self.world.nearest(is_relay);
                 if let Some(reads) = &mut self.lock().reads {
-                    reads.listed(is_relay, &nodes);
+                    reads.listed(is_relay, nodes);
                 }
-                Ok(nodes)
+                Ok(nodes.to_vec())
             }
             From::Record(reads, _) => {
                 let (ids, name) = match is_relay {
