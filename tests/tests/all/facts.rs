@@ -214,8 +214,8 @@ async fn a_hook_may_be_as_deep_as_any_and_one_that_nobody_can_ask_is_refused() {
     };
     // On the stack of a plugin's call.
     let deep = folder.join("deep.rhai");
-    let open = "(1 + ".repeat(40);
-    let shut = ")".repeat(40);
+    let open = "(1 + ".repeat(20);
+    let shut = ")".repeat(20);
     let text = format!("fn f(n) {{ {open}f(n + 1){shut} }}\nfn clerk_write(w) {{ f(0) }}");
     fs::write(&deep, text).unwrap();
     trio.club
