@@ -26,10 +26,10 @@ use ways::{ALL, LEAKS, Program, Way, script};
 /// Clients leave nodes that did not answer alone for up to 10 s.
 const SETTLE: Duration = Duration::from_secs(40);
 const RELOADS: usize = 3;
-/// A page that takes ten seconds at the rate at which it is fetched; what the kernel holds of it
+/// A page that takes twenty seconds at the rate at which it is fetched; what the kernel holds of it
 /// when its sender dies, some.
 const LONG_PAGE_BYTES: usize = 40_000_000;
-const LONG_RATE: &str = "4M";
+const LONG_RATE: &str = "2M";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_packet_of_a_flow_leaves_by_another_way_than_its_plan_says() {
