@@ -91,6 +91,8 @@ mod plugins_js;
 mod plugins_new;
 #[path = "all/plugins_operators.rs"]
 mod plugins_operators;
+#[path = "all/plugins_removed.rs"]
+mod plugins_removed;
 #[path = "all/plugins_update.rs"]
 mod plugins_update;
 #[path = "all/readme.rs"]

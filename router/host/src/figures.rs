@@ -85,7 +85,7 @@ impl Ending {
             Err(Fault::Refused(_)) => Self::Refused,
             Err(Fault::Trapped(_)) => Self::Trapped,
             Err(Fault::TimedOut(_)) => Self::TimedOut,
-            Err(Fault::Host(_)) => Self::Host,
+            Err(Fault::Host(_) | Fault::GivenUp) => Self::Host,
         }
     }
 }

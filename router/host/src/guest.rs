@@ -146,6 +146,9 @@ pub(crate) enum Fault {
     /// Not the plugin's fault: the store cannot be read.
     #[error("the store cannot be read: {0}")]
     Host(String),
+    /// Not the plugin's fault: a migration makes way for what an operator wants by now.
+    #[error("given up, for another change")]
+    GivenUp,
 }
 
 /// One instance.
@@ -225,8 +228,13 @@ impl Code {
 
     /// Whether messages and questions of others reach it: it was granted them, and has a handler.
     pub(crate) fn takes_messages(&self) -> bool {
-        let has_handler = self.exports.message.is_some() || self.exports.request.is_some();
-        self.plugin.granted.messages && has_handler
+        let takes_questions = self.plugin.granted.messages && self.exports.request.is_some();
+        takes_questions || self.takes_channels()
+    }
+
+    /// Whether messages of others do.
+    pub(crate) fn takes_channels(&self) -> bool {
+        self.plugin.granted.messages && self.exports.message.is_some()
     }
 
     /// Whether it is told of peers.

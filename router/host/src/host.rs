@@ -261,6 +261,7 @@ impl Host {
             users,
             loaded: RwLock::default(),
             actors: Mutex::default(),
+            numbers: tokio::sync::Mutex::default(),
             next_request: AtomicU64::new(first_request),
         };
         let shared = Arc::new(shared);

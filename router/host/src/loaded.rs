@@ -47,7 +47,7 @@ pub(crate) struct Loaded {
     pub(crate) letters: Letters,
     pub(crate) news: News,
     /// One change of its version at a time.
-    pub(crate) changing: tokio::sync::Mutex<()>,
+    pub(crate) changing: Arc<tokio::sync::Mutex<()>>,
     edition: ArcSwap<Edition>,
     /// Its operations.
     pub(crate) board: Board,
@@ -77,7 +77,7 @@ impl Loaded {
             figures: Figures::default(),
             letters: Letters::read(number, &snapshot)?,
             news: News::new(edition.code.hears_of_peers(), edition.code.hears_of_usage()),
-            changing: tokio::sync::Mutex::default(),
+            changing: Arc::default(),
             edition: ArcSwap::from_pointee(edition),
             board: Board::default(),
             healths: Mutex::default(),
@@ -228,6 +228,12 @@ impl Loaded {
         self.edition.load().plugin().strangers
     }
 
+    /// Whether somebody may send to it in this protocol; what comes then is not refused for want of
+    /// a handler.
+    pub(crate) fn takes_channel(&self, protocol: &str) -> bool {
+        self.edition.load().code.takes_channels() && self.speaks(protocol)
+    }
+
     /// Whether it sends and takes messages in this protocol.
     pub(crate) fn speaks(&self, protocol: &str) -> bool {
         self.edition
@@ -328,7 +334,7 @@ impl Loaded {
         self.figures.answered(Ending::of(&answer));
         answer.map_err(|fault| match fault {
             Fault::Refused(refusal) => refusal,
-            Fault::Trapped(_) | Fault::TimedOut(_) | Fault::Host(_) => {
+            Fault::Trapped(_) | Fault::TimedOut(_) | Fault::Host(_) | Fault::GivenUp => {
                 let plugin = &self.name;
                 tracing::warn!(%plugin, %fault, "a plugin broke over a question");
                 health.broke(&fault);

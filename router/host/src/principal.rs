@@ -383,11 +383,18 @@ impl Actor {
 
     /// Runs one event, and makes what it did real.
     async fn handle(&mut self, event: Event, attempt: u32) {
-        if let Event::Request(request) = &event
-            && !self.memory.requests.contains(&request.id)
-        {
-            // It was given up before it was tried again.
-            return;
+        if let Event::Request(request) = &event {
+            if !self.memory.requests.contains(&request.id) {
+                // It was given up before it was tried again.
+                return;
+            }
+            // Who was told that it is too late may ask again: one operation begins, not two.
+            let asker = self.askers.get(&request.id);
+            if request.is_operation && asker.is_some_and(|(_, asker)| asker.answer.is_closed()) {
+                self.forget_asker(request.id);
+                self.memory.requests.remove(&request.id);
+                return;
+            }
         }
         if let Event::Message(incoming) = &event
             && !incoming.is_live(self.epoch)
@@ -399,6 +406,8 @@ impl Actor {
         match outcome {
             Ok(told) => self.succeed(&event, told),
             Err(Fault::Refused(refusal)) => self.refuse(event, refusal),
+            // An order is obeyed first.
+            Err(Fault::GivenUp) => self.first.push_front((event, attempt)),
             Err(fault @ Fault::Host(_)) => {
                 tracing::error!(plugin = %self.loaded.name, %fault, "a plugin's event waits");
                 self.first.push_front((event, attempt));
@@ -415,7 +424,7 @@ impl Actor {
     ) -> Result<(Outcome, Effects), Fault> {
         if let Event::Migrate { .. } = event {
             let edition = Arc::clone(&self.edition);
-            let prepared = self.prepare(&edition, attempt).await?;
+            let prepared = self.prepare(&edition, attempt, None).await?;
             let effects;
             (self.memory, effects) = prepared.take_effect();
             return Ok((Outcome::Done, effects));

@@ -8,7 +8,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedMutexGuard, oneshot};
 
 use super::{LoadError, Shared, Source};
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
     guest::Around,
     lines::PluginLines,
     loaded::{Loaded, TURNS},
-    mail::Input,
+    mail::{Input, Owner},
     message::{decode, encode},
     principal::{Go, Order, TakeOver},
     rows::{instance_key, of_instance, versions_key},
@@ -27,6 +27,8 @@ use crate::{
 
 /// How long an update may take in all: a gigabyte of rows is migrated in less.
 const PATIENCE: Duration = Duration::from_secs(600);
+/// How long a start waits for it: a migration that takes longer goes on beside all else.
+const START_PATIENCE: Duration = Duration::from_secs(5);
 /// What the one commit of an update may have: what `init` writes for all principals together. What
 /// migrations write was committed before.
 const MAX_COMMIT_BYTES: usize = 64 << 20;
@@ -56,10 +58,13 @@ impl Shared {
         let (Some(versions), Some(ran)) = (versions, ran) else {
             let (edition, source) = wanted;
             let loaded = Arc::new(Loaded::new(number, edition, &self.store)?);
-            self.begin(loaded)?;
-            return self.remember(number, digest, name, &source).await;
+            let _one = changing(&loaded)?;
+            self.begin(Arc::clone(&loaded))?;
+            return self.remember(number, digest, name, source).await;
         };
         let loaded = Arc::new(Loaded::new(number, ran, &self.store)?);
+        // Before anybody finds it.
+        let one = changing(&loaded)?;
         self.begin(Arc::clone(&loaded))?;
         let version = &wanted.0.manifest.plugin.version;
         if versions.left == Some(digest) && terms.sha256.is_none() {
@@ -71,14 +76,20 @@ impl Shared {
             );
             return Ok(());
         }
-        let version = version.clone();
-        match self.change(&loaded, wanted, None).await {
-            Ok(()) => tracing::info!(plugin = name, version, "a plugin was updated"),
-            Err(error) => tracing::error!(
-                plugin = name, version, %error,
-                "a plugin's new version does not take over: the version before runs on"
-            ),
-        }
+        let (shared, version) = (Arc::clone(self), version.clone());
+        let change = async move {
+            let _one = one;
+            let (changed, plugin) = (shared.change(&loaded, wanted, None).await, &loaded.name);
+            match changed {
+                Ok(()) => tracing::info!(%plugin, version, "a plugin was updated"),
+                Err(error) => tracing::error!(
+                    %plugin, version, %error,
+                    "a plugin's new version does not take over: the version before runs on"
+                ),
+            }
+        };
+        let change = self.threads.spawn(change);
+        let _goes_on = tokio::time::timeout(START_PATIENCE, change).await;
         Ok(())
     }
 
@@ -114,7 +125,7 @@ impl Shared {
         let versions = self.versions(loaded.number)?;
         let before = versions.and_then(|versions| versions.before);
         let before = before.ok_or_else(|| LoadError::NoneBefore(name.to_owned()))?;
-        let source = self.kept.read(name, &before).map_err(LoadError::Kept)?;
+        let source = self.read_kept(name, before).await?;
         if let Some(meant) = terms.sha256.filter(|meant| source.sha256() != *meant) {
             return Err(LoadError::hash(&source, &meant));
         }
@@ -140,6 +151,7 @@ impl Shared {
             Err(_) => return Err(missing()),
         }
         if purge {
+            let _one = self.numbers.lock().await;
             let number = self.known_number(name)?.ok_or_else(missing)?;
             let mut writes = Writes::default();
             of_instance(number).for_each(|range| writes.remove_range(range));
@@ -147,7 +159,7 @@ impl Shared {
             if !self.make_durable(writes).await {
                 return Err(LoadError::Lost);
             }
-            self.kept.forget_others(name, &[]);
+            self.forget_kept(name, Vec::new()).await;
         }
         Ok(())
     }
@@ -202,9 +214,9 @@ impl Shared {
         terms: &Terms,
         lines: &Arc<PluginLines>,
     ) -> Option<Edition> {
-        let compiled = match self.kept.read(name, digest) {
+        let compiled = match self.read_kept(name, *digest).await {
             Ok(source) => self.compile(name, source, terms, lines).await,
-            Err(error) => Err(LoadError::Kept(error)),
+            Err(error) => Err(error),
         };
         match compiled {
             Ok((edition, _)) => Some(edition),
@@ -232,32 +244,66 @@ impl Shared {
         Ok(row.as_deref().and_then(decode))
     }
 
-    /// This version runs without another one before it.
+    /// This version runs; the one that ran last cannot, or is the same.
     async fn remember(
-        &self,
+        self: &Arc<Self>,
         number: u32,
         now: Digest,
         name: &str,
-        source: &Source,
+        source: Source,
     ) -> Result<(), LoadError> {
         // Without a copy it runs all the same; only nothing returns to it.
-        if let Err(error) = self.kept.keep(name, source) {
+        if let Err(error) = self.keep(name, source).await {
             tracing::warn!(plugin = name, %error, "a plugin's files cannot be kept");
         }
         let known = self.versions(number)?;
-        if known.is_some_and(|known| known.now == now) {
-            return Ok(());
-        }
+        let before = match known {
+            Some(known) if known.now == now => return Ok(()),
+            Some(known) => Some(known.now),
+            None => None,
+        };
         let versions = Versions {
             now,
-            before: None,
+            before,
             left: None,
         };
         let mut writes = Writes::default();
         writes.put(versions_key(number), Some(encode(&versions)));
-        let is_durable = self.make_durable(writes).await;
-        self.kept.forget_others(name, &[now]);
-        is_durable.then_some(()).ok_or(LoadError::Lost)
+        if !self.make_durable(writes).await {
+            return Err(LoadError::Lost);
+        }
+        let kept = [Some(now), before].into_iter().flatten();
+        self.forget_kept(name, kept.collect()).await;
+        Ok(())
+    }
+
+    async fn read_kept(self: &Arc<Self>, name: &str, digest: Digest) -> Result<Source, LoadError> {
+        let name = name.to_owned();
+        let read = self.on_disk(move |shared| shared.kept.read(&name, &digest));
+        read.await?.map_err(LoadError::Kept)
+    }
+
+    async fn keep(self: &Arc<Self>, name: &str, source: Source) -> Result<(), LoadError> {
+        let name = name.to_owned();
+        let kept = self.on_disk(move |shared| shared.kept.keep(&name, &source));
+        kept.await?.map_err(LoadError::Keep)
+    }
+
+    async fn forget_kept(self: &Arc<Self>, name: &str, but: Vec<Digest>) {
+        let name = name.to_owned();
+        let forgotten = self.on_disk(move |shared| shared.kept.forget_others(&name, &but));
+        // What the stop of the node leaves there is forgotten with the next version.
+        let _ = forgotten.await;
+    }
+
+    /// Files of megabytes are read and written beside all else.
+    async fn on_disk<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Self) -> T + Send + 'static,
+    ) -> Result<T, LoadError> {
+        let shared = Arc::clone(self);
+        let done = self.threads.spawn_blocking(move || work(&shared)).await;
+        done.map_err(|_| LoadError::Lost)
     }
 
     /// Has a version take all principals over, or none.
@@ -267,9 +313,7 @@ impl Shared {
         (edition, source): (Edition, Source),
         left: Option<Digest>,
     ) -> Result<(), LoadError> {
-        self.kept
-            .keep(&loaded.name, &source)
-            .map_err(LoadError::Keep)?;
+        self.keep(&loaded.name, source).await?;
         let before = loaded.edition().digest;
         let versions = Versions {
             now: edition.digest,
@@ -287,9 +331,8 @@ impl Shared {
         let ready = ready.map_err(|_| LoadError::Late)??;
         self.take_over(loaded, edition, epoch, &versions, ready)
             .await?;
-        let kept = [Some(versions.now), versions.before];
-        let kept: Vec<_> = kept.into_iter().flatten().collect();
-        self.kept.forget_others(&loaded.name, &kept);
+        let kept = [Some(versions.now), versions.before].into_iter().flatten();
+        self.forget_kept(&loaded.name, kept.collect()).await;
         Ok(())
     }
 
@@ -322,17 +365,18 @@ impl Shared {
                 principal: principal.to_string(),
                 why,
             })?;
+            // Those that wait hold theirs in memory.
+            if bytes > MAX_COMMIT_BYTES {
+                return Err(LoadError::TooMuch);
+            }
             all.push((principal, go));
-        }
-        if bytes > MAX_COMMIT_BYTES {
-            return Err(LoadError::TooMuch);
         }
         Ok(all)
     }
 
     /// Makes it real for all of them, in one commit.
     async fn take_over(
-        &self,
+        self: &Arc<Self>,
         loaded: &Arc<Loaded>,
         edition: Arc<Edition>,
         epoch: u64,
@@ -362,16 +406,54 @@ impl Shared {
         if !durable.await.unwrap_or(false) {
             return Err(LoadError::Lost);
         }
-        let is_new = !loaded.takes_messages() && edition.code.takes_messages();
-        loaded.run(edition);
+        let before = loaded.edition();
+        loaded.run(Arc::clone(&edition));
         loaded.unpark();
+        // What is on its way to a handler that is not there any more stays with its sender: all
+        // trunks are opened anew, and say what the version takes.
+        let took_more = before.code.takes_channels()
+            && !(edition.code.takes_channels()
+                && before.protocols.is_subset(&edition.protocols));
+        if took_more {
+            self.forget_mail(loaded.number).await;
+        }
         for done in waiting {
             let _ = done.send(batch);
         }
-        if is_new {
+        if took_more || !before.code.takes_messages() {
             self.mail.tell(Input::Loaded(Arc::clone(loaded)));
         }
+        self.follow_grant(loaded, before.plugin().granted.users).await;
         Ok(())
+    }
+
+    /// Users' principals end where the version is not granted users any more, and begin where it is
+    /// by now.
+    async fn follow_grant(self: &Arc<Self>, loaded: &Arc<Loaded>, had_users: bool) {
+        let has_users = loaded.has_users();
+        if has_users == had_users {
+            return;
+        }
+        let _alone = self.users.change().await;
+        for principal in loaded.principals() {
+            if let Principal::User(name) = &principal
+                && self.users.is_active(name)
+            {
+                let owner = Owner::new(Arc::clone(loaded), principal);
+                if has_users {
+                    self.bring_back(owner);
+                } else {
+                    self.retire(&owner).await;
+                }
+            }
+        }
+    }
+
+    /// The office drops all that it has of an instance.
+    async fn forget_mail(&self, number: u32) {
+        let (done, forgotten) = oneshot::channel();
+        self.mail.tell(Input::Removed(number, done));
+        let _ = forgotten.await;
     }
 
     /// Ends all principals of an instance; what they were at is undone.
@@ -385,16 +467,17 @@ impl Shared {
                 let _ = ended.await;
             }
         }
-        let (done, forgotten) = oneshot::channel();
-        self.mail.tell(Input::Removed(loaded.number, done));
-        let _ = forgotten.await;
-        // Behind all that they still had on its way to the disk.
+        // The office has heard of all that they still had on its way to the disk, and the disk has
+        // all that the office had.
         self.make_durable(Writes::default()).await;
+        self.forget_mail(loaded.number).await;
+        self.make_durable(Writes::default()).await;
+        self.network.forget_facts(&loaded.edition().plugin().granted.facts);
     }
 }
 
 /// One change of an instance at a time.
-fn changing(loaded: &Loaded) -> Result<tokio::sync::MutexGuard<'_, ()>, LoadError> {
-    let changing = loaded.changing.try_lock();
+fn changing(loaded: &Loaded) -> Result<OwnedMutexGuard<()>, LoadError> {
+    let changing = Arc::clone(&loaded.changing).try_lock_owned();
     changing.map_err(|_| LoadError::Busy(loaded.name.to_string()))
 }

@@ -51,6 +51,8 @@ pub(crate) struct Shared {
     pub(crate) users: Users,
     pub(super) loaded: RwLock<BTreeMap<Arc<str>, Arc<Loaded>>>,
     pub(super) actors: Mutex<HashMap<Home, Post>>,
+    /// Held by whoever gives an instance its number, or takes it away.
+    pub(super) numbers: tokio::sync::Mutex<()>,
     pub(super) next_request: AtomicU64,
 }
 
@@ -295,6 +297,7 @@ impl Shared {
 
     /// Under which number the instance's rows lie; a new one is durable before it is used.
     pub(super) async fn number(&self, name: &str) -> Result<u32, LoadError> {
+        let _one = self.numbers.lock().await;
         if let Some(number) = self.known_number(name)? {
             return Ok(number);
         }

@@ -83,14 +83,18 @@ impl Shared {
             return Err(Refusal::lost());
         }
         self.users.set(user.clone());
-        // Who was here before has timers, and messages that wait.
         for owner in self.principals_of(name) {
-            match self.wake(owner.home, owner.principal.clone(), &owner.loaded) {
-                Ok(_) => self.mail.tell(Input::Back(owner)),
-                Err(error) => tracing::debug!(%error, "a user sleeps on"),
-            }
+            self.bring_back(owner);
         }
         Ok(user)
+    }
+
+    /// Who was here before has timers, and messages that wait.
+    pub(super) fn bring_back(self: &Arc<Self>, owner: Owner) {
+        match self.wake(owner.home, owner.principal.clone(), &owner.loaded) {
+            Ok(_) => self.mail.tell(Input::Back(owner)),
+            Err(error) => tracing::debug!(%error, "a user sleeps on"),
+        }
     }
 
     async fn remove_user(self: &Arc<Self>, name: &str, purge: bool) -> Result<User, Refusal> {
@@ -108,6 +112,9 @@ impl Shared {
         writes.put(user_key(name), Some(user.encode()));
         if !self.make_durable(writes).await {
             self.users.reset(name, before);
+            for owner in principals.into_iter().filter(|_| self.users.is_active(name)) {
+                self.bring_back(owner);
+            }
             return Err(Refusal::lost());
         }
         if purge {
@@ -127,7 +134,7 @@ impl Shared {
     }
 
     /// Ends a principal: its actor, when its event has ended, and what the office has of it.
-    async fn retire(&self, owner: &Owner) {
+    pub(super) async fn retire(&self, owner: &Owner) {
         let post = self.actors().remove(&owner.home);
         if let Some(post) = post {
             let (done, retired) = oneshot::channel();
@@ -136,6 +143,8 @@ impl Shared {
             drop(post);
             let _ = retired.await;
         }
+        // The office has heard of all that his events did.
+        self.make_durable(Writes::default()).await;
         let (done, forgotten) = oneshot::channel();
         self.mail.tell(Input::Gone(owner.home, done));
         let _ = forgotten.await;

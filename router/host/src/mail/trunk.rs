@@ -397,7 +397,10 @@ impl Office {
         }
         let opened = if trunk.ins.len() >= MAX_CHANNELS && matches!(trunk.wire, End::Wire(_)) {
             Err(ChannelRefusal::Busy)
-        } else if !trunk.loaded.speaks(channel.envelope.protocol.as_str()) {
+        } else if !trunk
+            .loaded
+            .takes_channel(channel.envelope.protocol.as_str())
+        {
             Err(ChannelRefusal::NoProtocol)
         } else if let Some(owner) = trunk.owner(&self.shared, &channel.envelope.to) {
             let key = InKey {

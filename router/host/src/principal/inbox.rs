@@ -169,6 +169,10 @@ impl Inbox {
         }
     }
 
+    pub(super) fn has_no_order(&self) -> bool {
+        self.orders.is_empty()
+    }
+
     fn taken(&self, task: Option<Task>) -> Option<Task> {
         if task.is_some() {
             self.delivered.fetch_sub(1, Ordering::Relaxed);

@@ -29,12 +29,15 @@ const COPIED_BYTES: usize = 1 << 20;
 /// A migration of more steps has no end.
 const MAX_STEPS: u32 = 1_000_000;
 
+/// Closed: nobody waits any more.
+type Ready = oneshot::Sender<Result<usize, String>>;
+
 /// Another version takes over.
 #[derive(Debug)]
 pub(crate) struct TakeOver {
     pub(crate) edition: Arc<Edition>,
     /// How many bytes the principal's part of the commit has, or what went wrong.
-    pub(crate) ready: oneshot::Sender<Result<usize, String>>,
+    pub(crate) ready: Ready,
     /// All are ready; dropped: the version before goes on.
     pub(crate) go: oneshot::Receiver<Go>,
 }
@@ -62,7 +65,7 @@ impl Actor {
     async fn take_over(&mut self, order: TakeOver) {
         let TakeOver { edition, ready, go } = order;
         self.catch_up().await;
-        let transaction = match self.prepare(&edition, 0).await {
+        let transaction = match self.prepare(&edition, 0, Some(&ready)).await {
             Ok(transaction) => transaction,
             Err(fault) => {
                 let _ = ready.send(Err(fault.to_string()));
@@ -107,6 +110,7 @@ impl Actor {
         &mut self,
         edition: &Arc<Edition>,
         attempt: u32,
+        ready: Option<&Ready>,
     ) -> Result<Transaction, Fault> {
         // Behind all that it did.
         self.durable(Writes::default()).await?;
@@ -118,7 +122,7 @@ impl Actor {
         let mut side = self.memory.side;
         if from.is_some() {
             side = side.other();
-            self.copy_rows(side).await?;
+            self.copy_rows(side, ready).await?;
         }
         let loaded = Arc::clone(&self.loaded);
         let _turn = loaded.turns.acquire().await;
@@ -126,7 +130,8 @@ impl Actor {
         transaction.consume(&Event::Init(reason));
         if let Some(from) = from {
             transaction.run_steps(true);
-            transaction = self.migrate(edition, from, attempt, transaction).await?;
+            let by = (from, attempt);
+            transaction = self.migrate(edition, by, transaction, ready).await?;
             transaction.run_steps(false);
         }
         let (_, transaction) = self
@@ -139,11 +144,15 @@ impl Actor {
     async fn migrate(
         &mut self,
         edition: &Edition,
-        from: u32,
-        attempt: u32,
+        (from, attempt): (u32, u32),
         mut transaction: Transaction,
+        ready: Option<&Ready>,
     ) -> Result<Transaction, Fault> {
         for _ in 0..MAX_STEPS {
+            if self.is_given_up(ready) {
+                self.memory = transaction.undo();
+                return Err(Fault::GivenUp);
+            }
             let outcome;
             (outcome, transaction) = self
                 .step(edition, &Event::Migrate { from }, transaction)
@@ -162,6 +171,11 @@ impl Actor {
             }
         }
         self.refused(transaction, "`migrate` had a million steps, and wants more")
+    }
+
+    /// Whether nobody waits for a migration any more, or an operator wants something else by now.
+    fn is_given_up(&self, ready: Option<&Ready>) -> bool {
+        ready.is_some_and(Ready::is_closed) || !self.inbox.has_no_order()
     }
 
     fn refused(&mut self, transaction: Transaction, why: &str) -> Result<Transaction, Fault> {
@@ -199,7 +213,7 @@ impl Actor {
     }
 
     /// Copies the principal's own rows to a side that does not count.
-    async fn copy_rows(&self, to: Side) -> Result<(), Fault> {
+    async fn copy_rows(&self, to: Side, ready: Option<&Ready>) -> Result<(), Fault> {
         let mut writes = Writes::default();
         writes.remove_range(self.home.all(to.space()));
         self.durable(writes).await?;
@@ -208,6 +222,9 @@ impl Actor {
             (self.store.snapshot(), Writes::default(), Overlay::default());
         let mut last: Option<Vec<u8>> = None;
         loop {
+            if self.is_given_up(ready) {
+                return Err(Fault::GivenUp);
+            }
             let view = View::new(&none, &empty, &snapshot);
             let rows = view.scan(&prefix, last.as_deref(), false, COPIED_ROWS, COPIED_BYTES);
             let rows = rows.map_err(|error| Fault::Host(error.to_string()))?;

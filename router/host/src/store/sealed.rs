@@ -9,7 +9,8 @@
 //! A commit first makes new keys durable in free slots, then commits the rows that name them, then
 //! overwrites the slots whose rows are gone: so a row that is durable can be read, and one whose
 //! deletion is durable cannot, whatever is left of it. After a crash or a failure, slots that no row
-//! names are overwritten before anything else.
+//! names are overwritten before anything else; where that fails behind a commit, no other sealed row
+//! is committed before it is done.
 //!
 //! It does not hide how many rows there are, nor how long.
 
@@ -39,6 +40,8 @@ pub(super) struct Sealed {
     names: Key,
     /// As of the last commit.
     index: Arc<Index>,
+    /// Slots whose rows are gone, and which are not overwritten yet.
+    unwiped: Vec<u32>,
 }
 
 struct SealedRows {
@@ -65,6 +68,7 @@ impl Sealed {
             slots,
             names: secret.derive(b"names"),
             index: Arc::default(),
+            unwiped: Vec::new(),
         };
         sealed.load(&*rows)?;
         Ok(sealed)
@@ -90,6 +94,7 @@ impl Sealed {
         }
         outcome?;
         self.slots.keep_only(&named)?;
+        self.unwiped.clear();
         self.index = Arc::new(index);
         Ok(())
     }
@@ -139,6 +144,8 @@ impl Sealed {
     fn commit_sealed(&mut self, writes: &Writes) -> Result<(), StoreError> {
         let mut index = Index::clone(&self.index);
         let (mut below, mut gone) = (Writes::default(), Vec::new());
+        // If that is still impossible, so is the commit: the file is opened anew.
+        self.wipe()?;
         for range in writes.removed() {
             let before = range.start.clone()..range.end.clone().min(vec![SEALED_PREFIX]);
             let behind = range.start.clone().max(vec![BEHIND])..range.end.clone();
@@ -163,8 +170,19 @@ impl Sealed {
         self.slots.sync()?;
         self.below.commit(&below)?;
         self.index = Arc::new(index);
-        self.slots.wipe(gone.iter().map(|entry| entry.slot))?;
-        self.slots.sync()
+        self.unwiped.extend(gone.iter().map(|entry| entry.slot));
+        // The rows are committed: whoever wrote them must not hear that they are not.
+        if let Err(error) = self.wipe() {
+            tracing::error!(%error, "keys of deleted secret rows are not overwritten yet");
+        }
+        Ok(())
+    }
+
+    fn wipe(&mut self) -> Result<(), StoreError> {
+        self.slots.wipe(self.unwiped.iter().copied())?;
+        self.slots.sync()?;
+        self.unwiped.clear();
+        Ok(())
     }
 }
 

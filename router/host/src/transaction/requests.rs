@@ -61,12 +61,22 @@ impl Transaction {
             return Err(invalid("percent is 0 to 100"));
         }
         self.check_writable()?;
+        if !self.memory.requests.contains(&request) {
+            // Nobody waits for it any more.
+            return Ok(());
+        }
         self.charge_log(text.len())?;
-        self.progress.push(Progress {
+        let step = Progress {
             request,
             percent,
             text,
-        });
+        };
+        // In a migration the log is charged anew for each step; what was told before is old by then.
+        let known = self.progress.iter_mut();
+        match known.rev().find(|known| known.request == request) {
+            Some(known) if self.runs_steps => *known = step,
+            _ => self.progress.push(step),
+        }
         Ok(())
     }
 }

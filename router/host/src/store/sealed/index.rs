@@ -2,22 +2,16 @@
 //! made for each commit that changes a sealed row, and each snapshot keeps its own.
 
 use std::{
-    collections::BTreeMap,
     ops::{Bound, Range},
     sync::Arc,
 };
 
+use rpds::RedBlackTreeMapSync;
+
 use super::{super::Span, seal::Key};
 
-/// Of a key: rows with the same beginning, those of one space of one principal, are copied together.
-const GROUP_BYTES: usize = 10;
-
-type Group = BTreeMap<Vec<u8>, Arc<Entry>>;
-
 #[derive(Debug, Clone, Default)]
-pub(super) struct Index {
-    groups: BTreeMap<Vec<u8>, Arc<Group>>,
-}
+pub(super) struct Index(RedBlackTreeMapSync<Vec<u8>, Arc<Entry>>);
 
 /// Where a row lies below, and what opens it.
 #[derive(Debug)]
@@ -29,25 +23,16 @@ pub(super) struct Entry {
 
 impl Index {
     pub(super) fn get(&self, key: &[u8]) -> Option<&Entry> {
-        let entry = self.groups.get(group(key))?.get(key)?;
-        Some(entry)
+        self.0.get(key).map(|entry| &**entry)
     }
 
     pub(super) fn insert(&mut self, key: Vec<u8>, entry: Entry) {
-        let group = self.groups.entry(group(&key).to_vec()).or_default();
-        Arc::make_mut(group).insert(key, Arc::new(entry));
+        self.0.insert_mut(key, Arc::new(entry));
     }
 
     pub(super) fn remove(&mut self, key: &[u8]) -> Option<Arc<Entry>> {
-        let rows = self.groups.get_mut(group(key))?;
-        if !rows.contains_key(key) {
-            return None;
-        }
-        let rows = Arc::make_mut(rows);
-        let entry = rows.remove(key);
-        if rows.is_empty() {
-            self.groups.remove(group(key));
-        }
+        let entry = self.0.get(key).cloned();
+        self.0.remove_mut(key);
         entry
     }
 
@@ -78,20 +63,9 @@ impl Index {
 
     fn within<'a>(
         &'a self,
-        (start, end): (Bound<&'a [u8]>, Bound<&'a [u8]>),
+        bounds: (Bound<&'a [u8]>, Bound<&'a [u8]>),
     ) -> impl DoubleEndedIterator<Item = (&'a [u8], &'a Entry)> {
-        let first = match start {
-            Bound::Included(key) | Bound::Excluded(key) => Bound::Included(group(key)),
-            Bound::Unbounded => Bound::Unbounded,
-        };
-        let groups = self.groups.range::<[u8], _>((first, end));
-        groups.flat_map(move |(_, rows)| {
-            let rows = rows.range::<[u8], _>((start, end));
-            rows.map(|(key, entry)| (key.as_slice(), &**entry))
-        })
+        let rows = self.0.range::<[u8], _>(bounds);
+        rows.map(|(key, entry)| (key.as_slice(), &**entry))
     }
-}
-
-fn group(key: &[u8]) -> &[u8] {
-    key.get(..GROUP_BYTES).unwrap_or(key)
 }
