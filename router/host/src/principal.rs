@@ -175,7 +175,7 @@ impl Actor {
             match next {
                 Next::Run(..) if is_past => {}
                 Next::Run(event, attempt) => self.handle(event, attempt).await,
-                Next::Take(Task::Retire(done)) => return self.retire(done),
+                Next::Take(Task::Retire(done)) => return self.retire(done).await,
                 Next::Take(task) => self.take_task(task).await,
                 Next::Again => self.rest(),
                 Next::End => return,

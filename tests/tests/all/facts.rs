@@ -357,3 +357,18 @@ async fn a_bill_that_no_plugin_gets_is_warned_of() {
     assert!(!said.status.success(), "{text}");
     assert!(text.contains("grant `usage` to one"), "{text}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_removed_plugin_published_admits_nobody() {
+    let trio = Trio::start(105).await;
+    trio.told(&["vouch", "bob", "5"]).unwrap();
+    until("bob's credit", async || trio.reaches().await.then_some(()))
+        .await
+        .unwrap();
+    trio.club.cli(&["plugin", "remove", "clerk"]).unwrap();
+    until("bob to be refused", async || {
+        (!trio.reaches().await).then_some(())
+    })
+    .await
+    .unwrap();
+}

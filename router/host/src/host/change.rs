@@ -412,8 +412,7 @@ impl Shared {
         // What is on its way to a handler that is not there any more stays with its sender: all
         // trunks are opened anew, and say what the version takes.
         let took_more = before.code.takes_channels()
-            && !(edition.code.takes_channels()
-                && before.protocols.is_subset(&edition.protocols));
+            && !(edition.code.takes_channels() && before.protocols.is_subset(&edition.protocols));
         if took_more {
             self.forget_mail(loaded.number).await;
         }
@@ -423,7 +422,8 @@ impl Shared {
         if took_more || !before.code.takes_messages() {
             self.mail.tell(Input::Loaded(Arc::clone(loaded)));
         }
-        self.follow_grant(loaded, before.plugin().granted.users).await;
+        self.follow_grant(loaded, before.plugin().granted.users)
+            .await;
         Ok(())
     }
 
@@ -472,7 +472,8 @@ impl Shared {
         self.make_durable(Writes::default()).await;
         self.forget_mail(loaded.number).await;
         self.make_durable(Writes::default()).await;
-        self.network.forget_facts(&loaded.edition().plugin().granted.facts);
+        self.network
+            .forget_facts(&loaded.edition().plugin().granted.facts);
     }
 }
 

@@ -128,7 +128,7 @@ impl Shared {
                         Limit::Waiting.mend()
                     }
                     TrySendError::Closed(_) => {
-                        "the plugin ended by a fault of the daemon; restart it"
+                        "the plugin, or its user, is being removed; else restart the daemon"
                     }
                 };
                 Refusal::new(ErrorCode::Unavailable, why)

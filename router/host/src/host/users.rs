@@ -112,7 +112,10 @@ impl Shared {
         writes.put(user_key(name), Some(user.encode()));
         if !self.make_durable(writes).await {
             self.users.reset(name, before);
-            for owner in principals.into_iter().filter(|_| self.users.is_active(name)) {
+            for owner in principals
+                .into_iter()
+                .filter(|_| self.users.is_active(name))
+            {
                 self.bring_back(owner);
             }
             return Err(Refusal::lost());
@@ -140,7 +143,6 @@ impl Shared {
             let (done, retired) = oneshot::channel();
             // An actor that ended by a fault takes nothing.
             let _ = post.tasks().send(Task::Retire(done)).await;
-            drop(post);
             let _ = retired.await;
         }
         // The office has heard of all that his events did.

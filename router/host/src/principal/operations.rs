@@ -47,12 +47,12 @@ impl Actor {
     }
 
     /// Ends: whoever waits is told why.
-    pub(super) fn retire(mut self, done: oneshot::Sender<()>) {
+    pub(super) async fn retire(mut self, done: oneshot::Sender<()>) {
         for (_, asker) in mem::take(&mut self.askers).into_values() {
             asker.say(Err(Refusal::removed()));
         }
         self.inbox.tasks.close();
-        while let Ok(task) = self.inbox.tasks.try_recv() {
+        while let Some(task) = self.inbox.tasks.recv().await {
             if let Task::Request(_, asker) = task {
                 asker.say(Err(Refusal::removed()));
             }
