@@ -55,10 +55,16 @@ impl ConfigFile {
     }
 
     /// Adds a section at the end.
-    pub(crate) fn add(&mut self, instance: &str, wasm: &str, sha256: &str, grants: &[&str]) {
+    pub(crate) fn add(
+        &mut self,
+        instance: &str,
+        wasm: &str,
+        sha256: &str,
+        grants: &[(&'static str, Value)],
+    ) {
+        let grants = grants.iter().cloned();
         let grants: Table = grants
-            .iter()
-            .map(|grant| ((*grant).to_owned(), Value::Boolean(true)))
+            .map(|(name, value)| (name.to_owned(), value))
             .collect();
         let keys = [
             ("wasm", Value::from(wasm)),
@@ -266,9 +272,13 @@ mod tests {
 
     #[test]
     fn one_section_changes_and_all_else_stays_as_it_was_written() {
-        let added = changed(TEXT, |file| file.add("three", "/3.wasm", "aa", &["state"]));
-        let section =
-            "\n[plugin.three]\nwasm = \"/3.wasm\"\nsha256 = \"aa\"\ngrants = { state = true }\n";
+        let grants = [
+            ("state", Value::from(true)),
+            ("facts", Value::from(vec!["credit"])),
+        ];
+        let added = changed(TEXT, |file| file.add("three", "/3.wasm", "aa", &grants));
+        let section = "\n[plugin.three]\nwasm = \"/3.wasm\"\nsha256 = \"aa\"\n\
+                       grants = { facts = [\"credit\"], state = true }\n";
         assert_eq!(added.unwrap(), format!("{TEXT}{section}"));
 
         let removed = changed(TEXT, |file| assert!(file.remove("one"))).unwrap();

@@ -271,8 +271,13 @@ async fn no_request_and_no_message_is_lost_or_doubled_by_updates_under_load() {
 
 /// A daemon without plugins, and the folder of one that no section names.
 async fn bare() -> (Daemon, Setup, String) {
-    let setup = Setup::new("node").unwrap().plugin("plugins/echo").unwrap();
-    let folder = setup.folder().join("echo").to_str().unwrap().to_owned();
+    bare_beside("plugins/echo").await
+}
+
+async fn bare_beside(plugin: &str) -> (Daemon, Setup, String) {
+    let setup = Setup::new("node").unwrap().plugin(plugin).unwrap();
+    let folder = setup.folder().join(Path::new(plugin).file_name().unwrap());
+    let folder = folder.to_str().unwrap().to_owned();
     let comment = "# kept as it is\n[limits]\nflows = 77 # so many";
     let bare = Setup::new("bare").unwrap().config(comment);
     (bare.start().await.unwrap(), setup, folder)
@@ -313,6 +318,30 @@ async fn a_plugin_is_looked_at_and_added_without_a_restart() {
     daemon.kill().unwrap();
     daemon.restart().await.unwrap();
     cli(&daemon, &["parrot", "say", "again"]).unwrap();
+}
+
+#[tokio::test]
+async fn a_plugin_that_publishes_facts_and_asks_rules_is_looked_at_and_added() {
+    let (daemon, _setup, folder) = bare_beside("tests/clerk").await;
+    let shown = cli(&daemon, &["plugin", "inspect", &folder]).unwrap();
+    let asked = "state, presence, usage, facts [\"credit\"], rules [\"clerk_write\"]";
+    for part in [asked, "operations 256", "facts 4096", "user_state_mib 16"] {
+        assert!(shown.contains(part), "{part} in {shown}");
+    }
+    let add = ["plugin", "add", &folder, "--yes"];
+    let some = ["--grant", "state", "--grant", "facts"];
+    let said = cli(&daemon, &[&add[..], &some].concat()).unwrap_err();
+    assert!(said.contains("imports `rules`"), "{said}");
+    let all = [&some[..], &["--grant", "rules"]].concat();
+    cli(&daemon, &[&add[..], &all].concat()).unwrap();
+    let text = config(&daemon);
+    let granted = "{ facts = [\"credit\"], rules = [\"clerk_write\"], state = true }";
+    assert!(text.contains(granted), "{text}");
+    let peer = daemon.id().to_string();
+    cli(&daemon, &["clerk", "vouch", &peer, "5"]).unwrap();
+    cli(&daemon, &["plugin", "remove", "clerk"]).unwrap();
+    cli(&daemon, &add).unwrap();
+    assert!(config(&daemon).contains("usage = true"));
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use toml::Value;
 use wormholes_proto::control::{
     Call, ConfigReport, NoParams, PluginInfo, PluginParams, PluginRemoveParams, PluginRemoved,
     RESERVED_INSTANCES, is_instance_name,
@@ -13,7 +14,7 @@ use wormholes_proto::control::{
 
 use super::{
     Context, field,
-    plugin_inspect::{Inspection, inspect, text},
+    plugin_inspect::{Inspection, grants_text, inspect, text},
 };
 use crate::{
     client::Client,
@@ -53,10 +54,7 @@ pub(super) fn add(
     }
     if !yes {
         let shown = text(&inspection, Style::default());
-        let granted = match &grants[..] {
-            [] => "nothing".to_owned(),
-            grants => grants.join(", "),
-        };
+        let granted = grants_text(&grants);
         let question = format!("load it as `{name}`, and grant {granted}?");
         consent(&shown, &question)?;
     }
@@ -182,16 +180,19 @@ fn checked_name(name: Option<String>, inspection: &Inspection) -> Result<String,
 }
 
 /// All that it asks for, or what was typed of it.
-fn granted(inspection: &Inspection, typed: &[String]) -> Result<Vec<&'static str>, CliError> {
+fn granted(
+    inspection: &Inspection,
+    typed: &[String],
+) -> Result<Vec<(&'static str, Value)>, CliError> {
+    let asked = inspection.asked();
     if typed.is_empty() {
-        return Ok(inspection.capabilities.clone());
+        return Ok(asked);
     }
     let grant = |typed: &String| {
-        let mut asked = inspection.capabilities.iter();
-        let known = asked.find(|capability| **capability == typed);
-        known.copied().ok_or_else(|| CliError::Usage {
+        let known = asked.iter().find(|(capability, _)| *capability == typed);
+        known.cloned().ok_or_else(|| CliError::Usage {
             message: format!("the plugin does not ask for `{typed}`"),
-            mend: format!("it asks for: {}", inspection.capabilities.join(", ")),
+            mend: format!("it asks for: {}", grants_text(&asked)),
         })
     };
     typed.iter().map(grant).collect()
