@@ -8,7 +8,7 @@ use std::{
 
 use toml::Value;
 use wormholes_proto::control::{
-    Call, ConfigReport, NoParams, PluginInfo, PluginParams, PluginRemoveParams, PluginRemoved,
+    Call, ConfigReport, ErrorCode, NoParams, PluginInfo, PluginParams, PluginRemoveParams, PluginRemoved,
     RESERVED_INSTANCES, is_instance_name,
 };
 
@@ -150,11 +150,18 @@ fn told<T: serde::de::DeserializeOwned>(
     call: &Call,
     changed: Option<Changed>,
 ) -> Result<T, CliError> {
-    let told = client.report(call);
-    if let (Err(CliError::Rpc(_)), Some(changed)) = (&told, changed) {
-        changed.undo()?;
+    let refusal = match client.report(call) {
+        Err(CliError::Rpc(error)) if !error.is(ErrorCode::Unsettled) => CliError::Rpc(error),
+        // The daemon may go on: a file that says otherwise would be wrong at its next start.
+        Err(why) => return Err(CliError::Unsettled { why: why.into() }),
+        told => return told,
+    };
+    match changed.map(Changed::undo) {
+        Some(Err(undo)) => Err(CliError::Failed(format!(
+            "{refusal}\nand config.toml is not what it was before: {undo}"
+        ))),
+        Some(Ok(())) | None => Err(refusal),
     }
-    told
 }
 
 /// Where the daemon's config is.
@@ -215,5 +222,60 @@ fn consent(about: &str, question: &str) -> Result<(), CliError> {
     match answer.trim() {
         "y" | "Y" | "yes" => Ok(()),
         _ => Err(CliError::Failed("nothing was changed".to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, io::BufReader, os::unix::net::UnixListener, thread};
+
+    use super::*;
+
+    const TEXT: &str = "[node]\nname = 'ann'\n";
+
+    /// What is told when config.toml was changed and the daemon answers so, or not at all; and what
+    /// the file says then.
+    fn check(answer: Option<&'static str>, meanwhile: impl FnOnce(&Path)) -> (String, String) {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, socket) = (dir.path().join("config.toml"), dir.path().join("socket"));
+        fs::write(&path, TEXT).unwrap();
+        let listener = UnixListener::bind(&socket).unwrap();
+        let daemon = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut call = String::new();
+            BufReader::new(&stream).read_line(&mut call).unwrap();
+            if let Some(error) = answer {
+                let answer = format!("{{\"jsonrpc\":\"2.0\",\"id\":1,\"error\":{error}}}\n");
+                stream.write_all(answer.as_bytes()).unwrap();
+            }
+        });
+        let mut file = ConfigFile::read(&path).unwrap();
+        file.add("one", "1.wasm", "00", &[]);
+        let changed = Some(file.write().unwrap());
+        meanwhile(&path);
+        let call = Call::PluginAdd(PluginParams {
+            instance: "one".to_owned(),
+        });
+        let mut client = Client::connect(Some(&socket)).unwrap();
+        let told = told::<PluginInfo>(&mut client, &call, changed).unwrap_err();
+        daemon.join().unwrap();
+        (told.to_string(), fs::read_to_string(&path).unwrap())
+    }
+
+    #[test]
+    fn what_the_daemon_refused_is_undone_and_what_it_may_go_on_with_stays() {
+        let refusal = Some("{\"code\":-32000,\"message\":\"too large\"}");
+        let (told, text) = check(refusal, |_| {});
+        assert_eq!((told.as_str(), text.as_str()), ("too large", TEXT));
+        let late = Some("{\"code\":-32004,\"message\":\"timed out\"}");
+        for answer in [late, None] {
+            let (told, text) = check(answer, |_| {});
+            assert!(told.contains("`wormholes plugin list`"), "{told}");
+            assert!(text.contains("[plugin.one]"), "{text}");
+        }
+        let (told, text) = check(refusal, |path| fs::write(path, "# mine\n").unwrap());
+        assert!(told.starts_with("too large\n"), "{told}");
+        assert!(told.contains("somebody else changed it"), "{told}");
+        assert_eq!(text, "# mine\n");
     }
 }
