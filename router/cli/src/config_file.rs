@@ -1,7 +1,7 @@
 //! config.toml, of which one section of a plugin is changed and all else kept as it was written.
 
 use std::{
-    fs::{self, OpenOptions},
+    fs::{self, File, Metadata, OpenOptions, TryLockError},
     io::{self, Write as _},
     ops::Range,
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
@@ -130,15 +130,15 @@ impl ConfigFile {
     }
 
     /// # Errors
-    /// The file cannot be written; or it is written in a way of which no line can be changed alone:
-    /// then it stays as it is.
+    /// The file cannot be written, or is another one by now; or it is written in a way of which no
+    /// line can be changed alone: then it stays as it is.
     pub(crate) fn write(self) -> Result<Changed, CliError> {
         let meant = (self.plugins, self.table);
         if !parse(&self.path, &self.after).is_ok_and(|after| after == meant) {
             let why = "its [plugin] sections are written in a way that only an editor can change";
             return Err(file_error(&self.path, why));
         }
-        replace(&self.path, &self.after)?;
+        replace(&self.path, &self.before, &self.after)?;
         Ok(Changed {
             path: self.path,
             before: self.before,
@@ -150,12 +150,7 @@ impl ConfigFile {
 impl Changed {
     /// Makes it what it was, unless somebody else has changed it since.
     pub(crate) fn undo(self) -> Result<(), CliError> {
-        let now = fs::read_to_string(&self.path).map_err(|error| cannot_read(&self.path, error))?;
-        if now != self.after {
-            let since = "somebody else changed it; look at its [plugin] sections";
-            return Err(file_error(&self.path, since));
-        }
-        replace(&self.path, &self.before)
+        replace(&self.path, &self.after, &self.before)
     }
 }
 
@@ -197,19 +192,23 @@ fn parse(path: &Path, text: &str) -> Result<(Table, Table), CliError> {
     Ok((plugins, table))
 }
 
-/// With the same owner and mode; whenever the machine stops, the file is as it was or as it shall be.
-fn replace(path: &Path, text: &str) -> Result<(), CliError> {
+/// Puts a text in the place of the one that the file is known to hold. With the same owner and mode;
+/// whenever the machine stops, the file is as it was or as it shall be.
+fn replace(path: &Path, known: &str, text: &str) -> Result<(), CliError> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");
     let beside = path.with_file_name(name);
-    let write = || -> io::Result<()> {
-        let about = fs::metadata(path)?;
-        let mut options = OpenOptions::new();
-        let options = options
-            .write(true)
-            .create_new(true)
-            .mode(about.mode() & 0o777);
-        let mut file = options.open(&beside)?;
+    let unchanged = |error: io::Error| file_error(path, &format!("cannot change it: {error}"));
+    let about = fs::metadata(path).map_err(unchanged)?;
+    let taken = || format!("{} is there: somebody else changes it", beside.display());
+    let file = lock(&beside, &about).map_err(unchanged)?;
+    let mut file = file.ok_or_else(|| file_error(path, &taken()))?;
+    let mut write = || -> io::Result<()> {
+        if fs::read_to_string(path)? != known {
+            let since = "somebody else changed it meanwhile; look at its [plugin] sections";
+            return Err(io::Error::other(since));
+        }
+        file.set_len(0)?;
         file.set_permissions(about.permissions())?;
         let mine = file.metadata()?;
         if (mine.uid(), mine.gid()) != (about.uid(), about.gid()) {
@@ -220,17 +219,27 @@ fn replace(path: &Path, text: &str) -> Result<(), CliError> {
         fs::rename(&beside, path)
     };
     write().map_err(|error| {
-        let taken = error.kind() == io::ErrorKind::AlreadyExists;
-        if !taken {
-            let _ = fs::remove_file(&beside);
-        }
-        let why = if taken {
-            format!("{} is there: somebody else changes it", beside.display())
-        } else {
-            format!("cannot change it: {error}")
-        };
-        file_error(path, &why)
+        let _ = fs::remove_file(&beside);
+        unchanged(error)
     })
+}
+
+/// The file that becomes the new one; none: somebody else has it, who changes the same. One that was
+/// left by who was interrupted is taken over.
+fn lock(beside: &Path, about: &Metadata) -> io::Result<Option<File>> {
+    let mut options = OpenOptions::new();
+    let options = options.write(true).create(true).truncate(false);
+    let file = options.mode(about.mode() & 0o777).open(beside)?;
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => return Ok(None),
+        Err(TryLockError::Error(error)) => return Err(error),
+        Ok(()) => {}
+    }
+    // By then it may be the file that it was to become; and what a link leads to is not changed.
+    let opened = file.metadata()?;
+    let named = fs::symlink_metadata(beside);
+    let is_same = |named: &Metadata| (named.dev(), named.ino()) == (opened.dev(), opened.ino());
+    Ok(named.is_ok_and(|named| is_same(&named)).then_some(file))
 }
 
 fn cannot_read(path: &Path, source: io::Error) -> CliError {
@@ -305,6 +314,40 @@ mod tests {
         assert!(error.to_string().contains("only an editor"), "{error}");
         let hidden = "[node]\nname = \"\"\"\n[plugin.one]\n\"\"\"\n[plugin.one]\nwasm = '1'\n";
         assert!(changed(hidden, |file| assert!(file.remove("one"))).is_err());
+    }
+
+    #[test]
+    fn what_somebody_else_changed_since_or_changes_is_left_to_him() {
+        let (_dir, path) = file(TEXT);
+        let change = || {
+            let mut file = ConfigFile::read(&path).unwrap();
+            file.pin("two", "ff").unwrap();
+            file
+        };
+        let (one, other) = (change(), change());
+        let by_one = one.write().unwrap().after;
+        let error = other.write().unwrap_err();
+        assert!(error.to_string().contains("somebody else changed"));
+        assert_eq!(fs::read_to_string(&path).unwrap(), by_one);
+
+        let beside = path.with_file_name("config.toml.new");
+        let lock = File::create(&beside).unwrap();
+        lock.lock().unwrap();
+        let error = change().write().unwrap_err();
+        assert!(error.to_string().contains("somebody else changes it"));
+        assert!(beside.exists());
+        // Who was interrupted has no lock.
+        drop(lock);
+        fs::write(&beside, "some of it").unwrap();
+        let changed = change().write().unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), changed.after);
+        assert!(!beside.exists());
+
+        let elsewhere = path.with_file_name("elsewhere");
+        fs::write(&elsewhere, "another's").unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &beside).unwrap();
+        assert!(change().write().is_err());
+        assert_eq!(fs::read_to_string(&elsewhere).unwrap(), "another's");
     }
 
     #[test]
