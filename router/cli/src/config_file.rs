@@ -94,7 +94,7 @@ impl ConfigFile {
         let section = section(&lines, instance);
         let (before, rest) = lines.split_at(section.start);
         let behind = rest.get(section.len()..).unwrap_or_default();
-        self.after = match behind.is_empty() {
+        self.after = match behind.concat().trim().is_empty() {
             true => before.concat().trim_end().to_owned() + "\n",
             false => [before, behind].concat().concat(),
         };
@@ -120,10 +120,13 @@ impl ConfigFile {
         let is_pin = |line: &String| key(line) == Some("sha256");
         let pinned = lines.iter().take(section.end).skip(section.start);
         let pinned = pinned.into_iter().position(is_pin);
-        let line = format!("sha256 = {}\n", Value::from(sha256));
+        let value = Value::from(sha256).to_string();
         match pinned.and_then(|at| lines.get_mut(section.start + at)) {
-            Some(pinned) => *pinned = line,
-            None => lines.insert((section.start + 1).min(lines.len()), line),
+            Some(pinned) => *pinned = with_value(pinned, &value),
+            None => {
+                let line = format!("sha256 = {value}\n");
+                lines.insert((section.start + 1).min(lines.len()), line);
+            }
         }
         self.after = lines.concat();
         Ok(())
@@ -154,8 +157,8 @@ impl Changed {
     }
 }
 
-/// The lines of an instance's section, and of those below it. Comments above the next section are not
-/// its own. What a line may be part of is seen when the whole is read again.
+/// The lines of an instance's section, and of those below it. Comments at its end may be of what
+/// follows, or of what may be put there, and are not its own. What a line may be part of is seen when the whole is read again.
 fn section(lines: &[&str], instance: &str) -> Range<usize> {
     let own = format!("[{PLUGIN}.{instance}]");
     let below = format!("[{PLUGIN}.{instance}.");
@@ -169,7 +172,7 @@ fn section(lines: &[&str], instance: &str) -> Range<usize> {
         .find(|(_, line)| is_head(line) && !is_own(line));
     let mut end = next.map_or(lines.len(), |(at, _)| at);
     let is_loose = |line: &&&str| line.trim().is_empty() || line.trim_start().starts_with('#');
-    while next.is_some() && end > start && lines.get(end - 1).as_ref().is_some_and(is_loose) {
+    while end > start && lines.get(end - 1).as_ref().is_some_and(is_loose) {
         end -= 1;
     }
     start..end
@@ -178,6 +181,18 @@ fn section(lines: &[&str], instance: &str) -> Range<usize> {
 /// The key that a line sets.
 fn key(line: &str) -> Option<&str> {
     line.split_once('=').map(|(key, _)| key.trim())
+}
+
+/// The line with another text as its value; what stands behind that stays.
+fn with_value(line: &str, value: &str) -> String {
+    let (key, rest) = line.split_once('=').unwrap_or((line, ""));
+    let before = rest.trim_start();
+    let space = rest.strip_suffix(before).unwrap_or_default();
+    let behind = ['"', '\'']
+        .into_iter()
+        .find_map(|quote| before.strip_prefix(quote)?.split_once(quote));
+    let behind = behind.map_or("\n", |(_, behind)| behind);
+    format!("{key}={space}{value}{behind}")
 }
 
 /// What it says of plugins, and of all else.
@@ -305,6 +320,27 @@ mod tests {
             pinned,
             TEXT.replace(head, &format!("{head}sha256 = \"ff\"\n"))
         );
+    }
+
+    #[test]
+    fn comments_stay_where_they_were_written() {
+        let two = "[node]\nname = 'ann'\n\n[plugin.two]\n# mine\nwasm = '2.wasm'\n";
+        let notes = "# why\n\n# [plugin.three]\n# wasm = '3.wasm'\n";
+        let removed = changed(&format!("{two}{notes}"), |file| assert!(file.remove("two")));
+        let before = "[node]\nname = 'ann'\n\n";
+        assert_eq!(removed.unwrap(), format!("{before}{notes}"));
+        let last = changed(&format!("{two}\n"), |file| assert!(file.remove("two")));
+        assert_eq!(last.unwrap(), "[node]\nname = 'ann'\n");
+
+        for (line, pinned) in [
+            ("  sha256='00' # of 'ann'\n", "  sha256=\"ff\" # of 'ann'\n"),
+            ("sha256 =\t\"00\"# \"b\"\n", "sha256 =\t\"ff\"# \"b\"\n"),
+            ("sha256 = '00'", "sha256 = \"ff\""),
+        ] {
+            let text = format!("{two}{line}");
+            let changed = changed(&text, |file| file.pin("two", "ff").unwrap());
+            assert_eq!(changed.unwrap(), format!("{two}{pinned}"));
+        }
     }
 
     #[test]
