@@ -1,7 +1,10 @@
 //! Plugins that change while the daemon runs: another version takes over or the one that runs goes on,
 //! whatever breaks and whenever the daemon is killed; and plugins that come and go.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
 
 use rand::Rng as _;
 use serde_json::{Value, json};
@@ -174,8 +177,8 @@ async fn whenever_the_daemon_is_killed_in_an_update_one_version_has_all_rows() {
     for round in 0..soak_rounds(KILLS) {
         files.put_manifest(&format!("1.0.{round}"), schema + 1);
         let mut update = daemon.cli_command(&["plugin", "update", "wicked"]).unwrap();
-        let update = update.stdout(std::process::Stdio::null());
-        let mut update = update.stderr(std::process::Stdio::null()).spawn().unwrap();
+        let update = update.stdout(Stdio::null());
+        let mut update = update.stderr(Stdio::null()).spawn().unwrap();
         // From before the daemon looks at the files to after the update.
         for _ in 0..rand::rng().random_range(0..40) {
             version(&daemon).await;
@@ -342,6 +345,62 @@ async fn a_plugin_that_publishes_facts_and_asks_rules_is_looked_at_and_added() {
     cli(&daemon, &["plugin", "remove", "clerk"]).unwrap();
     cli(&daemon, &add).unwrap();
     assert!(config(&daemon).contains("usage = true"));
+}
+
+/// Interrupts a command when config.toml is changed; whether it succeeded, and what the file says then.
+async fn interrupted(daemon: &Daemon, words: &[&str]) -> (bool, String) {
+    let before = config(daemon);
+    let mut command = daemon.cli_command(words).unwrap();
+    let command = command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut command = command.spawn().unwrap();
+    let written = until("config.toml to be changed, or the command to end", async || {
+        let has_ended = command.try_wait().unwrap().is_some();
+        (has_ended || config(daemon) != before).then_some(())
+    });
+    written.await.unwrap();
+    let pid = command.id().to_string();
+    // It may have ended.
+    let _ = Command::new("kill").args(["-INT", &pid]).status().unwrap();
+    let is_done = command.wait().unwrap().success();
+    (is_done, config(daemon))
+}
+
+#[tokio::test]
+async fn who_interrupts_an_add_leaves_no_section_that_is_not_loaded() {
+    let (daemon, _setup, folder) = bare().await;
+    let before = config(&daemon);
+    let add = ["plugin", "add", &folder, "--yes"];
+    let refused = [&add[..], &["--grant", "state"]].concat();
+    assert_eq!(interrupted(&daemon, &refused).await, (false, before));
+    let (is_done, text) = interrupted(&daemon, &add).await;
+    assert!(is_done && text.contains("[plugin.echo]"), "{text}");
+    cli(&daemon, &["echo", "say", "hello"]).unwrap();
+}
+
+#[tokio::test]
+async fn what_is_named_and_not_loaded_can_be_removed_and_makes_no_store() {
+    let (daemon, _setup, folder) = bare().await;
+    let before = config(&daemon);
+    let named = format!("{before}\n[plugin.echo]\nwasm = \"{folder}/wormholes_echo.wasm\"\n");
+    for words in [&[][..], &["--purge", "--yes"]] {
+        std::fs::write(daemon.folder().join("config.toml"), &named).unwrap();
+        let words = [&["plugin", "remove", "echo"], words].concat();
+        let said = cli(&daemon, &words).unwrap();
+        assert!(said.contains("was not loaded"), "{said}");
+        assert_eq!(config(&daemon).trim_end(), before.trim_end());
+        let said = cli(&daemon, &words).unwrap_err();
+        assert!(said.contains("no plugin runs as `echo`"), "{said}");
+    }
+    assert!(!daemon.folder().join("data/plugins").exists());
+    // What is no file is not waited for.
+    let pipe = Path::new(&folder).join("wormholes_echo.wasm");
+    std::fs::remove_file(&pipe).unwrap();
+    let made = Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    std::fs::write(daemon.folder().join("config.toml"), &named).unwrap();
+    let added = daemon.call("plugin.add", json!({ "instance": "echo" }));
+    let said = format!("{:#}", added.await.unwrap_err());
+    assert!(said.contains("no regular file"), "{said}");
 }
 
 #[tokio::test]

@@ -4,8 +4,10 @@
 use std::{
     io::{self, BufRead as _, IsTerminal as _, Write as _},
     path::{Path, PathBuf},
+    process, thread,
 };
 
+use signal_hook::{consts::SIGINT, iterator::Signals};
 use toml::Value;
 use wormholes_proto::control::{
     Call, ConfigReport, ErrorCode, NoParams, PluginInfo, PluginParams, PluginRemoveParams, PluginRemoved,
@@ -14,6 +16,7 @@ use wormholes_proto::control::{
 
 use super::{
     Context, field,
+    operations::INTERRUPTED,
     plugin_inspect::{Inspection, grants_text, inspect, text},
 };
 use crate::{
@@ -59,7 +62,7 @@ pub(super) fn add(
         consent(&shown, &question)?;
     }
     file.add(&name, wasm, &inspection.sha256, &grants);
-    let changed = file.write()?;
+    let changed = write(file)?;
     let call = Call::PluginAdd(PluginParams { instance: name });
     show(context, &mut client, &call, Some(changed))
 }
@@ -98,17 +101,35 @@ pub(super) fn remove(
     }
     let mut file = ConfigFile::read(&config_path(&mut client)?)?;
     let changed = match file.remove(&instance) {
-        true => Some(file.write()?),
+        true => Some(write(file)?),
         false => None,
     };
-    let call = Call::PluginRemove(PluginRemoveParams { instance, purge });
-    let removed: PluginRemoved = told(&mut client, &call, changed)?;
+    let was_named = changed.is_some();
+    let params = PluginRemoveParams { instance, purge };
+    let call = Call::PluginRemove(params.clone());
+    let removed = match client.report(&call) {
+        // A section that was never loaded, or that the daemon does not start with.
+        Err(CliError::Rpc(error)) if was_named && error.is(ErrorCode::NotFound) => {
+            return forgotten(context, params);
+        }
+        told => settled::<PluginRemoved>(told, changed)?,
+    };
     context.output.report(&removed, |style| {
         let what = match removed.purged {
             true => "removed, with all that it kept",
             false => "removed; what it kept stays for the next of its name",
         };
         field(style, &removed.name, what)
+    })
+}
+
+fn forgotten(context: &mut Context<'_>, params: PluginRemoveParams) -> Result<(), CliError> {
+    let removed = PluginRemoved {
+        name: params.instance,
+        purged: params.purge,
+    };
+    context.output.report(&removed, |style| {
+        field(style, &removed.name, "taken out of config.toml; it was not loaded")
     })
 }
 
@@ -123,7 +144,7 @@ fn pin(
     };
     let mut file = ConfigFile::read(&config_path(client)?)?;
     file.pin(instance, sha256)?;
-    file.write().map(Some)
+    write(file).map(Some)
 }
 
 /// What the plugin is from now on.
@@ -133,7 +154,7 @@ fn show(
     call: &Call,
     changed: Option<Changed>,
 ) -> Result<(), CliError> {
-    let plugin: PluginInfo = told(client, call, changed)?;
+    let plugin: PluginInfo = settled(client.report(call), changed)?;
     context.output.report(&plugin, |style| {
         let runs = format!("{} {} runs", plugin.plugin, plugin.version);
         [
@@ -144,13 +165,9 @@ fn show(
     })
 }
 
-/// Tells the daemon; what it refuses is undone in the file.
-fn told<T: serde::de::DeserializeOwned>(
-    client: &mut Client,
-    call: &Call,
-    changed: Option<Changed>,
-) -> Result<T, CliError> {
-    let refusal = match client.report(call) {
+/// What the daemon answered; what it refused is undone in the file.
+fn settled<T>(told: Result<T, CliError>, changed: Option<Changed>) -> Result<T, CliError> {
+    let refusal = match told {
         Err(CliError::Rpc(error)) if !error.is(ErrorCode::Unsettled) => CliError::Rpc(error),
         // The daemon may go on: a file that says otherwise would be wrong at its next start.
         Err(why) => return Err(CliError::Unsettled { why: why.into() }),
@@ -162,6 +179,29 @@ fn told<T: serde::de::DeserializeOwned>(
         ))),
         Some(Ok(())) | None => Err(refusal),
     }
+}
+
+/// Writes what the daemon is told next. Who left in between would leave what the daemon may refuse,
+/// and not start with.
+fn write(file: ConfigFile) -> Result<Changed, CliError> {
+    wait_despite_interrupt()?;
+    file.write()
+}
+
+/// The first Ctrl-C says what is waited for, and the second leaves.
+#[expect(clippy::print_stderr, reason = "who interrupts looks at the terminal")]
+fn wait_despite_interrupt() -> Result<(), CliError> {
+    let mut signals = Signals::new([SIGINT])?;
+    thread::spawn(move || {
+        let mut signals = signals.forever();
+        if signals.next().is_some() {
+            eprintln!("\nthe daemon is at it; a second Ctrl-C leaves config.toml as it is by now");
+        }
+        if signals.next().is_some() {
+            process::exit(INTERRUPTED);
+        }
+    });
+    Ok(())
 }
 
 /// Where the daemon's config is.
@@ -227,7 +267,7 @@ fn consent(about: &str, question: &str) -> Result<(), CliError> {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, io::BufReader, os::unix::net::UnixListener, thread};
+    use std::{fs, io::BufReader, os::unix::net::UnixListener};
 
     use super::*;
 
@@ -257,7 +297,7 @@ mod tests {
             instance: "one".to_owned(),
         });
         let mut client = Client::connect(Some(&socket)).unwrap();
-        let told = told::<PluginInfo>(&mut client, &call, changed).unwrap_err();
+        let told = settled::<PluginInfo>(client.report(&call), changed).unwrap_err();
         daemon.join().unwrap();
         (told.to_string(), fs::read_to_string(&path).unwrap())
     }

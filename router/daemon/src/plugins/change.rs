@@ -1,13 +1,18 @@
 //! Plugins that come, change and go while the node runs: what config.toml and their folders say by
 //! then.
 
-use std::sync::{Arc, PoisonError};
+use std::{
+    path::PathBuf,
+    sync::{Arc, PoisonError},
+};
 
 use thiserror::Error;
-use wormholes_host::{Host, Refusal};
+use wormholes_host::{ErrorCode, Host, LoadError, Refusal, Source};
 use wormholes_proto::control::PluginInfo;
 
-use super::{Door, FOLDER, PluginError, Plugins, load_error, read, tell_usage, terms};
+use super::{
+    Door, FOLDER, PluginError, Plugins, load_error, no_plugin, read, tell_usage, terms,
+};
 use crate::{
     config::{Config, ConfigError, PluginConfig},
     node::NodeCore,
@@ -48,8 +53,8 @@ impl Plugins {
     ) -> Result<PluginInfo, ChangeError> {
         let _one = self.changing.lock().await;
         let plugin = named(core, instance).await?;
-        let source = read(&plugin)?;
-        let host = self.host_or_open(core)?;
+        let source = read_beside(&plugin).await?;
+        let host = self.host_or_open(core).await?;
         let loaded = host.load(instance, source, terms(&plugin)).await;
         loaded.map_err(|error| load_error(&plugin, error))?;
         self.runs(core, &plugin);
@@ -67,7 +72,8 @@ impl Plugins {
     ) -> Result<PluginInfo, ChangeError> {
         let host = self.host(instance)?;
         let plugin = named(core, instance).await?;
-        let updated = host.update(instance, read(&plugin)?, terms(&plugin)).await;
+        let source = read_beside(&plugin).await?;
+        let updated = host.update(instance, source, terms(&plugin)).await;
         updated.map_err(|error| load_error(&plugin, error))?;
         self.runs(core, &plugin);
         let info = self.info(instance)?;
@@ -115,11 +121,17 @@ impl Plugins {
             Ok(_) | Err(ChangeError::NotNamed(_)) => {}
             Err(error) => return Err(error),
         }
-        let host = self.host_or_open(core)?;
+        let Some(host) = self.host_to_remove_from(core, purge).await? else {
+            return Err(no_plugin(instance).into());
+        };
         let removed = host.remove(instance, purge).await;
-        removed.map_err(|error| PluginError::Load {
-            name: instance.to_owned(),
-            error: Box::new(error),
+        removed.map_err(|error| match is_missing(&error) {
+            true => ChangeError::from(no_plugin(instance)),
+            false => PluginError::Load {
+                name: instance.to_owned(),
+                error: Box::new(error),
+            }
+            .into(),
         })?;
         let known = self.known.lock();
         known
@@ -160,22 +172,56 @@ impl Plugins {
     }
 
     /// A node without plugins has no host yet.
-    fn host_or_open(&self, core: &Arc<NodeCore>) -> Result<Arc<Host>, PluginError> {
+    async fn host_or_open(&self, core: &Arc<NodeCore>) -> Result<Arc<Host>, ChangeError> {
+        if let Some(host) = self.running() {
+            return Ok(host);
+        }
+        let its = Arc::clone(core);
+        let opened = tokio::task::spawn_blocking(move || open(&its)).await;
+        Ok(self.use_host(core, opened.map_err(|_| stops())??))
+    }
+
+    /// None where nothing can be removed: a store is not made for that.
+    async fn host_to_remove_from(
+        &self,
+        core: &Arc<NodeCore>,
+        purge: bool,
+    ) -> Result<Option<Arc<Host>>, ChangeError> {
+        let is_kept = || folder(core).exists();
         match self.running() {
-            Some(host) => Ok(host),
-            None => Ok(self.use_host(core, open(core)?)),
+            None if purge && is_kept() => self.host_or_open(core).await.map(Some),
+            running => Ok(running),
         }
     }
 }
 
-/// Opens the host of a node.
+/// Opens the host of a node: reads and writes the disk.
 pub(super) fn open(core: &Arc<NodeCore>) -> Result<Host, PluginError> {
     Ok(Host::open(
-        &core.config.node.data_dir.join(FOLDER),
+        &folder(core),
         core.network.id(),
         core.host_network(),
         Some(core.metrics.observer()),
     )?)
+}
+
+fn folder(core: &NodeCore) -> PathBuf {
+    core.config.node.data_dir.join(FOLDER)
+}
+
+/// Reads a plugin's files: megabytes, and from wherever config.toml says.
+async fn read_beside(plugin: &PluginConfig) -> Result<Source, ChangeError> {
+    let plugin = plugin.clone();
+    let read = tokio::task::spawn_blocking(move || read(&plugin)).await;
+    Ok(read.map_err(|_| stops())??)
+}
+
+fn is_missing(error: &LoadError) -> bool {
+    matches!(error, LoadError::Missing(_))
+}
+
+fn stops() -> Refusal {
+    Refusal::new(ErrorCode::Unavailable, "the node stops")
 }
 
 /// What config.toml says of an instance by now.
@@ -183,9 +229,7 @@ async fn named(core: &Arc<NodeCore>, instance: &str) -> Result<PluginConfig, Cha
     let plugins = match core.config.file.clone() {
         Some(file) => {
             let read = tokio::task::spawn_blocking(move || Config::load(&file)).await;
-            let stopping =
-                || Refusal::new(wormholes_host::ErrorCode::Unavailable, "the node stops");
-            read.map_err(|_| stopping())??.plugins
+            read.map_err(|_| stops())??.plugins
         }
         None => core.config.plugins.clone(),
     };
