@@ -276,6 +276,13 @@ async fn a_plugin_hears_which_peers_are_up_and_again_after_kill_9() {
     });
     told.await.unwrap();
     until_present(&trio, &both).await;
+    // Whom it trusts otherwise from now on, is still up.
+    let config = trio.club.folder().join("config.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replacen("trust = 2", "trust = 1", 1)).unwrap();
+    trio.club.cli(&["script", "load"]).unwrap();
+    let less = json!({ bob.as_str(): 1, carol.as_str(): 3 });
+    until_present(&trio, &less).await;
 }
 
 #[tokio::test]
