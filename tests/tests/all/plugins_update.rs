@@ -404,6 +404,33 @@ async fn what_is_named_and_not_loaded_can_be_removed_and_makes_no_store() {
 }
 
 #[tokio::test]
+async fn what_a_change_of_a_plugin_put_in_force_waits_for_no_restart() {
+    let (daemon, _setup, folder) = bare().await;
+    let path = daemon.folder().join("config.toml");
+    let (before, component) = (config(&daemon), format!("{folder}/wormholes_echo.wasm"));
+    let grants = "{ state = true, scratch = true, timers = true, messages = true }";
+    let named = format!("{before}\n[plugin.echo]\nwasm = {component:?}\ngrants = {grants}\n");
+    let configured = format!("{named}config = {{ a = 1 }}\n");
+    let waiting = async |method: &str, params: Value| {
+        let report = daemon.call(method, params).await.unwrap();
+        report["restart_for"].clone()
+    };
+    let echo = json!({ "instance": "echo" });
+    for (text, change) in [
+        (named, "plugin.add"),
+        (configured, "plugin.update"),
+        (before, "plugin.remove"),
+    ] {
+        std::fs::write(&path, text).unwrap();
+        let read = waiting("script.load", json!({ "scripts": [] })).await;
+        assert_eq!(read, json!(["[plugin]"]), "before {change}");
+        daemon.call(change, echo.clone()).await.unwrap();
+        let since = waiting("config", json!({})).await;
+        assert_eq!(since, json!([]), "{change}");
+    }
+}
+
+#[tokio::test]
 async fn a_pinned_plugin_changes_only_when_the_pin_does() {
     let (mut daemon, setup, folder) = bare().await;
     let json = cli(&daemon, &["plugin", "inspect", &folder, "--json"]).unwrap();

@@ -58,6 +58,7 @@ impl Plugins {
         let loaded = host.load(instance, source, terms(&plugin)).await;
         loaded.map_err(|error| load_error(&plugin, error))?;
         self.runs(core, &plugin);
+        core.follow_plugins().await;
         Ok(self.info(instance)?)
     }
 
@@ -76,6 +77,7 @@ impl Plugins {
         let updated = host.update(instance, source, terms(&plugin)).await;
         updated.map_err(|error| load_error(&plugin, error))?;
         self.runs(core, &plugin);
+        core.follow_plugins().await;
         let info = self.info(instance)?;
         let version = &info.version;
         tracing::info!(plugin = instance, version, "a plugin was updated");
@@ -96,6 +98,7 @@ impl Plugins {
         let rolled_back = host.roll_back(instance, terms(&plugin)).await;
         rolled_back.map_err(|error| load_error(&plugin, error))?;
         self.runs(core, &plugin);
+        core.follow_plugins().await;
         let info = self.info(instance)?;
         let version = &info.version;
         tracing::info!(plugin = instance, version, "a plugin was rolled back");
@@ -137,6 +140,7 @@ impl Plugins {
         known
             .unwrap_or_else(PoisonError::into_inner)
             .remove(instance);
+        core.follow_plugins().await;
         tracing::info!(plugin = instance, purge, "a plugin was removed");
         Ok(())
     }
