@@ -346,6 +346,22 @@ async fn what_scripts_cannot_read_or_two_would_publish_is_refused_by_name() {
     }
 }
 
+#[tokio::test]
+async fn a_fact_has_one_publisher_whatever_config_toml_says_by_now() {
+    let club = Setup::new("club").unwrap().plugin("tests/clerk").unwrap();
+    let club = club.start().await.unwrap();
+    let path = club.folder().join("config.toml");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replace("[plugin.clerk]", "[plugin.other]")).unwrap();
+    let other = json!({ "instance": "other" });
+    let refused = club.call("plugin.add", other.clone()).await.unwrap_err();
+    let said = format!("{refused:#}");
+    assert!(said.contains("`credit`") && said.contains("`clerk`"), "{said}");
+    let clerk = json!({ "instance": "clerk" });
+    club.call("plugin.remove", clerk).await.unwrap();
+    club.call("plugin.add", other).await.unwrap();
+}
+
 /// Who bills where nobody hears of it is told when the script is loaded.
 #[tokio::test]
 async fn a_bill_that_no_plugin_gets_is_warned_of() {

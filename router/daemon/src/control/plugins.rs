@@ -221,7 +221,10 @@ fn unchanged(error: ChangeError) -> RpcError {
     match error {
         ChangeError::Refused(refusal) => refused(refusal),
         ChangeError::NotNamed(_) => RpcError::new(ErrorCode::NotFound, error.to_string()),
-        ChangeError::Named(_) | ChangeError::Config(_) | ChangeError::Plugin(_) => failed(error),
+        ChangeError::Named(_)
+        | ChangeError::Published { .. }
+        | ChangeError::Config(_)
+        | ChangeError::Plugin(_) => failed(error),
     }
 }
 

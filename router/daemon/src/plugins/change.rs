@@ -33,6 +33,17 @@ pub(crate) enum ChangeError {
     /// The config file has no section for it.
     #[error("config.toml has no section [plugin.{0}]; `wormholes plugin add` makes one")]
     NotNamed(String),
+    /// A fact has one publisher, and there is another that has not heard of what config.toml says.
+    #[error(
+        "facts: `{fact}` is published by `{by}`, which runs; `wormholes plugin update {by}` or \
+         `wormholes plugin remove {by}` first"
+    )]
+    Published {
+        /// Which.
+        fact: String,
+        /// The instance.
+        by: String,
+    },
     /// It would come back at the next start.
     #[error(
         "config.toml still names [plugin.{0}]; take the section out first, as \
@@ -53,6 +64,7 @@ impl Plugins {
     ) -> Result<PluginInfo, ChangeError> {
         let _one = self.changing.lock().await;
         let plugin = named(core, instance).await?;
+        self.check_facts(&plugin)?;
         let source = read_beside(&plugin).await?;
         let host = self.host_or_open(core).await?;
         let loaded = host.load(instance, source, terms(&plugin)).await;
@@ -73,6 +85,7 @@ impl Plugins {
     ) -> Result<PluginInfo, ChangeError> {
         let host = self.host(instance)?;
         let plugin = named(core, instance).await?;
+        self.check_facts(&plugin)?;
         let source = read_beside(&plugin).await?;
         let updated = host.update(instance, source, terms(&plugin)).await;
         updated.map_err(|error| load_error(&plugin, error))?;
@@ -95,6 +108,7 @@ impl Plugins {
     ) -> Result<PluginInfo, ChangeError> {
         let host = self.host(instance)?;
         let plugin = named(core, instance).await?;
+        self.check_facts(&plugin)?;
         let rolled_back = host.roll_back(instance, terms(&plugin)).await;
         rolled_back.map_err(|error| load_error(&plugin, error))?;
         self.runs(core, &plugin);
@@ -150,6 +164,21 @@ impl Plugins {
         let known = self.known.lock();
         let known = known.unwrap_or_else(PoisonError::into_inner);
         known.values().cloned().collect()
+    }
+
+    /// Whether nobody else publishes what this one is to publish: the file cannot tell who runs on
+    /// with what it said before.
+    fn check_facts(&self, plugin: &PluginConfig) -> Result<(), ChangeError> {
+        let others = self.configs().into_iter();
+        let taken = others.filter(|other| other.name != plugin.name);
+        let mut taken = taken.flat_map(|other| {
+            let both = &other.grants.facts & &plugin.grants.facts;
+            both.into_iter().map(move |fact| (fact, other.name.clone()))
+        });
+        match taken.next() {
+            Some((fact, by)) => Err(ChangeError::Published { fact, by }),
+            None => Ok(()),
+        }
     }
 
     /// It runs as config.toml says.
