@@ -347,6 +347,35 @@ async fn what_scripts_cannot_read_or_two_would_publish_is_refused_by_name() {
 }
 
 #[tokio::test]
+async fn rules_name_what_a_plugin_is_granted_while_the_node_runs() {
+    let others = Setup::new("other").unwrap();
+    let beside = others.plugin("tests/clerk").unwrap();
+    let folder = beside.folder().join("clerk");
+    let bob = Setup::new("bob").unwrap();
+    let club = Setup::new("club").unwrap().script("club.rhai", CLUB);
+    let club = club.peer_id("bob", bob.id(), 2, "").start().await.unwrap();
+    let told = |words: &[&str]| club.cli(words).map_err(|error| format!("{error:#}"));
+    let unheard = "no plugin is told what this bills";
+    assert!(told(&["script", "list"]).unwrap().contains(unheard));
+
+    told(&["plugin", "add", folder.to_str().unwrap(), "--yes"]).unwrap();
+    let list = told(&["script", "list"]).unwrap();
+    assert!(!list.contains(unheard), "{list}");
+    let ask = |size: &str| told(&["clerk", "ask", "bob", size, "--json"]).unwrap();
+    assert!(ask("1001").contains("too large"), "{}", ask("1001"));
+    assert!(ask("10").contains("none"), "{}", ask("10"));
+    told(&["clerk", "vouch", "bob", "5"]).unwrap();
+    until("bob's credit", async || {
+        ask("10").contains("allow").then_some(())
+    })
+    .await
+    .unwrap();
+
+    told(&["plugin", "remove", "clerk"]).unwrap();
+    assert!(told(&["script", "list"]).unwrap().contains(unheard));
+}
+
+#[tokio::test]
 async fn a_fact_has_one_publisher_whatever_config_toml_says_by_now() {
     let club = Setup::new("club").unwrap().plugin("tests/clerk").unwrap();
     let club = club.start().await.unwrap();

@@ -11,7 +11,7 @@ use super::NodeCore;
 use crate::{
     config::{Config, ConfigError, RulesConfig},
     control::config_text,
-    policy::{Generation, LoadError, Scripts},
+    policy::{Generation, Granted, LoadError, Scripts},
 };
 
 /// What a reload did.
@@ -96,6 +96,8 @@ impl NodeCore {
         if let Some(Ok(config)) = self.config.file.as_deref().map(Config::load) {
             self.set_restart_for(self.waiting(&config));
         }
+        let granted = Granted::to(&self.plugin_configs());
+        self.policy.grant(granted, &self.all_peers());
     }
 
     fn waiting(&self, read: &Config) -> Vec<String> {
