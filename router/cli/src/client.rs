@@ -20,8 +20,8 @@ const USUAL_SOCKETS: [&str; 2] = [
     "/run/wormholes/control.sock",
     "/var/lib/wormholes/control.sock",
 ];
-/// The daemon ends every call within two minutes.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(130);
+/// For the answer's way, beyond what the daemon takes for it.
+const GRACE: Duration = Duration::from_secs(10);
 
 /// A connection to the daemon.
 #[derive(Debug)]
@@ -47,7 +47,7 @@ impl Client {
         let mut failed = None;
         for path in candidates {
             match UnixStream::connect(path) {
-                Ok(stream) => return Self::new(path, stream),
+                Ok(stream) => return Ok(Self::new(path, stream)),
                 Err(source) if is_silence(&source) => silent.push(path.to_owned()),
                 Err(source) => failed = failed.or(Some(connect_error(path, source))),
             }
@@ -56,14 +56,12 @@ impl Client {
         Err(failed.unwrap_or(CliError::NotRunning { paths: silent }))
     }
 
-    fn new(path: &Path, stream: UnixStream) -> Result<Self, CliError> {
-        let client = Self {
+    fn new(path: &Path, stream: UnixStream) -> Self {
+        Self {
             path: path.to_owned(),
             stream: BufReader::new(stream),
             next_id: 1,
-        };
-        client.set_timeout(Some(ANSWER_TIMEOUT))?;
-        Ok(client)
+        }
     }
 
     /// Calls and waits for the answer.
@@ -79,6 +77,7 @@ impl Client {
     ) -> Result<Value, CliError> {
         let id = self.next_id;
         self.next_id += 1;
+        self.set_timeout(Some(call.answered_within() + GRACE))?;
         let written = self.stream.get_mut().write_all(&encode_request(id, call));
         // A daemon that is full says so and closes before it reads: its words count, not the pipe.
         let answer = self.read_answer(told);

@@ -1,7 +1,7 @@
 //! config.toml, of which one section of a plugin is changed and all else kept as it was written.
 
 use std::{
-    fs::{self, OpenOptions},
+    fs::{self, File, Metadata, OpenOptions, TryLockError},
     io::{self, Write as _},
     ops::Range,
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
@@ -55,10 +55,16 @@ impl ConfigFile {
     }
 
     /// Adds a section at the end.
-    pub(crate) fn add(&mut self, instance: &str, wasm: &str, sha256: &str, grants: &[&str]) {
+    pub(crate) fn add(
+        &mut self,
+        instance: &str,
+        wasm: &str,
+        sha256: &str,
+        grants: &[(&'static str, Value)],
+    ) {
+        let grants = grants.iter().cloned();
         let grants: Table = grants
-            .iter()
-            .map(|grant| ((*grant).to_owned(), Value::Boolean(true)))
+            .map(|(name, value)| (name.to_owned(), value))
             .collect();
         let keys = [
             ("wasm", Value::from(wasm)),
@@ -88,7 +94,7 @@ impl ConfigFile {
         let section = section(&lines, instance);
         let (before, rest) = lines.split_at(section.start);
         let behind = rest.get(section.len()..).unwrap_or_default();
-        self.after = match behind.is_empty() {
+        self.after = match behind.concat().trim().is_empty() {
             true => before.concat().trim_end().to_owned() + "\n",
             false => [before, behind].concat().concat(),
         };
@@ -114,25 +120,28 @@ impl ConfigFile {
         let is_pin = |line: &String| key(line) == Some("sha256");
         let pinned = lines.iter().take(section.end).skip(section.start);
         let pinned = pinned.into_iter().position(is_pin);
-        let line = format!("sha256 = {}\n", Value::from(sha256));
+        let value = Value::from(sha256).to_string();
         match pinned.and_then(|at| lines.get_mut(section.start + at)) {
-            Some(pinned) => *pinned = line,
-            None => lines.insert((section.start + 1).min(lines.len()), line),
+            Some(pinned) => *pinned = with_value(pinned, &value),
+            None => {
+                let line = format!("sha256 = {value}\n");
+                lines.insert((section.start + 1).min(lines.len()), line);
+            }
         }
         self.after = lines.concat();
         Ok(())
     }
 
     /// # Errors
-    /// The file cannot be written; or it is written in a way of which no line can be changed alone:
-    /// then it stays as it is.
+    /// The file cannot be written, or is another one by now; or it is written in a way of which no
+    /// line can be changed alone: then it stays as it is.
     pub(crate) fn write(self) -> Result<Changed, CliError> {
         let meant = (self.plugins, self.table);
         if !parse(&self.path, &self.after).is_ok_and(|after| after == meant) {
             let why = "its [plugin] sections are written in a way that only an editor can change";
             return Err(file_error(&self.path, why));
         }
-        replace(&self.path, &self.after)?;
+        replace(&self.path, &self.before, &self.after)?;
         Ok(Changed {
             path: self.path,
             before: self.before,
@@ -144,17 +153,12 @@ impl ConfigFile {
 impl Changed {
     /// Makes it what it was, unless somebody else has changed it since.
     pub(crate) fn undo(self) -> Result<(), CliError> {
-        let now = fs::read_to_string(&self.path).map_err(|error| cannot_read(&self.path, error))?;
-        if now != self.after {
-            let since = "somebody else changed it; look at its [plugin] sections";
-            return Err(file_error(&self.path, since));
-        }
-        replace(&self.path, &self.before)
+        replace(&self.path, &self.after, &self.before)
     }
 }
 
-/// The lines of an instance's section, and of those below it. Comments above the next section are not
-/// its own. What a line may be part of is seen when the whole is read again.
+/// The lines of an instance's section, and of those below it. Comments at its end may be of what
+/// follows, or of what may be put there, and are not its own. What a line may be part of is seen when the whole is read again.
 fn section(lines: &[&str], instance: &str) -> Range<usize> {
     let own = format!("[{PLUGIN}.{instance}]");
     let below = format!("[{PLUGIN}.{instance}.");
@@ -168,7 +172,7 @@ fn section(lines: &[&str], instance: &str) -> Range<usize> {
         .find(|(_, line)| is_head(line) && !is_own(line));
     let mut end = next.map_or(lines.len(), |(at, _)| at);
     let is_loose = |line: &&&str| line.trim().is_empty() || line.trim_start().starts_with('#');
-    while next.is_some() && end > start && lines.get(end - 1).as_ref().is_some_and(is_loose) {
+    while end > start && lines.get(end - 1).as_ref().is_some_and(is_loose) {
         end -= 1;
     }
     start..end
@@ -177,6 +181,18 @@ fn section(lines: &[&str], instance: &str) -> Range<usize> {
 /// The key that a line sets.
 fn key(line: &str) -> Option<&str> {
     line.split_once('=').map(|(key, _)| key.trim())
+}
+
+/// The line with another text as its value; what stands behind that stays.
+fn with_value(line: &str, value: &str) -> String {
+    let (key, rest) = line.split_once('=').unwrap_or((line, ""));
+    let before = rest.trim_start();
+    let space = rest.strip_suffix(before).unwrap_or_default();
+    let behind = ['"', '\'']
+        .into_iter()
+        .find_map(|quote| before.strip_prefix(quote)?.split_once(quote));
+    let behind = behind.map_or("\n", |(_, behind)| behind);
+    format!("{key}={space}{value}{behind}")
 }
 
 /// What it says of plugins, and of all else.
@@ -191,19 +207,23 @@ fn parse(path: &Path, text: &str) -> Result<(Table, Table), CliError> {
     Ok((plugins, table))
 }
 
-/// With the same owner and mode; whenever the machine stops, the file is as it was or as it shall be.
-fn replace(path: &Path, text: &str) -> Result<(), CliError> {
+/// Puts a text in the place of the one that the file is known to hold. With the same owner and mode;
+/// whenever the machine stops, the file is as it was or as it shall be.
+fn replace(path: &Path, known: &str, text: &str) -> Result<(), CliError> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");
     let beside = path.with_file_name(name);
-    let write = || -> io::Result<()> {
-        let about = fs::metadata(path)?;
-        let mut options = OpenOptions::new();
-        let options = options
-            .write(true)
-            .create_new(true)
-            .mode(about.mode() & 0o777);
-        let mut file = options.open(&beside)?;
+    let unchanged = |error: io::Error| file_error(path, &format!("cannot change it: {error}"));
+    let about = fs::metadata(path).map_err(unchanged)?;
+    let taken = || format!("{} is there: somebody else changes it", beside.display());
+    let file = lock(&beside, &about).map_err(unchanged)?;
+    let mut file = file.ok_or_else(|| file_error(path, &taken()))?;
+    let mut write = || -> io::Result<()> {
+        if fs::read_to_string(path)? != known {
+            let since = "somebody else changed it meanwhile; look at its [plugin] sections";
+            return Err(io::Error::other(since));
+        }
+        file.set_len(0)?;
         file.set_permissions(about.permissions())?;
         let mine = file.metadata()?;
         if (mine.uid(), mine.gid()) != (about.uid(), about.gid()) {
@@ -214,17 +234,27 @@ fn replace(path: &Path, text: &str) -> Result<(), CliError> {
         fs::rename(&beside, path)
     };
     write().map_err(|error| {
-        let taken = error.kind() == io::ErrorKind::AlreadyExists;
-        if !taken {
-            let _ = fs::remove_file(&beside);
-        }
-        let why = if taken {
-            format!("{} is there: somebody else changes it", beside.display())
-        } else {
-            format!("cannot change it: {error}")
-        };
-        file_error(path, &why)
+        let _ = fs::remove_file(&beside);
+        unchanged(error)
     })
+}
+
+/// The file that becomes the new one; none: somebody else has it, who changes the same. One that was
+/// left by who was interrupted is taken over.
+fn lock(beside: &Path, about: &Metadata) -> io::Result<Option<File>> {
+    let mut options = OpenOptions::new();
+    let options = options.write(true).create(true).truncate(false);
+    let file = options.mode(about.mode() & 0o777).open(beside)?;
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => return Ok(None),
+        Err(TryLockError::Error(error)) => return Err(error),
+        Ok(()) => {}
+    }
+    // By then it may be the file that it was to become; and what a link leads to is not changed.
+    let opened = file.metadata()?;
+    let named = fs::symlink_metadata(beside);
+    let is_same = |named: &Metadata| (named.dev(), named.ino()) == (opened.dev(), opened.ino());
+    Ok(named.is_ok_and(|named| is_same(&named)).then_some(file))
 }
 
 fn cannot_read(path: &Path, source: io::Error) -> CliError {
@@ -266,9 +296,13 @@ mod tests {
 
     #[test]
     fn one_section_changes_and_all_else_stays_as_it_was_written() {
-        let added = changed(TEXT, |file| file.add("three", "/3.wasm", "aa", &["state"]));
-        let section =
-            "\n[plugin.three]\nwasm = \"/3.wasm\"\nsha256 = \"aa\"\ngrants = { state = true }\n";
+        let grants = [
+            ("state", Value::from(true)),
+            ("facts", Value::from(vec!["credit"])),
+        ];
+        let added = changed(TEXT, |file| file.add("three", "/3.wasm", "aa", &grants));
+        let section = "\n[plugin.three]\nwasm = \"/3.wasm\"\nsha256 = \"aa\"\n\
+                       grants = { facts = [\"credit\"], state = true }\n";
         assert_eq!(added.unwrap(), format!("{TEXT}{section}"));
 
         let removed = changed(TEXT, |file| assert!(file.remove("one"))).unwrap();
@@ -289,12 +323,67 @@ mod tests {
     }
 
     #[test]
+    fn comments_stay_where_they_were_written() {
+        let two = "[node]\nname = 'ann'\n\n[plugin.two]\n# mine\nwasm = '2.wasm'\n";
+        let notes = "# why\n\n# [plugin.three]\n# wasm = '3.wasm'\n";
+        let removed = changed(&format!("{two}{notes}"), |file| assert!(file.remove("two")));
+        let before = "[node]\nname = 'ann'\n\n";
+        assert_eq!(removed.unwrap(), format!("{before}{notes}"));
+        let last = changed(&format!("{two}\n"), |file| assert!(file.remove("two")));
+        assert_eq!(last.unwrap(), "[node]\nname = 'ann'\n");
+
+        for (line, pinned) in [
+            ("  sha256='00' # of 'ann'\n", "  sha256=\"ff\" # of 'ann'\n"),
+            ("sha256 =\t\"00\"# \"b\"\n", "sha256 =\t\"ff\"# \"b\"\n"),
+            ("sha256 = '00'", "sha256 = \"ff\""),
+        ] {
+            let text = format!("{two}{line}");
+            let changed = changed(&text, |file| file.pin("two", "ff").unwrap());
+            assert_eq!(changed.unwrap(), format!("{two}{pinned}"));
+        }
+    }
+
+    #[test]
     fn what_cannot_be_changed_alone_stays() {
         let inline = "plugin = { one = { wasm = '1.wasm' } }\n";
         let error = changed(inline, |file| assert!(file.remove("one"))).unwrap_err();
         assert!(error.to_string().contains("only an editor"), "{error}");
         let hidden = "[node]\nname = \"\"\"\n[plugin.one]\n\"\"\"\n[plugin.one]\nwasm = '1'\n";
         assert!(changed(hidden, |file| assert!(file.remove("one"))).is_err());
+    }
+
+    #[test]
+    fn what_somebody_else_changed_since_or_changes_is_left_to_him() {
+        let (_dir, path) = file(TEXT);
+        let change = || {
+            let mut file = ConfigFile::read(&path).unwrap();
+            file.pin("two", "ff").unwrap();
+            file
+        };
+        let (one, other) = (change(), change());
+        let by_one = one.write().unwrap().after;
+        let error = other.write().unwrap_err();
+        assert!(error.to_string().contains("somebody else changed"));
+        assert_eq!(fs::read_to_string(&path).unwrap(), by_one);
+
+        let beside = path.with_file_name("config.toml.new");
+        let lock = File::create(&beside).unwrap();
+        lock.lock().unwrap();
+        let error = change().write().unwrap_err();
+        assert!(error.to_string().contains("somebody else changes it"));
+        assert!(beside.exists());
+        // Who was interrupted has no lock.
+        drop(lock);
+        fs::write(&beside, "some of it").unwrap();
+        let changed = change().write().unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), changed.after);
+        assert!(!beside.exists());
+
+        let elsewhere = path.with_file_name("elsewhere");
+        fs::write(&elsewhere, "another's").unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &beside).unwrap();
+        assert!(change().write().is_err());
+        assert_eq!(fs::read_to_string(&elsewhere).unwrap(), "another's");
     }
 
     #[test]

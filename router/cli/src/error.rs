@@ -32,6 +32,12 @@ pub(crate) enum CliError {
          `wormholes op attach {operation}`"
     )]
     Left { operation: u64 },
+    #[error(
+        "{why}\n\
+         the daemon may go on with it, and config.toml stays as it is: `wormholes plugin list` shows \
+         what runs"
+    )]
+    Unsettled { why: Box<CliError> },
     #[error("{0}")]
     Rpc(RpcError),
     #[error("cannot read the daemon's answer ({0}); is it of another version?")]
@@ -97,6 +103,7 @@ impl CliError {
             | Self::Socket { .. }
             | Self::Closed
             | Self::Left { .. }
+            | Self::Unsettled { .. }
             | Self::Answer(_)
             | Self::ReadFile { .. }
             | Self::File { .. }
@@ -111,7 +118,10 @@ impl CliError {
         let text = self.to_string();
         match self {
             Self::Rpc(error) => json!({ "error": error }),
-            Self::Usage { .. } | Self::NotRunning { .. } | Self::SocketDenied { .. } => {
+            Self::Usage { .. }
+            | Self::NotRunning { .. }
+            | Self::SocketDenied { .. }
+            | Self::Unsettled { .. } => {
                 let (message, mend) = text.split_once('\n').unwrap_or((&text, ""));
                 json!({ "error": { "message": message, "mend": mend } })
             }

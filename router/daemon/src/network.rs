@@ -250,6 +250,8 @@ impl Network {
             }
         }
         self.expire_world();
+        // Who was connected as a stranger is a peer by now, or is trusted otherwise.
+        self.tell_presence();
     }
 
     /// Opens `tunnel`. Dropping the future ends the attempt.

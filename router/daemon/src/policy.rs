@@ -90,7 +90,7 @@ pub struct PolicyHost {
     loading: Mutex<()>,
     taken_over: Notify,
     state: Arc<RuleState>,
-    granted: Granted,
+    granted: Mutex<Granted>,
     ring: DecisionRing,
     errors: Mutex<VecDeque<ScriptError>>,
     error_count: AtomicU64,
@@ -133,7 +133,7 @@ impl PolicyHost {
             loading: Mutex::default(),
             taken_over: Notify::new(),
             state,
-            granted,
+            granted: Mutex::new(granted),
             ring,
             errors: Mutex::default(),
             error_count: AtomicU64::new(0),
@@ -178,8 +178,7 @@ impl PolicyHost {
                 tracing::info!(generation = current.number, "rules are unchanged");
                 return Ok(None);
             }
-            let (state, keeps) = (&self.state, self.ring.keeps());
-            let policy = load::compile(&sources, state, known_peers, &self.granted, keeps)?;
+            let policy = self.compile(&sources, known_peers)?;
             Ok(Some((config, sources, policy)))
         });
         match loaded {
@@ -203,6 +202,47 @@ impl PolicyHost {
                 Err(error)
             }
         }
+    }
+
+    /// Takes what plugins are granted by now, and compiles the rules in force again: they may name other
+    /// facts and hooks. Blocks as [`Self::load`] does.
+    pub(crate) fn grant(&self, granted: Granted, peers: &[PeerConfig]) {
+        let _one_at_a_time = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *lock(&self.granted), granted.clone());
+        let current = self.current();
+        if before == granted || current.script_names().is_empty() {
+            return;
+        }
+        let compiled = current.sources.again(&current.config).and_then(|sources| {
+            let policy = self.compile(&sources, self.known_peers(peers))?;
+            Ok((sources, policy))
+        });
+        match compiled {
+            Ok((sources, policy)) => {
+                let number = 1 + self.last_number.fetch_add(1, Relaxed);
+                let next = Generation::new(number, current.config.clone(), policy, sources);
+                let next = Arc::new(next);
+                // A rollback returns to other scripts, not to other grants.
+                self.current.store(Arc::clone(&next));
+                self.took_over(&next);
+            }
+            Err(error) => tracing::warn!(
+                %error,
+                "the rules in force cannot do with what plugins are granted: they stay as they are, \
+                 and a node would not start with them"
+            ),
+        }
+    }
+
+    fn compile(&self, sources: &Sources, known_peers: Vec<String>) -> Result<Policy, LoadError> {
+        let granted = lock(&self.granted).clone();
+        load::compile(
+            sources,
+            &self.state,
+            known_peers,
+            &granted,
+            self.ring.keeps(),
+        )
     }
 
     /// Returns to the rules before. The files are not touched: the next load reads them again.

@@ -276,6 +276,13 @@ async fn a_plugin_hears_which_peers_are_up_and_again_after_kill_9() {
     });
     told.await.unwrap();
     until_present(&trio, &both).await;
+    // Whom it trusts otherwise from now on, is still up.
+    let config = trio.club.folder().join("config.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replacen("trust = 2", "trust = 1", 1)).unwrap();
+    trio.club.cli(&["script", "load"]).unwrap();
+    let less = json!({ bob.as_str(): 1, carol.as_str(): 3 });
+    until_present(&trio, &less).await;
 }
 
 #[tokio::test]
@@ -337,6 +344,51 @@ async fn what_scripts_cannot_read_or_two_would_publish_is_refused_by_name() {
         let (good, said) = check(grants, more);
         assert!(!good && said.contains(wanted), "{grants}: {said}");
     }
+}
+
+#[tokio::test]
+async fn rules_name_what_a_plugin_is_granted_while_the_node_runs() {
+    let others = Setup::new("other").unwrap();
+    let beside = others.plugin("tests/clerk").unwrap();
+    let folder = beside.folder().join("clerk");
+    let bob = Setup::new("bob").unwrap();
+    let club = Setup::new("club").unwrap().script("club.rhai", CLUB);
+    let club = club.peer_id("bob", bob.id(), 2, "").start().await.unwrap();
+    let told = |words: &[&str]| club.cli(words).map_err(|error| format!("{error:#}"));
+    let unheard = "no plugin is told what this bills";
+    assert!(told(&["script", "list"]).unwrap().contains(unheard));
+
+    told(&["plugin", "add", folder.to_str().unwrap(), "--yes"]).unwrap();
+    let list = told(&["script", "list"]).unwrap();
+    assert!(!list.contains(unheard), "{list}");
+    let ask = |size: &str| told(&["clerk", "ask", "bob", size, "--json"]).unwrap();
+    assert!(ask("1001").contains("too large"), "{}", ask("1001"));
+    assert!(ask("10").contains("none"), "{}", ask("10"));
+    told(&["clerk", "vouch", "bob", "5"]).unwrap();
+    until("bob's credit", async || {
+        ask("10").contains("allow").then_some(())
+    })
+    .await
+    .unwrap();
+
+    told(&["plugin", "remove", "clerk"]).unwrap();
+    assert!(told(&["script", "list"]).unwrap().contains(unheard));
+}
+
+#[tokio::test]
+async fn a_fact_has_one_publisher_whatever_config_toml_says_by_now() {
+    let club = Setup::new("club").unwrap().plugin("tests/clerk").unwrap();
+    let club = club.start().await.unwrap();
+    let path = club.folder().join("config.toml");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replace("[plugin.clerk]", "[plugin.other]")).unwrap();
+    let other = json!({ "instance": "other" });
+    let refused = club.call("plugin.add", other.clone()).await.unwrap_err();
+    let said = format!("{refused:#}");
+    assert!(said.contains("`credit`") && said.contains("`clerk`"), "{said}");
+    let clerk = json!({ "instance": "clerk" });
+    club.call("plugin.remove", clerk).await.unwrap();
+    club.call("plugin.add", other).await.unwrap();
 }
 
 /// Who bills where nobody hears of it is told when the script is loaded.

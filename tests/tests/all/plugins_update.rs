@@ -1,7 +1,10 @@
 //! Plugins that change while the daemon runs: another version takes over or the one that runs goes on,
 //! whatever breaks and whenever the daemon is killed; and plugins that come and go.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
 
 use rand::Rng as _;
 use serde_json::{Value, json};
@@ -174,8 +177,8 @@ async fn whenever_the_daemon_is_killed_in_an_update_one_version_has_all_rows() {
     for round in 0..soak_rounds(KILLS) {
         files.put_manifest(&format!("1.0.{round}"), schema + 1);
         let mut update = daemon.cli_command(&["plugin", "update", "wicked"]).unwrap();
-        let update = update.stdout(std::process::Stdio::null());
-        let mut update = update.stderr(std::process::Stdio::null()).spawn().unwrap();
+        let update = update.stdout(Stdio::null());
+        let mut update = update.stderr(Stdio::null()).spawn().unwrap();
         // From before the daemon looks at the files to after the update.
         for _ in 0..rand::rng().random_range(0..40) {
             version(&daemon).await;
@@ -271,8 +274,13 @@ async fn no_request_and_no_message_is_lost_or_doubled_by_updates_under_load() {
 
 /// A daemon without plugins, and the folder of one that no section names.
 async fn bare() -> (Daemon, Setup, String) {
-    let setup = Setup::new("node").unwrap().plugin("plugins/echo").unwrap();
-    let folder = setup.folder().join("echo").to_str().unwrap().to_owned();
+    bare_beside("plugins/echo").await
+}
+
+async fn bare_beside(plugin: &str) -> (Daemon, Setup, String) {
+    let setup = Setup::new("node").unwrap().plugin(plugin).unwrap();
+    let folder = setup.folder().join(Path::new(plugin).file_name().unwrap());
+    let folder = folder.to_str().unwrap().to_owned();
     let comment = "# kept as it is\n[limits]\nflows = 77 # so many";
     let bare = Setup::new("bare").unwrap().config(comment);
     (bare.start().await.unwrap(), setup, folder)
@@ -313,6 +321,113 @@ async fn a_plugin_is_looked_at_and_added_without_a_restart() {
     daemon.kill().unwrap();
     daemon.restart().await.unwrap();
     cli(&daemon, &["parrot", "say", "again"]).unwrap();
+}
+
+#[tokio::test]
+async fn a_plugin_that_publishes_facts_and_asks_rules_is_looked_at_and_added() {
+    let (daemon, _setup, folder) = bare_beside("tests/clerk").await;
+    let shown = cli(&daemon, &["plugin", "inspect", &folder]).unwrap();
+    let asked = "state, presence, usage, facts [\"credit\"], rules [\"clerk_write\"]";
+    for part in [asked, "operations 256", "facts 4096", "user_state_mib 16"] {
+        assert!(shown.contains(part), "{part} in {shown}");
+    }
+    let add = ["plugin", "add", &folder, "--yes"];
+    let some = ["--grant", "state", "--grant", "facts"];
+    let said = cli(&daemon, &[&add[..], &some].concat()).unwrap_err();
+    assert!(said.contains("imports `rules`"), "{said}");
+    let all = [&some[..], &["--grant", "rules"]].concat();
+    cli(&daemon, &[&add[..], &all].concat()).unwrap();
+    let text = config(&daemon);
+    let granted = "{ facts = [\"credit\"], rules = [\"clerk_write\"], state = true }";
+    assert!(text.contains(granted), "{text}");
+    let peer = daemon.id().to_string();
+    cli(&daemon, &["clerk", "vouch", &peer, "5"]).unwrap();
+    cli(&daemon, &["plugin", "remove", "clerk"]).unwrap();
+    cli(&daemon, &add).unwrap();
+    assert!(config(&daemon).contains("usage = true"));
+}
+
+/// Interrupts a command when config.toml is changed; whether it succeeded, and what the file says then.
+async fn interrupted(daemon: &Daemon, words: &[&str]) -> (bool, String) {
+    let before = config(daemon);
+    let mut command = daemon.cli_command(words).unwrap();
+    let command = command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut command = command.spawn().unwrap();
+    let written = until("config.toml to be changed, or the command to end", async || {
+        let has_ended = command.try_wait().unwrap().is_some();
+        (has_ended || config(daemon) != before).then_some(())
+    });
+    written.await.unwrap();
+    let pid = command.id().to_string();
+    // It may have ended.
+    let _ = Command::new("kill").args(["-INT", &pid]).status().unwrap();
+    let is_done = command.wait().unwrap().success();
+    (is_done, config(daemon))
+}
+
+#[tokio::test]
+async fn who_interrupts_an_add_leaves_no_section_that_is_not_loaded() {
+    let (daemon, _setup, folder) = bare().await;
+    let before = config(&daemon);
+    let add = ["plugin", "add", &folder, "--yes"];
+    let refused = [&add[..], &["--grant", "state"]].concat();
+    assert_eq!(interrupted(&daemon, &refused).await, (false, before));
+    let (is_done, text) = interrupted(&daemon, &add).await;
+    assert!(is_done && text.contains("[plugin.echo]"), "{text}");
+    cli(&daemon, &["echo", "say", "hello"]).unwrap();
+}
+
+#[tokio::test]
+async fn what_is_named_and_not_loaded_can_be_removed_and_makes_no_store() {
+    let (daemon, _setup, folder) = bare().await;
+    let before = config(&daemon);
+    let named = format!("{before}\n[plugin.echo]\nwasm = \"{folder}/wormholes_echo.wasm\"\n");
+    for words in [&[][..], &["--purge", "--yes"]] {
+        std::fs::write(daemon.folder().join("config.toml"), &named).unwrap();
+        let words = [&["plugin", "remove", "echo"], words].concat();
+        let said = cli(&daemon, &words).unwrap();
+        assert!(said.contains("was not loaded"), "{said}");
+        assert_eq!(config(&daemon).trim_end(), before.trim_end());
+        let said = cli(&daemon, &words).unwrap_err();
+        assert!(said.contains("no plugin runs as `echo`"), "{said}");
+    }
+    assert!(!daemon.folder().join("data/plugins").exists());
+    // What is no file is not waited for.
+    let pipe = Path::new(&folder).join("wormholes_echo.wasm");
+    std::fs::remove_file(&pipe).unwrap();
+    let made = Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    std::fs::write(daemon.folder().join("config.toml"), &named).unwrap();
+    let added = daemon.call("plugin.add", json!({ "instance": "echo" }));
+    let said = format!("{:#}", added.await.unwrap_err());
+    assert!(said.contains("no regular file"), "{said}");
+}
+
+#[tokio::test]
+async fn what_a_change_of_a_plugin_put_in_force_waits_for_no_restart() {
+    let (daemon, _setup, folder) = bare().await;
+    let path = daemon.folder().join("config.toml");
+    let (before, component) = (config(&daemon), format!("{folder}/wormholes_echo.wasm"));
+    let grants = "{ state = true, scratch = true, timers = true, messages = true }";
+    let named = format!("{before}\n[plugin.echo]\nwasm = {component:?}\ngrants = {grants}\n");
+    let configured = format!("{named}config = {{ a = 1 }}\n");
+    let waiting = async |method: &str, params: Value| {
+        let report = daemon.call(method, params).await.unwrap();
+        report["restart_for"].clone()
+    };
+    let echo = json!({ "instance": "echo" });
+    for (text, change) in [
+        (named, "plugin.add"),
+        (configured, "plugin.update"),
+        (before, "plugin.remove"),
+    ] {
+        std::fs::write(&path, text).unwrap();
+        let read = waiting("script.load", json!({ "scripts": [] })).await;
+        assert_eq!(read, json!(["[plugin]"]), "before {change}");
+        daemon.call(change, echo.clone()).await.unwrap();
+        let since = waiting("config", json!({})).await;
+        assert_eq!(since, json!([]), "{change}");
+    }
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// As shells say it of a program that Ctrl-C ended.
-const INTERRUPTED: i32 = 130;
+pub(super) const INTERRUPTED: i32 = 130;
 
 pub(super) fn run(context: &mut Context<'_>, command: OpCommand) -> Result<(), CliError> {
     match command {

@@ -4,16 +4,20 @@
 use std::{
     io::{self, BufRead as _, IsTerminal as _, Write as _},
     path::{Path, PathBuf},
+    process, thread,
 };
 
+use signal_hook::{consts::SIGINT, iterator::Signals};
+use toml::Value;
 use wormholes_proto::control::{
-    Call, ConfigReport, NoParams, PluginInfo, PluginParams, PluginRemoveParams, PluginRemoved,
+    Call, ConfigReport, ErrorCode, NoParams, PluginInfo, PluginParams, PluginRemoveParams, PluginRemoved,
     RESERVED_INSTANCES, is_instance_name,
 };
 
 use super::{
     Context, field,
-    plugin_inspect::{Inspection, inspect, text},
+    operations::INTERRUPTED,
+    plugin_inspect::{Inspection, grants_text, inspect, text},
 };
 use crate::{
     client::Client,
@@ -53,15 +57,12 @@ pub(super) fn add(
     }
     if !yes {
         let shown = text(&inspection, Style::default());
-        let granted = match &grants[..] {
-            [] => "nothing".to_owned(),
-            grants => grants.join(", "),
-        };
+        let granted = grants_text(&grants);
         let question = format!("load it as `{name}`, and grant {granted}?");
         consent(&shown, &question)?;
     }
     file.add(&name, wasm, &inspection.sha256, &grants);
-    let changed = file.write()?;
+    let changed = write(file)?;
     let call = Call::PluginAdd(PluginParams { instance: name });
     show(context, &mut client, &call, Some(changed))
 }
@@ -100,17 +101,35 @@ pub(super) fn remove(
     }
     let mut file = ConfigFile::read(&config_path(&mut client)?)?;
     let changed = match file.remove(&instance) {
-        true => Some(file.write()?),
+        true => Some(write(file)?),
         false => None,
     };
-    let call = Call::PluginRemove(PluginRemoveParams { instance, purge });
-    let removed: PluginRemoved = told(&mut client, &call, changed)?;
+    let was_named = changed.is_some();
+    let params = PluginRemoveParams { instance, purge };
+    let call = Call::PluginRemove(params.clone());
+    let removed = match client.report(&call) {
+        // A section that was never loaded, or that the daemon does not start with.
+        Err(CliError::Rpc(error)) if was_named && error.is(ErrorCode::NotFound) => {
+            return forgotten(context, params);
+        }
+        told => settled::<PluginRemoved>(told, changed)?,
+    };
     context.output.report(&removed, |style| {
         let what = match removed.purged {
             true => "removed, with all that it kept",
             false => "removed; what it kept stays for the next of its name",
         };
         field(style, &removed.name, what)
+    })
+}
+
+fn forgotten(context: &mut Context<'_>, params: PluginRemoveParams) -> Result<(), CliError> {
+    let removed = PluginRemoved {
+        name: params.instance,
+        purged: params.purge,
+    };
+    context.output.report(&removed, |style| {
+        field(style, &removed.name, "taken out of config.toml; it was not loaded")
     })
 }
 
@@ -125,7 +144,7 @@ fn pin(
     };
     let mut file = ConfigFile::read(&config_path(client)?)?;
     file.pin(instance, sha256)?;
-    file.write().map(Some)
+    write(file).map(Some)
 }
 
 /// What the plugin is from now on.
@@ -135,7 +154,7 @@ fn show(
     call: &Call,
     changed: Option<Changed>,
 ) -> Result<(), CliError> {
-    let plugin: PluginInfo = told(client, call, changed)?;
+    let plugin: PluginInfo = settled(client.report(call), changed)?;
     context.output.report(&plugin, |style| {
         let runs = format!("{} {} runs", plugin.plugin, plugin.version);
         [
@@ -146,17 +165,43 @@ fn show(
     })
 }
 
-/// Tells the daemon; what it refuses is undone in the file.
-fn told<T: serde::de::DeserializeOwned>(
-    client: &mut Client,
-    call: &Call,
-    changed: Option<Changed>,
-) -> Result<T, CliError> {
-    let told = client.report(call);
-    if let (Err(CliError::Rpc(_)), Some(changed)) = (&told, changed) {
-        changed.undo()?;
+/// What the daemon answered; what it refused is undone in the file.
+fn settled<T>(told: Result<T, CliError>, changed: Option<Changed>) -> Result<T, CliError> {
+    let refusal = match told {
+        Err(CliError::Rpc(error)) if !error.is(ErrorCode::Unsettled) => CliError::Rpc(error),
+        // The daemon may go on: a file that says otherwise would be wrong at its next start.
+        Err(why) => return Err(CliError::Unsettled { why: why.into() }),
+        told => return told,
+    };
+    match changed.map(Changed::undo) {
+        Some(Err(undo)) => Err(CliError::Failed(format!(
+            "{refusal}\nand config.toml is not what it was before: {undo}"
+        ))),
+        Some(Ok(())) | None => Err(refusal),
     }
-    told
+}
+
+/// Writes what the daemon is told next. Who left in between would leave what the daemon may refuse,
+/// and not start with.
+fn write(file: ConfigFile) -> Result<Changed, CliError> {
+    wait_despite_interrupt()?;
+    file.write()
+}
+
+/// The first Ctrl-C says what is waited for, and the second leaves.
+#[expect(clippy::print_stderr, reason = "who interrupts looks at the terminal")]
+fn wait_despite_interrupt() -> Result<(), CliError> {
+    let mut signals = Signals::new([SIGINT])?;
+    thread::spawn(move || {
+        let mut signals = signals.forever();
+        if signals.next().is_some() {
+            eprintln!("\nthe daemon is at it; a second Ctrl-C leaves config.toml as it is by now");
+        }
+        if signals.next().is_some() {
+            process::exit(INTERRUPTED);
+        }
+    });
+    Ok(())
 }
 
 /// Where the daemon's config is.
@@ -182,16 +227,19 @@ fn checked_name(name: Option<String>, inspection: &Inspection) -> Result<String,
 }
 
 /// All that it asks for, or what was typed of it.
-fn granted(inspection: &Inspection, typed: &[String]) -> Result<Vec<&'static str>, CliError> {
+fn granted(
+    inspection: &Inspection,
+    typed: &[String],
+) -> Result<Vec<(&'static str, Value)>, CliError> {
+    let asked = inspection.asked();
     if typed.is_empty() {
-        return Ok(inspection.capabilities.clone());
+        return Ok(asked);
     }
     let grant = |typed: &String| {
-        let mut asked = inspection.capabilities.iter();
-        let known = asked.find(|capability| **capability == typed);
-        known.copied().ok_or_else(|| CliError::Usage {
+        let known = asked.iter().find(|(capability, _)| *capability == typed);
+        known.cloned().ok_or_else(|| CliError::Usage {
             message: format!("the plugin does not ask for `{typed}`"),
-            mend: format!("it asks for: {}", inspection.capabilities.join(", ")),
+            mend: format!("it asks for: {}", grants_text(&asked)),
         })
     };
     typed.iter().map(grant).collect()
@@ -214,5 +262,60 @@ fn consent(about: &str, question: &str) -> Result<(), CliError> {
     match answer.trim() {
         "y" | "Y" | "yes" => Ok(()),
         _ => Err(CliError::Failed("nothing was changed".to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, io::BufReader, os::unix::net::UnixListener};
+
+    use super::*;
+
+    const TEXT: &str = "[node]\nname = 'ann'\n";
+
+    /// What is told when config.toml was changed and the daemon answers so, or not at all; and what
+    /// the file says then.
+    fn check(answer: Option<&'static str>, meanwhile: impl FnOnce(&Path)) -> (String, String) {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, socket) = (dir.path().join("config.toml"), dir.path().join("socket"));
+        fs::write(&path, TEXT).unwrap();
+        let listener = UnixListener::bind(&socket).unwrap();
+        let daemon = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut call = String::new();
+            BufReader::new(&stream).read_line(&mut call).unwrap();
+            if let Some(error) = answer {
+                let answer = format!("{{\"jsonrpc\":\"2.0\",\"id\":1,\"error\":{error}}}\n");
+                stream.write_all(answer.as_bytes()).unwrap();
+            }
+        });
+        let mut file = ConfigFile::read(&path).unwrap();
+        file.add("one", "1.wasm", "00", &[]);
+        let changed = Some(file.write().unwrap());
+        meanwhile(&path);
+        let call = Call::PluginAdd(PluginParams {
+            instance: "one".to_owned(),
+        });
+        let mut client = Client::connect(Some(&socket)).unwrap();
+        let told = settled::<PluginInfo>(client.report(&call), changed).unwrap_err();
+        daemon.join().unwrap();
+        (told.to_string(), fs::read_to_string(&path).unwrap())
+    }
+
+    #[test]
+    fn what_the_daemon_refused_is_undone_and_what_it_may_go_on_with_stays() {
+        let refusal = Some("{\"code\":-32000,\"message\":\"too large\"}");
+        let (told, text) = check(refusal, |_| {});
+        assert_eq!((told.as_str(), text.as_str()), ("too large", TEXT));
+        let late = Some("{\"code\":-32004,\"message\":\"timed out\"}");
+        for answer in [late, None] {
+            let (told, text) = check(answer, |_| {});
+            assert!(told.contains("`wormholes plugin list`"), "{told}");
+            assert!(text.contains("[plugin.one]"), "{text}");
+        }
+        let (told, text) = check(refusal, |path| fs::write(path, "# mine\n").unwrap());
+        assert!(told.starts_with("too large\n"), "{told}");
+        assert!(told.contains("somebody else changed it"), "{told}");
+        assert_eq!(text, "# mine\n");
     }
 }

@@ -11,6 +11,7 @@ use std::{
 use data_encoding::HEXLOWER;
 use ring::digest::{SHA256, digest};
 use serde::Serialize;
+use toml::Value;
 use wasmparser::{Encoding, Parser, Payload};
 use wormholes_proto::{
     control::PluginCommand,
@@ -41,8 +42,12 @@ pub(super) struct Inspection {
     pub(super) sha256: String,
     pub(super) bytes: u64,
     pub(super) schema: u32,
-    /// What it asks for.
+    /// What it asks for, but for facts and hooks, which have names.
     pub(super) capabilities: Vec<&'static str>,
+    /// The facts that it asks to publish.
+    pub(super) facts: Vec<String>,
+    /// The hooks of rule scripts that it asks to ask.
+    pub(super) rules: Vec<String>,
     /// Interfaces, as the component names them.
     pub(super) imports: Vec<String>,
     pub(super) exports: Vec<String>,
@@ -58,6 +63,18 @@ pub(super) struct Inspection {
 pub(super) fn run(output: &mut Output, folder: &Path) -> Result<(), CliError> {
     let inspection = inspect(folder)?;
     output.report(&inspection, |style| text(&inspection, style))
+}
+
+impl Inspection {
+    /// What it asks for, as config.toml grants it.
+    pub(super) fn asked(&self) -> Vec<(&'static str, Value)> {
+        let flags = self.capabilities.iter();
+        let flags = flags.map(|name| (*name, Value::Boolean(true)));
+        let words = [("facts", &self.facts), ("rules", &self.rules)];
+        let words = words.into_iter().filter(|(_, words)| !words.is_empty());
+        let words = words.map(|(name, words)| (name, Value::from(words.clone())));
+        flags.chain(words).collect()
+    }
 }
 
 /// Reads a plugin's files.
@@ -79,6 +96,8 @@ pub(super) fn inspect(folder: &Path) -> Result<Inspection, CliError> {
         schema: manifest.state.schema,
         problems: problems(&imports, &manifest.capabilities),
         capabilities: manifest.capabilities.names().collect(),
+        facts: manifest.capabilities.facts.into_iter().collect(),
+        rules: manifest.capabilities.rules.into_iter().collect(),
         imports,
         exports,
         protocols: manifest.messages.protocols.into_iter().collect(),
@@ -112,8 +131,6 @@ pub(super) fn text(inspection: &Inspection, style: Style) -> String {
         "{} {}: {}",
         inspection.plugin, inspection.version, inspection.about
     );
-    let capabilities = inspection.capabilities.iter();
-    let capabilities: Vec<_> = capabilities.map(|name| (*name).to_owned()).collect();
     let commands = inspection.commands.iter();
     let commands = commands.map(|command| {
         let about = format::clean(&command.about);
@@ -129,7 +146,7 @@ pub(super) fn text(inspection: &Inspection, style: Style) -> String {
         field(style, "component", &inspection.wasm.display().to_string()),
         field(style, "size", &format::bytes(inspection.bytes)),
         field(style, "sha256", &inspection.sha256),
-        field(style, "asks for", &list(&capabilities)),
+        field(style, "asks for", &grants_text(&inspection.asked())),
         field(style, "imports", &own(&inspection.imports)),
         field(style, "handles", &own(&inspection.exports)),
         field(style, "protocols", &list(&inspection.protocols)),
@@ -146,6 +163,18 @@ pub(super) fn text(inspection: &Inspection, style: Style) -> String {
         problems.collect(),
     ]
     .concat()
+}
+
+/// Grants for people: `state, facts ["credit"]`.
+pub(super) fn grants_text(grants: &[(&'static str, Value)]) -> String {
+    let shown = grants.iter().map(|(name, value)| match value.as_array() {
+        Some(_) => format!("{name} {value}"),
+        None => (*name).to_owned(),
+    });
+    match grants {
+        [] => "nothing".to_owned(),
+        _ => shown.collect::<Vec<_>>().join(", "),
+    }
 }
 
 /// What the component imports and exports: the interfaces' names.
@@ -207,14 +236,19 @@ fn limits(limits: &Limits) -> Vec<(&'static str, u64)> {
         ("event_ms", limits.event_ms),
         ("write_kib", limits.write_kib),
         ("state_mib", limits.state_mib),
+        ("user_state_mib", limits.user_state_mib),
         ("scratch_mib", limits.scratch_mib),
         ("timers", limits.timers.into()),
         ("log_kib", limits.log_kib),
         ("waiting", limits.waiting.into()),
         ("requests", limits.requests.into()),
+        ("operations", limits.operations.into()),
         ("messages", limits.messages.into()),
         ("outbox_mib", limits.outbox_mib),
         ("channels", limits.channels.into()),
+        ("facts", limits.facts.into()),
+        ("keys", limits.keys.into()),
+        ("secrets", limits.secrets.into()),
     ]
 }
 

@@ -23,8 +23,6 @@ use crate::{events::Subscription, node::NodeCore};
 
 /// A client that takes nothing for so long is gone or stuck.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Beyond any call's own bounds: it frees the connection when one of them fails to hold.
-const CALL_TIMEOUT: Duration = Duration::from_secs(120);
 /// Most requests fit.
 const READ_BYTES: usize = 4096;
 
@@ -190,9 +188,12 @@ async fn carry_out(
         let message = format!("{} is for operators; this uid observes", call.name());
         return Err(RpcError::new(ErrorCode::Denied, message));
     }
-    timeout(CALL_TIMEOUT, answer::answer(core, access, call, told))
-        .await
-        .unwrap_or_else(|_| Err(RpcError::new(ErrorCode::Failed, "timed out")))
+    timeout(
+        call.answered_within(),
+        answer::answer(core, access, call, told),
+    )
+    .await
+    .unwrap_or_else(|_| Err(RpcError::new(ErrorCode::Unsettled, "timed out")))
 }
 
 /// Waits until the client reads no more either; for ever, while it may still ask. The kernel tells

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use serde_json::Value;
+use tokio::sync::oneshot;
 use wormholes_host::{ErrorCode as PluginErrorCode, Refusal};
 use wormholes_proto::control::{
     ErrorCode, OperationInfo, OperationList, OperationListParams, OperationParams,
@@ -71,42 +72,58 @@ pub(super) async fn clear_dead(
 
 pub(super) async fn add(
     core: &Arc<NodeCore>,
-    params: &PluginParams,
+    params: PluginParams,
 ) -> Result<PluginInfo, RpcError> {
-    let plugins = core.plugins().ok_or_else(starting)?;
-    let added = plugins.add(core, &params.instance).await;
-    added.map_err(unchanged)
+    let running = Arc::clone(core);
+    let change = async move {
+        let plugins = running.plugins().ok_or_else(starting)?;
+        let changed = plugins.add(&running, &params.instance).await;
+        changed.map_err(unchanged)
+    };
+    to_its_end(core, change).await
 }
 
 pub(super) async fn update(
     core: &Arc<NodeCore>,
-    params: &PluginParams,
+    params: PluginParams,
 ) -> Result<PluginInfo, RpcError> {
-    let plugins = core.plugins().ok_or_else(starting)?;
-    let updated = plugins.update(core, &params.instance).await;
-    updated.map_err(unchanged)
+    let running = Arc::clone(core);
+    let change = async move {
+        let plugins = running.plugins().ok_or_else(starting)?;
+        let changed = plugins.update(&running, &params.instance).await;
+        changed.map_err(unchanged)
+    };
+    to_its_end(core, change).await
 }
 
 pub(super) async fn roll_back(
     core: &Arc<NodeCore>,
-    params: &PluginParams,
+    params: PluginParams,
 ) -> Result<PluginInfo, RpcError> {
-    let plugins = core.plugins().ok_or_else(starting)?;
-    let rolled_back = plugins.roll_back(core, &params.instance).await;
-    rolled_back.map_err(unchanged)
+    let running = Arc::clone(core);
+    let change = async move {
+        let plugins = running.plugins().ok_or_else(starting)?;
+        let changed = plugins.roll_back(&running, &params.instance).await;
+        changed.map_err(unchanged)
+    };
+    to_its_end(core, change).await
 }
 
 pub(super) async fn remove(
     core: &Arc<NodeCore>,
-    params: &PluginRemoveParams,
+    params: PluginRemoveParams,
 ) -> Result<PluginRemoved, RpcError> {
-    let plugins = core.plugins().ok_or_else(starting)?;
-    let removed = plugins.remove(core, &params.instance, params.purge).await;
-    removed.map_err(unchanged)?;
-    Ok(PluginRemoved {
-        name: params.instance.clone(),
-        purged: params.purge,
-    })
+    let running = Arc::clone(core);
+    let change = async move {
+        let plugins = running.plugins().ok_or_else(starting)?;
+        let removed = plugins.remove(&running, &params.instance, params.purge);
+        removed.await.map_err(unchanged)?;
+        Ok(PluginRemoved {
+            name: params.instance,
+            purged: params.purge,
+        })
+    };
+    to_its_end(core, change).await
 }
 
 /// `told` hears of the progress.
@@ -180,6 +197,21 @@ pub(super) async fn remove_user(
     removed.await.map_err(refused)
 }
 
+/// Carries a change of a plugin out, though nobody stays to hear of it: the host does not stop in the
+/// middle, and what the node knows of its plugins follows.
+async fn to_its_end<T: Send + 'static>(
+    core: &NodeCore,
+    change: impl Future<Output = Result<T, RpcError>> + Send + 'static,
+) -> Result<T, RpcError> {
+    let (told, answer) = oneshot::channel();
+    core.spawn_until_stop(async move {
+        // Whoever asked may have left.
+        let _ = told.send(change.await);
+    });
+    let stopped = || RpcError::new(ErrorCode::Unsettled, "the node stops");
+    answer.await.unwrap_or_else(|_| Err(stopped()))
+}
+
 fn starting() -> RpcError {
     RpcError::new(ErrorCode::Busy, "the plugins are not started yet")
 }
@@ -189,7 +221,10 @@ fn unchanged(error: ChangeError) -> RpcError {
     match error {
         ChangeError::Refused(refusal) => refused(refusal),
         ChangeError::NotNamed(_) => RpcError::new(ErrorCode::NotFound, error.to_string()),
-        ChangeError::Named(_) | ChangeError::Config(_) | ChangeError::Plugin(_) => failed(error),
+        ChangeError::Named(_)
+        | ChangeError::Published { .. }
+        | ChangeError::Config(_)
+        | ChangeError::Plugin(_) => failed(error),
     }
 }
 

@@ -183,7 +183,7 @@ impl NodeCore {
     }
 
     /// Runs `task` until it ends or the node stops.
-    pub(super) fn spawn_until_stop(&self, task: impl Future<Output = ()> + Send + 'static) {
+    pub(crate) fn spawn_until_stop(&self, task: impl Future<Output = ()> + Send + 'static) {
         let stop = self.stop.clone();
         self.tasks.spawn(async move {
             stop.run_until_cancelled(task).await;

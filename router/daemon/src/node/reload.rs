@@ -11,7 +11,7 @@ use super::NodeCore;
 use crate::{
     config::{Config, ConfigError, RulesConfig},
     control::config_text,
-    policy::{Generation, LoadError, Scripts},
+    policy::{Generation, Granted, LoadError, Scripts},
 };
 
 /// What a reload did.
@@ -65,11 +65,7 @@ impl NodeCore {
         };
         let config = Config::load(file)
             .inspect_err(|error| tracing::warn!(%error, "the config was not loaded"))?;
-        let running = Config {
-            plugins: self.plugin_configs(),
-            ..self.config.clone()
-        };
-        let restart_for = waiting(&running, &config);
+        let restart_for = self.waiting(&config);
         if !restart_for.is_empty() {
             tracing::warn!(keys = ?restart_for, "changes that wait for a restart");
         }
@@ -82,6 +78,34 @@ impl NodeCore {
         let rules = self.policy.load(&rules, scripts, &peers)?;
         self.set_config_peers(config.peers);
         Ok(Reload { rules, restart_for })
+    }
+
+    /// Has all that goes by which plugins run, and as what, follow a change of them.
+    pub(crate) async fn follow_plugins(self: &Arc<Self>) {
+        let core = Arc::clone(self);
+        // A node that stops needs none of it.
+        let _ = tokio::task::spawn_blocking(move || core.follow_plugins_blocking()).await;
+    }
+
+    fn follow_plugins_blocking(&self) {
+        let _one_at_a_time = self
+            .reloading
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        // What is wrong with the file by now, the next reload says.
+        if let Some(Ok(config)) = self.config.file.as_deref().map(Config::load) {
+            self.set_restart_for(self.waiting(&config));
+        }
+        let granted = Granted::to(&self.plugin_configs());
+        self.policy.grant(granted, &self.all_peers());
+    }
+
+    fn waiting(&self, read: &Config) -> Vec<String> {
+        let running = Config {
+            plugins: self.plugin_configs(),
+            ..self.config.clone()
+        };
+        waiting(&running, read)
     }
 }
 

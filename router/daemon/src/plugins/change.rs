@@ -1,13 +1,18 @@
 //! Plugins that come, change and go while the node runs: what config.toml and their folders say by
 //! then.
 
-use std::sync::{Arc, PoisonError};
+use std::{
+    path::PathBuf,
+    sync::{Arc, PoisonError},
+};
 
 use thiserror::Error;
-use wormholes_host::{Host, Refusal};
+use wormholes_host::{ErrorCode, Host, LoadError, Refusal, Source};
 use wormholes_proto::control::PluginInfo;
 
-use super::{Door, FOLDER, PluginError, Plugins, load_error, read, tell_usage, terms};
+use super::{
+    Door, FOLDER, PluginError, Plugins, load_error, no_plugin, read, tell_usage, terms,
+};
 use crate::{
     config::{Config, ConfigError, PluginConfig},
     node::NodeCore,
@@ -28,6 +33,17 @@ pub(crate) enum ChangeError {
     /// The config file has no section for it.
     #[error("config.toml has no section [plugin.{0}]; `wormholes plugin add` makes one")]
     NotNamed(String),
+    /// A fact has one publisher, and there is another that has not heard of what config.toml says.
+    #[error(
+        "facts: `{fact}` is published by `{by}`, which runs; `wormholes plugin update {by}` or \
+         `wormholes plugin remove {by}` first"
+    )]
+    Published {
+        /// Which.
+        fact: String,
+        /// The instance.
+        by: String,
+    },
     /// It would come back at the next start.
     #[error(
         "config.toml still names [plugin.{0}]; take the section out first, as \
@@ -48,11 +64,13 @@ impl Plugins {
     ) -> Result<PluginInfo, ChangeError> {
         let _one = self.changing.lock().await;
         let plugin = named(core, instance).await?;
-        let source = read(&plugin)?;
-        let host = self.host_or_open(core)?;
+        self.check_facts(&plugin)?;
+        let source = read_beside(&plugin).await?;
+        let host = self.host_or_open(core).await?;
         let loaded = host.load(instance, source, terms(&plugin)).await;
         loaded.map_err(|error| load_error(&plugin, error))?;
         self.runs(core, &plugin);
+        core.follow_plugins().await;
         Ok(self.info(instance)?)
     }
 
@@ -67,9 +85,12 @@ impl Plugins {
     ) -> Result<PluginInfo, ChangeError> {
         let host = self.host(instance)?;
         let plugin = named(core, instance).await?;
-        let updated = host.update(instance, read(&plugin)?, terms(&plugin)).await;
+        self.check_facts(&plugin)?;
+        let source = read_beside(&plugin).await?;
+        let updated = host.update(instance, source, terms(&plugin)).await;
         updated.map_err(|error| load_error(&plugin, error))?;
         self.runs(core, &plugin);
+        core.follow_plugins().await;
         let info = self.info(instance)?;
         let version = &info.version;
         tracing::info!(plugin = instance, version, "a plugin was updated");
@@ -87,9 +108,11 @@ impl Plugins {
     ) -> Result<PluginInfo, ChangeError> {
         let host = self.host(instance)?;
         let plugin = named(core, instance).await?;
+        self.check_facts(&plugin)?;
         let rolled_back = host.roll_back(instance, terms(&plugin)).await;
         rolled_back.map_err(|error| load_error(&plugin, error))?;
         self.runs(core, &plugin);
+        core.follow_plugins().await;
         let info = self.info(instance)?;
         let version = &info.version;
         tracing::info!(plugin = instance, version, "a plugin was rolled back");
@@ -115,16 +138,23 @@ impl Plugins {
             Ok(_) | Err(ChangeError::NotNamed(_)) => {}
             Err(error) => return Err(error),
         }
-        let host = self.host_or_open(core)?;
+        let Some(host) = self.host_to_remove_from(core, purge).await? else {
+            return Err(no_plugin(instance).into());
+        };
         let removed = host.remove(instance, purge).await;
-        removed.map_err(|error| PluginError::Load {
-            name: instance.to_owned(),
-            error: Box::new(error),
+        removed.map_err(|error| match is_missing(&error) {
+            true => ChangeError::from(no_plugin(instance)),
+            false => PluginError::Load {
+                name: instance.to_owned(),
+                error: Box::new(error),
+            }
+            .into(),
         })?;
         let known = self.known.lock();
         known
             .unwrap_or_else(PoisonError::into_inner)
             .remove(instance);
+        core.follow_plugins().await;
         tracing::info!(plugin = instance, purge, "a plugin was removed");
         Ok(())
     }
@@ -134,6 +164,21 @@ impl Plugins {
         let known = self.known.lock();
         let known = known.unwrap_or_else(PoisonError::into_inner);
         known.values().cloned().collect()
+    }
+
+    /// Whether nobody else publishes what this one is to publish: the file cannot tell who runs on
+    /// with what it said before.
+    fn check_facts(&self, plugin: &PluginConfig) -> Result<(), ChangeError> {
+        let others = self.configs().into_iter();
+        let taken = others.filter(|other| other.name != plugin.name);
+        let mut taken = taken.flat_map(|other| {
+            let both = &other.grants.facts & &plugin.grants.facts;
+            both.into_iter().map(move |fact| (fact, other.name.clone()))
+        });
+        match taken.next() {
+            Some((fact, by)) => Err(ChangeError::Published { fact, by }),
+            None => Ok(()),
+        }
     }
 
     /// It runs as config.toml says.
@@ -160,22 +205,56 @@ impl Plugins {
     }
 
     /// A node without plugins has no host yet.
-    fn host_or_open(&self, core: &Arc<NodeCore>) -> Result<Arc<Host>, PluginError> {
+    async fn host_or_open(&self, core: &Arc<NodeCore>) -> Result<Arc<Host>, ChangeError> {
+        if let Some(host) = self.running() {
+            return Ok(host);
+        }
+        let its = Arc::clone(core);
+        let opened = tokio::task::spawn_blocking(move || open(&its)).await;
+        Ok(self.use_host(core, opened.map_err(|_| stops())??))
+    }
+
+    /// None where nothing can be removed: a store is not made for that.
+    async fn host_to_remove_from(
+        &self,
+        core: &Arc<NodeCore>,
+        purge: bool,
+    ) -> Result<Option<Arc<Host>>, ChangeError> {
+        let is_kept = || folder(core).exists();
         match self.running() {
-            Some(host) => Ok(host),
-            None => Ok(self.use_host(core, open(core)?)),
+            None if purge && is_kept() => self.host_or_open(core).await.map(Some),
+            running => Ok(running),
         }
     }
 }
 
-/// Opens the host of a node.
+/// Opens the host of a node: reads and writes the disk.
 pub(super) fn open(core: &Arc<NodeCore>) -> Result<Host, PluginError> {
     Ok(Host::open(
-        &core.config.node.data_dir.join(FOLDER),
+        &folder(core),
         core.network.id(),
         core.host_network(),
         Some(core.metrics.observer()),
     )?)
+}
+
+fn folder(core: &NodeCore) -> PathBuf {
+    core.config.node.data_dir.join(FOLDER)
+}
+
+/// Reads a plugin's files: megabytes, and from wherever config.toml says.
+async fn read_beside(plugin: &PluginConfig) -> Result<Source, ChangeError> {
+    let plugin = plugin.clone();
+    let read = tokio::task::spawn_blocking(move || read(&plugin)).await;
+    Ok(read.map_err(|_| stops())??)
+}
+
+fn is_missing(error: &LoadError) -> bool {
+    matches!(error, LoadError::Missing(_))
+}
+
+fn stops() -> Refusal {
+    Refusal::new(ErrorCode::Unavailable, "the node stops")
 }
 
 /// What config.toml says of an instance by now.
@@ -183,9 +262,7 @@ async fn named(core: &Arc<NodeCore>, instance: &str) -> Result<PluginConfig, Cha
     let plugins = match core.config.file.clone() {
         Some(file) => {
             let read = tokio::task::spawn_blocking(move || Config::load(&file)).await;
-            let stopping =
-                || Refusal::new(wormholes_host::ErrorCode::Unavailable, "the node stops");
-            read.map_err(|_| stopping())??.plugins
+            read.map_err(|_| stops())??.plugins
         }
         None => core.config.plugins.clone(),
     };

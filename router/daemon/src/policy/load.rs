@@ -69,7 +69,7 @@ pub enum Scripts {
 }
 
 /// What plugins have to do with rules, as config.toml grants it.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Granted {
     /// Facts that they may publish.
     facts: Arc<BTreeSet<String>>,
@@ -188,7 +188,7 @@ impl Sources {
     }
 
     /// The same scripts, with the sets read anew.
-    fn again(&self, config: &RulesConfig) -> Result<Self, LoadError> {
+    pub(super) fn again(&self, config: &RulesConfig) -> Result<Self, LoadError> {
         Ok(Self {
             by_command: self.by_command,
             scripts: self.scripts.clone(),

@@ -1,6 +1,6 @@
 //! The methods: their names, who may call them, what they take and what they return.
 
-use std::{fmt, path::PathBuf};
+use std::{fmt, path::PathBuf, time::Duration};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
@@ -22,6 +22,11 @@ use super::{
         NetReport, PeerInfo, PeerList, PingReport, RoleReport, ScriptReport, Status, Subscribed,
     },
 };
+
+/// Beyond most calls' own bounds: it frees the connection when one of them fails to hold.
+const ANSWER_WITHIN: Duration = Duration::from_secs(120);
+/// A plugin that changes has ten minutes for its rows, and is compiled before that.
+const CHANGE_WITHIN: Duration = Duration::from_secs(15 * 60);
 
 /// Who may call a method. An observer sees what the node does, never where flows go.
 #[derive(
@@ -149,6 +154,18 @@ macro_rules! methods {
             /// The least access that may call it.
             pub fn access(&self) -> Access {
                 match self { $(Self::$variant(_) => Access::$access,)* }
+            }
+
+            /// When the daemon gives up and answers [`ErrorCode::Unsettled`].
+            pub fn answered_within(&self) -> Duration {
+                let changes_plugins = matches!(
+                    self,
+                    Self::PluginAdd(_)
+                        | Self::PluginUpdate(_)
+                        | Self::PluginRollback(_)
+                        | Self::PluginRemove(_)
+                );
+                if changes_plugins { CHANGE_WITHIN } else { ANSWER_WITHIN }
             }
 
             /// The params as an object.

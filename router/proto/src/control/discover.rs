@@ -10,7 +10,7 @@ use super::{
     report::PROTOCOL_VERSION,
 };
 
-const ERRORS: [(ErrorCode, &str); 9] = [
+const ERRORS: [(ErrorCode, &str); 10] = [
     (ErrorCode::Parse, "not JSON"),
     (ErrorCode::InvalidRequest, "not a request"),
     (ErrorCode::NoMethod, "no such method"),
@@ -20,6 +20,10 @@ const ERRORS: [(ErrorCode, &str); 9] = [
     (ErrorCode::Denied, "the caller may not do that"),
     (ErrorCode::NotFound, "no such flow, peer or generation"),
     (ErrorCode::Busy, "a limit is reached"),
+    (
+        ErrorCode::Unsettled,
+        "no answer in time: it may be done yet, or not",
+    ),
 ];
 
 /// The document.
