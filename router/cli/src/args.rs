@@ -283,6 +283,9 @@ pub(crate) enum ScriptCommand {
     /// Check scripts without running them; needs no daemon
     Check {
         #[command(flatten)]
+        /// Delete it without being asked
+        #[arg(long, short)]
+        yes: bool,
         files: ScriptFiles,
         /// Fail on warnings too
         #[arg(long)]

@@ -1,6 +1,7 @@
 //! What each command does: ask, then show. How a report looks is a pure function beside it.
 
 mod bugreport;
+mod consent;
 mod events;
 mod explain;
 mod flows;

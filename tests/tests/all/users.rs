@@ -155,7 +155,10 @@ async fn who_is_purged_leaves_nothing_but_a_name_that_nobody_gets() {
     let before = kept(&daemon).await;
     daemon.cli(&["user", "remove", "bob"]).unwrap();
     assert_eq!(kept(&daemon).await, before);
-    daemon.cli(&["user", "remove", "bob", "--purge"]).unwrap();
+    let purge = ["user", "remove", "bob", "--purge"];
+    let unasked = format!("{:#}", daemon.cli(&purge).unwrap_err());
+    assert!(unasked.contains("--yes"), "{unasked}");
+    daemon.cli(&[&purge[..], &["--yes"]].concat()).unwrap();
     let after = kept(&daemon).await;
     assert!(after < before, "{after} of {before} bytes");
     let dead = daemon.cli(&["plugin", "dead", "wicked"]).unwrap();
