@@ -105,6 +105,16 @@ async fn kept(daemon: &Daemon) -> u64 {
 }
 
 /// A daemon with users of the wicked plugin, who keep something.
+#[tokio::test]
+async fn a_node_without_plugins_has_no_users_and_says_so_at_once() {
+    let daemon = Setup::new("node").unwrap().start().await.unwrap();
+    for words in [&["list"][..], &["add", "ann"]] {
+        let words = [&["user"], words].concat();
+        let refused = format!("{:#}", daemon.cli(&words).unwrap_err());
+        assert!(refused.contains("no plugin runs here"), "{refused}");
+    }
+}
+
 async fn with_users(names: &[&str]) -> Daemon {
     let setup = Setup::new("node").unwrap().plugin("tests/wicked").unwrap();
     let daemon = setup.start().await.unwrap();
