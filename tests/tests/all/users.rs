@@ -66,9 +66,15 @@ async fn no_user_reads_signs_or_answers_as_another() {
     let forged = refusal(&daemon, "bob", "forge", json!({ "with": number })).await;
     assert!(forged.contains("nobody waits"), "{forged}");
     for (user, count) in [("ann", 1), ("bob", 0)] {
-        let list = daemon
-            .cli(&["--user", user, "op", "list", "--json"])
-            .unwrap();
+        let (before, behind) = (
+            ["--user", user, "op", "list"],
+            ["op", "list", "--user", user],
+        );
+        let list = daemon.cli(&[&before[..], &["--json"]].concat()).unwrap();
+        assert_eq!(
+            daemon.cli(&[&behind[..], &["--json"]].concat()).unwrap(),
+            list
+        );
         let list: Value = serde_json::from_str(&list).unwrap();
         assert_eq!(
             list["operations"].as_array().unwrap().len(),
@@ -76,6 +82,19 @@ async fn no_user_reads_signs_or_answers_as_another() {
             "{user}"
         );
     }
+    let number = number.to_string();
+    let cancel = ["op", "cancel", &number, "--user"];
+    let anothers = daemon.cli(&[&cancel[..], &["bob"]].concat()).unwrap_err();
+    assert!(
+        format!("{anothers:#}").contains("not for `bob`"),
+        "{anothers:#}"
+    );
+    daemon.cli(&[&cancel[..], &["ann"]].concat()).unwrap();
+    daemon
+        .cli(&["wicked", "mark", "7", "--user", "bob"])
+        .unwrap();
+    let marks = ask(&daemon, "bob", "wicked", "marks", json!({})).await;
+    assert_eq!(marks.unwrap()[0], 7);
     // Whatever one fills, there is room for the other.
     let strangers = refusal(&daemon, "eve", "spy", json!({})).await;
     assert!(strangers.contains("there is no user `eve`"), "{strangers}");
