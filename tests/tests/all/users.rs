@@ -106,6 +106,16 @@ async fn no_user_reads_signs_or_answers_as_another() {
 }
 
 #[tokio::test]
+async fn a_node_without_plugins_has_no_users_and_says_so_at_once() {
+    let daemon = Setup::new("node").unwrap().start().await.unwrap();
+    for words in [&["list"][..], &["add", "ann"]] {
+        let words = [&["user"], words].concat();
+        let refused = format!("{:#}", daemon.cli(&words).unwrap_err());
+        assert!(refused.contains("no plugin runs here"), "{refused}");
+    }
+}
+
+#[tokio::test]
 async fn a_plugin_that_asks_for_no_users_has_none() {
     let setup = Setup::new("node")
         .unwrap()
@@ -124,16 +134,6 @@ async fn kept(daemon: &Daemon) -> u64 {
 }
 
 /// A daemon with users of the wicked plugin, who keep something.
-#[tokio::test]
-async fn a_node_without_plugins_has_no_users_and_says_so_at_once() {
-    let daemon = Setup::new("node").unwrap().start().await.unwrap();
-    for words in [&["list"][..], &["add", "ann"]] {
-        let words = [&["user"], words].concat();
-        let refused = format!("{:#}", daemon.cli(&words).unwrap_err());
-        assert!(refused.contains("no plugin runs here"), "{refused}");
-    }
-}
-
 async fn with_users(names: &[&str]) -> Daemon {
     let setup = Setup::new("node").unwrap().plugin("tests/wicked").unwrap();
     let daemon = setup.start().await.unwrap();
@@ -153,7 +153,7 @@ async fn who_is_removed_comes_back_as_he_was() {
     let waiting = ask(&daemon, "bob", "wicked", "later", json!({}));
     let (waiting, ()) = tokio::join!(waiting, remove(&daemon, "bob", false));
     let told = format!("{:#}", waiting.unwrap_err());
-    let reasons = ["removed", "no user", "in time"];
+    let reasons = ["removed", "no user", "in time", "stopped before"];
     assert!(reasons.iter().any(|why| told.contains(why)), "{told}");
     remove(&daemon, "ann", false).await;
     let before = kept(&daemon).await;
@@ -244,10 +244,13 @@ async fn two_hundred_users_ask_at_once_and_one_that_is_parked_hurts_nobody() {
             .iter()
             .map(|name| ask(&daemon, name, "wicked", "marks", json!({})));
         let marks = futures_util::future::join_all(marks).await;
-        for (number, marks) in marks.into_iter().enumerate() {
-            // One of them is parked.
-            if let Ok(marks) = marks {
-                assert_eq!(marks[0], number);
+        for (number, (name, marks)) in crowd.iter().zip(marks).enumerate() {
+            match marks {
+                Ok(marks) => assert_eq!(marks[0], number, "{name}"),
+                Err(error) => {
+                    assert_eq!(name, "user-0", "{error:#}");
+                    assert!(format!("{error:#}").contains("is parked"), "{error:#}");
+                }
             }
         }
     }
