@@ -25,7 +25,7 @@ pub(crate) struct Args {
     /// /run/wormholes/control.sock or /var/lib/wormholes/control.sock]
     #[arg(long, global = true, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
-    /// For this user of the node: with a plugin's own command, and with `op list`
+    /// For this user of the node: with a plugin's own command, and with `op`
     #[arg(long, value_name = "NAME")]
     pub(crate) user: Option<String>,
     #[command(subcommand)]
@@ -88,8 +88,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Plugin(PluginCommand),
     /// What plugins are at that outlives the command that began it, and the node
-    #[command(subcommand)]
-    Op(OpCommand),
+    Op(OpArgs),
     /// The people on this node whom plugins keep apart
     #[command(subcommand)]
     User(UserCommand),
@@ -243,6 +242,15 @@ pub(crate) enum PluginCommand {
     },
 }
 
+#[derive(Debug, clap::Args)]
+pub(crate) struct OpArgs {
+    /// Those of this user of the node alone
+    #[arg(long, global = true, value_name = "NAME")]
+    pub(crate) user: Option<String>,
+    #[command(subcommand)]
+    pub(crate) command: OpCommand,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum OpCommand {
     /// Those that go on, and those whose results wait to be collected
@@ -275,6 +283,9 @@ pub(crate) enum UserCommand {
         /// Delete all that plugins keep for him, for ever; his name is not given again
         #[arg(long)]
         purge: bool,
+        /// Delete it without being asked
+        #[arg(long, short)]
+        yes: bool,
     },
 }
 

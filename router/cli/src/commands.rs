@@ -1,6 +1,7 @@
 //! What each command does: ask, then show. How a report looks is a pure function beside it.
 
 mod bugreport;
+mod consent;
 mod events;
 mod explain;
 mod flows;
@@ -30,7 +31,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use wormholes_proto::control::{Call, FlowParams, FlowsParams, NoParams};
 
 use crate::{
-    args::{Args, Command, OpCommand},
+    args::{Args, Command, OpArgs},
     client::Client,
     error::CliError,
     format,
@@ -53,13 +54,10 @@ pub(crate) fn run(args: Args, output: &mut Output) -> Result<(), CliError> {
         user: args.user,
         output,
     };
-    let is_for_users = matches!(
-        args.command,
-        Command::Instance(_) | Command::Op(OpCommand::List)
-    );
+    let is_for_users = matches!(args.command, Command::Instance(_) | Command::Op(_));
     if context.user.is_some() && !is_for_users {
         return Err(CliError::Usage {
-            message: "--user goes with a plugin's own command, and with `op list`".to_owned(),
+            message: "--user goes with a plugin's own command, and with `op`".to_owned(),
             mend: "leave it out".to_owned(),
         });
     }
@@ -79,7 +77,10 @@ pub(crate) fn run(args: Args, output: &mut Output) -> Result<(), CliError> {
         Command::Hop => context.show(&Call::Hop(NoParams {}), roles::render),
         Command::Exit => context.show(&Call::Exit(NoParams {}), roles::render),
         Command::Plugin(command) => plugins::run(&mut context, command),
-        Command::Op(command) => operations::run(&mut context, command),
+        Command::Op(OpArgs { user, command }) => {
+            context.user = user.or(context.user);
+            operations::run(&mut context, command)
+        }
         Command::User(command) => users::run(&mut context, command),
         Command::Instance(words) => plugins::ask(&mut context, &words),
         Command::Key => context.show(&Call::Key(NoParams {}), node::render_key),

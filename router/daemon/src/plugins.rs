@@ -101,8 +101,7 @@ pub enum PluginError {
     Load {
         /// Which.
         name: String,
-        /// Why.
-        #[source]
+        /// Why. It is in the message, and no source of it: who prints both would say it twice.
         error: Box<LoadError>,
     },
 }

@@ -39,7 +39,7 @@ async fn remove(daemon: &Daemon, name: &str, purge: bool) {
 }
 
 #[tokio::test]
-async fn no_user_reads_signs_or_answers_as_another() {
+async fn no_user_reads_or_signs_as_another() {
     let setup = Setup::new("node").unwrap().plugin("tests/wicked").unwrap();
     let daemon = setup.start().await.unwrap();
     for name in ["ann", "bob"] {
@@ -61,7 +61,17 @@ async fn no_user_reads_signs_or_answers_as_another() {
             .unwrap()
     };
     assert_ne!(alias("ann").await, alias("bob").await);
+    let strangers = refusal(&daemon, "eve", "spy", json!({})).await;
+    assert!(strangers.contains("there is no user `eve`"), "{strangers}");
+}
 
+#[tokio::test]
+async fn no_user_answers_lists_or_cancels_the_operation_of_another() {
+    let setup = Setup::new("node").unwrap().plugin("tests/wicked").unwrap();
+    let daemon = setup.start().await.unwrap();
+    for name in ["ann", "bob"] {
+        add(&daemon, name).await;
+    }
     let operation = json!({ "instance": "wicked", "user": "ann", "command": "for-ever" });
     let begun = daemon.call("op.start", operation).await.unwrap();
     let number = begun["operation"]["operation"].as_u64().unwrap();
@@ -69,9 +79,15 @@ async fn no_user_reads_signs_or_answers_as_another() {
     let forged = refusal(&daemon, "bob", "forge", json!({ "with": number })).await;
     assert!(forged.contains("nobody waits"), "{forged}");
     for (user, count) in [("ann", 1), ("bob", 0)] {
-        let list = daemon
-            .cli(&["--user", user, "op", "list", "--json"])
-            .unwrap();
+        let (before, behind) = (
+            ["--user", user, "op", "list"],
+            ["op", "list", "--user", user],
+        );
+        let list = daemon.cli(&[&before[..], &["--json"]].concat()).unwrap();
+        assert_eq!(
+            daemon.cli(&[&behind[..], &["--json"]].concat()).unwrap(),
+            list
+        );
         let list: Value = serde_json::from_str(&list).unwrap();
         assert_eq!(
             list["operations"].as_array().unwrap().len(),
@@ -79,14 +95,34 @@ async fn no_user_reads_signs_or_answers_as_another() {
             "{user}"
         );
     }
-    // Whatever one fills, there is room for the other.
-    let strangers = refusal(&daemon, "eve", "spy", json!({})).await;
-    assert!(strangers.contains("there is no user `eve`"), "{strangers}");
+    let number = number.to_string();
+    let cancel = ["op", "cancel", &number, "--user"];
+    let anothers = daemon.cli(&[&cancel[..], &["bob"]].concat()).unwrap_err();
+    assert!(
+        format!("{anothers:#}").contains("not for `bob`"),
+        "{anothers:#}"
+    );
+    daemon.cli(&[&cancel[..], &["ann"]].concat()).unwrap();
+    daemon
+        .cli(&["wicked", "mark", "7", "--user", "bob"])
+        .unwrap();
+    let marks = ask(&daemon, "bob", "wicked", "marks", json!({})).await;
+    assert_eq!(marks.unwrap()[0], 7);
     let misplaced = daemon.cli(&["--user", "ann", "status"]).unwrap_err();
     assert!(
         format!("{misplaced:#}").contains("--user goes with"),
         "{misplaced:#}"
     );
+}
+
+#[tokio::test]
+async fn a_node_without_plugins_has_no_users_and_says_so_at_once() {
+    let daemon = Setup::new("node").unwrap().start().await.unwrap();
+    for words in [&["list"][..], &["add", "ann"]] {
+        let words = [&["user"], words].concat();
+        let refused = format!("{:#}", daemon.cli(&words).unwrap_err());
+        assert!(refused.contains("no plugin runs here"), "{refused}");
+    }
 }
 
 #[tokio::test]
@@ -138,7 +174,7 @@ async fn who_is_removed_comes_back_as_he_was() {
     let waiting = ask(&daemon, "bob", "wicked", "later", json!({}));
     let (waiting, ()) = tokio::join!(waiting, remove(&daemon, "bob", false));
     let told = format!("{:#}", waiting.unwrap_err());
-    let reasons = ["removed", "no user", "in time"];
+    let reasons = ["removed", "no user", "in time", "stopped before"];
     assert!(reasons.iter().any(|why| told.contains(why)), "{told}");
     remove(&daemon, "ann", false).await;
     let before = kept(&daemon).await;
@@ -169,7 +205,10 @@ async fn who_is_purged_leaves_nothing_but_a_name_that_nobody_gets() {
     let before = kept(&daemon).await;
     daemon.cli(&["user", "remove", "bob"]).unwrap();
     assert_eq!(kept(&daemon).await, before);
-    daemon.cli(&["user", "remove", "bob", "--purge"]).unwrap();
+    let purge = ["user", "remove", "bob", "--purge"];
+    let unasked = format!("{:#}", daemon.cli(&purge).unwrap_err());
+    assert!(unasked.contains("--yes"), "{unasked}");
+    daemon.cli(&[&purge[..], &["--yes"]].concat()).unwrap();
     let after = kept(&daemon).await;
     assert!(after < before, "{after} of {before} bytes");
     let dead = daemon.cli(&["plugin", "dead", "wicked"]).unwrap();
@@ -225,10 +264,10 @@ async fn two_hundred_users_ask_at_once_and_one_that_is_parked_hurts_nobody() {
             .iter()
             .map(|name| seated(&daemon, name, "marks", json!({})));
         let marks = futures_util::future::join_all(marks).await;
-        for (number, marks) in marks.into_iter().enumerate() {
+        for ((number, name), marks) in crowd.iter().enumerate().zip(marks) {
             match marks {
                 Ok(marks) => assert_eq!(marks[0], number),
-                Err(error) => assert!(format!("{error:#}").contains("is parked"), "{error:#}"),
+                Err(error) => assert_eq!(name, "user-0", "{error:#}"),
             }
         }
     }

@@ -30,13 +30,38 @@ pub(super) fn run(context: &mut Context<'_>, command: OpCommand) -> Result<(), C
             context.show(&Call::OpList(OperationListParams { user }), render)
         }
         OpCommand::Attach { operation } => {
-            let client = context.connect()?;
+            let mut client = context.connect()?;
+            check_user(context, &mut client, operation)?;
             attach(context, client, operation)
         }
         OpCommand::Cancel { operation } => {
-            context.show(&Call::OpCancel(OperationParams { operation }), canceled)
+            let mut client = context.connect()?;
+            check_user(context, &mut client, operation)?;
+            let call = Call::OpCancel(OperationParams { operation });
+            let ended: OperationInfo = client.report(&call)?;
+            context
+                .output
+                .report(&ended, |style| canceled(&ended, style))
         }
     }
+}
+
+/// Who says for whom he acts is not taken to another one's operation.
+fn check_user(context: &Context<'_>, client: &mut Client, operation: u64) -> Result<(), CliError> {
+    let Some(user) = &context.user else {
+        return Ok(());
+    };
+    let call = Call::OpWait(OperationWaitParams {
+        operation,
+        seen: None,
+    });
+    let known: OperationInfo = client.report(&call)?;
+    if known.user.as_ref() == Some(user) {
+        return Ok(());
+    }
+    Err(CliError::Failed(format!(
+        "operation {operation} is not for `{user}`; see `wormholes op list --user {user}`"
+    )))
 }
 
 /// Begins an operation, and stays until it ends, or leaves it at once.

@@ -2,7 +2,6 @@
 //! who types, then the daemon is told; what it refuses is undone in the file.
 
 use std::{
-    io::{self, BufRead as _, IsTerminal as _, Write as _},
     path::{Path, PathBuf},
     process, thread,
 };
@@ -10,12 +9,14 @@ use std::{
 use signal_hook::{consts::SIGINT, iterator::Signals};
 use toml::Value;
 use wormholes_proto::control::{
-    Call, ConfigReport, ErrorCode, NoParams, PluginInfo, PluginParams, PluginRemoveParams, PluginRemoved,
-    RESERVED_INSTANCES, is_instance_name,
+    Call, ConfigReport, ErrorCode, NoParams, PluginInfo, PluginParams, PluginRemoveParams,
+    PluginRemoved, RESERVED_INSTANCES, is_instance_name,
 };
 
 use super::{
-    Context, field,
+    Context,
+    consent::consent,
+    field,
     operations::INTERRUPTED,
     plugin_inspect::{Inspection, grants_text, inspect, text},
 };
@@ -129,7 +130,11 @@ fn forgotten(context: &mut Context<'_>, params: PluginRemoveParams) -> Result<()
         purged: params.purge,
     };
     context.output.report(&removed, |style| {
-        field(style, &removed.name, "taken out of config.toml; it was not loaded")
+        field(
+            style,
+            &removed.name,
+            "taken out of config.toml; it was not loaded",
+        )
     })
 }
 
@@ -245,29 +250,13 @@ fn granted(
     typed.iter().map(grant).collect()
 }
 
-/// Asks on the terminal; what stands there first is what it is about.
-fn consent(about: &str, question: &str) -> Result<(), CliError> {
-    let input = io::stdin();
-    if !input.is_terminal() {
-        return Err(CliError::Usage {
-            message: format!("cannot ask: {question}"),
-            mend: "there is no terminal; --yes says yes".to_owned(),
-        });
-    }
-    let mut terminal = io::stderr();
-    write!(terminal, "{about}{question} [y/N] ")?;
-    terminal.flush()?;
-    let mut answer = String::new();
-    input.lock().read_line(&mut answer)?;
-    match answer.trim() {
-        "y" | "Y" | "yes" => Ok(()),
-        _ => Err(CliError::Failed("nothing was changed".to_owned())),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::{fs, io::BufReader, os::unix::net::UnixListener};
+    use std::{
+        fs,
+        io::{BufRead as _, BufReader, Write as _},
+        os::unix::net::UnixListener,
+    };
 
     use super::*;
 

@@ -22,6 +22,8 @@ use crate::{
 
 /// As clap takes one word for another mistyped.
 const SIMILAR: f64 = 0.7;
+/// The option that says for whom a plugin is asked.
+const USER: &str = "user";
 
 pub(super) fn run(context: &mut Context<'_>, command: Typed) -> Result<(), CliError> {
     match command {
@@ -108,6 +110,11 @@ pub(super) fn ask(context: &mut Context<'_>, words: &[OsString]) -> Result<(), C
     let described = plugin.commands.iter().find(|known| known.name == command);
     let described = described.ok_or_else(unknown)?;
     context.output.json |= typed.get_flag("json");
+    if takes_user(described)
+        && let Some(user) = typed.get_one::<String>(USER)
+    {
+        context.user = Some(user.clone());
+    }
     let mut params = PluginAskParams {
         instance: name.clone(),
         user: context.user.clone(),
@@ -160,9 +167,14 @@ fn parser(plugin: &PluginInfo) -> Command {
             .long("detach")
             .action(ArgAction::SetTrue)
             .help("Print the number of the operation, and leave it");
+        let user = Arg::new(USER)
+            .long(USER)
+            .value_name("NAME")
+            .help("For this user of the node");
         Command::new(command.name.clone())
             .about(command.about.clone())
             .args(arguments)
+            .args(takes_user(command).then_some(user))
             .args(command.operation.then_some(detach))
             .arg(
                 Arg::new("json")
@@ -178,6 +190,12 @@ fn parser(plugin: &PluginInfo) -> Command {
         .arg_required_else_help(true)
         .disable_version_flag(true)
         .subcommands(commands)
+}
+
+/// Whether `--user` behind it is for whom it is asked: one that has an argument of that name means its
+/// own, and takes the other in front.
+fn takes_user(command: &PluginCommand) -> bool {
+    command.arguments.iter().all(|own| own.name != USER)
 }
 
 fn argument(described: &PluginArgument) -> Arg {

@@ -4,7 +4,7 @@ use wormholes_proto::control::{
     Call, NoParams, UserInfo, UserList, UserParams, UserRemoveParams, UserStanding,
 };
 
-use super::{Context, field};
+use super::{Context, consent::consent, field};
 use crate::{
     args::UserCommand,
     error::CliError,
@@ -17,7 +17,11 @@ pub(super) fn run(context: &mut Context<'_>, command: UserCommand) -> Result<(),
     match command {
         UserCommand::Add { name } => context.show(&Call::UserAdd(UserParams { name }), one),
         UserCommand::List => context.show(&Call::UserList(NoParams {}), render),
-        UserCommand::Remove { name, purge } => {
+        UserCommand::Remove { name, purge, yes } => {
+            if purge && !yes {
+                let all = format!("delete all that plugins keep for `{name}`, for ever?");
+                consent("", &all)?;
+            }
             context.show(&Call::UserRemove(UserRemoveParams { name, purge }), one)
         }
     }

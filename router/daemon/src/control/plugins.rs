@@ -185,7 +185,10 @@ pub(super) async fn add_user(core: &NodeCore, params: &UserParams) -> Result<Use
 }
 
 pub(super) fn users(core: &NodeCore) -> Result<UserList, RpcError> {
-    Ok(core.plugins().ok_or_else(starting)?.users())
+    core.plugins()
+        .ok_or_else(starting)?
+        .users()
+        .map_err(refused)
 }
 
 pub(super) async fn remove_user(

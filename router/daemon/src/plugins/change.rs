@@ -10,9 +10,7 @@ use thiserror::Error;
 use wormholes_host::{ErrorCode, Host, LoadError, Refusal, Source};
 use wormholes_proto::control::PluginInfo;
 
-use super::{
-    Door, FOLDER, PluginError, Plugins, load_error, no_plugin, read, tell_usage, terms,
-};
+use super::{Door, FOLDER, PluginError, Plugins, load_error, no_plugin, read, tell_usage, terms};
 use crate::{
     config::{Config, ConfigError, PluginConfig},
     node::NodeCore,

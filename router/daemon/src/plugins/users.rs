@@ -25,12 +25,14 @@ impl Plugins {
     }
 
     /// All users, by name.
-    pub(crate) fn users(&self) -> UserList {
-        let users = self.running().map(|host| host.users());
-        let users = users.unwrap_or_default().into_iter();
-        UserList {
+    ///
+    /// # Errors
+    /// There can be none, as no plugin runs.
+    pub(crate) fn users(&self) -> Result<UserList, Refusal> {
+        let users = self.any()?.users().into_iter();
+        Ok(UserList {
             users: users.map(info).collect(),
-        }
+        })
     }
 
     /// The host, whichever plugin it is for.
