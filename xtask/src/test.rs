@@ -3,9 +3,9 @@
 //! Every stage runs even when one before it failed, so that one run shows all that is wrong. The
 //! last line of standard output is `N passed, N failed`.
 
-use std::{process::ExitCode, time::Duration};
+use std::{process::ExitCode, thread, time::Duration};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 
 use crate::{
     dist, setup,
@@ -41,17 +41,22 @@ struct Counts {
 pub(crate) fn run() -> Result<ExitCode> {
     let mut stages = Stages::new();
     let mut counts = Counts::default();
+    // Downloads and the build do not wait for each other.
+    let downloads = thread::spawn(|| {
+        setup::packages(setup::TEST_TOOLS)?;
+        setup::componentize_js()
+    });
     let outcomes = [
-        stages.run("setup", || {
-            setup::packages(setup::TEST_TOOLS)?;
-            setup::componentize_js()?;
-            setup::cargo_deb().map(drop)
-        }),
         stages.run("fmt", || {
             check(cargo().args(["fmt", "--all", "--", "--check"]))
         }),
         stages.run("build", || {
             check(cargo().args(["build", "--workspace", "--all-targets", "--locked"]))
+        }),
+        stages.run("setup", || {
+            let downloaded = downloads.join();
+            downloaded.map_err(|_| anyhow!("what is installed could not be told"))??;
+            setup::cargo_deb().map(drop)
         }),
         stages.run("plugins", setup::plugins),
         // A test runs them; built here, it holds up no test beside it.
