@@ -51,7 +51,7 @@ async fn neither_flows_nor_other_plugins_feel_one_that_does_its_worst() {
     })
     .unwrap();
     for _ in 0..soak_rounds(1) {
-        let mut turns = [Turns::default(), Turns::default(), Turns::default()];
+        let mut turns = [Turns::default(), Turns::default(), Turns::of_commits()];
         while turns.iter().any(Turns::go_on) {
             worst.rest().await.unwrap();
             let quiet = waits(&node, &mut honest).await;
