@@ -6,7 +6,7 @@
 //!    \          |
 //!     \      hop-1  hop-2  hop-3  exit ---- outside.example
 //! ```
-//! All know the relay, and learn the others' records from it.
+//! All know the relay, and learn the others' records from it. They speak QUIC alone, if no more is asked.
 
 use std::{
     collections::BTreeMap,
@@ -48,6 +48,9 @@ pub struct More<'a> {
     pub plugin: Option<&'a str>,
     /// The same of the exit, where it takes messages of strangers.
     pub exits_plugin: Option<&'a str>,
+    /// Whether the nodes speak TCP with each other, too: over which of the two a link comes about
+    /// is then a matter of how busy the machine is.
+    pub over_tcp: bool,
     /// An SSH server, offered as the service `ssh` of relay and friend.
     pub ssh: Option<SocketAddr>,
 }
@@ -234,6 +237,11 @@ impl<'a> Plan<'a> {
 
     fn setup(&self, name: &str) -> Result<Setup> {
         let setup = Setup::with_identity(name, self.identity(name)?)?;
+        let setup = if self.more.over_tcp {
+            setup
+        } else {
+            setup.node("carriers = [\"quic\"]")
+        };
         Ok(setup.config("[metrics]\nlisten = \"127.0.0.1:0\""))
     }
 

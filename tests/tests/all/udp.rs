@@ -48,6 +48,7 @@ async fn network(target: &str) -> TestNetwork {
     let entrances: String = WAYS.map(entrance).concat();
     let more = More {
         client: &entrances,
+        over_tcp: true,
         ..More::default()
     };
     TestNetwork::start_with(SCRIPT, more).await.unwrap()
