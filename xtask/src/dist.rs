@@ -76,7 +76,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 /// Builds all programs; for another target, those of the archive.
-pub(crate) fn build(profile: &str, target: Option<&str>) -> Result<()> {
+fn build(profile: &str, target: Option<&str>) -> Result<()> {
     let mut build = cargo();
     build.args(["build", "--locked", "--profile", profile]);
     match target {
@@ -176,7 +176,7 @@ fn archive(built: &Path, target: &str, output: &Path) -> Result<PathBuf> {
 }
 
 /// Rust's name for this machine with musl in the place of its C library.
-pub(crate) fn musl_target() -> String {
+fn musl_target() -> String {
     format!("{}-unknown-linux-musl", std::env::consts::ARCH)
 }
 

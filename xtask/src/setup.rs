@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::stage::{cargo, check, program, target_dir};
+use crate::stage::{cargo, check, patient_cargo, program, target_dir};
 
 /// What plugins are built for.
 const PLUGIN_TARGET: &str = "wasm32-wasip2";
@@ -260,9 +260,10 @@ fn cargo_tool(name: &str, version: &str) -> Result<PathBuf> {
     if installed.exists() {
         return Ok(installed);
     }
-    // Unoptimised: it runs once for seconds, and its build would take minutes.
+    // Unoptimised: it runs once for seconds, and its build would take minutes. The build of the
+    // workspace goes on beside it.
     check(
-        crate::stage::cargo()
+        patient_cargo()
             .args(["install", "--locked", "--debug", "--no-track", "--root"])
             .arg(&root)
             .arg("--target-dir")

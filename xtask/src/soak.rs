@@ -12,6 +12,7 @@ use anyhow::{Result, bail};
 use crate::{
     fuzz, setup,
     stage::{Stages, cargo, check, target_dir, workspace},
+    test::ONLY_IN_SOAKS,
 };
 
 /// What to run.
@@ -89,6 +90,7 @@ fn soak(name: &str, arguments: &Arguments) -> Result<()> {
 fn names() -> Result<Vec<String>> {
     let mut names = Vec::new();
     add_names(&workspace().join("tests/tests/all"), "", &mut names)?;
+    names.extend(ONLY_IN_SOAKS.map(str::to_owned));
     names.sort();
     Ok(names)
 }

@@ -2,6 +2,7 @@
 
 use std::{
     env,
+    ffi::OsString,
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -31,7 +32,21 @@ pub(crate) fn target_dir() -> PathBuf {
 /// The cargo that runs this. What it said of this package is taken out of its environment: build
 /// scripts that look at it would run again, and all that hangs on them.
 pub(crate) fn cargo() -> Command {
-    let mut cargo = program(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    as_from_a_shell(program(cargo_path()))
+}
+
+/// As [`cargo`], with what others leave of the cores.
+pub(crate) fn patient_cargo() -> Command {
+    let mut nice = program("nice");
+    nice.args(["-n", "19"]).arg(cargo_path());
+    as_from_a_shell(nice)
+}
+
+fn cargo_path() -> OsString {
+    env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
+}
+
+fn as_from_a_shell(mut cargo: Command) -> Command {
     for (name, _) in env::vars_os() {
         let text = name.to_string_lossy();
         if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {

@@ -8,7 +8,7 @@ use std::{process::ExitCode, thread, time::Duration};
 use anyhow::{Result, anyhow, bail};
 
 use crate::{
-    dist, setup,
+    setup,
     stage::{Stages, cargo, check, program, target_dir, watch},
 };
 
@@ -31,6 +31,9 @@ const MEASURING: [&str; 11] = [
     "wicked_plugins::",
 ];
 
+/// Tests that take minutes and show nothing about a change of the code that others do not.
+pub(crate) const ONLY_IN_SOAKS: [&str; 1] = ["package::static_programs"];
+
 /// What the test binaries said, added up.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 struct Counts {
@@ -41,10 +44,12 @@ struct Counts {
 pub(crate) fn run() -> Result<ExitCode> {
     let mut stages = Stages::new();
     let mut counts = Counts::default();
-    // Downloads and the build do not wait for each other.
-    let downloads = thread::spawn(|| {
+    // Downloads, tools and the build do not wait for each other.
+    let tools = thread::spawn(|| {
         setup::packages(setup::TEST_TOOLS)?;
-        setup::componentize_js()
+        setup::componentize_js()?;
+        setup::cargo_deb()?;
+        setup::cargo_deny().map(drop)
     });
     let outcomes = [
         stages.run("fmt", || {
@@ -54,16 +59,16 @@ pub(crate) fn run() -> Result<ExitCode> {
             check(cargo().args(["build", "--workspace", "--all-targets", "--locked"]))
         }),
         stages.run("setup", || {
-            let downloaded = downloads.join();
-            downloaded.map_err(|_| anyhow!("what is installed could not be told"))??;
-            setup::cargo_deb().map(drop)
+            let tools = tools.join();
+            tools.map_err(|_| anyhow!("what is installed could not be told"))?
         }),
         stages.run("plugins", setup::plugins),
-        // A test runs them; built here, it holds up no test beside it.
-        stages.run("static", || dist::build("dev", Some(&dist::musl_target()))),
         stages.run("test", || {
-            let others = MEASURING.iter().flat_map(|name| ["--skip", *name]);
-            tests(&mut counts, &others.collect::<Vec<_>>())
+            let skipped = MEASURING.iter().chain(&ONLY_IN_SOAKS);
+            let mut selection: Vec<_> = skipped.flat_map(|name| ["--skip", *name]).collect();
+            let threads = test_threads();
+            selection.extend(["--test-threads", &threads]);
+            tests(&mut counts, &selection)
         }),
         stages.run("measure", || {
             tests(
@@ -90,6 +95,12 @@ pub(crate) fn run() -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Two for each core: tests with daemons wait more than they compute.
+fn test_threads() -> String {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    (2 * cores).to_string()
 }
 
 fn clippy() -> Result<()> {

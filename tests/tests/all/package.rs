@@ -1,22 +1,23 @@
-//! What operators install: the Debian package, its manual pages and its life on a machine; and the
-//! static programs.
+//! What operators install: the Debian package, its manual pages and its life on a machine; and, in
+//! a soak, the static programs.
 //!
 //! The package's machine is a copy of this one that is written to in memory only, with a network of
 //! its own; no systemd runs there, so these tests start the daemon as the unit says.
+
+#[path = "package/static_programs.rs"]
+mod static_programs;
 
 use std::{
     collections::BTreeSet,
     fs,
     io::{BufRead, BufReader},
-    net::Ipv4Addr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::OnceLock,
 };
 
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use wormholes_tests::{EchoServer, Namespace, binary, output, run, socks5_ask, until};
+use wormholes_tests::{binary, output, run, until};
 
 /// Files of dpkg, adduser and man-db themselves: all that a purge may leave changed.
 const OF_THE_SYSTEM: &[&str] = &[
@@ -166,50 +167,6 @@ async fn the_package_is_installed_runs_as_its_own_user_and_leaves_nothing_behind
         .filter(|path| !is_here(path) && !of_the_system(path))
         .collect();
     assert!(left.is_empty(), "{left:?}");
-}
-
-/// Nothing else is in the folder that is their root: no library, no shell, no /proc.
-#[tokio::test]
-async fn static_programs_run_where_there_is_nothing_else() {
-    let folder = TempDir::with_prefix("wormholes-static-").unwrap();
-    let archive = dist(&["--static"], &folder);
-    let root = folder.path().join("root");
-    fs::create_dir(&root).unwrap();
-    let mut tar = Command::new("tar");
-    tar.args(["--extract", "--strip-components=1", "--file"]);
-    run(tar.arg(archive).arg("--directory").arg(&root)).unwrap();
-    let host = Namespace::new().unwrap();
-    let inside = |program: &str| {
-        let mut command = host.command("chroot");
-        command.arg(&root).arg(program);
-        command
-    };
-    let tested = run(inside("/wormholes").args(["script", "test", "/scripts/default.rhai"]));
-    assert!(tested.unwrap().contains(" passed"));
-
-    let config = "[node]\ndata_dir = 'data'\n[rules]\ndefault = 'direct'\n\
-        [[entrance]]\nkind = 'socks5'\nlisten = '127.0.0.1:1080'\n";
-    fs::write(root.join("node.toml"), config).unwrap();
-    let mut daemon = inside("/wormholed");
-    daemon
-        .args(["--config", "/node.toml"])
-        .stderr(Stdio::null());
-    let _daemon = Running(daemon.spawn().unwrap());
-    let status = ["--socket", "/data/control.sock", "status"];
-    until("the daemon to answer", async || {
-        run(inside("/wormholes").args(status)).ok()
-    })
-    .await
-    .unwrap();
-    let echo = EchoServer::start_in(&host).unwrap();
-    let mut flow = host.connect((Ipv4Addr::LOCALHOST, 1080).into()).unwrap();
-    let target = echo.address();
-    let reply = socks5_ask(&mut flow, &target.ip().to_string(), target.port()).await;
-    assert_eq!(reply.unwrap(), 0);
-    flow.write_all(b"static").await.unwrap();
-    let mut back = [0; 6];
-    flow.read_exact(&mut back).await.unwrap();
-    assert_eq!(&back, b"static");
 }
 
 /// The first command of a reload refuses what the second would have the daemon read.
