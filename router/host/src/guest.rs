@@ -35,6 +35,7 @@ use self::{
 };
 pub(crate) use self::{cache::Cache, engine::Engine};
 use crate::{
+    blobs::Blobs,
     event::{ErrorCode, Event, Query, Refusal, Reply, Request},
     lines::PluginLines,
     network::Network,
@@ -74,6 +75,8 @@ pub(crate) struct Around {
     pub(crate) node: NodeId,
     /// `None`: it is only looked at, and never run.
     pub(crate) network: Option<Arc<dyn Network>>,
+    /// The same.
+    pub(crate) blobs: Option<Blobs>,
 }
 
 impl Around {
@@ -82,6 +85,7 @@ impl Around {
         Self {
             node: NodeId::from_bytes([0; 32]),
             network: None,
+            blobs: None,
         }
     }
 }
@@ -226,10 +230,16 @@ impl Code {
         self.sha256
     }
 
-    /// Whether messages and questions of others reach it: it was granted them, and has a handler.
+    /// Whether messages and questions of others reach it, or wishes for its blobs: it was granted them, and
+    /// has a handler.
     pub(crate) fn takes_messages(&self) -> bool {
         let takes_questions = self.plugin.granted.messages && self.exports.request.is_some();
-        takes_questions || self.takes_channels()
+        takes_questions || self.takes_channels() || self.gives_blobs()
+    }
+
+    /// Whether others may have blobs of it.
+    pub(crate) fn gives_blobs(&self) -> bool {
+        self.plugin.granted.blobs && self.exports.blob.is_some()
     }
 
     /// Whether messages of others do.
@@ -326,6 +336,15 @@ impl Instance {
                 let told = within(budget, health).await?;
                 told.map(String::into_bytes)
             }
+            Query::MayRead { from, own, blob } => {
+                // Whoever has no handler gives nothing.
+                let Some(handler) = self.handlers.blob.as_ref() else {
+                    return Ok(vec![0]);
+                };
+                let told = abi::call_may_read(handler, store, &stamp, (from, own), *blob);
+                let told = within(budget, told).await?;
+                told.map(|may| vec![u8::from(may)])
+            }
             Query::Command { caller, name, body } => {
                 let handler = self.handlers.query.as_ref();
                 let handler =
@@ -389,6 +408,16 @@ impl Instance {
             Event::Usage(used) => match &self.handlers.usage {
                 Some(handler) => abi::call_usage(handler, store, used, &stamp).await?,
                 None => return Ok(Err(Refusal::no_handler("on-usage"))),
+            },
+            Event::Fetched { id, outcome } => match &self.handlers.blob {
+                Some(handler) => {
+                    let blob = self.store.data().transaction.as_ref();
+                    let blob = blob.and_then(|event| event.fetched_blob());
+                    let (store, outcome) = (&mut self.store, outcome.as_ref());
+                    let outcome = outcome.map(|(length, _)| *length);
+                    abi::call_fetched(handler, store, &stamp, (*id, blob), outcome).await?
+                }
+                None => return Ok(Err(Refusal::no_handler("on-blob"))),
             },
             Event::Canceled { request } => match &self.handlers.request {
                 Some(handler) => handler.call_canceled(store, &stamp, *request).await?,
