@@ -4,6 +4,7 @@
 //! time-out or an error it is dropped, never used again: its memory was not undone with the event.
 
 mod abi;
+mod budget;
 mod cache;
 mod engine;
 mod exports;
@@ -13,23 +14,21 @@ mod wasi;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    future::poll_fn,
     mem,
-    pin::pin,
     sync::Arc,
-    task::Poll,
     time::Duration,
 };
 
 use thiserror::Error;
 use wasmtime::{
-    Store, Trap,
+    Store,
     component::{Component, HasSelf, InstancePre, Linker, types::ComponentItem},
 };
 use wormholes_proto::NodeId;
 
 use self::{
     abi::handlers,
+    budget::within,
     exports::{Exports, Handlers},
     limiter::Limiter,
 };
@@ -536,46 +535,6 @@ fn checked(answer: Vec<u8>) -> Result<Vec<u8>, Refusal> {
         return Err(Refusal::new(ErrorCode::Quota, long));
     }
     Ok(answer)
-}
-
-/// Runs `call` for so much processor time, a turn at a time.
-async fn within<T>(
-    budget: Duration,
-    call: impl Future<Output = wasmtime::Result<T>>,
-) -> Result<T, Fault> {
-    let mut call = pin!(call);
-    let mut spent = Duration::ZERO;
-    poll_fn(|context| {
-        let started = thread_time();
-        if let Poll::Ready(done) = call.as_mut().poll(context) {
-            return Poll::Ready(done.map_err(Fault::from));
-        }
-        spent += thread_time().saturating_sub(started);
-        if spent >= budget {
-            return Poll::Ready(Err(Fault::TimedOut(budget)));
-        }
-        Poll::Pending
-    })
-    .await
-}
-
-/// What the thread has had of a processor.
-fn thread_time() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    Duration::try_from(time).unwrap_or_default()
-}
-
-impl From<wasmtime::Error> for Fault {
-    fn from(error: wasmtime::Error) -> Self {
-        if let Some(store) = error.downcast_ref::<crate::store::StoreError>() {
-            return Self::Host(store.to_string());
-        }
-        tracing::debug!(?error, "a plugin's instance broke");
-        match error.downcast_ref::<Trap>() {
-            Some(trap) => Self::Trapped(trap.to_string()),
-            None => Self::Trapped(error.root_cause().to_string()),
-        }
-    }
 }
 
 /// The interface's name, if it is one of ours: `state` of `wormholes:plugin/state@0.1.0`.

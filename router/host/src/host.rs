@@ -19,7 +19,10 @@ use thiserror::Error;
 use tokio::runtime::{self, Runtime};
 use wormholes_proto::NodeId;
 
-pub(crate) use self::shared::{Shared, WakeError};
+pub(crate) use self::{
+    blobs::held,
+    shared::{Shared, WakeError},
+};
 pub use self::{
     blobs::Upload,
     operations::{Begun, News},

@@ -236,12 +236,9 @@ impl Loaded {
 
     /// Whether it sends and takes messages in this protocol.
     pub(crate) fn speaks(&self, protocol: &str) -> bool {
-        self.edition
-            .load()
-            .manifest
-            .messages
-            .protocols
-            .contains(protocol)
+        let edition = self.edition.load();
+        let is_granted = edition.plugin().granted.messages;
+        is_granted && edition.manifest.messages.protocols.contains(protocol)
     }
 
     /// Where a principal's rows lie.

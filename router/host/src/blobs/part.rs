@@ -10,10 +10,10 @@ use std::{
 
 use wormholes_proto::blob::{BlobId, BlobTree, PIECE_BYTES};
 
-use super::{Blobs, Pin, Rubbish, file};
+use super::{Blobs, Pin, file};
 
 /// The file of a blob that comes.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Part {
     blobs: Blobs,
     path: PathBuf,
@@ -55,18 +55,13 @@ impl Part {
     }
 
     /// All pieces are there: it is a blob, on disk. Blocks.
-    pub(crate) fn finish(&self, file: &File, id: BlobId) -> io::Result<Pin> {
-        file.sync_all()?;
+    pub(crate) fn finish(&self, id: BlobId) -> io::Result<Pin> {
+        self.open()?.sync_all()?;
         let pin = self.blobs.pin(id);
         // Another name for it: what was fetched stays until its row is gone.
         link(&self.path, &self.blobs.path(id))?;
         self.blobs.sync()?;
         Ok(pin)
-    }
-
-    /// It is given up.
-    pub(crate) fn forget(&self) {
-        self.blobs.0.sweep(Rubbish::File(self.path.clone()));
     }
 }
 
