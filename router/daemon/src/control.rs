@@ -8,6 +8,7 @@
 
 mod added;
 mod answer;
+mod blobs;
 mod bugreport;
 mod config_text;
 mod connection;
@@ -33,6 +34,7 @@ use self::{connection::Connection, seats::Seats, socket::ControlSocket};
 use crate::node::NodeCore;
 
 pub(crate) use added::AddedPeers;
+pub(crate) use blobs::Uploads;
 pub use added::ReadAddedError;
 pub(crate) use config_text::config_text;
 pub(crate) use plugins::refused as plugin_error;

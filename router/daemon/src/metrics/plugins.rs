@@ -65,6 +65,16 @@ pub(super) fn families(plugins: &[InstanceReport]) -> Vec<MetricFamily> {
             each(state),
         ),
         gauges(
+            "blob_bytes",
+            "What the blobs of plugins count for, with those that come",
+            each(blobs),
+        ),
+        counters(
+            "blob_moved_bytes_total",
+            "Bytes of blobs from and to other nodes",
+            each(blobs_moved),
+        ),
+        gauges(
             "condition",
             "1 for the condition that the plugin is in, 0 for the others",
             each(conditions),
@@ -154,6 +164,17 @@ fn waiting(plugin: &InstanceReport) -> Vec<Metric> {
 
 fn state(plugin: &InstanceReport) -> Vec<Metric> {
     vec![gauge(plugin, &[], plugin.kept_bytes as f64)]
+}
+
+fn blobs(plugin: &InstanceReport) -> Vec<Metric> {
+    vec![gauge(plugin, &[], plugin.blob_bytes as f64)]
+}
+
+fn blobs_moved(plugin: &InstanceReport) -> Vec<Metric> {
+    let counts = &plugin.counts;
+    let ways = [("in", counts.blob_bytes_in), ("out", counts.blob_bytes_out)];
+    let metric = |(way, bytes)| counter(plugin, &[("direction", way)], bytes);
+    ways.map(metric).into()
 }
 
 fn conditions(plugin: &InstanceReport) -> Vec<Metric> {
