@@ -252,9 +252,12 @@ impl PluginHost {
             Some(name) => (Principal::User(name.into()), Caller::User(name.into())),
         };
         let (name, body) = (self.name(), body.as_bytes());
-        let pending = self
-            .host()?
-            .request(name, principal, Command::new(caller, command, body), PATIENCE)?;
+        let pending = self.host()?.request(
+            name,
+            principal,
+            Command::new(caller, command, body),
+            PATIENCE,
+        )?;
         Ok(serde_json::from_slice(&pending.answer().await?)?)
     }
 

@@ -34,8 +34,8 @@ use self::{connection::Connection, seats::Seats, socket::ControlSocket};
 use crate::node::NodeCore;
 
 pub(crate) use added::AddedPeers;
-pub(crate) use blobs::Uploads;
 pub use added::ReadAddedError;
+pub(crate) use blobs::Uploads;
 pub(crate) use config_text::config_text;
 pub(crate) use plugins::refused as plugin_error;
 pub use socket::BindControlError;

@@ -20,9 +20,8 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use wormholes_host::{
-    Caller, Command, Condition, DeadLetter, Ending, ErrorCode, Host, HostError, InstanceReport, LoadError,
-    Pending, Pipe, PluginLine, Principal, Refusal, Source, Terms,
-    Upload,
+    Caller, Command, Condition, DeadLetter, Ending, ErrorCode, Host, HostError, InstanceReport,
+    LoadError, Pending, Pipe, PluginLine, Principal, Refusal, Source, Terms, Upload,
 };
 use wormholes_proto::{
     NodeId,

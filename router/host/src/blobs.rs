@@ -104,7 +104,10 @@ pub(crate) enum FileWork {
 
 /// What a blob of this length counts for.
 pub(crate) fn charged(length: u64) -> u64 {
-    length.max(1).div_ceil(BLOCK_BYTES).saturating_mul(BLOCK_BYTES)
+    length
+        .max(1)
+        .div_ceil(BLOCK_BYTES)
+        .saturating_mul(BLOCK_BYTES)
 }
 
 impl Blobs {
@@ -293,7 +296,10 @@ fn draft_name(home: Home, number: u64) -> String {
 
 /// Deletes all that nothing names.
 fn sweep(folder: &Path, uses: &BTreeMap<BlobId, Uses>, named: &Named) -> io::Result<()> {
-    let fetches = named.fetches.iter().map(|(home, id)| fetch_name(*home, *id));
+    let fetches = named
+        .fetches
+        .iter()
+        .map(|(home, id)| fetch_name(*home, *id));
     let drafts = named.drafts.iter();
     let drafts = drafts.map(|(home, number)| draft_name(*home, *number));
     let kept: BTreeSet<_> = fetches.chain(drafts).collect();

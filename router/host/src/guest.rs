@@ -13,8 +13,7 @@ mod wasi;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
-    mem,
+    fmt, mem,
     sync::Arc,
     time::Duration,
 };

@@ -19,14 +19,14 @@ use thiserror::Error;
 use tokio::runtime::{self, Runtime};
 use wormholes_proto::NodeId;
 
-pub(crate) use self::{
-    blobs::held,
-    shared::{Shared, WakeError},
-};
 pub use self::{
     blobs::Upload,
     operations::{Begun, News},
     shared::{Command, Pending},
+};
+pub(crate) use self::{
+    blobs::held,
+    shared::{Shared, WakeError},
 };
 use crate::{
     blobs::Blobs,

@@ -39,7 +39,9 @@ pub use event::{Caller, ErrorCode, EventKind, Principal, Refusal};
 pub use figures::{Counts, Ending, HANDLER_BOUNDS};
 pub use guest::CodeError;
 pub use health::Condition;
-pub use host::{Begun, Command, Host, HostError, InstanceReport, LoadError, News, Pending, Source, Upload};
+pub use host::{
+    Begun, Command, Host, HostError, InstanceReport, LoadError, News, Pending, Source, Upload,
+};
 pub use letters::DeadLetter;
 pub use lines::{PluginLine, PluginLines};
 pub use message::{Address, Identity, Place};

@@ -290,7 +290,15 @@ impl Memory {
             let Sealed { secrets, keys } = self.sealed;
             let sealed = [secrets.to_be_bytes(), keys.to_be_bytes()].concat();
             let (side, blobs) = ([self.side as u8], self.blob_bytes.to_be_bytes());
-            let head = [&kept[..], &schema.to_be_bytes(), &code, &sealed, &side, &blobs].concat();
+            let head = [
+                &kept[..],
+                &schema.to_be_bytes(),
+                &code,
+                &sealed,
+                &side,
+                &blobs,
+            ]
+            .concat();
             writes.put(home.key(Space::Head, &[]), Some(head));
         }
     }

@@ -237,9 +237,7 @@ fn value(values: &[[u8; BLOB_ID_BYTES]]) -> [u8; BLOB_ID_BYTES] {
 }
 
 /// BLAKE3 has the largest power of two on the left that leaves something on the right.
-fn halves(
-    values: &[[u8; BLOB_ID_BYTES]],
-) -> (&[[u8; BLOB_ID_BYTES]], &[[u8; BLOB_ID_BYTES]]) {
+fn halves(values: &[[u8; BLOB_ID_BYTES]]) -> (&[[u8; BLOB_ID_BYTES]], &[[u8; BLOB_ID_BYTES]]) {
     let left = values.len().saturating_sub(1).checked_ilog2();
     let left = left.map_or(0, |power| 1 << power);
     values.split_at(left.min(values.len()))

@@ -461,7 +461,10 @@ fn check_command(command: &PluginCommand, key: &str) -> Result<(), ManifestError
         return Err(value(key, "a query changes nothing, and is no operation"));
     }
     if command.operation && command.blob {
-        return Err(value(key, "the result of an operation is no blob; a command reads it"));
+        return Err(value(
+            key,
+            "the result of an operation is no blob; a command reads it",
+        ));
     }
     let (most, rule) = if command.operation {
         let rule = "timeout_seconds of an operation must be 1 to 2,592,000";

@@ -39,7 +39,10 @@ impl Blobs {
 
 /// What a blob of this length counts for.
 pub(crate) fn charged(length: u64) -> u64 {
-    length.max(1).div_ceil(BLOCK_BYTES).saturating_mul(BLOCK_BYTES)
+    length
+        .max(1)
+        .div_ceil(BLOCK_BYTES)
+        .saturating_mul(BLOCK_BYTES)
 }
 
 /// BLAKE3.

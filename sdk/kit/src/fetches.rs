@@ -5,13 +5,7 @@ use std::sync::Arc;
 
 use wormholes_plugin::{Error, ErrorCode, Fetch, Plugin, Principal};
 
-use crate::{
-    event::Event,
-    faults::Leave,
-    mail::OutKey,
-    net::Net,
-    world::World,
-};
+use crate::{event::Event, faults::Leave, mail::OutKey, net::Net, world::World};
 
 /// A fetch: of which node, whose, and its id.
 pub(crate) type FetchId = (usize, Principal, u64);
@@ -56,7 +50,10 @@ impl<P: Plugin> World<P> {
             };
             if !self.around.net.fetches.contains_key(known) {
                 let delay = Net::delay((*number, to), &mut self.around.random);
-                self.around.net.fetches.insert(known.clone(), now_ms + delay);
+                self.around
+                    .net
+                    .fetches
+                    .insert(known.clone(), now_ms + delay);
                 return;
             }
             if !self.travels(known, to) {

@@ -103,7 +103,11 @@ impl<P: Plugin> World<P> {
     }
 
     /// Which node an address is at.
-    pub(crate) fn reach(&self, from: usize, to: &Address) -> std::result::Result<usize, &'static str> {
+    pub(crate) fn reach(
+        &self,
+        from: usize,
+        to: &Address,
+    ) -> std::result::Result<usize, &'static str> {
         let net = &self.around.net;
         let number = match to.place {
             Place::Here => Some(from),

@@ -15,8 +15,8 @@ use std::{
 };
 
 use wormholes_plugin::{
-    Address, Algorithm, Error, ErrorCode, Fetch, Held, Identity, KeyPair, Letter, Level, Principal, Result,
-    Ruling,
+    Address, Algorithm, Error, ErrorCode, Fetch, Held, Identity, KeyPair, Letter, Level, Principal,
+    Result, Ruling,
     host::{Form, Host, Range, Row, Space},
 };
 

@@ -268,7 +268,8 @@ impl<'de> Deserialize<'de> for Blob {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
         if deserializer.is_human_readable() {
             let text = String::deserialize(deserializer)?;
-            text.parse().map_err(|error: Error| de::Error::custom(error.message))
+            text.parse()
+                .map_err(|error: Error| de::Error::custom(error.message))
         } else {
             <[u8; 32]>::deserialize(deserializer).map(Self)
         }
@@ -284,7 +285,10 @@ mod tests {
         let blob = Blob::named([0xa5; 32]);
         let text = "a5".repeat(32);
         assert_eq!(serde_json::to_string(&blob).unwrap(), format!("{text:?}"));
-        assert_eq!(serde_json::from_str::<Blob>(&format!("{text:?}")).unwrap(), blob);
+        assert_eq!(
+            serde_json::from_str::<Blob>(&format!("{text:?}")).unwrap(),
+            blob
+        );
         let bytes = postcard::to_allocvec(&blob).unwrap();
         assert_eq!(bytes, [0xa5; 32]);
         assert_eq!(postcard::from_bytes::<Blob>(&bytes).unwrap(), blob);

@@ -3,9 +3,7 @@
 //! In a component these are the node's own. A native test installs a [`Host`] of its own with
 //! [`enter`]. Plugins use [`Context`](crate::Context) and the typed [`Map`](crate::Map) instead.
 
-use crate::{
-    Address, Algorithm, Fetch, Held, Identity, KeyPair, Letter, Level, Result, Ruling,
-};
+use crate::{Address, Algorithm, Fetch, Held, Identity, KeyPair, Letter, Level, Result, Ruling};
 
 /// A key and its value.
 pub type Row = (Vec<u8>, Vec<u8>);

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::{
-    Address, Blob, Context, Error, Fetched, Halt, Identity, Incoming, Outcome, Reply, Request, Result, Usage,
-    request::Caller,
+    Address, Blob, Context, Error, Fetched, Halt, Identity, Incoming, Outcome, Reply, Request,
+    Result, Usage, request::Caller,
 };
 
 /// Whom an event, its state, its timers and its keys are for.
@@ -225,13 +225,7 @@ pub trait Plugin: Default + 'static {
     ///
     /// # Errors
     /// No.
-    fn may_read(
-        &self,
-        cx: &Context,
-        asker: &Address,
-        own: &Identity,
-        blob: &Blob,
-    ) -> Result<bool> {
+    fn may_read(&self, cx: &Context, asker: &Address, own: &Identity, blob: &Blob) -> Result<bool> {
         let _ = (cx, asker, own, blob);
         Ok(false)
     }

@@ -5,9 +5,9 @@ use wormholes_proto::{
     NodeId,
     blob::{BlobHasher, BlobId},
     trunk::{
-        ArrivalContent, BlobFetch, BlobFrame, ChannelKey, ChannelReceiver, ChannelSender, Content, Decoder, Envelope,
-        Fetched, Frame, FrameError, History, Link, MAX_FRAME_BYTES, Name, Principal, ReceiverRow, Row,
-        SenderCommit, SenderRow, TRUNK_VERSION, Window,
+        ArrivalContent, BlobFetch, BlobFrame, ChannelKey, ChannelReceiver, ChannelSender, Content,
+        Decoder, Envelope, Fetched, Frame, FrameError, History, Link, MAX_FRAME_BYTES, Name,
+        Principal, ReceiverRow, Row, SenderCommit, SenderRow, TRUNK_VERSION, Window,
     },
 };
 

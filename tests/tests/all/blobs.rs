@@ -44,7 +44,9 @@ async fn node() -> Daemon {
 fn bytes(length: usize, of: u8) -> Vec<u8> {
     let mut state = u64::from(of) + 1;
     let step = |_| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
         (state >> 56) as u8
     };
     (0..length).map(step).collect()
@@ -71,7 +73,9 @@ fn plugins_folder(daemon: &Daemon) -> std::path::PathBuf {
         if folder.join("plugins.redb").exists() {
             return folder;
         }
-        let inside = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let inside = fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().path());
         folders.extend(inside.filter(|path| path.is_dir()));
     }
     panic!("there is no store of plugins");
@@ -91,10 +95,15 @@ async fn a_file_goes_in_by_the_command_line_and_comes_out_as_it_was() {
 
     let out = daemon.folder().join("out.bin");
     let to = out.to_str().unwrap();
-    daemon.cli(&["courier", "get", &name, "--output", to]).unwrap();
+    daemon
+        .cli(&["courier", "get", &name, "--output", to])
+        .unwrap();
     assert!(fs::read(&out).unwrap() == content);
     let mut get = daemon.cli_command(&["courier", "get", &name]).unwrap();
-    assert!(get.output().unwrap().stdout == content, "on standard output");
+    assert!(
+        get.output().unwrap().stdout == content,
+        "on standard output"
+    );
     let listed = daemon.cli(&["plugin", "list"]).unwrap();
     assert!(listed.contains("BLOBS"), "{listed}");
 
@@ -104,7 +113,10 @@ async fn a_file_goes_in_by_the_command_line_and_comes_out_as_it_was() {
     assert!(format!("{:#}", missing.unwrap_err()).contains("/no/such/file"));
     let unknown = BlobId::of(b"unknown").to_string();
     let unknown = daemon.cli(&["courier", "get", &unknown]).unwrap_err();
-    assert!(format!("{unknown:#}").contains("does not hold"), "{unknown:#}");
+    assert!(
+        format!("{unknown:#}").contains("does not hold"),
+        "{unknown:#}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -136,12 +148,18 @@ async fn what_nobody_holds_is_deleted_and_nothing_else() {
     let file = daemon.folder().join("in.bin");
     fs::write(&file, "worse morning").unwrap();
     let given = format!("@{}", file.display());
-    daemon.cli(&["courier", "keep", &given, "--and-refuse"]).unwrap_err();
+    daemon
+        .cli(&["courier", "keep", &given, "--and-refuse"])
+        .unwrap_err();
     files(1).await;
 
     daemon.kill().unwrap();
     fs::write(folder.join("blobs/new-7"), "left by a crash").unwrap();
-    fs::write(folder.join("blobs").join("ab".repeat(32)), "named by nothing").unwrap();
+    fs::write(
+        folder.join("blobs").join("ab".repeat(32)),
+        "named by nothing",
+    )
+    .unwrap();
     daemon.restart().await.unwrap();
     files(1).await;
     let read = ask(&daemon, "read", json!({ "hash": name, "from": 12 })).await;
@@ -155,7 +173,9 @@ async fn what_nobody_holds_is_deleted_and_nothing_else() {
     // And with all of the plugin.
     ask(&daemon, "put", text).await.unwrap();
     files(1).await;
-    daemon.cli(&["plugin", "remove", "courier", "--purge", "--yes"]).unwrap();
+    daemon
+        .cli(&["plugin", "remove", "courier", "--purge", "--yes"])
+        .unwrap();
     files(0).await;
 }
 
@@ -163,7 +183,10 @@ async fn what_nobody_holds_is_deleted_and_nothing_else() {
 async fn users_hold_their_own_and_no_more_than_they_may() {
     let daemon = node().await;
     for user in ["ann", "bob"] {
-        daemon.call("user.add", json!({ "name": user })).await.unwrap();
+        daemon
+            .call("user.add", json!({ "name": user }))
+            .await
+            .unwrap();
     }
     let of = async |user: &str, command: &str, arguments: Value| {
         let params = json!({
@@ -174,7 +197,10 @@ async fn users_hold_their_own_and_no_more_than_they_may() {
     let name = of("ann", "put", json!({ "text": "secret" })).await.unwrap();
     let hash = json!({ "hash": name });
     let stolen = of("bob", "hold", hash.clone()).await.unwrap_err();
-    assert!(format!("{stolen:#}").contains("does not hold"), "{stolen:#}");
+    assert!(
+        format!("{stolen:#}").contains("does not hold"),
+        "{stolen:#}"
+    );
     of("bob", "read", hash.clone()).await.unwrap_err();
     // The same bytes are held by each on his own.
     of("bob", "put", json!({ "text": "secret" })).await.unwrap();
@@ -191,14 +217,20 @@ async fn users_hold_their_own_and_no_more_than_they_may() {
             Ok(_) => assert!(fits),
             Err(error) => {
                 assert!(!fits, "{error:#}");
-                assert!(format!("{error:#}").contains("raise limits.blob_mib"), "{error:#}");
+                assert!(
+                    format!("{error:#}").contains("raise limits.blob_mib"),
+                    "{error:#}"
+                );
             }
         }
     }
     fs::write(&file, bytes(MIB_16 + 1, 4)).unwrap();
     let given = format!("@{}", file.display());
     let long = daemon.cli(&["courier", "keep", &given]).unwrap_err();
-    assert!(format!("{long:#}").contains("limits.one_blob_mib"), "{long:#}");
+    assert!(
+        format!("{long:#}").contains("limits.one_blob_mib"),
+        "{long:#}"
+    );
 
     // A purge leaves nothing of him.
     let folder = plugins_folder(&daemon);
@@ -220,7 +252,10 @@ async fn a_draft_grows_over_events_and_over_kill_9() {
     let part = "0123456789".repeat(7000);
     let write = |more: Value| {
         let mut arguments = json!({ "draft": "tape" });
-        arguments.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        arguments
+            .as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
         arguments
     };
     let text = json!({ "text": "0123456789", "times": 7000 });
@@ -235,20 +270,34 @@ async fn a_draft_grows_over_events_and_over_kill_9() {
         daemon.kill().unwrap();
         daemon.restart().await.unwrap();
     }
-    let name = ask(&daemon, "write", write(json!({ "text": "end", "seal": true })))
-        .await
-        .unwrap();
+    let name = ask(
+        &daemon,
+        "write",
+        write(json!({ "text": "end", "seal": true })),
+    )
+    .await
+    .unwrap();
     let whole = part.repeat(3) + "end";
     assert_eq!(name, json!(BlobId::of(whole.as_bytes()).to_string()));
     daemon.kill().unwrap();
     daemon.restart().await.unwrap();
     let to = daemon.folder().join("tape");
-    let words = ["courier", "get", name.as_str().unwrap(), "--output", to.to_str().unwrap()];
+    let words = [
+        "courier",
+        "get",
+        name.as_str().unwrap(),
+        "--output",
+        to.to_str().unwrap(),
+    ];
     daemon.cli(&words).unwrap();
     assert!(fs::read_to_string(to).unwrap() == whole);
-    ask(&daemon, "write", write(json!({ "discard": true }))).await.unwrap_err();
+    ask(&daemon, "write", write(json!({ "discard": true })))
+        .await
+        .unwrap_err();
     ask(&daemon, "write", write(text)).await.unwrap();
-    ask(&daemon, "write", write(json!({ "discard": true }))).await.unwrap();
+    ask(&daemon, "write", write(json!({ "discard": true })))
+        .await
+        .unwrap();
     let folder = plugins_folder(&daemon);
     until("the draft's file to go", async || {
         (blob_files(&folder).len() == 1).then_some(())
@@ -271,7 +320,12 @@ impl Pair {
         };
         let (taker, giver) = (setup("taker", 1), setup("giver", 2));
         let giver = giver.peer_id("taker", taker.id(), 3, "");
-        let giver = giver.plugin("tests/courier").unwrap().start().await.unwrap();
+        let giver = giver
+            .plugin("tests/courier")
+            .unwrap()
+            .start()
+            .await
+            .unwrap();
         let taker = taker.peer(&giver, 3).plugin("tests/courier").unwrap();
         let taker = taker.start().await.unwrap();
         Self { giver, taker }
@@ -290,7 +344,10 @@ impl Pair {
     /// How much came and was right since the taker's start.
     async fn taken(&self) -> Option<f64> {
         let metrics = Metrics::read(&self.taker).await.ok()?;
-        Some(metrics.sum("wormholes_plugin_blob_moved_bytes_total{plugin=\"courier\",direction=\"in\""))
+        Some(
+            metrics
+                .sum("wormholes_plugin_blob_moved_bytes_total{plugin=\"courier\",direction=\"in\""),
+        )
     }
 
     async fn until_taken(&self, bytes: usize) -> f64 {
@@ -313,7 +370,10 @@ async fn sixteen_mib_move_between_daemons_though_either_is_killed_in_the_middle(
     pair.giver.cli(&["courier", "keep", &given]).unwrap();
     let name = BlobId::of(&content).to_string();
     pair.giver.cli(&["courier", "give", &name]).unwrap();
-    let id = pair.taker.cli(&["courier", "fetch", "giver", &name]).unwrap();
+    let id = pair
+        .taker
+        .cli(&["courier", "fetch", "giver", &name])
+        .unwrap();
 
     // What came before a kill does not come again.
     let first = pair.until_taken(3 << 20).await;
@@ -350,13 +410,21 @@ async fn whoever_has_a_blob_says_who_may_have_it() {
     let public = ask(&pair.giver, "put", put("public")).await.unwrap();
     let promised = BlobId::of(b"never there").to_string();
     for hash in [&public, &json!(promised)] {
-        ask(&pair.giver, "give", json!({ "hash": hash })).await.unwrap();
+        ask(&pair.giver, "give", json!({ "hash": hash }))
+            .await
+            .unwrap();
     }
     let giver = pair.giver.id().to_string();
     let fetch = async |hash: &Value, more: Value| {
         let mut arguments = json!({ "peer": giver, "hash": hash });
-        arguments.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        ask(&pair.taker, "fetch", arguments).await.unwrap().to_string()
+        arguments
+            .as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        ask(&pair.taker, "fetch", arguments)
+            .await
+            .unwrap()
+            .to_string()
     };
     let no = fetch(&denied, json!({})).await;
     let none = fetch(&json!(promised), json!({})).await;
@@ -379,7 +447,9 @@ async fn whoever_has_a_blob_says_who_may_have_it() {
     let late = ask(&pair.taker, "fetch", late).await.unwrap().to_string();
     let canceled = json!({ "peer": giver, "hash": denied });
     let canceled = ask(&pair.taker, "fetch", canceled).await.unwrap();
-    ask(&pair.taker, "cancel", json!({ "id": canceled })).await.unwrap();
+    ask(&pair.taker, "cancel", json!({ "id": canceled }))
+        .await
+        .unwrap();
     let came = pair.came(6).await;
     assert_eq!(came[&late]["why"], "the blob did not come in time");
     let held = ask(&pair.taker, "held", json!({})).await.unwrap();
@@ -448,7 +518,8 @@ impl Liar {
     async fn piece(&mut self, want: u64, index: u32, content: &[u8]) {
         let piece = content.chunks(PIECE_BYTES).nth(index as usize).unwrap();
         let bytes = Bytes::copy_from_slice(piece);
-        self.say_of_blob(BlobFrame::Piece { want, index, bytes }).await;
+        self.say_of_blob(BlobFrame::Piece { want, index, bytes })
+            .await;
     }
 }
 
@@ -512,7 +583,9 @@ async fn a_liar_gives_nothing_and_what_was_right_before_it_stays() {
         let reports = host.host().unwrap().instances();
         (reports[0].counts.blob_bytes_in >= (9 * PIECE_BYTES) as u64).then_some(())
     };
-    until("six pieces, behind the three before", metric).await.unwrap();
+    until("six pieces, behind the three before", metric)
+        .await
+        .unwrap();
     drop(liar);
     let mut honest = Liar::welcome(calls.recv().await.unwrap()).await;
     let want = honest.wanted().await;
@@ -548,7 +621,10 @@ async fn principals_of_one_node_have_blobs_of_each_other_without_a_wire() {
         .await
         .unwrap()
     };
-    let first = host.ask_as(Some("ann"), "fetch", fetch.clone()).await.unwrap();
+    let first = host
+        .ask_as(Some("ann"), "fetch", fetch.clone())
+        .await
+        .unwrap();
     let no = "the other end does not give this blob";
     assert_eq!(came(1).await[first.to_string()]["why"], no);
     host.ask("give", json!({ "hash": name })).await.unwrap();
@@ -586,7 +662,10 @@ fn the_kit_fetches_as_the_host_does() {
             });
             came
         };
-        let first = world.at(taker).request(&of, "fetch", fetch.clone()).unwrap();
+        let first = world
+            .at(taker)
+            .request(&of, "fetch", fetch.clone())
+            .unwrap();
         let told = came(&mut world, 1);
         let no = "the other end does not give this blob";
         assert_eq!(told[first.to_string()]["why"], no);
@@ -606,7 +685,10 @@ fn the_kit_fetches_as_the_host_does() {
         let file = json!({ "file": brought });
         let kept = world.at(0).request(&of, "keep", file.clone()).unwrap();
         assert_eq!(kept["length"], 6);
-        world.at(0).request(&of, "drop", json!({ "hash": brought })).unwrap();
+        world
+            .at(0)
+            .request(&of, "drop", json!({ "hash": brought }))
+            .unwrap();
         world.at(0).request(&of, "keep", file).unwrap_err();
         let write = json!({ "draft": "tape", "text": "a ", "times": 2 });
         world.at(0).request(&of, "write", write).unwrap();
@@ -627,7 +709,9 @@ fn the_kit_fetches_as_the_host_does() {
 async fn the_files_of_blobs_are_the_nodes_alone() {
     use std::os::unix::fs::PermissionsExt as _;
     let daemon = node().await;
-    let name = ask(&daemon, "put", json!({ "text": "mine" })).await.unwrap();
+    let name = ask(&daemon, "put", json!({ "text": "mine" }))
+        .await
+        .unwrap();
     let folder = plugins_folder(&daemon).join("blobs");
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&folder), 0o700);

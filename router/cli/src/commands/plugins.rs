@@ -5,9 +5,9 @@ use std::{ffi::OsString, path::PathBuf};
 use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, builder::PossibleValuesParser};
 use serde_json::{Map, Value, json};
 use wormholes_proto::control::{
-    BlobBeginParams, Call, NoParams, PluginArgument, PluginArgumentKind, PluginAskParams, PluginCommand,
-    PluginCondition, PluginDead, PluginDeadLetter, PluginHealth, PluginInfo, PluginList, PluginLog,
-    PluginLogLine, PluginLogParams, PluginParams,
+    BlobBeginParams, Call, NoParams, PluginArgument, PluginArgumentKind, PluginAskParams,
+    PluginCommand, PluginCondition, PluginDead, PluginDeadLetter, PluginHealth, PluginInfo,
+    PluginList, PluginLog, PluginLogLine, PluginLogParams, PluginParams,
 };
 
 use super::{Context, blobs, field, operations, plugin_change, plugin_inspect, plugin_new};

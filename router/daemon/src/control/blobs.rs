@@ -57,9 +57,8 @@ pub(super) async fn append(
     params: &BlobAppendParams,
 ) -> Result<BlobUpload, RpcError> {
     let bytes = BASE64.decode(params.bytes.as_bytes());
-    let bytes = bytes.map_err(|_| {
-        RpcError::new(ErrorCode::InvalidParams, "`bytes` is no base64")
-    })?;
+    let bytes =
+        bytes.map_err(|_| RpcError::new(ErrorCode::InvalidParams, "`bytes` is no base64"))?;
     let mut all = uploads.0.lock().await;
     let upload = all.find(params.upload)?;
     upload.append(bytes).await.map_err(refused)?;
@@ -81,9 +80,10 @@ pub(super) async fn finish(uploads: &Uploads, params: &BlobParams) -> Result<Blo
 
 pub(super) async fn read(core: &NodeCore, params: BlobReadParams) -> Result<BlobBytes, RpcError> {
     let plugins = core.plugins().ok_or_else(starting)?;
-    let id: BlobId = params.hash.parse().map_err(|error| {
-        RpcError::new(ErrorCode::InvalidParams, format!("hash: {error}"))
-    })?;
+    let id: BlobId = params
+        .hash
+        .parse()
+        .map_err(|error| RpcError::new(ErrorCode::InvalidParams, format!("hash: {error}")))?;
     let read = plugins.read_blob(&params.instance, params.user, id, params.from, READ_BYTES);
     let (bytes, length) = read.await.map_err(refused)?;
     Ok(BlobBytes {

@@ -146,7 +146,10 @@ pub(super) async fn begin(
 ) -> Result<OperationStarted, RpcError> {
     let plugins = core.plugins().ok_or_else(starting)?;
     let world = core.network.world();
-    plugins.begin(params, (&world, uploads)).await.map_err(refused)
+    plugins
+        .begin(params, (&world, uploads))
+        .await
+        .map_err(refused)
 }
 
 pub(super) fn operations(

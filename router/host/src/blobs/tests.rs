@@ -112,7 +112,8 @@ fn what_came_of_a_fetch_is_checked_again() {
     for (index, piece) in bytes.chunks(PIECE_BYTES).enumerate() {
         let there = u32::try_from(index).unwrap();
         assert_eq!(part.resume(tree.id()), Some((tree.clone(), there)));
-        file.write_all_at(piece, (index * PIECE_BYTES) as u64).unwrap();
+        file.write_all_at(piece, (index * PIECE_BYTES) as u64)
+            .unwrap();
     }
     assert!(part.resume(BlobId::of(b"another")).is_none());
     file.write_all_at(b"x", PIECE_BYTES as u64 * 2).unwrap();
@@ -148,7 +149,10 @@ fn a_draft_that_was_sealed_for_nothing_goes_on_beside_the_blob() {
     let whole = tree(b"good morning");
     let seal = FileWork::Seal(draft(12), whole.clone());
     let sealed = blobs.carry_out(vec![seal]).unwrap().pop().unwrap();
-    assert_eq!(blobs.read((sealed.id(), 12), 0, 99).unwrap(), b"good morning");
+    assert_eq!(
+        blobs.read((sealed.id(), 12), 0, 99).unwrap(),
+        b"good morning"
+    );
     assert_eq!(blobs.open_blob(sealed.id()).unwrap().1, whole);
     blobs.forget_draft(HOME, 1);
     until_files(&dir, 2);

@@ -107,12 +107,7 @@ impl Office {
     }
 
     /// It came, or does not: the principal is told, and told again after a failure of the store.
-    pub(super) fn fetched(
-        &mut self,
-        owner: &Owner,
-        id: u64,
-        outcome: Result<(u64, Pin), Refusal>,
-    ) {
+    pub(super) fn fetched(&mut self, owner: &Owner, id: u64, outcome: Result<(u64, Pin), Refusal>) {
         if self.fetches.remove(&(owner.home, id)).is_some() {
             self.hand_over(owner, Task::Fetched { id, outcome });
         }
@@ -211,7 +206,10 @@ impl Fetch {
             let next = timeout(SILENCE, came.recv()).await;
             let next = next.ok().flatten().ok_or(Setback::Again)?;
             let Some(frame) = next.frame else { continue };
-            match blob.handle_frame(frame).map_err(|error| self.setback(error))? {
+            match blob
+                .handle_frame(frame)
+                .map_err(|error| self.setback(error))?
+            {
                 Fetched::Begun(tree) => {
                     let begun = self.open(move |part| part.begin(&tree)).await?;
                     file = Some(begun);
@@ -244,12 +242,7 @@ impl Fetch {
             .map_err(|error| Setback::Never(broke(&error)))
     }
 
-    async fn write(
-        &self,
-        file: &Arc<File>,
-        from: u64,
-        bytes: bytes::Bytes,
-    ) -> Result<(), Setback> {
+    async fn write(&self, file: &Arc<File>, from: u64, bytes: bytes::Bytes) -> Result<(), Setback> {
         self.owner.loaded.figures.blob_came(bytes.len());
         let file = Arc::clone(file);
         let written = spawn_blocking(move || file.write_all_at(&bytes, from)).await;

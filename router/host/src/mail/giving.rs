@@ -1,8 +1,6 @@
 //! Blobs that are given to other nodes: one task for each that is wanted on a trunk.
 
-use std::{
-    collections::HashMap, fs::File, os::unix::fs::FileExt as _, sync::Arc, time::Duration,
-};
+use std::{collections::HashMap, fs::File, os::unix::fs::FileExt as _, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::{
@@ -86,7 +84,11 @@ impl Office {
                 };
                 giving.ahead.add_permits((*pieces).into());
                 let is_many = giving.ahead.available_permits() > MAX_PIECES_AHEAD.into();
-                return if is_many { Err(ChannelError::Window) } else { Ok(()) };
+                return if is_many {
+                    Err(ChannelError::Window)
+                } else {
+                    Ok(())
+                };
             }
             BlobFrame::Unwant { want } => {
                 trunk.giving.remove(want);
@@ -201,7 +203,10 @@ impl Give {
             want, blob, first, ..
         } = self.want;
         // Its file stays as long as it is open, whoever releases it meanwhile.
-        let (length, _pin) = self.shared.give(&self.owner, self.asker.clone(), blob).await?;
+        let (length, _pin) = self
+            .shared
+            .give(&self.owner, self.asker.clone(), blob)
+            .await?;
         let blobs = self.shared.blobs.clone();
         let (file, tree) = open(blobs, blob).await?;
         let values = match self.want.with_values {

@@ -253,7 +253,12 @@ impl Office {
         );
     }
 
-    fn send_want(&mut self, trunk: TrunkId, (from, to): (WirePrincipal, WirePrincipal), want: Want) {
+    fn send_want(
+        &mut self,
+        trunk: TrunkId,
+        (from, to): (WirePrincipal, WirePrincipal),
+        want: Want,
+    ) {
         let Some(standing) = self.trunks.get_mut(&trunk) else {
             return;
         };

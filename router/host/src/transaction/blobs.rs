@@ -403,7 +403,10 @@ impl BlobWork {
         }
         let named = self.named.into_iter();
         let changed = named.filter(|(_, (was, is))| was != is);
-        effects.blobs.named.extend(changed.map(|(id, (_, is))| (id, is)));
+        effects
+            .blobs
+            .named
+            .extend(changed.map(|(id, (_, is))| (id, is)));
         effects.blobs.drafts = self.gone;
         effects.blobs.pins = self.pins;
         effects.blobs.bytes = self.bytes;

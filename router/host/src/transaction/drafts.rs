@@ -69,7 +69,11 @@ impl Transaction {
             return Ok(Err(refusal));
         }
         self.blobs.bytes += more;
-        let number = if is_new { self.next_message() } else { row.number };
+        let number = if is_new {
+            self.next_message()
+        } else {
+            row.number
+        };
         let open = self.blobs.drafts.entry(name.into()).or_insert(Open::Gone);
         match open {
             Open::Is(_, appended) => appended.extend_from_slice(bytes),
@@ -211,7 +215,10 @@ fn tail(blobs: &Blobs, home: Home, row: &DraftRow) -> Result<BlobHasher, Refusal
     let read = blobs.read_draft(&file, (row.values.len() * PIECE_BYTES) as u64);
     let read = read.map_err(|error| {
         tracing::warn!(%error, "a draft cannot be read");
-        Refusal::new(ErrorCode::Unavailable, "the draft's file cannot be read; discard it")
+        Refusal::new(
+            ErrorCode::Unavailable,
+            "the draft's file cannot be read; discard it",
+        )
     })?;
     hasher.update(&read);
     Ok(hasher)

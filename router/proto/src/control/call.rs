@@ -8,7 +8,8 @@ use serde_json::{Map, Value};
 
 use super::{
     blob::{
-        BlobAppendParams, BlobBeginParams, BlobBytes, BlobInfo, BlobParams, BlobReadParams, BlobUpload,
+        BlobAppendParams, BlobBeginParams, BlobBytes, BlobInfo, BlobParams, BlobReadParams,
+        BlobUpload,
     },
     event::EventKind,
     frame::{ErrorCode, RpcError},

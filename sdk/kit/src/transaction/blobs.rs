@@ -91,7 +91,9 @@ impl Transaction {
             let long = "one call reads at most 1 MiB; read in parts";
             return Err(Error::invalid(long));
         }
-        let from = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
+        let from = usize::try_from(offset)
+            .unwrap_or(usize::MAX)
+            .min(bytes.len());
         let to = from.saturating_add(length).min(bytes.len());
         Ok(bytes.get(from..to).unwrap_or_default().to_vec())
     }

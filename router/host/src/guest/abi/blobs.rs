@@ -4,7 +4,9 @@ use wasmtime::Store;
 use wormholes_proto::blob::BlobId;
 
 use super::{
-    Answer, State, handlers, messages::address, told, types,
+    Answer, State, handlers,
+    messages::address,
+    told, types,
     wormholes::plugin::blobs::{Blob, Hash, Host, Way as GivenWay},
 };
 use crate::{
@@ -155,9 +157,7 @@ pub(in crate::guest) async fn call_fetched(
     let blob = blob.map(name).unwrap_or_default();
     let outcome = outcome.map_err(|refusal| types::Error::from(refusal.clone()));
     let outcome = outcome.as_ref().copied();
-    handler
-        .call_fetched(store, stamp, id, &blob, outcome)
-        .await
+    handler.call_fetched(store, stamp, id, &blob, outcome).await
 }
 
 /// # Errors
