@@ -409,11 +409,7 @@ impl Instance {
             },
             Event::Fetched { id, outcome } => match &self.handlers.blob {
                 Some(handler) => {
-                    let blob = self.store.data().transaction.as_ref();
-                    let blob = blob.and_then(|event| event.fetched_blob());
-                    let (store, outcome) = (&mut self.store, outcome.as_ref());
-                    let outcome = outcome.map(|(length, _)| *length);
-                    abi::call_fetched(handler, store, &stamp, (*id, blob), outcome).await?
+                    abi::call_fetched(handler, store, &stamp, *id, outcome.as_ref()).await?
                 }
                 None => return Ok(Err(Refusal::no_handler("on-blob"))),
             },

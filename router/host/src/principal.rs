@@ -440,7 +440,7 @@ impl Actor {
             return Ok((Outcome::Done, effects));
         }
         let loaded = Arc::clone(&self.loaded);
-        let _turn = loaded.turns.acquire().await;
+        let turn = loaded.turns.acquire().await;
         let (mut instance, runs) = match self.instance.take() {
             Some(instance) => instance,
             None => (self.instantiate(event).await?, 0),
@@ -462,6 +462,8 @@ impl Actor {
                 if manifest.mode == Mode::Warm && runs + 1 < manifest.recycle {
                     self.instance = Some((instance, runs + 1));
                 }
+                // The disk is waited for beside others.
+                drop(turn);
                 let transaction = match self.carry_out(transaction).await {
                     Ok(transaction) => transaction,
                     Err(fault) => {

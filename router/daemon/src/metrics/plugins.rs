@@ -65,26 +65,31 @@ pub(super) fn families(plugins: &[InstanceReport]) -> Vec<MetricFamily> {
             each(state),
         ),
         gauges(
-            "blob_bytes",
-            "What the blobs of plugins count for, with those that come",
-            each(blobs),
-        ),
-        counters(
-            "blob_moved_bytes_total",
-            "Bytes of blobs from and to other nodes",
-            each(blobs_moved),
-        ),
-        gauges(
             "condition",
             "1 for the condition that the plugin is in, 0 for the others",
             each(conditions),
         ),
     ];
-    let families = families.into_iter();
+    let families = families.into_iter().chain(of_blobs(plugins));
     // The encoder takes an empty one for an error.
     families
         .filter(|family| !family.get_metric().is_empty())
         .collect()
+}
+
+fn of_blobs(plugins: &[InstanceReport]) -> [MetricFamily; 2] {
+    [
+        gauges(
+            "blob_bytes",
+            "What the blobs of plugins count for, with those that come",
+            plugins.iter().flat_map(blobs).collect(),
+        ),
+        counters(
+            "blob_moved_bytes_total",
+            "Bytes of blobs from and to other nodes",
+            plugins.iter().flat_map(blobs_moved).collect(),
+        ),
+    ]
 }
 
 fn events(plugin: &InstanceReport) -> Vec<Metric> {

@@ -199,7 +199,7 @@ impl Fetch {
             want: begun.want,
         };
         let mut file = match blob.tree() {
-            Some(_) => Some(self.open(|part| part.open()).await?),
+            Some(_) => Some(self.open(Part::open).await?),
             None => None,
         };
         while !blob.is_whole() {

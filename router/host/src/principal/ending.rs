@@ -198,14 +198,7 @@ impl Actor {
                 Some((asker.progress.clone()?, step))
             })
             .collect();
-        let kept_before = self.memory.kept_bytes.saturating_add_signed(-kept_bytes);
-        self.loaded
-            .figures
-            .keeps(kept_before, self.memory.kept_bytes);
-        let held_before = self.memory.blob_bytes.saturating_add_signed(-blobs.bytes);
-        self.loaded
-            .figures
-            .holds(held_before, self.memory.blob_bytes);
+        self.count(kept_bytes, blobs.bytes);
         let plugin = Arc::clone(self.edition.plugin());
         let (loaded, home, principal) = (Arc::clone(&self.loaded), self.home, self.name.clone());
         let release = move |durable: Result<(), Lost>| {
@@ -240,6 +233,15 @@ impl Actor {
             self.last_batch = self.store.append(self.epoch, writes, release);
             self.memory.overlay.write(self.last_batch, overlay);
         }
+    }
+
+    /// Counts by how much its rows and its blobs grew.
+    fn count(&self, kept_bytes: i64, blob_bytes: i64) {
+        let (figures, memory) = (&self.loaded.figures, &self.memory);
+        let kept_before = memory.kept_bytes.saturating_add_signed(-kept_bytes);
+        figures.keeps(kept_before, memory.kept_bytes);
+        let held_before = memory.blob_bytes.saturating_add_signed(-blob_bytes);
+        figures.holds(held_before, memory.blob_bytes);
     }
 
     /// Who is told.

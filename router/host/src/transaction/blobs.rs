@@ -221,6 +221,12 @@ impl Transaction {
             let to = from.saturating_add(length).min(bytes.len());
             return Ok(Ok(bytes.get(from..to).unwrap_or_default().to_vec()));
         }
+        let is_sealed_now =
+            |work: &FileWork| matches!(work, FileWork::Seal(_, tree) if tree.id() == id);
+        if self.blobs.files.iter().any(is_sealed_now) {
+            let later = "this event sealed the blob: a later one can read it";
+            return Ok(Err(Refusal::new(ErrorCode::Unavailable, later)));
+        }
         Ok(blobs.read((id, whole), from, length).map_err(|error| {
             tracing::warn!(%error, "a blob cannot be read");
             Refusal::new(ErrorCode::Unavailable, "the blob's file cannot be read")

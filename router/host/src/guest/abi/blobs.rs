@@ -10,7 +10,7 @@ use super::{
     wormholes::plugin::blobs::{Blob, Hash, Host, Way as GivenWay},
 };
 use crate::{
-    blobs::Blobs,
+    blobs::{Blobs, Pin},
     event::{ErrorCode, Refusal},
     message::{Address, Identity, OutKey, Way},
     transaction::Transaction,
@@ -151,13 +151,17 @@ pub(in crate::guest) async fn call_fetched(
     handler: &handlers::on_blob::Guest,
     store: &mut Store<State>,
     stamp: &types::Event,
-    (id, blob): (u64, Option<BlobId>),
-    outcome: Result<u64, &Refusal>,
+    id: u64,
+    outcome: Result<&(u64, Pin), &Refusal>,
 ) -> wasmtime::Result<Result<(), types::Error>> {
+    let event = store.data().transaction.as_ref();
+    let blob = event.and_then(Transaction::fetched_blob);
     let blob = blob.map(name).unwrap_or_default();
+    let outcome = outcome.map(|(length, _)| *length);
     let outcome = outcome.map_err(|refusal| types::Error::from(refusal.clone()));
-    let outcome = outcome.as_ref().copied();
-    handler.call_fetched(store, stamp, id, &blob, outcome).await
+    handler
+        .call_fetched(store, stamp, id, &blob, outcome.as_ref().copied())
+        .await
 }
 
 /// # Errors
