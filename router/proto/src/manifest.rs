@@ -19,7 +19,9 @@ const MAX_COMMAND_SECONDS: u64 = 110;
 const MAX_OPERATION_SECONDS: u64 = 30 * 24 * 3600;
 
 /// What commands of the command line take by themselves.
-const CLIENTS_OWN: [&str; 5] = ["detach", "help", "json", "output", "socket"];
+const CLIENTS_OWN: [&str; 4] = ["detach", "help", "json", "socket"];
+/// And those that answer with a blob.
+const OUTPUT: &str = "output";
 
 /// Facts, and hooks, of one plugin.
 const MAX_WORDS: usize = 16;
@@ -487,7 +489,8 @@ fn check_command(command: &PluginCommand, key: &str) -> Result<(), ManifestError
         )?;
         let is_flag = argument.kind == PluginArgumentKind::Flag;
         let is_blob = argument.kind == PluginArgumentKind::Blob;
-        let rule = if CLIENTS_OWN.contains(&argument.name.as_str()) {
+        let is_output = command.blob && argument.name == OUTPUT;
+        let rule = if is_output || CLIENTS_OWN.contains(&argument.name.as_str()) {
             "has an argument with a name that the command line has itself"
         } else if !names.insert(&argument.name) {
             "has an argument twice"
@@ -576,6 +579,13 @@ mod tests {
         assert!(command("query = true\noperation = true").contains("is no operation"));
         assert!(command("timeout_seconds = 111").ends_with("must be 1 to 110"));
         assert!(command("operation = true\ntimeout_seconds = 0").contains("of an operation"));
+        let argument =
+            |more: &str| command(&format!("{more}\n[[command.argument]]\nname = 'output'"));
+        assert!(argument("blob = true").contains("the command line has itself"));
+        let blob = "query = true\n[[command.argument]]\nname = 'a'\nkind = 'blob'";
+        assert!(command(blob).contains("cannot keep the blob"));
+        assert!(command("operation = true\nblob = true").contains("is no blob"));
+        assert!(error("[limits]\none_blob_mib = 1025").starts_with("limits.one_blob_mib: "));
         assert!(Manifest::parse(&" ".repeat(MAX_MANIFEST_BYTES + 1)).is_err());
     }
 }

@@ -218,25 +218,27 @@ impl Give {
             length,
             values,
         };
-        self.say(given).await;
+        self.say(given).await?;
         let mut index = first;
         while let Some((from, bytes)) = tree.piece(index) {
             match timeout(SILENCE, self.ahead.acquire()).await {
                 // Nobody closes it.
                 Ok(may) => may.into_iter().for_each(SemaphorePermit::forget),
-                Err(_) => return Err(Refusal::new(ErrorCode::Unavailable, "nothing was taken")),
+                Err(_) => return Err(stalled()),,
             }
             let bytes = read(Arc::clone(&file), from, bytes).await?;
             self.owner.loaded.figures.blob_went(bytes.len());
-            self.say(BlobFrame::Piece { want, index, bytes }).await;
+            self.say(BlobFrame::Piece { want, index, bytes }).await?;
             index += 1;
         }
         Ok(())
     }
 
-    /// Behind all messages that wait.
-    async fn say(&self, frame: BlobFrame) {
-        self.wire.write_behind(&Frame::Blob(frame)).await;
+    /// Behind all messages that wait. Whoever does not read keeps no place for long.
+    async fn say(&self, frame: BlobFrame) -> Result<(), Refusal> {
+        let frame = Frame::Blob(frame);
+        let said = timeout(SILENCE, self.wire.write_behind(&frame)).await;
+        said.map_err(|_| stalled())
     }
 }
 
@@ -255,6 +257,10 @@ async fn read(file: Arc<File>, from: u64, bytes: usize) -> Result<Bytes, Refusal
     let piece = spawn_blocking(read).await;
     let piece = piece.map_err(|_| broke(&"the plugins stop"))?;
     piece.map(Bytes::from).map_err(|error| broke(&error))
+}
+
+fn stalled() -> Refusal {
+    Refusal::new(ErrorCode::Unavailable, "nothing of the blob was taken")
 }
 
 fn not_given(want: u64, refusal: Refusal) -> Frame {
