@@ -156,15 +156,19 @@ async fn what_nobody_holds_is_deleted_and_nothing_else() {
     files(0).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn users_hold_their_own_and_no_more_than_they_may() {
+/// A node with two users.
+async fn shared_node() -> Daemon {
     let daemon = node().await;
     for user in ["ann", "bob"] {
-        daemon
-            .call("user.add", json!({ "name": user }))
-            .await
-            .unwrap();
+        let added = daemon.call("user.add", json!({ "name": user }));
+        added.await.unwrap();
     }
+    daemon
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn users_hold_their_own_alone() {
+    let daemon = shared_node().await;
     let of = async |user: &str, command: &str, arguments: Value| {
         let params = json!({
             "instance": "courier", "user": user, "command": command, "arguments": arguments
@@ -174,57 +178,44 @@ async fn users_hold_their_own_and_no_more_than_they_may() {
     let name = of("ann", "put", json!({ "text": "secret" })).await.unwrap();
     let hash = json!({ "hash": name });
     let stolen = of("bob", "hold", hash.clone()).await.unwrap_err();
-    assert!(
-        format!("{stolen:#}").contains("does not hold"),
-        "{stolen:#}"
-    );
+    let stolen = format!("{stolen:#}");
+    assert!(stolen.contains("does not hold"), "{stolen}");
     of("bob", "read", hash.clone()).await.unwrap_err();
     // The same bytes are held by each on his own.
     of("bob", "put", json!({ "text": "secret" })).await.unwrap();
     of("ann", "drop", hash.clone()).await.unwrap();
     assert_eq!(of("bob", "read", hash).await.unwrap(), "secret");
+}
 
-    // 20 MiB are a user's: one of 16 MiB fits, another one does not.
-    let file = daemon.folder().join("large.bin");
-    for (of, fits) in [(2, true), (3, false)] {
-        fs::write(&file, bytes(MIB_16, of)).unwrap();
-        let given = format!("@{}", file.display());
-        let kept = daemon.cli(&["--user", "ann", "courier", "keep", &given]);
-        match kept {
-            Ok(_) => assert!(fits),
-            Err(error) => {
-                assert!(!fits, "{error:#}");
-                assert!(
-                    format!("{error:#}").contains("raise limits.blob_mib"),
-                    "{error:#}"
-                );
-            }
-        }
-    }
-    fs::write(&file, bytes(MIB_16 + 1, 4)).unwrap();
-    let given = format!("@{}", file.display());
-    let long = daemon.cli(&["courier", "keep", &given]).unwrap_err();
-    assert!(
-        format!("{long:#}").contains("limits.one_blob_mib"),
-        "{long:#}"
-    );
-
-    // A purge leaves nothing of him.
+#[tokio::test(flavor = "multi_thread")]
+async fn users_hold_no_more_than_they_may_and_nothing_when_they_are_purged() {
+    let daemon = shared_node().await;
     let folder = plugins_folder(&daemon);
-    until("what did not fit to go", async || {
-        (blob_files(&folder).len() == 2).then_some(())
-    })
-    .await
-    .unwrap();
-    daemon
-        .call("user.remove", json!({ "name": "ann", "purge": true }))
+    let files = async |count: usize| {
+        until("the files that are named", async || {
+            (blob_files(&folder).len() == count).then_some(())
+        })
         .await
         .unwrap();
-    until("the files of a user to go", async || {
-        (blob_files(&folder).len() == 1).then_some(())
-    })
-    .await
-    .unwrap();
+    };
+    let file = daemon.folder().join("large.bin");
+    let keep = |content: &[u8]| {
+        fs::write(&file, content).unwrap();
+        let given = format!("@{}", file.display());
+        let kept = daemon.cli(&["--user", "ann", "courier", "keep", &given]);
+        kept.map_err(|error| format!("{error:#}"))
+    };
+    // 20 MiB are a user's: one of 16 MiB fits, another one does not.
+    keep(&bytes(MIB_16, 2)).unwrap();
+    let full = keep(&bytes(MIB_16, 3)).unwrap_err();
+    assert!(full.contains("limits.user_blob_mib"), "{full}");
+    let long = keep(&bytes(MIB_16 + 1, 4)).unwrap_err();
+    assert!(long.contains("limits.one_blob_mib"), "{long}");
+    keep(b"a small one").unwrap();
+    files(2).await;
+    let purge = json!({ "name": "ann", "purge": true });
+    daemon.call("user.remove", purge).await.unwrap();
+    files(0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

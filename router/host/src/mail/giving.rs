@@ -224,7 +224,7 @@ impl Give {
             match timeout(SILENCE, self.ahead.acquire()).await {
                 // Nobody closes it.
                 Ok(may) => may.into_iter().for_each(SemaphorePermit::forget),
-                Err(_) => return Err(stalled()),,
+                Err(_) => return Err(stalled()),
             }
             let bytes = read(Arc::clone(&file), from, bytes).await?;
             self.owner.loaded.figures.blob_went(bytes.len());
