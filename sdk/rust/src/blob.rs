@@ -72,7 +72,7 @@ impl Blob {
         &self.0
     }
 
-    /// Holds a blob of these bytes once more; they count for what the event writes.
+    /// Holds a blob of these bytes once more, at most 1 MiB; they count for what the event writes.
     ///
     /// # Errors
     /// [`Quota`](crate::ErrorCode::Quota): `limits.one_blob_mib`, or the principal holds too much.
@@ -186,7 +186,8 @@ impl Draft {
         Self(name.into())
     }
 
-    /// Appends bytes, which count for what the event writes; how many there are. The first ones begin it.
+    /// Appends at most 1 MiB, which counts for what the event writes; how many bytes there are. The first
+    /// ones begin it.
     ///
     /// # Errors
     /// [`Quota`](crate::ErrorCode::Quota): `limits.one_blob_mib`, `limits.fetches`, or the principal

@@ -17,8 +17,8 @@ use crate::{
     store::StoreError,
 };
 
-/// What one call reads.
-const MAX_READ_BYTES: usize = 1 << 20;
+/// What one call reads, and what one takes: far less than would break the instance.
+pub(super) const MAX_CALL_BYTES: usize = 1 << 20;
 /// Blobs that one `list` gives.
 const MAX_LISTED: usize = 4096;
 /// What a row takes that names a blob.
@@ -144,6 +144,9 @@ impl Transaction {
         if let Err(refusal) = self.check_blobs() {
             return Ok(Err(refusal));
         }
+        if bytes.len() > MAX_CALL_BYTES {
+            return Ok(Err(too_much()));
+        }
         let length = bytes.len() as u64;
         if length > self.ground.limits.one_blob_bytes() {
             return Ok(Err(self.hit(Limit::OneBlob)));
@@ -213,7 +216,7 @@ impl Transaction {
             return Ok(Err(unknown()));
         };
         let length = length as usize;
-        if length > MAX_READ_BYTES {
+        if length > MAX_CALL_BYTES {
             return Ok(Err(invalid("one call reads at most 1 MiB; read in parts")));
         }
         if let Some(bytes) = self.blobs.puts.get(&id) {
@@ -428,6 +431,10 @@ impl BlobWork {
 
 pub(super) fn signed(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+pub(super) fn too_much() -> Refusal {
+    invalid("one call takes at most 1 MiB; append more of it to a draft")
 }
 
 fn unknown() -> Refusal {

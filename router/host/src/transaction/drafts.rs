@@ -7,7 +7,7 @@ use wormholes_proto::blob::{BLOB_ID_BYTES, BlobHasher, BlobId, PIECE_BYTES};
 
 use super::{
     Limit, ROW_BYTES, Transaction,
-    blobs::{HOLD_BYTES, signed},
+    blobs::{HOLD_BYTES, MAX_CALL_BYTES, signed, too_much},
     invalid,
 };
 use crate::{
@@ -47,8 +47,10 @@ impl Transaction {
         if let Err(refusal) = self.check_blobs().and_then(|()| check_name(name)) {
             return Ok(Err(refusal));
         }
-        let known = self.draft(name)?;
-        let row = known.unwrap_or_default();
+        if bytes.len() > MAX_CALL_BYTES {
+            return Ok(Err(too_much()));
+        }
+        let row = self.draft(name)?.unwrap_or_default();
         let is_new = row.number == 0;
         if is_new && self.open_drafts() >= self.ground.limits.fetches as usize {
             return Ok(Err(self.hit(Limit::Fetches)));

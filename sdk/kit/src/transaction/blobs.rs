@@ -9,8 +9,8 @@ use crate::blobs::{charged, hash};
 
 /// The longest blob of all.
 const MAX_BLOB_BYTES: u64 = 1 << 30;
-/// What one call reads.
-const MAX_READ_BYTES: usize = 1 << 20;
+/// What one call reads, and what one takes.
+const MAX_CALL_BYTES: usize = 1 << 20;
 const MAX_NAME_BYTES: usize = 128;
 const MAX_LISTED: usize = 4096;
 /// What a row takes that names a blob.
@@ -29,6 +29,7 @@ impl Transaction {
 
     pub(super) fn put_blob(&mut self, bytes: &[u8]) -> Result<[u8; 32]> {
         self.check_blobs()?;
+        check_call(bytes)?;
         self.check_length(bytes.len())?;
         self.charge(bytes.len() + ROW_BYTES + HOLD_BYTES)?;
         let name = hash(bytes);
@@ -41,6 +42,7 @@ impl Transaction {
         if name.is_empty() || name.len() > MAX_NAME_BYTES {
             return Err(Error::invalid("a draft's name has 1 to 128 bytes"));
         }
+        check_call(bytes)?;
         let drafts = &self.memory.blobs.drafts;
         let before = drafts.get(name).map(Vec::len);
         if before.is_none() && drafts.len() >= self.ground.limits.fetches {
@@ -87,7 +89,7 @@ impl Transaction {
     pub(super) fn read_blob(&self, blob: &[u8; 32], offset: u64, length: u32) -> Result<Vec<u8>> {
         let bytes = self.blob(blob).ok_or_else(unknown)?;
         let length = length as usize;
-        if length > MAX_READ_BYTES {
+        if length > MAX_CALL_BYTES {
             let long = "one call reads at most 1 MiB; read in parts";
             return Err(Error::invalid(long));
         }
@@ -201,6 +203,14 @@ impl Transaction {
         }
         Ok(())
     }
+}
+
+fn check_call(bytes: &[u8]) -> Result<()> {
+    if bytes.len() > MAX_CALL_BYTES {
+        let long = "one call takes at most 1 MiB; append more of it to a draft";
+        return Err(Error::invalid(long));
+    }
+    Ok(())
 }
 
 fn long() -> Error {
