@@ -43,7 +43,8 @@ pub fn blob_frames(input: &[u8]) {
                 assert!(may <= MAX_PIECES_AHEAD);
                 assert!(may > 0 || fetch.is_whole(), "it waits for nothing");
             }
-            Ok(Fetched::Begun(begun)) => assert_eq!(begun, *tree),
+            // A length that is wrong may be believed, and no piece fits it then.
+            Ok(Fetched::Begun(begun)) => assert_eq!(begun.id(), tree.id()),
             Ok(Fetched::Nothing) => {}
             Err(_) => {
                 let (first, ahead, _) = fetch.handle_trunk_up();
