@@ -304,7 +304,9 @@ fn sweep(folder: &Path, uses: &BTreeMap<BlobId, Uses>, named: &Named) -> io::Res
     let drafts = drafts.map(|(home, number)| draft_name(*home, *number));
     let kept: BTreeSet<_> = fetches.chain(drafts).collect();
     for name in names(folder) {
-        let is_used = name.parse().is_ok_and(|id| uses.contains_key(&id));
+        let is_used = name
+            .parse::<BlobId>()
+            .is_ok_and(|id| uses.contains_key(&id));
         if !is_used && !kept.contains(&name) {
             fs::remove_file(folder.join(name))?;
         }
