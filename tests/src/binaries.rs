@@ -30,8 +30,9 @@ pub fn binary(name: &str) -> Result<PathBuf> {
 }
 
 /// Plugins that are run by tests: their packages.
-const PLUGINS: [&str; 5] = [
+const PLUGINS: [&str; 6] = [
     "wormholes-clerk",
+    "wormholes-courier",
     "wormholes-echo",
     "wormholes-ledger",
     "wormholes-meter",

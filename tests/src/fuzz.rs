@@ -14,6 +14,7 @@
     reason = "a finding is a panic"
 )]
 
+mod blob;
 mod config;
 mod control;
 mod datagram;
@@ -30,6 +31,7 @@ mod target;
 mod tcp;
 mod trunk;
 
+pub use blob::blob_frames;
 pub use config::config;
 pub use control::{control_answer, control_request};
 pub use datagram::datagram;
@@ -49,8 +51,9 @@ pub use trunk::trunk_frames;
 pub type Check = fn(&[u8]);
 
 /// Every function by its name, which its program and its folder in `tests/fuzz/corpus` have too.
-pub const TARGETS: [(&str, Check); 24] = [
+pub const TARGETS: [(&str, Check); 25] = [
     ("answer", answer),
+    ("blob_frames", blob_frames),
     ("cells", cells),
     ("config", config),
     ("control_answer", control_answer),

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
-use wormholes_host::{Begun, Caller, ErrorCode, Host, Manifest, Refusal, Source, Terms};
+use wormholes_host::{Begun, Caller, Command, ErrorCode, Host, Manifest, Refusal, Source, Terms};
 use wormholes_plugin::{Error, Principal, Result as Told};
 use wormholes_plugin_kit::Drive;
 use wormholes_proto::control::PluginCommand;
@@ -93,9 +93,8 @@ impl Drive for Hosted {
         let body = arguments.to_string();
         let name = &self.manifest.plugin.name;
         let patience = self.patience(command);
-        let pending = self
-            .host()?
-            .request(name, of, caller, command, body.as_bytes(), patience);
+        let command = Command::new(caller, command, body.as_bytes());
+        let pending = self.host()?.request(name, of, command, patience);
         let answer = async { pending?.answer().await };
         told(self.runtime.block_on(answer))
     }
@@ -113,8 +112,9 @@ impl Drive for Hosted {
     fn begin(&mut self, of: &Principal, command: &str, arguments: Value) -> Told<u64> {
         let (of, caller) = names(of);
         let body = arguments.to_string();
-        let (name, body) = (&self.manifest.plugin.name, body.as_bytes());
-        let begun = self.host()?.begin(name, of, caller, command, body, None);
+        let name = &self.manifest.plugin.name;
+        let command = Command::new(caller, command, body.as_bytes());
+        let begun = self.host()?.begin(name, of, command, None);
         match self.runtime.block_on(begun) {
             Ok(Begun::Operation(operation)) => Ok(operation.id),
             Ok(Begun::Done(_)) => Err(Error::failed("it was answered at once")),

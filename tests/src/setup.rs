@@ -170,6 +170,7 @@ impl Setup {
             ("users", asked.users),
             ("keys", asked.keys),
             ("secret", asked.secret),
+            ("blobs", asked.blobs),
             ("presence", asked.presence),
             ("usage", asked.usage),
         ];

@@ -15,6 +15,10 @@ mod attrition;
 mod bad_input;
 #[path = "all/banned.rs"]
 mod banned;
+#[path = "all/blob_moves.rs"]
+mod blob_moves;
+#[path = "all/blobs.rs"]
+mod blobs;
 #[path = "all/bugreport.rs"]
 mod bugreport;
 #[path = "all/carriers.rs"]

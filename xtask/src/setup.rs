@@ -124,8 +124,9 @@ pub(crate) fn may_capture() -> Result<()> {
 }
 
 /// The plugins that tests run: their packages.
-const PLUGINS: [&str; 5] = [
+const PLUGINS: [&str; 6] = [
     "wormholes-clerk",
+    "wormholes-courier",
     "wormholes-echo",
     "wormholes-ledger",
     "wormholes-meter",

@@ -1,5 +1,6 @@
 //! What each command does: ask, then show. How a report looks is a pure function beside it.
 
+mod blobs;
 mod bugreport;
 mod consent;
 mod events;

@@ -8,6 +8,7 @@
 
 mod added;
 mod answer;
+mod blobs;
 mod bugreport;
 mod config_text;
 mod connection;
@@ -34,6 +35,7 @@ use crate::node::NodeCore;
 
 pub(crate) use added::AddedPeers;
 pub use added::ReadAddedError;
+pub(crate) use blobs::Uploads;
 pub(crate) use config_text::config_text;
 pub(crate) use plugins::refused as plugin_error;
 pub use socket::BindControlError;

@@ -1,5 +1,6 @@
 //! The plugins that config.toml names: read, checked and handed to their host.
 
+mod blobs;
 mod change;
 mod network;
 mod operations;
@@ -19,8 +20,8 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use wormholes_host::{
-    Caller, Condition, DeadLetter, Ending, ErrorCode, Host, HostError, InstanceReport, LoadError,
-    Pending, Pipe, PluginLine, Principal, Refusal, Source, Terms,
+    Caller, Command, Condition, DeadLetter, Ending, ErrorCode, Host, HostError, InstanceReport,
+    LoadError, Pending, Pipe, PluginLine, Principal, Refusal, Source, Terms, Upload,
 };
 use wormholes_proto::{
     NodeId,
@@ -35,6 +36,7 @@ pub(crate) use self::change::ChangeError;
 use self::change::open;
 use crate::{
     config::{Config, PluginConfig},
+    control::Uploads,
     network::Network,
     node::NodeCore,
     serve::Trunks,
@@ -65,6 +67,7 @@ struct Asked {
     principal: Principal,
     caller: Caller,
     body: Vec<u8>,
+    order: Command,
 }
 
 /// Where trunks come in. Weak: a host that ends waits until nobody has it.
@@ -235,10 +238,10 @@ impl Plugins {
     pub(crate) async fn ask(
         &self,
         params: PluginAskParams,
-        world: &World,
+        around: (&World, &Uploads),
         told: impl FnMut(PluginProgress),
     ) -> Result<Value, Refusal> {
-        let (host, asked) = self.asked(params, world)?;
+        let (host, asked) = self.asked(params, around).await?;
         let (instance, command) = (&asked.instance, &asked.command.name);
         let (principal, caller) = (asked.principal, asked.caller);
         let answer = if asked.command.query {
@@ -249,15 +252,18 @@ impl Plugins {
             return Err(Refusal::new(ErrorCode::Invalid, operation));
         } else {
             let patience = asked.command.patience();
-            let pending =
-                host.request(instance, principal, caller, command, &asked.body, patience)?;
+            let pending = host.request(instance, principal, asked.order, patience)?;
             answer(pending, told).await?
         };
         json(&answer)
     }
 
     /// Who is asked what, by whom.
-    fn asked(&self, params: PluginAskParams, world: &World) -> Result<(Arc<Host>, Asked), Refusal> {
+    async fn asked(
+        &self,
+        params: PluginAskParams,
+        (world, uploads): (&World, &Uploads),
+    ) -> Result<(Arc<Host>, Asked), Refusal> {
         let host = self.host(&params.instance)?;
         let command = described(&host, &params.instance, &params.command)?;
         let mut arguments = params.arguments;
@@ -269,12 +275,21 @@ impl Plugins {
                 (Principal::User(Arc::clone(&name)), Caller::User(name))
             }
         };
+        let whose = (params.instance.as_str(), &principal);
+        let make = |blobs: &[&Upload], arguments: &Map<String, Value>| {
+            let body = Value::Object(arguments.clone()).to_string().into_bytes();
+            let order = Command::new(caller.clone(), &command.name, &body);
+            (body, order.with_blobs(blobs.iter().copied()))
+        };
+        let made = uploads.name(&command, &mut arguments, whose, make);
+        let (body, order) = made.await?;
         let asked = Asked {
             instance: params.instance,
             command,
             principal,
             caller,
-            body: Value::Object(arguments).to_string().into_bytes(),
+            body,
+            order,
         };
         Ok((host, asked))
     }
@@ -463,6 +478,7 @@ fn info(report: InstanceReport) -> PluginInfo {
         condition,
         why,
         state_bytes: report.kept_bytes,
+        blob_bytes: report.blob_bytes,
         events: ended(&[Ending::Done]),
         refused: ended(&[Ending::Refused]),
         broken: ended(&[Ending::Trapped, Ending::TimedOut]),

@@ -11,13 +11,16 @@ use thiserror::Error;
 use tokio::sync::OwnedSemaphorePermit;
 use wormholes_proto::{
     NodeId,
+    blob::BlobId,
     trunk::{self as wire, Failure},
 };
 
 use crate::{
+    blobs::Pin,
     mail::Delivery,
     message::{Address, Identity, Note, text},
     rules::Usage,
+    transaction::Offered,
 };
 
 /// The longest text of an error that is kept; the rest is cut.
@@ -78,6 +81,13 @@ pub(crate) enum Event {
     },
     /// Scripts billed this.
     Usage(Arc<[Usage]>),
+    /// What came of a blob that it fetches.
+    Fetched {
+        /// Of its row.
+        id: u64,
+        /// Its length; it stays as long as this is there.
+        outcome: Result<(u64, Pin), Refusal>,
+    },
 }
 
 /// What came on the way from another principal.
@@ -137,6 +147,8 @@ pub(crate) struct Request {
     pub deadline_ms: Option<u64>,
     /// Answered `later`, it outlives who asks, and the node.
     pub is_operation: bool,
+    /// Blobs that it brings.
+    pub blobs: Arc<[Offered]>,
 }
 
 /// Who asks.
@@ -160,6 +172,15 @@ pub enum Caller {
 pub(crate) enum Query {
     /// Whether all is well.
     Health,
+    /// Whether somebody may have a blob that the principal holds.
+    MayRead {
+        /// Who.
+        from: Address,
+        /// As whom the principal was asked.
+        own: Identity,
+        /// Which blob.
+        blob: BlobId,
+    },
     /// A command that the manifest says is a query.
     Command {
         /// Who asks.
@@ -284,6 +305,7 @@ impl Event {
             Self::Answer { .. } => EventKind::Answer,
             Self::Presence { .. } => EventKind::Presence,
             Self::Usage(_) => EventKind::Usage,
+            Self::Fetched { .. } => EventKind::Fetched,
         }
     }
 }
@@ -311,6 +333,8 @@ pub enum EventKind {
     Presence,
     /// Scripts billed something.
     Usage,
+    /// A blob came, or does not.
+    Fetched,
 }
 
 impl fmt::Display for EventKind {
@@ -326,6 +350,7 @@ impl fmt::Display for EventKind {
             Self::Answer => "answer",
             Self::Presence => "presence",
             Self::Usage => "usage",
+            Self::Fetched => "fetched",
         })
     }
 }

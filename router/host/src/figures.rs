@@ -57,6 +57,7 @@ pub const HANDLER_BOUNDS: [Duration; 10] = [
 pub(crate) struct Figures {
     counts: Mutex<Counts>,
     kept_bytes: AtomicU64,
+    held_bytes: AtomicU64,
 }
 
 /// Counts of one plugin since it was loaded.
@@ -76,6 +77,10 @@ pub struct Counts {
     pub given_up: u64,
     /// Volatile messages for which there was no room, or no way.
     pub dropped: u64,
+    /// Bytes of blobs that came from other nodes, each piece once it was checked.
+    pub blob_bytes_in: u64,
+    /// Bytes of blobs that were given to other nodes.
+    pub blob_bytes_out: u64,
 }
 
 impl Ending {
@@ -130,6 +135,29 @@ impl Figures {
         let _ = self
             .kept_bytes
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, change);
+    }
+
+    /// A principal's blobs count for so many bytes, and did for so many before.
+    pub(crate) fn holds(&self, before: u64, after: u64) {
+        let change = |held: u64| Some(held.saturating_sub(before).saturating_add(after));
+        let _ = self
+            .held_bytes
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, change);
+    }
+
+    /// What the blobs of all principals count for.
+    pub(crate) fn held_bytes(&self) -> u64 {
+        self.held_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of blobs came from other nodes.
+    pub(crate) fn blob_came(&self, bytes: usize) {
+        self.lock().blob_bytes_in += bytes as u64;
+    }
+
+    /// Bytes of blobs were given to other nodes.
+    pub(crate) fn blob_went(&self, bytes: usize) {
+        self.lock().blob_bytes_out += bytes as u64;
     }
 
     /// What all principals keep.

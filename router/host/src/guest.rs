@@ -4,6 +4,7 @@
 //! time-out or an error it is dropped, never used again: its memory was not undone with the event.
 
 mod abi;
+mod budget;
 mod cache;
 mod engine;
 mod exports;
@@ -12,29 +13,27 @@ mod wasi;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
-    future::poll_fn,
-    mem,
-    pin::pin,
+    fmt, mem,
     sync::Arc,
-    task::Poll,
     time::Duration,
 };
 
 use thiserror::Error;
 use wasmtime::{
-    Store, Trap,
+    Store,
     component::{Component, HasSelf, InstancePre, Linker, types::ComponentItem},
 };
 use wormholes_proto::NodeId;
 
 use self::{
     abi::handlers,
+    budget::within,
     exports::{Exports, Handlers},
     limiter::Limiter,
 };
 pub(crate) use self::{cache::Cache, engine::Engine};
 use crate::{
+    blobs::Blobs,
     event::{ErrorCode, Event, Query, Refusal, Reply, Request},
     lines::PluginLines,
     network::Network,
@@ -74,6 +73,8 @@ pub(crate) struct Around {
     pub(crate) node: NodeId,
     /// `None`: it is only looked at, and never run.
     pub(crate) network: Option<Arc<dyn Network>>,
+    /// The same.
+    pub(crate) blobs: Option<Blobs>,
 }
 
 impl Around {
@@ -82,6 +83,7 @@ impl Around {
         Self {
             node: NodeId::from_bytes([0; 32]),
             network: None,
+            blobs: None,
         }
     }
 }
@@ -226,10 +228,16 @@ impl Code {
         self.sha256
     }
 
-    /// Whether messages and questions of others reach it: it was granted them, and has a handler.
+    /// Whether messages and questions of others reach it, or wishes for its blobs: it was granted them, and
+    /// has a handler.
     pub(crate) fn takes_messages(&self) -> bool {
         let takes_questions = self.plugin.granted.messages && self.exports.request.is_some();
-        takes_questions || self.takes_channels()
+        takes_questions || self.takes_channels() || self.gives_blobs()
+    }
+
+    /// Whether others may have blobs of it.
+    pub(crate) fn gives_blobs(&self) -> bool {
+        self.plugin.granted.blobs && self.exports.blob.is_some()
     }
 
     /// Whether messages of others do.
@@ -326,6 +334,15 @@ impl Instance {
                 let told = within(budget, health).await?;
                 told.map(String::into_bytes)
             }
+            Query::MayRead { from, own, blob } => {
+                // Whoever has no handler gives nothing.
+                let Some(handler) = self.handlers.blob.as_ref() else {
+                    return Ok(vec![0]);
+                };
+                let told = abi::call_may_read(handler, store, &stamp, (from, own), *blob);
+                let told = within(budget, told).await?;
+                told.map(|may| vec![u8::from(may)])
+            }
             Query::Command { caller, name, body } => {
                 let handler = self.handlers.query.as_ref();
                 let handler =
@@ -389,6 +406,12 @@ impl Instance {
             Event::Usage(used) => match &self.handlers.usage {
                 Some(handler) => abi::call_usage(handler, store, used, &stamp).await?,
                 None => return Ok(Err(Refusal::no_handler("on-usage"))),
+            },
+            Event::Fetched { id, outcome } => match &self.handlers.blob {
+                Some(handler) => {
+                    abi::call_fetched(handler, store, &stamp, *id, outcome.as_ref()).await?
+                }
+                None => return Ok(Err(Refusal::no_handler("on-blob"))),
             },
             Event::Canceled { request } => match &self.handlers.request {
                 Some(handler) => handler.call_canceled(store, &stamp, *request).await?,
@@ -507,46 +530,6 @@ fn checked(answer: Vec<u8>) -> Result<Vec<u8>, Refusal> {
         return Err(Refusal::new(ErrorCode::Quota, long));
     }
     Ok(answer)
-}
-
-/// Runs `call` for so much processor time, a turn at a time.
-async fn within<T>(
-    budget: Duration,
-    call: impl Future<Output = wasmtime::Result<T>>,
-) -> Result<T, Fault> {
-    let mut call = pin!(call);
-    let mut spent = Duration::ZERO;
-    poll_fn(|context| {
-        let started = thread_time();
-        if let Poll::Ready(done) = call.as_mut().poll(context) {
-            return Poll::Ready(done.map_err(Fault::from));
-        }
-        spent += thread_time().saturating_sub(started);
-        if spent >= budget {
-            return Poll::Ready(Err(Fault::TimedOut(budget)));
-        }
-        Poll::Pending
-    })
-    .await
-}
-
-/// What the thread has had of a processor.
-fn thread_time() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    Duration::try_from(time).unwrap_or_default()
-}
-
-impl From<wasmtime::Error> for Fault {
-    fn from(error: wasmtime::Error) -> Self {
-        if let Some(store) = error.downcast_ref::<crate::store::StoreError>() {
-            return Self::Host(store.to_string());
-        }
-        tracing::debug!(?error, "a plugin's instance broke");
-        match error.downcast_ref::<Trap>() {
-            Some(trap) => Self::Trapped(trap.to_string()),
-            None => Self::Trapped(error.root_cause().to_string()),
-        }
-    }
 }
 
 /// The interface's name, if it is one of ours: `state` of `wormholes:plugin/state@0.1.0`.

@@ -1,5 +1,6 @@
 //! The host: the store, the engine, and the plugins that are loaded.
 
+mod blobs;
 mod change;
 mod operations;
 mod shared;
@@ -18,12 +19,17 @@ use thiserror::Error;
 use tokio::runtime::{self, Runtime};
 use wormholes_proto::NodeId;
 
-pub(crate) use self::shared::{Shared, WakeError};
 pub use self::{
+    blobs::Upload,
     operations::{Begun, News},
-    shared::Pending,
+    shared::{Command, Pending},
+};
+pub(crate) use self::{
+    blobs::held,
+    shared::{Shared, WakeError},
 };
 use crate::{
+    blobs::Blobs,
     edition::{Edition, Terms, Workshop},
     event::{Caller, ErrorCode, Principal, Query, Refusal},
     figures::Counts,
@@ -56,6 +62,8 @@ const SECRETS: &[u8] = b"wormholes-plugin-secrets-v1";
 const CACHE_FOLDER: &str = "compiled";
 /// Files of the versions that run and that ran before, below the data folder.
 const VERSIONS_FOLDER: &str = "versions";
+/// Files of blobs, below the data folder.
+const BLOBS_FOLDER: &str = "blobs";
 /// Instances of one node.
 const MAX_INSTANCES: usize = 256;
 
@@ -75,6 +83,9 @@ pub enum HostError {
     /// The machine cannot run what the compiler makes, or gives no threads.
     #[error("cannot run plugins: {0}")]
     Engine(#[from] io::Error),
+    /// The files of blobs.
+    #[error("cannot open the folder of plugins' blobs: {0}")]
+    Blobs(#[source] io::Error),
 }
 
 /// A plugin that is not loaded.
@@ -212,6 +223,8 @@ pub struct InstanceReport {
     pub condition: Condition,
     /// What all its rows have, keys and values.
     pub kept_bytes: u64,
+    /// What its blobs count for, with those that it fetches and writes.
+    pub blob_bytes: u64,
     /// Events that wait for its principals.
     pub waiting: usize,
     /// Dead letters that went since it was loaded because there were too many.
@@ -248,6 +261,8 @@ impl Host {
         // The ids of operations stay what they are: those of each start are beyond all before.
         let first_request = u64::from(store.boot()) << 32;
         let users = users::read(&store)?;
+        let named = blobs::named(&store.snapshot())?;
+        let blobs = Blobs::open(folder.join(BLOBS_FOLDER), named).map_err(HostError::Blobs)?;
         let (mail, inputs) = Mail::new();
         let shared = Shared {
             node,
@@ -258,6 +273,7 @@ impl Host {
             cache: Cache::new(folder.join(CACHE_FOLDER)),
             kept: Kept::new(folder.join(VERSIONS_FOLDER)),
             store,
+            blobs,
             users,
             loaded: RwLock::default(),
             actors: Mutex::default(),
@@ -450,13 +466,11 @@ impl Host {
         &self,
         instance: &str,
         principal: Principal,
-        caller: Caller,
-        name: &str,
-        body: &[u8],
+        command: Command,
         patience: Duration,
     ) -> Result<Pending, Refusal> {
         let owner = self.shared.owner(instance, principal)?;
-        self.shared.request(&owner, caller, name, body, patience)
+        self.shared.request(&owner, command, patience)
     }
 
     /// Takes a flow that another node opened to the plugins here. `peer` is who is known to be at its

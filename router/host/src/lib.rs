@@ -8,6 +8,7 @@
 //! Messages leave, and come, by the office (`mail`), over flows that the node opens.
 //! Knows no tunnel and no socket.
 
+mod blobs;
 mod clock;
 mod edition;
 mod event;
@@ -38,7 +39,9 @@ pub use event::{Caller, ErrorCode, EventKind, Principal, Refusal};
 pub use figures::{Counts, Ending, HANDLER_BOUNDS};
 pub use guest::CodeError;
 pub use health::Condition;
-pub use host::{Begun, Host, HostError, InstanceReport, LoadError, News, Pending, Source};
+pub use host::{
+    Begun, Command, Host, HostError, InstanceReport, LoadError, News, Pending, Source, Upload,
+};
 pub use letters::DeadLetter;
 pub use lines::{PluginLine, PluginLines};
 pub use message::{Address, Identity, Place};

@@ -87,11 +87,10 @@ impl Loaded {
         };
         for principal in loaded.principals() {
             let head = snapshot.get(&loaded.home(&principal).key(Space::Head, &[]))?;
-            let kept = head
-                .as_deref()
-                .and_then(read_head)
-                .map_or(0, |head| head.kept_bytes);
+            let head = head.as_deref().and_then(read_head);
+            let (kept, held) = head.map_or((0, 0), |head| (head.kept_bytes, head.blob_bytes));
             loaded.figures.keeps(0, kept);
+            loaded.figures.holds(0, held);
             loaded.read_operations(&principal, &snapshot)?;
         }
         Ok(loaded)
@@ -114,12 +113,13 @@ impl Loaded {
     }
 
     /// A user is gone for as long as nobody adds him again; `purged`: with all his rows, which had so
-    /// many bytes.
-    pub(crate) fn retire(&self, principal: &Principal, purged: Option<u64>) {
+    /// many bytes, and his blobs, which counted for so many.
+    pub(crate) fn retire(&self, principal: &Principal, purged: Option<(u64, u64)>) {
         self.healths().all.remove(principal);
-        if let Some(bytes) = purged {
+        if let Some((kept, held)) = purged {
             self.board.forget(self.home(principal));
-            self.figures.keeps(bytes, 0);
+            self.figures.keeps(kept, 0);
+            self.figures.holds(held, 0);
         }
     }
 
@@ -236,12 +236,9 @@ impl Loaded {
 
     /// Whether it sends and takes messages in this protocol.
     pub(crate) fn speaks(&self, protocol: &str) -> bool {
-        self.edition
-            .load()
-            .manifest
-            .messages
-            .protocols
-            .contains(protocol)
+        let edition = self.edition.load();
+        let is_granted = edition.plugin().granted.messages;
+        is_granted && edition.manifest.messages.protocols.contains(protocol)
     }
 
     /// Where a principal's rows lie.
@@ -314,6 +311,7 @@ impl Loaded {
             side: head.map_or(Side::default(), |head| head.side),
             limits: Arc::clone(&edition.plugin().limits),
             others_keep: 0,
+            others_hold: 0,
             protocols: Arc::clone(&edition.protocols),
             granted: Arc::clone(&edition.plugin().granted),
             plugin: Arc::clone(&self.name),
@@ -350,6 +348,7 @@ impl Loaded {
             sha256: self.edition().code.sha256(),
             condition: self.condition(),
             kept_bytes: self.figures.kept_bytes(),
+            blob_bytes: self.figures.held_bytes(),
             waiting,
             dropped_letters: self.letters.dropped(),
             counts: self.figures.counts(),

@@ -9,6 +9,8 @@
 //! Principals of this node reach each other by a trunk in memory, whose ends are both here: for them
 //! as well, a message is kept until the event that handled it is durable.
 
+mod fetches;
+mod giving;
 mod incoming;
 mod letters;
 mod outgoing;
@@ -24,26 +26,29 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use wormholes_proto::{
     NodeId,
-    trunk::{Frame, SenderCommit},
+    trunk::{BlobFrame, Frame, SenderCommit},
 };
 
 pub(crate) use self::routes::{alias, public};
 use self::{
+    fetches::Fetches,
+    giving::MAX_GIVING,
     incoming::{In, InId},
-    letters::Asked,
+    letters::{Asked, Want},
     outgoing::{Out, OutId},
     routes::{Route, RouteKey},
     trunk::{Trunk, TrunkId},
     wire::{Hellos, Wire},
 };
 use crate::{
+    blobs::Pin,
     event::{Principal, Refusal},
     host::{Shared, WakeError},
     loaded::Loaded,
-    message::{InKey, Note, Parcel, Place},
+    message::{InKey, Note, OutKey, Parcel, Place, Way},
     network::{CallError, Network, Pipe},
     principal::Task,
     rows::Home,
@@ -111,6 +116,23 @@ pub(crate) enum Input {
         frame: Frame,
         room: Option<OwnedSemaphorePermit>,
     },
+    /// A principal wants a blob.
+    Want {
+        owner: Owner,
+        key: OutKey,
+        way: Way,
+        want: Box<Want>,
+    },
+    /// Something is to be said about a blob on a trunk.
+    Say { trunk: TrunkId, frame: BlobFrame },
+    /// All of a blob was given.
+    Gave { trunk: TrunkId, want: u64 },
+    /// A blob came, or does not.
+    Fetched {
+        owner: Owner,
+        id: u64,
+        outcome: Result<(u64, Pin), Refusal>,
+    },
     /// A node can be reached.
     Reached(Place),
     /// A trunk takes more.
@@ -170,6 +192,9 @@ struct Office {
     cursors: HashMap<Home, usize>,
     /// Questions that left, and where they went.
     asked: HashMap<(Home, u64), Asked>,
+    fetches: Fetches,
+    /// Places for blobs that are given.
+    giving: Arc<Semaphore>,
     /// Trunks that others opened, by who they are and the instance.
     guests: HashMap<(Place, Arc<str>), TrunkId>,
     hellos: Arc<Hellos>,
@@ -217,6 +242,8 @@ pub(crate) async fn run(
         in_ids: HashMap::new(),
         cursors: HashMap::new(),
         asked: HashMap::new(),
+        fetches: Fetches::new(),
+        giving: Arc::new(Semaphore::new(MAX_GIVING)),
         guests: HashMap::new(),
         hellos: Arc::default(),
         last_trunks: HashMap::new(),
@@ -297,6 +324,15 @@ impl Office {
             } => self.hand_over(&owner, Task::Acknowledged { channel, bytes }),
             Input::Accepted(pipe, peer) => self.accept(pipe, peer),
             Input::Welcomed(guest) => self.welcomed(*guest),
+            Input::Want {
+                owner,
+                key,
+                way,
+                want,
+            } => self.want(&owner, &key, &way, *want),
+            Input::Say { trunk, frame } => self.said(trunk, frame),
+            Input::Gave { trunk, want } => self.gave(trunk, want),
+            Input::Fetched { owner, id, outcome } => self.fetched(&owner, id, outcome),
             Input::Called(key, called) => self.called(&key, called.map(|opened| *opened)),
             Input::Reached(place) => self.reached(place),
             Input::Frame { trunk, frame, room } => self.frame(trunk, frame, room),
@@ -342,6 +378,7 @@ impl Office {
         for trunk in trunks {
             self.down(trunk);
         }
+        self.end_fetches(|_| true);
         for loaded in self.shared.all() {
             self.resume(&loaded);
         }
@@ -371,6 +408,7 @@ impl Office {
             self.forget_out(out);
         }
         self.forget_ins_of(home);
+        self.end_fetches(|of| of == home);
     }
 
     fn id(&mut self) -> u64 {

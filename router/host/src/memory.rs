@@ -15,7 +15,7 @@ use crate::{
     message::{Note, OutDone, OutHead, OutKey, decode},
     rows::{self, Home, Side, Space, principal_key},
     store::{Overlay, Snapshot, StoreError, Writes},
-    transaction::Effects,
+    transaction::{Effects, FetchRow},
 };
 
 /// A principal's memory: gone when the node stops, or when what it rests on was not made durable.
@@ -53,6 +53,12 @@ pub(crate) struct Memory {
     pub(crate) notes: Vec<(u64, Note)>,
     /// What its rows have, keys and values.
     pub(crate) kept_bytes: u64,
+    /// What its blobs count for, with what is kept free for those that come.
+    pub(crate) blob_bytes: u64,
+    /// Blobs that it fetches.
+    pub(crate) fetches: BTreeMap<u64, FetchRow>,
+    /// Drafts of blobs.
+    pub(crate) drafts: BTreeSet<Arc<str>>,
     /// How many of its rows are sealed, by kind.
     pub(crate) sealed: Sealed,
     /// Where they lie.
@@ -103,6 +109,7 @@ impl Memory {
         let open = memory.operations.open().map(|(id, _)| id);
         memory.requests.extend(open);
         memory.read_messages(home, snapshot)?;
+        memory.read_blobs(home, snapshot)?;
         Ok(memory)
     }
 
@@ -131,6 +138,32 @@ impl Memory {
             }
         }
         Ok(())
+    }
+
+    fn read_blobs(&mut self, home: Home, snapshot: &Snapshot) -> Result<(), StoreError> {
+        self.fetches = fetches(home, snapshot)?;
+        for (name, _) in rows::all(snapshot, &home.key(Space::Draft, &[]))? {
+            if let Ok(name) = std::str::from_utf8(&name) {
+                self.drafts.insert(name.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing comes of a fetch.
+    pub(crate) fn end_fetch(&mut self, home: Home, id: u64, effects: &mut Effects) {
+        let Some(row) = self.fetches.remove(&id) else {
+            return;
+        };
+        let reserved = row.reserved();
+        effects.blobs.bytes -= reserved;
+        effects.blobs.named.push((row.blob(), false));
+        effects.blobs.fetches.push(id);
+        self.blob_bytes = self.blob_bytes.saturating_add_signed(-reserved);
+        effects
+            .writes
+            .put(home.key(Space::Fetch, &id.to_be_bytes()), None);
+        self.write_head(home, &mut effects.writes);
     }
 
     /// Durable messages that wait.
@@ -169,6 +202,7 @@ impl Memory {
             | Event::Request(_)
             | Event::Canceled { .. }
             | Event::Presence { .. }
+            | Event::Fetched { .. }
             | Event::Usage(_) => {}
         }
     }
@@ -255,8 +289,16 @@ impl Memory {
             let kept = self.kept_bytes.to_be_bytes();
             let Sealed { secrets, keys } = self.sealed;
             let sealed = [secrets.to_be_bytes(), keys.to_be_bytes()].concat();
-            let side = [self.side as u8];
-            let head = [&kept[..], &schema.to_be_bytes(), &code, &sealed, &side].concat();
+            let (side, blobs) = ([self.side as u8], self.blob_bytes.to_be_bytes());
+            let head = [
+                &kept[..],
+                &schema.to_be_bytes(),
+                &code,
+                &sealed,
+                &side,
+                &blobs,
+            ]
+            .concat();
             writes.put(home.key(Space::Head, &[]), Some(head));
         }
     }
@@ -265,6 +307,7 @@ impl Memory {
     fn read_head(&mut self, head: &[u8]) {
         if let Some(head) = read_head(head) {
             (self.kept_bytes, self.side) = (head.kept_bytes, head.side);
+            self.blob_bytes = head.blob_bytes;
             (self.woken_by, self.sealed) = (Some(head.woken_by), head.sealed);
         }
     }
@@ -280,6 +323,8 @@ pub(crate) struct Head {
     pub(crate) side: Side,
     /// How many of them are sealed.
     pub(crate) sealed: Sealed,
+    /// What its blobs count for.
+    pub(crate) blob_bytes: u64,
 }
 
 /// What a head row says.
@@ -287,22 +332,27 @@ pub(crate) fn read_head(head: &[u8]) -> Option<Head> {
     let (kept, rest) = head.split_first_chunk()?;
     let (schema, rest) = rest.split_first_chunk()?;
     let (code, rest) = rest.split_first_chunk()?;
-    let (sealed, side) = match rest {
+    let (sealed, side, blob_bytes) = match rest {
         // Of a principal that was woken before there were any.
-        [] => (Sealed::default(), Side::First),
+        [] => (Sealed::default(), Side::First, 0),
         _ => {
             let (secrets, rest) = rest.split_first_chunk()?;
             let (keys, rest) = rest.split_first_chunk()?;
-            let side = match rest {
-                [] | [0] => Side::First,
-                [1] => Side::Second,
+            let (side, blobs) = match rest {
+                [] | [0] => (Side::First, &[][..]),
+                [0, blobs @ ..] => (Side::First, blobs),
+                [1, blobs @ ..] => (Side::Second, blobs),
                 _ => return None,
+            };
+            let blob_bytes = match blobs {
+                [] => 0,
+                _ => u64::from_be_bytes(blobs.try_into().ok()?),
             };
             let sealed = Sealed {
                 secrets: u32::from_be_bytes(*secrets),
                 keys: u32::from_be_bytes(*keys),
             };
-            (sealed, side)
+            (sealed, side, blob_bytes)
         }
     };
     Some(Head {
@@ -313,7 +363,21 @@ pub(crate) fn read_head(head: &[u8]) -> Option<Head> {
         },
         side,
         sealed,
+        blob_bytes,
     })
+}
+
+/// The blobs that a principal fetches.
+pub(crate) fn fetches(
+    home: Home,
+    snapshot: &Snapshot,
+) -> Result<BTreeMap<u64, FetchRow>, StoreError> {
+    let rows = rows::all(snapshot, &home.key(Space::Fetch, &[]))?;
+    let fetches = rows.into_iter().filter_map(|(id, row)| {
+        let id = u64::from_be_bytes(id.try_into().ok()?);
+        Some((id, decode(&row)?))
+    });
+    Ok(fetches.collect())
 }
 
 impl Timer {

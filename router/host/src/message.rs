@@ -9,7 +9,10 @@ use wormholes_proto::{
     trunk::{Halt, History, Position},
 };
 
-use crate::event::{Principal, Refusal};
+use crate::{
+    event::{Principal, Refusal},
+    transaction::FetchRow,
+};
 
 /// The longest body.
 pub(crate) const MAX_BODY_BYTES: usize = wormholes_proto::trunk::MAX_BODY_BYTES;
@@ -187,6 +190,15 @@ pub(crate) enum Parcel {
         id: u64,
         letter: Letter,
         deadline_ms: u64,
+    },
+    /// A blob is to be fetched.
+    Fetch {
+        id: u64,
+        row: Box<FetchRow>,
+    },
+    /// It is to be fetched no more.
+    Unfetch {
+        id: u64,
     },
     /// Channels to or from a peer begin anew.
     Reopened {

@@ -5,6 +5,7 @@
 //! for a while.
 
 mod ending;
+mod files;
 mod inbox;
 mod operations;
 mod takeover;
@@ -298,6 +299,9 @@ impl Actor {
             Task::Note(..) => {}
             Task::Answer { id, answer } => self.take_answer(id, answer),
             Task::Acknowledged { channel, bytes } => self.memory.acknowledged(channel, bytes),
+            Task::Fetched { id, outcome } => {
+                self.handle(Event::Fetched { id, outcome }, 0).await;
+            }
             Task::News => {
                 let news = self.loaded.news.take().into_iter();
                 self.first.extend(news.map(|event| (event, 0)));
@@ -401,6 +405,12 @@ impl Actor {
         {
             return;
         }
+        if let Event::Fetched { id, .. } = &event
+            && !self.memory.fetches.contains_key(id)
+        {
+            // It was canceled, or told before.
+            return;
+        }
         let outcome = self.try_event(&event, attempt).await;
         self.busy = Instant::now();
         match outcome {
@@ -430,12 +440,12 @@ impl Actor {
             return Ok((Outcome::Done, effects));
         }
         let loaded = Arc::clone(&self.loaded);
-        let _turn = loaded.turns.acquire().await;
+        let turn = loaded.turns.acquire().await;
         let (mut instance, runs) = match self.instance.take() {
             Some(instance) => instance,
             None => (self.instantiate(event).await?, 0),
         };
-        let transaction = self.begin(event, attempt);
+        let transaction = self.begin(event, attempt)?;
         let started = Instant::now();
         let (outcome, transaction) = instance.run(event, transaction).await;
         let ending = Ending::of(&outcome);
@@ -452,6 +462,15 @@ impl Actor {
                 if manifest.mode == Mode::Warm && runs + 1 < manifest.recycle {
                     self.instance = Some((instance, runs + 1));
                 }
+                // The disk is waited for beside others.
+                drop(turn);
+                let transaction = match self.carry_out(transaction).await {
+                    Ok(transaction) => transaction,
+                    Err(fault) => {
+                        self.instance = None;
+                        return Err(fault);
+                    }
+                };
                 let effects;
                 (self.memory, effects) = transaction.take_effect();
                 Ok((told, effects))
@@ -474,11 +493,16 @@ impl Actor {
         instance
     }
 
-    fn begin(&mut self, event: &Event, attempt: u32) -> Transaction {
+    fn begin(&mut self, event: &Event, attempt: u32) -> Result<Transaction, Fault> {
         let (edition, side) = (Arc::clone(&self.edition), self.memory.side);
         let mut transaction = self.transaction(&edition, side, attempt);
-        transaction.consume(event);
-        transaction
+        match transaction.consume(event) {
+            Ok(()) => Ok(transaction),
+            Err(error) => {
+                self.memory = transaction.undo();
+                Err(Fault::Host(error.to_string()))
+            }
+        }
     }
 
     /// Takes what the principal remembers into a transaction of this version, with its rows on this
@@ -496,6 +520,11 @@ impl Actor {
                 .figures
                 .kept_bytes()
                 .saturating_sub(memory.kept_bytes),
+            others_hold: self
+                .loaded
+                .figures
+                .held_bytes()
+                .saturating_sub(memory.blob_bytes),
             protocols: Arc::clone(&edition.protocols),
             granted: Arc::clone(&edition.plugin().granted),
             plugin: Arc::clone(&self.loaded.name),
@@ -538,6 +567,8 @@ impl Actor {
                 memory.last_message = self.memory.last_message;
                 let (before, after) = (self.memory.kept_bytes, memory.kept_bytes);
                 self.loaded.figures.keeps(before, after);
+                let (before, after) = (self.memory.blob_bytes, memory.blob_bytes);
+                self.loaded.figures.holds(before, after);
                 self.memory = memory;
                 self.resume_operations();
                 self.wake();

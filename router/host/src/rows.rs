@@ -10,6 +10,7 @@
 //!   space 0  first      the plugin's own rows, on the side that the head names
 //!         1  head       one row: kept bytes u64 | schema u32 | code 8 B, of the version that woke it last
 //!                       | secrets u32 | keys u32: how many rows of these there are | side u8
+//!                       | what its blobs count for u64
 //!         2  timer      name -> due u64 | payload
 //!         3  channel    a channel to send on (OutKey) -> OutHead; written by the principal
 //!         4  done       its number u32 -> OutDone; written by the mail
@@ -22,6 +23,9 @@
 //!         13 result     id u64 -> what the operation came to; by the principal
 //!         14 second     as first. What lies on the side that the head does not name, counts for nothing:
 //!                       a migration that has not ended, or one that has
+//!         15 blob       a blob's name -> HoldRow; by the principal
+//!         16 fetch      id u64 -> FetchRow: a blob that it fetches; by the principal
+//!         17 draft      a name -> DraftRow: a blob that it writes; by the principal
 //! 11 | instance u32 | principal u32 | space u8 | key  its rows that are sealed on disk, as `store` says
 //!   space 10 secret     the plugin's own rows
 //!         11 key        a name -> a key that was created
@@ -68,6 +72,9 @@ pub(crate) enum Space {
     Operation = 12,
     Result = 13,
     Second = 14,
+    Blob = 15,
+    Fetch = 16,
+    Draft = 17,
 }
 
 /// Where a principal's own rows lie. A migration writes them anew on the other side, in as many

@@ -1,6 +1,8 @@
 //! All that one event reads and does. Nothing of it is real before the principal takes it over,
 //! and nothing leaves before the batch that it is in is durable.
 
+mod blobs;
+mod drafts;
 mod facts;
 mod keys;
 mod messages;
@@ -28,13 +30,15 @@ use crate::{
     operations::Change,
     rows::{Home, Side},
     rules::{Fact, Usage},
-    store::{Snapshot, View, Writes},
+    store::{Snapshot, StoreError, View, Writes},
 };
 use wormholes_proto::manifest::{Capabilities, Limits};
 
 pub use self::requests::Progress;
-use self::{facts::Place, messages::Messages, rows::Written};
+use self::{blobs::BlobWork, facts::Place, messages::Messages, rows::Written};
 pub(crate) use self::{
+    blobs::{BlobEffects, FetchRow, HoldRow, Offered},
+    drafts::DraftRow,
     messages::Keeping,
     requests::MAX_ANSWER_BYTES,
     rows::{Own, Rows, Scan},
@@ -74,6 +78,12 @@ pub enum Limit {
     Keys,
     /// Rows of a principal in `secret`.
     Secrets,
+    /// Bytes of blobs that a plugin holds.
+    Blobs,
+    /// Bytes of one blob.
+    OneBlob,
+    /// Blobs that a principal fetches, or writes.
+    Fetches,
     /// Memory of one instance.
     Memory,
     /// Elements of all tables of one instance.
@@ -97,6 +107,8 @@ pub(crate) struct Ground {
     pub(crate) limits: Arc<Limits>,
     /// Bytes that the other principals of this plugin keep.
     pub(crate) others_keep: u64,
+    /// Bytes of blobs that they hold.
+    pub(crate) others_hold: u64,
     /// Those that the plugin speaks.
     pub(crate) protocols: Arc<BTreeSet<String>>,
     /// What it may do.
@@ -130,6 +142,7 @@ pub(crate) struct Transaction {
     answers: BTreeMap<u64, Result<Vec<u8>, Refusal>>,
     progress: Vec<Progress>,
     messages: Messages,
+    blobs: BlobWork,
     facts: BTreeMap<Place, Option<(i64, u64)>>,
     /// Published before, and in this event.
     open_facts: usize,
@@ -160,6 +173,8 @@ pub(crate) struct Effects {
     pub(crate) usage: Option<Arc<[Usage]>>,
     /// What becomes of operations.
     pub(crate) changes: Vec<(u64, Change)>,
+    /// What becomes of blobs.
+    pub(crate) blobs: BlobEffects,
 }
 
 impl Transaction {
@@ -187,6 +202,7 @@ impl Transaction {
             answers: BTreeMap::new(),
             progress: Vec::new(),
             messages: Messages::default(),
+            blobs: BlobWork::default(),
             facts: BTreeMap::new(),
             open_facts: memory.facts.len(),
             facts_are_pruned: false,
@@ -215,13 +231,17 @@ impl Transaction {
     }
 
     /// A timer is gone when its event is real, if its handler does not set it again.
-    pub(crate) fn consume(&mut self, event: &Event) {
+    ///
+    /// # Errors
+    /// What it brings cannot be read.
+    pub(crate) fn consume(&mut self, event: &Event) -> Result<(), StoreError> {
         let is_operation = matches!(event, Event::Request(request) if request.is_operation);
         self.is_kept = event.wakes() || is_operation;
         if let Event::Timer { name, .. } = event {
             self.remove_timer(Arc::clone(name));
         }
         self.memory.consume(self.ground.home, event, &mut self.rows);
+        self.consume_blobs(event)
     }
 
     pub(crate) fn stamp(&self) -> &Stamp {
@@ -299,9 +319,12 @@ impl Transaction {
             memory.requests.remove(request);
             memory.end_operation(home, (*request, answer), now_ms, &mut effects);
         }
+        let blobs = mem::take(&mut self.blobs);
+        let holds_otherwise = blobs.changes_bytes();
+        blobs.take_effect(&self.ground, memory, &mut effects);
         let messages = mem::take(&mut self.messages);
         messages.take_effect(&self.ground, self.is_kept, memory, &mut effects);
-        if self.kept_bytes != 0 || self.sealed != memory.sealed {
+        if self.kept_bytes != 0 || self.sealed != memory.sealed || holds_otherwise {
             memory.sealed = self.sealed;
             effects.kept_bytes = self.kept_bytes;
             memory.kept_bytes = memory.kept_bytes.saturating_add_signed(self.kept_bytes);
@@ -349,7 +372,7 @@ impl Transaction {
 
 impl Limit {
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 22] = [
         Self::Write,
         Self::State,
         Self::Scratch,
@@ -369,6 +392,9 @@ impl Limit {
         Self::Peers,
         Self::Keys,
         Self::Secrets,
+        Self::Blobs,
+        Self::OneBlob,
+        Self::Fetches,
     ];
 
     pub(crate) fn mend(self) -> &'static str {
@@ -391,6 +417,14 @@ impl Limit {
             Self::Peers => "the plugin is told of 10,000 peers, and of no more",
             Self::Keys => "too many keys; raise limits.keys or forget some",
             Self::Secrets => "too many secret rows; raise limits.secrets or delete some",
+            Self::Blobs => {
+                "the plugin holds too much; raise limits.blob_mib or limits.user_blob_mib, or \
+                 release blobs"
+            }
+            Self::OneBlob => "the blob is too long; raise limits.one_blob_mib",
+            Self::Fetches => {
+                "too many blobs are fetched or written at once; raise limits.fetches or wait"
+            }
             Self::Memory => "the plugin takes too much memory; raise limits.memory_mib",
             Self::Tables => "the plugin's tables have too many elements",
             Self::Time => "one event runs too long; raise limits.event_ms",
@@ -425,6 +459,9 @@ impl fmt::Display for Limit {
             Self::Peers => "peers",
             Self::Keys => "keys",
             Self::Secrets => "secrets",
+            Self::Blobs => "blobs",
+            Self::OneBlob => "one_blob",
+            Self::Fetches => "fetches",
         })
     }
 }

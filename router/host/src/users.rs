@@ -190,26 +190,25 @@ pub(crate) fn unknown(name: &str) -> Refusal {
     Refusal::new(ErrorCode::NotFound, missing)
 }
 
-/// Deletes all that a user has in one instance: the rows of his principal, and dead letters.
+/// Deletes all that a user has in one instance: the rows of his principal, and dead letters. Where
+/// they lay.
 pub(crate) fn purge(
     snapshot: &Snapshot,
     instance: u32,
     name: &str,
     writes: &mut Writes,
-) -> Result<(), StoreError> {
+) -> Result<Option<Home>, StoreError> {
     let key = principal_key(instance, name);
     let Some(number) = snapshot.get(&key)? else {
-        return Ok(());
+        return Ok(None);
     };
-    if let Ok(number) = number.try_into() {
-        let principal = u32::from_be_bytes(number);
-        let home = Home {
-            instance,
-            principal,
-        };
-        for rows in home.everything() {
-            writes.remove_range(rows);
-        }
+    let number = number.try_into().ok().map(u32::from_be_bytes);
+    let home = number.map(|principal| Home {
+        instance,
+        principal,
+    });
+    for rows in home.iter().flat_map(|home| home.everything()) {
+        writes.remove_range(rows);
     }
     writes.put(key, None);
     let prefix = letter_keys(instance);
@@ -218,7 +217,7 @@ pub(crate) fn purge(
             writes.put([&prefix[..], &slot].concat(), None);
         }
     }
-    Ok(())
+    Ok(home)
 }
 
 #[cfg(test)]

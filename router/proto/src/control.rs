@@ -14,6 +14,7 @@
 //! request that asked for it. `rpc.discover` returns an OpenRPC
 //! document that is made from the types here.
 
+mod blob;
 mod call;
 mod discover;
 mod event;
@@ -22,6 +23,9 @@ mod operation;
 mod plugin;
 mod report;
 
+pub use blob::{
+    BlobAppendParams, BlobBeginParams, BlobBytes, BlobInfo, BlobParams, BlobReadParams, BlobUpload,
+};
 pub use call::{
     Access, Call, DecisionsParams, FlowParams, FlowsParams, NoParams, PeerAddParams, PeerParams,
     ScriptLoadParams, ScriptText, SubscribeParams,

@@ -5,6 +5,7 @@
 //! commands, and nothing else.
 
 mod address;
+pub mod blob;
 mod carrier;
 pub mod control;
 mod datagram;

@@ -20,6 +20,8 @@ const MAX_OPERATION_SECONDS: u64 = 30 * 24 * 3600;
 
 /// What commands of the command line take by themselves.
 const CLIENTS_OWN: [&str; 4] = ["detach", "help", "json", "socket"];
+/// And those that answer with a blob.
+const OUTPUT: &str = "output";
 
 /// Facts, and hooks, of one plugin.
 const MAX_WORDS: usize = 16;
@@ -93,6 +95,8 @@ pub struct Capabilities {
     pub keys: bool,
     /// Keep rows that are sealed on disk.
     pub secret: bool,
+    /// Hold blobs, fetch them from others, and give them to others.
+    pub blobs: bool,
     /// Have principals for the users of the node; default: for the node alone.
     pub users: bool,
 }
@@ -137,6 +141,15 @@ pub struct Limits {
     pub keys: u32,
     /// Rows in `secret` of one principal, whose names lie in memory; default 10,000.
     pub secrets: u32,
+    /// Blobs that all principals hold together, with those that they fetch and write; each counts for
+    /// whole blocks of 4 KiB; default 256.
+    pub blob_mib: u64,
+    /// What one user holds of that; default 64.
+    pub user_blob_mib: u64,
+    /// The longest blob; default 16, at most 1,024.
+    pub one_blob_mib: u64,
+    /// Blobs that one principal fetches and writes at once; default 64 of each.
+    pub fetches: u32,
 }
 
 /// How a plugin is run.
@@ -276,6 +289,7 @@ impl Capabilities {
             usage: self.usage && other.usage,
             keys: self.keys && other.keys,
             secret: self.secret && other.secret,
+            blobs: self.blobs && other.blobs,
             users: self.users && other.users,
         }
     }
@@ -291,6 +305,7 @@ impl Capabilities {
             ("usage", self.usage),
             ("keys", self.keys),
             ("secret", self.secret),
+            ("blobs", self.blobs),
             ("users", self.users),
         ];
         all.into_iter()
@@ -309,6 +324,7 @@ impl Capabilities {
             "rules" => ("rules", !self.rules.is_empty()),
             "keys" => ("keys", self.keys),
             "secret" => ("secret", self.secret),
+            "blobs" => ("blobs", self.blobs),
             _ => return None,
         })
     }
@@ -334,6 +350,10 @@ impl Limits {
             ("limits.facts", self.facts.into(), 1, 65_536),
             ("limits.keys", self.keys.into(), 1, 65_536),
             ("limits.secrets", self.secrets.into(), 1, 1_000_000),
+            ("limits.blob_mib", self.blob_mib, 1, 1 << 20),
+            ("limits.user_blob_mib", self.user_blob_mib, 1, 1 << 20),
+            ("limits.one_blob_mib", self.one_blob_mib, 1, 1024),
+            ("limits.fetches", self.fetches.into(), 1, 4096),
         ];
         for (key, given, least, most) in within {
             if !(least..=most).contains(&given) {
@@ -374,6 +394,21 @@ impl Limits {
         self.outbox_mib * MIB
     }
 
+    /// Blobs that all principals hold together.
+    pub fn blob_bytes(&self) -> u64 {
+        self.blob_mib * MIB
+    }
+
+    /// What one user holds of them.
+    pub fn user_blob_bytes(&self) -> u64 {
+        self.user_blob_mib * MIB
+    }
+
+    /// The longest blob.
+    pub fn one_blob_bytes(&self) -> u64 {
+        self.one_blob_mib * MIB
+    }
+
     /// Log lines of one event.
     pub fn log_bytes(&self) -> usize {
         bytes(self.log_kib << 10)
@@ -405,6 +440,10 @@ impl Default for Limits {
             facts: 4096,
             keys: 1024,
             secrets: 10_000,
+            blob_mib: 256,
+            user_blob_mib: 64,
+            one_blob_mib: 16,
+            fetches: 64,
         }
     }
 }
@@ -422,6 +461,12 @@ impl Default for Instance {
 fn check_command(command: &PluginCommand, key: &str) -> Result<(), ManifestError> {
     if command.operation && command.query {
         return Err(value(key, "a query changes nothing, and is no operation"));
+    }
+    if command.operation && command.blob {
+        return Err(value(
+            key,
+            "the result of an operation is no blob; a command reads it",
+        ));
     }
     let (most, rule) = if command.operation {
         let rule = "timeout_seconds of an operation must be 1 to 2,592,000";
@@ -443,12 +488,18 @@ fn check_command(command: &PluginCommand, key: &str) -> Result<(), ManifestError
             &argument.name,
         )?;
         let is_flag = argument.kind == PluginArgumentKind::Flag;
-        let rule = if CLIENTS_OWN.contains(&argument.name.as_str()) {
+        let is_blob = argument.kind == PluginArgumentKind::Blob;
+        let is_output = command.blob && argument.name == OUTPUT;
+        let rule = if is_output || CLIENTS_OWN.contains(&argument.name.as_str()) {
             "has an argument with a name that the command line has itself"
         } else if !names.insert(&argument.name) {
             "has an argument twice"
         } else if is_flag && !argument.option {
             "has a flag that is no option"
+        } else if is_blob && command.query {
+            "is a query, which cannot keep the blob that it takes"
+        } else if is_blob && !argument.values.is_empty() {
+            "has a blob that is to be one of some texts"
         } else if argument.option {
             continue;
         } else if many {
@@ -528,6 +579,13 @@ mod tests {
         assert!(command("query = true\noperation = true").contains("is no operation"));
         assert!(command("timeout_seconds = 111").ends_with("must be 1 to 110"));
         assert!(command("operation = true\ntimeout_seconds = 0").contains("of an operation"));
+        let argument =
+            |more: &str| command(&format!("{more}\n[[command.argument]]\nname = 'output'"));
+        assert!(argument("blob = true").contains("the command line has itself"));
+        let blob = "query = true\n[[command.argument]]\nname = 'a'\nkind = 'blob'";
+        assert!(command(blob).contains("cannot keep the blob"));
+        assert!(command("operation = true\nblob = true").contains("is no blob"));
+        assert!(error("[limits]\none_blob_mib = 1025").starts_with("limits.one_blob_mib: "));
         assert!(Manifest::parse(&" ".repeat(MAX_MANIFEST_BYTES + 1)).is_err());
     }
 }

@@ -25,6 +25,12 @@
 //!  12 ask              ask u64 | envelope | left u64 | body
 //!  13 answer           ask u64 | code u8 (0: a body follows; else a text) | body or text
 //!  14 cancel           ask u64
+//!  15 want             want u64 | from | to | blob 32 | first u32 | pieces u16 | u8 (1: with values)
+//!  16 given            want u64 | length u64 | values, if the WANT is with them
+//!  17 more             want u64 | pieces u16
+//!  18 piece            want u64 | piece u32 | bytes
+//!  19 not given        want u64 | code u8 | text
+//!  20 unwant           want u64
 //!  128 to 255          skipped; all others end the trunk
 //! name       length u8 (1 to 255) | UTF-8 without control characters
 //! envelope   from | to | protocol name                from, to: a name, or length 0: the node itself
@@ -33,12 +39,21 @@
 //!            before the signature
 //! ```
 //! `minute` counts since 1970, rounded down: a finer clock would tell which aliases are one node.
-//! `left` is in milliseconds from now. Numbers of channels and asks are those of who opens the
-//! channel or asks, each with its own; both ends may do both.
+//! `left` is in milliseconds from now. Numbers of channels, asks and wants are those of who opens the
+//! channel, asks or wants, each with its own; both ends may do all of it.
 //!
 //! The opener tells the newest version that it speaks, at least 1; the acceptor the one that is
 //! spoken, which is no newer. This is version 1. A newer one may have more reasons and codes, which
 //! are read as unknown ones: never 0, and without an effect other than that of any of their kind.
+//!
+//! # A blob
+//!
+//! Who wants a blob of a principal at the other end says from which piece on, and how many pieces may
+//! be on the way, at most 16; MORE adds to these. The other end answers GIVEN, and PIECE by PIECE in
+//! their order until the last one; or NOT GIVEN at any time, which ends it. `blob` has names, pieces
+//! and values: GIVEN has values where the WANT is with them and the blob has two pieces or more. UNWANT
+//! ends it from the other side; what is on the way then means nothing any more. Who gives sends a piece
+//! behind all other frames that wait, and one at a time, so that messages wait for one piece at most.
 //!
 //! # A channel
 //!
@@ -135,8 +150,10 @@ macro_rules! numbered {
     };
 }
 
+mod blob;
 mod chain;
 mod decoder;
+mod fetch;
 mod frame;
 mod hello;
 mod name;
@@ -149,8 +166,10 @@ mod tests;
 
 use thiserror::Error;
 
+pub use blob::{BlobFrame, MAX_PIECES_AHEAD, Want};
 pub use chain::{ChannelKey, Halt, History, Link, Position};
 pub use decoder::{Decoder, FrameError};
+pub use fetch::{BlobFetch, FetchError, Fetched};
 pub use frame::{
     Ack, Channel, ChannelRefusal, End, Frame, MAX_BODY_BYTES, MAX_FRAME_BYTES, MAX_REFUSALS,
     Refusal, State, TrunkRefusal, Window,

@@ -1,6 +1,8 @@
 //! What happens to a principal.
 
-use wormholes_plugin::{Error, Reason, Request, Usage};
+use std::sync::Arc;
+
+use wormholes_plugin::{Blob, Error, Reason, Request, Usage};
 
 use crate::{
     mail::{Delivery, InKey, Note},
@@ -40,6 +42,11 @@ pub(crate) enum Event {
         trust: u8,
     },
     Usage(Vec<Usage>),
+    Fetched {
+        id: u64,
+        blob: Blob,
+        outcome: Result<Arc<[u8]>, Error>,
+    },
 }
 
 /// An event that did not succeed.

@@ -12,14 +12,19 @@
 //! waits for ever: a world has one plugin. A question is `unavailable` at once where nobody can be
 //! reached. Users are there from [`Drive::add_user`] on; what operations came to, until it is taken.
 //!
+//! Blobs come as a whole, after the time of one message, over whatever trunk holds; [`At::bring`] hands one
+//! to the next request.
+//!
 //! What it is not: it contains nothing. A handler that loops for ever loops, static variables outlive
 //! their instance, and neither `limits.memory_mib` nor `limits.event_ms` nor the pauses of plugins
 //! that break often are there. Those are tested with the component, in a node.
 
+mod blobs;
 mod check;
 mod drive;
 mod event;
 mod faults;
+mod fetches;
 mod keys;
 mod mail;
 mod manifest;

@@ -52,6 +52,10 @@ pub(crate) struct Limits {
     pub(crate) facts: usize,
     pub(crate) keys: usize,
     pub(crate) secrets: usize,
+    blob_mib: u64,
+    user_blob_mib: u64,
+    one_blob_mib: u64,
+    pub(crate) fetches: usize,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -130,6 +134,20 @@ impl Limits {
         self.user_state_mib << 20
     }
 
+    pub(crate) fn blob_bytes(&self) -> u64 {
+        self.blob_mib << 20
+    }
+
+    /// Of one user.
+    pub(crate) fn user_blob_bytes(&self) -> u64 {
+        self.user_blob_mib << 20
+    }
+
+    /// Of one blob.
+    pub(crate) fn one_blob_bytes(&self) -> u64 {
+        self.one_blob_mib << 20
+    }
+
     pub(crate) fn scratch_bytes(&self) -> u64 {
         self.scratch_mib << 20
     }
@@ -161,6 +179,10 @@ impl Default for Limits {
             facts: 4096,
             keys: 1024,
             secrets: 10_000,
+            blob_mib: 256,
+            user_blob_mib: 64,
+            one_blob_mib: 16,
+            fetches: 64,
         }
     }
 }

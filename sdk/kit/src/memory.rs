@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use wormholes_plugin::{Error, Result};
 
-use crate::{keys::Secret, mail::Mailbox};
+use crate::{blobs::Blobs, keys::Secret, mail::Mailbox};
 
 pub(crate) type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
 /// By kind and peer: the value, and until when.
@@ -23,6 +23,7 @@ pub(crate) struct Memory {
     pub(crate) requests: BTreeSet<u64>,
     pub(crate) operations: Operations,
     pub(crate) mail: Mailbox,
+    pub(crate) blobs: Blobs,
     /// Which version woke it last; `None`: it was never woken.
     pub(crate) woken_by: Option<Version>,
 }

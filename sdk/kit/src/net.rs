@@ -10,6 +10,7 @@ use wormholes_plugin::{Algorithm, Error, ErrorCode, Letter, Principal, Result};
 
 use crate::{
     faults::Leave,
+    fetches::FetchId,
     keys::Secret,
     mail::{Delivery, InKey, OutKey},
     random::Random,
@@ -113,6 +114,8 @@ pub(crate) struct Net {
     /// Who is connected to a node under an alias.
     pub(crate) guests: BTreeMap<(usize, [u8; 32]), Guest>,
     tours: BTreeMap<ChannelId, Tour>,
+    /// When blobs come that set out.
+    pub(crate) fetches: BTreeMap<FetchId, u64>,
     cut: BTreeSet<(usize, usize)>,
     next_flight: u64,
     last_trip: u64,
@@ -151,6 +154,7 @@ impl Net {
         self.guests
             .retain(|(at, _), guest| *at != node && guest.node != node);
         self.tours.retain(|(from, ..), _| *from != node);
+        self.fetches.retain(|(from, ..), _| *from != node);
         self.break_off(|_, to| to == node, now_ms);
     }
 
@@ -211,12 +215,8 @@ impl Net {
         (now_ms, random): (u64, &mut Random),
     ) {
         let is_far = from != to;
-        let delay = if is_far {
-            random.of(0..MAX_DELAY_MS + 1)
-        } else {
-            0
-        };
-        let breaks = is_far && random.of(0..100) < u64::from(self.breaks_percent);
+        let delay = Self::delay((from, to), random);
+        let breaks = is_far && self.breaks(random);
         let arrives = !breaks || random.of(0..2) == 0;
         let is_lost = fault == Leave::Lost || !arrives || self.is_cut(from, to);
         if fault == Leave::Never || is_far && is_lost {
@@ -231,6 +231,19 @@ impl Net {
             to,
             what,
         });
+    }
+
+    /// What a journey takes.
+    pub(crate) fn delay((from, to): (usize, usize), random: &mut Random) -> u64 {
+        if from == to {
+            return 0;
+        }
+        random.of(0..MAX_DELAY_MS + 1)
+    }
+
+    /// Whether a trunk breaks under what travels.
+    pub(crate) fn breaks(&self, random: &mut Random) -> bool {
+        random.of(0..100) < u64::from(self.breaks_percent)
     }
 
     /// A channel's message sets out.

@@ -3,6 +3,7 @@
 mod handlers;
 mod messages;
 mod operations;
+mod queries;
 
 use std::{
     cell::RefCell,
@@ -67,8 +68,14 @@ pub(crate) struct Node<P> {
     askers: BTreeMap<u64, Asker>,
     pub(crate) answers: BTreeMap<u64, Result<Vec<u8>>>,
     pub(crate) progress: BTreeMap<u64, Vec<Progress>>,
+    /// For the next request, and of those that have no answer yet.
+    pub(crate) offered: Offered,
+    brought: BTreeMap<u64, Offered>,
     pub(crate) log: Vec<(Level, String)>,
 }
+
+/// Blobs that a request brings.
+type Offered = BTreeMap<[u8; 32], Arc<[u8]>>;
 
 /// What an event did.
 #[derive(Default)]
@@ -102,6 +109,8 @@ impl<P: Plugin> Node<P> {
             askers: BTreeMap::new(),
             answers: BTreeMap::new(),
             progress: BTreeMap::new(),
+            offered: Offered::new(),
+            brought: BTreeMap::new(),
             log: Vec::new(),
         };
         node.start(around);
@@ -227,6 +236,9 @@ impl<P: Plugin> Node<P> {
             .map_or(deadline_ms, |(_, deadline)| Some(*deadline));
         actor.memory.requests.insert(id);
         actor.deadlines.insert(id, deadline_ms);
+        if asker.is_none() {
+            self.brought.insert(id, mem::take(&mut self.offered));
+        }
         let request = Request {
             id,
             caller,
@@ -279,6 +291,12 @@ impl<P: Plugin> Node<P> {
                 // It was given up before it was tried again.
                 continue;
             }
+            if let Event::Fetched { id, .. } = &event
+                && !actor.memory.blobs.fetches.contains_key(id)
+            {
+                // It was canceled.
+                continue;
+            }
             if let Event::Message {
                 key,
                 delivery: Some((delivery, _)),
@@ -321,7 +339,11 @@ impl<P: Plugin> Node<P> {
         attempt: u32,
         around: &mut Around,
     ) -> std::result::Result<(Option<Reply>, Transaction), Fault> {
-        let ground = self.ground(principal, around);
+        let mut ground = self.ground(principal, around);
+        if let Event::Request(request) = event {
+            let brought = self.brought.get(&request.id);
+            ground.offered = brought.cloned().unwrap_or_default();
+        }
         let instance = self.manifest.instance.clone();
         let actor = self.actor(principal);
         actor.next_event += 1;
@@ -332,6 +354,9 @@ impl<P: Plugin> Node<P> {
         let mut transaction = Transaction::new(ground, actor.memory.clone(), seed, faults);
         if let Event::Timer { name, .. } = event {
             transaction.remove_timer(name);
+        }
+        if let Event::Fetched { id, outcome, .. } = event {
+            transaction.consume_fetch(*id, outcome.as_ref().ok());
         }
         let transaction = Rc::new(RefCell::new(transaction));
         let mut cx = Context::new(id, attempt, around.now_ms, principal.clone());
@@ -357,7 +382,12 @@ impl<P: Plugin> Node<P> {
         let others = self.actors.iter().filter(|(other, _)| *other != principal);
         Ground {
             limits: self.manifest.limits.clone(),
-            others_keep: others.map(|(_, actor)| actor.memory.kept_bytes()).sum(),
+            others_keep: others
+                .clone()
+                .map(|(_, actor)| actor.memory.kept_bytes())
+                .sum(),
+            others_hold: others.map(|(_, actor)| actor.memory.blobs.bytes()).sum(),
+            offered: Offered::new(),
             now_ms: around.now_ms,
             config: self.config.clone(),
             node_id: self.id,
@@ -410,7 +440,11 @@ impl<P: Plugin> Node<P> {
                 consume(event, None, &mut memory, &mut effects);
             }
             Event::Canceled(id) => end_canceled(*id, &mut memory, &mut effects),
-            Event::Timer { .. } | Event::Request(_) | Event::Presence { .. } | Event::Usage(_) => {}
+            Event::Timer { .. }
+            | Event::Request(_)
+            | Event::Presence { .. }
+            | Event::Fetched { .. }
+            | Event::Usage(_) => {}
         }
         effects.writes |= memory.woken_by != before;
         self.commit(principal, memory, effects, around)
@@ -444,6 +478,9 @@ impl<P: Plugin> Node<P> {
                 consume(&event, Some(cut(error)), &mut memory, &mut effects);
             }
             Event::Canceled(id) => end_canceled(*id, &mut memory, &mut effects),
+            Event::Fetched { id, .. } => {
+                effects.writes = memory.blobs.fetches.remove(id).is_some();
+            }
             Event::Presence { .. } | Event::Usage(_) => {}
         }
         self.commit(principal, memory, effects, around)
@@ -510,6 +547,7 @@ impl<P: Plugin> Node<P> {
         }
         for request in effects.answers.keys() {
             memory.requests.remove(request);
+            self.brought.remove(request);
         }
         let actor = self.actor(principal);
         let told = actor.memory.mail.last_note;
@@ -539,48 +577,6 @@ impl<P: Plugin> Node<P> {
             self.progress.entry(request).or_default().push(step);
         }
         commit
-    }
-
-    /// Asks what changes nothing, of what is durable.
-    pub(crate) fn query<T>(
-        &self,
-        principal: &Principal,
-        around: &mut Around,
-        ask: impl FnOnce(&P, &Context) -> Result<T>,
-    ) -> Result<T> {
-        self.check_principal(principal)?;
-        let unavailable = |why: String| Err(Error::new(ErrorCode::Unavailable, why));
-        let actor = self.actors.get(principal);
-        if let Some(why) = actor.and_then(|actor| actor.parked.as_ref()) {
-            return unavailable(format!("the plugin is parked: {why}"));
-        }
-        let mut memory = Memory::default();
-        if let Some(actor) = actor {
-            let woken_by = actor.memory.woken_by;
-            if woken_by.is_some_and(|by| by.schema != self.manifest.state.schema) {
-                return unavailable("its rows are of another version yet".to_owned());
-            }
-            memory.state.clone_from(&actor.memory.state);
-            memory.secret.clone_from(&actor.memory.secret);
-            memory.keys.clone_from(&actor.memory.keys);
-        }
-        let ground = Ground {
-            reads_only: true,
-            others_keep: 0,
-            ..self.ground(principal, around)
-        };
-        let seed = Random::new(around.random.number());
-        let faults = Rc::clone(&around.faults);
-        let transaction = Transaction::new(ground, memory, seed, faults);
-        let transaction = Rc::new(RefCell::new(transaction));
-        let cx = Context::new(0, 0, around.now_ms, principal.clone());
-        around.faults.borrow_mut().paused = true;
-        let told = run(&transaction, || ask(&P::default(), &cx));
-        around.faults.borrow_mut().paused = false;
-        told.map_err(|fault| match fault {
-            Fault::Refused(error) => cut(error),
-            Fault::Broke(_) => Error::failed("the plugin failed; see its log"),
-        })
     }
 }
 

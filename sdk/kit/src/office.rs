@@ -10,6 +10,7 @@ use wormholes_plugin::{
 use crate::{
     event::Event,
     faults::Leave,
+    fetches::FetchId,
     mail::{Cause, Delivery, InKey, Note, OutKey, Position, Verdict},
     net::{Asker, ChannelId, Guest, Net, Parcel, What, alias_key},
     world::World,
@@ -25,6 +26,7 @@ enum Due {
     Parcel(usize),
     Channel(ChannelId),
     Flight(u64),
+    Fetch(FetchId),
 }
 
 impl<P: Plugin> World<P> {
@@ -52,6 +54,7 @@ impl<P: Plugin> World<P> {
             Some(Due::Parcel(number)) => self.send_parcel(*number),
             Some(Due::Channel(channel)) => self.visit(channel),
             Some(Due::Flight(number)) => self.arrive(*number),
+            Some(Due::Fetch(fetch)) => self.bring(fetch),
             None => {}
         }
         true
@@ -71,6 +74,11 @@ impl<P: Plugin> World<P> {
             for (principal, actor) in &node.actors {
                 let due = actor.next_due();
                 all.extend(due.map(|due| (due, Due::Principal(number, principal.clone()))));
+                for id in actor.memory.blobs.fetches.keys() {
+                    let fetch = (number, principal.clone(), *id);
+                    let due = self.fetch_due(&fetch);
+                    all.extend(due.map(|due| (due, Due::Fetch(fetch))));
+                }
                 for key in actor.memory.mail.outs.keys() {
                     let channel = (number, principal.clone(), key.clone());
                     let due = self.channel_due(&channel);
@@ -95,7 +103,11 @@ impl<P: Plugin> World<P> {
     }
 
     /// Which node an address is at.
-    fn reach(&self, from: usize, to: &Address) -> std::result::Result<usize, &'static str> {
+    pub(crate) fn reach(
+        &self,
+        from: usize,
+        to: &Address,
+    ) -> std::result::Result<usize, &'static str> {
         let net = &self.around.net;
         let number = match to.place {
             Place::Here => Some(from),
@@ -119,7 +131,7 @@ impl<P: Plugin> World<P> {
     }
 
     /// Who of a node's principals an address means.
-    fn receiver(&self, from: usize, to: &Address) -> Option<Principal> {
+    pub(crate) fn receiver(&self, from: usize, to: &Address) -> Option<Principal> {
         match to.place {
             Place::Here | Place::Node(_) => Some(to.principal.clone()),
             Place::Alias(key) => {
@@ -130,7 +142,7 @@ impl<P: Plugin> World<P> {
     }
 
     /// As whom a receiver sees a principal, and is seen itself.
-    fn seen(&mut self, from: (usize, &Principal), to: usize, key: &OutKey) -> InKey {
+    pub(crate) fn seen(&mut self, from: (usize, &Principal), to: usize, key: &OutKey) -> InKey {
         let (from, principal) = from;
         let mut sender = principal.clone();
         let net = &mut self.around.net;

@@ -1,5 +1,6 @@
 //! What one event reads and does: the node's functions, with its limits and its words.
 
+mod blobs;
 mod facts;
 mod keys;
 mod messages;
@@ -10,11 +11,12 @@ use std::{
     mem,
     ops::Bound,
     rc::Rc,
+    sync::Arc,
 };
 
 use wormholes_plugin::{
-    Address, Algorithm, Error, ErrorCode, Identity, KeyPair, Letter, Level, Principal, Result,
-    Ruling,
+    Address, Algorithm, Error, ErrorCode, Fetch, Held, Identity, KeyPair, Letter, Level, Principal,
+    Result, Ruling,
     host::{Form, Host, Range, Row, Space},
 };
 
@@ -57,6 +59,10 @@ pub(crate) struct Ground {
     pub(crate) limits: Limits,
     /// Bytes that the other principals of this plugin keep.
     pub(crate) others_keep: u64,
+    /// What their blobs count for.
+    pub(crate) others_hold: u64,
+    /// Blobs that the event brings.
+    pub(crate) offered: BTreeMap<[u8; 32], Arc<[u8]>>,
     pub(crate) now_ms: u64,
     pub(crate) config: BTreeMap<String, String>,
     pub(crate) node_id: [u8; 32],
@@ -471,6 +477,50 @@ impl Host for Shared {
         })
     }
 
+    fn put_blob(&mut self, bytes: &[u8]) -> Result<[u8; 32]> {
+        self.call(|event| event.put_blob(bytes))
+    }
+
+    fn append_draft(&mut self, name: &str, bytes: &[u8]) -> Result<u64> {
+        self.call(|event| event.append_draft(name, bytes))
+    }
+
+    fn seal_draft(&mut self, name: &str) -> Result<[u8; 32]> {
+        self.call(|event| event.seal_draft(name))
+    }
+
+    fn discard_draft(&mut self, name: &str) -> Result<()> {
+        self.call(|event| event.discard_draft(name))
+    }
+
+    fn blob_length(&mut self, blob: &[u8; 32]) -> Option<u64> {
+        self.call(|event| event.blob(blob).map(|bytes| bytes.len() as u64))
+    }
+
+    fn read_blob(&mut self, blob: &[u8; 32], offset: u64, length: u32) -> Result<Vec<u8>> {
+        self.call(|event| event.read_blob(blob, offset, length))
+    }
+
+    fn hold_blob(&mut self, blob: &[u8; 32]) -> Result<()> {
+        self.call(|event| event.hold_blob(blob))
+    }
+
+    fn release_blob(&mut self, blob: &[u8; 32]) -> Result<()> {
+        self.call(|event| event.release_blob(blob))
+    }
+
+    fn blobs(&mut self, after: Option<&[u8; 32]>, limit: u32) -> Vec<Held> {
+        self.call(|event| event.list_blobs(after, limit))
+    }
+
+    fn fetch_blob(&mut self, fetch: Fetch) -> Result<u64> {
+        self.call(|event| event.fetch_blob(fetch))
+    }
+
+    fn cancel_fetch(&mut self, id: u64) -> Result<()> {
+        self.call(|event| event.cancel_fetch(id))
+    }
+
     fn log(&mut self, level: Level, message: &str) {
         self.call(|event| {
             if event.charge_log(message.len()).is_ok() {
@@ -517,7 +567,7 @@ fn check_timer_name(name: &str) -> Result<()> {
 impl Transaction {
     /// What is sealed does not change in steps.
     fn check_no_step(&self) -> Result<()> {
-        let step = "secret rows and keys have one side only: change them in `init`, which follows `migrate`";
+        let step = "secret rows, keys and blobs have one side only: change them in `init`, which follows `migrate`";
         let refused = self.runs_steps.then(|| Error::denied(step));
         refused.map_or(Ok(()), Err)
     }

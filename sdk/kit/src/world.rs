@@ -3,9 +3,12 @@
 use std::{cell::RefCell, collections::BTreeMap, fmt, rc::Rc, time::Duration};
 
 use serde_json::Value;
-use wormholes_plugin::{Caller, Error, ErrorCode, Level, Plugin, Principal, Result, Ruling, Usage};
+use wormholes_plugin::{
+    Blob, Caller, Error, ErrorCode, Level, Plugin, Principal, Result, Ruling, Usage,
+};
 
 use crate::{
+    blobs::hash,
     drive::Drive,
     event::Event,
     faults::{Faults, Next},
@@ -185,6 +188,14 @@ impl<P: Plugin> At<'_, P> {
         let id = node.ask(around, of, (caller(of), command, body), None)?;
         let of = of.clone();
         Ok(Ticket { of, id })
+    }
+
+    /// Has the next request bring a blob of these bytes: an argument of a command, as `@FILE` does.
+    pub fn bring(&mut self, bytes: &[u8]) -> Blob {
+        let (node, _) = self.both();
+        let name = hash(bytes);
+        node.offered.insert(name, bytes.into());
+        Blob::named(name)
     }
 
     /// Takes the answer, when it is there. What an operation came to is there over restarts, until

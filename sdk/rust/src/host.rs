@@ -3,7 +3,7 @@
 //! In a component these are the node's own. A native test installs a [`Host`] of its own with
 //! [`enter`]. Plugins use [`Context`](crate::Context) and the typed [`Map`](crate::Map) instead.
 
-use crate::{Address, Algorithm, Identity, KeyPair, Letter, Level, Result, Ruling};
+use crate::{Address, Algorithm, Fetch, Held, Identity, KeyPair, Letter, Level, Result, Ruling};
 
 /// A key and its value.
 pub type Row = (Vec<u8>, Vec<u8>);
@@ -75,6 +75,17 @@ pub trait Host {
         message: &[u8],
         signature: &[u8; 64],
     ) -> bool;
+    fn put_blob(&mut self, bytes: &[u8]) -> Result<[u8; 32]>;
+    fn append_draft(&mut self, name: &str, bytes: &[u8]) -> Result<u64>;
+    fn seal_draft(&mut self, name: &str) -> Result<[u8; 32]>;
+    fn discard_draft(&mut self, name: &str) -> Result<()>;
+    fn blob_length(&mut self, blob: &[u8; 32]) -> Option<u64>;
+    fn read_blob(&mut self, blob: &[u8; 32], offset: u64, length: u32) -> Result<Vec<u8>>;
+    fn hold_blob(&mut self, blob: &[u8; 32]) -> Result<()>;
+    fn release_blob(&mut self, blob: &[u8; 32]) -> Result<()>;
+    fn blobs(&mut self, after: Option<&[u8; 32]>, limit: u32) -> Vec<Held>;
+    fn fetch_blob(&mut self, fetch: Fetch) -> Result<u64>;
+    fn cancel_fetch(&mut self, id: u64) -> Result<()>;
     fn log(&mut self, level: Level, message: &str);
     fn random(&mut self, length: u32) -> Vec<u8>;
     fn config(&mut self, key: &str) -> Option<String>;

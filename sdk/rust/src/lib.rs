@@ -22,6 +22,7 @@
 //!
 //! The same code runs natively under the test kit.
 
+mod blob;
 mod context;
 mod error;
 pub mod host;
@@ -35,6 +36,7 @@ mod state;
 #[doc(hidden)]
 pub mod wasm;
 
+pub use blob::{Blob, Draft, Fetch, Fetched, Held};
 pub use context::{Context, Level};
 pub use error::{Error, ErrorCode, Result};
 pub use host::{InMemory, OnDisk, Sealed};

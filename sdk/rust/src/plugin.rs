@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::{
-    Address, Context, Error, Halt, Identity, Incoming, Outcome, Reply, Request, Result, Usage,
-    request::Caller,
+    Address, Blob, Context, Error, Fetched, Halt, Identity, Incoming, Outcome, Reply, Request,
+    Result, Usage, request::Caller,
 };
 
 /// Whom an event, its state, its timers and its keys are for.
@@ -217,6 +217,26 @@ pub trait Plugin: Default + 'static {
     /// The plugin's own; it is not told again.
     fn usage(&mut self, cx: &mut Context, usage: Vec<Usage>) -> Result<()> {
         let _ = (cx, usage);
+        Ok(())
+    }
+
+    /// A query: whether somebody may have a blob that this principal holds, and whom he knows as `own`.
+    /// By default nobody may.
+    ///
+    /// # Errors
+    /// No.
+    fn may_read(&self, cx: &Context, asker: &Address, own: &Identity, blob: &Blob) -> Result<bool> {
+        let _ = (cx, asker, own, blob);
+        Ok(false)
+    }
+
+    /// The one event that tells what came of a [`Fetch`](crate::Fetch): a blob that is held once more, or
+    /// why none comes.
+    ///
+    /// # Errors
+    /// The plugin's own; the blob is not held then, and it is not told again.
+    fn fetched(&mut self, cx: &mut Context, fetched: Fetched) -> Result<()> {
+        let _ = (cx, fetched);
         Ok(())
     }
 }

@@ -1,6 +1,7 @@
 //! The glue of a component: the ABI's imports and exports on one side, [`Host`] and
 //! [`Plugin`](crate::Plugin) on the other.
 
+mod blobs;
 mod keys;
 mod messages;
 mod rules;
@@ -175,6 +176,55 @@ impl Node {
         signature: &[u8; 64],
     ) -> bool {
         keys::verify(by, form, message, signature)
+    }
+
+    pub(crate) fn put_blob(&mut self, bytes: &[u8]) -> crate::Result<[u8; 32]> {
+        blobs::put(bytes)
+    }
+
+    pub(crate) fn append_draft(&mut self, name: &str, bytes: &[u8]) -> crate::Result<u64> {
+        blobs::append(name, bytes)
+    }
+
+    pub(crate) fn seal_draft(&mut self, name: &str) -> crate::Result<[u8; 32]> {
+        blobs::seal(name)
+    }
+
+    pub(crate) fn discard_draft(&mut self, name: &str) -> crate::Result<()> {
+        blobs::discard(name)
+    }
+
+    pub(crate) fn blob_length(&mut self, blob: &[u8; 32]) -> Option<u64> {
+        blobs::length(blob)
+    }
+
+    pub(crate) fn read_blob(
+        &mut self,
+        blob: &[u8; 32],
+        offset: u64,
+        length: u32,
+    ) -> crate::Result<Vec<u8>> {
+        blobs::read(blob, offset, length)
+    }
+
+    pub(crate) fn hold_blob(&mut self, blob: &[u8; 32]) -> crate::Result<()> {
+        blobs::hold(blob)
+    }
+
+    pub(crate) fn release_blob(&mut self, blob: &[u8; 32]) -> crate::Result<()> {
+        blobs::release(blob)
+    }
+
+    pub(crate) fn blobs(&mut self, after: Option<&[u8; 32]>, limit: u32) -> Vec<crate::Held> {
+        blobs::page(after, limit)
+    }
+
+    pub(crate) fn fetch_blob(&mut self, fetch: crate::Fetch) -> crate::Result<u64> {
+        blobs::fetch(fetch)
+    }
+
+    pub(crate) fn cancel_fetch(&mut self, id: u64) -> crate::Result<()> {
+        blobs::cancel(id)
     }
 
     pub(crate) fn log(&mut self, level: Level, message: &str) {

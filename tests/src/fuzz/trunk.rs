@@ -3,10 +3,11 @@
 use bytes::{Bytes, BytesMut};
 use wormholes_proto::{
     NodeId,
+    blob::{BlobHasher, BlobId},
     trunk::{
-        ArrivalContent, ChannelKey, ChannelReceiver, ChannelSender, Content, Decoder, Envelope,
-        Frame, FrameError, History, Link, MAX_FRAME_BYTES, Name, Principal, ReceiverRow, Row,
-        SenderCommit, SenderRow, TRUNK_VERSION, Window,
+        ArrivalContent, BlobFetch, BlobFrame, ChannelKey, ChannelReceiver, ChannelSender, Content,
+        Decoder, Envelope, Fetched, Frame, FrameError, History, Link, MAX_FRAME_BYTES, Name,
+        Principal, ReceiverRow, Row, SenderCommit, SenderRow, TRUNK_VERSION, Window,
     },
 };
 
@@ -18,6 +19,10 @@ const LINK: Link = Link {
     trunk: 1,
     number: 5,
 };
+
+/// The blob that is wanted; the corpus has it.
+const BLOB: &[u8] = b"blob";
+const MAX_BLOB_BYTES: u64 = 1 << 20;
 
 const WELCOME: Frame = Frame::Welcome {
     version: TRUNK_VERSION,
@@ -31,9 +36,38 @@ pub fn trunk_frames(input: &[u8]) {
     let whole = read(decoder(choice), [sent].into_iter());
     assert_eq!(whole, read(decoder(choice), pieces(sent, piece_bytes)));
     let (mut sender, mut receiver) = (Sender::new(), Receiver::new());
+    let mut blob = (BlobFetch::new(BlobId::of(BLOB), MAX_BLOB_BYTES), Vec::new());
+    blob.0.handle_trunk_up();
     for frame in whole.0 {
         sender.take(&frame);
+        if let Frame::Blob(frame) = &frame {
+            fetch(&mut blob, frame.clone());
+        }
         receiver.take(frame, choice);
+    }
+}
+
+/// Whatever comes, what is whole is what was wanted.
+fn fetch(blob: &mut (BlobFetch, Vec<u8>), frame: BlobFrame) {
+    let (fetch, written) = blob;
+    if fetch.is_whole() {
+        return;
+    }
+    match fetch.handle_frame(frame) {
+        Ok(Fetched::Piece { from, bytes }) => {
+            assert_eq!(from, written.len() as u64, "in their order");
+            written.extend_from_slice(&bytes);
+            fetch.handle_written();
+        }
+        Ok(Fetched::Begun(_) | Fetched::Nothing) => {}
+        Err(_) => {
+            fetch.handle_trunk_up();
+        }
+    }
+    if fetch.is_whole() {
+        let mut hasher = BlobHasher::new();
+        hasher.update(written);
+        assert_eq!(hasher.finish().id(), fetch.id());
     }
 }
 

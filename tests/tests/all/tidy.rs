@@ -21,6 +21,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("wormholes-echo", &["wormholes-plugin"]),
     ("wormholes-ledger", &["wormholes-plugin"]),
     ("wormholes-clerk", &["wormholes-plugin"]),
+    ("wormholes-courier", &["wormholes-plugin"]),
     ("wormholes-meter", &["wormholes-plugin"]),
     ("wormholes-wicked", &["wormholes-plugin"]),
     ("wormholes-cli", &["wormholes-proto", "wormholes-rules"]),
@@ -29,6 +30,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         &[
             "wormholed",
             "wormholes-clerk",
+            "wormholes-courier",
             "wormholes-echo",
             "wormholes-host",
             "wormholes-ledger",

@@ -1,16 +1,16 @@
 //! `wormholes plugin …`, and `wormholes INSTANCE COMMAND …` for what its manifest describes.
 
-use std::ffi::OsString;
+use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, builder::PossibleValuesParser};
 use serde_json::{Map, Value, json};
 use wormholes_proto::control::{
-    Call, NoParams, PluginArgument, PluginArgumentKind, PluginAskParams, PluginCommand,
-    PluginCondition, PluginDead, PluginDeadLetter, PluginHealth, PluginInfo, PluginList, PluginLog,
-    PluginLogLine, PluginLogParams, PluginParams,
+    BlobBeginParams, Call, NoParams, PluginArgument, PluginArgumentKind, PluginAskParams,
+    PluginCommand, PluginCondition, PluginDead, PluginDeadLetter, PluginHealth, PluginInfo,
+    PluginList, PluginLog, PluginLogLine, PluginLogParams, PluginParams,
 };
 
-use super::{Context, field, operations, plugin_change, plugin_inspect, plugin_new};
+use super::{Context, blobs, field, operations, plugin_change, plugin_inspect, plugin_new};
 use crate::{
     args::{Args, PluginCommand as Typed},
     error::CliError,
@@ -24,6 +24,8 @@ use crate::{
 const SIMILAR: f64 = 0.7;
 /// The option that says for whom a plugin is asked.
 const USER: &str = "user";
+/// The option that says where the blob goes that is the answer.
+const OUTPUT: &str = "output";
 
 pub(super) fn run(context: &mut Context<'_>, command: Typed) -> Result<(), CliError> {
     match command {
@@ -122,14 +124,24 @@ pub(super) fn ask(context: &mut Context<'_>, words: &[OsString]) -> Result<(), C
         arguments: arguments(described, typed),
         progress: false,
     };
+    blobs::upload(&mut client, described, &mut params)?;
     if described.operation {
         return operations::begin(context, client, params, typed.get_flag("detach"));
     }
     let mut bar = Bar::new(context.output.json);
     params.progress = bar.is_shown();
+    let asked = BlobBeginParams {
+        instance: name.clone(),
+        user: context.user.clone(),
+    };
     let answer = client.call_with(&Call::PluginAsk(params), |progress| bar.show(progress));
     drop(bar);
-    print(context, &answer?)
+    let answer = answer?;
+    if described.blob {
+        let output = typed.get_one::<PathBuf>(OUTPUT).cloned();
+        return blobs::download(context, &mut client, &asked, (&answer, output));
+    }
+    print(context, &answer)
 }
 
 /// Prints what a plugin answered.
@@ -171,11 +183,17 @@ fn parser(plugin: &PluginInfo) -> Command {
             .long(USER)
             .value_name("NAME")
             .help("For this user of the node");
+        let output = Arg::new(OUTPUT)
+            .long(OUTPUT)
+            .value_name("FILE")
+            .value_parser(clap::value_parser!(PathBuf))
+            .help("Where the answer goes; else to standard output");
         Command::new(command.name.clone())
             .about(command.about.clone())
             .args(arguments)
             .args(takes_user(command).then_some(user))
             .args(command.operation.then_some(detach))
+            .args(command.blob.then_some(output))
             .arg(
                 Arg::new("json")
                     .long("json")
@@ -206,6 +224,7 @@ fn argument(described: &PluginArgument) -> Arg {
         }
         PluginArgumentKind::Text if described.values.is_empty() => arg,
         PluginArgumentKind::Peer => arg,
+        PluginArgumentKind::Blob => arg.value_name("@FILE"),
         PluginArgumentKind::Text => {
             arg.value_parser(PossibleValuesParser::new(described.values.clone()))
         }
@@ -240,7 +259,7 @@ fn value(described: &PluginArgument, typed: &ArgMatches) -> Option<Value> {
     let name = described.name.as_str();
     let mut values: Vec<Value> = match described.kind {
         PluginArgumentKind::Flag => return Some(json!(typed.get_flag(name))),
-        PluginArgumentKind::Text | PluginArgumentKind::Peer => {
+        PluginArgumentKind::Text | PluginArgumentKind::Peer | PluginArgumentKind::Blob => {
             typed.get_many::<String>(name)?.map(|v| json!(v)).collect()
         }
         PluginArgumentKind::Integer => typed.get_many::<i64>(name)?.map(|v| json!(v)).collect(),
@@ -282,7 +301,7 @@ fn render(list: &PluginList, style: Style) -> String {
         return "no plugins; [plugin.NAME] in config.toml names them\n".to_owned();
     }
     let heads = [
-        "NAME", "STATE", ">EVENTS", ">REFUSED", ">BROKEN", ">KEEPS", "~PLUGIN",
+        "NAME", "STATE", ">EVENTS", ">REFUSED", ">BROKEN", ">KEEPS", ">BLOBS", "~PLUGIN",
     ];
     let mut table = Table::new(&heads);
     for plugin in &list.plugins {
@@ -295,6 +314,7 @@ fn render(list: &PluginList, style: Style) -> String {
             plugin.refused.to_string().into(),
             plugin.broken.to_string().into(),
             format::bytes(plugin.state_bytes).into(),
+            format::bytes(plugin.blob_bytes).into(),
             about.into(),
         ]);
     }

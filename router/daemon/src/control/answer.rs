@@ -6,13 +6,16 @@ use serde::Serialize;
 use serde_json::Value;
 use wormholes_proto::control::{Access, Call, ErrorCode, PluginProgress, RpcError, discover};
 
-use super::{bugreport, flows, netcheck, peers, plugins, roles, rules, status};
+use super::{
+    blobs::{self, Uploads},
+    bugreport, flows, netcheck, peers, plugins, roles, rules, status,
+};
 use crate::node::NodeCore;
 
-/// Carries out a call that its caller may make. `told` hears of the progress of a plugin's command.
+/// Carries out a call that its caller may make. `uploads` are of the connection; `told` hears of the progress of a plugin's command.
 pub(super) async fn answer(
     core: &Arc<NodeCore>,
-    access: Access,
+    (access, uploads): (Access, &Uploads),
     call: Call,
     told: impl FnMut(PluginProgress),
 ) -> Result<Value, RpcError> {
@@ -45,8 +48,12 @@ pub(super) async fn answer(
         Call::PluginUpdate(params) => encode(plugins::update(core, params).await?),
         Call::PluginRollback(params) => encode(plugins::roll_back(core, params).await?),
         Call::PluginRemove(params) => encode(plugins::remove(core, params).await?),
-        Call::PluginAsk(params) => plugins::ask(core, params, told).await,
-        Call::OpStart(params) => encode(plugins::begin(core, params).await?),
+        Call::PluginAsk(params) => plugins::ask(core, uploads, params, told).await,
+        Call::BlobBegin(params) => encode(blobs::begin(core, uploads, params).await?),
+        Call::BlobAppend(params) => encode(blobs::append(uploads, &params).await?),
+        Call::BlobFinish(params) => encode(blobs::finish(uploads, &params).await?),
+        Call::BlobRead(params) => encode(blobs::read(core, params).await?),
+        Call::OpStart(params) => encode(plugins::begin(core, uploads, params).await?),
         Call::OpList(params) => encode(plugins::operations(core, &params)?),
         Call::OpWait(params) => encode(plugins::wait(core, params).await?),
         Call::OpCancel(params) => encode(plugins::cancel(core, &params).await?),

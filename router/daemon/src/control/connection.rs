@@ -18,7 +18,7 @@ use wormholes_proto::control::{
     encode_progress, encode_response,
 };
 
-use super::answer;
+use super::{answer, blobs::Uploads};
 use crate::{events::Subscription, node::NodeCore};
 
 /// A client that takes nothing for so long is gone or stuck.
@@ -36,6 +36,7 @@ pub(super) struct Connection {
     writer: OwnedWriteHalf,
     lines: LineBuffer,
     subscription: Option<Subscription>,
+    uploads: Uploads,
     access: Access,
 }
 
@@ -54,6 +55,7 @@ impl Connection {
             writer,
             lines: LineBuffer::new(MAX_REQUEST_BYTES),
             subscription: None,
+            uploads: Uploads::default(),
             access,
         }
     }
@@ -128,9 +130,10 @@ impl Connection {
             let _ = told.try_send(step);
         };
         let (access, core) = (self.access, Arc::clone(&self.core));
+        let uploads = self.uploads.clone();
         let mut answer = pin!(carry_out(
             &core,
-            access,
+            (access, &uploads),
             Call::PluginAsk(params),
             &mut write
         ));
@@ -151,7 +154,8 @@ impl Connection {
             self.subscription = None;
             return answer::encode(Subscribed { kinds: Vec::new() });
         }
-        carry_out(&self.core, self.access, call, |_| {}).await
+        let own = (self.access, &self.uploads);
+        carry_out(&self.core, own, call, |_| {}).await
     }
 
     fn subscribe(&mut self, kinds: Vec<EventKind>) -> Subscribed {
@@ -180,7 +184,7 @@ impl Connection {
 /// Carries out a call, if its caller may make it. `told` hears of the progress.
 async fn carry_out(
     core: &Arc<NodeCore>,
-    access: Access,
+    (access, uploads): (Access, &Uploads),
     call: Call,
     told: impl FnMut(PluginProgress),
 ) -> Result<Value, RpcError> {
@@ -190,7 +194,7 @@ async fn carry_out(
     }
     timeout(
         call.answered_within(),
-        answer::answer(core, access, call, told),
+        answer::answer(core, (access, uploads), call, told),
     )
     .await
     .unwrap_or_else(|_| Err(RpcError::new(ErrorCode::Unsettled, "timed out")))

@@ -12,7 +12,7 @@ use wormholes_proto::control::{
     PluginRemoved, RpcError, UserInfo, UserList, UserParams, UserRemoveParams,
 };
 
-use super::answer::failed;
+use super::{answer::failed, blobs::Uploads};
 use crate::{node::NodeCore, plugins::ChangeError};
 
 /// How long a call waits for a plugin's next line: it is asked again then.
@@ -129,22 +129,27 @@ pub(super) async fn remove(
 /// `told` hears of the progress.
 pub(super) async fn ask(
     core: &NodeCore,
+    uploads: &Uploads,
     params: PluginAskParams,
     told: impl FnMut(PluginProgress),
 ) -> Result<Value, RpcError> {
     let plugins = core.plugins().ok_or_else(starting)?;
     let world = core.network.world();
-    let answer = plugins.ask(params, &world, told);
+    let answer = plugins.ask(params, (&world, uploads), told);
     answer.await.map_err(refused)
 }
 
 pub(super) async fn begin(
     core: &NodeCore,
+    uploads: &Uploads,
     params: PluginAskParams,
 ) -> Result<OperationStarted, RpcError> {
     let plugins = core.plugins().ok_or_else(starting)?;
     let world = core.network.world();
-    plugins.begin(params, &world).await.map_err(refused)
+    plugins
+        .begin(params, (&world, uploads))
+        .await
+        .map_err(refused)
 }
 
 pub(super) fn operations(
@@ -215,7 +220,7 @@ async fn to_its_end<T: Send + 'static>(
     answer.await.unwrap_or_else(|_| Err(stopped()))
 }
 
-fn starting() -> RpcError {
+pub(super) fn starting() -> RpcError {
     RpcError::new(ErrorCode::Busy, "the plugins are not started yet")
 }
 

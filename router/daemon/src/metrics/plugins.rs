@@ -70,11 +70,26 @@ pub(super) fn families(plugins: &[InstanceReport]) -> Vec<MetricFamily> {
             each(conditions),
         ),
     ];
-    let families = families.into_iter();
+    let families = families.into_iter().chain(of_blobs(plugins));
     // The encoder takes an empty one for an error.
     families
         .filter(|family| !family.get_metric().is_empty())
         .collect()
+}
+
+fn of_blobs(plugins: &[InstanceReport]) -> [MetricFamily; 2] {
+    [
+        gauges(
+            "blob_bytes",
+            "What the blobs of plugins count for, with those that come",
+            plugins.iter().flat_map(blobs).collect(),
+        ),
+        counters(
+            "blob_moved_bytes_total",
+            "Bytes of blobs from and to other nodes",
+            plugins.iter().flat_map(blobs_moved).collect(),
+        ),
+    ]
 }
 
 fn events(plugin: &InstanceReport) -> Vec<Metric> {
@@ -154,6 +169,17 @@ fn waiting(plugin: &InstanceReport) -> Vec<Metric> {
 
 fn state(plugin: &InstanceReport) -> Vec<Metric> {
     vec![gauge(plugin, &[], plugin.kept_bytes as f64)]
+}
+
+fn blobs(plugin: &InstanceReport) -> Vec<Metric> {
+    vec![gauge(plugin, &[], plugin.blob_bytes as f64)]
+}
+
+fn blobs_moved(plugin: &InstanceReport) -> Vec<Metric> {
+    let counts = &plugin.counts;
+    let ways = [("in", counts.blob_bytes_in), ("out", counts.blob_bytes_out)];
+    let metric = |(way, bytes)| counter(plugin, &[("direction", way)], bytes);
+    ways.map(metric).into()
 }
 
 fn conditions(plugin: &InstanceReport) -> Vec<Metric> {

@@ -9,7 +9,7 @@ use wormholes_proto::control::{
 use wormholes_rules::World;
 
 use super::{Plugins, json, progress};
-use crate::control::plugin_error;
+use crate::control::{Uploads, plugin_error};
 
 /// An answer holds so many with the longest texts.
 const MAX_LISTED: usize = 400;
@@ -24,9 +24,9 @@ impl Plugins {
     pub(crate) async fn begin(
         &self,
         params: PluginAskParams,
-        world: &World,
+        around: (&World, &Uploads),
     ) -> Result<OperationStarted, Refusal> {
-        let (host, asked) = self.asked(params, world)?;
+        let (host, asked) = self.asked(params, around).await?;
         if !asked.command.operation {
             let other = format!(
                 "{} is no operation: `plugin.ask` asks it",
@@ -35,9 +35,7 @@ impl Plugins {
             return Err(Refusal::new(ErrorCode::Invalid, other));
         }
         let deadline = asked.command.timeout_seconds.map(Duration::from_secs);
-        let (instance, command) = (&asked.instance, &asked.command.name);
-        let (principal, caller) = (asked.principal, asked.caller);
-        let begun = host.begin(instance, principal, caller, command, &asked.body, deadline);
+        let begun = host.begin(&asked.instance, asked.principal, asked.order, deadline);
         let (answer, operation) = match begun.await? {
             Begun::Done(answer) => (Some(json(&answer)?), None),
             Begun::Operation(operation) => (None, Some(info(*operation, None))),

@@ -2,6 +2,7 @@
 //!
 //! Thin: each turns types of the ABI into the host's and asks the event's [`Transaction`].
 
+mod blobs;
 mod keys;
 mod messages;
 mod rules;
@@ -12,7 +13,11 @@ use crate::{
     transaction::{Own, Rows, Scan, Transaction},
 };
 
-pub(super) use self::{messages::call_message, rules::call_usage};
+pub(super) use self::{
+    blobs::{call_fetched, call_may_read},
+    messages::call_message,
+    rules::call_usage,
+};
 
 wasmtime::component::bindgen!({
     path: "../../sdk/wit/0.1.0",

@@ -16,6 +16,7 @@ pub(super) struct Exports {
     pub(super) message: Option<handlers::on_message::GuestIndices>,
     pub(super) presence: Option<handlers::on_presence::GuestIndices>,
     pub(super) usage: Option<handlers::on_usage::GuestIndices>,
+    pub(super) blob: Option<handlers::on_blob::GuestIndices>,
 }
 
 /// Those of one instance.
@@ -27,6 +28,7 @@ pub(super) struct Handlers {
     pub(super) message: Option<handlers::on_message::Guest>,
     pub(super) presence: Option<handlers::on_presence::Guest>,
     pub(super) usage: Option<handlers::on_usage::Guest>,
+    pub(super) blob: Option<handlers::on_blob::Guest>,
 }
 
 impl Exports {
@@ -53,6 +55,7 @@ impl Exports {
             message: find!("on-message", on_message),
             presence: find!("on-presence", on_presence),
             usage: find!("on-usage", on_usage),
+            blob: find!("on-blob", on_blob),
         })
     }
 
@@ -81,6 +84,7 @@ impl Exports {
             message: load!(message),
             presence: load!(presence),
             usage: load!(usage),
+            blob: load!(blob),
         })
     }
 }

@@ -10,8 +10,12 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::sync::{OwnedMutexGuard, oneshot};
 
-use super::{LoadError, Shared, Source};
+use super::{
+    LoadError, Shared, Source,
+    blobs::{homes, named_by},
+};
 use crate::{
+    blobs::Named,
     edition::{Digest, Edition, Terms, Workshop},
     event::Principal,
     guest::Around,
@@ -153,12 +157,19 @@ impl Shared {
         if purge {
             let _one = self.numbers.lock().await;
             let number = self.known_number(name)?.ok_or_else(missing)?;
+            let (snapshot, mut named) = (self.store.snapshot(), Named::default());
+            let homes = homes(&snapshot, number)?;
+            for home in &homes {
+                named_by(&snapshot, *home, &mut named)?;
+            }
+            drop(snapshot);
             let mut writes = Writes::default();
             of_instance(number).for_each(|range| writes.remove_range(range));
             writes.put(instance_key(name), None);
             if !self.make_durable(writes).await {
                 return Err(LoadError::Lost);
             }
+            self.forget_blobs(&homes, &named);
             self.forget_kept(name, Vec::new()).await;
         }
         Ok(())
@@ -197,6 +208,7 @@ impl Shared {
                 around: Around {
                     node: shared.node,
                     network: Some(Arc::clone(&shared.network)),
+                    blobs: Some(shared.blobs.clone()),
                 },
                 lines,
             };

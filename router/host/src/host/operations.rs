@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use tokio::{sync::watch, time::timeout};
 
-use super::{Host, Shared, shared::after};
+use super::{Command, Host, Shared, shared::after};
 use crate::{
-    event::{Caller, ErrorCode, Principal, Refusal, Reply, Request},
+    event::{ErrorCode, Principal, Refusal, Reply},
     mail::Owner,
     message::decode,
     operations::{Operation, Outcome},
@@ -49,21 +49,12 @@ impl Host {
         &self,
         instance: &str,
         principal: Principal,
-        caller: Caller,
-        name: &str,
-        body: &[u8],
+        command: Command,
         deadline: Option<Duration>,
     ) -> Result<Begun, Refusal> {
         let owner = self.shared.owner(instance, principal)?;
         let id = self.shared.next_request();
-        let request = Request {
-            id,
-            caller,
-            name: name.into(),
-            body: body.into(),
-            deadline_ms: deadline.map(after),
-            is_operation: true,
-        };
+        let request = command.request(id, deadline.map(after), true);
         let pending = self.shared.hand_over(&owner, request, BEGIN)?;
         Ok(match pending.reply().await? {
             Reply::Done(answer) => Begun::Done(answer),

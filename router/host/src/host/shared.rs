@@ -20,8 +20,9 @@ use tokio::{
 };
 use wormholes_proto::NodeId;
 
-use super::{LoadError, MAX_INSTANCES};
+use super::{LoadError, MAX_INSTANCES, Upload};
 use crate::{
+    blobs::Blobs,
     clock::now_ms,
     event::{Caller, ErrorCode, Principal, Refusal, Reply, Request},
     guest::{Cache, Engine},
@@ -33,7 +34,7 @@ use crate::{
     principal::{Actor, Asker, Post, Task},
     rows::{self, Home, instance_key},
     store::{Lost, Store, StoreError, Writes},
-    transaction::{Limit, Progress},
+    transaction::{Limit, Offered, Progress},
     users::{self, Users},
     versions::Kept,
 };
@@ -48,6 +49,7 @@ pub(crate) struct Shared {
     /// Files of versions.
     pub(super) kept: Kept,
     pub(crate) store: Store,
+    pub(crate) blobs: Blobs,
     pub(crate) users: Users,
     pub(super) loaded: RwLock<BTreeMap<Arc<str>, Arc<Loaded>>>,
     pub(super) actors: Mutex<HashMap<Home, Post>>,
@@ -63,6 +65,15 @@ pub(crate) enum WakeError {
     Store(#[from] StoreError),
     #[error(transparent)]
     NoUser(Refusal),
+}
+
+/// What a principal is asked to do.
+#[derive(Debug, Clone)]
+pub struct Command {
+    caller: Caller,
+    name: Arc<str>,
+    body: Arc<[u8]>,
+    blobs: Vec<Offered>,
 }
 
 /// A request that was handed over.
@@ -81,19 +92,11 @@ impl Shared {
     pub(crate) fn request(
         &self,
         owner: &Owner,
-        caller: Caller,
-        name: &str,
-        body: &[u8],
+        command: Command,
         patience: Duration,
     ) -> Result<Pending, Refusal> {
-        let request = Request {
-            id: self.next_request(),
-            caller,
-            name: name.into(),
-            body: body.into(),
-            deadline_ms: Some(after(patience)),
-            is_operation: false,
-        };
+        let deadline_ms = Some(after(patience));
+        let request = command.request(self.next_request(), deadline_ms, false);
         self.hand_over(owner, request, patience)
     }
 
@@ -150,13 +153,8 @@ impl Shared {
         body: &[u8],
         patience: Duration,
     ) -> Result<Pending, Refusal> {
-        self.request(
-            owner,
-            Caller::Plugin { from, own },
-            protocol,
-            body,
-            patience,
-        )
+        let command = Command::new(Caller::Plugin { from, own }, protocol, body);
+        self.request(owner, command, patience)
     }
 
     pub(super) fn post(&self, owner: &Owner) -> Result<Post, Refusal> {
@@ -338,6 +336,37 @@ impl Shared {
         };
         self.store.append(self.store.epoch(), writes, release);
         durable.await.unwrap_or(false)
+    }
+}
+
+impl Command {
+    /// A request by its name, with its arguments.
+    pub fn new(caller: Caller, name: &str, body: &[u8]) -> Self {
+        Self {
+            caller,
+            name: name.into(),
+            body: body.into(),
+            blobs: Vec::new(),
+        }
+    }
+
+    /// Has the handler find these blobs, and hold those that it wants.
+    #[must_use]
+    pub fn with_blobs<'a>(mut self, blobs: impl IntoIterator<Item = &'a Upload>) -> Self {
+        self.blobs = blobs.into_iter().filter_map(Upload::offered).collect();
+        self
+    }
+
+    pub(super) fn request(self, id: u64, deadline_ms: Option<u64>, is_operation: bool) -> Request {
+        Request {
+            id,
+            caller: self.caller,
+            name: self.name,
+            body: self.body,
+            deadline_ms,
+            is_operation,
+            blobs: self.blobs.into(),
+        }
     }
 }
 

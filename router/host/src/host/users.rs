@@ -4,8 +4,9 @@ use std::sync::{Arc, mpsc};
 
 use tokio::sync::oneshot;
 
-use super::{Host, Shared};
+use super::{Host, Shared, blobs::named_by};
 use crate::{
+    blobs::Named,
     clock::now_ms,
     event::{ErrorCode, Principal, Refusal},
     mail::{Input, Owner},
@@ -159,21 +160,26 @@ impl Shared {
             let why = format!("the store cannot be read: {error}");
             Refusal::new(ErrorCode::Unavailable, why)
         };
-        let kept = |home: Home| -> Result<u64, StoreError> {
+        let kept = |home: Home| -> Result<(u64, u64), StoreError> {
             let head = self.store.snapshot().get(&home.key(Space::Head, &[]))?;
             let head = head.as_deref().and_then(read_head);
-            Ok(head.map_or(0, |head| head.kept_bytes))
+            Ok(head.map_or((0, 0), |head| (head.kept_bytes, head.blob_bytes)))
         };
         let mut bytes = Vec::new();
         for owner in principals {
             bytes.push((owner, kept(owner.home).map_err(unreadable)?));
         }
         let mut writes = Writes::default();
-        purge(&self.store, name, &mut writes).map_err(unreadable)?;
+        let homes = purge(&self.store, name, &mut writes).map_err(unreadable)?;
+        let mut named = Named::default();
+        for home in &homes {
+            named_by(&self.store.snapshot(), *home, &mut named).map_err(unreadable)?;
+        }
         // If it fails, the next start ends it.
         if !writes.is_empty() && !self.make_durable(writes).await {
             return Err(Refusal::lost());
         }
+        self.forget_blobs(&homes, &named);
         for (owner, bytes) in bytes {
             owner.loaded.retire(&owner.principal, Some(bytes));
         }
@@ -181,13 +187,15 @@ impl Shared {
     }
 }
 
-/// Deletes all that is kept for a user, by instances that are loaded and those that are not.
-fn purge(store: &Store, name: &str, writes: &mut Writes) -> Result<(), StoreError> {
-    let snapshot = store.snapshot();
+/// Deletes all that is kept for a user, by instances that are loaded and those that are not; where it
+/// lay.
+fn purge(store: &Store, name: &str, writes: &mut Writes) -> Result<Vec<Home>, StoreError> {
+    let (snapshot, mut homes) = (store.snapshot(), Vec::new());
     for (_, number) in rows::all(&snapshot, &instance_key(""))? {
         if let Ok(number) = number.try_into() {
-            users::purge(&snapshot, u32::from_be_bytes(number), name, writes)?;
+            let instance = u32::from_be_bytes(number);
+            homes.extend(users::purge(&snapshot, instance, name, writes)?);
         }
     }
-    Ok(())
+    Ok(homes)
 }

@@ -1,12 +1,17 @@
-//! Letters: posts and questions, which are not kept.
+//! Letters: posts, questions, and wishes for blobs, which are not kept.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use wormholes_proto::trunk::{Envelope, Frame, Name};
+use tokio::sync::mpsc;
+use wormholes_proto::{
+    blob::BlobId,
+    trunk::{BlobFrame, Envelope, Frame, Name, Principal as WirePrincipal, Want as WireWant},
+};
 
 use super::{
     Office, Owner,
+    fetches::Came,
     routes::{Route, RouteKey},
     takes_more,
     trunk::{Stopped, TrunkId, on_wire},
@@ -14,7 +19,7 @@ use super::{
 use crate::{
     clock::now_ms,
     event::{ErrorCode, Refusal},
-    message::{Identity, Letter},
+    message::{Identity, Letter, OutKey, Way},
     principal::Task,
     rows::Home,
 };
@@ -22,14 +27,51 @@ use crate::{
 /// Volatile messages that wait for a trunk, and their bytes. Overflow: the newcomer is dropped.
 const MAX_LETTERS: usize = 1024;
 const MAX_LETTER_BYTES: usize = 1 << 20;
+/// Why something does not go.
+const LONG_NAME: &str = "a name does not fit on the wire";
 
 /// What is not kept.
 pub(super) struct Volatile {
     pub(super) home: Home,
-    envelope: Envelope,
-    pub(super) body: Bytes,
-    /// A question: its id, and when it is late.
-    pub(super) ask: Option<(u64, u64)>,
+    from: WirePrincipal,
+    to: WirePrincipal,
+    pub(super) errand: Errand,
+}
+
+/// What it is for.
+pub(super) enum Errand {
+    Post {
+        protocol: Name,
+        body: Bytes,
+    },
+    Ask {
+        id: u64,
+        deadline_ms: u64,
+        protocol: Name,
+        body: Bytes,
+    },
+    Want(Want),
+}
+
+/// A blob that is wanted.
+#[derive(Debug)]
+pub(crate) struct Want {
+    pub(crate) blob: BlobId,
+    /// From which piece on, and how many may be on the way.
+    pub(crate) first: u32,
+    pub(crate) pieces: u16,
+    pub(crate) with_values: bool,
+    /// Who wants it: closed when it cannot be wanted now, or the trunk broke.
+    pub(crate) frames: mpsc::UnboundedSender<Came>,
+}
+
+impl Volatile {
+    pub(super) fn bytes(&self) -> usize {
+        match &self.errand {
+            Errand::Post { body, .. } | Errand::Ask { body, .. } => body.len(),
+            Errand::Want(_) => 0,
+        }
+    }
 }
 
 /// A question that left.
@@ -44,40 +86,72 @@ impl Office {
     /// A letter leaves, or a question.
     pub(super) fn volatile(&mut self, owner: &Owner, letter: Letter, ask: Option<(u64, u64)>) {
         let Letter { key, way, body } = letter;
-        let envelope = || {
-            Some(Envelope {
-                from: on_wire(&owner.principal, &key.sender)?,
-                to: on_wire(&key.to.principal, &Identity::Node)?,
-                protocol: Name::try_from(&*key.protocol).ok()?,
-            })
-        };
-        let refuse = |office: &Self, why: &str| {
-            if let Some((id, _)) = ask {
-                let refusal = Refusal::new(ErrorCode::Unavailable, why);
-                office.tell_answer(owner.home, id, Err(refusal));
+        let sent = match Name::try_from(&*key.protocol) {
+            Ok(protocol) => {
+                let errand = match ask {
+                    Some((id, deadline_ms)) => Errand::Ask {
+                        id,
+                        deadline_ms,
+                        protocol,
+                        body,
+                    },
+                    None => Errand::Post { protocol, body },
+                };
+                self.go(owner, (&key, &way), errand)
             }
+            Err(_) => Err(LONG_NAME),
         };
-        let Some(envelope) = envelope() else {
-            return refuse(self, "a name does not fit on the wire");
+        if let (Err(why), Some((id, _))) = (sent, ask) {
+            let refusal = Refusal::new(ErrorCode::Unavailable, why);
+            self.tell_answer(owner.home, id, Err(refusal));
+        }
+    }
+
+    /// A blob is wanted.
+    pub(super) fn want(&mut self, owner: &Owner, key: &OutKey, way: &Way, want: Want) {
+        if want.frames.is_closed() {
+            // Its fetch ended meanwhile.
+            return;
+        }
+        // If it does not fit, whoever wants it hears that this is gone, and wants it again.
+        let _ = self.go(owner, (key, way), Errand::Want(want));
+    }
+
+    /// Puts something on its way.
+    ///
+    /// # Errors
+    /// Why it does not go.
+    fn go(
+        &mut self,
+        owner: &Owner,
+        (key, way): (&OutKey, &Way),
+        errand: Errand,
+    ) -> Result<(), &'static str> {
+        let from = on_wire(&owner.principal, &key.sender);
+        let to = on_wire(&key.to.principal, &Identity::Node);
+        let (Some(from), Some(to)) = (from, to) else {
+            return Err(LONG_NAME);
         };
-        let route_key = RouteKey::new(self.node, owner, &key, &way);
+        let route_key = RouteKey::new(self.node, owner, key, way);
         let route = self.routes.entry(route_key.clone());
         let route = route.or_insert_with(|| Route::new(Arc::clone(&owner.loaded)));
-        let bytes = route.letter_bytes + body.len();
+        let letter = Volatile {
+            home: owner.home,
+            from,
+            to,
+            errand,
+        };
+        let bytes = route.letter_bytes + letter.bytes();
         if route.letters.len() >= MAX_LETTERS
             || bytes > MAX_LETTER_BYTES && !route.letters.is_empty()
         {
             owner.loaded.figures.dropped();
-            return refuse(self, "too many messages wait for a way to that receiver");
+            return Err("too many messages wait for a way to that receiver");
         }
         route.letter_bytes = bytes;
-        route.letters.push_back(Volatile {
-            home: owner.home,
-            envelope,
-            body,
-            ask,
-        });
+        route.letters.push_back(letter);
         self.use_route(&route_key);
+        Ok(())
     }
 
     /// Sends letters as long as the trunk takes more; the rest waits for that.
@@ -123,13 +197,40 @@ impl Office {
     fn send_letter(&mut self, trunk: TrunkId, letter: Volatile) {
         let Volatile {
             home,
-            envelope,
-            body,
-            ask,
+            from,
+            to,
+            errand,
         } = letter;
-        let Some((id, deadline_ms)) = ask else {
-            return self.send(trunk, Frame::Post { envelope, body });
+        let envelope = |protocol| Envelope {
+            from: from.clone(),
+            to: to.clone(),
+            protocol,
         };
+        match errand {
+            Errand::Post { protocol, body } => {
+                let envelope = envelope(protocol);
+                self.send(trunk, Frame::Post { envelope, body });
+            }
+            Errand::Ask {
+                id,
+                deadline_ms,
+                protocol,
+                body,
+            } => {
+                let envelope = envelope(protocol);
+                self.send_question(trunk, (home, id), deadline_ms, (envelope, body));
+            }
+            Errand::Want(want) => self.send_want(trunk, (from, to), want),
+        }
+    }
+
+    fn send_question(
+        &mut self,
+        trunk: TrunkId,
+        (home, id): (Home, u64),
+        deadline_ms: u64,
+        (envelope, body): (Envelope, Bytes),
+    ) {
         let left_ms = deadline_ms.saturating_sub(now_ms());
         let Some(standing) = self.trunks.get_mut(&trunk).filter(|_| left_ms > 0) else {
             return self.tell_answer(home, id, Err(Refusal::late()));
@@ -150,6 +251,38 @@ impl Office {
                 body,
             },
         );
+    }
+
+    fn send_want(
+        &mut self,
+        trunk: TrunkId,
+        (from, to): (WirePrincipal, WirePrincipal),
+        want: Want,
+    ) {
+        let Some(standing) = self.trunks.get_mut(&trunk) else {
+            return;
+        };
+        let number = standing.next_want(want.frames.clone());
+        let wanted = WireWant {
+            want: number,
+            from,
+            to,
+            blob: want.blob,
+            first: want.first,
+            pieces: want.pieces,
+            with_values: want.with_values,
+        };
+        self.send(trunk, Frame::Blob(BlobFrame::Want(Box::new(wanted))));
+        let begun = Came {
+            trunk,
+            want: number,
+            frame: None,
+            room: None,
+        };
+        if want.frames.send(begun).is_err() {
+            // Nobody wants it any more.
+            self.said(trunk, BlobFrame::Unwant { want: number });
+        }
     }
 
     /// Nobody waits for the answer any more.

@@ -120,9 +120,6 @@ fn waiting_key(home: Home, number: u32, place: u64) -> Vec<u8> {
 impl Office {
     /// What a plugin's principals have waiting goes on.
     pub(super) fn resume(&mut self, loaded: &Arc<Loaded>) {
-        if !loaded.takes_messages() {
-            return;
-        }
         for principal in self.shared.present(loaded) {
             self.come_back(&Owner::new(Arc::clone(loaded), principal));
         }
@@ -136,6 +133,10 @@ impl Office {
     }
 
     fn resume_owner(&mut self, owner: &Owner) -> Result<(), StoreError> {
+        self.resume_fetches(owner)?;
+        if !owner.loaded.takes_messages() {
+            return Ok(());
+        }
         let snapshot = self.store.snapshot();
         for (key, head) in rows::all(&snapshot, &owner.home.key(Space::Channel, &[]))? {
             let (Some(key), Some(head)) = (decode::<OutKey>(&key), decode::<OutHead>(&head)) else {

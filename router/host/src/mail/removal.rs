@@ -15,6 +15,7 @@ impl Office {
             self.forget_out(out);
         }
         self.forget_ins(instance);
+        self.end_fetches(|home| home.instance == instance);
         self.forget_routes(instance);
         self.asked.retain(|(home, _), _| home.instance != instance);
         self.cursors.retain(|home, _| home.instance != instance);

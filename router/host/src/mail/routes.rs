@@ -13,7 +13,7 @@ use wormholes_proto::{NodeId, trunk::IdentityKind};
 
 use super::{
     Input, Office, Owner,
-    letters::Volatile,
+    letters::{Errand, Volatile},
     outgoing::OutId,
     trunk::TrunkId,
     wire::{self, Opened, Sign},
@@ -113,7 +113,7 @@ impl Route {
 
     pub(super) fn next_letter(&mut self) -> Option<Volatile> {
         let letter = self.letters.pop_front()?;
-        self.letter_bytes -= letter.body.len();
+        self.letter_bytes -= letter.bytes();
         Some(letter)
     }
 
@@ -145,6 +145,8 @@ impl Office {
                 letter,
                 deadline_ms,
             } => self.volatile(owner, letter, Some((id, deadline_ms))),
+            Parcel::Fetch { id, row } => self.begin_fetch(owner, id, *row),
+            Parcel::Unfetch { id } => self.end_fetch(owner.home, id),
             Parcel::Reopened {
                 peer,
                 sends,
@@ -347,12 +349,14 @@ impl Office {
         route.letter_bytes = 0;
         let loaded = Arc::clone(&route.loaded);
         for letter in letters {
-            match letter.ask {
-                Some((id, _)) => {
+            match letter.errand {
+                Errand::Ask { id, .. } => {
                     let refusal = Refusal::new(ErrorCode::Unavailable, why);
                     self.tell_answer(letter.home, id, Err(refusal));
                 }
-                None => loaded.figures.dropped(),
+                Errand::Post { .. } => loaded.figures.dropped(),
+                // Whoever wants it hears that this is gone.
+                Errand::Want(_) => {}
             }
         }
     }

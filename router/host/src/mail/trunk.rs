@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     task::AbortHandle,
     time::Instant,
 };
@@ -22,6 +22,8 @@ use wormholes_proto::{
 
 use super::{
     Input, Office, Owner,
+    fetches::Came,
+    giving::Given,
     incoming::InId,
     outgoing::OutId,
     routes::RouteKey,
@@ -64,8 +66,12 @@ pub(super) struct Trunk {
     pub(super) ins: HashMap<u32, InId>,
     pub(super) asked: HashMap<u64, (Home, u64)>,
     serving: HashMap<u64, AbortHandle>,
+    /// Blobs that are wanted from the other end, and those that it wants.
+    pub(super) wanted: HashMap<u64, mpsc::UnboundedSender<Came>>,
+    pub(super) giving: Given,
     last_channel: u32,
     last_ask: u64,
+    last_want: u64,
     /// When something moved last.
     pub(super) used: Instant,
     pub(super) stopped: Stopped,
@@ -105,8 +111,11 @@ impl Trunk {
             ins: HashMap::new(),
             asked: HashMap::new(),
             serving: HashMap::new(),
+            wanted: HashMap::new(),
+            giving: Given::new(),
             last_channel: 0,
             last_ask: 0,
+            last_want: 0,
             used: Instant::now(),
             stopped: Stopped::default(),
         }
@@ -130,12 +139,20 @@ impl Trunk {
         self.last_ask
     }
 
-    /// Nothing is on its way, and nothing was for so long.
-    pub(super) fn is_idle(&self, now: Instant, since: Duration) -> bool {
-        self.asked.is_empty() && self.serving.is_empty() && now.duration_since(self.used) > since
+    pub(super) fn next_want(&mut self, frames: mpsc::UnboundedSender<Came>) -> u64 {
+        self.last_want += 1;
+        self.wanted.insert(self.last_want, frames);
+        self.last_want
     }
 
-    fn from(&self, principal: &WirePrincipal) -> Address {
+    /// Nothing is on its way, and nothing was for so long.
+    pub(super) fn is_idle(&self, now: Instant, since: Duration) -> bool {
+        let is_quiet = self.asked.is_empty() && self.serving.is_empty();
+        let has_blobs = !self.wanted.is_empty() || !self.giving.is_empty();
+        is_quiet && !has_blobs && now.duration_since(self.used) > since
+    }
+
+    pub(super) fn from(&self, principal: &WirePrincipal) -> Address {
         Address {
             place: self.peer,
             plugin: Arc::clone(&self.peer_plugin),
@@ -147,7 +164,7 @@ impl Trunk {
     }
 
     /// Whom something is for, if there is such a one.
-    fn owner(&self, shared: &Shared, to: &WirePrincipal) -> Option<Owner> {
+    pub(super) fn owner(&self, shared: &Shared, to: &WirePrincipal) -> Option<Owner> {
         let principal = match (to, self.alias()) {
             // Behind an alias is one principal, whose name nobody learns.
             (WirePrincipal::Node, Some((principal, _))) => principal.clone(),
@@ -165,7 +182,7 @@ impl Trunk {
     }
 
     /// As whom this end is known at the other one.
-    fn identity(&self) -> Identity {
+    pub(super) fn identity(&self) -> Identity {
         let alias = self.alias().map(|(_, name)| Arc::clone(name));
         alias.map_or(Identity::Node, Identity::Alias)
     }
@@ -359,6 +376,7 @@ impl Office {
                 }
                 return;
             }
+            Frame::Blob(frame) => self.blob_frame(id, frame, room),
             // The decoder lets none through behind the greeting.
             Frame::Hello(_) | Frame::Welcome { .. } | Frame::Refused(_) => Ok(()),
         };

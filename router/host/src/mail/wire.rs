@@ -1,7 +1,7 @@
 //! A trunk over a flow: its greeting, and what reads and writes its frames.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, VecDeque},
     fmt,
     sync::{
         Arc, Mutex, PoisonError,
@@ -43,6 +43,8 @@ const MAX_UNWRITTEN: usize = 256 << 10;
 const MAX_REPLY_BYTES: usize = 4 << 20;
 /// HELLOs that are remembered. Overflow: the oldest is forgotten.
 const MAX_HELLOS: usize = 1 << 16;
+/// Frames that wait to go behind all others. Overflow: whoever writes waits.
+const MAX_BEHIND: usize = 2;
 const READ_BYTES: usize = 64 << 10;
 /// What a frame takes beside its body.
 const FRAME_BYTES: usize = 128;
@@ -65,9 +67,11 @@ pub(crate) struct Guest {
 }
 
 /// What is to be written on a trunk.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Wire {
     unwritten: Mutex<Unwritten>,
+    /// Places for frames that go behind the others; who waits for one has it in turn.
+    behind: Semaphore,
     more: Notify,
     is_over: AtomicBool,
     over: Notify,
@@ -78,6 +82,8 @@ struct Unwritten {
     bytes: BytesMut,
     /// How many of them answer the other end, which alone decides how many those are.
     reply_bytes: usize,
+    /// Frames that go behind the others, one at a time.
+    behind: VecDeque<BytesMut>,
 }
 
 /// HELLOs that were accepted, as long as their minute is not too long ago: whoever saw one must not
@@ -304,6 +310,7 @@ fn frame_bytes(frame: &Frame) -> usize {
     let body = match frame {
         Frame::Data { body, .. } | Frame::Post { body, .. } | Frame::Ask { body, .. } => body.len(),
         Frame::Answer { answer, .. } => answer.as_ref().map_or(0, Bytes::len),
+        Frame::Blob(frame) => frame.body().len(),
         Frame::Hello(_)
         | Frame::Welcome { .. }
         | Frame::Refused(_)
@@ -356,6 +363,18 @@ impl Hellos {
     }
 }
 
+impl Default for Wire {
+    fn default() -> Self {
+        Self {
+            unwritten: Mutex::default(),
+            behind: Semaphore::new(MAX_BEHIND),
+            more: Notify::new(),
+            is_over: AtomicBool::new(false),
+            over: Notify::new(),
+        }
+    }
+}
+
 impl Wire {
     /// Whether more may be written now.
     pub(super) fn takes_more(&self) -> bool {
@@ -381,15 +400,42 @@ impl Wire {
         is_within
     }
 
+    /// Writes a frame behind all others that wait, when there is a place for it: messages wait for one
+    /// such frame at most, and these for as many messages as the trunk takes at once.
+    pub(super) async fn write_behind(&self, frame: &Frame) {
+        // Closed: the trunk is over.
+        let Ok(place) = self.behind.acquire().await else {
+            return;
+        };
+        place.forget();
+        let mut bytes = BytesMut::new();
+        // What the host sends keeps within the format.
+        if let Err(error) = frame.encode(&mut bytes) {
+            tracing::error!(%error, "a frame of a plugin cannot be written");
+        }
+        self.lock().behind.push_back(bytes);
+        self.more.notify_one();
+    }
+
     /// Nothing is written behind what is there.
     pub(super) fn end(&self) {
+        self.behind.close();
         self.is_over.store(true, Ordering::Release);
         self.more.notify_one();
         self.over.notify_one();
     }
 
     fn take(&self) -> BytesMut {
-        std::mem::take(&mut *self.lock()).bytes
+        let mut unwritten = self.lock();
+        let mut bytes = std::mem::take(&mut unwritten.bytes);
+        unwritten.reply_bytes = 0;
+        let behind = unwritten.behind.pop_front();
+        drop(unwritten);
+        if let Some(frame) = behind {
+            self.behind.add_permits(1);
+            bytes.unsplit(frame);
+        }
+        bytes
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Unwritten> {

@@ -9,12 +9,13 @@ use crate::{
     clock::now_ms,
     edition::Edition,
     event::{Content, ErrorCode, Event, Principal, Refusal, Reply},
-    guest::{Fault, Outcome},
+    guest::{Fault, Outcome, Plugin},
     letters::DeadLetter,
     mail::{Input, Owner},
     message::{Parcel, encode},
+    rows::Home,
     store::Lost,
-    transaction::Effects,
+    transaction::{BlobEffects, Effects},
 };
 use wormholes_proto::manifest::Poison;
 
@@ -59,6 +60,7 @@ impl Actor {
             | Event::Request(_)
             | Event::Message(_)
             | Event::Note { .. }
+            | Event::Fetched { .. }
             | Event::Presence { .. } => {}
         }
         self.make_real_with(effects, handled(event, None), began);
@@ -102,6 +104,9 @@ impl Actor {
             Event::Canceled { request } => {
                 self.memory
                     .end_canceled(self.home, *request, now_ms(), &mut effects);
+            }
+            Event::Fetched { id, .. } => {
+                self.memory.end_fetch(self.home, *id, &mut effects);
             }
             Event::Note { .. } | Event::Presence { .. } => {}
         }
@@ -178,6 +183,7 @@ impl Actor {
             facts,
             usage,
             changes,
+            blobs,
         } = effects;
         self.note_ended(&changes);
         let mail = self.parcels(parcels).into_iter().chain(handled);
@@ -192,10 +198,7 @@ impl Actor {
                 Some((asker.progress.clone()?, step))
             })
             .collect();
-        let kept_before = self.memory.kept_bytes.saturating_add_signed(-kept_bytes);
-        self.loaded
-            .figures
-            .keeps(kept_before, self.memory.kept_bytes);
+        self.count(kept_bytes, blobs.bytes);
         let plugin = Arc::clone(self.edition.plugin());
         let (loaded, home, principal) = (Arc::clone(&self.loaded), self.home, self.name.clone());
         let release = move |durable: Result<(), Lost>| {
@@ -212,6 +215,7 @@ impl Actor {
                     loaded.board.apply((home, &principal), operation, change);
                 }
                 mail.into_iter().for_each(|input| office.tell(input));
+                settle(&plugin, home, blobs);
             } else {
                 if let Some(used) = usage {
                     loaded.news.untold(&used);
@@ -229,6 +233,15 @@ impl Actor {
             self.last_batch = self.store.append(self.epoch, writes, release);
             self.memory.overlay.write(self.last_batch, overlay);
         }
+    }
+
+    /// Counts by how much its rows and its blobs grew.
+    fn count(&self, kept_bytes: i64, blob_bytes: i64) {
+        let (figures, memory) = (&self.loaded.figures, &self.memory);
+        let kept_before = memory.kept_bytes.saturating_add_signed(-kept_bytes);
+        figures.keeps(kept_before, memory.kept_bytes);
+        let held_before = memory.blob_bytes.saturating_add_signed(-blob_bytes);
+        figures.holds(held_before, memory.blob_bytes);
     }
 
     /// Who is told.
@@ -275,6 +288,18 @@ impl Actor {
         };
         (!parcels.is_empty()).then(|| Input::Parcels(owner(), parcels))
     }
+}
+
+/// Files follow what is durable.
+fn settle(plugin: &Plugin, home: Home, effects: BlobEffects) {
+    let Some(files) = &plugin.around.blobs else {
+        return;
+    };
+    // Those that are named by now need no pin.
+    files.changed(effects.named);
+    let (fetches, drafts) = (effects.fetches.into_iter(), effects.drafts.into_iter());
+    fetches.for_each(|id| files.forget_fetch(home, id));
+    drafts.for_each(|number| files.forget_draft(home, number));
 }
 
 /// What the office hears when an event that handled a message is durable.

@@ -13,6 +13,7 @@ use tokio::sync::{
 
 use super::TakeOver;
 use crate::{
+    blobs::Pin,
     event::{Incoming, Refusal, Reply, Request},
     message::Note,
     transaction::Progress,
@@ -47,6 +48,11 @@ pub(crate) enum Task {
     },
     /// So many bytes of a channel are acknowledged.
     Acknowledged { channel: u32, bytes: u64 },
+    /// What came of a blob that it fetches.
+    Fetched {
+        id: u64,
+        outcome: Result<(u64, Pin), Refusal>,
+    },
     /// There is something to tell the node of.
     News,
     /// Comes first.

@@ -127,7 +127,10 @@ impl Actor {
         let loaded = Arc::clone(&self.loaded);
         let _turn = loaded.turns.acquire().await;
         let mut transaction = self.transaction(edition, side, attempt);
-        transaction.consume(&Event::Init(reason));
+        if let Err(error) = transaction.consume(&Event::Init(reason)) {
+            self.memory = transaction.undo();
+            return Err(Fault::Host(error.to_string()));
+        }
         if let Some(from) = from {
             transaction.run_steps(true);
             let by = (from, attempt);
@@ -137,7 +140,7 @@ impl Actor {
         let (_, transaction) = self
             .step(edition, &Event::Init(reason), transaction)
             .await?;
-        Ok(transaction)
+        self.carry_out(transaction).await
     }
 
     /// Has the rows migrated, a step at a time. Each has the limits of an event, and new memory.

@@ -217,7 +217,7 @@ impl Transaction {
         Ok(self.snapshot.get(&key)?.as_deref().and_then(decode))
     }
 
-    fn next_message(&mut self) -> u64 {
+    pub(super) fn next_message(&mut self) -> u64 {
         self.memory.last_message += 1;
         self.memory.last_message
     }
@@ -226,16 +226,7 @@ impl Transaction {
         self.check_writable()?;
         self.settle(&mut letter.key);
         self.check_key(&letter.key)?;
-        let Way {
-            role,
-            label,
-            isolation,
-        } = &letter.way;
-        if [role, label, isolation].iter().any(|text| !is_text(text)) {
-            return Err(invalid(
-                "role, label and isolation have at most 128 bytes and no control characters",
-            ));
-        }
+        check_way(&letter.way)?;
         if letter.body.len() > MAX_BODY_BYTES {
             return Err(invalid(
                 "a message has at most 1 MiB; send a blob's hash instead",
@@ -261,6 +252,18 @@ impl Transaction {
                  manifest",
             ));
         }
+        self.check_address(key)
+    }
+
+    /// Who a blob is fetched from, and by which way.
+    pub(super) fn check_giver(&self, mut key: OutKey, way: &Way) -> Result<OutKey, Refusal> {
+        self.settle(&mut key);
+        self.check_address(&key)?;
+        check_way(way)?;
+        Ok(key)
+    }
+
+    fn check_address(&self, key: &OutKey) -> Result<(), Refusal> {
         let Address {
             place,
             principal,
@@ -336,8 +339,22 @@ impl Messages {
                 }
             }
         }
-        effects.parcels = self.parcels;
+        effects.parcels.extend(self.parcels);
     }
+}
+
+fn check_way(way: &Way) -> Result<(), Refusal> {
+    let Way {
+        role,
+        label,
+        isolation,
+    } = way;
+    if [role, label, isolation].iter().any(|text| !is_text(text)) {
+        return Err(invalid(
+            "role, label and isolation have at most 128 bytes and no control characters",
+        ));
+    }
+    Ok(())
 }
 
 fn is_text(text: &str) -> bool {

@@ -25,8 +25,7 @@ pub(super) type Written = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 pub(crate) type Rows = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// What a step of a migration is told that writes what is sealed.
-const STEP: &str =
-    "secret rows and keys have one side only: change them in `init`, which follows `migrate`";
+pub(super) const STEP: &str = "secret rows, keys and blobs have one side only: change them in `init`, which follows `migrate`";
 
 /// Rows of the principal's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,6 +7,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{
+    blob::{
+        BlobAppendParams, BlobBeginParams, BlobBytes, BlobInfo, BlobParams, BlobReadParams,
+        BlobUpload,
+    },
     event::EventKind,
     frame::{ErrorCode, RpcError},
     operation::{
@@ -231,6 +235,10 @@ methods! {
     "plugin.rollback" PluginRollback(PluginParams) Operator -> PluginInfo, "Has the version before the last update take over again.";
     "plugin.remove" PluginRemove(PluginRemoveParams) Operator -> PluginRemoved, "Ends a plugin that config.toml names no more.";
     "plugin.ask" PluginAsk(PluginAskParams) Operator -> Value, "Gives a plugin a command, and returns its answer.";
+    "blob.begin" BlobBegin(BlobBeginParams) Operator -> BlobUpload, "Begins a blob for a plugin's command, which is given on this connection.";
+    "blob.append" BlobAppend(BlobAppendParams) Operator -> BlobUpload, "Brings its next bytes.";
+    "blob.finish" BlobFinish(BlobParams) Operator -> BlobInfo, "Ends it: commands may name it.";
+    "blob.read" BlobRead(BlobReadParams) Operator -> BlobBytes, "A part of a blob that a plugin holds.";
     "op.start" OpStart(PluginAskParams) Operator -> OperationStarted, "Gives a plugin a command that may outlive its asker and the node.";
     "op.list" OpList(OperationListParams) Operator -> OperationList, "Operations that go on, and those whose results are kept.";
     "op.wait" OpWait(OperationWaitParams) Operator -> OperationInfo, "How an operation is, and what it came to.";

@@ -37,6 +37,8 @@ pub struct PluginInfo {
     pub why: Option<String>,
     /// What its rows have, keys and values.
     pub state_bytes: u64,
+    /// Blobs that it holds, with those that it fetches and writes.
+    pub blob_bytes: u64,
     /// Events that ended well.
     pub events: u64,
     /// Events that its handlers refused.
@@ -253,6 +255,10 @@ pub struct PluginCommand {
     /// What is not answered at once outlives whoever asked, and the node: `op.start` begins it.
     #[serde(default)]
     pub operation: bool,
+    /// Its answer is the hash of a blob that the plugin holds, as 64 hexadecimal digits: whoever asks
+    /// may want its bytes (`blob.read`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub blob: bool,
     /// What it takes, in order.
     #[serde(default, rename = "argument")]
     pub arguments: Vec<PluginArgument>,
@@ -310,4 +316,7 @@ pub enum PluginArgumentKind {
     Flag,
     /// A node: a petname or an id. The plugin is given its key as 64 hexadecimal digits.
     Peer,
+    /// A blob: `{"upload": 1}`, as `blob.begin` returned it. The plugin is given its hash as 64
+    /// hexadecimal digits, and may hold it.
+    Blob,
 }

@@ -3,6 +3,7 @@
 use bytes::{Bytes, BytesMut};
 
 use super::{
+    blob::BlobFrame,
     chain::{Halt, History, Position},
     decoder::FrameError,
     hello::{self, Hello, TRUNK_VERSION},
@@ -101,6 +102,8 @@ pub enum Frame {
         /// Its number.
         ask: u64,
     },
+    /// About a blob.
+    Blob(BlobFrame),
 }
 
 numbered! {
@@ -269,6 +272,9 @@ impl Frame {
         {
             return Err(WireError::Invalid("acked"));
         }
+        if let Self::Blob(frame) = self {
+            frame.check()?;
+        }
         Ok(())
     }
 
@@ -315,6 +321,7 @@ impl Frame {
             Self::Cancel { ask } => {
                 writer.u8(14).u64(*ask);
             }
+            Self::Blob(frame) => frame.encode_head(writer),
         }
     }
 
@@ -325,6 +332,7 @@ impl Frame {
                 Ok(body) => body,
                 Err(failure) => failure.message().as_bytes(),
             },
+            Self::Blob(frame) => frame.body(),
             Self::Hello(_)
             | Self::Welcome { .. }
             | Self::Refused(_)
@@ -386,6 +394,7 @@ impl Frame {
             14 => Self::Cancel {
                 ask: read.u64("ask")?,
             },
+            kind @ 15..=20 => Self::Blob(BlobFrame::decode(kind, frame, read)?),
             other => return Err(FrameError::Kind(other)),
         };
         reader.finish()?;
@@ -508,7 +517,7 @@ fn decode_answer(
 }
 
 /// All that is left of the frame.
-fn take_body(frame: &Bytes, reader: &mut Reader<'_>) -> Result<Bytes, WireError> {
+pub(super) fn take_body(frame: &Bytes, reader: &mut Reader<'_>) -> Result<Bytes, WireError> {
     let rest = std::mem::replace(reader, Reader::new(&[])).rest();
     match rest.len() {
         len if len > MAX_BODY_BYTES => Err(WireError::Invalid("body")),

@@ -129,7 +129,7 @@ impl Principal {
         }
     }
 
-    fn decode(reader: &mut Reader<'_>, field: &'static str) -> Result<Self, WireError> {
+    pub(super) fn decode(reader: &mut Reader<'_>, field: &'static str) -> Result<Self, WireError> {
         let mut ahead = reader.clone();
         if ahead.u8(field)? == 0 {
             *reader = ahead;

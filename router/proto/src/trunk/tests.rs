@@ -9,6 +9,7 @@ use data_encoding::HEXLOWER;
 
 use super::*;
 use crate::{
+    blob::BlobId,
     testing::{TestNode, for_mutations},
     wire::WireError,
 };
@@ -96,7 +97,7 @@ fn frames() -> Vec<Frame> {
         WELCOME,
         Frame::Refused(TrunkRefusal::WrongTime),
     ];
-    [greetings, of_channels(), of_posts_and_asks()].concat()
+    [greetings, of_channels(), of_posts_and_asks(), of_blobs()].concat()
 }
 
 fn of_channels() -> Vec<Frame> {
@@ -155,6 +156,39 @@ fn of_posts_and_asks() -> Vec<Frame> {
         answer(Err(failure())),
         Frame::Cancel { ask },
     ]
+}
+
+fn of_blobs() -> Vec<Frame> {
+    let want = 9;
+    let wanted = Want {
+        want,
+        from: Principal::Node,
+        to: Principal::User(name("ann")),
+        blob: BlobId::from_bytes([4; 32]),
+        first: 3,
+        pieces: 8,
+        with_values: true,
+    };
+    let frames = [
+        BlobFrame::Want(Box::new(wanted)),
+        BlobFrame::Given {
+            want,
+            length: 70_000,
+            values: Bytes::from_static(&[5; 64]),
+        },
+        BlobFrame::More { want, pieces: 2 },
+        BlobFrame::Piece {
+            want,
+            index: 3,
+            bytes: body("hi"),
+        },
+        BlobFrame::NotGiven {
+            want,
+            failure: failure(),
+        },
+        BlobFrame::Unwant { want },
+    ];
+    frames.map(Frame::Blob).to_vec()
 }
 
 fn encoded(frame: &Frame) -> Vec<u8> {
@@ -255,8 +289,8 @@ fn unknown_kinds_are_skipped_or_end_the_trunk_as_they_say() {
             decode(welcomed(), &unknown(0x80), piece),
             Ok(vec![cancel.clone()])
         );
-        let end = Err(FrameError::Kind(15));
-        assert_eq!(decode(welcomed(), &unknown(15), piece), end);
+        let end = Err(FrameError::Kind(21));
+        assert_eq!(decode(welcomed(), &unknown(21), piece), end);
     }
     let first = decode(Decoder::for_acceptor(), &unknown(0x80), 100);
     assert_eq!(first, Err(FrameError::NotDue(0x80)));

@@ -17,7 +17,7 @@ use anyhow::{Context, Result, ensure};
 use futures_util::future::try_join_all;
 use serde_json::json;
 use tempfile::TempDir;
-use wormholes_host::{Caller, Principal};
+use wormholes_host::{Caller, Command, Principal};
 use wormholes_tests::{HostNetwork, PluginHost, resident_bytes, until};
 
 use crate::row::Row;
@@ -186,14 +186,10 @@ async fn idle() -> Result<Row> {
     let ask = async |user: usize| {
         let principal = Principal::User(format!("user-{user}").into());
         let patience = Duration::from_secs(30);
-        let pending = host.host()?.request(
-            host.name(),
-            principal,
-            Caller::Operator,
-            "write",
-            b"{}",
-            patience,
-        )?;
+        let command = Command::new(Caller::Operator, "write", b"{}");
+        let pending = host
+            .host()?
+            .request(host.name(), principal, command, patience)?;
         pending.answer().await?;
         Ok::<(), anyhow::Error>(())
     };

@@ -155,6 +155,7 @@ pub(in crate::guest) async fn call_message(
         | Event::Request(_)
         | Event::Canceled { .. }
         | Event::Presence { .. }
+        | Event::Fetched { .. }
         | Event::Usage(_) => Ok(Ok(())),
     }
 }
@@ -196,7 +197,7 @@ pub(super) fn public_key(key: Vec<u8>) -> Result<NodeId, Refusal> {
     Ok(NodeId::from_bytes(key))
 }
 
-fn address(given: types::Address) -> Result<Address, Refusal> {
+pub(super) fn address(given: types::Address) -> Result<Address, Refusal> {
     Ok(Address {
         place: match given.place {
             types::Place::Here => Place::Here,
