@@ -82,7 +82,7 @@ pub(crate) enum Event {
     /// Scripts billed this.
     Usage(Arc<[Usage]>),
     /// What came of a blob that it fetches.
-    Fetched {
+    BlobFetched {
         /// Of its row.
         id: u64,
         /// Its length; it stays as long as this is there.
@@ -305,7 +305,7 @@ impl Event {
             Self::Answer { .. } => EventKind::Answer,
             Self::Presence { .. } => EventKind::Presence,
             Self::Usage(_) => EventKind::Usage,
-            Self::Fetched { .. } => EventKind::Fetched,
+            Self::BlobFetched { .. } => EventKind::BlobFetched,
         }
     }
 }
@@ -334,7 +334,7 @@ pub enum EventKind {
     /// Scripts billed something.
     Usage,
     /// A blob came, or does not.
-    Fetched,
+    BlobFetched,
 }
 
 impl fmt::Display for EventKind {
@@ -350,7 +350,7 @@ impl fmt::Display for EventKind {
             Self::Answer => "answer",
             Self::Presence => "presence",
             Self::Usage => "usage",
-            Self::Fetched => "fetched",
+            Self::BlobFetched => "blob",
         })
     }
 }

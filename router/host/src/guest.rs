@@ -407,9 +407,9 @@ impl Instance {
                 Some(handler) => abi::call_usage(handler, store, used, &stamp).await?,
                 None => return Ok(Err(Refusal::no_handler("on-usage"))),
             },
-            Event::Fetched { id, outcome } => match &self.handlers.blob {
+            Event::BlobFetched { id, outcome } => match &self.handlers.blob {
                 Some(handler) => {
-                    abi::call_fetched(handler, store, &stamp, *id, outcome.as_ref()).await?
+                    abi::call_blob_fetched(handler, store, &stamp, *id, outcome.as_ref()).await?
                 }
                 None => return Ok(Err(Refusal::no_handler("on-blob"))),
             },

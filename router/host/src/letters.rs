@@ -149,7 +149,7 @@ impl DeadLetter {
                 let state: &[u8] = if *online { b"online" } else { b"offline" };
                 (peer.to_string(), state)
             }
-            Event::Fetched { id, .. } => (id.to_string(), &[][..]),
+            Event::BlobFetched { id, .. } => (id.to_string(), &[][..]),
             Event::Usage(usage) => {
                 used = lines(usage);
                 (format!("{} peers", usage.len()), used.as_bytes())

@@ -202,7 +202,7 @@ impl Memory {
             | Event::Request(_)
             | Event::Canceled { .. }
             | Event::Presence { .. }
-            | Event::Fetched { .. }
+            | Event::BlobFetched { .. }
             | Event::Usage(_) => {}
         }
     }

@@ -192,7 +192,7 @@ pub(crate) enum Parcel {
         deadline_ms: u64,
     },
     /// A blob is to be fetched.
-    Fetch {
+    FetchBlob {
         id: u64,
         row: Box<FetchRow>,
     },

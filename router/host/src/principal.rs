@@ -299,8 +299,8 @@ impl Actor {
             Task::Note(..) => {}
             Task::Answer { id, answer } => self.take_answer(id, answer),
             Task::Acknowledged { channel, bytes } => self.memory.acknowledged(channel, bytes),
-            Task::Fetched { id, outcome } => {
-                self.handle(Event::Fetched { id, outcome }, 0).await;
+            Task::BlobFetched { id, outcome } => {
+                self.handle(Event::BlobFetched { id, outcome }, 0).await;
             }
             Task::News => {
                 let news = self.loaded.news.take().into_iter();
@@ -405,7 +405,7 @@ impl Actor {
         {
             return;
         }
-        if let Event::Fetched { id, .. } = &event
+        if let Event::BlobFetched { id, .. } = &event
             && !self.memory.fetches.contains_key(id)
         {
             // It was canceled, or told before.

@@ -83,7 +83,7 @@ pub enum Limit {
     /// Bytes of one blob.
     OneBlob,
     /// Blobs that a principal fetches, or writes.
-    Fetches,
+    BlobFetches,
     /// Memory of one instance.
     Memory,
     /// Elements of all tables of one instance.
@@ -394,7 +394,7 @@ impl Limit {
         Self::Secrets,
         Self::Blobs,
         Self::OneBlob,
-        Self::Fetches,
+        Self::BlobFetches,
     ];
 
     pub(crate) fn mend(self) -> &'static str {
@@ -422,8 +422,8 @@ impl Limit {
                  release blobs"
             }
             Self::OneBlob => "the blob is too long; raise limits.one_blob_mib",
-            Self::Fetches => {
-                "too many blobs are fetched or written at once; raise limits.fetches or wait"
+            Self::BlobFetches => {
+                "too many blobs are fetched or written at once; raise limits.blob_fetches or wait"
             }
             Self::Memory => "the plugin takes too much memory; raise limits.memory_mib",
             Self::Tables => "the plugin's tables have too many elements",
@@ -461,7 +461,7 @@ impl fmt::Display for Limit {
             Self::Secrets => "secrets",
             Self::Blobs => "blobs",
             Self::OneBlob => "one_blob",
-            Self::Fetches => "fetches",
+            Self::BlobFetches => "blob_fetches",
         })
     }
 }

@@ -149,7 +149,7 @@ pub struct Limits {
     /// The longest blob; default 16, at most 1,024.
     pub one_blob_mib: u64,
     /// Blobs that one principal fetches and writes at once; default 64 of each.
-    pub fetches: u32,
+    pub blob_fetches: u32,
 }
 
 /// How a plugin is run.
@@ -353,7 +353,7 @@ impl Limits {
             ("limits.blob_mib", self.blob_mib, 1, 1 << 20),
             ("limits.user_blob_mib", self.user_blob_mib, 1, 1 << 20),
             ("limits.one_blob_mib", self.one_blob_mib, 1, 1024),
-            ("limits.fetches", self.fetches.into(), 1, 4096),
+            ("limits.blob_fetches", self.blob_fetches.into(), 1, 4096),
         ];
         for (key, given, least, most) in within {
             if !(least..=most).contains(&given) {
@@ -443,7 +443,7 @@ impl Default for Limits {
             blob_mib: 256,
             user_blob_mib: 64,
             one_blob_mib: 16,
-            fetches: 64,
+            blob_fetches: 64,
         }
     }
 }

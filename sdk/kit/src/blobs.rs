@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use wormholes_plugin::Fetch;
+use wormholes_plugin::BlobFetch;
 
 /// What a blob counts for: whole blocks of this size.
 const BLOCK_BYTES: u64 = 4096;
@@ -12,7 +12,7 @@ const BLOCK_BYTES: u64 = 4096;
 pub(crate) struct Blobs {
     pub(crate) held: BTreeMap<[u8; 32], Hold>,
     pub(crate) drafts: BTreeMap<String, Vec<u8>>,
-    pub(crate) fetches: BTreeMap<u64, Fetch>,
+    pub(crate) fetches: BTreeMap<u64, BlobFetch>,
 }
 
 /// A blob, and how often it is held.

@@ -42,7 +42,7 @@ pub(crate) enum Event {
         trust: u8,
     },
     Usage(Vec<Usage>),
-    Fetched {
+    BlobFetched {
         id: u64,
         blob: Blob,
         outcome: Result<Arc<[u8]>, Error>,

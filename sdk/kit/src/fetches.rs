@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use wormholes_plugin::{Error, ErrorCode, Fetch, Plugin, Principal};
+use wormholes_plugin::{BlobFetch, Error, ErrorCode, Plugin, Principal};
 
 use crate::{event::Event, faults::Leave, mail::OutKey, net::Net, world::World};
 
@@ -18,7 +18,7 @@ impl<P: Plugin> World<P> {
         let told = actor.waiting.iter();
         let mut told = told.map(|(event, _)| event);
         if actor.parked.is_some()
-            || told.any(|event| matches!(event, Event::Fetched { id: of, .. } if of == id))
+            || told.any(|event| matches!(event, Event::BlobFetched { id: of, .. } if of == id))
         {
             return None;
         }
@@ -66,7 +66,7 @@ impl<P: Plugin> World<P> {
             }
         };
         self.around.net.fetches.remove(known);
-        let event = Event::Fetched {
+        let event = Event::BlobFetched {
             id: *id,
             blob: fetch.blob,
             outcome,
@@ -106,7 +106,7 @@ impl<P: Plugin> World<P> {
         from: usize,
         principal: &Principal,
         to: usize,
-        fetch: &Fetch,
+        fetch: &BlobFetch,
     ) -> Result<Arc<[u8]>, Error> {
         let no = || Error::denied("the other end does not give this blob");
         let key = OutKey::new(&fetch.from, "", &fetch.way.sender);

@@ -55,7 +55,7 @@ pub(crate) struct Limits {
     blob_mib: u64,
     user_blob_mib: u64,
     one_blob_mib: u64,
-    pub(crate) fetches: usize,
+    pub(crate) blob_fetches: usize,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -182,7 +182,7 @@ impl Default for Limits {
             blob_mib: 256,
             user_blob_mib: 64,
             one_blob_mib: 16,
-            fetches: 64,
+            blob_fetches: 64,
         }
     }
 }

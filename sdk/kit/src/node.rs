@@ -291,7 +291,7 @@ impl<P: Plugin> Node<P> {
                 // It was given up before it was tried again.
                 continue;
             }
-            if let Event::Fetched { id, .. } = &event
+            if let Event::BlobFetched { id, .. } = &event
                 && !actor.memory.blobs.fetches.contains_key(id)
             {
                 // It was canceled.
@@ -355,7 +355,7 @@ impl<P: Plugin> Node<P> {
         if let Event::Timer { name, .. } = event {
             transaction.remove_timer(name);
         }
-        if let Event::Fetched { id, outcome, .. } = event {
+        if let Event::BlobFetched { id, outcome, .. } = event {
             transaction.consume_fetch(*id, outcome.as_ref().ok());
         }
         let transaction = Rc::new(RefCell::new(transaction));
@@ -443,7 +443,7 @@ impl<P: Plugin> Node<P> {
             Event::Timer { .. }
             | Event::Request(_)
             | Event::Presence { .. }
-            | Event::Fetched { .. }
+            | Event::BlobFetched { .. }
             | Event::Usage(_) => {}
         }
         effects.writes |= memory.woken_by != before;
@@ -478,7 +478,7 @@ impl<P: Plugin> Node<P> {
                 consume(&event, Some(cut(error)), &mut memory, &mut effects);
             }
             Event::Canceled(id) => end_canceled(*id, &mut memory, &mut effects),
-            Event::Fetched { id, .. } => {
+            Event::BlobFetched { id, .. } => {
                 effects.writes = memory.blobs.fetches.remove(id).is_some();
             }
             Event::Presence { .. } | Event::Usage(_) => {}

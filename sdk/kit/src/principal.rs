@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use wormholes_plugin::{Context, Fetched, Incoming, Plugin, Reason, Reply, Result};
+use wormholes_plugin::{BlobFetched, Context, Incoming, Plugin, Reason, Reply, Result};
 
 use crate::{
     event::Event,
@@ -133,10 +133,10 @@ pub(crate) fn call<P: Plugin>(
             trust,
         } => plugin.presence(cx, *peer, *online, *trust)?,
         Event::Usage(usage) => plugin.usage(cx, usage.clone())?,
-        Event::Fetched { id, blob, outcome } => {
+        Event::BlobFetched { id, blob, outcome } => {
             let outcome = outcome.clone().map(|bytes| bytes.len() as u64);
             let (id, blob) = (*id, *blob);
-            plugin.fetched(cx, Fetched { id, blob, outcome })?;
+            plugin.blob_fetched(cx, BlobFetched { id, blob, outcome })?;
         }
     }
     Ok(None)

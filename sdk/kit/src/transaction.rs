@@ -15,7 +15,7 @@ use std::{
 };
 
 use wormholes_plugin::{
-    Address, Algorithm, Error, ErrorCode, Fetch, Held, Identity, KeyPair, Letter, Level, Principal,
+    Address, Algorithm, Error, ErrorCode, BlobFetch, Held, Identity, KeyPair, Letter, Level, Principal,
     Result, Ruling,
     host::{Form, Host, Range, Row, Space},
 };
@@ -513,7 +513,7 @@ impl Host for Shared {
         self.call(|event| event.list_blobs(after, limit))
     }
 
-    fn fetch_blob(&mut self, fetch: Fetch) -> Result<u64> {
+    fn fetch_blob(&mut self, fetch: BlobFetch) -> Result<u64> {
         self.call(|event| event.fetch_blob(fetch))
     }
 

@@ -33,7 +33,7 @@ pub struct Held {
 
 /// A blob that is to come from another principal.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fetch {
+pub struct BlobFetch {
     /// Which.
     pub blob: Blob,
     /// Who has it.
@@ -48,8 +48,8 @@ pub struct Fetch {
 
 /// What came of a fetch.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fetched {
-    /// What [`Fetch::begin`] returned.
+pub struct BlobFetched {
+    /// What [`BlobFetch::begin`] returned.
     pub id: u64,
     /// Which blob.
     pub blob: Blob,
@@ -130,8 +130,8 @@ impl Blob {
     }
 
     /// To be fetched from a principal that holds it and gives it, at most 16 MiB of it.
-    pub fn fetch(&self, from: Address) -> Fetch {
-        Fetch {
+    pub fn fetch(&self, from: Address) -> BlobFetch {
+        BlobFetch {
             blob: *self,
             from,
             way: Way::default(),
@@ -141,7 +141,7 @@ impl Blob {
     }
 }
 
-impl Fetch {
+impl BlobFetch {
     /// It is given up if it is longer.
     #[must_use]
     pub fn at_most(mut self, bytes: u64) -> Self {
@@ -173,7 +173,7 @@ impl Fetch {
     /// Begins, when the event is real; the id of the one [`Plugin::fetched`](crate::Plugin::fetched).
     ///
     /// # Errors
-    /// [`Quota`](crate::ErrorCode::Quota): `limits.one_blob_mib`, `limits.fetches`, or the principal
+    /// [`Quota`](crate::ErrorCode::Quota): `limits.one_blob_mib`, `limits.blob_fetches`, or the principal
     /// holds too much.
     pub fn begin(self, _: &mut Context) -> Result<u64> {
         host::with(|host| host.fetch_blob(self))
@@ -190,7 +190,7 @@ impl Draft {
     /// ones begin it.
     ///
     /// # Errors
-    /// [`Quota`](crate::ErrorCode::Quota): `limits.one_blob_mib`, `limits.fetches`, or the principal
+    /// [`Quota`](crate::ErrorCode::Quota): `limits.one_blob_mib`, `limits.blob_fetches`, or the principal
     /// holds too much.
     pub fn append(&self, _: &mut Context, bytes: &[u8]) -> Result<u64> {
         host::with(|host| host.append_draft(&self.0, bytes))

@@ -3,7 +3,7 @@
 //! In a component these are the node's own. A native test installs a [`Host`] of its own with
 //! [`enter`]. Plugins use [`Context`](crate::Context) and the typed [`Map`](crate::Map) instead.
 
-use crate::{Address, Algorithm, Fetch, Held, Identity, KeyPair, Letter, Level, Result, Ruling};
+use crate::{Address, Algorithm, BlobFetch, Held, Identity, KeyPair, Letter, Level, Result, Ruling};
 
 /// A key and its value.
 pub type Row = (Vec<u8>, Vec<u8>);
@@ -84,7 +84,7 @@ pub trait Host {
     fn hold_blob(&mut self, blob: &[u8; 32]) -> Result<()>;
     fn release_blob(&mut self, blob: &[u8; 32]) -> Result<()>;
     fn blobs(&mut self, after: Option<&[u8; 32]>, limit: u32) -> Vec<Held>;
-    fn fetch_blob(&mut self, fetch: Fetch) -> Result<u64>;
+    fn fetch_blob(&mut self, fetch: BlobFetch) -> Result<u64>;
     fn cancel_fetch(&mut self, id: u64) -> Result<()>;
     fn log(&mut self, level: Level, message: &str);
     fn random(&mut self, length: u32) -> Vec<u8>;

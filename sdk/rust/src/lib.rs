@@ -36,7 +36,7 @@ mod state;
 #[doc(hidden)]
 pub mod wasm;
 
-pub use blob::{Blob, Draft, Fetch, Fetched, Held};
+pub use blob::{Blob, Draft, BlobFetch, BlobFetched, Held};
 pub use context::{Context, Level};
 pub use error::{Error, ErrorCode, Result};
 pub use host::{InMemory, OnDisk, Sealed};

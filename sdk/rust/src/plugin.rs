@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    Address, Blob, Context, Error, Fetched, Halt, Identity, Incoming, Outcome, Reply, Request,
+    Address, Blob, Context, Error, BlobFetched, Halt, Identity, Incoming, Outcome, Reply, Request,
     Result, Usage, request::Caller,
 };
 
@@ -230,12 +230,12 @@ pub trait Plugin: Default + 'static {
         Ok(false)
     }
 
-    /// The one event that tells what came of a [`Fetch`](crate::Fetch): a blob that is held once more, or
+    /// The one event that tells what came of a [`BlobFetch`](crate::BlobFetch): a blob that is held once more, or
     /// why none comes.
     ///
     /// # Errors
     /// The plugin's own; the blob is not held then, and it is not told again.
-    fn fetched(&mut self, cx: &mut Context, fetched: Fetched) -> Result<()> {
+    fn blob_fetched(&mut self, cx: &mut Context, fetched: BlobFetched) -> Result<()> {
         let _ = (cx, fetched);
         Ok(())
     }

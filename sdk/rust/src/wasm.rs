@@ -219,7 +219,7 @@ impl Node {
         blobs::page(after, limit)
     }
 
-    pub(crate) fn fetch_blob(&mut self, fetch: crate::Fetch) -> crate::Result<u64> {
+    pub(crate) fn fetch_blob(&mut self, fetch: crate::BlobFetch) -> crate::Result<u64> {
         blobs::fetch(fetch)
     }
 

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use data_encoding::HEXLOWER_PERMISSIVE;
 use serde_json::{Value, json};
 use wormholes_plugin::{
-    Address, Blob, Caller, Context, Draft, Error, Fetched, Identity, Map, Place, Plugin, Principal,
+    Address, Blob, Caller, Context, Draft, Error, BlobFetched, Identity, Map, Place, Plugin, Principal,
     Reply, Request, Result, json as encoded, plugin,
 };
 
@@ -101,7 +101,7 @@ impl Plugin for Courier {
         Ok(GIVEN.get(blob)?.unwrap_or_default())
     }
 
-    fn fetched(&mut self, _: &mut Context, fetched: Fetched) -> Result<()> {
+    fn blob_fetched(&mut self, _: &mut Context, fetched: BlobFetched) -> Result<()> {
         if CAME.get(&fetched.id)?.is_some() {
             return Err(Error::failed("it was told before"));
         }

@@ -14,7 +14,7 @@ use crate::{
 };
 
 pub(super) use self::{
-    blobs::{call_fetched, call_may_read},
+    blobs::{call_blob_fetched, call_may_read},
     messages::call_message,
     rules::call_usage,
 };

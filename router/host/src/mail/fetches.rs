@@ -109,7 +109,7 @@ impl Office {
     /// It came, or does not: the principal is told, and told again after a failure of the store.
     pub(super) fn fetched(&mut self, owner: &Owner, id: u64, outcome: Result<(u64, Pin), Refusal>) {
         if self.fetches.remove(&(owner.home, id)).is_some() {
-            self.hand_over(owner, Task::Fetched { id, outcome });
+            self.hand_over(owner, Task::BlobFetched { id, outcome });
         }
     }
 

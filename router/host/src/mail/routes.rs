@@ -145,7 +145,7 @@ impl Office {
                 letter,
                 deadline_ms,
             } => self.volatile(owner, letter, Some((id, deadline_ms))),
-            Parcel::Fetch { id, row } => self.begin_fetch(owner, id, *row),
+            Parcel::FetchBlob { id, row } => self.begin_fetch(owner, id, *row),
             Parcel::Unfetch { id } => self.end_fetch(owner.home, id),
             Parcel::Reopened {
                 peer,

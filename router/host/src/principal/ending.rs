@@ -60,7 +60,7 @@ impl Actor {
             | Event::Request(_)
             | Event::Message(_)
             | Event::Note { .. }
-            | Event::Fetched { .. }
+            | Event::BlobFetched { .. }
             | Event::Presence { .. } => {}
         }
         self.make_real_with(effects, handled(event, None), began);
@@ -105,7 +105,7 @@ impl Actor {
                 self.memory
                     .end_canceled(self.home, *request, now_ms(), &mut effects);
             }
-            Event::Fetched { id, .. } => {
+            Event::BlobFetched { id, .. } => {
                 self.memory.end_fetch(self.home, *id, &mut effects);
             }
             Event::Note { .. } | Event::Presence { .. } => {}

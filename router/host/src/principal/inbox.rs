@@ -49,7 +49,7 @@ pub(crate) enum Task {
     /// So many bytes of a channel are acknowledged.
     Acknowledged { channel: u32, bytes: u64 },
     /// What came of a blob that it fetches.
-    Fetched {
+    BlobFetched {
         id: u64,
         outcome: Result<(u64, Pin), Refusal>,
     },

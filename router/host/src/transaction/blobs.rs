@@ -108,7 +108,7 @@ impl Transaction {
                 self.blobs.offered = offered.map(|it| (it.pin.id(), it.length)).collect();
                 self.blobs.pins = request.blobs.iter().map(|it| it.pin.clone()).collect();
             }
-            Event::Fetched { id, outcome } => {
+            Event::BlobFetched { id, outcome } => {
                 let Some(row) = self.memory.fetches.get(id).cloned() else {
                     return Ok(());
                 };
@@ -273,8 +273,8 @@ impl Transaction {
         let new = own.clone().filter(|(_, row)| row.is_some()).count();
         let gone = own.filter(|(id, row)| row.is_none() && self.memory.fetches.contains_key(*id));
         let open = (self.memory.fetches.len() + new).saturating_sub(gone.count());
-        if open >= self.ground.limits.fetches as usize {
-            return Err(self.hit(Limit::Fetches));
+        if open >= self.ground.limits.blob_fetches as usize {
+            return Err(self.hit(Limit::BlobFetches));
         }
         let row = FetchRow {
             blob: *blob.as_bytes(),
@@ -288,7 +288,7 @@ impl Transaction {
         self.blobs.bytes += row.reserved();
         let id = self.next_message();
         self.blobs.fetches.insert(id, Some(row.clone()));
-        self.blobs.parcels.push(Parcel::Fetch {
+        self.blobs.parcels.push(Parcel::FetchBlob {
             id,
             row: Box::new(row),
         });

@@ -52,8 +52,8 @@ impl Transaction {
         }
         let row = self.draft(name)?.unwrap_or_default();
         let is_new = row.number == 0;
-        if is_new && self.open_drafts() >= self.ground.limits.fetches as usize {
-            return Ok(Err(self.hit(Limit::Fetches)));
+        if is_new && self.open_drafts() >= self.ground.limits.blob_fetches as usize {
+            return Ok(Err(self.hit(Limit::BlobFetches)));
         }
         let before = row.length + self.appended(name).len() as u64;
         let length = before + bytes.len() as u64;

@@ -131,7 +131,7 @@ pub(super) fn consume(
         | Event::Request(_)
         | Event::Canceled(_)
         | Event::Presence { .. }
-        | Event::Fetched { .. }
+        | Event::BlobFetched { .. }
         | Event::Usage(_) => {}
     }
 }

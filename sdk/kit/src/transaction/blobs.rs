@@ -2,7 +2,7 @@
 
 use std::{ops::Bound, sync::Arc};
 
-use wormholes_plugin::{Blob, Error, Fetch, Held, Identity, Place, Principal, Result};
+use wormholes_plugin::{Blob, Error, BlobFetch, Held, Identity, Place, Principal, Result};
 
 use super::{ROW_BYTES, Transaction, quota};
 use crate::blobs::{charged, hash};
@@ -45,7 +45,7 @@ impl Transaction {
         check_call(bytes)?;
         let drafts = &self.memory.blobs.drafts;
         let before = drafts.get(name).map(Vec::len);
-        if before.is_none() && drafts.len() >= self.ground.limits.fetches {
+        if before.is_none() && drafts.len() >= self.ground.limits.blob_fetches {
             return Err(many());
         }
         let length = before.unwrap_or_default() + bytes.len();
@@ -130,7 +130,7 @@ impl Transaction {
         held.take((limit as usize).min(MAX_LISTED)).collect()
     }
 
-    pub(super) fn fetch_blob(&mut self, mut fetch: Fetch) -> Result<u64> {
+    pub(super) fn fetch_blob(&mut self, mut fetch: BlobFetch) -> Result<u64> {
         self.check_blobs()?;
         // This node has one name.
         if fetch.from.place == Place::Node(self.ground.node_id) {
@@ -148,7 +148,7 @@ impl Transaction {
         if fetch.max_bytes > self.ground.limits.one_blob_bytes().min(MAX_BLOB_BYTES) {
             return Err(long());
         }
-        if self.memory.blobs.fetches.len() >= self.ground.limits.fetches {
+        if self.memory.blobs.fetches.len() >= self.ground.limits.blob_fetches {
             return Err(many());
         }
         self.check_holds(charged(fetch.max_bytes))?;
@@ -218,7 +218,7 @@ fn long() -> Error {
 }
 
 fn many() -> Error {
-    quota("too many blobs are fetched or written at once; raise limits.fetches or wait")
+    quota("too many blobs are fetched or written at once; raise limits.blob_fetches or wait")
 }
 
 fn no_draft() -> Error {

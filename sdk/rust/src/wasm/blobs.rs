@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    blob::{Blob, Fetch, Fetched, Held},
+    blob::{Blob, BlobFetch, BlobFetched, Held},
 };
 
 pub(super) fn put(bytes: &[u8]) -> Result<[u8; 32]> {
@@ -56,7 +56,7 @@ pub(super) fn page(after: Option<&[u8; 32]>, limit: u32) -> Vec<Held> {
     held.collect()
 }
 
-pub(super) fn fetch(fetch: Fetch) -> Result<u64> {
+pub(super) fn fetch(fetch: BlobFetch) -> Result<u64> {
     let (from, way) = (fetch.from.into(), fetch.way.into());
     let begun = blobs::fetch(
         fetch.blob.hash(),
@@ -97,7 +97,7 @@ impl<P: HeldPlugin> on_blob::Guest for Exports<P> {
         hash: Vec<u8>,
         outcome: std::result::Result<u64, types::Error>,
     ) -> std::result::Result<(), types::Error> {
-        let fetched = Fetched {
+        let fetched = BlobFetched {
             id,
             blob: Blob::named(hash.try_into().unwrap_or_default()),
             outcome: outcome.map_err(Error::from),

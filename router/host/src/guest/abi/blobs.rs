@@ -147,7 +147,7 @@ pub(in crate::guest) async fn call_may_read(
 }
 
 /// Tells what came of a fetch.
-pub(in crate::guest) async fn call_fetched(
+pub(in crate::guest) async fn call_blob_fetched(
     handler: &handlers::on_blob::Guest,
     store: &mut Store<State>,
     stamp: &types::Event,

@@ -155,7 +155,7 @@ pub(in crate::guest) async fn call_message(
         | Event::Request(_)
         | Event::Canceled { .. }
         | Event::Presence { .. }
-        | Event::Fetched { .. }
+        | Event::BlobFetched { .. }
         | Event::Usage(_) => Ok(Ok(())),
     }
 }
