@@ -12,6 +12,7 @@ mod events;
 mod facts;
 mod flow;
 mod gatekeeper;
+mod gateway;
 mod identity;
 mod log;
 mod metrics;
@@ -35,7 +36,7 @@ mod usage;
 pub use carrier::{CarrierError, LinkError, TlsError};
 pub use config::{
     Config, ConfigError, ControlConfig, DefaultRule, EntranceConfig, EntranceKind, ExitConfig,
-    ExitRule, HopConfig, LimitsConfig, LogConfig, MetricsConfig, NodeConfig, PeerConfig,
+    ExitRule, HopConfig, HttpConfig, LimitsConfig, LogConfig, MetricsConfig, NodeConfig, PeerConfig,
     PluginConfig, Problem, RoleConfig, RuleLines, RulesConfig, Secret, ServiceConfig,
 };
 pub use control::{BindControlError, ReadAddedError};
@@ -44,6 +45,7 @@ pub use dial::DialError;
 pub use entrance::{EntranceError, origin_form, proxy_target};
 pub use flow::{Decided, Flow, FlowTable, Forbidden, Moved, Refusal, Story, Totals, Tried};
 pub use gatekeeper::{Gatekeeper, OpenGate};
+pub use gateway::GatewayError;
 pub use identity::IdentityError;
 pub use log::{LogError, LogGuard, init as init_log};
 pub use metrics::MetricsError;

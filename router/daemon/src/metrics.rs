@@ -62,6 +62,12 @@ pub(crate) struct Metrics {
     pub(crate) connections_pending: IntGauge,
     /// Connections that entrances refused, by `entrance` and `reason`.
     pub(crate) connections_refused: IntCounterVec,
+    /// Requests to plugins by HTTP, by `status` (`2xx`).
+    pub(crate) http_requests: IntCounterVec,
+    /// Connections and requests that no plugin heard of, by `reason`.
+    pub(crate) http_refusals: IntCounterVec,
+    /// Connections to the gateway.
+    pub(crate) http_connections: IntGauge,
     /// Connections to the control socket that found no seat.
     pub(crate) control_refused: IntCounter,
     /// What was refused of others, by `what` (`handshake`, `link`, `stream`, `record`,
@@ -149,6 +155,20 @@ impl Metrics {
                 "connections_refused_total",
                 "Connections that entrances refused",
                 &["entrance", "reason"],
+            )?,
+            http_requests: declare.counters(
+                "http_requests_total",
+                "Requests to plugins by HTTP",
+                &["status"],
+            )?,
+            http_refusals: declare.counters(
+                "http_refusals_total",
+                "Connections and requests by HTTP that no plugin heard of",
+                &["reason"],
+            )?,
+            http_connections: declare.gauge(
+                "http_connections_open",
+                "Connections of those who ask plugins by HTTP",
             )?,
             control_refused: declare.counter(
                 "control_connections_refused_total",

@@ -4,6 +4,7 @@ mod change;
 mod network;
 mod operations;
 mod users;
+mod wires;
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +20,7 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use wormholes_host::{
-    Caller, Condition, DeadLetter, Ending, ErrorCode, Host, HostError, InstanceReport, LoadError,
+    Caller, Condition, DeadLetter, Ending, ErrorCode, Host, HostError, HttpPlace, InstanceReport, LoadError,
     Pending, Pipe, PluginLine, Principal, Refusal, Source, Terms,
 };
 use wormholes_proto::{
@@ -277,6 +278,15 @@ impl Plugins {
             body: Value::Object(arguments).to_string().into_bytes(),
         };
         Ok((host, asked))
+    }
+
+    /// Finds the plugin that answers an HTTP request, and takes a place there.
+    ///
+    /// # Errors
+    /// None answers there, or it has too many already.
+    pub(crate) fn http(&self, method: &str, path: &str) -> Result<HttpPlace, Refusal> {
+        let nothing = || Refusal::new(ErrorCode::NotFound, "nothing is here");
+        self.running().ok_or_else(nothing)?.http(method, path)
     }
 
     /// Ends all plugins; what they were at is undone.

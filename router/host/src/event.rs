@@ -15,9 +15,11 @@ use wormholes_proto::{
 };
 
 use crate::{
+    http::{HttpRequest, HttpResponse},
     mail::Delivery,
     message::{Address, Identity, Note, text},
     rules::Usage,
+    wires::SocketNews,
 };
 
 /// The longest text of an error that is kept; the rest is cut.
@@ -55,6 +57,8 @@ pub(crate) enum Event {
     Canceled {
         /// The request's id.
         request: u64,
+        /// What it was.
+        kind: RequestKind,
     },
     /// Somebody sent a message.
     Message(Arc<Incoming>),
@@ -69,6 +73,18 @@ pub(crate) enum Event {
         /// The question's.
         id: u64,
         answer: Result<Bytes, Refusal>,
+    },
+    /// The answer to a request that it made by HTTP.
+    Fetched {
+        /// The question's.
+        id: u64,
+        answer: Result<Arc<HttpResponse>, Refusal>,
+    },
+    /// What became of a connection.
+    Socket {
+        /// The connection's.
+        id: u64,
+        news: SocketNews,
     },
     /// A peer came or went.
     Presence {
@@ -127,16 +143,57 @@ pub(crate) enum Reason {
 pub(crate) struct Request {
     /// Unlike all others of this principal.
     pub id: u64,
+    /// What is asked.
+    pub wish: Wish,
+    /// Milliseconds since 1970: canceled then; `None`: never.
+    pub deadline_ms: Option<u64>,
+}
+
+/// What is asked.
+#[derive(Debug, Clone)]
+pub(crate) enum Wish {
+    /// A command, or a question of a plugin.
+    Command(Command),
+    /// It came by HTTP.
+    Http(Arc<HttpRequest>),
+}
+
+/// A command, or a question of a plugin.
+#[derive(Debug, Clone)]
+pub(crate) struct Command {
     /// Who asks.
     pub caller: Caller,
     /// The command.
     pub name: Arc<str>,
     /// Its arguments.
     pub body: Arc<[u8]>,
-    /// Milliseconds since 1970: canceled then; `None`: never.
-    pub deadline_ms: Option<u64>,
     /// Answered `later`, it outlives who asks, and the node.
     pub is_operation: bool,
+}
+
+/// Which of the two a request was: they are answered in different words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RequestKind {
+    Command,
+    Http,
+}
+
+impl Request {
+    /// Which it is.
+    pub(crate) fn kind(&self) -> RequestKind {
+        match &self.wish {
+            Wish::Command(_) => RequestKind::Command,
+            Wish::Http(_) => RequestKind::Http,
+        }
+    }
+
+    /// Whether it becomes an operation when it is answered `later`.
+    pub(crate) fn operation(&self) -> Option<&Command> {
+        match &self.wish {
+            Wish::Command(command) => Some(command).filter(|command| command.is_operation),
+            Wish::Http(_) => None,
+        }
+    }
 }
 
 /// Who asks.
@@ -169,12 +226,14 @@ pub(crate) enum Query {
         /// Its arguments.
         body: Vec<u8>,
     },
+    /// By HTTP, where the manifest says that it is one.
+    Http(HttpRequest),
 }
 
 /// What a handler makes of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Reply {
-    /// The answer.
+    /// The answer; of HTTP, as [`crate::HttpResponse`] is encoded.
     Done(Vec<u8>),
     /// A later event answers.
     Later,
@@ -277,11 +336,16 @@ impl Event {
             Self::Migrate { .. } => EventKind::Migrate,
             Self::Init(_) => EventKind::Init,
             Self::Timer { .. } => EventKind::Timer,
-            Self::Request(_) => EventKind::Request,
+            Self::Request(request) => match request.kind() {
+                RequestKind::Command => EventKind::Request,
+                RequestKind::Http => EventKind::Http,
+            },
             Self::Canceled { .. } => EventKind::Canceled,
             Self::Message(_) => EventKind::Message,
             Self::Note { .. } => EventKind::Note,
             Self::Answer { .. } => EventKind::Answer,
+            Self::Fetched { .. } => EventKind::Fetched,
+            Self::Socket { .. } => EventKind::Socket,
             Self::Presence { .. } => EventKind::Presence,
             Self::Usage(_) => EventKind::Usage,
         }
@@ -299,6 +363,8 @@ pub enum EventKind {
     Timer,
     /// Somebody waits for an answer.
     Request,
+    /// So does somebody who asked by HTTP.
+    Http,
     /// Nobody waits for it any more.
     Canceled,
     /// A message came, or is not to come.
@@ -307,6 +373,10 @@ pub enum EventKind {
     Note,
     /// A question was answered.
     Answer,
+    /// A request that it made by HTTP was.
+    Fetched,
+    /// Something became of a connection.
+    Socket,
     /// A peer came or went.
     Presence,
     /// Scripts billed something.
@@ -320,10 +390,13 @@ impl fmt::Display for EventKind {
             Self::Init => "init",
             Self::Timer => "timer",
             Self::Request => "request",
+            Self::Http => "http",
             Self::Canceled => "canceled",
             Self::Message => "message",
             Self::Note => "note",
             Self::Answer => "answer",
+            Self::Fetched => "fetched",
+            Self::Socket => "socket",
             Self::Presence => "presence",
             Self::Usage => "usage",
         })

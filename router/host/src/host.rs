@@ -1,6 +1,7 @@
 //! The host: the store, the engine, and the plugins that are loaded.
 
 mod change;
+mod http;
 mod operations;
 mod shared;
 mod users;
@@ -20,6 +21,7 @@ use wormholes_proto::NodeId;
 
 pub(crate) use self::shared::{Shared, WakeError};
 pub use self::{
+    http::HttpPlace,
     operations::{Begun, News},
     shared::Pending,
 };

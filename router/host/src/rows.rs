@@ -17,9 +17,10 @@
 //!         6  cursor     a channel that is received (InKey) -> InRow; by the principal, and halts by the mail
 //!         7  refused    length u16 | InKey | number u64 -> Refusal; by the principal
 //!         8  note       number u64 -> Note; by the mail, deleted by the principal
-//!         9  question   id u64 -> empty: an answer is owed; by the principal
+//!         9  question   id u64 -> empty, or 1 of HTTP: an answer is owed; by the principal
 //!         12 operation  id u64 -> OperationRow; by the principal
 //!         13 result     id u64 -> what the operation came to; by the principal
+//!         15 socket     id u64 -> empty: its plugin is to hear that it is closed; by the principal
 //!         14 second     as first. What lies on the side that the head does not name, counts for nothing:
 //!                       a migration that has not ended, or one that has
 //! 11 | instance u32 | principal u32 | space u8 | key  its rows that are sealed on disk, as `store` says
@@ -68,6 +69,7 @@ pub(crate) enum Space {
     Operation = 12,
     Result = 13,
     Second = 14,
+    Socket = 15,
 }
 
 /// Where a principal's own rows lie. A migration writes them anew on the other side, in as many

@@ -12,6 +12,9 @@
 //! waits for ever: a world has one plugin. A question is `unavailable` at once where nobody can be
 //! reached. Users are there from [`Drive::add_user`] on; what operations came to, until it is taken.
 //!
+//! Beyond the nodes is the test: [`At::http`] asks as a browser does, [`At::serve`] answers what plugins
+//! fetch, and [`At::accept`], [`At::send`] and [`At::written`] are the other ends of their connections.
+//!
 //! What it is not: it contains nothing. A handler that loops for ever loops, static variables outlive
 //! their instance, and neither `limits.memory_mib` nor `limits.event_ms` nor the pauses of plugins
 //! that break often are there. Those are tested with the component, in a node.
@@ -20,6 +23,7 @@ mod check;
 mod drive;
 mod event;
 mod faults;
+mod http;
 mod keys;
 mod mail;
 mod manifest;

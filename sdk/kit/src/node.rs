@@ -3,6 +3,8 @@
 mod handlers;
 mod messages;
 mod operations;
+mod query;
+mod wires;
 
 use std::{
     cell::RefCell,
@@ -16,13 +18,14 @@ use wormholes_plugin::{
     Caller, Context, Error, ErrorCode, Level, Plugin, Principal, Reply, Request, Result,
 };
 
+pub(crate) use self::{query::check_length, wires::{Line, Web}};
 use self::{
     handlers::{migrate, run},
     messages::consume,
     operations::end_canceled,
 };
 use crate::{
-    event::{Event, Fault, cut},
+    event::{Event, Fault, SocketNews, cut},
     faults::{Commit, Faults},
     keys::Secret,
     mail::Cause,
@@ -31,7 +34,7 @@ use crate::{
     net::{Asker, Net, Parcel},
     principal::{Actor, call},
     random::Random,
-    transaction::{Ground, MAX_ANSWER_BYTES, Progress, Rules, Transaction},
+    transaction::{Ground, Progress, Rules, Transaction},
 };
 
 /// How often an event is tried that breaks its instance.
@@ -68,6 +71,8 @@ pub(crate) struct Node<P> {
     pub(crate) answers: BTreeMap<u64, Result<Vec<u8>>>,
     pub(crate) progress: BTreeMap<u64, Vec<Progress>>,
     pub(crate) log: Vec<(Level, String)>,
+    /// What is beyond the nodes.
+    pub(crate) web: Web,
 }
 
 /// What an event did.
@@ -103,6 +108,7 @@ impl<P: Plugin> Node<P> {
             answers: BTreeMap::new(),
             progress: BTreeMap::new(),
             log: Vec::new(),
+            web: Web::default(),
         };
         node.start(around);
         node
@@ -111,6 +117,7 @@ impl<P: Plugin> Node<P> {
     /// Starts on what is durable: the node itself wakes, and whoever was awake once.
     pub(crate) fn start(&mut self, around: &mut Around) {
         self.boot += 1;
+        self.web.forget();
         self.next_request = self.boot << 32;
         around.net.ended(self.number, around.now_ms);
         let broke = Error::new(ErrorCode::Unavailable, "the trunk to the other node broke");
@@ -273,9 +280,8 @@ impl<P: Plugin> Node<P> {
             let Some((event, attempt)) = actor.waiting.pop_front() else {
                 return;
             };
-            if let Event::Request(request) = &event
-                && !actor.memory.requests.contains(&request.id)
-            {
+            let request = event.request();
+            if request.is_some_and(|id| !actor.memory.requests.contains(&id)) {
                 // It was given up before it was tried again.
                 continue;
             }
@@ -343,8 +349,15 @@ impl<P: Plugin> Node<P> {
         let done = transaction.borrow_mut().take();
         // A log stays when the event is undone.
         self.log.extend(done.log.iter().cloned());
+        // Nor is what a connection wants.
+        let sockets = &mut self.actor(principal).memory.sockets;
+        for id in &done.wants_room {
+            if let Some(wire) = sockets.get_mut(id) {
+                wire.wants_room = true;
+            }
+        }
         let reply = told?;
-        if let Some(Reply::Done(body)) = &reply {
+        if let (Some(Reply::Done(body)), Event::Request(_)) = (&reply, event) {
             check_length(body).map_err(Fault::Refused)?;
         }
         if instance.mode == Mode::Warm && runs + 1 < instance.recycle {
@@ -383,6 +396,7 @@ impl<P: Plugin> Node<P> {
             if self.asking.contains(&request.id) && !done.answers.contains_key(&request.id));
         done.writes |= is_operation;
         done.keep_questions();
+        done.keep_wires();
         let mut memory = done.memory;
         let mut effects = Effects {
             answers: done.answers,
@@ -395,6 +409,9 @@ impl<P: Plugin> Node<P> {
                 // A handler that finished it by itself has answered; this comes too late.
                 effects.answers.entry(request.id).or_insert(Ok(body));
             }
+            (Event::Http { id, .. }, Some(Reply::Done(body))) => {
+                effects.answers.entry(*id).or_insert(Ok(body));
+            }
             (Event::Request(request), Some(Reply::Later)) if is_operation => {
                 let deadline = request.deadline_ms;
                 let most = self.manifest.limits.operations;
@@ -406,11 +423,18 @@ impl<P: Plugin> Node<P> {
         let before = memory.woken_by;
         match event {
             Event::Migrate { .. } | Event::Init(_) => memory.woken_by = Some(version),
-            Event::Message { .. } | Event::Note { .. } | Event::Answer { .. } => {
-                consume(event, None, &mut memory, &mut effects);
-            }
+            Event::Message { .. }
+            | Event::Note { .. }
+            | Event::Answer { .. }
+            | Event::Fetched { .. }
+            | Event::Socket { .. } => consume(event, None, &mut memory, &mut effects),
             Event::Canceled(id) => end_canceled(*id, &mut memory, &mut effects),
-            Event::Timer { .. } | Event::Request(_) | Event::Presence { .. } | Event::Usage(_) => {}
+            Event::Timer { .. }
+            | Event::Request(_)
+            | Event::Http { .. }
+            | Event::HttpCanceled(_)
+            | Event::Presence { .. }
+            | Event::Usage(_) => {}
         }
         effects.writes |= memory.woken_by != before;
         self.commit(principal, memory, effects, around)
@@ -440,11 +464,25 @@ impl<P: Plugin> Node<P> {
                 actor.parked = Some(cut(error).message);
                 return Commit::Done;
             }
-            Event::Message { .. } | Event::Note { .. } | Event::Answer { .. } => {
+            Event::Http { id, .. } => {
+                effects.answers.insert(*id, Err(cut(error)));
+            }
+            Event::Message { .. }
+            | Event::Note { .. }
+            | Event::Answer { .. }
+            | Event::Fetched { .. } => {
+                consume(&event, Some(cut(error)), &mut memory, &mut effects);
+            }
+            Event::Socket { id, news } => {
+                if let SocketNews::Data(_) = news {
+                    self.web.cut(*id);
+                    self.actor(principal).lose_socket(*id);
+                    memory.sockets.remove(id);
+                }
                 consume(&event, Some(cut(error)), &mut memory, &mut effects);
             }
             Event::Canceled(id) => end_canceled(*id, &mut memory, &mut effects),
-            Event::Presence { .. } | Event::Usage(_) => {}
+            Event::HttpCanceled(_) | Event::Presence { .. } | Event::Usage(_) => {}
         }
         self.commit(principal, memory, effects, around)
     }
@@ -459,7 +497,7 @@ impl<P: Plugin> Node<P> {
     ) -> Commit {
         let failed = Error::failed("the plugin failed; see its log");
         match (self.manifest.instance.poison, &event) {
-            (Poison::Halt, Event::Request(_)) => {
+            (Poison::Halt, Event::Request(_) | Event::Http { .. }) => {
                 let commit = self.refuse(principal, event, failed, around);
                 self.actor(principal).parked = Some(why);
                 commit
@@ -510,6 +548,7 @@ impl<P: Plugin> Node<P> {
         }
         for request in effects.answers.keys() {
             memory.requests.remove(request);
+            memory.http.remove(request);
         }
         let actor = self.actor(principal);
         let told = actor.memory.mail.last_note;
@@ -540,55 +579,4 @@ impl<P: Plugin> Node<P> {
         }
         commit
     }
-
-    /// Asks what changes nothing, of what is durable.
-    pub(crate) fn query<T>(
-        &self,
-        principal: &Principal,
-        around: &mut Around,
-        ask: impl FnOnce(&P, &Context) -> Result<T>,
-    ) -> Result<T> {
-        self.check_principal(principal)?;
-        let unavailable = |why: String| Err(Error::new(ErrorCode::Unavailable, why));
-        let actor = self.actors.get(principal);
-        if let Some(why) = actor.and_then(|actor| actor.parked.as_ref()) {
-            return unavailable(format!("the plugin is parked: {why}"));
-        }
-        let mut memory = Memory::default();
-        if let Some(actor) = actor {
-            let woken_by = actor.memory.woken_by;
-            if woken_by.is_some_and(|by| by.schema != self.manifest.state.schema) {
-                return unavailable("its rows are of another version yet".to_owned());
-            }
-            memory.state.clone_from(&actor.memory.state);
-            memory.secret.clone_from(&actor.memory.secret);
-            memory.keys.clone_from(&actor.memory.keys);
-        }
-        let ground = Ground {
-            reads_only: true,
-            others_keep: 0,
-            ..self.ground(principal, around)
-        };
-        let seed = Random::new(around.random.number());
-        let faults = Rc::clone(&around.faults);
-        let transaction = Transaction::new(ground, memory, seed, faults);
-        let transaction = Rc::new(RefCell::new(transaction));
-        let cx = Context::new(0, 0, around.now_ms, principal.clone());
-        around.faults.borrow_mut().paused = true;
-        let told = run(&transaction, || ask(&P::default(), &cx));
-        around.faults.borrow_mut().paused = false;
-        told.map_err(|fault| match fault {
-            Fault::Refused(error) => cut(error),
-            Fault::Broke(_) => Error::failed("the plugin failed; see its log"),
-        })
-    }
-}
-
-/// An answer has its limit.
-pub(crate) fn check_length(answer: &[u8]) -> Result<()> {
-    if answer.len() > MAX_ANSWER_BYTES {
-        let long = "the plugin's answer is longer than 1 MiB";
-        return Err(Error::new(ErrorCode::Quota, long));
-    }
-    Ok(())
 }

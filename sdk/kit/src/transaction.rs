@@ -3,6 +3,7 @@
 mod facts;
 mod keys;
 mod messages;
+mod wires;
 
 use std::{
     cell::RefCell,
@@ -13,12 +14,12 @@ use std::{
 };
 
 use wormholes_plugin::{
-    Address, Algorithm, Error, ErrorCode, Identity, KeyPair, Letter, Level, Principal, Result,
-    Ruling,
+    Address, Algorithm, Connect, Error, ErrorCode, Fetch, HttpResponse, Identity, KeyPair, Letter,
+    Level, Principal, Result, Ruling,
     host::{Form, Host, Range, Row, Space},
 };
 
-pub(crate) use self::facts::Rules;
+pub(crate) use self::{facts::Rules, wires::ROOM_BYTES};
 use crate::{
     event::cut,
     faults::Faults,
@@ -79,6 +80,8 @@ pub(crate) struct Transaction {
     pub(crate) log: Vec<(Level, String)>,
     /// What leaves the node and is not kept.
     pub(crate) parcels: Vec<Parcel>,
+    /// Connections that had too little room, whatever becomes of the event.
+    pub(crate) wants_room: BTreeSet<u64>,
     /// Whether something is to be made durable.
     pub(crate) writes: bool,
     /// Whether this step of a migration wrote rows.
@@ -110,6 +113,7 @@ impl Transaction {
             progress: Vec::new(),
             log: Vec::new(),
             parcels: Vec::new(),
+            wants_room: BTreeSet::new(),
             writes: false,
             wrote_rows: false,
             runs_steps: false,
@@ -294,7 +298,8 @@ impl Transaction {
             let long = "an answer has at most 1 MiB; give a blob's hash instead";
             return Err(Error::invalid(long));
         }
-        if !self.memory.requests.contains(&request) || self.answers.contains_key(&request) {
+        let waits = self.memory.requests.contains(&request) && !self.memory.http.contains(&request);
+        if !waits || self.answers.contains_key(&request) {
             let nobody = "nobody waits for an answer to this request";
             return Err(Error::not_found(nobody));
         }
@@ -469,6 +474,34 @@ impl Host for Shared {
             };
             signed.is_ok_and(|signed| verifies(by, &signed, signature))
         })
+    }
+
+    fn respond(&mut self, request: u64, response: HttpResponse) -> Result<()> {
+        self.call(|event| event.respond(request, &response))
+    }
+
+    fn fetch(&mut self, wanted: Fetch, deadline_ms: u64) -> Result<u64> {
+        self.call(|event| event.fetch(wanted, deadline_ms))
+    }
+
+    fn connect(&mut self, wanted: Connect) -> Result<u64> {
+        self.call(|event| event.connect(wanted))
+    }
+
+    fn socket_credit(&mut self, socket: u64, bytes: u32) -> Result<()> {
+        self.call(|event| event.socket_credit(socket, bytes))
+    }
+
+    fn socket_write(&mut self, socket: u64, data: &[u8]) -> Result<()> {
+        self.call(|event| event.socket_write(socket, data))
+    }
+
+    fn socket_room(&mut self, socket: u64) -> u32 {
+        self.call(|event| event.socket_room(socket))
+    }
+
+    fn socket_close(&mut self, socket: u64) -> Result<()> {
+        self.call(|event| event.socket_close(socket))
     }
 
     fn log(&mut self, level: Level, message: &str) {

@@ -3,7 +3,9 @@
 //! In a component these are the node's own. A native test installs a [`Host`] of its own with
 //! [`enter`]. Plugins use [`Context`](crate::Context) and the typed [`Map`](crate::Map) instead.
 
-use crate::{Address, Algorithm, Identity, KeyPair, Letter, Level, Result, Ruling};
+use crate::{
+    Address, Algorithm, Connect, Fetch, HttpResponse, Identity, KeyPair, Letter, Level, Result, Ruling,
+};
 
 /// A key and its value.
 pub type Row = (Vec<u8>, Vec<u8>);
@@ -75,6 +77,13 @@ pub trait Host {
         message: &[u8],
         signature: &[u8; 64],
     ) -> bool;
+    fn respond(&mut self, request: u64, response: HttpResponse) -> Result<()>;
+    fn fetch(&mut self, wanted: Fetch, deadline_ms: u64) -> Result<u64>;
+    fn connect(&mut self, wanted: Connect) -> Result<u64>;
+    fn socket_credit(&mut self, socket: u64, bytes: u32) -> Result<()>;
+    fn socket_write(&mut self, socket: u64, data: &[u8]) -> Result<()>;
+    fn socket_room(&mut self, socket: u64) -> u32;
+    fn socket_close(&mut self, socket: u64) -> Result<()>;
     fn log(&mut self, level: Level, message: &str);
     fn random(&mut self, length: u32) -> Vec<u8>;
     fn config(&mut self, key: &str) -> Option<String>;

@@ -4,9 +4,10 @@
 mod keys;
 mod messages;
 mod rules;
+mod wires;
 
 use crate::{
-    Algorithm, Context, Error, ErrorCode, KeyPair, Level, Migration, Principal, Reason,
+    Algorithm, Connect, Context, Error, ErrorCode, Fetch, HttpResponse, KeyPair, Level, Migration, Principal, Reason,
     host::{Form, Range},
     message::{Address, Identity, Letter},
     request::{Caller, Reply, Request},
@@ -175,6 +176,34 @@ impl Node {
         signature: &[u8; 64],
     ) -> bool {
         keys::verify(by, form, message, signature)
+    }
+
+    pub(crate) fn respond(&mut self, request: u64, response: HttpResponse) -> crate::Result<()> {
+        wires::respond(request, response)
+    }
+
+    pub(crate) fn fetch(&mut self, wanted: Fetch, deadline_ms: u64) -> crate::Result<u64> {
+        wires::send(wanted, deadline_ms)
+    }
+
+    pub(crate) fn connect(&mut self, wanted: Connect) -> crate::Result<u64> {
+        wires::connect(wanted)
+    }
+
+    pub(crate) fn socket_credit(&mut self, socket: u64, bytes: u32) -> crate::Result<()> {
+        wires::credit(socket, bytes)
+    }
+
+    pub(crate) fn socket_write(&mut self, socket: u64, data: &[u8]) -> crate::Result<()> {
+        wires::write(socket, data)
+    }
+
+    pub(crate) fn socket_room(&mut self, socket: u64) -> u32 {
+        wires::room(socket)
+    }
+
+    pub(crate) fn socket_close(&mut self, socket: u64) -> crate::Result<()> {
+        wires::close(socket)
     }
 
     pub(crate) fn log(&mut self, level: Level, message: &str) {

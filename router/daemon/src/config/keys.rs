@@ -24,7 +24,7 @@ pub(super) struct Section {
 type Key = (&'static str, Effect);
 
 /// What the parser knows, in the order of config.toml.
-pub(super) const SECTIONS: [Section; 13] = [
+pub(super) const SECTIONS: [Section; 14] = [
     section(
         "node",
         &[&[
@@ -105,6 +105,16 @@ pub(super) const SECTIONS: [Section; 13] = [
         ]],
     ),
     section(
+        "http",
+        &[&[
+            ("listen", Restart),
+            ("domain", Restart),
+            ("certificate", Restart),
+            ("key", Restart),
+            ("roots", Restart),
+        ]],
+    ),
+    section(
         "control",
         &[&[
             ("socket", Restart),
@@ -120,7 +130,7 @@ pub(super) const SECTIONS: [Section; 13] = [
 ];
 
 /// Sections that a build with more in it has.
-pub(super) const ABSENT: [&str; 4] = ["tor", "i2p", "state", "http"];
+pub(super) const ABSENT: [&str; 3] = ["tor", "i2p", "state"];
 
 /// Keys, with their sections, that a build with more in it has.
 pub(super) const ABSENT_KEYS: [(&str, &str); 4] = [

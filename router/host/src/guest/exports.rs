@@ -16,6 +16,10 @@ pub(super) struct Exports {
     pub(super) message: Option<handlers::on_message::GuestIndices>,
     pub(super) presence: Option<handlers::on_presence::GuestIndices>,
     pub(super) usage: Option<handlers::on_usage::GuestIndices>,
+    pub(super) http: Option<handlers::on_http::GuestIndices>,
+    http_query: Option<handlers::on_http_query::GuestIndices>,
+    fetch: Option<handlers::on_fetch::GuestIndices>,
+    socket: Option<handlers::on_socket::GuestIndices>,
 }
 
 /// Those of one instance.
@@ -27,6 +31,10 @@ pub(super) struct Handlers {
     pub(super) message: Option<handlers::on_message::Guest>,
     pub(super) presence: Option<handlers::on_presence::Guest>,
     pub(super) usage: Option<handlers::on_usage::Guest>,
+    pub(super) http: Option<handlers::on_http::Guest>,
+    pub(super) http_query: Option<handlers::on_http_query::Guest>,
+    pub(super) fetch: Option<handlers::on_fetch::Guest>,
+    pub(super) socket: Option<handlers::on_socket::Guest>,
 }
 
 impl Exports {
@@ -53,6 +61,10 @@ impl Exports {
             message: find!("on-message", on_message),
             presence: find!("on-presence", on_presence),
             usage: find!("on-usage", on_usage),
+            http: find!("on-http", on_http),
+            http_query: find!("on-http-query", on_http_query),
+            fetch: find!("on-fetch", on_fetch),
+            socket: find!("on-socket", on_socket),
         })
     }
 
@@ -81,6 +93,10 @@ impl Exports {
             message: load!(message),
             presence: load!(presence),
             usage: load!(usage),
+            http: load!(http),
+            http_query: load!(http_query),
+            fetch: load!(fetch),
+            socket: load!(socket),
         })
     }
 }

@@ -6,7 +6,7 @@ use tokio::{sync::watch, time::timeout};
 
 use super::{Host, Shared, shared::after};
 use crate::{
-    event::{Caller, ErrorCode, Principal, Refusal, Reply, Request},
+    event::{Caller, Command, ErrorCode, Principal, Refusal, Reply, Request, Wish},
     mail::Owner,
     message::decode,
     operations::{Operation, Outcome},
@@ -58,11 +58,13 @@ impl Host {
         let id = self.shared.next_request();
         let request = Request {
             id,
-            caller,
-            name: name.into(),
-            body: body.into(),
+            wish: Wish::Command(Command {
+                caller,
+                name: name.into(),
+                body: body.into(),
+                is_operation: true,
+            }),
             deadline_ms: deadline.map(after),
-            is_operation: true,
         };
         let pending = self.shared.hand_over(&owner, request, BEGIN)?;
         Ok(match pending.reply().await? {

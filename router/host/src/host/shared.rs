@@ -23,7 +23,7 @@ use wormholes_proto::NodeId;
 use super::{LoadError, MAX_INSTANCES};
 use crate::{
     clock::now_ms,
-    event::{Caller, ErrorCode, Principal, Refusal, Reply, Request},
+    event::{Caller, Command, ErrorCode, Principal, Refusal, Reply, Request, Wish},
     guest::{Cache, Engine},
     loaded::Loaded,
     mail::{Mail, Owner},
@@ -86,13 +86,26 @@ impl Shared {
         body: &[u8],
         patience: Duration,
     ) -> Result<Pending, Refusal> {
-        let request = Request {
-            id: self.next_request(),
+        let wish = Wish::Command(Command {
             caller,
             name: name.into(),
             body: body.into(),
-            deadline_ms: Some(after(patience)),
             is_operation: false,
+        });
+        self.wish(owner, wish, patience)
+    }
+
+    /// Hands anything over that is to be answered.
+    pub(super) fn wish(
+        &self,
+        owner: &Owner,
+        wish: Wish,
+        patience: Duration,
+    ) -> Result<Pending, Refusal> {
+        let request = Request {
+            id: self.next_request(),
+            wish,
+            deadline_ms: Some(after(patience)),
         };
         self.hand_over(owner, request, patience)
     }

@@ -9,7 +9,8 @@ use wormholes_proto::trunk::{Hello, IdentityKind, Name};
 
 use super::*;
 use crate::{
-    network::{Call, CallError, Pipe},
+    http::HttpResponse,
+    network::{Call, CallError, FetchCall, Pipe, SocketCall},
     rules::{Fact, RuleQuestion, Ruling},
 };
 
@@ -18,6 +19,14 @@ struct Alone;
 
 impl Network for Alone {
     fn call(&self, _: Call) -> BoxFuture<'static, Result<Box<dyn Pipe>, CallError>> {
+        unreachable!("keys call nobody")
+    }
+
+    fn connect(&self, _: SocketCall) -> BoxFuture<'static, Result<Box<dyn Pipe>, Refusal>> {
+        unreachable!("keys call nobody")
+    }
+
+    fn fetch(&self, _: FetchCall) -> BoxFuture<'static, Result<HttpResponse, Refusal>> {
         unreachable!("keys call nobody")
     }
 

@@ -15,6 +15,7 @@ use crate::{
     message::{Parcel, encode},
     store::Lost,
     transaction::Effects,
+    wires::SocketNews,
 };
 use wormholes_proto::manifest::Poison;
 
@@ -29,16 +30,17 @@ impl Actor {
                 effects.answers.entry(request.id).or_insert(Ok(body));
                 self.memory.requests.remove(&request.id);
             }
-            (Event::Request(request), Outcome::Replied(Reply::Later))
-                if request.is_operation && !effects.answers.contains_key(&request.id) =>
-            {
-                let most = self.edition.manifest.limits.operations as usize;
-                let now = (request, now_ms());
-                self.memory
-                    .begin_operation(self.home, now, most, &mut effects);
-                began = self.forget_asker(request.id);
-                let deadline = request.deadline_ms.map(|at| (at, request.id));
-                self.deadlines.extend(deadline);
+            (Event::Request(request), Outcome::Replied(Reply::Later)) => {
+                let begins = !effects.answers.contains_key(&request.id);
+                if let Some(command) = request.operation().filter(|_| begins) {
+                    let most = self.edition.manifest.limits.operations as usize;
+                    let now = (request, command, now_ms());
+                    self.memory
+                        .begin_operation(self.home, now, most, &mut effects);
+                    began = self.forget_asker(request.id);
+                    let deadline = request.deadline_ms.map(|at| (at, request.id));
+                    self.deadlines.extend(deadline);
+                }
             }
             _ => {}
         }
@@ -47,10 +49,16 @@ impl Actor {
                 let (version, writes) = (self.edition.version(), &mut effects.writes);
                 self.memory.woken(self.home, &self.name, version, writes);
             }
-            Event::Answer { id, .. } => {
+            Event::Answer { id, .. } | Event::Fetched { id, .. } => {
                 self.memory.kept_questions.remove(id);
             }
-            Event::Canceled { request } => {
+            Event::Socket {
+                id,
+                news: SocketNews::Closed(_),
+            } => {
+                self.memory.kept_sockets.remove(id);
+            }
+            Event::Canceled { request, .. } => {
                 self.memory
                     .end_canceled(self.home, *request, now_ms(), &mut effects);
             }
@@ -59,6 +67,7 @@ impl Actor {
             | Event::Request(_)
             | Event::Message(_)
             | Event::Note { .. }
+            | Event::Socket { .. }
             | Event::Presence { .. } => {}
         }
         self.make_real_with(effects, handled(event, None), began);
@@ -95,11 +104,16 @@ impl Actor {
                     said = Some(refusal);
                 }
             }
-            Event::Answer { id, .. } => {
+            Event::Answer { id, .. } | Event::Fetched { id, .. } => {
                 self.memory.kept_questions.remove(id);
             }
+            Event::Socket { id, news } => match news {
+                SocketNews::Closed(_) => drop(self.memory.kept_sockets.remove(id)),
+                SocketNews::Data(_) => self.lose_socket(*id),
+                SocketNews::Connected | SocketNews::Sent(_) | SocketNews::Writable(_) => {}
+            },
             Event::Usage(used) => effects.usage = Some(Arc::clone(used)),
-            Event::Canceled { request } => {
+            Event::Canceled { request, .. } => {
                 self.memory
                     .end_canceled(self.home, *request, now_ms(), &mut effects);
             }
@@ -175,6 +189,7 @@ impl Actor {
             answers,
             progress,
             parcels,
+            wires,
             facts,
             usage,
             changes,
@@ -197,6 +212,13 @@ impl Actor {
             .figures
             .keeps(kept_before, self.memory.kept_bytes);
         let plugin = Arc::clone(self.edition.plugin());
+        let wires = self.wires.prepare(
+            wires,
+            self.inbox.reports(),
+            plugin.around.network.clone(),
+            Arc::clone(&self.loaded.fetches),
+        );
+        let threads = tokio::runtime::Handle::current();
         let (loaded, home, principal) = (Arc::clone(&self.loaded), self.home, self.name.clone());
         let release = move |durable: Result<(), Lost>| {
             if durable.is_ok() {
@@ -212,6 +234,7 @@ impl Actor {
                     loaded.board.apply((home, &principal), operation, change);
                 }
                 mail.into_iter().for_each(|input| office.tell(input));
+                wires.go(&threads);
             } else {
                 if let Some(used) = usage {
                     loaded.news.untold(&used);

@@ -154,6 +154,8 @@ pub(in crate::guest) async fn call_message(
         | Event::Timer { .. }
         | Event::Request(_)
         | Event::Canceled { .. }
+        | Event::Fetched { .. }
+        | Event::Socket { .. }
         | Event::Presence { .. }
         | Event::Usage(_) => Ok(Ok(())),
     }

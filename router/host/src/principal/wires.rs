@@ -1,0 +1,96 @@
+//! What becomes of a principal's connections, and of the HTTP requests that it made.
+
+use std::{mem, sync::Arc};
+
+use super::Actor;
+use crate::{
+    edition::Edition,
+    event::{Event, Refusal},
+    http::HttpResponse,
+    transaction::ROOM_BYTES,
+    wires::{Closing, SocketNews},
+};
+
+impl Actor {
+    /// The answer to a request, if nothing was told of it yet.
+    pub(super) fn take_fetched(&mut self, id: u64, answer: Result<Arc<HttpResponse>, Refusal>) {
+        if self.memory.answered(id) {
+            self.memory.fetches.remove(&id);
+            self.first.push_back((Event::Fetched { id, answer }, 0));
+        }
+    }
+
+    /// No answer came to a question in time.
+    pub(super) fn take_late(&mut self, id: u64) {
+        match self.memory.fetches.contains(&id) {
+            true => self.take_fetched(id, Err(Refusal::late())),
+            false => self.take_answer(id, Err(Refusal::late())),
+        }
+    }
+
+    /// Something became of a connection, if the principal still has it.
+    pub(super) async fn hear_socket(&mut self, id: u64, news: SocketNews) {
+        let Some(socket) = self.memory.sockets.get_mut(&id) else {
+            return;
+        };
+        let news = match news {
+            SocketNews::Sent(bytes) => {
+                socket.room = socket.room.saturating_add(bytes).min(ROOM_BYTES);
+                if !socket.wants_room || socket.room < ROOM_BYTES / 2 {
+                    return;
+                }
+                socket.wants_room = false;
+                SocketNews::Writable(socket.room)
+            }
+            SocketNews::Data(data) => {
+                let bytes = u32::try_from(data.len()).unwrap_or(u32::MAX);
+                socket.credit = socket.credit.saturating_sub(bytes);
+                SocketNews::Data(data)
+            }
+            SocketNews::Closed(why) => {
+                self.forget_socket(id);
+                SocketNews::Closed(why)
+            }
+            news @ (SocketNews::Connected | SocketNews::Writable(_)) => news,
+        };
+        self.handle(Event::Socket { id, news }, 0).await;
+    }
+
+    /// A handler did not take a part of what came: the rest would make no sense to it.
+    pub(super) fn lose_socket(&mut self, id: u64) {
+        if self.memory.sockets.contains_key(&id) {
+            self.close_socket(id, Closing::Lost);
+        }
+    }
+
+    /// Connections that another version may not have are closed.
+    pub(super) fn keep_sockets(&mut self, edition: &Edition) {
+        let granted = &edition.plugin().granted.sockets;
+        let sockets = self.memory.sockets.iter();
+        let revoked = sockets.filter(|(_, socket)| !granted.contains(&*socket.port));
+        let revoked: Vec<_> = revoked.map(|(id, _)| *id).collect();
+        for id in revoked {
+            self.close_socket(id, Closing::Revoked);
+        }
+    }
+
+    /// Those that a start ended, or the disk.
+    pub(super) fn tell_lost_sockets(&mut self) {
+        for id in mem::take(&mut self.memory.lost_sockets) {
+            let news = SocketNews::Closed(Closing::Restarted);
+            self.first.push_back((Event::Socket { id, news }, 0));
+        }
+    }
+
+    fn close_socket(&mut self, id: u64, why: Closing) {
+        self.forget_socket(id);
+        let news = SocketNews::Closed(why);
+        self.first.push_back((Event::Socket { id, news }, 0));
+    }
+
+    /// Its row goes with the event that tells of its end.
+    fn forget_socket(&mut self, id: u64) {
+        self.memory.sockets.remove(&id);
+        self.wires.cut(id);
+    }
+}
