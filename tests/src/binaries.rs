@@ -30,11 +30,12 @@ pub fn binary(name: &str) -> Result<PathBuf> {
 }
 
 /// Plugins that are run by tests: their packages.
-const PLUGINS: [&str; 5] = [
+const PLUGINS: [&str; 6] = [
     "wormholes-clerk",
     "wormholes-echo",
     "wormholes-ledger",
     "wormholes-meter",
+    "wormholes-porter",
     "wormholes-wicked",
 ];
 

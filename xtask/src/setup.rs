@@ -124,11 +124,12 @@ pub(crate) fn may_capture() -> Result<()> {
 }
 
 /// The plugins that tests run: their packages.
-const PLUGINS: [&str; 5] = [
+const PLUGINS: [&str; 6] = [
     "wormholes-clerk",
     "wormholes-echo",
     "wormholes-ledger",
     "wormholes-meter",
+    "wormholes-porter",
     "wormholes-wicked",
 ];
 

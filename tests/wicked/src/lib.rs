@@ -3,6 +3,7 @@
 
 mod keys;
 mod rules;
+mod wires;
 
 use std::{
     collections::BTreeMap,
@@ -62,6 +63,8 @@ impl Plugin for Wicked {
             "facts" | "foreign-fact" | "foreign-hook" | "deep-question" | "wild-question" => {
                 rules::command(cx, &request)
             }
+            "sockets" | "room" | "fetches" | "credit" | "foreign-port" | "foreign-socket"
+            | "foreign-answer" | "split" | "tunnel" | "file" => wires::command(cx, &request),
             "messages" => Reply::done(&flood(|_| letter(cx).send(cx).map(drop))),
             "posts" => Reply::done(&flood(|_| letter(cx).post(cx))),
             "questions" => {

@@ -12,7 +12,7 @@ use super::{
     },
 };
 use crate::{
-    event::{Refusal, Reply, Request, RequestKind},
+    event::{ErrorCode, Refusal, Reply, Request, RequestKind},
     guest::{Instance, Outcome, exports::Handlers},
     http::{HttpRequest, HttpResponse},
 };
@@ -82,7 +82,9 @@ pub(in crate::guest) async fn call_canceled(
 
 fn encoded(response: Response) -> Result<Vec<u8>, Refusal> {
     let response = HttpResponse::from(response);
-    response.check()?;
+    // Whoever asked did nothing wrong.
+    let wrong = |refusal: Refusal| Refusal::new(ErrorCode::Failed, refusal.message);
+    response.check().map_err(wrong)?;
     Ok(response.encode())
 }
 
