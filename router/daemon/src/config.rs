@@ -14,6 +14,7 @@ mod values;
 
 pub use load::{ConfigError, Problem};
 pub use plugin::PluginConfig;
+pub(crate) use plugin::http_paths;
 pub(crate) use sections::petname;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};

@@ -36,8 +36,8 @@ mod usage;
 pub use carrier::{CarrierError, LinkError, TlsError};
 pub use config::{
     Config, ConfigError, ControlConfig, DefaultRule, EntranceConfig, EntranceKind, ExitConfig,
-    ExitRule, HopConfig, HttpConfig, LimitsConfig, LogConfig, MetricsConfig, NodeConfig, PeerConfig,
-    PluginConfig, Problem, RoleConfig, RuleLines, RulesConfig, Secret, ServiceConfig,
+    ExitRule, HopConfig, HttpConfig, LimitsConfig, LogConfig, MetricsConfig, NodeConfig,
+    PeerConfig, PluginConfig, Problem, RoleConfig, RuleLines, RulesConfig, Secret, ServiceConfig,
 };
 pub use control::{BindControlError, ReadAddedError};
 pub use counters::{Counters, DroppedDatagrams, RoleCounters};

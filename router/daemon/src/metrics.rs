@@ -35,6 +35,20 @@ const COMMIT_BUCKETS_SECONDS: [f64; 10] = [
 /// From one event a commit, where little happens, to the most that an open batch holds.
 const BATCH_BUCKETS_EVENTS: [f64; 8] = [1.0, 2.0, 5.0, 10.0, 50.0, 250.0, 1000.0, 8192.0];
 
+/// Why no plugin hears of a connection or a request by HTTP.
+const HTTP_REFUSALS: [&str; 10] = [
+    "body",
+    "full",
+    "headers",
+    "host",
+    "late",
+    "malformed",
+    "path",
+    "slow",
+    "stopping",
+    "tls",
+];
+
 /// The counters of one node; those of plugins are theirs, and are rendered beside these.
 #[derive(Debug)]
 pub(crate) struct Metrics {
@@ -241,6 +255,12 @@ impl Metrics {
         let hooks = HOOKS.iter().map(|(hook, _)| *hook);
         for hook in hooks.chain(["asked"]) {
             metrics.script_errors.with_label_values(&[hook]);
+        }
+        for status in ["2xx", "3xx", "4xx", "5xx"] {
+            metrics.http_requests.with_label_values(&[status]);
+        }
+        for reason in HTTP_REFUSALS {
+            metrics.http_refusals.with_label_values(&[reason]);
         }
         Ok(Arc::new(metrics))
     }

@@ -20,8 +20,8 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use wormholes_host::{
-    Caller, Condition, DeadLetter, Ending, ErrorCode, Host, HostError, HttpPlace, InstanceReport, LoadError,
-    Pending, Pipe, PluginLine, Principal, Refusal, Source, Terms,
+    Caller, Condition, DeadLetter, Ending, ErrorCode, Host, HostError, HttpPlace, InstanceReport,
+    LoadError, Pending, Pipe, PluginLine, Principal, Refusal, Source, Terms,
 };
 use wormholes_proto::{
     NodeId,

@@ -148,8 +148,7 @@ mod tests {
 
     fn response(headers: &[(&str, &str)]) -> HttpResponse {
         let headers = headers.iter();
-        let headers =
-            headers.map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec()));
+        let headers = headers.map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec()));
         HttpResponse {
             status: 200,
             headers: headers.collect(),
@@ -175,7 +174,10 @@ mod tests {
         let long = "x".repeat(MAX_HTTP_HEADER_BYTES);
         assert!(refused(&[("a", &long)]).contains("16 KiB"));
         for status in [0, 101, 199, 600] {
-            let response = HttpResponse { status, ..response(&[]) };
+            let response = HttpResponse {
+                status,
+                ..response(&[])
+            };
             assert!(response.check().is_err(), "{status}");
         }
     }

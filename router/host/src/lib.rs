@@ -40,7 +40,9 @@ pub use event::{Caller, ErrorCode, EventKind, Principal, Refusal};
 pub use figures::{Counts, Ending, HANDLER_BOUNDS};
 pub use guest::CodeError;
 pub use health::Condition;
-pub use host::{Begun, Host, HostError, HttpPlace, InstanceReport, LoadError, News, Pending, Source};
+pub use host::{
+    Begun, Host, HostError, HttpPlace, InstanceReport, LoadError, News, Pending, Source,
+};
 pub use http::{
     HttpHeaders, HttpRequest, HttpResponse, MAX_HTTP_BODY_BYTES, MAX_HTTP_HEADER_BYTES,
     MAX_HTTP_HEADERS, received_headers, sent_headers,

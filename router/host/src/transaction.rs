@@ -228,7 +228,8 @@ impl Transaction {
 
     /// A timer is gone when its event is real, if its handler does not set it again.
     pub(crate) fn consume(&mut self, event: &Event) {
-        let is_operation = matches!(event, Event::Request(request) if request.operation().is_some());
+        let is_operation =
+            matches!(event, Event::Request(request) if request.operation().is_some());
         self.is_kept = event.wakes() || is_operation;
         if let Event::Timer { name, .. } = event {
             self.remove_timer(Arc::clone(name));

@@ -109,7 +109,9 @@ struct Line {
 enum Write {
     Data(Bytes),
     /// Nothing more comes; the connection is whole until then.
-    Close { _alive: oneshot::Sender<()> },
+    Close {
+        _alive: oneshot::Sender<()>,
+    },
 }
 
 /// The connection's own end of it.

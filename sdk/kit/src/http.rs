@@ -46,7 +46,9 @@ pub(crate) fn check_fetch(wanted: &Fetch) -> Result<()> {
 fn check_headers(headers: &[(String, Vec<u8>)]) -> Result<()> {
     let bytes = headers.iter().map(|(name, value)| name.len() + value.len());
     if headers.len() > MAX_HEADERS || bytes.sum::<usize>() > MAX_HEADER_BYTES {
-        return Err(Error::invalid("HTTP headers are at most 64, of 16 KiB together"));
+        return Err(Error::invalid(
+            "HTTP headers are at most 64, of 16 KiB together",
+        ));
     }
     for (name, value) in headers {
         if name.is_empty() || !name.bytes().all(is_token) {

@@ -171,7 +171,8 @@ impl Net {
     /// A node ended: what left it goes on, what was on its way to it does not.
     pub(crate) fn ended(&mut self, node: usize, now_ms: u64) {
         // Whoever is beyond the nodes answers nobody who was there before.
-        let is_its = |flight: &Flight| flight.to == node && matches!(flight.what, What::Fetched { .. });
+        let is_its =
+            |flight: &Flight| flight.to == node && matches!(flight.what, What::Fetched { .. });
         self.flights.retain(|_, flight| !is_its(flight));
 
         for parcel in self.parcels.remove(&node).into_iter().flatten() {

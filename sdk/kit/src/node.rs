@@ -18,11 +18,14 @@ use wormholes_plugin::{
     Caller, Context, Error, ErrorCode, Level, Plugin, Principal, Reply, Request, Result,
 };
 
-pub(crate) use self::{query::check_length, wires::{Line, Web}};
 use self::{
     handlers::{migrate, run},
     messages::consume,
     operations::end_canceled,
+};
+pub(crate) use self::{
+    query::check_length,
+    wires::{Line, Web},
 };
 use crate::{
     event::{Event, Fault, SocketNews, cut},

@@ -4,7 +4,8 @@
 //! [`enter`]. Plugins use [`Context`](crate::Context) and the typed [`Map`](crate::Map) instead.
 
 use crate::{
-    Address, Algorithm, Connect, Fetch, HttpResponse, Identity, KeyPair, Letter, Level, Result, Ruling,
+    Address, Algorithm, Connect, Fetch, HttpResponse, Identity, KeyPair, Letter, Level, Result,
+    Ruling,
 };
 
 /// A key and its value.

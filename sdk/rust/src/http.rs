@@ -230,7 +230,9 @@ pub fn escape(text: &str) -> String {
 /// # Errors
 /// [`Invalid`](crate::ErrorCode::Invalid): it is not text.
 pub fn form(body: &[u8]) -> Result<Vec<(String, String)>> {
-    let fields = body.split(|byte| *byte == b'&').filter(|field| !field.is_empty());
+    let fields = body
+        .split(|byte| *byte == b'&')
+        .filter(|field| !field.is_empty());
     let fields = fields.map(|field| {
         let mut parts = field.splitn(2, |byte| *byte == b'=');
         let mut part = || decoded(parts.next().unwrap_or_default());

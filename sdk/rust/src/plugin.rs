@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::{
-    Address, Closing, Context, Error, Halt, HttpReply, HttpRequest, HttpResponse, Identity, Incoming,
-    Outcome, Reply, Request, Result, Socket, Usage, request::Caller,
+    Address, Closing, Context, Error, Halt, HttpReply, HttpRequest, HttpResponse, Identity,
+    Incoming, Outcome, Reply, Request, Result, Socket, Usage, request::Caller,
 };
 
 /// Whom an event, its state, its timers and its keys are for.

@@ -7,7 +7,8 @@ mod rules;
 mod wires;
 
 use crate::{
-    Algorithm, Connect, Context, Error, ErrorCode, Fetch, HttpResponse, KeyPair, Level, Migration, Principal, Reason,
+    Algorithm, Connect, Context, Error, ErrorCode, Fetch, HttpResponse, KeyPair, Level, Migration,
+    Principal, Reason,
     host::{Form, Range},
     message::{Address, Identity, Letter},
     request::{Caller, Reply, Request},

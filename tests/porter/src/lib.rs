@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use wormholes_plugin::{
-    Caller, Closing, Connect, Context, Error, Fetch, HttpReply, HttpRequest, HttpResponse, InMemory,
-    Map, Plugin, Principal, Reply, Request, Result, Socket, escape, form, json as encoded, plugin,
+    Caller, Closing, Connect, Context, Error, Fetch, HttpReply, HttpRequest, HttpResponse,
+    InMemory, Map, Plugin, Principal, Reply, Request, Result, Socket, escape, form,
+    json as encoded, plugin,
 };
 
 /// What was posted, by the event that brought it.
@@ -230,7 +231,8 @@ fn said(answer: &Result<HttpResponse>) -> String {
 }
 
 fn short(text: &str) -> &str {
-    text.get(..text.floor_char_boundary(SHOWN_BYTES)).unwrap_or(text)
+    text.get(..text.floor_char_boundary(SHOWN_BYTES))
+        .unwrap_or(text)
 }
 
 fn heard(cx: &Context, line: &str) -> Result<()> {

@@ -72,9 +72,14 @@ async fn fetch(node: &Daemon, url: &str) -> Result<Value, String> {
 
 #[tokio::test]
 async fn a_request_of_a_plugin_travels_as_a_script_says() {
-    let site = Site::start("a site", [127, 0, 0, 1].into(), None).await.unwrap();
+    let site = Site::start("a site", [127, 0, 0, 1].into(), None)
+        .await
+        .unwrap();
     let node = Setup::new("node").unwrap();
-    let bob = Setup::new("bob").unwrap().listen("127.77.0.1:0").config(METRICS);
+    let bob = Setup::new("bob")
+        .unwrap()
+        .listen("127.77.0.1:0")
+        .config(METRICS);
     let bob = bob.config("[exit]\nenabled = true\nallow = [\"127.0.0.0/8\"]\nallow_private = true");
     let bob = bob.peer_id("node", node.id(), 2, "").start().await.unwrap();
     let node = node.entrances().peer(&bob, 2).script("rules.rhai", RULES);
@@ -82,7 +87,10 @@ async fn a_request_of_a_plugin_travels_as_a_script_says() {
     let url = format!("http://{}/bytes/5000", site.address());
 
     let near = fetch(&node, &url).await.unwrap();
-    assert_eq!((near["status"].clone(), near["bytes"].clone()), (json!(200), json!(5000)));
+    assert_eq!(
+        (near["status"].clone(), near["bytes"].clone()),
+        (json!(200), json!(5000))
+    );
     let exits = async || {
         let metrics = Metrics::read(&bob).await.unwrap();
         metrics.get("wormholes_circuits_total{role=\"exit\"}")
@@ -104,7 +112,8 @@ async fn a_request_of_a_plugin_travels_as_a_script_says() {
 
 #[tokio::test]
 async fn each_request_has_one_answer_whatever_the_server_does() {
-    let redirect = "HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n";
+    let redirect =
+        "HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n";
     let redirect = Sayer::start(redirect).await;
     let long = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", 2 << 20);
     let long = Sayer::start([long.into_bytes(), vec![b'x'; 2 << 20]].concat()).await;
@@ -120,7 +129,10 @@ async fn each_request_has_one_answer_whatever_the_server_does() {
 
     let moved = fetch(&node, &redirect.url()).await.unwrap();
     assert_eq!(moved["status"], 302);
-    assert_eq!(moved["location"], "http://127.0.0.1:1/", "nobody follows it");
+    assert_eq!(
+        moved["location"], "http://127.0.0.1:1/",
+        "nobody follows it"
+    );
     for server in [&long, &wordy] {
         let refused = fetch(&node, &server.url()).await.unwrap_err();
         assert!(refused.contains("is longer than"), "{refused}");
@@ -134,12 +146,19 @@ async fn each_request_has_one_answer_whatever_the_server_does() {
     }
     let nobody = fetch(&node, "http://127.0.0.1:1/").await.unwrap_err();
     assert!(nobody.contains("refused"), "{nobody}");
-    for url in ["ftp://a.example/", "http://user@127.0.0.1/", "http://0x7f.1/", "http:///"] {
+    for url in [
+        "ftp://a.example/",
+        "http://user@127.0.0.1/",
+        "http://0x7f.1/",
+        "http:///",
+    ] {
         assert!(fetch(&node, url).await.is_err(), "{url}");
     }
 
     // What was asked and kept is answered after kill -9 as well: nobody knows what became of it.
-    let id = ask(&node, "begin", json!({ "url": silent.url() })).await.unwrap();
+    let id = ask(&node, "begin", json!({ "url": silent.url() }))
+        .await
+        .unwrap();
     node.kill().unwrap();
     node.restart().await.unwrap();
     let line = format!("fetched {id} Expired");
@@ -200,12 +219,17 @@ async fn a_server_is_believed_that_shows_a_certificate_of_those_who_are_trusted(
     let stranger = rcgen::generate_simple_self_signed(names).unwrap();
     let strange_cert = file("strange-cert.pem", stranger.cert.pem());
     let strange_key = file("strange-key.pem", stranger.signing_key.serialize_pem());
-    let (site, strange) = (TlsSite::start(&cert, &key), TlsSite::start(&strange_cert, &strange_key));
+    let (site, strange) = (
+        TlsSite::start(&cert, &key),
+        TlsSite::start(&strange_cert, &strange_key),
+    );
     let setup = Setup::new("node").unwrap().script("rules.rhai", RULES);
     let setup = setup.config(&format!("[http]\nroots = {cert:?}"));
     let setup = setup.name("tls.example", [127, 0, 0, 1].into());
     let node = setup.plugin("tests/porter").unwrap().start().await.unwrap();
-    let fetched = fetch(&node, &format!("https://tls.example:{}/", site.port)).await.unwrap();
+    let fetched = fetch(&node, &format!("https://tls.example:{}/", site.port))
+        .await
+        .unwrap();
     assert_eq!(fetched["status"], 200, "{fetched}");
     for url in [
         format!("https://tls.example:{}/", strange.port),

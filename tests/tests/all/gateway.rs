@@ -78,7 +78,11 @@ async fn pages_of_plugins_reach_curl_as_they_were_made() {
     }
     let form = ["--data-urlencode", "note=one+two=3", "--location"];
     let shown = get(&node, "/porter/form", &form).await;
-    assert!(text(&shown).contains("<li>one+two=3</li>"), "{}", text(&shown));
+    assert!(
+        text(&shown).contains("<li>one+two=3</li>"),
+        "{}",
+        text(&shown)
+    );
     let head = get(&node, "/porter/notes", &["--head"]).await;
     assert!(text(&head).starts_with("HTTP/1.1 200"), "{}", text(&head));
     let big = get(&node, "/porter/big", &[]).await;
@@ -138,7 +142,10 @@ async fn connections_are_kept_and_bodies_are_bounded_whole_or_in_chunks() {
     let kept = browse(&url, &["--write-out", "%{num_connects};", &url]).await;
     let kept = text(&kept.unwrap());
     assert!(kept.contains("}1;"), "{kept}");
-    assert!(kept.ends_with("}0;"), "the second has no connection of its own: {kept}");
+    assert!(
+        kept.ends_with("}0;"),
+        "the second has no connection of its own: {kept}"
+    );
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str, bytes: usize| {
         let path = folder.path().join(name);
@@ -170,7 +177,9 @@ async fn who_asks_waits_leaves_and_is_one_of_as_many_as_the_manifest_says() {
     let mut waiting = Vec::new();
     for n in 1..=3 {
         let url = url.clone();
-        waiting.push(tokio::spawn(async move { browse(&url, &[]).await.unwrap() }));
+        waiting.push(tokio::spawn(
+            async move { browse(&url, &[]).await.unwrap() },
+        ));
         hears(&node, "waits", n).await;
     }
     let fourth = browse(&url, &[]).await.unwrap();
@@ -224,7 +233,9 @@ async fn who_says_nothing_or_too_slowly_is_sent_away() {
     let address = node.http().unwrap();
     let mut silent = TcpStream::connect(address).await.unwrap();
     let mut slow = TcpStream::connect(address).await.unwrap();
-    slow.write_all(b"GET /porter/echo HTTP/1.1\r\nHo").await.unwrap();
+    slow.write_all(b"GET /porter/echo HTTP/1.1\r\nHo")
+        .await
+        .unwrap();
     let mut rest = Vec::new();
     let (first, second) = (silent.read_to_end(&mut rest).await, slow.read_u8().await);
     assert!(first.is_ok() && rest.is_empty(), "{rest:?}");

@@ -48,9 +48,14 @@ fn a_browser_in_the_kit_gets_what_one_gets_from_a_node() {
     assert_eq!(page(posted), (201, "kept\n".to_owned()));
     node.restart();
     let listed = node.http(&NODE, browser("GET", "/porter/notes", ""));
-    assert_eq!(page(listed), (200, "<ul><li>&lt;b&gt;</li></ul>\n".to_owned()));
+    assert_eq!(
+        page(listed),
+        (200, "<ul><li>&lt;b&gt;</li></ul>\n".to_owned())
+    );
     let refused = |node: &mut At<'_, Porter>, method: &str, path: &str, body: &str| {
-        node.http(&NODE, browser(method, path, body)).unwrap_err().code
+        node.http(&NODE, browser(method, path, body))
+            .unwrap_err()
+            .code
     };
     for (path, code) in [
         ("/other", ErrorCode::NotFound),
@@ -61,7 +66,10 @@ fn a_browser_in_the_kit_gets_what_one_gets_from_a_node() {
         assert_eq!(refused(&mut node, "GET", path, ""), code, "{path}");
     }
     let long = "x".repeat((256 << 10) + 1);
-    assert_eq!(refused(&mut node, "POST", "/porter/notes", &long), ErrorCode::Quota);
+    assert_eq!(
+        refused(&mut node, "POST", "/porter/notes", &long),
+        ErrorCode::Quota
+    );
     let ann = Principal::User("ann".into());
     let nobody = node.http(&ann, browser("GET", "/porter/echo", ""));
     assert_eq!(nobody.unwrap_err().code, ErrorCode::NotFound);
@@ -83,7 +91,8 @@ fn browsers_in_the_kit_wait_leave_and_are_too_many() {
     assert_eq!(fourth.code, ErrorCode::Unavailable);
     node.leave(&tickets[0]);
     assert_eq!(heard(&mut node).last().unwrap(), "left");
-    node.http(&NODE, browser("POST", "/porter/finish", "done")).unwrap();
+    node.http(&NODE, browser("POST", "/porter/finish", "done"))
+        .unwrap();
     assert_eq!(node.http_answer(&tickets[0]), None);
     for ticket in &tickets[1..] {
         let answer = node.http_answer(ticket).unwrap();
@@ -102,9 +111,8 @@ fn browsers_in_the_kit_wait_leave_and_are_too_many() {
 fn a_server_in_the_kit_answers_each_request_once() {
     let mut world = World::<Porter>::new(3, &manifest());
     let mut node = world.at(0);
-    let ask = |node: &mut At<'_, Porter>, url: &str| {
-        node.request(&NODE, "fetch", json!({ "url": url }))
-    };
+    let ask =
+        |node: &mut At<'_, Porter>, url: &str| node.request(&NODE, "fetch", json!({ "url": url }));
     let nobody = ask(&mut node, "http://a.example/").unwrap_err();
     assert_eq!(nobody.code, ErrorCode::Unavailable);
     node.serve(|wanted| match wanted.url.as_str() {
@@ -112,10 +120,16 @@ fn a_server_in_the_kit_answers_each_request_once() {
         _ => Err(Error::denied("a rule forbids it")),
     });
     let answer = ask(&mut node, "https://a.example/").unwrap();
-    assert_eq!((&answer["status"], &answer["body"]), (&json!(200), &json!("hello")));
+    assert_eq!(
+        (&answer["status"], &answer["body"]),
+        (&json!(200), &json!("hello"))
+    );
     let denied = ask(&mut node, "https://b.example/").unwrap_err();
     assert_eq!(denied.code, ErrorCode::Denied);
-    assert_eq!(ask(&mut node, "file:///x").unwrap_err().code, ErrorCode::Invalid);
+    assert_eq!(
+        ask(&mut node, "file:///x").unwrap_err().code,
+        ErrorCode::Invalid
+    );
     let id = node.request(&NODE, "begin", json!({ "url": "https://a.example/" }));
     let id = id.unwrap();
     node.restart();
@@ -130,21 +144,38 @@ fn the_other_end_in_the_kit_has_credit_and_room() {
     let socket = connect(&mut node, 5);
     let wanted = node.sockets();
     assert_eq!(wanted.len(), 1);
-    assert_eq!((wanted[0].0, wanted[0].1.host.as_str()), (socket, "irc.example"));
+    assert_eq!(
+        (wanted[0].0, wanted[0].1.host.as_str()),
+        (socket, "irc.example")
+    );
     node.accept(socket);
     node.send(socket, b"hello, world");
     let id = socket.0;
-    assert_eq!(heard(&mut node).last().unwrap(), &format!("data {id} 5 hello"));
+    assert_eq!(
+        heard(&mut node).last().unwrap(),
+        &format!("data {id} 5 hello")
+    );
     let credit = json!({ "socket": id, "bytes": 100 });
     node.request(&NODE, "credit", credit).unwrap();
     assert_eq!(node.sockets().len(), 1);
-    assert_eq!(heard(&mut node).last().unwrap(), &format!("data {id} 7 , world"));
-    let poured = node.request(&NODE, "pour", json!({ "socket": id })).unwrap();
+    assert_eq!(
+        heard(&mut node).last().unwrap(),
+        &format!("data {id} 7 , world")
+    );
+    let poured = node
+        .request(&NODE, "pour", json!({ "socket": id }))
+        .unwrap();
     assert_eq!((&poured[0], &poured[1]), (&json!(65_536), &json!(0)));
     assert_eq!(node.written(socket).len(), 65_536);
-    assert_eq!(heard(&mut node).last().unwrap(), &format!("writable {id} 65536"));
+    assert_eq!(
+        heard(&mut node).last().unwrap(),
+        &format!("writable {id} 65536")
+    );
     node.hang_up(socket);
-    assert_eq!(heard(&mut node).last().unwrap(), &format!("closed {id} ended"));
+    assert_eq!(
+        heard(&mut node).last().unwrap(),
+        &format!("closed {id} ended")
+    );
     assert!(node.sockets().is_empty());
 
     let socket = connect(&mut node, 5);

@@ -28,10 +28,16 @@ async fn porter(kind: &str, port: u16) -> Daemon {
 }
 
 async fn porter_with(kind: &str, port: u16, config: &str) -> Daemon {
-    let asked = if kind == "tls" { "tls:6697" } else { "tcp:6667" };
+    let asked = if kind == "tls" {
+        "tls:6697"
+    } else {
+        "tcp:6667"
+    };
     let granted = format!("{kind}:{port}");
     let setup = Setup::new("node").unwrap().script("rules.rhai", RULES);
-    let setup = setup.config("[metrics]\nlisten = \"127.0.0.1:0\"").config(config);
+    let setup = setup
+        .config("[metrics]\nlisten = \"127.0.0.1:0\"")
+        .config(config);
     let setup = setup.name("irc.example", [127, 0, 0, 1].into());
     let words = [(asked, granted.as_str())];
     let setup = setup.plugin_with("tests/porter", &words).unwrap();
@@ -48,7 +54,11 @@ async fn connect(node: &Daemon, port: u16, more: Value) -> u64 {
     let mut arguments = json!({ "host": "irc.example", "port": port });
     let more = more.as_object().unwrap().clone();
     arguments.as_object_mut().unwrap().extend(more);
-    ask(node, "connect", arguments).await.unwrap().as_u64().unwrap()
+    ask(node, "connect", arguments)
+        .await
+        .unwrap()
+        .as_u64()
+        .unwrap()
 }
 
 async fn heard(node: &Daemon) -> Vec<String> {
@@ -58,7 +68,12 @@ async fn heard(node: &Daemon) -> Vec<String> {
 
 /// Waits for a line that begins so.
 async fn hears(node: &Daemon, begin: &str) -> String {
-    let line = async || heard(node).await.into_iter().find(|line| line.starts_with(begin));
+    let line = async || {
+        heard(node)
+            .await
+            .into_iter()
+            .find(|line| line.starts_with(begin))
+    };
     until(begin, line).await.unwrap()
 }
 
@@ -81,12 +96,20 @@ async fn a_plugin_speaks_on_a_connection_that_a_script_allowed() {
     hears(&node, &format!("connected {id}")).await;
     stream.write_all(b"NOTICE * :hello\r\n").await.unwrap();
     hears(&node, &format!("data {id} 17 NOTICE * :hello")).await;
-    ask(&node, "say", json!({ "socket": id, "text": "NICK porter\r\n" })).await.unwrap();
+    ask(
+        &node,
+        "say",
+        json!({ "socket": id, "text": "NICK porter\r\n" }),
+    )
+    .await
+    .unwrap();
     let mut said = [0; 13];
     stream.read_exact(&mut said).await.unwrap();
     assert_eq!(&said, b"NICK porter\r\n");
     // Said and closed: it is said before it is closed.
-    ask(&node, "say", json!({ "socket": id, "text": "QUIT\r\n" })).await.unwrap();
+    ask(&node, "say", json!({ "socket": id, "text": "QUIT\r\n" }))
+        .await
+        .unwrap();
     ask(&node, "close", json!({ "socket": id })).await.unwrap();
     let mut rest = Vec::new();
     stream.read_to_end(&mut rest).await.unwrap();
@@ -101,7 +124,10 @@ async fn a_plugin_speaks_on_a_connection_that_a_script_allowed() {
     hears(&node, &format!("closed {id} failed Denied")).await;
     let ungranted = json!({ "host": "irc.example", "port": address.port(), "tls": true });
     let ungranted = ask(&node, "connect", ungranted).await.unwrap_err();
-    assert!(ungranted.contains("is not among the `sockets`"), "{ungranted}");
+    assert!(
+        ungranted.contains("is not among the `sockets`"),
+        "{ungranted}"
+    );
     drop(listener);
     let id = connect(&node, address.port(), json!({})).await;
     hears(&node, &format!("closed {id} failed Unavailable")).await;
@@ -115,9 +141,13 @@ async fn neither_end_sends_more_than_the_other_one_takes() {
     let mut stream = accepted(&listener).await;
     stream.write_all(b"0123456789abcdef").await.unwrap();
     hears(&node, &format!("data {id} 10 0123456789")).await;
-    ask(&node, "credit", json!({ "socket": id, "bytes": 4 })).await.unwrap();
+    ask(&node, "credit", json!({ "socket": id, "bytes": 4 }))
+        .await
+        .unwrap();
     hears(&node, &format!("data {id} 4 abcd")).await;
-    ask(&node, "credit", json!({ "socket": id, "bytes": 1 })).await.unwrap();
+    ask(&node, "credit", json!({ "socket": id, "bytes": 1 }))
+        .await
+        .unwrap();
     hears(&node, &format!("data {id} 1 e")).await;
     let much = ask(&node, "credit", json!({ "socket": id, "bytes": 2 << 20 })).await;
     assert!(much.unwrap_err().contains("1 MiB of credit"));
@@ -130,14 +160,19 @@ async fn neither_end_sends_more_than_the_other_one_takes() {
         (told[0] == 0).then_some(told)
     };
     let told = until("a connection to be full", full).await.unwrap();
-    assert!(told[2].as_str().unwrap().contains("does not take so much"), "{told}");
+    assert!(
+        told[2].as_str().unwrap().contains("does not take so much"),
+        "{told}"
+    );
     let metrics = Metrics::read(&node).await.unwrap();
     assert!(metrics.sum("wormholes_plugin_limit_hits_total{limit=\"room\"") > 0.5);
     let mut read = vec![0; usize::try_from(poured).unwrap()];
     stream.read_exact(&mut read).await.unwrap();
     assert!(read.iter().all(|byte| *byte == b'x'));
     hears(&node, &format!("writable {id}")).await;
-    ask(&node, "say", json!({ "socket": id, "text": "again" })).await.unwrap();
+    ask(&node, "say", json!({ "socket": id, "text": "again" }))
+        .await
+        .unwrap();
     let mut said = [0; 5];
     stream.read_exact(&mut said).await.unwrap();
     assert_eq!(&said, b"again");
@@ -151,20 +186,32 @@ async fn a_connection_ends_with_the_node_and_with_data_that_no_handler_takes() {
     let mut stream = accepted(&listener).await;
     stream.write_all(b"refuse this").await.unwrap();
     hears(&node, &format!("closed {id} lost")).await;
-    assert_eq!(stream.read(&mut [0; 1]).await.unwrap_or(0), 0, "it is closed");
+    assert_eq!(
+        stream.read(&mut [0; 1]).await.unwrap_or(0),
+        0,
+        "it is closed"
+    );
 
     let id = connect(&node, address.port(), json!({})).await;
     let mut stream = accepted(&listener).await;
     hears(&node, &format!("connected {id}")).await;
     node.kill().unwrap();
-    assert_eq!(stream.read(&mut [0; 1]).await.unwrap_or(0), 0, "it is closed");
+    assert_eq!(
+        stream.read(&mut [0; 1]).await.unwrap_or(0),
+        0,
+        "it is closed"
+    );
     node.restart().await.unwrap();
     let line = format!("closed {id} restarted");
     hears(&node, &line).await;
     node.kill().unwrap();
     node.restart().await.unwrap();
     let lines = heard(&node).await;
-    assert_eq!(lines.iter().filter(|it| **it == line).count(), 1, "{lines:?}");
+    assert_eq!(
+        lines.iter().filter(|it| **it == line).count(),
+        1,
+        "{lines:?}"
+    );
 }
 
 /// openssl at the other end.
@@ -177,7 +224,14 @@ struct TlsServer {
 impl TlsServer {
     fn start(cert: &str, key: &str) -> Self {
         let mut child = Command::new("openssl")
-            .args(["s_server", "-accept", "127.0.0.1:0", "-quiet", "-naccept", "1"])
+            .args([
+                "s_server",
+                "-accept",
+                "127.0.0.1:0",
+                "-quiet",
+                "-naccept",
+                "1",
+            ])
             .args(["-cert", cert, "-key", key])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -191,7 +245,9 @@ impl TlsServer {
         };
         while server.port == 0 {
             let line = server.line();
-            let port = line.strip_prefix("ACCEPT ").and_then(|it| it.rsplit(':').next());
+            let port = line
+                .strip_prefix("ACCEPT ")
+                .and_then(|it| it.rsplit(':').next());
             server.port = port.and_then(|port| port.trim().parse().ok()).unwrap_or(0);
         }
         server
@@ -227,7 +283,13 @@ async fn a_connection_speaks_tls_with_the_server_that_it_names() {
     let node = porter_with("tls", server.port, &roots).await;
     let id = connect(&node, server.port, json!({ "tls": true })).await;
     hears(&node, &format!("connected {id}")).await;
-    ask(&node, "say", json!({ "socket": id, "text": "NICK porter\n" })).await.unwrap();
+    ask(
+        &node,
+        "say",
+        json!({ "socket": id, "text": "NICK porter\n" }),
+    )
+    .await
+    .unwrap();
     let (mut server, line) = tokio::task::spawn_blocking(move || {
         let line = server.line();
         (server, line)

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use wormholes_plugin::{Connect, Context, Error, Fetch, HttpResponse, Reply, Request, Result, Socket};
+use wormholes_plugin::{
+    Connect, Context, Error, Fetch, HttpResponse, Reply, Request, Result, Socket,
+};
 
 use crate::flood;
 

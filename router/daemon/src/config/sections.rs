@@ -15,8 +15,8 @@ use wormholes_proto::{
 
 use super::{
     Config, ControlConfig, DefaultRule, EntranceConfig, EntranceKind, ExitConfig, ExitRule,
-    HopConfig, HttpConfig, LimitsConfig, LogConfig, MetricsConfig, NodeConfig, PeerConfig, RoleConfig,
-    RuleLines, RulesConfig, Secret, ServiceConfig, plugin,
+    HopConfig, HttpConfig, LimitsConfig, LogConfig, MetricsConfig, NodeConfig, PeerConfig,
+    RoleConfig, RuleLines, RulesConfig, Secret, ServiceConfig, plugin,
     read::{Document, Table},
     values::{carrier, file_mode, log_level},
 };

@@ -10,8 +10,8 @@ use std::{
 
 use futures_util::{FutureExt, future::BoxFuture};
 use wormholes_host::{
-    Call, CallError, Fact, FetchCall, HttpResponse, Pipe, Refusal as Failed, RuleLimits, RuleQuestion,
-    Ruling, SocketCall,
+    Call, CallError, Fact, FetchCall, HttpResponse, Pipe, Refusal as Failed, RuleLimits,
+    RuleQuestion, Ruling, SocketCall,
 };
 use wormholes_proto::{Host, NodeId, ServiceName, Target, Transport};
 use wormholes_rules::{Asked as AskedRules, Verdict};

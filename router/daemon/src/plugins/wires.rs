@@ -163,9 +163,13 @@ fn place(url: &str) -> Result<Place, Refusal> {
         Some("https") => (SocketKind::Tls, 443),
         _ => return Err(invalid("a URL begins with http:// or https://")),
     };
-    let authority = uri.authority().ok_or_else(|| invalid("the URL names no host"))?;
+    let authority = uri
+        .authority()
+        .ok_or_else(|| invalid("the URL names no host"))?;
     if authority.as_str().contains('@') {
-        return Err(invalid("a URL with a user's name: say it in `authorization`"));
+        return Err(invalid(
+            "a URL with a user's name: say it in `authorization`",
+        ));
     }
     let rest = authority.as_str().strip_prefix(authority.host());
     let port = match rest.unwrap_or_default().strip_prefix(':') {
@@ -247,7 +251,9 @@ fn long() -> Refusal {
 }
 
 fn broke(error: &hyper::Error) -> Refusal {
-    unavailable(&format!("the server does not speak HTTP to its end: {error}"))
+    unavailable(&format!(
+        "the server does not speak HTTP to its end: {error}"
+    ))
 }
 
 fn unavailable(why: &str) -> Refusal {
@@ -262,10 +268,20 @@ mod tests {
         let found = place(url).ok();
         let found = found.map(|it| {
             let authority = it.authority.to_str().unwrap().to_owned();
-            (it.kind, it.target.to_string(), authority, it.path.to_string())
+            (
+                it.kind,
+                it.target.to_string(),
+                authority,
+                it.path.to_string(),
+            )
         });
         let expected = expected.map(|(kind, target, authority, path)| {
-            (kind, target.to_owned(), authority.to_owned(), path.to_owned())
+            (
+                kind,
+                target.to_owned(),
+                authority.to_owned(),
+                path.to_owned(),
+            )
         });
         assert_eq!(found, expected, "{url}");
     }
@@ -275,10 +291,16 @@ mod tests {
         let (tcp, tls) = (SocketKind::Tcp, SocketKind::Tls);
         let plain = Some((tcp, "a.example:80", "A.example", "/x?y"));
         check("http://A.example/x?y", plain);
-        check("https://a.example", Some((tls, "a.example:443", "a.example", "/")));
+        check(
+            "https://a.example",
+            Some((tls, "a.example:443", "a.example", "/")),
+        );
         let port = Some((tls, "[::1]:8443", "[::1]:8443", "/"));
         check("https://[::1]:8443/", port);
-        check("http://web.bob.wh/", Some((tcp, "web.bob.wh:80", "web.bob.wh", "/")));
+        check(
+            "http://web.bob.wh/",
+            Some((tcp, "web.bob.wh:80", "web.bob.wh", "/")),
+        );
         for url in [
             "ftp://a.example/",
             "https:///x",

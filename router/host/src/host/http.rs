@@ -140,7 +140,10 @@ fn of_user(path: &str) -> (Option<&str>, &str) {
         return (None, path);
     };
     match named.split_once('/') {
-        Some((user, _)) => (Some(user), path.get(USER.len() + user.len()..).unwrap_or("/")),
+        Some((user, _)) => (
+            Some(user),
+            path.get(USER.len() + user.len()..).unwrap_or("/"),
+        ),
         None => (Some(named), "/"),
     }
 }

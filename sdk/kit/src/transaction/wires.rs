@@ -143,7 +143,10 @@ impl Transaction {
 fn check_way(way: &Way) -> Result<()> {
     let is_text =
         |text: &String| text.len() <= MAX_NAME_BYTES && !text.chars().any(char::is_control);
-    if ![&way.role, &way.label, &way.isolation].into_iter().all(is_text) {
+    if ![&way.role, &way.label, &way.isolation]
+        .into_iter()
+        .all(is_text)
+    {
         let rule = "role, label and isolation have at most 128 bytes and no control characters";
         return Err(Error::invalid(rule));
     }

@@ -4,12 +4,15 @@
 use std::rc::Rc;
 
 use wormholes_plugin::{
-    Closing, Connect, Error, ErrorCode, Fetch, HttpRequest, HttpResponse, Plugin, Principal, Result,
-    Socket,
+    Closing, Connect, Error, ErrorCode, Fetch, HttpRequest, HttpResponse, Plugin, Principal,
+    Result, Socket,
 };
 
 use super::{At, Ticket};
-use crate::{event::SocketNews, http::{check_response, decode}};
+use crate::{
+    event::SocketNews,
+    http::{check_response, decode},
+};
 
 impl<P: Plugin> At<'_, P> {
     /// Makes a request by HTTP to a principal, and waits for the answer. What a node's gateway refuses
@@ -65,7 +68,8 @@ impl<P: Plugin> At<'_, P> {
         self.settle();
         let lines = self.both().0.web.lines.iter();
         let open = lines.filter(|(_, line)| !line.is_closed);
-        open.map(|(id, line)| (Socket(*id), line.wanted.clone())).collect()
+        open.map(|(id, line)| (Socket(*id), line.wanted.clone()))
+            .collect()
     }
 
     /// Lets a connection stand that a plugin wants.

@@ -38,7 +38,13 @@ impl Instance {
         };
         let deadline_ms = request.deadline_ms.unwrap_or(u64::MAX);
         let reply = handler
-            .call_handle(&mut self.store, stamp, request.id, &(&**http).into(), deadline_ms)
+            .call_handle(
+                &mut self.store,
+                stamp,
+                request.id,
+                &(&**http).into(),
+                deadline_ms,
+            )
             .await?;
         Ok(match reply {
             Ok(handlers::on_http::Reply::Done(response)) => {
