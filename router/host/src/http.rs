@@ -31,8 +31,11 @@ const OF_THE_CONNECTION: [HeaderName; 8] = [
     header::PROXY_AUTHORIZATION,
 ];
 
+/// A header: its name, and its value.
+pub type HttpHeader = (String, Vec<u8>);
+
 /// Headers, in their order.
-pub type HttpHeaders = Vec<(String, Vec<u8>)>;
+pub type HttpHeaders = Vec<HttpHeader>;
 
 /// Somebody asks a plugin.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,7 +109,7 @@ pub fn received_headers(headers: &HeaderMap) -> Result<HttpHeaders, Refusal> {
 ///
 /// # Errors
 /// One is none.
-pub fn sent_headers(headers: &HttpHeaders) -> Result<HeaderMap, Refusal> {
+pub fn sent_headers(headers: &[HttpHeader]) -> Result<HeaderMap, Refusal> {
     let mut sent = HeaderMap::new();
     for (name, value) in headers {
         let name = HeaderName::from_bytes(name.as_bytes());
@@ -119,7 +122,7 @@ pub fn sent_headers(headers: &HttpHeaders) -> Result<HeaderMap, Refusal> {
 }
 
 /// What must hold of headers, whoever says them.
-pub(crate) fn check_headers(headers: &HttpHeaders) -> Result<(), Refusal> {
+pub(crate) fn check_headers(headers: &[HttpHeader]) -> Result<(), Refusal> {
     let bytes = headers.iter().map(|(name, value)| name.len() + value.len());
     if headers.len() > MAX_HTTP_HEADERS || bytes.sum::<usize>() > MAX_HTTP_HEADER_BYTES {
         return Err(invalid("HTTP headers are at most 64, of 16 KiB together"));

@@ -159,7 +159,7 @@ impl DeadLetter {
                     SocketNews::Connected
                     | SocketNews::Sent(_)
                     | SocketNews::Writable(_)
-                    | SocketNews::Closed(_) => &[],
+                    | SocketNews::Closed(_) => &[][..],
                 };
                 (id.to_string(), body)
             }

@@ -35,6 +35,10 @@ mod users;
 mod versions;
 mod wires;
 
+pub use self::http::{
+    HttpHeader, HttpHeaders, HttpRequest, HttpResponse, MAX_HTTP_BODY_BYTES, MAX_HTTP_HEADER_BYTES,
+    MAX_HTTP_HEADERS, received_headers, sent_headers,
+};
 pub use edition::Terms;
 pub use event::{Caller, ErrorCode, EventKind, Principal, Refusal};
 pub use figures::{Counts, Ending, HANDLER_BOUNDS};
@@ -42,10 +46,6 @@ pub use guest::CodeError;
 pub use health::Condition;
 pub use host::{
     Begun, Host, HostError, HttpPlace, InstanceReport, LoadError, News, Pending, Source,
-};
-pub use http::{
-    HttpHeaders, HttpRequest, HttpResponse, MAX_HTTP_BODY_BYTES, MAX_HTTP_HEADER_BYTES,
-    MAX_HTTP_HEADERS, received_headers, sent_headers,
 };
 pub use letters::DeadLetter;
 pub use lines::{PluginLine, PluginLines};

@@ -18,6 +18,7 @@ use std::{
 use bytes::Bytes;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf},
+    runtime::Handle,
     sync::{Notify, Semaphore, mpsc, oneshot},
     time::timeout,
 };
@@ -129,6 +130,8 @@ pub(crate) struct Ready {
     reports: Reports,
     around: Option<Arc<dyn Network>>,
     fetches: Arc<Semaphore>,
+    /// The host's: the store has no runtime.
+    threads: Handle,
 }
 
 enum Step {
@@ -158,6 +161,7 @@ impl Wires {
             reports,
             around,
             fetches,
+            threads: Handle::current(),
         }
     }
 
@@ -193,7 +197,8 @@ impl Wires {
 
 impl Ready {
     /// Carries them out, in their order.
-    pub(crate) fn go(self, threads: &tokio::runtime::Handle) {
+    pub(crate) fn go(self) {
+        let threads = self.threads;
         let Some(network) = self.around else {
             return;
         };

@@ -109,7 +109,9 @@ impl<P> Actor<P> {
                 let bytes = u32::try_from(data.len()).unwrap_or(u32::MAX);
                 wire.credit = wire.credit.saturating_sub(bytes);
             }
-            SocketNews::Closed(_) => drop(self.memory.sockets.remove(&id)),
+            SocketNews::Closed(_) => {
+                self.memory.sockets.remove(&id);
+            }
             SocketNews::Connected | SocketNews::Writable(_) => {}
         }
         self.waiting.push_back((Event::Socket { id, news }, 0));
@@ -149,12 +151,7 @@ pub(crate) fn call<P: Plugin>(
         }
         Event::HttpCanceled(request) => plugin.http_canceled(cx, *request)?,
         Event::Fetched { id, answer } => plugin.fetched(cx, *id, answer.clone())?,
-        Event::Socket { id, news } => match news {
-            SocketNews::Connected => plugin.connected(cx, Socket(*id))?,
-            SocketNews::Data(data) => plugin.data(cx, Socket(*id), data)?,
-            SocketNews::Writable(room) => plugin.writable(cx, Socket(*id), *room)?,
-            SocketNews::Closed(why) => plugin.closed(cx, Socket(*id), why.clone())?,
-        },
+        Event::Socket { id, news } => tell(plugin, cx, Socket(*id), news)?,
         Event::Message {
             key,
             content,
@@ -190,4 +187,19 @@ pub(crate) fn call<P: Plugin>(
         Event::Usage(usage) => plugin.usage(cx, usage.clone())?,
     }
     Ok(None)
+}
+
+/// Has the plugin hear what became of a connection.
+fn tell<P: Plugin>(
+    plugin: &mut P,
+    cx: &mut Context,
+    socket: Socket,
+    news: &SocketNews,
+) -> Result<()> {
+    match news {
+        SocketNews::Connected => plugin.connected(cx, socket),
+        SocketNews::Data(data) => plugin.data(cx, socket, data),
+        SocketNews::Writable(room) => plugin.writable(cx, socket, *room),
+        SocketNews::Closed(why) => plugin.closed(cx, socket, why.clone()),
+    }
 }

@@ -63,8 +63,6 @@ impl Plugin for Wicked {
             "facts" | "foreign-fact" | "foreign-hook" | "deep-question" | "wild-question" => {
                 rules::command(cx, &request)
             }
-            "sockets" | "room" | "fetches" | "credit" | "foreign-port" | "foreign-socket"
-            | "foreign-answer" | "split" | "tunnel" | "file" => wires::command(cx, &request),
             "messages" => Reply::done(&flood(|_| letter(cx).send(cx).map(drop))),
             "posts" => Reply::done(&flood(|_| letter(cx).post(cx))),
             "questions" => {
@@ -170,6 +168,8 @@ fn more(cx: &mut Context, request: &Request) -> Result<Reply> {
             cx.finish(request.argument("with")?, Ok(long))?;
             Reply::done(&"finished")
         }
+        "sockets" | "room" | "fetches" | "credit" | "foreign-port" | "foreign-socket"
+        | "foreign-answer" | "split" | "tunnel" | "file" => wires::command(cx, request),
         _ => keys::command(cx, request),
     }
 }

@@ -117,7 +117,9 @@ impl Desk {
         self.check_host(&head)?;
         let method = head.method.as_str();
         let plugins = core.plugins().ok_or_else(Refused::nothing)?;
-        let place = plugins.http(method, head.uri.path())?;
+        let place = plugins
+            .http(method, head.uri.path())
+            .map_err(Refused::place)?;
         let headers = received_headers(&head.headers).map_err(|refusal| {
             let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
             Refused::new(status, &refusal.message, "headers")
@@ -158,7 +160,7 @@ impl Desk {
         let is_wh = host.name().is_some_and(|name| name.ends_with(".wh"));
         let is_ours = match (&self.domain, &host) {
             _ if is_wh => true,
-            (Some(domain), Host::Name(_)) => host.name() == Some(domain),
+            (Some(domain), Host::Name(_)) => host.name() == Some(domain.as_str()),
             (Some(_), Host::Ip(_)) => false,
             (None, Host::Ip(_)) => true,
             (None, Host::Name(_)) => host.name() == Some("localhost"),
@@ -211,6 +213,17 @@ impl Refused {
             status,
             text: text.to_owned(),
             reason: Some(reason),
+        }
+    }
+
+    /// The plugin's place is not to be had.
+    fn place(refusal: Refusal) -> Self {
+        if refusal.code == ErrorCode::NotFound {
+            return Self::nothing();
+        }
+        Self {
+            reason: Some("full"),
+            ..refusal.into()
         }
     }
 

@@ -53,7 +53,7 @@ impl Certificates {
             .with_safe_default_protocol_versions()
             .expect("the provider speaks TLS")
             .with_no_client_auth();
-        let mut config = config.with_cert_resolver(Arc::clone(&self.current) as _);
+        let mut config = config.with_cert_resolver(self.current.clone());
         config.alpn_protocols = vec![ALPN.to_vec()];
         TlsAcceptor::from(Arc::new(config))
     }
@@ -98,8 +98,9 @@ fn read(config: &HttpConfig) -> Result<Option<CertifiedKey>, GatewayError> {
 
 /// All certificates of a file.
 pub(crate) fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, GatewayError> {
-    let read = CertificateDer::pem_file_iter(file).and_then(Iterator::collect);
-    let chain: Vec<_> = read.map_err(|error| wrong(file, error))?;
+    let read = CertificateDer::pem_file_iter(file);
+    let read = read.and_then(|all| all.collect::<Result<Vec<_>, _>>());
+    let chain = read.map_err(|error| wrong(file, error))?;
     if chain.is_empty() {
         return Err(wrong(file, "it holds no certificate in PEM"));
     }

@@ -104,7 +104,7 @@ impl Wires {
                 true => long(),
                 false => unavailable("the server's answer broke off"),
             })?;
-            Ok(HttpResponse {
+            Ok::<_, Refusal>(HttpResponse {
                 status: head.status.as_u16(),
                 headers,
                 body: body.to_bytes().into(),

@@ -5,6 +5,8 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
+use tokio::sync::mpsc;
+
 use crate::{
     clock::now_ms,
     edition::Edition,
@@ -14,7 +16,7 @@ use crate::{
     mail::{Input, Owner},
     message::{Parcel, encode},
     store::Lost,
-    transaction::Effects,
+    transaction::{Effects, Progress},
     wires::SocketNews,
 };
 use wormholes_proto::manifest::Poison;
@@ -108,7 +110,9 @@ impl Actor {
                 self.memory.kept_questions.remove(id);
             }
             Event::Socket { id, news } => match news {
-                SocketNews::Closed(_) => drop(self.memory.kept_sockets.remove(id)),
+                SocketNews::Closed(_) => {
+                    self.memory.kept_sockets.remove(id);
+                }
                 SocketNews::Data(_) => self.lose_socket(*id),
                 SocketNews::Connected | SocketNews::Sent(_) | SocketNews::Writable(_) => {}
             },
@@ -200,25 +204,13 @@ impl Actor {
         let began = began.map(|asker| (asker, Ok(Reply::Later)));
         let mut answers = self.asked(answers);
         answers.extend(began);
-        let progress: Vec<_> = progress
-            .into_iter()
-            .filter_map(|step| {
-                let (_, asker) = self.askers.get(&step.request)?;
-                Some((asker.progress.clone()?, step))
-            })
-            .collect();
+        let progress = self.heard_by(progress);
         let kept_before = self.memory.kept_bytes.saturating_add_signed(-kept_bytes);
         self.loaded
             .figures
             .keeps(kept_before, self.memory.kept_bytes);
         let plugin = Arc::clone(self.edition.plugin());
-        let wires = self.wires.prepare(
-            wires,
-            self.inbox.reports(),
-            plugin.around.network.clone(),
-            Arc::clone(&self.loaded.fetches),
-        );
-        let threads = tokio::runtime::Handle::current();
+        let wires = self.ready(wires);
         let (loaded, home, principal) = (Arc::clone(&self.loaded), self.home, self.name.clone());
         let release = move |durable: Result<(), Lost>| {
             if durable.is_ok() {
@@ -234,7 +226,7 @@ impl Actor {
                     loaded.board.apply((home, &principal), operation, change);
                 }
                 mail.into_iter().for_each(|input| office.tell(input));
-                wires.go(&threads);
+                wires.go();
             } else {
                 if let Some(used) = usage {
                     loaded.news.untold(&used);
@@ -252,6 +244,15 @@ impl Actor {
             self.last_batch = self.store.append(self.epoch, writes, release);
             self.memory.overlay.write(self.last_batch, overlay);
         }
+    }
+
+    /// Who hears how far a request is.
+    fn heard_by(&self, progress: Vec<Progress>) -> Vec<(mpsc::Sender<Progress>, Progress)> {
+        let heard_by = progress.into_iter().filter_map(|step| {
+            let (_, asker) = self.askers.get(&step.request)?;
+            Some((asker.progress.clone()?, step))
+        });
+        heard_by.collect()
     }
 
     /// Who is told.

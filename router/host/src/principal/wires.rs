@@ -8,10 +8,18 @@ use crate::{
     event::{Event, Refusal},
     http::HttpResponse,
     transaction::ROOM_BYTES,
-    wires::{Closing, SocketNews},
+    wires::{Closing, Ready, SocketNews, WireOrder},
 };
 
 impl Actor {
+    /// What an event asked for, to be carried out when it is durable.
+    pub(super) fn ready(&mut self, orders: Vec<WireOrder>) -> Ready {
+        let network = self.edition.plugin().around.network.clone();
+        let fetches = Arc::clone(&self.loaded.fetches);
+        self.wires
+            .prepare(orders, self.inbox.reports(), network, fetches)
+    }
+
     /// The answer to a request, if nothing was told of it yet.
     pub(super) fn take_fetched(&mut self, id: u64, answer: Result<Arc<HttpResponse>, Refusal>) {
         if self.memory.answered(id) {

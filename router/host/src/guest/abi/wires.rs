@@ -78,7 +78,7 @@ pub(in crate::guest) async fn call_fetched(
         Err(refusal) => Err(types::Error::from(refusal.clone())),
     };
     handler
-        .call_fetched(store, stamp, id, answer.as_ref().map_err(Clone::clone))
+        .call_fetched(store, stamp, id, answer.as_ref())
         .await
 }
 
