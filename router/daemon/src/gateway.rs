@@ -29,8 +29,8 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-pub(crate) use self::certificates::certificates;
-use self::{answer::Desk, certificates::Certificates, patient::Patient};
+pub(crate) use self::certificates::{Certificates, certificates};
+use self::{answer::Desk, patient::Patient};
 use crate::{
     config::HttpConfig,
     node::NodeCore,

@@ -57,7 +57,7 @@ pub use pipe::{
     CopyEnd, CopyLimits, CopyStop, DatagramPipe, FlowBytes, MemoryEnd, Pace, Pipe, PipeError,
     PipeReader, PipeWriter, Side, Witness, copy,
 };
-pub use plugins::{PluginError, check_plugins};
+pub use plugins::{DoorError, PluginError, check_plugins};
 pub use policy::{Generation, LoadError, NothingBefore, PolicyHost, ScriptError, Scripts, check};
 pub use role::{RoleAccount, RoleStatus};
 pub use serve::Trunks;

@@ -1,6 +1,7 @@
 //! The plugins that config.toml names: read, checked and handed to their host.
 
 mod change;
+mod doors;
 mod network;
 mod operations;
 mod users;
@@ -33,7 +34,8 @@ use wormholes_proto::{
 use wormholes_rules::World;
 
 pub(crate) use self::change::ChangeError;
-use self::change::open;
+pub use self::doors::DoorError;
+use self::{change::open, doors::Doors};
 use crate::{
     config::{Config, PluginConfig},
     network::Network,
@@ -57,6 +59,8 @@ pub(crate) struct Plugins {
     known: Mutex<BTreeMap<String, PluginConfig>>,
     /// One instance is added or removed at a time.
     changing: tokio::sync::Mutex<()>,
+    /// Where they listen.
+    doors: Doors,
 }
 
 /// A command, to whom it goes.
@@ -105,6 +109,14 @@ pub enum PluginError {
         /// Why. It is in the message, and no source of it: who prints both would say it twice.
         error: Box<LoadError>,
     },
+    /// A port that it listens at.
+    #[error("[plugin.{name}]: {error}")]
+    Door {
+        /// Whose.
+        name: String,
+        /// Why. As above.
+        error: Box<DoorError>,
+    },
 }
 
 impl Plugins {
@@ -117,6 +129,7 @@ impl Plugins {
             host: RwLock::new(None),
             known: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
+            doors: Doors::default(),
         };
         if core.config.plugins.is_empty() {
             return Ok(plugins);
@@ -128,7 +141,11 @@ impl Plugins {
             loaded.map_err(|error| load_error(plugin, error))?;
             plugins.runs(core, plugin);
         }
-        plugins.use_host(core, host);
+        let host = plugins.use_host(core, host);
+        for plugin in &core.config.plugins {
+            let doors = plugins.doors.follow(core, &host, plugin).await;
+            doors.map_err(|error| door_error(plugin, error))?;
+        }
         Ok(plugins)
     }
 
@@ -444,6 +461,13 @@ fn terms(plugin: &PluginConfig) -> Terms {
 
 fn load_error(plugin: &PluginConfig, error: LoadError) -> PluginError {
     PluginError::Load {
+        name: plugin.name.clone(),
+        error: Box::new(error),
+    }
+}
+
+fn door_error(plugin: &PluginConfig, error: DoorError) -> PluginError {
+    PluginError::Door {
         name: plugin.name.clone(),
         error: Box::new(error),
     }

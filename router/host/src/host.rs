@@ -1,6 +1,7 @@
 //! The host: the store, the engine, and the plugins that are loaded.
 
 mod change;
+mod doors;
 mod http;
 mod operations;
 mod shared;

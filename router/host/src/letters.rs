@@ -157,6 +157,7 @@ impl DeadLetter {
                 let body = match news {
                     SocketNews::Data(data) => &data[..],
                     SocketNews::Connected
+                    | SocketNews::Opened { .. }
                     | SocketNews::Sent(_)
                     | SocketNews::Writable(_)
                     | SocketNews::Closed(_) => &[][..],

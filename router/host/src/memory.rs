@@ -15,7 +15,7 @@ use crate::{
     message::{Note, OutDone, OutHead, OutKey, decode},
     rows::{self, Home, Side, Space, principal_key},
     store::{Overlay, Snapshot, StoreError, Writes},
-    transaction::Effects,
+    transaction::{Effects, ROOM_BYTES},
     wires::SocketNews,
 };
 
@@ -80,6 +80,18 @@ pub(crate) struct Socket {
     pub(crate) room: u32,
     /// A write found too little of it.
     pub(crate) wants_room: bool,
+}
+
+impl Socket {
+    /// One on which nothing moved, granted as this.
+    pub(crate) fn new(port: Arc<str>) -> Self {
+        Self {
+            port,
+            credit: 0,
+            room: ROOM_BYTES,
+            wants_room: false,
+        }
+    }
 }
 
 /// How many rows are secrets, and keys that were created.

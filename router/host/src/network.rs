@@ -29,6 +29,13 @@ impl SocketKind {
     }
 }
 
+impl SocketKind {
+    /// What a port that a plugin listens at is granted as.
+    pub fn door(self, port: u16) -> String {
+        format!("{}-listen:{port}", self.as_str())
+    }
+}
+
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Pipe for T {}
 
 /// A flow that the rules are asked for: what `route(c)` reads.

@@ -260,8 +260,8 @@ impl Actor {
                 asker.say(Err(refusal));
                 Next::Again
             }
-            // It may be lost.
-            Some(Task::Message(_)) => Next::Again,
+            // They may be lost.
+            Some(Task::Message(_) | Task::Visit(_)) => Next::Again,
             Some(task) => Next::Take(task),
             None => Next::End,
         }
@@ -304,6 +304,7 @@ impl Actor {
             Task::Note(..) => {}
             Task::Answer { id, answer } => self.take_answer(id, answer),
             Task::Fetched { id, answer } => self.take_fetched(id, answer),
+            Task::Visit(visitor) => self.receive(visitor).await,
             Task::Socket { id, news } => self.hear_socket(id, news).await,
             Task::Acknowledged { channel, bytes } => self.memory.acknowledged(channel, bytes),
             Task::News => {

@@ -11,6 +11,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -19,14 +20,14 @@ use bytes::Bytes;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf},
     runtime::Handle,
-    sync::{Notify, Semaphore, mpsc, oneshot},
+    sync::{Semaphore, mpsc, oneshot, watch},
     time::timeout,
 };
 
 use crate::{
     clock::now_ms,
     event::{ErrorCode, Refusal},
-    network::{FetchCall, Network, Pipe, SocketCall},
+    network::{FetchCall, Network, Pipe, SocketCall, SocketKind},
     principal::{Reports, Task},
 };
 
@@ -64,6 +65,8 @@ pub(crate) enum WireOrder {
 pub(crate) enum SocketNews {
     /// It stands.
     Connected,
+    /// Somebody connected to a port of the plugin.
+    Opened { port: u16, remote: IpAddr },
     /// What came.
     Data(Bytes),
     /// So many bytes were sent: there is room for them again. No event by itself.
@@ -91,6 +94,14 @@ pub(crate) enum Closing {
     Revoked,
 }
 
+/// Somebody who connected to a port of a plugin. Dropping it closes the connection.
+pub(crate) struct Visitor {
+    pub(crate) kind: SocketKind,
+    pub(crate) port: u16,
+    pub(crate) remote: IpAddr,
+    pub(crate) pipe: Box<dyn Pipe>,
+}
+
 /// The connections of one principal. Dropping it cuts them.
 #[derive(Default)]
 pub(crate) struct Wires {
@@ -102,7 +113,7 @@ struct Line {
     /// Bounded by the room that the principal is told of.
     writes: mpsc::UnboundedSender<Write>,
     credit: Arc<Semaphore>,
-    closing: Arc<Notify>,
+    closing: watch::Sender<bool>,
     alive: oneshot::Sender<()>,
 }
 
@@ -120,7 +131,7 @@ struct Far {
     id: u64,
     writes: mpsc::UnboundedReceiver<Write>,
     credit: Arc<Semaphore>,
-    closing: Arc<Notify>,
+    closing: watch::Receiver<bool>,
     alive: oneshot::Receiver<()>,
 }
 
@@ -189,6 +200,13 @@ impl Wires {
         })
     }
 
+    /// Takes the connection of a visitor.
+    pub(crate) fn take(&mut self, id: u64, pipe: Box<dyn Pipe>, reports: Reports) {
+        let (line, far) = line(id);
+        self.lines.insert(id, line);
+        Handle::current().spawn(async move { move_on(pipe, far, &reports).await });
+    }
+
     /// Cuts a connection.
     pub(crate) fn cut(&mut self, id: u64) {
         self.lines.remove(&id);
@@ -232,60 +250,77 @@ impl Ready {
 impl Line {
     fn close(self) {
         let close = Write::Close { _alive: self.alive };
-        self.closing.notify_one();
+        self.closing.send_replace(true);
         let _ = self.writes.send(close);
     }
+}
+
+/// The plugin closed it, and what was written could have been sent since.
+async fn lingered(closing: &mut watch::Receiver<bool>) {
+    let is_closing = closing.wait_for(|is| *is).await.is_ok();
+    if !is_closing {
+        // The plugin let go of it, and whoever carries it sees that.
+        return std::future::pending().await;
+    }
+    tokio::time::sleep(LINGER).await;
 }
 
 fn line(id: u64) -> (Line, Far) {
     let (writes, written) = mpsc::unbounded_channel();
     let (alive, lives) = oneshot::channel();
-    let (credit, closing) = (Arc::new(Semaphore::new(0)), Arc::new(Notify::new()));
+    let (credit, (closing, closes)) = (Arc::new(Semaphore::new(0)), watch::channel(false));
     let line = Line {
         writes,
         credit: Arc::clone(&credit),
-        closing: Arc::clone(&closing),
+        closing,
         alive,
     };
     let far = Far {
         id,
         writes: written,
         credit,
-        closing,
+        closing: closes,
         alive: lives,
     };
     (line, far)
 }
 
-/// One connection, from its opening to its end.
-async fn carry(network: Arc<dyn Network>, call: SocketCall, far: Far, reports: Reports) {
+/// One connection to others, from its opening to its end.
+async fn carry(network: Arc<dyn Network>, call: SocketCall, mut far: Far, reports: Reports) {
+    let id = far.id;
+    let opened = tokio::select! {
+        opened = network.connect(call) => opened,
+        _ = &mut far.alive => return,
+        () = lingered(&mut far.closing) => return,
+    };
+    match opened {
+        Ok(pipe) => {
+            let news = SocketNews::Connected;
+            reports.tell(Task::Socket { id, news });
+            move_on(pipe, far, &reports).await;
+        }
+        Err(refusal) => {
+            let news = SocketNews::Closed(Closing::Failed(refusal));
+            reports.tell(Task::Socket { id, news });
+        }
+    }
+}
+
+/// One connection that stands, to its end.
+async fn move_on(pipe: Box<dyn Pipe>, far: Far, reports: &Reports) {
     let Far {
         id,
         writes,
         credit,
-        closing,
+        mut closing,
         mut alive,
     } = far;
     let tell = |news| reports.tell(Task::Socket { id, news });
-    let mut closed = Box::pin(async {
-        closing.notified().await;
-        tokio::time::sleep(LINGER).await;
-    });
-    let opened = tokio::select! {
-        opened = network.connect(call) => opened,
-        _ = &mut alive => return,
-        () = &mut closed => return,
-    };
-    let pipe = match opened {
-        Ok(pipe) => pipe,
-        Err(refusal) => return tell(SocketNews::Closed(Closing::Failed(refusal))),
-    };
-    tell(SocketNews::Connected);
     let (reader, writer) = tokio::io::split(pipe);
     let mut writing = Box::pin(write(writer, writes, &tell));
     let end = tokio::select! {
         _ = &mut alive => return,
-        () = &mut closed => return,
+        () = lingered(&mut closing) => return,
         end = read(reader, &credit, &tell) => end,
         end = &mut writing => end,
     };
@@ -374,6 +409,12 @@ async fn fetch(
     let _turn = timeout(left, turns.acquire()).await.map_err(late)?;
     let left = left.saturating_sub(begun.elapsed());
     timeout(left, network.fetch(*call)).await.map_err(late)?
+}
+
+impl fmt::Debug for Visitor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Visitor").field(&self.port).finish()
+    }
 }
 
 impl fmt::Debug for Wires {

@@ -104,7 +104,8 @@ pub struct Capabilities {
     pub http: BTreeSet<String>,
     /// Make HTTP requests.
     pub fetch: bool,
-    /// Connect to these ports of others; at most 16: `tcp:6667`, `tls:6697`.
+    /// Connect to these ports of others, and listen at these; at most 16: `tcp:6667`, `tls:6697`,
+    /// `tcp-listen:6667`, `tls-listen:6697`.
     pub sockets: BTreeSet<String>,
 }
 

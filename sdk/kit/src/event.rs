@@ -60,6 +60,7 @@ pub(crate) enum Event {
 #[derive(Debug, Clone)]
 pub(crate) enum SocketNews {
     Connected,
+    Opened(u16, String),
     Data(Vec<u8>),
     Writable(u32),
     Closed(Closing),

@@ -477,10 +477,17 @@ impl<P: Plugin> Node<P> {
                 consume(&event, Some(cut(error)), &mut memory, &mut effects);
             }
             Event::Socket { id, news } => {
-                if let SocketNews::Data(_) = news {
-                    self.web.cut(*id);
-                    self.actor(principal).lose_socket(*id);
-                    memory.sockets.remove(id);
+                match news {
+                    SocketNews::Data(_) => {
+                        self.web.cut(*id);
+                        self.actor(principal).lose_socket(*id);
+                        memory.sockets.remove(id);
+                    }
+                    SocketNews::Opened(..) => {
+                        self.web.cut(*id);
+                        memory.sockets.remove(id);
+                    }
+                    SocketNews::Connected | SocketNews::Writable(_) | SocketNews::Closed(_) => {}
                 }
                 consume(&event, Some(cut(error)), &mut memory, &mut effects);
             }

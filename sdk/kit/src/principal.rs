@@ -112,7 +112,7 @@ impl<P> Actor<P> {
             SocketNews::Closed(_) => {
                 self.memory.sockets.remove(&id);
             }
-            SocketNews::Connected | SocketNews::Writable(_) => {}
+            SocketNews::Connected | SocketNews::Opened(..) | SocketNews::Writable(_) => {}
         }
         self.waiting.push_back((Event::Socket { id, news }, 0));
     }
@@ -198,6 +198,7 @@ fn tell<P: Plugin>(
 ) -> Result<()> {
     match news {
         SocketNews::Connected => plugin.connected(cx, socket),
+        SocketNews::Opened(port, remote) => plugin.opened(cx, socket, *port, remote),
         SocketNews::Data(data) => plugin.data(cx, socket, data),
         SocketNews::Writable(room) => plugin.writable(cx, socket, *room),
         SocketNews::Closed(why) => plugin.closed(cx, socket, why.clone()),

@@ -272,6 +272,16 @@ pub trait Plugin: Default + 'static {
         Ok(())
     }
 
+    /// Somebody connected to this port, which is granted as `tcp-listen` or `tls-listen`, from the address
+    /// `remote`; for the node's principal. Nothing comes before it has [credit](Socket::credit).
+    ///
+    /// # Errors
+    /// The plugin's own; the connection is closed, and nothing more is told of it.
+    fn opened(&mut self, cx: &mut Context, socket: Socket, port: u16, remote: &str) -> Result<()> {
+        let _ = (cx, socket, port, remote);
+        Err(Error::not_found("nobody is here"))
+    }
+
     /// What came on a connection: in order, at most 16 KiB of what there is credit for.
     ///
     /// # Errors

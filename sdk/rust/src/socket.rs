@@ -32,7 +32,7 @@ pub enum Closing {
     Restarted,
     /// A handler failed on data of it: what comes then would make no sense.
     Lost,
-    /// Another version of the plugin may not connect there.
+    /// Another version of the plugin may not have it.
     Revoked,
 }
 

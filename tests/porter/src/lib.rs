@@ -155,6 +155,12 @@ impl Plugin for Porter {
         heard(cx, &format!("connected {}", socket.0))
     }
 
+    fn opened(&mut self, cx: &mut Context, socket: Socket, port: u16, remote: &str) -> Result<()> {
+        heard(cx, &format!("opened {} {port} {remote}", socket.0))?;
+        socket.credit(cx, POURED_BYTES as u32)?;
+        socket.write(cx, b"welcome\n")
+    }
+
     fn data(&mut self, cx: &mut Context, socket: Socket, data: &[u8]) -> Result<()> {
         let text = String::from_utf8_lossy(data);
         if text.contains("refuse this") {

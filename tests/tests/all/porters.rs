@@ -197,6 +197,29 @@ fn the_other_end_in_the_kit_has_credit_and_room() {
     assert_eq!(other.code, ErrorCode::Denied);
 }
 
+#[test]
+fn a_client_in_the_kit_reaches_the_port_of_a_plugin() {
+    let manifest = manifest().replace("tls:6697", "tls-listen:6697");
+    let mut world = World::<Porter>::new(5, &manifest);
+    let mut node = world.at(0);
+    assert_eq!(
+        node.visit(6667, "192.0.2.1"),
+        None,
+        "it listens at the other one"
+    );
+    let socket = node.visit(6697, "192.0.2.1").unwrap();
+    let opened = format!("opened {} 6697 192.0.2.1", socket.0);
+    assert_eq!(heard(&mut node).last(), Some(&opened));
+    assert_eq!(node.written(socket), b"welcome\n");
+    node.send(socket, b"hello");
+    let line = format!("data {} 5 hello", socket.0);
+    assert_eq!(heard(&mut node).last(), Some(&line));
+    node.request(&NODE, "close", json!({ "socket": socket.0 }))
+        .unwrap();
+    node.send(socket, b"hello?");
+    assert_eq!(heard(&mut node).last(), Some(&line));
+}
+
 /// Whatever fails, a connection that the plugin knows of is closed in the end, and a request has one
 /// answer at most.
 #[test]

@@ -4,6 +4,7 @@ use std::{
     fs,
     io::{BufRead, BufReader, Write},
     net::SocketAddr,
+    os::unix::fs::PermissionsExt,
     process::{Child, ChildStdout, Command, Stdio},
 };
 
@@ -12,7 +13,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
-use wormholes_tests::{Daemon, Metrics, Setup, until};
+use wormholes_tests::{Daemon, Metrics, Namespace, Setup, until};
 
 const RULES: &str = r#"
 fn route(c) {
@@ -322,4 +323,105 @@ async fn a_server_that_nobody_vouches_for_gets_no_connection() {
     let node = porter_with("tls", server.port, &roots).await;
     let id = connect(&node, server.port, json!({ "tls": true })).await;
     hears(&node, &format!("closed {id} failed Unavailable")).await;
+}
+
+/// Waits for so many lines that begin so.
+async fn hears_of(node: &Daemon, begin: &str, number: usize) -> Vec<String> {
+    let lines = async || {
+        let lines = heard(node).await.into_iter();
+        let lines: Vec<_> = lines.filter(|line| line.starts_with(begin)).collect();
+        (lines.len() >= number).then_some(lines)
+    };
+    until(begin, lines).await.unwrap()
+}
+
+fn id_of(line: &str) -> u64 {
+    line.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn clients_reach_the_ports_of_a_plugin_by_nc_and_openssl() {
+    let host = Namespace::new().unwrap();
+    let setup = Setup::new("node").unwrap().in_namespace(&host);
+    let made = rcgen::generate_simple_self_signed(vec!["irc.example".to_owned()]).unwrap();
+    let file = |name: &str, text: String| {
+        let path = setup.folder().join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        path.display().to_string()
+    };
+    let cert = file("cert.pem", made.cert.pem());
+    let key = file("key.pem", made.signing_key.serialize_pem());
+    let setup = setup.config(&format!("[http]\ncertificate = {cert:?}\nkey = {key:?}"));
+    let words = [("\"tls:6697\"", "\"tls-listen:6697\", \"tcp-listen:6667\"")];
+    let setup = setup.plugin_with("tests/porter", &words).unwrap();
+    let node = setup.start().await.unwrap();
+
+    let plain = ["127.0.0.1", "6667"];
+    let secured = [
+        "s_client",
+        "-quiet",
+        "-verify_return_error",
+        "-verify_hostname",
+        "irc.example",
+    ];
+    let secured = [
+        &secured[..],
+        &["-connect", "127.0.0.1:6697", "-CAfile", &cert],
+    ]
+    .concat();
+    let clients = [("nc", &plain[..], 6667), ("openssl", &secured[..], 6697)];
+    for (number, (program, arguments, port)) in (1..).zip(clients) {
+        let mut client = host
+            .command(program)
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let opened = hears_of(&node, "opened", number).await.pop().unwrap();
+        let id = id_of(&opened);
+        assert_eq!(opened, format!("opened {id} {port} 127.0.0.1"));
+        client
+            .stdin
+            .as_mut()
+            .unwrap()
+            .write_all(b"hello\n")
+            .unwrap();
+        hears(&node, &format!("data {id} 6 hello")).await;
+        ask(&node, "say", json!({ "socket": id, "text": "goodbye\n" }))
+            .await
+            .unwrap();
+        ask(&node, "close", json!({ "socket": id })).await.unwrap();
+        let ended = tokio::task::spawn_blocking(move || {
+            // openssl waits for the end of what it is to send.
+            let mut said = String::new();
+            let mut stdout = BufReader::new(client.stdout.take().unwrap());
+            while !said.ends_with("goodbye\n") {
+                assert!(stdout.read_line(&mut said).unwrap() > 0, "{said}");
+            }
+            drop(client.stdin.take());
+            client.wait().unwrap();
+            said
+        });
+        assert_eq!(ended.await.unwrap(), "welcome\ngoodbye\n", "{program}");
+    }
+
+    // As many come from one address as may, and whoever leaves makes room.
+    let address = "127.0.0.1:6667".parse().unwrap();
+    let mut streams = Vec::new();
+    for _ in 0..16 {
+        let mut stream = host.connect(address).unwrap();
+        stream.read_exact(&mut [0; 8]).await.unwrap();
+        streams.push(stream);
+    }
+    let mut one_more = host.connect(address).unwrap();
+    assert_eq!(one_more.read(&mut [0; 1]).await.unwrap_or(0), 0);
+    streams.pop();
+    let welcomed = async || {
+        let mut stream = host.connect(address).ok()?;
+        stream.read_exact(&mut [0; 8]).await.ok()
+    };
+    until("a place", welcomed).await.unwrap();
 }

@@ -90,6 +90,7 @@ pub(super) const SECTIONS: [Section; 14] = [
             ("grants", Restart),
             ("config", Restart),
             ("strangers", Restart),
+            ("listen", Restart),
         ]],
     ),
     section(

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
 };
 
@@ -13,6 +14,8 @@ use wormholes_rules::{check_asked_hook, check_fact};
 
 use super::read::{Document, Table};
 
+/// Where plugins listen that are not told where.
+const LISTEN: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// What stands for the instance's name in paths.
 const OWN_PATH: &str = "/INSTANCE";
 
@@ -31,6 +34,8 @@ pub struct PluginConfig {
     pub config: BTreeMap<String, String>,
     /// Whether it takes messages of whoever calls; default: of peers alone.
     pub strangers: bool,
+    /// Where the ports are that it listens at; default: loopback.
+    pub listen: IpAddr,
 }
 
 /// All instances; problems are left in the document.
@@ -60,6 +65,9 @@ pub(super) fn plugins<'a>(
             grants,
             config: table.value("config", values).unwrap_or_default(),
             strangers: table.boolean("strangers").unwrap_or(false),
+            listen: table
+                .parsed("listen", str::parse::<IpAddr>)
+                .unwrap_or(LISTEN),
         })
     };
     tables.into_iter().filter_map(plugin).collect()

@@ -193,7 +193,8 @@ fn plugin(text: &mut Text, plugin: &PluginConfig) {
             "config",
             plugin.config.keys().map(hidden).collect::<toml::Table>(),
         )
-        .key("strangers", plugin.strangers);
+        .key("strangers", plugin.strangers)
+        .key("listen", plugin.listen.to_string());
 }
 
 fn path(path: &std::path::Path) -> String {

@@ -17,12 +17,10 @@ use crate::config::HttpConfig;
 
 /// What renews certificates does so days before they end.
 const PERIOD: Duration = Duration::from_secs(3600);
-/// What HTTP/1.1 is called in TLS (RFC 7301, section 6).
-const ALPN: &[u8] = b"http/1.1";
 
 /// The certificate in force.
 #[derive(Debug)]
-pub(super) struct Certificates {
+pub(crate) struct Certificates {
     config: HttpConfig,
     current: Arc<Current>,
 }
@@ -32,7 +30,7 @@ struct Current(ArcSwap<CertifiedKey>);
 
 impl Certificates {
     /// Reads what config.toml names; `None`: it names none.
-    pub(super) fn load(config: &HttpConfig) -> Result<Option<Arc<Self>>, GatewayError> {
+    pub(crate) fn load(config: &HttpConfig) -> Result<Option<Arc<Self>>, GatewayError> {
         let Some(certified) = read(config)? else {
             return Ok(None);
         };
@@ -47,19 +45,19 @@ impl Certificates {
         clippy::expect_used,
         reason = "the provider has all that TLS 1.2 and 1.3 need"
     )]
-    pub(super) fn acceptor(&self) -> TlsAcceptor {
+    pub(crate) fn acceptor(&self) -> TlsAcceptor {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .expect("the provider speaks TLS")
             .with_no_client_auth();
-        let mut config = config.with_cert_resolver(self.current.clone());
-        config.alpn_protocols = vec![ALPN.to_vec()];
+        // Nobody is asked what he speaks: at each port there is one thing.
+        let config = config.with_cert_resolver(self.current.clone());
         TlsAcceptor::from(Arc::new(config))
     }
 
     /// Reads the files again, for ever. What cannot be used leaves the one before.
-    pub(super) async fn renew(self: Arc<Self>) {
+    pub(crate) async fn renew(self: Arc<Self>) {
         loop {
             tokio::time::sleep(PERIOD).await;
             let config = self.config.clone();

@@ -10,7 +10,9 @@ use thiserror::Error;
 use wormholes_host::{ErrorCode, Host, LoadError, Refusal, Source};
 use wormholes_proto::control::PluginInfo;
 
-use super::{Door, FOLDER, PluginError, Plugins, load_error, no_plugin, read, tell_usage, terms};
+use super::{
+    Door, FOLDER, PluginError, Plugins, door_error, load_error, no_plugin, read, tell_usage, terms,
+};
 use crate::{
     config::{Config, ConfigError, PluginConfig, http_paths},
     node::NodeCore,
@@ -80,6 +82,7 @@ impl Plugins {
         loaded.map_err(|error| load_error(&plugin, error))?;
         self.runs(core, &plugin);
         core.follow_plugins().await;
+        self.follow_doors(core, &host, &plugin).await?;
         Ok(self.info(instance)?)
     }
 
@@ -100,6 +103,7 @@ impl Plugins {
         updated.map_err(|error| load_error(&plugin, error))?;
         self.runs(core, &plugin);
         core.follow_plugins().await;
+        self.follow_doors(core, &host, &plugin).await?;
         let info = self.info(instance)?;
         let version = &info.version;
         tracing::info!(plugin = instance, version, "a plugin was updated");
@@ -122,6 +126,7 @@ impl Plugins {
         rolled_back.map_err(|error| load_error(&plugin, error))?;
         self.runs(core, &plugin);
         core.follow_plugins().await;
+        self.follow_doors(core, &host, &plugin).await?;
         let info = self.info(instance)?;
         let version = &info.version;
         tracing::info!(plugin = instance, version, "a plugin was rolled back");
@@ -163,6 +168,7 @@ impl Plugins {
         known
             .unwrap_or_else(PoisonError::into_inner)
             .remove(instance);
+        self.doors.close(instance);
         core.follow_plugins().await;
         tracing::info!(plugin = instance, purge, "a plugin was removed");
         Ok(())
@@ -197,6 +203,17 @@ impl Plugins {
             }
         }
         Ok(())
+    }
+
+    /// It listens as config.toml says.
+    async fn follow_doors(
+        &self,
+        core: &Arc<NodeCore>,
+        host: &Arc<Host>,
+        plugin: &PluginConfig,
+    ) -> Result<(), ChangeError> {
+        let followed = self.doors.follow(core, host, plugin).await;
+        Ok(followed.map_err(|error| door_error(plugin, error))?)
     }
 
     /// It runs as config.toml says.

@@ -114,6 +114,7 @@ impl Actor {
                     self.memory.kept_sockets.remove(id);
                 }
                 SocketNews::Data(_) => self.lose_socket(*id),
+                SocketNews::Opened { .. } => self.turn_away(*id),
                 SocketNews::Connected | SocketNews::Sent(_) | SocketNews::Writable(_) => {}
             },
             Event::Usage(used) => effects.usage = Some(Arc::clone(used)),

@@ -17,7 +17,7 @@ use crate::{
     http::HttpResponse,
     message::Note,
     transaction::Progress,
-    wires::SocketNews,
+    wires::{SocketNews, Visitor},
 };
 
 /// The most that a manifest lets wait; which of them are refused, the version that runs says.
@@ -52,6 +52,8 @@ pub(crate) enum Task {
         id: u64,
         answer: Result<Arc<HttpResponse>, Refusal>,
     },
+    /// Somebody connected to a port of the plugin.
+    Visit(Visitor),
     /// What became of a connection.
     Socket { id: u64, news: SocketNews },
     /// So many bytes of a channel are acknowledged.

@@ -7,8 +7,9 @@ use crate::{
     edition::Edition,
     event::{Event, Refusal},
     http::HttpResponse,
-    transaction::ROOM_BYTES,
-    wires::{Closing, Ready, SocketNews, WireOrder},
+    memory::Socket,
+    transaction::{Limit, ROOM_BYTES},
+    wires::{Closing, Ready, SocketNews, Visitor, WireOrder},
 };
 
 impl Actor {
@@ -59,8 +60,30 @@ impl Actor {
                 self.forget_socket(id);
                 SocketNews::Closed(why)
             }
-            news @ (SocketNews::Connected | SocketNews::Writable(_)) => news,
+            news
+            @ (SocketNews::Connected | SocketNews::Opened { .. } | SocketNews::Writable(_)) => news,
         };
+        self.handle(Event::Socket { id, news }, 0).await;
+    }
+
+    /// Somebody connected to a port of the plugin.
+    pub(super) async fn receive(&mut self, visitor: Visitor) {
+        let most = self.edition.manifest.limits.sockets as usize;
+        if self.memory.sockets.len() >= most {
+            return self.loaded.figures.hits(&[Limit::Sockets]);
+        }
+        let Visitor {
+            kind,
+            port,
+            remote,
+            pipe,
+        } = visitor;
+        self.memory.last_message += 1;
+        let id = self.memory.last_message;
+        let socket = Socket::new(kind.door(port).into());
+        self.memory.sockets.insert(id, socket);
+        self.wires.take(id, pipe, self.inbox.reports());
+        let news = SocketNews::Opened { port, remote };
         self.handle(Event::Socket { id, news }, 0).await;
     }
 
@@ -88,6 +111,11 @@ impl Actor {
             let news = SocketNews::Closed(Closing::Restarted);
             self.first.push_back((Event::Socket { id, news }, 0));
         }
+    }
+
+    /// The plugin does not want it, and hears nothing more of it.
+    pub(super) fn turn_away(&mut self, id: u64) {
+        self.forget_socket(id);
     }
 
     fn close_socket(&mut self, id: u64, why: Closing) {

@@ -66,12 +66,7 @@ impl Transaction {
         }
         self.charge(host.to_string().len() + ROW_BYTES)?;
         let id = self.next_message();
-        let socket = Socket {
-            port: granted.into(),
-            credit: 0,
-            room: ROOM_BYTES,
-            wants_room: false,
-        };
+        let socket = Socket::new(granted.into());
         self.wires.sockets.insert(id, Some(socket));
         let target = Target::new(host, port);
         let call = SocketCall { way, kind, target };

@@ -14,6 +14,7 @@ use super::{Around, Node};
 use crate::{
     event::{Event, SocketNews},
     http::{MAX_BODY_BYTES, covers},
+    memory::Wire,
     net::Order,
     transaction::ROOM_BYTES,
 };
@@ -35,7 +36,8 @@ pub(crate) struct Web {
 #[derive(Debug)]
 pub(crate) struct Line {
     pub(crate) of: Principal,
-    pub(crate) wanted: Connect,
+    /// `None`: somebody connected to the plugin.
+    pub(crate) wanted: Option<Connect>,
     pub(crate) is_open: bool,
     /// What the plugin wrote, and nobody took.
     pub(crate) written: Vec<u8>,
@@ -46,6 +48,21 @@ pub(crate) struct Line {
     pub(crate) ends: bool,
     /// So is the plugin.
     pub(crate) is_closed: bool,
+}
+
+impl Line {
+    fn new(of: &Principal, wanted: Option<Connect>) -> Self {
+        Self {
+            of: of.clone(),
+            is_open: wanted.is_none(),
+            wanted,
+            written: Vec::new(),
+            waiting: VecDeque::new(),
+            credit: 0,
+            ends: false,
+            is_closed: false,
+        }
+    }
 }
 
 impl Web {
@@ -136,20 +153,35 @@ impl<P: Plugin> Node<P> {
         }
     }
 
+    /// Somebody connects to a port of the plugin; `None`: it does not listen there, or has too many
+    /// connections.
+    pub(crate) fn visit(&mut self, port: u16, remote: &str) -> Option<u64> {
+        let doors = [format!("tcp-listen:{port}"), format!("tls-listen:{port}")];
+        let granted = &self.manifest.capabilities.sockets;
+        let is_granted = doors.iter().any(|door| granted.contains(door));
+        let most = self.manifest.limits.sockets;
+        let of = Principal::Node;
+        let actor = self.actor(&of);
+        if !is_granted || actor.parked.is_some() || actor.memory.sockets.len() >= most {
+            return None;
+        }
+        actor.memory.mail.last_message += 1;
+        let id = actor.memory.mail.last_message;
+        let wire = Wire {
+            credit: 0,
+            room: ROOM_BYTES,
+            wants_room: false,
+        };
+        actor.memory.sockets.insert(id, wire);
+        actor.hear_socket(id, SocketNews::Opened(port, remote.to_owned()));
+        self.web.lines.insert(id, Line::new(&of, None));
+        Some(id)
+    }
+
     /// A principal wants something of a connection.
     pub(crate) fn order(&mut self, of: &Principal, id: u64, order: Order) {
         if let Order::Connect(wanted) = order {
-            let line = Line {
-                of: of.clone(),
-                wanted,
-                is_open: false,
-                written: Vec::new(),
-                waiting: VecDeque::new(),
-                credit: 0,
-                ends: false,
-                is_closed: false,
-            };
-            self.web.lines.insert(id, line);
+            self.web.lines.insert(id, Line::new(of, Some(wanted)));
             return;
         }
         let Some(line) = self.web.lines.get_mut(&id) else {

@@ -63,13 +63,26 @@ impl<P: Plugin> At<'_, P> {
         self.both().0.web.server = Some(Rc::new(server));
     }
 
-    /// The connections that plugins of this node have open, or want, and where they lead.
+    /// The connections to others that plugins of this node have open, or want, and where they lead.
     pub fn sockets(&mut self) -> Vec<(Socket, Connect)> {
         self.settle();
         let lines = self.both().0.web.lines.iter();
         let open = lines.filter(|(_, line)| !line.is_closed);
-        open.map(|(id, line)| (Socket(*id), line.wanted.clone()))
-            .collect()
+        let open = open.filter_map(|(id, line)| Some((Socket(*id), line.wanted.clone()?)));
+        open.collect()
+    }
+
+    /// Connects to a port that the plugin listens at; `None`: it does not, has too many connections, or
+    /// does not want this one.
+    pub fn visit(&mut self, port: u16, remote: &str) -> Option<Socket> {
+        self.settle();
+        let (node, around) = self.both();
+        node.drain(&Principal::Node, around);
+        let id = node.visit(port, remote)?;
+        node.drain(&Principal::Node, around);
+        self.settle();
+        let line = self.both().0.web.lines.get(&id)?;
+        (!line.is_closed).then_some(Socket(id))
     }
 
     /// Lets a connection stand that a plugin wants.

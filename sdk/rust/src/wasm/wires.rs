@@ -114,6 +114,12 @@ impl<P: Held> on_socket::Guest for Exports<P> {
         }))
     }
 
+    fn opened(event: types::Event, id: u64, port: u16, remote: String) -> Told<()> {
+        told(P::with(|plugin| {
+            plugin.opened(&mut event.into(), Socket(id), port, &remote)
+        }))
+    }
+
     fn data(event: types::Event, id: u64, data: Vec<u8>) -> Told<()> {
         told(P::with(|plugin| {
             plugin.data(&mut event.into(), Socket(id), &data)

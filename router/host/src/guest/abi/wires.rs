@@ -94,6 +94,10 @@ pub(in crate::guest) async fn call_socket(
     };
     match news {
         SocketNews::Connected => handler.call_connected(store, stamp, id).await,
+        SocketNews::Opened { port, remote } => {
+            let remote = remote.to_string();
+            handler.call_opened(store, stamp, id, *port, &remote).await
+        }
         SocketNews::Data(data) => handler.call_data(store, stamp, id, data).await,
         SocketNews::Writable(room) => handler.call_writable(store, stamp, id, *room).await,
         SocketNews::Closed(why) => handler.call_closed(store, stamp, id, &why.into()).await,
