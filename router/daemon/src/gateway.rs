@@ -176,7 +176,11 @@ impl Door {
         let Some(tls) = &self.tls else {
             return self.speak(stream, from).await;
         };
-        match timeout(PATIENCE, tls.accept(stream)).await {
+        let secured = timeout(PATIENCE, tls.accept(stream));
+        let Some(secured) = self.core.stop.run_until_cancelled(secured).await else {
+            return;
+        };
+        match secured {
             Ok(Ok(stream)) => self.speak(stream, from).await,
             Ok(Err(error)) => {
                 tracing::debug!(%error, "a TLS handshake at the gateway failed");

@@ -22,6 +22,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("wormholes-ledger", &["wormholes-plugin"]),
     ("wormholes-clerk", &["wormholes-plugin"]),
     ("wormholes-meter", &["wormholes-plugin"]),
+    ("wormholes-porter", &["wormholes-plugin"]),
     ("wormholes-wicked", &["wormholes-plugin"]),
     ("wormholes-cli", &["wormholes-proto", "wormholes-rules"]),
     (
@@ -34,6 +35,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "wormholes-ledger",
             "wormholes-plugin",
             "wormholes-plugin-kit",
+            "wormholes-porter",
             "wormholes-proto",
             "wormholes-rules",
             "wormholes-wicked",
