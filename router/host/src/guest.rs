@@ -386,8 +386,8 @@ impl Instance {
                 trust,
             } => match &self.handlers.presence {
                 Some(handler) => {
-                    let peer = peer.as_bytes();
-                    let told = handler.call_presence(store, &stamp, peer, *online, *trust);
+                    let peer = peer.as_bytes().to_vec();
+                    let told = handler.call_presence(store, &stamp, &peer, *online, *trust);
                     told.await?
                 }
                 None => return Ok(Err(Refusal::no_handler("on-presence"))),
