@@ -20,8 +20,8 @@ use tokio::{
     task::AbortHandle,
 };
 use wormholes_host::{
-    Call, CallError, Caller, ErrorCode, Fact, FetchCall, Host, HttpResponse, Manifest, Network,
-    Observer, Pipe, Principal, Refusal, RuleQuestion, Ruling, SocketCall, Source, Terms,
+    Call, CallError, Caller, Datagram, ErrorCode, Fact, FetchCall, Host, HttpResponse, Manifest,
+    Network, Observer, Pipe, Principal, Refusal, RuleQuestion, Ruling, SocketCall, Source, Terms,
 };
 use wormholes_proto::NodeId;
 use zeroize::Zeroizing;
@@ -111,6 +111,8 @@ impl Network for Port {
     fn fetch(&self, _: FetchCall) -> BoxFuture<'static, Result<HttpResponse, Refusal>> {
         async { Err(Refusal::new(ErrorCode::Unavailable, "nobody is there")) }.boxed()
     }
+
+    fn send_datagram(&self, _: Datagram) {}
 
     fn sign(&self, message: &[u8]) -> [u8; 64] {
         let mut signature = [0; 64];

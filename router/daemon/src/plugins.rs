@@ -1,6 +1,7 @@
 //! The plugins that config.toml names: read, checked and handed to their host.
 
 mod change;
+mod datagrams;
 mod doors;
 mod network;
 mod operations;
@@ -21,8 +22,8 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use wormholes_host::{
-    Caller, Condition, DeadLetter, Ending, ErrorCode, Host, HostError, HttpPlace, InstanceReport,
-    LoadError, Pending, Pipe, PluginLine, Principal, Refusal, Source, Terms,
+    Caller, Condition, Datagram, DeadLetter, Ending, ErrorCode, Host, HostError, HttpPlace,
+    InstanceReport, LoadError, Pending, Pipe, PluginLine, Principal, Refusal, Source, Terms,
 };
 use wormholes_proto::{
     NodeId,
@@ -295,6 +296,11 @@ impl Plugins {
             body: Value::Object(arguments).to_string().into_bytes(),
         };
         Ok((host, asked))
+    }
+
+    /// Sends a datagram from a port of a plugin; false: there is no room for it.
+    pub(crate) fn send_datagram(&self, datagram: Datagram) -> bool {
+        self.doors.send(datagram)
     }
 
     /// Finds the plugin that answers an HTTP request, and takes a place there.

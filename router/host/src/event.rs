@@ -18,6 +18,7 @@ use crate::{
     http::{HttpRequest, HttpResponse},
     mail::Delivery,
     message::{Address, Identity, Note, text},
+    network::Datagram,
     rules::Usage,
     wires::SocketNews,
 };
@@ -86,6 +87,8 @@ pub(crate) enum Event {
         id: u64,
         news: SocketNews,
     },
+    /// A datagram came to a port of the plugin's own.
+    Datagram(Arc<Datagram>),
     /// A peer came or went.
     Presence {
         peer: NodeId,
@@ -346,6 +349,7 @@ impl Event {
             Self::Answer { .. } => EventKind::Answer,
             Self::Fetched { .. } => EventKind::Fetched,
             Self::Socket { .. } => EventKind::Socket,
+            Self::Datagram(_) => EventKind::Datagram,
             Self::Presence { .. } => EventKind::Presence,
             Self::Usage(_) => EventKind::Usage,
         }
@@ -377,6 +381,8 @@ pub enum EventKind {
     Fetched,
     /// Something became of a connection.
     Socket,
+    /// A datagram came.
+    Datagram,
     /// A peer came or went.
     Presence,
     /// Scripts billed something.
@@ -397,6 +403,7 @@ impl fmt::Display for EventKind {
             Self::Answer => "answer",
             Self::Fetched => "fetched",
             Self::Socket => "socket",
+            Self::Datagram => "datagram",
             Self::Presence => "presence",
             Self::Usage => "usage",
         })

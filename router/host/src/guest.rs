@@ -380,6 +380,9 @@ impl Instance {
             Event::Socket { id, news } => {
                 abi::call_socket(&self.handlers, store, (*id, news), &stamp).await?
             }
+            Event::Datagram(datagram) => {
+                abi::call_datagram(&self.handlers, store, datagram, &stamp).await?
+            }
             Event::Presence {
                 peer,
                 online,

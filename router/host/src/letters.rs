@@ -164,6 +164,7 @@ impl DeadLetter {
                 };
                 (id.to_string(), body)
             }
+            Event::Datagram(datagram) => (datagram.port.to_string(), &datagram.data[..]),
             Event::Presence { peer, online, .. } => {
                 let state: &[u8] = if *online { b"online" } else { b"offline" };
                 (peer.to_string(), state)

@@ -50,7 +50,9 @@ pub use host::{
 pub use letters::DeadLetter;
 pub use lines::{PluginLine, PluginLines};
 pub use message::{Address, Identity, Place};
-pub use network::{Call, CallError, FetchCall, Network, Pipe, SocketCall, SocketKind, WireWay};
+pub use network::{
+    Call, CallError, Datagram, FetchCall, Network, Pipe, SocketCall, SocketKind, WireWay,
+};
 pub use operations::{Operation, Outcome};
 pub use rules::{Fact, RuleLimits, RuleQuestion, Ruling, Service, Usage};
 pub use store::{

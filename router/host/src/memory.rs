@@ -216,6 +216,7 @@ impl Memory {
             Event::Answer { .. }
             | Event::Fetched { .. }
             | Event::Socket { .. }
+            | Event::Datagram(_)
             | Event::Migrate { .. }
             | Event::Init(_)
             | Event::Timer { .. }

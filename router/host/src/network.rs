@@ -1,7 +1,7 @@
 //! What the host asks of the node that it runs in: flows to the same plugins of other nodes, and
 //! what plugins have to do with its rules.
 
-use std::{collections::BTreeSet, fmt};
+use std::{collections::BTreeSet, fmt, net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -98,6 +98,19 @@ pub enum SocketKind {
     Tls,
 }
 
+/// A datagram to or from a port of a plugin's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Datagram {
+    /// The instance.
+    pub plugin: Arc<str>,
+    /// Its port.
+    pub port: u16,
+    /// The other end.
+    pub peer: SocketAddr,
+    /// What it says.
+    pub data: Bytes,
+}
+
 /// A request that a plugin makes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FetchCall {
@@ -124,6 +137,10 @@ pub trait Network: fmt::Debug + Send + Sync + 'static {
     /// Makes a request to others, at most once, and waits for all of its answer, which is no longer
     /// than [`MAX_HTTP_BODY_BYTES`](crate::MAX_HTTP_BODY_BYTES).
     fn fetch(&self, call: FetchCall) -> BoxFuture<'static, Result<HttpResponse, Refusal>>;
+
+    /// Sends a datagram from a port that the node has opened for a plugin, if the rules let it go there.
+    /// Must not block; what finds no room is dropped.
+    fn send_datagram(&self, datagram: Datagram);
 
     /// Signs as the node. Whoever calls separates what it signs from all else.
     fn sign(&self, message: &[u8]) -> [u8; 64];

@@ -261,7 +261,7 @@ impl Actor {
                 Next::Again
             }
             // They may be lost.
-            Some(Task::Message(_) | Task::Visit(_)) => Next::Again,
+            Some(Task::Message(_) | Task::Visit(_) | Task::Datagram(_)) => Next::Again,
             Some(task) => Next::Take(task),
             None => Next::End,
         }
@@ -305,6 +305,7 @@ impl Actor {
             Task::Answer { id, answer } => self.take_answer(id, answer),
             Task::Fetched { id, answer } => self.take_fetched(id, answer),
             Task::Visit(visitor) => self.receive(visitor).await,
+            Task::Datagram(datagram) => self.handle(Event::Datagram(datagram), 0).await,
             Task::Socket { id, news } => self.hear_socket(id, news).await,
             Task::Acknowledged { channel, bytes } => self.memory.acknowledged(channel, bytes),
             Task::News => {

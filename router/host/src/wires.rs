@@ -27,7 +27,7 @@ use tokio::{
 use crate::{
     clock::now_ms,
     event::{ErrorCode, Refusal},
-    network::{FetchCall, Network, Pipe, SocketCall, SocketKind},
+    network::{Datagram, FetchCall, Network, Pipe, SocketCall, SocketKind},
     principal::{Reports, Task},
 };
 
@@ -58,6 +58,8 @@ pub(crate) enum WireOrder {
         call: Box<FetchCall>,
         deadline_ms: u64,
     },
+    /// A datagram.
+    Datagram(Datagram),
 }
 
 /// What becomes of a connection.
@@ -155,6 +157,7 @@ enum Step {
         call: Box<FetchCall>,
         deadline_ms: u64,
     },
+    Datagram(Datagram),
 }
 
 impl Wires {
@@ -188,6 +191,7 @@ impl Wires {
             }
             WireOrder::Write { id, data } => Step::Write(self.lines.get(&id)?.writes.clone(), data),
             WireOrder::Close { id } => Step::Close(self.lines.remove(&id)?),
+            WireOrder::Datagram(datagram) => Step::Datagram(datagram),
             WireOrder::Fetch {
                 id,
                 call,
@@ -230,6 +234,7 @@ impl Ready {
                 // A connection that is gone has said so.
                 Step::Write(writes, data) => drop(writes.send(Write::Data(data))),
                 Step::Close(line) => line.close(),
+                Step::Datagram(datagram) => network.send_datagram(datagram),
                 Step::Fetch {
                     id,
                     call,

@@ -105,7 +105,7 @@ pub struct Capabilities {
     /// Make HTTP requests.
     pub fetch: bool,
     /// Connect to these ports of others, and listen at these; at most 16: `tcp:6667`, `tls:6697`,
-    /// `tcp-listen:6667`, `tls-listen:6697`.
+    /// `tcp-listen:6667`, `tls-listen:6697`, `udp:6881`.
     pub sockets: BTreeSet<String>,
 }
 

@@ -1,5 +1,7 @@
 //! What happens to a principal.
 
+use std::net::SocketAddr;
+
 use wormholes_plugin::{Closing, Error, HttpRequest, HttpResponse, Reason, Request, Usage};
 
 use crate::{
@@ -32,6 +34,11 @@ pub(crate) enum Event {
     Socket {
         id: u64,
         news: SocketNews,
+    },
+    Datagram {
+        port: u16,
+        from: SocketAddr,
+        data: Vec<u8>,
     },
     Message {
         key: InKey,

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     mem,
+    net::SocketAddr,
     sync::Arc,
 };
 
@@ -51,6 +52,12 @@ pub(crate) enum Parcel {
         of: Principal,
         id: u64,
         order: Order,
+    },
+    /// A datagram from a port of the plugin's own.
+    Datagram {
+        port: u16,
+        to: SocketAddr,
+        data: Vec<u8>,
     },
 }
 

@@ -436,6 +436,7 @@ impl<P: Plugin> Node<P> {
             | Event::Request(_)
             | Event::Http { .. }
             | Event::HttpCanceled(_)
+            | Event::Datagram { .. }
             | Event::Presence { .. }
             | Event::Usage(_) => {}
         }
@@ -492,7 +493,10 @@ impl<P: Plugin> Node<P> {
                 consume(&event, Some(cut(error)), &mut memory, &mut effects);
             }
             Event::Canceled(id) => end_canceled(*id, &mut memory, &mut effects),
-            Event::HttpCanceled(_) | Event::Presence { .. } | Event::Usage(_) => {}
+            Event::HttpCanceled(_)
+            | Event::Datagram { .. }
+            | Event::Presence { .. }
+            | Event::Usage(_) => {}
         }
         self.commit(principal, memory, effects, around)
     }

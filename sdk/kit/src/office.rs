@@ -1,17 +1,19 @@
 //! What happens by itself, and when: timers and deadlines, what leaves a node, what travels, and both
 //! ends of a channel when they meet.
 
+mod wires;
+
 use std::collections::VecDeque;
 
 use wormholes_plugin::{
-    Address, Caller, Error, ErrorCode, Fetch, Identity, Letter, Outcome, Place, Plugin, Principal,
+    Address, Caller, Error, ErrorCode, Identity, Letter, Outcome, Place, Plugin, Principal,
 };
 
 use crate::{
     event::Event,
     faults::Leave,
     mail::{Cause, Delivery, InKey, Note, OutKey, Position, Verdict},
-    net::{Asker, ChannelId, Guest, Net, Order, Parcel, What, alias_key},
+    net::{Asker, ChannelId, Guest, Net, Parcel, What, alias_key},
     world::World,
 };
 
@@ -203,6 +205,7 @@ impl<P: Plugin> World<P> {
             }
             Some(Parcel::Fetch { of, id, wanted }) => self.fetch(from, of, id, &wanted),
             Some(Parcel::Socket { of, id, order }) => self.order(from, &of, id, order),
+            Some(Parcel::Datagram { port, to, data }) => self.cast(from, (port, to, data)),
             None => {}
         }
     }
@@ -307,53 +310,6 @@ impl<P: Plugin> World<P> {
                 node.actor(&asker.principal).take_answer(asker.id, answer);
                 node.drain(&asker.principal, &mut self.around);
             }
-        }
-    }
-
-    /// A request by HTTP leaves a node, and is answered after a while.
-    fn fetch(&mut self, from: usize, principal: Principal, id: u64, wanted: &Fetch) {
-        let fault = self.around.faults.borrow_mut().leave();
-        let Some(node) = self.nodes.get_mut(from) else {
-            return;
-        };
-        let asker = Asker {
-            node: from,
-            principal,
-            id,
-        };
-        // The server may have heard of it, whatever comes of the answer.
-        let answer = match fault {
-            Leave::Never => Err(Error::new(ErrorCode::Unavailable, "the flow broke")),
-            Leave::Done | Leave::Last | Leave::Lost => node.fetched(wanted),
-        };
-        if fault != Leave::Lost {
-            let delay = Net::delay(&mut self.around.random);
-            let due_ms = self.around.now_ms + delay;
-            self.around.net.tell_fetched(asker, answer, due_ms);
-        }
-        self.crash_if(from, fault);
-    }
-
-    /// A principal wants something of a connection.
-    fn order(&mut self, from: usize, of: &Principal, id: u64, order: Order) {
-        let fault = self.around.faults.borrow_mut().leave();
-        if let Some(node) = self.nodes.get_mut(from)
-            && fault != Leave::Never
-        {
-            node.order(of, id, order);
-            if fault == Leave::Lost {
-                node.break_line(of, id);
-            }
-            node.drain(of, &mut self.around);
-        }
-        self.crash_if(from, fault);
-    }
-
-    fn crash_if(&mut self, from: usize, fault: Leave) {
-        if matches!(fault, Leave::Never | Leave::Last)
-            && let Some(node) = self.nodes.get_mut(from)
-        {
-            node.start(&mut self.around);
         }
     }
 

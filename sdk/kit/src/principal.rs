@@ -151,6 +151,7 @@ pub(crate) fn call<P: Plugin>(
         }
         Event::HttpCanceled(request) => plugin.http_canceled(cx, *request)?,
         Event::Fetched { id, answer } => plugin.fetched(cx, *id, answer.clone())?,
+        Event::Datagram { port, from, data } => plugin.datagram(cx, *port, *from, data)?,
         Event::Socket { id, news } => tell(plugin, cx, Socket(*id), news)?,
         Event::Message {
             key,

@@ -9,6 +9,7 @@ use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     mem,
+    net::SocketAddr,
     ops::Bound,
     rc::Rc,
 };
@@ -502,6 +503,10 @@ impl Host for Shared {
 
     fn socket_close(&mut self, socket: u64) -> Result<()> {
         self.call(|event| event.socket_close(socket))
+    }
+
+    fn send_to(&mut self, port: u16, to: SocketAddr, data: &[u8]) -> Result<()> {
+        self.call(|event| event.send_to(port, to, data))
     }
 
     fn log(&mut self, level: Level, message: &str) {

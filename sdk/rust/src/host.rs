@@ -3,6 +3,8 @@
 //! In a component these are the node's own. A native test installs a [`Host`] of its own with
 //! [`enter`]. Plugins use [`Context`](crate::Context) and the typed [`Map`](crate::Map) instead.
 
+use std::net::SocketAddr;
+
 use crate::{
     Address, Algorithm, Connect, Fetch, HttpResponse, Identity, KeyPair, Letter, Level, Result,
     Ruling,
@@ -85,6 +87,7 @@ pub trait Host {
     fn socket_write(&mut self, socket: u64, data: &[u8]) -> Result<()>;
     fn socket_room(&mut self, socket: u64) -> u32;
     fn socket_close(&mut self, socket: u64) -> Result<()>;
+    fn send_to(&mut self, port: u16, to: SocketAddr, data: &[u8]) -> Result<()>;
     fn log(&mut self, level: Level, message: &str);
     fn random(&mut self, length: u32) -> Vec<u8>;
     fn config(&mut self, key: &str) -> Option<String>;

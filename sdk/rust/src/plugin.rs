@@ -1,6 +1,6 @@
 //! What a plugin implements.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use crate::{
     Address, Closing, Context, Error, Halt, HttpReply, HttpRequest, HttpResponse, Identity,
@@ -297,6 +297,21 @@ pub trait Plugin: Default + 'static {
     /// The plugin's own; it is not told again.
     fn writable(&mut self, cx: &mut Context, socket: Socket, room: u32) -> Result<()> {
         let _ = (cx, socket, room);
+        Ok(())
+    }
+
+    /// A datagram came to a port of the plugin's own; for the node's principal.
+    ///
+    /// # Errors
+    /// The plugin's own; it is not told again.
+    fn datagram(
+        &mut self,
+        cx: &mut Context,
+        port: u16,
+        from: SocketAddr,
+        data: &[u8],
+    ) -> Result<()> {
+        let _ = (cx, port, from, data);
         Ok(())
     }
 

@@ -6,6 +6,8 @@ mod messages;
 mod rules;
 mod wires;
 
+use std::net::SocketAddr;
+
 use crate::{
     Algorithm, Connect, Context, Error, ErrorCode, Fetch, HttpResponse, KeyPair, Level, Migration,
     Principal, Reason,
@@ -205,6 +207,10 @@ impl Node {
 
     pub(crate) fn socket_close(&mut self, socket: u64) -> crate::Result<()> {
         wires::close(socket)
+    }
+
+    pub(crate) fn send_to(&mut self, port: u16, to: SocketAddr, data: &[u8]) -> crate::Result<()> {
+        wires::send_to(port, to, data)
     }
 
     pub(crate) fn log(&mut self, level: Level, message: &str) {

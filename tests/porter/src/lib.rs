@@ -1,6 +1,6 @@
 //! A plugin for tests: it answers by HTTP, asks by HTTP, keeps connections, and writes down what it hears.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use serde_json::{Value, json};
 use wormholes_plugin::{
@@ -62,6 +62,12 @@ impl Plugin for Porter {
             "credit" => {
                 socket()?.credit(cx, request.argument("bytes")?)?;
                 Reply::done("given")
+            }
+            "cast" => {
+                let (to, text): (SocketAddr, String) =
+                    (request.argument("to")?, request.argument("text")?);
+                cx.send_to(request.argument("port")?, to, text.as_bytes())?;
+                Reply::done("cast")
             }
             "close" => {
                 socket()?.close(cx)?;
@@ -172,6 +178,18 @@ impl Plugin for Porter {
 
     fn writable(&mut self, cx: &mut Context, socket: Socket, room: u32) -> Result<()> {
         heard(cx, &format!("writable {} {room}", socket.0))
+    }
+
+    fn datagram(
+        &mut self,
+        cx: &mut Context,
+        port: u16,
+        from: SocketAddr,
+        data: &[u8],
+    ) -> Result<()> {
+        let text = String::from_utf8_lossy(data);
+        heard(cx, &format!("datagram {port} {}", text.trim_end()))?;
+        cx.send_to(port, from, b"pong\n")
     }
 
     fn closed(&mut self, cx: &mut Context, socket: Socket, why: Closing) -> Result<()> {

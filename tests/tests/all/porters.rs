@@ -220,6 +220,28 @@ fn a_client_in_the_kit_reaches_the_port_of_a_plugin() {
     assert_eq!(heard(&mut node).last(), Some(&line));
 }
 
+#[test]
+fn datagrams_in_the_kit_come_and_go_by_the_ports_of_a_plugin() {
+    let manifest = manifest().replace("tls:6697", "udp:6881");
+    let mut world = World::<Porter>::new(6, &manifest);
+    let mut node = world.at(0);
+    let peer = "192.0.2.1:7000".parse().unwrap();
+    assert!(!node.datagram(6882, peer, b"ping"));
+    assert!(node.datagram(6881, peer, b"ping"));
+    assert_eq!(heard(&mut node), ["datagram 6881 ping"]);
+    assert_eq!(node.datagrams(), [(6881, peer, b"pong\n".to_vec())]);
+    let cast = |node: &mut At<'_, Porter>, port: u16, text: &str| {
+        let arguments = json!({ "port": port, "to": "192.0.2.1:7000", "text": text });
+        node.request(&NODE, "cast", arguments)
+            .map_err(|error| error.code)
+    };
+    assert!(cast(&mut node, 6881, "hello").is_ok());
+    assert_eq!(node.datagrams(), [(6881, peer, b"hello".to_vec())]);
+    assert_eq!(cast(&mut node, 6882, "hello"), Err(ErrorCode::Denied));
+    let long = "x".repeat(1401);
+    assert_eq!(cast(&mut node, 6881, &long), Err(ErrorCode::Invalid));
+}
+
 /// Whatever fails, a connection that the plugin knows of is closed in the end, and a request has one
 /// answer at most.
 #[test]

@@ -425,3 +425,51 @@ async fn clients_reach_the_ports_of_a_plugin_by_nc_and_openssl() {
     };
     until("a place", welcomed).await.unwrap();
 }
+
+#[tokio::test]
+async fn datagrams_come_to_a_port_of_a_plugin_and_go_where_a_script_lets_them() {
+    let host = Namespace::new().unwrap();
+    let rules = "fn route(c) {
+        if c.entrance == \"plugin\" && c.network == \"udp\" && c.port != 7001 { return direct(); }
+        block(\"not there\")
+    }";
+    let setup = Setup::new("node").unwrap().in_namespace(&host);
+    let setup = setup.script("rules.rhai", rules);
+    let words = [("tls:6697", "udp:6881")];
+    let setup = setup.plugin_with("tests/porter", &words).unwrap();
+    let node = setup.start().await.unwrap();
+    let mut client = host
+        .command("nc")
+        .args(["-u", "127.0.0.1", "6881"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    client.stdin.as_mut().unwrap().write_all(b"ping\n").unwrap();
+    hears(&node, "datagram 6881 ping").await;
+    let answered = tokio::task::spawn_blocking(move || {
+        let mut said = String::new();
+        let mut stdout = BufReader::new(client.stdout.take().unwrap());
+        stdout.read_line(&mut said).unwrap();
+        client.kill().unwrap();
+        client.wait().unwrap();
+        said
+    });
+    assert_eq!(answered.await.unwrap(), "pong\n");
+
+    // Of two that are written to, one is not to be, and what goes leaves from the port.
+    let udp = |port: u16| host.udp(SocketAddr::from(([127, 0, 0, 1], port))).unwrap();
+    let (allowed, forbidden) = (udp(7000), udp(7001));
+    for to in ["127.0.0.1:7001", "127.0.0.1:7000"] {
+        let cast = json!({ "port": 6881, "to": to, "text": "hello" });
+        ask(&node, "cast", cast).await.unwrap();
+    }
+    let mut buffer = [0; 16];
+    let (length, from) = allowed.recv_from(&mut buffer).await.unwrap();
+    assert_eq!((&buffer[..length], from.port()), (&b"hello"[..], 6881));
+    // It was sent before the other one.
+    assert!(forbidden.try_recv(&mut buffer).is_err());
+    let other = json!({ "port": 6882, "to": "127.0.0.1:7000", "text": "hello" });
+    let other = ask(&node, "cast", other).await.unwrap_err();
+    assert!(other.contains("`udp:6882` is not among"), "{other}");
+}

@@ -19,8 +19,9 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use wormholes_host::{Host, Pipe, Refusal, SocketKind};
+use wormholes_host::{Datagram, Host, Pipe, Refusal, SocketKind};
 
+use super::datagrams::{Outlet, Port};
 use crate::{
     config::PluginConfig,
     gateway::{Certificates, GatewayError},
@@ -62,14 +63,29 @@ pub enum DoorError {
 
 /// The ports of all plugins.
 #[derive(Default)]
-pub(super) struct Doors(Mutex<BTreeMap<Door, DropGuard>>);
+pub(super) struct Doors(Mutex<BTreeMap<Door, Open>>);
+
+/// Open for as long as it is kept.
+struct Open {
+    _guard: DropGuard,
+    /// Of a port for datagrams.
+    outlet: Option<Outlet>,
+}
 
 /// One port.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Door {
     instance: String,
     address: SocketAddr,
-    is_tls: bool,
+    kind: Kind,
+}
+
+/// What comes to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Tcp,
+    Tls,
+    Udp,
 }
 
 /// A connection, and its place among those from one source: as long as it lives.
@@ -97,11 +113,17 @@ impl Doors {
         host: &Arc<Host>,
         plugin: &PluginConfig,
     ) -> Result<(), DoorError> {
-        let doors = host.doors(&plugin.name)?.into_iter();
-        let doors = doors.map(|(kind, port)| Door {
+        let streams = host.doors(&plugin.name)?.into_iter();
+        let streams = streams.map(|(kind, port)| match kind {
+            SocketKind::Tcp => (Kind::Tcp, port),
+            SocketKind::Tls => (Kind::Tls, port),
+        });
+        let datagrams = host.datagram_ports(&plugin.name)?.into_iter();
+        let datagrams = datagrams.map(|port| (Kind::Udp, port));
+        let doors = streams.chain(datagrams).map(|(kind, port)| Door {
             instance: plugin.name.clone(),
             address: SocketAddr::new(plugin.listen, port),
-            is_tls: kind == SocketKind::Tls,
+            kind,
         });
         let doors: Vec<_> = doors.collect();
         self.keep(&plugin.name, &doors);
@@ -109,16 +131,39 @@ impl Doors {
             if self.has(&door) {
                 continue;
             }
-            let porter = Porter::open(core, host, door.clone()).await?;
             let open = CancellationToken::new();
-            let closed = open.clone();
-            self.lock().insert(door, open.drop_guard());
-            let run = porter.run(Arc::clone(core));
-            core.spawn_until_stop(async move {
-                closed.run_until_cancelled(run).await;
-            });
+            let (closed, core) = (open.clone(), Arc::clone(core));
+            let outlet = if door.kind == Kind::Udp {
+                let (port, outlet) = udp(host, &door).await?;
+                let run = port.run(Arc::clone(&core));
+                core.spawn_until_stop(async move {
+                    closed.run_until_cancelled(run).await;
+                });
+                Some(outlet)
+            } else {
+                let porter = Porter::open(&core, host, door.clone()).await?;
+                let run = porter.run(Arc::clone(&core));
+                core.spawn_until_stop(async move {
+                    closed.run_until_cancelled(run).await;
+                });
+                None
+            };
+            let _guard = open.drop_guard();
+            self.lock().insert(door, Open { _guard, outlet });
         }
         Ok(())
+    }
+
+    /// Sends a datagram from a port; false: there is no room, or no such port.
+    pub(super) fn send(&self, datagram: Datagram) -> bool {
+        let open = self.lock();
+        let mut ports = open.iter().filter(|(door, _)| {
+            door.kind == Kind::Udp
+                && *door.instance == *datagram.plugin
+                && door.address.port() == datagram.port
+        });
+        let outlet = ports.next().and_then(|(_, open)| open.outlet.as_ref());
+        outlet.is_some_and(|outlet| outlet.try_send(datagram).is_ok())
     }
 
     /// Closes the ports of a plugin that is gone.
@@ -140,11 +185,17 @@ impl Doors {
     }
 }
 
+async fn udp(host: &Arc<Host>, door: &Door) -> Result<(Port, Outlet), DoorError> {
+    let address = door.address;
+    let bound = Port::bind(address, &door.instance, Arc::downgrade(host)).await;
+    bound.map_err(|source| DoorError::Listen { address, source })
+}
+
 impl Porter {
     async fn open(core: &Arc<NodeCore>, host: &Arc<Host>, door: Door) -> Result<Self, DoorError> {
         let address = door.address;
         let mut certificates = None;
-        if door.is_tls {
+        if door.kind == Kind::Tls {
             certificates = Certificates::load(&core.config.http)?;
             if certificates.is_none() {
                 return Err(DoorError::NoCertificate(address.port()));
@@ -154,9 +205,9 @@ impl Porter {
         let listener = TcpListener::bind(address).await;
         let listener = listener.map_err(|source| DoorError::Listen { address, source })?;
         Ok(Self {
-            kind: match door.is_tls {
-                true => SocketKind::Tls,
-                false => SocketKind::Tcp,
+            kind: match door.kind {
+                Kind::Tls => SocketKind::Tls,
+                Kind::Tcp | Kind::Udp => SocketKind::Tcp,
             },
             door,
             listener,

@@ -10,7 +10,7 @@ use std::{
 
 use futures_util::{FutureExt, future::BoxFuture};
 use wormholes_host::{
-    Call, CallError, Fact, FetchCall, HttpResponse, Pipe, Refusal as Failed, RuleLimits,
+    Call, CallError, Datagram, Fact, FetchCall, HttpResponse, Pipe, Refusal as Failed, RuleLimits,
     RuleQuestion, Ruling, SocketCall,
 };
 use wormholes_proto::{Host, NodeId, ServiceName, Target, Transport};
@@ -76,6 +76,14 @@ impl wormholes_host::Network for HostNetwork {
     fn fetch(&self, call: FetchCall) -> BoxFuture<'static, Result<HttpResponse, Failed>> {
         let wires = Arc::clone(&self.wires);
         async move { wires.fetch(call).await }.boxed()
+    }
+
+    fn send_datagram(&self, datagram: Datagram) {
+        if let Some(core) = self.core.upgrade()
+            && let Some(plugins) = core.plugins()
+        {
+            plugins.send_datagram(datagram);
+        }
     }
 
     fn sign(&self, message: &[u8]) -> [u8; 64] {

@@ -18,7 +18,7 @@ pub(super) use self::{
     http::{call_canceled, call_http_query},
     messages::call_message,
     rules::call_usage,
-    wires::{call_fetched, call_socket},
+    wires::{call_datagram, call_fetched, call_socket},
 };
 
 wasmtime::component::bindgen!({

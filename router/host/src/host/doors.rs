@@ -1,13 +1,13 @@
 //! Ports that plugins listen at: which there are, and who connected. The sockets are the node's.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use tokio::sync::mpsc::error::TrySendError;
 
 use super::Host;
 use crate::{
     event::{ErrorCode, Principal, Refusal},
-    network::{Pipe, SocketKind},
+    network::{Datagram, Pipe, SocketKind},
     principal::Task,
     transaction::Limit,
     wires::Visitor,
@@ -58,6 +58,33 @@ impl Host {
             }
             Refusal::new(ErrorCode::Unavailable, Limit::Waiting.mend())
         })
+    }
+}
+
+impl Host {
+    /// The ports of an instance to which datagrams come, by what it asks for and what it is granted.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub fn datagram_ports(&self, instance: &str) -> Result<Vec<u16>, Refusal> {
+        let edition = self.shared.find(instance)?.edition();
+        let granted = edition.plugin().granted.sockets.iter();
+        let ports = granted.filter_map(|word| word.strip_prefix("udp:")?.parse().ok());
+        Ok(ports.collect())
+    }
+
+    /// A datagram came to such a port: the instance's node principal is told, if not too many events
+    /// wait for it.
+    pub fn datagram(&self, datagram: Datagram) {
+        let Ok(owner) = self.shared.owner(&datagram.plugin, Principal::Node) else {
+            return;
+        };
+        let most = owner.loaded.edition().manifest.limits.waiting;
+        let post = self.shared.post(&owner);
+        let task = Task::Datagram(Arc::new(datagram));
+        if !post.is_ok_and(|post| post.offer(task, most).is_ok()) {
+            owner.loaded.figures.dropped();
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use wormholes_proto::trunk::{Hello, IdentityKind, Name};
 use super::*;
 use crate::{
     http::HttpResponse,
-    network::{Call, CallError, FetchCall, Pipe, SocketCall},
+    network::{Call, CallError, Datagram, FetchCall, Pipe, SocketCall},
     rules::{Fact, RuleQuestion, Ruling},
 };
 
@@ -29,6 +29,8 @@ impl Network for Alone {
     fn fetch(&self, _: FetchCall) -> BoxFuture<'static, Result<HttpResponse, Refusal>> {
         unreachable!("keys call nobody")
     }
+
+    fn send_datagram(&self, _: Datagram) {}
 
     fn sign(&self, message: &[u8]) -> [u8; 64] {
         let pair = Ed25519KeyPair::from_seed_unchecked(&[7; 32]).unwrap();

@@ -70,6 +70,7 @@ impl Actor {
             | Event::Message(_)
             | Event::Note { .. }
             | Event::Socket { .. }
+            | Event::Datagram(_)
             | Event::Presence { .. } => {}
         }
         self.make_real_with(effects, handled(event, None), began);
@@ -122,7 +123,7 @@ impl Actor {
                 self.memory
                     .end_canceled(self.home, *request, now_ms(), &mut effects);
             }
-            Event::Note { .. } | Event::Presence { .. } => {}
+            Event::Note { .. } | Event::Datagram(_) | Event::Presence { .. } => {}
         }
         self.make_real(effects, handled(&event, said));
     }

@@ -16,6 +16,7 @@ use crate::{
     event::{Incoming, Refusal, Reply, Request},
     http::HttpResponse,
     message::Note,
+    network::Datagram,
     transaction::Progress,
     wires::{SocketNews, Visitor},
 };
@@ -54,6 +55,8 @@ pub(crate) enum Task {
     },
     /// Somebody connected to a port of the plugin.
     Visit(Visitor),
+    /// A datagram came to a port of the plugin.
+    Datagram(Arc<Datagram>),
     /// What became of a connection.
     Socket { id: u64, news: SocketNews },
     /// So many bytes of a channel are acknowledged.

@@ -1,17 +1,17 @@
 //! Connections and HTTP requests that an event asks for.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use wormholes_proto::{Host, Target};
 
 use super::{Effects, Ground, Limit, ROW_BYTES, Transaction, invalid, messages::is_text};
 use crate::{
-    event::{ErrorCode, Refusal},
+    event::{ErrorCode, Principal, Refusal},
     http::{HttpHeaders, check_body, check_headers},
     memory::{Memory, Socket},
     message::Way,
-    network::{FetchCall, SocketCall, SocketKind, WireWay},
+    network::{Datagram, FetchCall, SocketCall, SocketKind, WireWay},
     rows::Space,
     wires::WireOrder,
 };
@@ -20,6 +20,8 @@ use crate::{
 pub(crate) const ROOM_BYTES: u32 = 64 << 10;
 /// What may wait for the plugin, of one connection.
 const MAX_CREDIT_BYTES: u32 = 1 << 20;
+/// What fits into one packet on every way that people have.
+const MAX_DATAGRAM_BYTES: usize = 1400;
 /// The longest URL.
 const MAX_URL_BYTES: usize = 4 << 10;
 /// What a row says of a question that was made by HTTP.
@@ -52,13 +54,7 @@ impl Transaction {
     ) -> Result<u64, Refusal> {
         self.check_writable()?;
         let granted = format!("{}:{port}", kind.as_str());
-        if !self.ground.granted.sockets.contains(&granted) {
-            let rule = format!(
-                "`{granted}` is not among the `sockets` that the manifest asks for and config.toml \
-                 grants"
-            );
-            return Err(Refusal::new(ErrorCode::Denied, rule));
-        }
+        self.check_granted(&granted)?;
         let way = self.wire_way(way)?;
         let host = Host::parse(host).map_err(|error| invalid(&error.to_string()))?;
         if self.open_sockets() >= self.ground.limits.sockets as usize {
@@ -122,6 +118,42 @@ impl Transaction {
             self.wires.orders.push(WireOrder::Close { id });
         }
         Ok(())
+    }
+
+    /// A datagram.
+    pub(crate) fn send_to(&mut self, port: u16, to: &str, data: Vec<u8>) -> Result<(), Refusal> {
+        self.check_writable()?;
+        if self.stamp.principal != Principal::Node {
+            let node = "ports are the node's: its principal sends from them";
+            return Err(Refusal::new(ErrorCode::Denied, node));
+        }
+        self.check_granted(&format!("udp:{port}"))?;
+        let peer = to.parse().ok().filter(|peer: &SocketAddr| peer.port() > 0);
+        let peer = peer.ok_or_else(|| invalid("a datagram goes to an address and a port"))?;
+        if data.len() > MAX_DATAGRAM_BYTES {
+            return Err(invalid("a datagram has at most 1,400 bytes"));
+        }
+        if self.wires.datagrams() >= self.ground.limits.messages as usize {
+            return Err(self.hit(Limit::Messages));
+        }
+        self.charge(data.len() + ROW_BYTES)?;
+        self.wires.orders.push(WireOrder::Datagram(Datagram {
+            plugin: Arc::clone(&self.ground.plugin),
+            port,
+            peer,
+            data: Bytes::from(data),
+        }));
+        Ok(())
+    }
+
+    fn check_granted(&self, socket: &str) -> Result<(), Refusal> {
+        if self.ground.granted.sockets.contains(socket) {
+            return Ok(());
+        }
+        let rule = format!(
+            "`{socket}` is not among the `sockets` that the manifest asks for and config.toml grants"
+        );
+        Err(Refusal::new(ErrorCode::Denied, rule))
     }
 
     /// A request; its id.
@@ -215,6 +247,12 @@ impl Wires {
     pub(super) fn fetches(&self) -> usize {
         let fetches = |order: &&WireOrder| matches!(order, WireOrder::Fetch { .. });
         self.orders.iter().filter(fetches).count()
+    }
+
+    /// Datagrams that it sends.
+    fn datagrams(&self) -> usize {
+        let datagrams = |order: &&WireOrder| matches!(order, WireOrder::Datagram(_));
+        self.orders.iter().filter(datagrams).count()
     }
 
     /// Makes what was asked for real in memory, and in what becomes durable.

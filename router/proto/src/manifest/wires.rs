@@ -10,7 +10,7 @@ use super::{
 };
 
 /// What a plugin may connect by, and be connected to.
-const SOCKET_KINDS: [&str; 4] = ["tcp", "tls", "tcp-listen", "tls-listen"];
+const SOCKET_KINDS: [&str; 5] = ["tcp", "tls", "tcp-listen", "tls-listen", "udp"];
 
 /// The longest path of HTTP that a plugin names.
 const MAX_PATH_BYTES: usize = 128;
@@ -44,7 +44,7 @@ impl Manifest {
             }
         }
         if sockets.len() > MAX_WORDS || !sockets.iter().all(|socket| is_socket(socket)) {
-            let rule = "has at most 16 ports, as \"tcp:6667\", \"tls:6697\" or \"tcp-listen:6667\"";
+            let rule = "has at most 16 ports, as \"tcp:6667\", \"tls:6697\", \"tcp-listen:6667\" or \"udp:6881\"";
             return Err(value("capabilities.sockets", rule));
         }
         if !(1..=MAX_BODY_KIB).contains(&self.http.body_kib) {

@@ -142,6 +142,7 @@ pub(super) fn consume(
         | Event::Http { .. }
         | Event::HttpCanceled(_)
         | Event::Socket { .. }
+        | Event::Datagram { .. }
         | Event::Presence { .. }
         | Event::Usage(_) => {}
     }

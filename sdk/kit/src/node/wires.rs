@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     fmt, mem,
+    net::SocketAddr,
     rc::Rc,
 };
 
@@ -30,6 +31,8 @@ type Server = Rc<dyn Fn(&Fetch) -> Result<HttpResponse>>;
 pub(crate) struct Web {
     pub(crate) server: Option<Server>,
     pub(crate) lines: BTreeMap<u64, Line>,
+    /// Datagrams that left: from which port, and where to.
+    pub(crate) cast: Vec<(u16, SocketAddr, Vec<u8>)>,
 }
 
 /// The test's end of a connection.

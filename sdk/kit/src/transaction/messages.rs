@@ -128,7 +128,8 @@ impl Transaction {
                 Parcel::Handled { .. }
                 | Parcel::Answer { .. }
                 | Parcel::Fetch { .. }
-                | Parcel::Socket { .. } => None,
+                | Parcel::Socket { .. }
+                | Parcel::Datagram { .. } => None,
             });
             self.memory.mail.kept_questions.extend(asked);
         }

@@ -1,6 +1,8 @@
 //! HTTP and connections: the node's checks, limits and words.
 
-use wormholes_plugin::{Connect, Error, Fetch, HttpResponse, Result, Way};
+use std::net::SocketAddr;
+
+use wormholes_plugin::{Connect, Error, Fetch, HttpResponse, Principal, Result, Way};
 
 use super::{ROW_BYTES, Transaction, quota};
 use crate::{
@@ -13,6 +15,7 @@ use crate::{
 pub(crate) const ROOM_BYTES: u32 = 64 << 10;
 const MAX_CREDIT_BYTES: u32 = 1 << 20;
 const MAX_NAME_BYTES: usize = 128;
+const MAX_DATAGRAM_BYTES: usize = 1400;
 
 impl Transaction {
     pub(super) fn respond(&mut self, request: u64, response: &HttpResponse) -> Result<()> {
@@ -46,11 +49,7 @@ impl Transaction {
         self.check_writable()?;
         let kind = if wanted.tls { "tls" } else { "tcp" };
         let port = format!("{kind}:{}", wanted.port);
-        if !self.ground.capabilities.sockets.contains(&port) {
-            return Err(Error::denied(format!(
-                "`{port}` is not among the `sockets` that the manifest asks for and config.toml grants"
-            )));
-        }
+        self.check_granted(&port)?;
         check_way(&wanted.way)?;
         if self.memory.sockets.len() >= self.ground.limits.sockets {
             let many = "too many sockets; raise limits.sockets or close some";
@@ -113,6 +112,40 @@ impl Transaction {
         Ok(())
     }
 
+    pub(super) fn send_to(&mut self, port: u16, to: SocketAddr, data: &[u8]) -> Result<()> {
+        self.check_writable()?;
+        if self.ground.principal != Principal::Node {
+            let node = "ports are the node's: its principal sends from them";
+            return Err(Error::denied(node));
+        }
+        self.check_granted(&format!("udp:{port}"))?;
+        if to.port() == 0 {
+            return Err(Error::invalid("a datagram goes to an address and a port"));
+        }
+        if data.len() > MAX_DATAGRAM_BYTES {
+            return Err(Error::invalid("a datagram has at most 1,400 bytes"));
+        }
+        let datagrams = self.parcels.iter();
+        let datagrams = datagrams.filter(|it| matches!(it, Parcel::Datagram { .. }));
+        if datagrams.count() >= self.ground.limits.messages {
+            let much = "one event sends too much; raise limits.messages or send in parts";
+            return Err(quota(much));
+        }
+        self.charge(data.len() + ROW_BYTES)?;
+        let data = data.to_vec();
+        self.parcels.push(Parcel::Datagram { port, to, data });
+        Ok(())
+    }
+
+    fn check_granted(&self, socket: &str) -> Result<()> {
+        if self.ground.capabilities.sockets.contains(socket) {
+            return Ok(());
+        }
+        Err(Error::denied(format!(
+            "`{socket}` is not among the `sockets` that the manifest asks for and config.toml grants"
+        )))
+    }
+
     fn wire(&mut self, id: u64) -> Result<&mut Wire> {
         let wire = self.memory.sockets.get_mut(&id);
         wire.ok_or_else(|| Error::not_found("the socket is closed"))
@@ -131,7 +164,8 @@ impl Transaction {
                 Parcel::Letter { .. }
                 | Parcel::Handled { .. }
                 | Parcel::Answer { .. }
-                | Parcel::Socket { .. } => None,
+                | Parcel::Socket { .. }
+                | Parcel::Datagram { .. } => None,
             });
             self.memory.mail.kept_questions.extend(fetched);
             let sockets = self.memory.sockets.keys();

@@ -1,7 +1,7 @@
 //! What a test is to the plugins of a world beside its nodes: browsers, servers, and the other ends of
 //! connections.
 
-use std::rc::Rc;
+use std::{net::SocketAddr, rc::Rc};
 
 use wormholes_plugin::{
     Closing, Connect, Error, ErrorCode, Fetch, HttpRequest, HttpResponse, Plugin, Principal,
@@ -10,7 +10,7 @@ use wormholes_plugin::{
 
 use super::{At, Ticket};
 use crate::{
-    event::SocketNews,
+    event::{Event, SocketNews},
     http::{check_response, decode},
 };
 
@@ -136,6 +136,25 @@ impl<P: Plugin> At<'_, P> {
             node.drain(&of, around);
         }
         written
+    }
+
+    /// Sends a datagram to a port of the plugin's own; false: it has none of that number.
+    pub fn datagram(&mut self, port: u16, from: SocketAddr, data: &[u8]) -> bool {
+        let (node, around) = self.both();
+        let granted = &node.manifest.capabilities.sockets;
+        let is_granted = granted.contains(&format!("udp:{port}"));
+        if is_granted {
+            let data = data.to_vec();
+            let event = Event::Datagram { port, from, data };
+            node.deliver(&Principal::Node, event, around);
+        }
+        is_granted
+    }
+
+    /// Takes the datagrams that plugins of this node sent: from which port, and where to.
+    pub fn datagrams(&mut self) -> Vec<(u16, SocketAddr, Vec<u8>)> {
+        self.settle();
+        std::mem::take(&mut self.both().0.web.cast)
     }
 
     fn tell_socket(

@@ -1,5 +1,7 @@
 //! HTTP and connections: the imports that ask, and the exports that are asked and told.
 
+use std::net::SocketAddr;
+
 use super::{
     Exports, Held,
     bindings::{
@@ -67,6 +69,10 @@ pub(super) fn close(socket: u64) -> Result<()> {
     sockets::close(socket).map_err(Error::from)
 }
 
+pub(super) fn send_to(port: u16, to: SocketAddr, data: &[u8]) -> Result<()> {
+    sockets::send_to(port, &to.to_string(), data).map_err(Error::from)
+}
+
 impl<P: Held> on_http::Guest for Exports<P> {
     fn handle(
         event: types::Event,
@@ -129,6 +135,16 @@ impl<P: Held> on_socket::Guest for Exports<P> {
     fn writable(event: types::Event, id: u64, room: u32) -> Told<()> {
         told(P::with(|plugin| {
             plugin.writable(&mut event.into(), Socket(id), room)
+        }))
+    }
+
+    fn datagram(event: types::Event, port: u16, from: String, data: Vec<u8>) -> Told<()> {
+        // The node says an address.
+        let from = from
+            .parse()
+            .map_err(|_| Error::invalid("the sender has no address"))?;
+        told(P::with(|plugin| {
+            plugin.datagram(&mut event.into(), port, from, &data)
         }))
     }
 

@@ -156,6 +156,7 @@ pub(in crate::guest) async fn call_message(
         | Event::Canceled { .. }
         | Event::Fetched { .. }
         | Event::Socket { .. }
+        | Event::Datagram(_)
         | Event::Presence { .. }
         | Event::Usage(_) => Ok(Ok(())),
     }

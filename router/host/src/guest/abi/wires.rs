@@ -12,7 +12,7 @@ use crate::{
     guest::exports::Handlers,
     http::HttpResponse,
     message::Way,
-    network::SocketKind,
+    network::{Datagram, SocketKind},
     transaction::Wanted,
     wires::{Closing, SocketNews},
 };
@@ -61,6 +61,10 @@ impl sockets::Host for State {
     fn close(&mut self, id: u64) -> Answer<()> {
         Ok(told(self.event()?.socket_close(id)))
     }
+
+    fn send_to(&mut self, port: u16, to: String, data: Vec<u8>) -> Answer<()> {
+        Ok(told(self.event()?.send_to(port, &to, data)))
+    }
 }
 
 /// Hands the answer to a request to its handler.
@@ -104,6 +108,22 @@ pub(in crate::guest) async fn call_socket(
         // No event tells of it.
         SocketNews::Sent(_) => Ok(Ok(())),
     }
+}
+
+/// Hands a datagram to its handler.
+pub(in crate::guest) async fn call_datagram(
+    handlers: &Handlers,
+    store: &mut Store<State>,
+    datagram: &Datagram,
+    stamp: &types::Event,
+) -> wasmtime::Result<Result<(), types::Error>> {
+    let Some(handler) = &handlers.socket else {
+        return Ok(Err(Refusal::no_handler("on-socket").into()));
+    };
+    let (port, from) = (datagram.port, datagram.peer.to_string());
+    handler
+        .call_datagram(store, stamp, port, &from, &datagram.data)
+        .await
 }
 
 fn way(role: String, label: String, isolation: String) -> Way {
