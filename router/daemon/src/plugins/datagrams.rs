@@ -5,7 +5,7 @@ use std::{
     collections::{HashMap, VecDeque},
     fmt,
     net::SocketAddr,
-    sync::{Arc, Weak},
+    sync::{Arc, Weak, atomic::Ordering},
     time::Duration,
 };
 
@@ -122,7 +122,11 @@ impl Port {
                 may_go
             }
         };
-        if may_go && let Err(error) = self.socket.send_to(&datagram.data, peer).await {
+        let dropped = &core.network.counters().dropped;
+        if !may_go {
+            dropped.closed.fetch_add(1, Ordering::Relaxed);
+        } else if let Err(error) = self.socket.send_to(&datagram.data, peer).await {
+            dropped.unsent.fetch_add(1, Ordering::Relaxed);
             tracing::debug!(%error, "a plugin's datagram does not leave");
         }
     }

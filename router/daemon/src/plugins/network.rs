@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeSet,
     fmt,
-    sync::{Arc, Weak},
+    sync::{Arc, Weak, atomic::Ordering},
     time::SystemTime,
 };
 
@@ -79,10 +79,13 @@ impl wormholes_host::Network for HostNetwork {
     }
 
     fn send_datagram(&self, datagram: Datagram) {
-        if let Some(core) = self.core.upgrade()
-            && let Some(plugins) = core.plugins()
-        {
-            plugins.send_datagram(datagram);
+        let Some(core) = self.core.upgrade() else {
+            return;
+        };
+        let plugins = core.plugins();
+        if !plugins.is_some_and(|plugins| plugins.send_datagram(datagram)) {
+            let dropped = &core.network.counters().dropped;
+            dropped.full.fetch_add(1, Ordering::Relaxed);
         }
     }
 
