@@ -180,7 +180,7 @@ impl Doors {
         self.lock().contains_key(door)
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Door, DropGuard>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Door, Open>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
