@@ -36,6 +36,7 @@ const PLUGINS: [&str; 6] = [
     "wormholes-echo",
     "wormholes-ledger",
     "wormholes-meter",
+    "wormholes-porter",
     "wormholes-wicked",
 ];
 

@@ -68,6 +68,14 @@ pub async fn curl(proxy: &str, url: &str, more: &[&str]) -> Result<Fetched> {
     })
 }
 
+/// Fetches `url` with curl, directly; `--include` in `more` shows the headers.
+///
+/// # Errors
+/// As of [`curl`].
+pub async fn browse(url: &str, more: &[&str]) -> Result<Fetched> {
+    curl("", url, more).await
+}
+
 /// Opens a connection through a SOCKS5 entrance without a password (RFC 1928).
 ///
 /// # Errors

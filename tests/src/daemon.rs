@@ -42,6 +42,8 @@ struct Ports {
     entrances: Vec<Entrance>,
     #[serde(default)]
     metrics: Option<SocketAddr>,
+    #[serde(default)]
+    http: Option<SocketAddr>,
 }
 
 #[derive(Debug, serde::Deserialize)]
@@ -97,6 +99,11 @@ impl Daemon {
     /// Where its metrics are.
     pub fn metrics(&self) -> Option<SocketAddr> {
         self.ports.metrics
+    }
+
+    /// Where its plugins answer by HTTP.
+    pub fn http(&self) -> Option<SocketAddr> {
+        self.ports.http
     }
 
     /// The first entrance of this kind or label.

@@ -42,7 +42,9 @@ pub use association::Association;
 pub use binaries::{binary, cargo, component, output, run};
 pub use burden::Burden;
 pub use capture::{Capture, Captured};
-pub use client::{Fetched, curl, socks5_ask, socks5_connect, socks5_connect_as, socks5_resolve};
+pub use client::{
+    Fetched, browse, curl, socks5_ask, socks5_connect, socks5_connect_as, socks5_resolve,
+};
 pub use crowd::Crowd;
 pub use daemon::Daemon;
 pub use exchange::{Broken, exchange};

@@ -21,8 +21,9 @@ use tokio::{
     task::AbortHandle,
 };
 use wormholes_host::{
-    Call, CallError, Caller, Command, Fact, Host, Manifest, Network, Observer, Pipe, Principal,
-    RuleQuestion, Ruling, Source, Terms,
+    Call, CallError, Caller, Command, Datagram, ErrorCode, Fact, FetchCall, Host, HttpResponse,
+    Manifest, Network, Observer, Pipe, Principal, Refusal, RuleQuestion, Ruling, SocketCall, Source,
+    Terms,
 };
 use wormholes_proto::NodeId;
 use zeroize::Zeroizing;
@@ -118,6 +119,17 @@ impl Network for Port {
         let from = (!call.hides_node).then_some(self.id);
         async move { network.open(from, call.to) }.boxed()
     }
+
+    /// There is no world beyond the nodes.
+    fn connect(&self, _: SocketCall) -> BoxFuture<'static, Result<Box<dyn Pipe>, Refusal>> {
+        async { Err(Refusal::new(ErrorCode::Unavailable, "nobody is there")) }.boxed()
+    }
+
+    fn fetch(&self, _: FetchCall) -> BoxFuture<'static, Result<HttpResponse, Refusal>> {
+        async { Err(Refusal::new(ErrorCode::Unavailable, "nobody is there")) }.boxed()
+    }
+
+    fn send_datagram(&self, _: Datagram) {}
 
     fn sign(&self, message: &[u8]) -> [u8; 64] {
         let mut signature = [0; 64];

@@ -146,23 +146,34 @@ impl Setup {
     /// # Errors
     /// When it cannot be built or copied.
     pub fn plugin(self, folder: &str) -> Result<Self> {
+        self.plugin_with(folder, &[])
+    }
+
+    /// The same with other words in its manifest: `("tcp:6667", "tcp:43211")`.
+    ///
+    /// # Errors
+    /// As of [`Self::plugin`].
+    pub fn plugin_with(self, folder: &str, words: &[(&str, &str)]) -> Result<Self> {
         let from = workspace::root().join(folder);
         let name = from.file_name().and_then(|name| name.to_str());
         let name = name.context("a plugin has a folder")?;
         let file = format!("wormholes_{name}.wasm");
         let to = self.folder().join(name);
         fs::create_dir_all(&to)?;
-        fs::copy(from.join("plugin.toml"), to.join("plugin.toml"))?;
         fs::copy(
             binaries::component(&format!("wormholes_{name}"))?,
             to.join(&file),
         )?;
-        let manifest = fs::read_to_string(from.join("plugin.toml"))?;
+        let mut manifest = fs::read_to_string(from.join("plugin.toml"))?;
+        for (before, after) in words {
+            manifest = manifest.replace(before, after);
+        }
+        fs::write(to.join("plugin.toml"), &manifest)?;
         let asked = Manifest::parse(&manifest)?.capabilities;
         let mut grants = "state = true, scratch = true, timers = true, messages = true".to_owned();
-        for (name, words) in [("facts", asked.facts), ("rules", asked.rules)] {
+        for (name, words) in asked.words() {
             if !words.is_empty() {
-                let words: Vec<_> = words.into_iter().collect();
+                let words: Vec<_> = words.iter().collect();
                 grants += &format!(", {name} = {words:?}");
             }
         }
@@ -173,6 +184,7 @@ impl Setup {
             ("blobs", asked.blobs),
             ("presence", asked.presence),
             ("usage", asked.usage),
+            ("fetch", asked.fetch),
         ];
         for (name, is_asked) in flags {
             if is_asked {

@@ -45,6 +45,10 @@ mod endurance;
 mod facts;
 #[path = "all/features.rs"]
 mod features;
+#[path = "all/fetches.rs"]
+mod fetches;
+#[path = "all/gateway.rs"]
+mod gateway;
 #[path = "all/hooks.rs"]
 mod hooks;
 #[path = "all/hostile_scripts.rs"]
@@ -99,6 +103,8 @@ mod plugins_operators;
 mod plugins_removed;
 #[path = "all/plugins_update.rs"]
 mod plugins_update;
+#[path = "all/porters.rs"]
+mod porters;
 #[path = "all/readme.rs"]
 mod readme;
 #[path = "all/relay_open.rs"]
@@ -123,6 +129,8 @@ mod service_manager;
 mod sim;
 #[path = "all/sni.rs"]
 mod sni;
+#[path = "all/sockets.rs"]
+mod sockets;
 #[path = "all/telemetry.rs"]
 mod telemetry;
 #[path = "all/tidy.rs"]

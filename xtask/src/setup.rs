@@ -37,6 +37,7 @@ pub(crate) const TEST_TOOLS: &[Tool] = &[
     tool("node", "nodejs"),
     tool("npm", "npm"),
     tool("nc", "netcat-openbsd"),
+    tool("openssl", "openssl"),
     tool("systemd-analyze", "systemd"),
     tool("man", "man-db"),
     tool("adduser", "adduser"),
@@ -130,6 +131,7 @@ const PLUGINS: [&str; 6] = [
     "wormholes-echo",
     "wormholes-ledger",
     "wormholes-meter",
+    "wormholes-porter",
     "wormholes-wicked",
 ];
 

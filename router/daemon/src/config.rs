@@ -14,6 +14,7 @@ mod values;
 
 pub use load::{ConfigError, Problem};
 pub use plugin::PluginConfig;
+pub(crate) use plugin::http_paths;
 pub(crate) use sections::petname;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
@@ -46,6 +47,8 @@ pub struct Config {
     pub plugins: Vec<PluginConfig>,
     /// `[limits]`
     pub limits: LimitsConfig,
+    /// `[http]`
+    pub http: HttpConfig,
     /// `[control]`
     pub control: ControlConfig,
     /// `[metrics]`
@@ -255,6 +258,21 @@ pub struct ControlConfig {
     /// User ids beside the daemon's own and root that may change things; all others who can open
     /// the socket observe.
     pub operators: Vec<u32>,
+}
+
+/// `[http]`
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct HttpConfig {
+    /// Where plugins answer HTTP requests; none: nowhere.
+    pub listen: Option<SocketAddr>,
+    /// The one host name that is answered to; none: `localhost` and addresses.
+    pub domain: Option<String>,
+    /// The certificate and those above it, PEM; with it, TLS alone is spoken.
+    pub certificate: Option<PathBuf>,
+    /// Its private key, PEM.
+    pub key: Option<PathBuf>,
+    /// Whom plugins believe that make requests over TLS, PEM; none: those whom the system believes.
+    pub roots: Option<PathBuf>,
 }
 
 /// `[metrics]`

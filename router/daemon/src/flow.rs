@@ -118,6 +118,23 @@ pub(crate) async fn look_up(core: &NodeCore, asked: Asked) -> Result<IpAddr, Ref
     found
 }
 
+/// Whether the rules let datagrams go to a target directly from here: a socket carries them that is no
+/// flow's.
+pub(crate) async fn permit(core: &NodeCore, asked: Asked) -> Result<(), Refusal> {
+    let flow = core.flows.admit(&asked).inspect_err(|refusal| {
+        record::turned_away(core, &asked, refusal);
+    })?;
+    let permitted = tokio::select! {
+        permitted = Box::pin(decide::permit(core, &flow, &asked)) => permitted,
+        () = core.stop.cancelled() => Err(Refusal::Stopping),
+    };
+    match &permitted {
+        Ok(()) => record::permitted(core, &flow),
+        Err(refusal) => record::refused(core, &flow, refusal),
+    }
+    permitted
+}
+
 /// Opens a flow of this process, which goes on by itself. Dropping the future gives it up.
 pub(crate) async fn dial(core: Arc<NodeCore>, asked: Asked) -> Result<MemoryEnd, Refusal> {
     let (pipe, stream) = Pipe::memory();

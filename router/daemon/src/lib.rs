@@ -12,6 +12,7 @@ mod events;
 mod facts;
 mod flow;
 mod gatekeeper;
+mod gateway;
 mod identity;
 mod log;
 mod metrics;
@@ -35,8 +36,8 @@ mod usage;
 pub use carrier::{CarrierError, LinkError, TlsError};
 pub use config::{
     Config, ConfigError, ControlConfig, DefaultRule, EntranceConfig, EntranceKind, ExitConfig,
-    ExitRule, HopConfig, LimitsConfig, LogConfig, MetricsConfig, NodeConfig, PeerConfig,
-    PluginConfig, Problem, RoleConfig, RuleLines, RulesConfig, Secret, ServiceConfig,
+    ExitRule, HopConfig, HttpConfig, LimitsConfig, LogConfig, MetricsConfig, NodeConfig,
+    PeerConfig, PluginConfig, Problem, RoleConfig, RuleLines, RulesConfig, Secret, ServiceConfig,
 };
 pub use control::{BindControlError, ReadAddedError};
 pub use counters::{Counters, DroppedDatagrams, RoleCounters};
@@ -44,6 +45,7 @@ pub use dial::DialError;
 pub use entrance::{EntranceError, origin_form, proxy_target};
 pub use flow::{Decided, Flow, FlowTable, Forbidden, Moved, Refusal, Story, Totals, Tried};
 pub use gatekeeper::{Gatekeeper, OpenGate};
+pub use gateway::GatewayError;
 pub use identity::IdentityError;
 pub use log::{LogError, LogGuard, init as init_log};
 pub use metrics::MetricsError;
@@ -55,7 +57,7 @@ pub use pipe::{
     CopyEnd, CopyLimits, CopyStop, DatagramPipe, FlowBytes, MemoryEnd, Pace, Pipe, PipeError,
     PipeReader, PipeWriter, Side, Witness, copy,
 };
-pub use plugins::{PluginError, check_plugins};
+pub use plugins::{DoorError, PluginError, check_plugins};
 pub use policy::{Generation, LoadError, NothingBefore, PolicyHost, ScriptError, Scripts, check};
 pub use role::{RoleAccount, RoleStatus};
 pub use serve::Trunks;

@@ -35,6 +35,20 @@ const COMMIT_BUCKETS_SECONDS: [f64; 10] = [
 /// From one event a commit, where little happens, to the most that an open batch holds.
 const BATCH_BUCKETS_EVENTS: [f64; 8] = [1.0, 2.0, 5.0, 10.0, 50.0, 250.0, 1000.0, 8192.0];
 
+/// Why no plugin hears of a connection or a request by HTTP.
+const HTTP_REFUSALS: [&str; 10] = [
+    "body",
+    "full",
+    "headers",
+    "host",
+    "late",
+    "malformed",
+    "path",
+    "slow",
+    "stopping",
+    "tls",
+];
+
 /// The counters of one node; those of plugins are theirs, and are rendered beside these.
 #[derive(Debug)]
 pub(crate) struct Metrics {
@@ -62,6 +76,12 @@ pub(crate) struct Metrics {
     pub(crate) connections_pending: IntGauge,
     /// Connections that entrances refused, by `entrance` and `reason`.
     pub(crate) connections_refused: IntCounterVec,
+    /// Requests to plugins by HTTP, by `status` (`2xx`).
+    pub(crate) http_requests: IntCounterVec,
+    /// Connections and requests that no plugin heard of, by `reason`.
+    pub(crate) http_refusals: IntCounterVec,
+    /// Connections to the gateway.
+    pub(crate) http_connections: IntGauge,
     /// Connections to the control socket that found no seat.
     pub(crate) control_refused: IntCounter,
     /// What was refused of others, by `what` (`handshake`, `link`, `stream`, `record`,
@@ -150,6 +170,20 @@ impl Metrics {
                 "Connections that entrances refused",
                 &["entrance", "reason"],
             )?,
+            http_requests: declare.counters(
+                "http_requests_total",
+                "Requests to plugins by HTTP",
+                &["status"],
+            )?,
+            http_refusals: declare.counters(
+                "http_refusals_total",
+                "Connections and requests by HTTP that no plugin heard of",
+                &["reason"],
+            )?,
+            http_connections: declare.gauge(
+                "http_connections_open",
+                "Connections of those who ask plugins by HTTP",
+            )?,
             control_refused: declare.counter(
                 "control_connections_refused_total",
                 "Connections to the control socket that found no seat",
@@ -221,6 +255,12 @@ impl Metrics {
         let hooks = HOOKS.iter().map(|(hook, _)| *hook);
         for hook in hooks.chain(["asked"]) {
             metrics.script_errors.with_label_values(&[hook]);
+        }
+        for status in ["2xx", "3xx", "4xx", "5xx"] {
+            metrics.http_requests.with_label_values(&[status]);
+        }
+        for reason in HTTP_REFUSALS {
+            metrics.http_refusals.with_label_values(&[reason]);
         }
         Ok(Arc::new(metrics))
     }

@@ -15,6 +15,7 @@ use crate::{
     control::{BindControlError, ControlServer, ReadAddedError},
     entrance::{Entrance, EntranceError},
     flow::{self, Asked, Refusal},
+    gateway::{Gateway, GatewayError},
     metrics::{MetricsError, MetricsServer},
     network::{NetworkOptions, StartError},
     plugins::{PluginError, Plugins},
@@ -64,6 +65,9 @@ pub enum NodeError {
     /// A plugin.
     #[error(transparent)]
     Plugin(#[from] PluginError),
+    /// The socket for HTTP.
+    #[error(transparent)]
+    Gateway(#[from] GatewayError),
     /// The socket for metrics.
     #[error(transparent)]
     Metrics(#[from] MetricsError),
@@ -109,6 +113,7 @@ impl Node {
         let plugins = Plugins::start(core).await?;
         core.use_plugins(plugins);
         start_metrics(core).await?;
+        start_gateway(core).await?;
         core.open_entrances(entrances);
         let tell = Arc::clone(&core.policy).tell_events(rule_events);
         core.spawn_until_stop(tell);
@@ -141,6 +146,11 @@ impl Node {
     /// Where `/metrics` is served.
     pub fn metrics_address(&self) -> Option<SocketAddr> {
         self.core.metrics_address()
+    }
+
+    /// Where plugins answer HTTP requests.
+    pub fn http_address(&self) -> Option<SocketAddr> {
+        self.core.http_address()
     }
 
     /// Where the control socket is.
@@ -232,6 +242,16 @@ impl Drop for Node {
             runtime.spawn(async move { network.shutdown().await });
         }
     }
+}
+
+async fn start_gateway(core: &Arc<NodeCore>) -> Result<(), NodeError> {
+    let Some(address) = core.config.http.listen else {
+        return Ok(());
+    };
+    let gateway = Gateway::bind(address, &core.config.http).await?;
+    core.answers_http_at(gateway.address());
+    core.tasks.spawn(gateway.run(Arc::clone(core)));
+    Ok(())
 }
 
 async fn start_metrics(core: &Arc<NodeCore>) -> Result<(), NodeError> {

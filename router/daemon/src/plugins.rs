@@ -2,9 +2,12 @@
 
 mod blobs;
 mod change;
+mod datagrams;
+mod doors;
 mod network;
 mod operations;
 mod users;
+mod wires;
 
 use std::{
     collections::BTreeMap,
@@ -20,8 +23,8 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use wormholes_host::{
-    Caller, Command, Condition, DeadLetter, Ending, ErrorCode, Host, HostError, InstanceReport,
-    LoadError, Pending, Pipe, PluginLine, Principal, Refusal, Source, Terms, Upload,
+    Caller, Command, Condition, Datagram, DeadLetter, Ending, ErrorCode, Host, HostError, HttpPlace,
+    InstanceReport, LoadError, Pending, Pipe, PluginLine, Principal, Refusal, Source, Terms, Upload,
 };
 use wormholes_proto::{
     NodeId,
@@ -33,7 +36,8 @@ use wormholes_proto::{
 use wormholes_rules::World;
 
 pub(crate) use self::change::ChangeError;
-use self::change::open;
+pub use self::doors::DoorError;
+use self::{change::open, doors::Doors};
 use crate::{
     config::{Config, PluginConfig},
     control::Uploads,
@@ -58,6 +62,8 @@ pub(crate) struct Plugins {
     known: Mutex<BTreeMap<String, PluginConfig>>,
     /// One instance is added or removed at a time.
     changing: tokio::sync::Mutex<()>,
+    /// Where they listen.
+    doors: Doors,
 }
 
 /// A command, to whom it goes.
@@ -107,6 +113,14 @@ pub enum PluginError {
         /// Why. It is in the message, and no source of it: who prints both would say it twice.
         error: Box<LoadError>,
     },
+    /// A port that it listens at.
+    #[error("[plugin.{name}]: {error}")]
+    Door {
+        /// Whose.
+        name: String,
+        /// Why. As above.
+        error: Box<DoorError>,
+    },
 }
 
 impl Plugins {
@@ -119,6 +133,7 @@ impl Plugins {
             host: RwLock::new(None),
             known: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
+            doors: Doors::default(),
         };
         if core.config.plugins.is_empty() {
             return Ok(plugins);
@@ -130,7 +145,11 @@ impl Plugins {
             loaded.map_err(|error| load_error(plugin, error))?;
             plugins.runs(core, plugin);
         }
-        plugins.use_host(core, host);
+        let host = plugins.use_host(core, host);
+        for plugin in &core.config.plugins {
+            let doors = plugins.doors.follow(core, &host, plugin).await;
+            doors.map_err(|error| door_error(plugin, error))?;
+        }
         Ok(plugins)
     }
 
@@ -294,6 +313,20 @@ impl Plugins {
         Ok((host, asked))
     }
 
+    /// Sends a datagram from a port of a plugin; false: there is no room for it.
+    pub(crate) fn send_datagram(&self, datagram: Datagram) -> bool {
+        self.doors.send(datagram)
+    }
+
+    /// Finds the plugin that answers an HTTP request, and takes a place there.
+    ///
+    /// # Errors
+    /// None answers there, or it has too many already.
+    pub(crate) fn http(&self, method: &str, path: &str) -> Result<HttpPlace, Refusal> {
+        let nothing = || Refusal::new(ErrorCode::NotFound, "nothing is here");
+        self.running().ok_or_else(nothing)?.http(method, path)
+    }
+
     /// Ends all plugins; what they were at is undone.
     pub(crate) async fn close(&self) {
         let host = self
@@ -449,6 +482,13 @@ fn terms(plugin: &PluginConfig) -> Terms {
 
 fn load_error(plugin: &PluginConfig, error: LoadError) -> PluginError {
     PluginError::Load {
+        name: plugin.name.clone(),
+        error: Box::new(error),
+    }
+}
+
+fn door_error(plugin: &PluginConfig, error: DoorError) -> PluginError {
+    PluginError::Door {
         name: plugin.name.clone(),
         error: Box::new(error),
     }

@@ -17,10 +17,13 @@ use wormholes_proto::{
 
 use crate::{
     blobs::Pin,
+    http::{HttpRequest, HttpResponse},
     mail::Delivery,
     message::{Address, Identity, Note, text},
+    network::Datagram,
     rules::Usage,
     transaction::Offered,
+    wires::SocketNews,
 };
 
 /// The longest text of an error that is kept; the rest is cut.
@@ -58,6 +61,8 @@ pub(crate) enum Event {
     Canceled {
         /// The request's id.
         request: u64,
+        /// What it was.
+        kind: RequestKind,
     },
     /// Somebody sent a message.
     Message(Arc<Incoming>),
@@ -73,6 +78,20 @@ pub(crate) enum Event {
         id: u64,
         answer: Result<Bytes, Refusal>,
     },
+    /// The answer to a request that it made by HTTP.
+    Fetched {
+        /// The question's.
+        id: u64,
+        answer: Result<Arc<HttpResponse>, Refusal>,
+    },
+    /// What became of a connection.
+    Socket {
+        /// The connection's.
+        id: u64,
+        news: SocketNews,
+    },
+    /// A datagram came to a port of the plugin's own.
+    Datagram(Arc<Datagram>),
     /// A peer came or went.
     Presence {
         peer: NodeId,
@@ -137,18 +156,80 @@ pub(crate) enum Reason {
 pub(crate) struct Request {
     /// Unlike all others of this principal.
     pub id: u64,
-    /// Who asks.
-    pub caller: Caller,
-    /// The command.
-    pub name: Arc<str>,
-    /// Its arguments.
-    pub body: Arc<[u8]>,
+    /// What is asked.
+    pub wish: Wish,
     /// Milliseconds since 1970: canceled then; `None`: never.
     pub deadline_ms: Option<u64>,
+}
+
+/// What is asked.
+#[derive(Debug, Clone)]
+pub(crate) enum Wish {
+    /// A command, or a question of a plugin.
+    Command(Command),
+    /// It came by HTTP.
+    Http(Arc<HttpRequest>),
+}
+
+/// A command, or a question of a plugin.
+#[derive(Debug, Clone)]
+pub struct Command {
+    /// Who asks.
+    pub(crate) caller: Caller,
+    /// The command.
+    pub(crate) name: Arc<str>,
+    /// Its arguments.
+    pub(crate) body: Arc<[u8]>,
     /// Answered `later`, it outlives who asks, and the node.
-    pub is_operation: bool,
+    pub(crate) is_operation: bool,
     /// Blobs that it brings.
-    pub blobs: Arc<[Offered]>,
+    pub(crate) blobs: Arc<[Offered]>,
+}
+
+impl Command {
+    /// A request by its name, with its arguments.
+    pub fn new(caller: Caller, name: &str, body: &[u8]) -> Self {
+        Self {
+            caller,
+            name: name.into(),
+            body: body.into(),
+            is_operation: false,
+            blobs: [].into(),
+        }
+    }
+
+    /// Has it outlive who asks, and the node, when it is answered `later`.
+    pub(crate) fn for_long(self) -> Self {
+        Self {
+            is_operation: true,
+            ..self
+        }
+    }
+}
+
+/// Which of the two a request was: they are answered in different words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RequestKind {
+    Command,
+    Http,
+}
+
+impl Request {
+    /// Which it is.
+    pub(crate) fn kind(&self) -> RequestKind {
+        match &self.wish {
+            Wish::Command(_) => RequestKind::Command,
+            Wish::Http(_) => RequestKind::Http,
+        }
+    }
+
+    /// Whether it becomes an operation when it is answered `later`.
+    pub(crate) fn operation(&self) -> Option<&Command> {
+        match &self.wish {
+            Wish::Command(command) => Some(command).filter(|command| command.is_operation),
+            Wish::Http(_) => None,
+        }
+    }
 }
 
 /// Who asks.
@@ -190,12 +271,14 @@ pub(crate) enum Query {
         /// Its arguments.
         body: Vec<u8>,
     },
+    /// By HTTP, where the manifest says that it is one.
+    Http(HttpRequest),
 }
 
 /// What a handler makes of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Reply {
-    /// The answer.
+    /// The answer; of HTTP, as [`crate::HttpResponse`] is encoded.
     Done(Vec<u8>),
     /// A later event answers.
     Later,
@@ -298,11 +381,17 @@ impl Event {
             Self::Migrate { .. } => EventKind::Migrate,
             Self::Init(_) => EventKind::Init,
             Self::Timer { .. } => EventKind::Timer,
-            Self::Request(_) => EventKind::Request,
+            Self::Request(request) => match request.kind() {
+                RequestKind::Command => EventKind::Request,
+                RequestKind::Http => EventKind::Http,
+            },
             Self::Canceled { .. } => EventKind::Canceled,
             Self::Message(_) => EventKind::Message,
             Self::Note { .. } => EventKind::Note,
             Self::Answer { .. } => EventKind::Answer,
+            Self::Fetched { .. } => EventKind::Fetched,
+            Self::Socket { .. } => EventKind::Socket,
+            Self::Datagram(_) => EventKind::Datagram,
             Self::Presence { .. } => EventKind::Presence,
             Self::Usage(_) => EventKind::Usage,
             Self::BlobFetched { .. } => EventKind::BlobFetched,
@@ -321,6 +410,8 @@ pub enum EventKind {
     Timer,
     /// Somebody waits for an answer.
     Request,
+    /// So does somebody who asked by HTTP.
+    Http,
     /// Nobody waits for it any more.
     Canceled,
     /// A message came, or is not to come.
@@ -329,6 +420,12 @@ pub enum EventKind {
     Note,
     /// A question was answered.
     Answer,
+    /// A request that it made by HTTP was.
+    Fetched,
+    /// Something became of a connection.
+    Socket,
+    /// A datagram came.
+    Datagram,
     /// A peer came or went.
     Presence,
     /// Scripts billed something.
@@ -344,10 +441,14 @@ impl fmt::Display for EventKind {
             Self::Init => "init",
             Self::Timer => "timer",
             Self::Request => "request",
+            Self::Http => "http",
             Self::Canceled => "canceled",
             Self::Message => "message",
             Self::Note => "note",
             Self::Answer => "answer",
+            Self::Fetched => "fetched",
+            Self::Socket => "socket",
+            Self::Datagram => "datagram",
             Self::Presence => "presence",
             Self::Usage => "usage",
             Self::BlobFetched => "blob",

@@ -8,6 +8,7 @@ mod budget;
 mod cache;
 mod engine;
 mod exports;
+mod imports;
 mod limiter;
 mod wasi;
 
@@ -21,7 +22,7 @@ use std::{
 use thiserror::Error;
 use wasmtime::{
     Store,
-    component::{Component, HasSelf, InstancePre, Linker, types::ComponentItem},
+    component::{Component, HasSelf, InstancePre, Linker},
 };
 use wormholes_proto::NodeId;
 
@@ -29,22 +30,19 @@ use self::{
     abi::handlers,
     budget::within,
     exports::{Exports, Handlers},
+    imports::{check_import, own_interface},
     limiter::Limiter,
 };
 pub(crate) use self::{cache::Cache, engine::Engine};
 use crate::{
     blobs::Blobs,
-    event::{ErrorCode, Event, Query, Refusal, Reply, Request},
+    event::{ErrorCode, Event, Query, Refusal, Reply, Request, Wish},
     lines::PluginLines,
     network::Network,
     transaction::{Limit, MAX_ANSWER_BYTES, Transaction},
 };
 use wormholes_proto::manifest::{Capabilities, Limits};
 
-/// What ABI this is.
-const PACKAGE: &str = "wormholes:plugin/";
-/// Interfaces that every plugin may import.
-const FREE: [&str; 3] = ["types", "requests", "system"];
 /// Of standard error, until the end of a line.
 const MAX_STDERR_BYTES: usize = 4096;
 const MAX_TABLE_ELEMENTS: usize = 100_000;
@@ -351,6 +349,15 @@ impl Instance {
                 let answer = handler.call_query(store, &stamp, &caller, name, body);
                 within(budget, answer).await?
             }
+            Query::Http(request) => {
+                let handler = self.handlers.http_query.as_ref();
+                let handler =
+                    handler.ok_or_else(|| Fault::Refused(Refusal::no_handler("on-http-query")))?;
+                let answer = abi::call_http_query(handler, store, request, &stamp);
+                let answer = within(budget, answer).await?;
+                self.store.data_mut().flush_stderr();
+                return answer.map_err(Fault::Refused);
+            }
         };
         self.store.data_mut().flush_stderr();
         let told = told.map_err(Refusal::from).and_then(checked);
@@ -367,18 +374,11 @@ impl Instance {
             Event::Migrate { from } => {
                 let told = &self.handlers.lifecycle;
                 let told = told.call_migrate(store, &stamp, *from).await?;
-                let told = told.map(|how_far| match how_far {
-                    handlers::lifecycle::Migration::Done => Outcome::Done,
-                    handlers::lifecycle::Migration::Again => Outcome::Again,
-                });
-                return Ok(told.map_err(Refusal::from));
+                return Ok(told.map(Outcome::from).map_err(Refusal::from));
             }
             Event::Init(reason) => {
-                let reason = (*reason).into();
-                self.handlers
-                    .lifecycle
-                    .call_init(store, &stamp, reason)
-                    .await?
+                let told = &self.handlers.lifecycle;
+                told.call_init(store, &stamp, (*reason).into()).await?
             }
             Event::Timer { name, payload } => match &self.handlers.timer {
                 Some(handler) => handler.call_timer(store, &stamp, name, payload).await?,
@@ -390,6 +390,16 @@ impl Instance {
                 };
                 abi::call_message(handler, store, event, &stamp).await?
             }
+            Event::Fetched { id, answer } => {
+                let answer = (*id, answer.as_ref().map(|answer| &**answer));
+                abi::call_fetched(&self.handlers, store, answer, &stamp).await?
+            }
+            Event::Socket { id, news } => {
+                abi::call_socket(&self.handlers, store, (*id, news), &stamp).await?
+            }
+            Event::Datagram(datagram) => {
+                abi::call_datagram(&self.handlers, store, datagram, &stamp).await?
+            }
             Event::Presence {
                 peer,
                 online,
@@ -397,9 +407,8 @@ impl Instance {
             } => match &self.handlers.presence {
                 Some(handler) => {
                     let peer = peer.as_bytes().to_vec();
-                    handler
-                        .call_presence(store, &stamp, &peer, *online, *trust)
-                        .await?
+                    let told = handler.call_presence(store, &stamp, &peer, *online, *trust);
+                    told.await?
                 }
                 None => return Ok(Err(Refusal::no_handler("on-presence"))),
             },
@@ -413,10 +422,10 @@ impl Instance {
                 }
                 None => return Ok(Err(Refusal::no_handler("on-blob"))),
             },
-            Event::Canceled { request } => match &self.handlers.request {
-                Some(handler) => handler.call_canceled(store, &stamp, *request).await?,
-                None => Ok(()),
-            },
+            Event::Canceled { request, kind } => {
+                let handlers = &self.handlers;
+                abi::call_canceled(handlers, store, (*request, *kind), &stamp).await?
+            }
             Event::Request(request) => return self.handle(request, &stamp).await,
         };
         Ok(told.map(|()| Outcome::Done).map_err(Refusal::from))
@@ -427,15 +436,19 @@ impl Instance {
         request: &Request,
         stamp: &abi::words::Event,
     ) -> wasmtime::Result<Result<Outcome, Refusal>> {
-        let Some(handler) = &self.handlers.request else {
-            return Ok(Err(Refusal::no_handler("on-request")));
+        let command = match &request.wish {
+            Wish::Command(command) => command,
+            Wish::Http(http) => return self.handle_http(request, http, stamp).await,
         };
         let request = handlers::on_request::Request {
             id: request.id,
-            caller: (&request.caller).into(),
-            name: request.name.to_string(),
-            body: request.body.to_vec(),
+            caller: (&command.caller).into(),
+            name: command.name.to_string(),
+            body: command.body.to_vec(),
             deadline_ms: request.deadline_ms,
+        };
+        let Some(handler) = &self.handlers.request else {
+            return Ok(Err(Refusal::no_handler("on-request")));
         };
         let reply = handler
             .call_handle(&mut self.store, stamp, &request)
@@ -530,41 +543,6 @@ fn checked(answer: Vec<u8>) -> Result<Vec<u8>, Refusal> {
         return Err(Refusal::new(ErrorCode::Quota, long));
     }
     Ok(answer)
-}
-
-/// The interface's name, if it is one of ours: `state` of `wormholes:plugin/state@0.1.0`.
-fn own_interface(name: &str) -> Option<&str> {
-    let (interface, _) = name.strip_prefix(PACKAGE)?.split_once('@')?;
-    Some(interface)
-}
-
-fn check_import(
-    engine: &wasmtime::Engine,
-    name: &str,
-    item: &ComponentItem,
-    granted: &Capabilities,
-) -> Result<(), CodeError> {
-    let unknown = || CodeError::Unknown(name.to_owned());
-    let ComponentItem::ComponentInstance(instance) = item else {
-        return Err(unknown());
-    };
-    let Some(interface) = own_interface(name) else {
-        return wasi::is_inert(name).then_some(()).ok_or_else(unknown);
-    };
-    if FREE.contains(&interface) {
-        return Ok(());
-    }
-    let (capability, is_granted) = granted.for_interface(interface).ok_or_else(unknown)?;
-    // Words that another interface borrows give nothing.
-    let mut exports = instance.exports(engine);
-    let gives = exports.any(|(_, export)| !matches!(export.ty, ComponentItem::Type(_)));
-    if is_granted || !gives {
-        return Ok(());
-    }
-    Err(CodeError::NotGranted {
-        interface: interface.to_owned(),
-        capability,
-    })
 }
 
 impl fmt::Debug for Instance {

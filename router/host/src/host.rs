@@ -2,6 +2,8 @@
 
 mod blobs;
 mod change;
+mod doors;
+mod http;
 mod operations;
 mod shared;
 mod users;
@@ -21,8 +23,9 @@ use wormholes_proto::NodeId;
 
 pub use self::{
     blobs::Upload,
+    http::HttpPlace,
     operations::{Begun, News},
-    shared::{Command, Pending},
+    shared::Pending,
 };
 pub(crate) use self::{
     blobs::held,

@@ -10,10 +10,11 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::{
-    event::{Content, Event, Principal},
+    event::{Content, Event, Principal, Wish},
     rows::{self, letter_key, letter_keys},
     rules::{Service, Usage},
     store::{Snapshot, StoreError, Writes},
+    wires::SocketNews,
 };
 
 /// Letters of one instance. Overflow: the oldest goes, and is counted.
@@ -134,8 +135,11 @@ impl DeadLetter {
         let (name, body) = match event {
             Event::Migrate { .. } | Event::Init(_) => return None,
             Event::Timer { name, payload } => (name.to_string(), &payload[..]),
-            Event::Request(request) => (request.name.to_string(), &request.body[..]),
-            Event::Canceled { request } => (request.to_string(), &[][..]),
+            Event::Request(request) => match &request.wish {
+                Wish::Command(command) => (command.name.to_string(), &command.body[..]),
+                Wish::Http(http) => (format!("{} {}", http.method, http.path), &http.body[..]),
+            },
+            Event::Canceled { request, .. } => (request.to_string(), &[][..]),
             Event::Message(incoming) => match &incoming.content {
                 Content::Message(body) => (incoming.protocol.to_string(), &body[..]),
                 Content::Gap(_) => (incoming.protocol.to_string(), &[][..]),
@@ -145,6 +149,22 @@ impl DeadLetter {
                 let body = answer.as_ref().map_or(&[][..], |body| &body[..]);
                 (id.to_string(), body)
             }
+            Event::Fetched { id, answer } => {
+                let body = answer.as_ref().map_or(&[][..], |answer| &answer.body[..]);
+                (id.to_string(), body)
+            }
+            Event::Socket { id, news } => {
+                let body = match news {
+                    SocketNews::Data(data) => &data[..],
+                    SocketNews::Connected
+                    | SocketNews::Opened { .. }
+                    | SocketNews::Sent(_)
+                    | SocketNews::Writable(_)
+                    | SocketNews::Closed(_) => &[][..],
+                };
+                (id.to_string(), body)
+            }
+            Event::Datagram(datagram) => (datagram.port.to_string(), &datagram.data[..]),
             Event::Presence { peer, online, .. } => {
                 let state: &[u8] = if *online { b"online" } else { b"offline" };
                 (peer.to_string(), state)

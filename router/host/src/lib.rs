@@ -16,6 +16,7 @@ mod figures;
 mod guest;
 mod health;
 mod host;
+mod http;
 mod keys;
 mod letters;
 mod lines;
@@ -33,19 +34,26 @@ mod store;
 mod transaction;
 mod users;
 mod versions;
+mod wires;
 
+pub use self::http::{
+    HttpHeader, HttpHeaders, HttpRequest, HttpResponse, MAX_HTTP_BODY_BYTES, MAX_HTTP_HEADER_BYTES,
+    MAX_HTTP_HEADERS, received_headers, sent_headers,
+};
 pub use edition::Terms;
-pub use event::{Caller, ErrorCode, EventKind, Principal, Refusal};
+pub use event::{Caller, Command, ErrorCode, EventKind, Principal, Refusal};
 pub use figures::{Counts, Ending, HANDLER_BOUNDS};
 pub use guest::CodeError;
 pub use health::Condition;
 pub use host::{
-    Begun, Command, Host, HostError, InstanceReport, LoadError, News, Pending, Source, Upload,
+    Begun, Host, HostError, HttpPlace, InstanceReport, LoadError, News, Pending, Source, Upload,
 };
 pub use letters::DeadLetter;
 pub use lines::{PluginLine, PluginLines};
 pub use message::{Address, Identity, Place};
-pub use network::{Call, CallError, Network, Pipe};
+pub use network::{
+    Call, CallError, Datagram, FetchCall, Network, Pipe, SocketCall, SocketKind, WireWay,
+};
 pub use operations::{Operation, Outcome};
 pub use rules::{Fact, RuleLimits, RuleQuestion, Ruling, Service, Usage};
 pub use store::{

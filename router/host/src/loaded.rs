@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -28,6 +29,7 @@ use crate::{
     rows::{self, Home, Side, Space, principal_keys},
     store::{Snapshot, Store, StoreError},
     transaction::{Ground, Transaction},
+    wires::MAX_FETCHES,
 };
 
 /// Principals of one plugin that run at once, and questions to it that are answered at once: others
@@ -43,6 +45,8 @@ pub(crate) struct Loaded {
     pub(crate) number: u32,
     pub(crate) turns: Semaphore,
     pub(crate) queries: Semaphore,
+    /// HTTP requests that it makes at once.
+    pub(crate) fetches: Arc<Semaphore>,
     pub(crate) figures: Figures,
     pub(crate) letters: Letters,
     pub(crate) news: News,
@@ -53,6 +57,8 @@ pub(crate) struct Loaded {
     pub(crate) board: Board,
     healths: Mutex<Healths>,
     waiting_queries: AtomicUsize,
+    /// Requests that came by HTTP and are not answered.
+    http_open: AtomicUsize,
     is_gone: AtomicBool,
     /// Of their rows; what was given to one and never written to is given again after a start.
     numbers: Mutex<BTreeMap<Principal, u32>>,
@@ -74,6 +80,7 @@ impl Loaded {
             number,
             turns: Semaphore::new(TURNS as usize),
             queries: Semaphore::new(TURNS as usize),
+            fetches: Arc::new(Semaphore::new(MAX_FETCHES)),
             figures: Figures::default(),
             letters: Letters::read(number, &snapshot)?,
             news: News::new(edition.code.hears_of_peers(), edition.code.hears_of_usage()),
@@ -82,6 +89,7 @@ impl Loaded {
             board: Board::default(),
             healths: Mutex::default(),
             waiting_queries: AtomicUsize::new(0),
+            http_open: AtomicUsize::new(0),
             is_gone: AtomicBool::new(false),
             numbers: Mutex::new(read_numbers(number, store)?),
         };
@@ -369,6 +377,30 @@ fn read_numbers(instance: u32, store: &Store) -> Result<BTreeMap<Principal, u32>
         Some((Principal::User(name.into()), number))
     });
     Ok(numbers.collect())
+}
+
+/// A place for a request that came by HTTP; dropping it frees it.
+pub(crate) struct HttpTurn(Arc<Loaded>);
+
+impl HttpTurn {
+    /// `None`: as many as `most` are taken.
+    pub(crate) fn take(loaded: &Arc<Loaded>, most: u32) -> Option<Self> {
+        let open = loaded.http_open.fetch_add(1, Ordering::Relaxed);
+        let turn = Self(Arc::clone(loaded));
+        (open < most as usize).then_some(turn)
+    }
+}
+
+impl Drop for HttpTurn {
+    fn drop(&mut self) {
+        self.0.http_open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl fmt::Debug for HttpTurn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("HttpTurn").field(&self.0.name).finish()
+    }
 }
 
 /// A question that waits or is answered.

@@ -11,11 +11,12 @@ use wormholes_proto::NodeId;
 
 pub(crate) use self::operations::Operations;
 use crate::{
-    event::{Event, Principal},
+    event::{Event, Principal, RequestKind},
     message::{Note, OutDone, OutHead, OutKey, decode},
     rows::{self, Home, Side, Space, principal_key},
     store::{Overlay, Snapshot, StoreError, Writes},
-    transaction::{Effects, FetchRow},
+    transaction::{Effects, FetchRow, ROOM_BYTES},
+    wires::SocketNews,
 };
 
 /// A principal's memory: gone when the node stops, or when what it rests on was not made durable.
@@ -31,14 +32,21 @@ pub(crate) struct Memory {
     /// The same, by time.
     due: BTreeSet<(u64, Arc<str>)>,
     /// Requests without an answer.
-    pub(crate) requests: BTreeSet<u64>,
+    pub(crate) requests: BTreeMap<u64, RequestKind>,
     pub(crate) operations: Operations,
     /// Questions without an answer, with their deadlines.
     pub(crate) questions: BTreeMap<u64, u64>,
     /// The same, by time.
     late: BTreeSet<(u64, u64)>,
+    /// Those of them that were made by HTTP.
+    pub(crate) fetches: BTreeSet<u64>,
     /// Those of them that have a row.
     pub(crate) kept_questions: BTreeSet<u64>,
+    /// Connections, as the principal knows them.
+    pub(crate) sockets: BTreeMap<u64, Socket>,
+    /// Those that have a row, and those of them that are gone with a start.
+    pub(crate) kept_sockets: BTreeSet<u64>,
+    pub(crate) lost_sockets: Vec<u64>,
     /// Channels to send on.
     pub(crate) channels: BTreeMap<OutKey, OutHead>,
     /// Bytes of all durable messages that were ever sent.
@@ -65,6 +73,31 @@ pub(crate) struct Memory {
     pub(crate) side: Side,
     /// Which version of the plugin woke it last; `None`: it was never woken.
     pub(crate) woken_by: Option<Version>,
+}
+
+/// A connection, as the principal knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Socket {
+    /// What it was granted as.
+    pub(crate) port: Arc<str>,
+    /// Bytes that may come.
+    pub(crate) credit: u32,
+    /// Bytes that may be written.
+    pub(crate) room: u32,
+    /// A write found too little of it.
+    pub(crate) wants_room: bool,
+}
+
+impl Socket {
+    /// One on which nothing moved, granted as this.
+    pub(crate) fn new(port: Arc<str>) -> Self {
+        Self {
+            port,
+            credit: 0,
+            room: ROOM_BYTES,
+            wants_room: false,
+        }
+    }
 }
 
 /// How many rows are secrets, and keys that were created.
@@ -106,7 +139,8 @@ impl Memory {
             }
         }
         memory.operations = Operations::read(home, snapshot)?;
-        let open = memory.operations.open().map(|(id, _)| id);
+        let open = memory.operations.open();
+        let open = open.map(|(id, _)| (id, RequestKind::Command));
         memory.requests.extend(open);
         memory.read_messages(home, snapshot)?;
         memory.read_blobs(home, snapshot)?;
@@ -130,8 +164,17 @@ impl Memory {
                 self.notes.push((u64::from_be_bytes(number), note));
             }
         }
-        for (id, _) in rows::all(snapshot, &home.key(Space::Question, &[]))? {
+        for (id, _) in rows::all(snapshot, &home.key(Space::Socket, &[]))? {
             if let Ok(id) = id.try_into().map(u64::from_be_bytes) {
+                self.kept_sockets.insert(id);
+                self.lost_sockets.push(id);
+            }
+        }
+        for (id, row) in rows::all(snapshot, &home.key(Space::Question, &[]))? {
+            if let Ok(id) = id.try_into().map(u64::from_be_bytes) {
+                if !row.is_empty() {
+                    self.fetches.insert(id);
+                }
                 // Whoever was asked does not know it any more: it is late at once.
                 self.ask(id, 0);
                 self.kept_questions.insert(id);
@@ -192,10 +235,21 @@ impl Memory {
             Event::Note { number, .. } => {
                 writes.put(home.key(Space::Note, &number.to_be_bytes()), None);
             }
-            Event::Answer { id, .. } if self.kept_questions.contains(id) => {
+            Event::Socket {
+                id,
+                news: SocketNews::Closed(_),
+            } if self.kept_sockets.contains(id) => {
+                writes.put(home.key(Space::Socket, &id.to_be_bytes()), None);
+            }
+            Event::Answer { id, .. } | Event::Fetched { id, .. }
+                if self.kept_questions.contains(id) =>
+            {
                 writes.put(home.key(Space::Question, &id.to_be_bytes()), None);
             }
             Event::Answer { .. }
+            | Event::Fetched { .. }
+            | Event::Socket { .. }
+            | Event::Datagram(_)
             | Event::Migrate { .. }
             | Event::Init(_)
             | Event::Timer { .. }

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::{
-    event::{Caller, Principal, Refusal, Request},
+    event::{Caller, Command, Principal, Refusal},
     message::text,
     rows::Home,
     transaction::Progress,
@@ -101,13 +101,13 @@ struct Entry {
 }
 
 impl OperationRow {
-    pub(crate) fn new(request: &Request, now_ms: u64) -> Self {
+    pub(crate) fn new(command: &Command, deadline_ms: Option<u64>, now_ms: u64) -> Self {
         Self {
-            command: Arc::clone(&request.name),
-            arguments: cut(&String::from_utf8_lossy(&request.body)),
-            caller: request.caller.clone(),
+            command: Arc::clone(&command.name),
+            arguments: cut(&String::from_utf8_lossy(&command.body)),
+            caller: command.caller.clone(),
             began_ms: now_ms,
-            deadline_ms: request.deadline_ms,
+            deadline_ms,
             percent: None,
             said: String::new(),
             ended: None,

@@ -9,6 +9,7 @@ mod files;
 mod inbox;
 mod operations;
 mod takeover;
+mod wires;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -21,7 +22,7 @@ use bytes::Bytes;
 use rand::RngCore as _;
 
 pub(crate) use self::{
-    inbox::{Asker, Inbox, Order, Post, Task},
+    inbox::{Asker, Inbox, Order, Post, Reports, Task},
     takeover::{Go, TakeOver},
 };
 use crate::{
@@ -37,6 +38,7 @@ use crate::{
     rows::{Home, Side, Space},
     store::{BatchId, Store, StoreError},
     transaction::{Effects, Ground, Limit, Transaction},
+    wires::Wires,
 };
 use wormholes_proto::manifest::Mode;
 
@@ -55,6 +57,8 @@ pub(crate) struct Actor {
     store: Store,
     office: Mail,
     inbox: Inbox,
+    /// Its connections.
+    wires: Wires,
     memory: Memory,
     /// Of the store: what it knew before a disk error is lost.
     epoch: u64,
@@ -112,6 +116,7 @@ impl Actor {
             store,
             office,
             inbox,
+            wires: Wires::default(),
             memory,
             instance: None,
             first: VecDeque::new(),
@@ -144,6 +149,7 @@ impl Actor {
             let note = Arc::new(note);
             self.first.push_back((Event::Note { number, note }, 0));
         }
+        self.tell_lost_sockets();
         if self.name == Principal::Node {
             let online = self.loaded.news.wake().into_iter();
             self.first.extend(online.map(|event| (event, 0)));
@@ -255,8 +261,8 @@ impl Actor {
                 asker.say(Err(refusal));
                 Next::Again
             }
-            // It may be lost.
-            Some(Task::Message(_)) => Next::Again,
+            // They may be lost.
+            Some(Task::Message(_) | Task::Visit(_) | Task::Datagram(_)) => Next::Again,
             Some(task) => Next::Take(task),
             None => Next::End,
         }
@@ -273,9 +279,9 @@ impl Actor {
         while let Some((deadline, id)) = self.memory.first_late()
             && deadline <= now_ms
         {
-            let (home, late) = (self.home, Err(Refusal::late()));
+            let home = self.home;
             self.office.tell(Input::AskOver { home, id });
-            self.take_answer(id, late);
+            self.take_late(id);
         }
     }
 
@@ -298,6 +304,10 @@ impl Actor {
             // It was told when the store was read again.
             Task::Note(..) => {}
             Task::Answer { id, answer } => self.take_answer(id, answer),
+            Task::Fetched { id, answer } => self.take_fetched(id, answer),
+            Task::Visit(visitor) => self.receive(visitor).await,
+            Task::Datagram(datagram) => self.handle(Event::Datagram(datagram), 0).await,
+            Task::Socket { id, news } => self.hear_socket(id, news).await,
             Task::Acknowledged { channel, bytes } => self.memory.acknowledged(channel, bytes),
             Task::BlobFetched { id, outcome } => {
                 self.handle(Event::BlobFetched { id, outcome }, 0).await;
@@ -343,7 +353,8 @@ impl Actor {
         let limits = &self.edition.manifest.limits;
         let operations = self.memory.operations.open_count();
         let requests = self.memory.requests.len().saturating_sub(operations);
-        let full = if request.is_operation && operations >= limits.operations as usize {
+        let is_operation = request.operation().is_some();
+        let full = if is_operation && operations >= limits.operations as usize {
             Some((Limit::Operations, ErrorCode::Quota))
         } else if requests >= limits.requests as usize {
             Some((Limit::Requests, ErrorCode::Unavailable))
@@ -354,7 +365,7 @@ impl Actor {
             self.loaded.figures.hits(&[limit]);
             return asker.say(Err(Refusal::new(code, limit.mend())));
         }
-        self.memory.requests.insert(request.id);
+        self.memory.requests.insert(request.id, request.kind());
         self.askers.insert(request.id, (deadline, asker));
         self.deadlines.extend(deadline.map(|at| (at, request.id)));
         self.handle(Event::Request(request), 0).await;
@@ -369,11 +380,11 @@ impl Actor {
             (_, None) if is_operation => return,
             _ => {}
         }
-        if self.memory.requests.remove(&request) {
+        if let Some(kind) = self.memory.requests.remove(&request) {
             if let Some(why) = told.filter(|_| is_operation) {
                 self.memory.operations.cancel(request, why);
             }
-            self.first.push_back((Event::Canceled { request }, 0));
+            self.first.push_back((Event::Canceled { request, kind }, 0));
         }
     }
 
@@ -388,13 +399,14 @@ impl Actor {
     /// Runs one event, and makes what it did real.
     async fn handle(&mut self, event: Event, attempt: u32) {
         if let Event::Request(request) = &event {
-            if !self.memory.requests.contains(&request.id) {
+            if !self.memory.requests.contains_key(&request.id) {
                 // It was given up before it was tried again.
                 return;
             }
             // Who was told that it is too late may ask again: one operation begins, not two.
             let asker = self.askers.get(&request.id);
-            if request.is_operation && asker.is_some_and(|(_, asker)| asker.answer.is_closed()) {
+            let is_gone = asker.is_some_and(|(_, asker)| asker.answer.is_closed());
+            if is_gone && request.operation().is_some() {
                 self.forget_asker(request.id);
                 self.memory.requests.remove(&request.id);
                 return;
@@ -557,6 +569,7 @@ impl Actor {
             }
         }
         self.forget_facts();
+        self.wires = Wires::default();
         self.deadlines.clear();
         for (_, asker) in mem::take(&mut self.askers).into_values() {
             asker.say(Err(Refusal::lost()));

@@ -18,7 +18,7 @@
 //!         6  cursor     a channel that is received (InKey) -> InRow; by the principal, and halts by the mail
 //!         7  refused    length u16 | InKey | number u64 -> Refusal; by the principal
 //!         8  note       number u64 -> Note; by the mail, deleted by the principal
-//!         9  question   id u64 -> empty: an answer is owed; by the principal
+//!         9  question   id u64 -> empty, or 1 of HTTP: an answer is owed; by the principal
 //!         12 operation  id u64 -> OperationRow; by the principal
 //!         13 result     id u64 -> what the operation came to; by the principal
 //!         14 second     as first. What lies on the side that the head does not name, counts for nothing:
@@ -26,6 +26,7 @@
 //!         15 blob       a blob's name -> HoldRow; by the principal
 //!         16 fetch      id u64 -> FetchRow: a blob that it fetches; by the principal
 //!         17 draft      a name -> DraftRow: a blob that it writes; by the principal
+//!         18 socket     id u64 -> empty: its plugin is to hear that it is closed; by the principal
 //! 11 | instance u32 | principal u32 | space u8 | key  its rows that are sealed on disk, as `store` says
 //!   space 10 secret     the plugin's own rows
 //!         11 key        a name -> a key that was created
@@ -75,6 +76,7 @@ pub(crate) enum Space {
     Blob = 15,
     Fetch = 16,
     Draft = 17,
+    Socket = 18,
 }
 
 /// Where a principal's own rows lie. A migration writes them anew on the other side, in as many

@@ -9,6 +9,7 @@ mod messages;
 mod requests;
 mod rows;
 mod timers;
+mod wires;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -31,17 +32,19 @@ use crate::{
     rows::{Home, Side},
     rules::{Fact, Usage},
     store::{Snapshot, StoreError, View, Writes},
+    wires::WireOrder,
 };
 use wormholes_proto::manifest::{Capabilities, Limits};
 
 pub use self::requests::Progress;
-use self::{blobs::BlobWork, facts::Place, messages::Messages, rows::Written};
+use self::{blobs::BlobWork, facts::Place, messages::Messages, rows::Written, wires::Wires};
 pub(crate) use self::{
     blobs::{BlobEffects, FetchRow, HoldRow, Offered},
     drafts::DraftRow,
     messages::Keeping,
     requests::MAX_ANSWER_BYTES,
     rows::{Own, Rows, Scan},
+    wires::{ROOM_BYTES, Wanted},
 };
 
 /// What a row takes in memory beside its key and its value.
@@ -96,6 +99,12 @@ pub enum Limit {
     Requests,
     /// Operations of one principal that go on.
     Operations,
+    /// Requests by HTTP that are not answered.
+    Http,
+    /// Connections of one principal.
+    Sockets,
+    /// Bytes that wait for the other end of a connection.
+    Room,
 }
 
 /// What a transaction needs to know of its principal and its plugin.
@@ -143,6 +152,7 @@ pub(crate) struct Transaction {
     progress: Vec<Progress>,
     messages: Messages,
     blobs: BlobWork,
+    wires: Wires,
     facts: BTreeMap<Place, Option<(i64, u64)>>,
     /// Published before, and in this event.
     open_facts: usize,
@@ -167,6 +177,7 @@ pub(crate) struct Effects {
     pub(crate) progress: Vec<Progress>,
     /// What leaves the node then.
     pub(crate) parcels: Vec<Parcel>,
+    pub(crate) wires: Vec<WireOrder>,
     /// What scripts read then.
     pub(crate) facts: Vec<Fact>,
     /// What is told again if it does not become real.
@@ -203,6 +214,7 @@ impl Transaction {
             progress: Vec::new(),
             messages: Messages::default(),
             blobs: BlobWork::default(),
+            wires: Wires::default(),
             facts: BTreeMap::new(),
             open_facts: memory.facts.len(),
             facts_are_pruned: false,
@@ -235,7 +247,8 @@ impl Transaction {
     /// # Errors
     /// What it brings cannot be read.
     pub(crate) fn consume(&mut self, event: &Event) -> Result<(), StoreError> {
-        let is_operation = matches!(event, Event::Request(request) if request.is_operation);
+        let is_operation =
+            matches!(event, Event::Request(request) if request.operation().is_some());
         self.is_kept = event.wakes() || is_operation;
         if let Event::Timer { name, .. } = event {
             self.remove_timer(Arc::clone(name));
@@ -324,6 +337,8 @@ impl Transaction {
         blobs.take_effect(&self.ground, memory, &mut effects);
         let messages = mem::take(&mut self.messages);
         messages.take_effect(&self.ground, self.is_kept, memory, &mut effects);
+        let wires = mem::take(&mut self.wires);
+        wires.take_effect(&self.ground, self.is_kept, memory, &mut effects);
         if self.kept_bytes != 0 || self.sealed != memory.sealed || holds_otherwise {
             memory.sealed = self.sealed;
             effects.kept_bytes = self.kept_bytes;
@@ -372,7 +387,10 @@ impl Transaction {
 
 impl Limit {
     /// All of them.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 25] = [
+        Self::Http,
+        Self::Sockets,
+        Self::Room,
         Self::Write,
         Self::State,
         Self::Scratch,
@@ -430,6 +448,11 @@ impl Limit {
             Self::Time => "one event runs too long; raise limits.event_ms",
             Self::Waiting => "too many events wait for this plugin; ask again later",
             Self::Requests => "the plugin has too many requests without an answer; ask again later",
+            Self::Sockets => "too many sockets; raise limits.sockets or close some",
+            Self::Room => {
+                "the other end does not take so much at once; `writable` tells when there is room"
+            }
+            Self::Http => "too many requests come at once; ask again later",
             Self::Operations => {
                 "too many operations go on; cancel some, or raise limits.operations"
             }
@@ -451,6 +474,9 @@ impl fmt::Display for Limit {
             Self::Waiting => "waiting",
             Self::Requests => "requests",
             Self::Operations => "operations",
+            Self::Http => "http",
+            Self::Sockets => "sockets",
+            Self::Room => "room",
             Self::Messages => "messages",
             Self::Outbox => "outbox",
             Self::Channels => "channels",

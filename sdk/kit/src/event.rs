@@ -1,8 +1,8 @@
 //! What happens to a principal.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
-use wormholes_plugin::{Blob, Error, Reason, Request, Usage};
+use wormholes_plugin::{Blob, Closing, Error, HttpRequest, HttpResponse, Reason, Request, Usage};
 
 use crate::{
     mail::{Delivery, InKey, Note},
@@ -21,6 +21,25 @@ pub(crate) enum Event {
     },
     Request(Request),
     Canceled(u64),
+    Http {
+        id: u64,
+        request: HttpRequest,
+        deadline_ms: u64,
+    },
+    HttpCanceled(u64),
+    Fetched {
+        id: u64,
+        answer: Result<HttpResponse, Error>,
+    },
+    Socket {
+        id: u64,
+        news: SocketNews,
+    },
+    Datagram {
+        port: u16,
+        from: SocketAddr,
+        data: Vec<u8>,
+    },
     Message {
         key: InKey,
         /// A body, or so many messages that expired.
@@ -49,6 +68,16 @@ pub(crate) enum Event {
     },
 }
 
+/// What became of a connection.
+#[derive(Debug, Clone)]
+pub(crate) enum SocketNews {
+    Connected,
+    Opened(u16, String),
+    Data(Vec<u8>),
+    Writable(u32),
+    Closed(Closing),
+}
+
 /// An event that did not succeed.
 #[derive(Debug)]
 pub(crate) enum Fault {
@@ -56,6 +85,19 @@ pub(crate) enum Fault {
     Refused(Error),
     /// It panicked, or the world had it trap.
     Broke(String),
+}
+
+impl Event {
+    /// The request that somebody waits for.
+    pub(crate) fn request(&self) -> Option<u64> {
+        if let Self::Request(request) = self {
+            return Some(request.id);
+        }
+        if let Self::Http { id, .. } = self {
+            return Some(*id);
+        }
+        None
+    }
 }
 
 /// The longest text of an error that is kept; the rest is cut.

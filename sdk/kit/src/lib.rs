@@ -15,6 +15,9 @@
 //! Blobs come as a whole, after the time of one message, over whatever trunk holds; [`At::bring`] hands one
 //! to the next request.
 //!
+//! Beyond the nodes is the test: [`At::http`] asks as a browser does, [`At::serve`] answers what plugins
+//! fetch, and [`At::accept`], [`At::send`] and [`At::written`] are the other ends of their connections.
+//!
 //! What it is not: it contains nothing. A handler that loops for ever loops, static variables outlive
 //! their instance, and neither `limits.memory_mib` nor `limits.event_ms` nor the pauses of plugins
 //! that break often are there. Those are tested with the component, in a node.
@@ -25,6 +28,7 @@ mod drive;
 mod event;
 mod faults;
 mod fetches;
+mod http;
 mod keys;
 mod mail;
 mod manifest;

@@ -13,6 +13,7 @@ pub(crate) struct Manifest {
     pub(crate) instance: Instance,
     pub(crate) state: State,
     pub(crate) messages: Messages,
+    pub(crate) http: Http,
     #[serde(rename = "command")]
     pub(crate) commands: Vec<Command>,
 }
@@ -32,6 +33,8 @@ pub(crate) struct Capabilities {
     pub(crate) presence: bool,
     pub(crate) usage: bool,
     pub(crate) users: bool,
+    pub(crate) http: BTreeSet<String>,
+    pub(crate) sockets: BTreeSet<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -56,6 +59,9 @@ pub(crate) struct Limits {
     user_blob_mib: u64,
     one_blob_mib: u64,
     pub(crate) blob_fetches: usize,
+    /// Of all principals.
+    pub(crate) http: usize,
+    pub(crate) sockets: usize,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -93,6 +99,14 @@ pub(crate) struct Messages {
 }
 
 #[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
+pub(crate) struct Http {
+    pub(crate) queries: BTreeSet<String>,
+    body_kib: usize,
+    timeout_seconds: u64,
+}
+
+#[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Command {
     name: String,
     #[serde(default)]
@@ -117,6 +131,27 @@ impl Manifest {
 
     fn described(&self, command: &str) -> Option<&Command> {
         self.commands.iter().find(|known| known.name == command)
+    }
+}
+
+impl Http {
+    pub(crate) fn body_bytes(&self) -> usize {
+        self.body_kib << 10
+    }
+
+    pub(crate) fn patience_ms(&self) -> u64 {
+        self.timeout_seconds * 1000
+    }
+}
+
+/// The node's.
+impl Default for Http {
+    fn default() -> Self {
+        Self {
+            queries: BTreeSet::new(),
+            body_kib: 1024,
+            timeout_seconds: 30,
+        }
     }
 }
 
@@ -183,6 +218,8 @@ impl Default for Limits {
             user_blob_mib: 64,
             one_blob_mib: 16,
             blob_fetches: 64,
+            http: 64,
+            sockets: 64,
         }
     }
 }

@@ -21,6 +21,13 @@ pub(crate) struct Memory {
     pub(crate) timers: BTreeMap<String, Timer>,
     /// Without an answer.
     pub(crate) requests: BTreeSet<u64>,
+    /// Those of them that came by HTTP.
+    pub(crate) http: BTreeSet<u64>,
+    /// Questions that were made by HTTP.
+    pub(crate) fetches: BTreeSet<u64>,
+    pub(crate) sockets: BTreeMap<u64, Wire>,
+    /// Those of them that a start of the node is told of.
+    pub(crate) kept_sockets: BTreeSet<u64>,
     pub(crate) operations: Operations,
     pub(crate) mail: Mailbox,
     pub(crate) blobs: Blobs,
@@ -45,6 +52,14 @@ impl Operations {
         while self.open.len() + self.results.len() >= most && self.results.pop_first().is_some() {}
         self.open.insert(id, deadline_ms);
     }
+}
+
+/// A connection, as the principal knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Wire {
+    pub(crate) credit: u32,
+    pub(crate) room: u32,
+    pub(crate) wants_room: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +93,11 @@ impl Memory {
         let operations = &self.operations.open;
         self.requests = operations.keys().copied().collect();
         self.operations.canceled.clear();
+        self.http.clear();
+        self.sockets.clear();
         self.mail.forget();
+        let questions = &self.mail.questions;
+        self.fetches.retain(|id| questions.contains_key(id));
         self.timers.retain(|_, timer| timer.durable);
     }
 

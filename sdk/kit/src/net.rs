@@ -3,10 +3,13 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     mem,
+    net::SocketAddr,
     sync::Arc,
 };
 
-use wormholes_plugin::{Algorithm, Error, ErrorCode, Letter, Principal, Result};
+use wormholes_plugin::{
+    Algorithm, Connect, Error, ErrorCode, Fetch, HttpResponse, Letter, Principal, Result,
+};
 
 use crate::{
     faults::Leave,
@@ -39,6 +42,33 @@ pub(crate) enum Parcel {
         asker: Asker,
         answer: Result<Vec<u8>>,
     },
+    /// A request by HTTP.
+    Fetch {
+        of: Principal,
+        id: u64,
+        wanted: Fetch,
+    },
+    /// Something for a connection.
+    Socket {
+        of: Principal,
+        id: u64,
+        order: Order,
+    },
+    /// A datagram from a port of the plugin's own.
+    Datagram {
+        port: u16,
+        to: SocketAddr,
+        data: Vec<u8>,
+    },
+}
+
+/// What a principal wants of a connection.
+#[derive(Debug, Clone)]
+pub(crate) enum Order {
+    Connect(Connect),
+    Credit(u32),
+    Write(Vec<u8>),
+    Close,
 }
 
 /// One journey of a durable message.
@@ -93,6 +123,10 @@ pub(crate) enum What {
         asker: Asker,
         answer: Result<Vec<u8>>,
     },
+    Fetched {
+        asker: Asker,
+        answer: Result<HttpResponse>,
+    },
 }
 
 /// Where a channel's message is.
@@ -146,6 +180,11 @@ impl Net {
 
     /// A node ended: what left it goes on, what was on its way to it does not.
     pub(crate) fn ended(&mut self, node: usize, now_ms: u64) {
+        // Whoever is beyond the nodes answers nobody who was there before.
+        let is_its =
+            |flight: &Flight| flight.to == node && matches!(flight.what, What::Fetched { .. });
+        self.flights.retain(|_, flight| !is_its(flight));
+
         for parcel in self.parcels.remove(&node).into_iter().flatten() {
             if let Parcel::Answer { asker, answer } = parcel {
                 self.bounce(What::Answer { asker, answer }, now_ms);
@@ -181,6 +220,10 @@ impl Net {
             | What::Answer { asker, .. } => asker,
             What::Message { trip, .. } | What::Handled(trip) => return self.back(&trip),
             What::Letter { ask: None, .. } => return,
+            What::Fetched { asker, .. } => {
+                let broke = Error::new(ErrorCode::Unavailable, "the flow broke");
+                return self.tell_fetched(asker, Err(broke), now_ms);
+            }
         };
         let broke = "the trunk to the other node broke";
         self.tell(
@@ -198,6 +241,17 @@ impl Net {
             from: node,
             to: node,
             what: What::Answer { asker, answer },
+        });
+    }
+
+    /// Tells who made a request by HTTP.
+    pub(crate) fn tell_fetched(&mut self, asker: Asker, answer: Result<HttpResponse>, due_ms: u64) {
+        let node = asker.node;
+        self.put(Flight {
+            due_ms,
+            from: node,
+            to: node,
+            what: What::Fetched { asker, answer },
         });
     }
 
@@ -266,6 +320,11 @@ impl Net {
     pub(crate) fn wait(&mut self, channel: &ChannelId, to: usize, not_before_ms: u64) {
         let trip = self.set_out(channel, to, not_before_ms);
         self.back(&trip);
+    }
+
+    /// What something takes on its way.
+    pub(crate) fn delay(random: &mut Random) -> u64 {
+        random.of(0..MAX_DELAY_MS + 1)
     }
 
     pub(crate) fn pause(random: &mut Random) -> u64 {

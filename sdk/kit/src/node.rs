@@ -3,7 +3,8 @@
 mod handlers;
 mod messages;
 mod operations;
-mod queries;
+mod query;
+mod wires;
 
 use std::{
     cell::RefCell,
@@ -22,8 +23,12 @@ use self::{
     messages::consume,
     operations::end_canceled,
 };
+pub(crate) use self::{
+    query::check_length,
+    wires::{Line, Web},
+};
 use crate::{
-    event::{Event, Fault, cut},
+    event::{Event, Fault, SocketNews, cut},
     faults::{Commit, Faults},
     keys::Secret,
     mail::Cause,
@@ -32,7 +37,7 @@ use crate::{
     net::{Asker, Net, Parcel},
     principal::{Actor, call},
     random::Random,
-    transaction::{Ground, MAX_ANSWER_BYTES, Progress, Rules, Transaction},
+    transaction::{Ground, Progress, Rules, Transaction},
 };
 
 /// How often an event is tried that breaks its instance.
@@ -72,6 +77,8 @@ pub(crate) struct Node<P> {
     pub(crate) offered: Offered,
     brought: BTreeMap<u64, Offered>,
     pub(crate) log: Vec<(Level, String)>,
+    /// What is beyond the nodes.
+    pub(crate) web: Web,
 }
 
 /// Blobs that a request brings.
@@ -112,6 +119,7 @@ impl<P: Plugin> Node<P> {
             offered: Offered::new(),
             brought: BTreeMap::new(),
             log: Vec::new(),
+            web: Web::default(),
         };
         node.start(around);
         node
@@ -120,6 +128,7 @@ impl<P: Plugin> Node<P> {
     /// Starts on what is durable: the node itself wakes, and whoever was awake once.
     pub(crate) fn start(&mut self, around: &mut Around) {
         self.boot += 1;
+        self.web.forget();
         self.next_request = self.boot << 32;
         around.net.ended(self.number, around.now_ms);
         let broke = Error::new(ErrorCode::Unavailable, "the trunk to the other node broke");
@@ -285,9 +294,8 @@ impl<P: Plugin> Node<P> {
             let Some((event, attempt)) = actor.waiting.pop_front() else {
                 return;
             };
-            if let Event::Request(request) = &event
-                && !actor.memory.requests.contains(&request.id)
-            {
+            let request = event.request();
+            if request.is_some_and(|id| !actor.memory.requests.contains(&id)) {
                 // It was given up before it was tried again.
                 continue;
             }
@@ -368,8 +376,15 @@ impl<P: Plugin> Node<P> {
         let done = transaction.borrow_mut().take();
         // A log stays when the event is undone.
         self.log.extend(done.log.iter().cloned());
+        // Nor is what a connection wants.
+        let sockets = &mut self.actor(principal).memory.sockets;
+        for id in &done.wants_room {
+            if let Some(wire) = sockets.get_mut(id) {
+                wire.wants_room = true;
+            }
+        }
         let reply = told?;
-        if let Some(Reply::Done(body)) = &reply {
+        if let (Some(Reply::Done(body)), Event::Request(_)) = (&reply, event) {
             check_length(body).map_err(Fault::Refused)?;
         }
         if instance.mode == Mode::Warm && runs + 1 < instance.recycle {
@@ -413,6 +428,7 @@ impl<P: Plugin> Node<P> {
             if self.asking.contains(&request.id) && !done.answers.contains_key(&request.id));
         done.writes |= is_operation;
         done.keep_questions();
+        done.keep_wires();
         let mut memory = done.memory;
         let mut effects = Effects {
             answers: done.answers,
@@ -425,6 +441,9 @@ impl<P: Plugin> Node<P> {
                 // A handler that finished it by itself has answered; this comes too late.
                 effects.answers.entry(request.id).or_insert(Ok(body));
             }
+            (Event::Http { id, .. }, Some(Reply::Done(body))) => {
+                effects.answers.entry(*id).or_insert(Ok(body));
+            }
             (Event::Request(request), Some(Reply::Later)) if is_operation => {
                 let deadline = request.deadline_ms;
                 let most = self.manifest.limits.operations;
@@ -436,12 +455,17 @@ impl<P: Plugin> Node<P> {
         let before = memory.woken_by;
         match event {
             Event::Migrate { .. } | Event::Init(_) => memory.woken_by = Some(version),
-            Event::Message { .. } | Event::Note { .. } | Event::Answer { .. } => {
-                consume(event, None, &mut memory, &mut effects);
-            }
+            Event::Message { .. }
+            | Event::Note { .. }
+            | Event::Answer { .. }
+            | Event::Fetched { .. }
+            | Event::Socket { .. } => consume(event, None, &mut memory, &mut effects),
             Event::Canceled(id) => end_canceled(*id, &mut memory, &mut effects),
             Event::Timer { .. }
             | Event::Request(_)
+            | Event::Http { .. }
+            | Event::HttpCanceled(_)
+            | Event::Datagram { .. }
             | Event::Presence { .. }
             | Event::BlobFetched { .. }
             | Event::Usage(_) => {}
@@ -474,14 +498,38 @@ impl<P: Plugin> Node<P> {
                 actor.parked = Some(cut(error).message);
                 return Commit::Done;
             }
-            Event::Message { .. } | Event::Note { .. } | Event::Answer { .. } => {
+            Event::Http { id, .. } => {
+                effects.answers.insert(*id, Err(cut(error)));
+            }
+            Event::Message { .. }
+            | Event::Note { .. }
+            | Event::Answer { .. }
+            | Event::Fetched { .. } => {
+                consume(&event, Some(cut(error)), &mut memory, &mut effects);
+            }
+            Event::Socket { id, news } => {
+                match news {
+                    SocketNews::Data(_) => {
+                        self.web.cut(*id);
+                        self.actor(principal).lose_socket(*id);
+                        memory.sockets.remove(id);
+                    }
+                    SocketNews::Opened(..) => {
+                        self.web.cut(*id);
+                        memory.sockets.remove(id);
+                    }
+                    SocketNews::Connected | SocketNews::Writable(_) | SocketNews::Closed(_) => {}
+                }
                 consume(&event, Some(cut(error)), &mut memory, &mut effects);
             }
             Event::Canceled(id) => end_canceled(*id, &mut memory, &mut effects),
             Event::BlobFetched { id, .. } => {
                 effects.writes = memory.blobs.fetches.remove(id).is_some();
             }
-            Event::Presence { .. } | Event::Usage(_) => {}
+            Event::HttpCanceled(_)
+            | Event::Datagram { .. }
+            | Event::Presence { .. }
+            | Event::Usage(_) => {}
         }
         self.commit(principal, memory, effects, around)
     }
@@ -496,7 +544,7 @@ impl<P: Plugin> Node<P> {
     ) -> Commit {
         let failed = Error::failed("the plugin failed; see its log");
         match (self.manifest.instance.poison, &event) {
-            (Poison::Halt, Event::Request(_)) => {
+            (Poison::Halt, Event::Request(_) | Event::Http { .. }) => {
                 let commit = self.refuse(principal, event, failed, around);
                 self.actor(principal).parked = Some(why);
                 commit
@@ -548,6 +596,7 @@ impl<P: Plugin> Node<P> {
         for request in effects.answers.keys() {
             memory.requests.remove(request);
             self.brought.remove(request);
+            memory.http.remove(request);
         }
         let actor = self.actor(principal);
         let told = actor.memory.mail.last_note;
@@ -578,13 +627,4 @@ impl<P: Plugin> Node<P> {
         }
         commit
     }
-}
-
-/// An answer has its limit.
-pub(crate) fn check_length(answer: &[u8]) -> Result<()> {
-    if answer.len() > MAX_ANSWER_BYTES {
-        let long = "the plugin's answer is longer than 1 MiB";
-        return Err(Error::new(ErrorCode::Quota, long));
-    }
-    Ok(())
 }

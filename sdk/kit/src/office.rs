@@ -1,6 +1,8 @@
 //! What happens by itself, and when: timers and deadlines, what leaves a node, what travels, and both
 //! ends of a channel when they meet.
 
+mod wires;
+
 use std::collections::VecDeque;
 
 use wormholes_plugin::{
@@ -188,11 +190,17 @@ impl<P: Plugin> World<P> {
         let around = &mut self.around;
         let luck = (around.now_ms, &mut around.random);
         around.net.launch((from, to), what, fault, luck);
-        if matches!(fault, Leave::Never | Leave::Last)
-            && let Some(node) = self.nodes.get_mut(from)
-        {
-            node.start(&mut self.around);
+        self.crash_if(from, fault);
+    }
+
+    /// Lets the next of what leaves a node leave it; false: nothing does.
+    pub(crate) fn send_next(&mut self, from: usize) -> bool {
+        let waits = self.around.net.parcels.get(&from);
+        let waits = waits.is_some_and(|waiting| !waiting.is_empty());
+        if waits {
+            self.send_parcel(from);
         }
+        waits
     }
 
     fn send_parcel(&mut self, from: usize) {
@@ -207,6 +215,9 @@ impl<P: Plugin> World<P> {
                 let to = asker.node;
                 self.launch(from, to, What::Answer { asker, answer });
             }
+            Some(Parcel::Fetch { of, id, wanted }) => self.fetch(from, of, id, &wanted),
+            Some(Parcel::Socket { of, id, order }) => self.order(from, &of, id, order),
+            Some(Parcel::Datagram { port, to, data }) => self.cast(from, (port, to, data)),
             None => {}
         }
     }
@@ -303,6 +314,10 @@ impl<P: Plugin> World<P> {
                 body,
                 ask: Some(asker),
             } => self.serve(flight.to, &to, (key, body), asker),
+            What::Fetched { asker, answer } => {
+                node.actor(&asker.principal).take_fetched(asker.id, answer);
+                node.drain(&asker.principal, &mut self.around);
+            }
             What::Answer { asker, answer } => {
                 node.actor(&asker.principal).take_answer(asker.id, answer);
                 node.drain(&asker.principal, &mut self.around);

@@ -2,10 +2,14 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use wormholes_plugin::{BlobFetched, Context, Incoming, Plugin, Reason, Reply, Result};
+use wormholes_plugin::{
+    BlobFetched, Closing, Context, HttpReply, HttpResponse, Incoming, Plugin, Reason, Reply, Result,
+    Socket,
+};
 
 use crate::{
-    event::Event,
+    event::{Event, SocketNews},
+    http::encode,
     mail::Note,
     memory::{Memory, Version},
 };
@@ -38,6 +42,10 @@ impl<P> Actor<P> {
         for (number, note) in &memory.mail.notes {
             let (number, note) = (*number, note.clone());
             waiting.push_back((Event::Note { number, note }, 0));
+        }
+        for id in &memory.kept_sockets {
+            let news = SocketNews::Closed(Closing::Restarted);
+            waiting.push_back((Event::Socket { id: *id, news }, 0));
         }
         Self {
             deadlines: memory.operations.open.clone(),
@@ -79,6 +87,37 @@ impl<P> Actor<P> {
         }
     }
 
+    /// So has a request by HTTP.
+    pub(crate) fn take_fetched(&mut self, id: u64, answer: Result<HttpResponse>) {
+        self.memory.fetches.remove(&id);
+        if self.memory.mail.questions.remove(&id).is_some() {
+            self.waiting.push_back((Event::Fetched { id, answer }, 0));
+        }
+    }
+
+    /// A handler did not take a part of what came: the rest would make no sense to it.
+    pub(crate) fn lose_socket(&mut self, id: u64) {
+        self.hear_socket(id, SocketNews::Closed(Closing::Lost));
+    }
+
+    /// Something became of a connection, if the principal still has it.
+    pub(crate) fn hear_socket(&mut self, id: u64, news: SocketNews) {
+        let Some(wire) = self.memory.sockets.get_mut(&id) else {
+            return;
+        };
+        match &news {
+            SocketNews::Data(data) => {
+                let bytes = u32::try_from(data.len()).unwrap_or(u32::MAX);
+                wire.credit = wire.credit.saturating_sub(bytes);
+            }
+            SocketNews::Closed(_) => {
+                self.memory.sockets.remove(&id);
+            }
+            SocketNews::Connected | SocketNews::Opened(..) | SocketNews::Writable(_) => {}
+        }
+        self.waiting.push_back((Event::Socket { id, news }, 0));
+    }
+
     /// The timer that is due.
     pub(crate) fn due_timer(&self, now_ms: u64) -> Option<Event> {
         let (due_ms, name) = self.memory.next_timer()?;
@@ -100,6 +139,21 @@ pub(crate) fn call<P: Plugin>(
         Event::Timer { name, payload } => plugin.timer(cx, name, payload)?,
         Event::Request(request) => return plugin.request(cx, request.clone()).map(Some),
         Event::Canceled(request) => plugin.canceled(cx, *request)?,
+        Event::Http {
+            id,
+            request,
+            deadline_ms,
+        } => {
+            let reply = plugin.http(cx, *id, request.clone(), *deadline_ms)?;
+            return Ok(Some(match reply {
+                HttpReply::Done(response) => Reply::Done(encode(&response)?),
+                HttpReply::Later => Reply::Later,
+            }));
+        }
+        Event::HttpCanceled(request) => plugin.http_canceled(cx, *request)?,
+        Event::Fetched { id, answer } => plugin.fetched(cx, *id, answer.clone())?,
+        Event::Datagram { port, from, data } => plugin.datagram(cx, *port, *from, data)?,
+        Event::Socket { id, news } => tell(plugin, cx, Socket(*id), news)?,
         Event::Message {
             key,
             content,
@@ -140,4 +194,20 @@ pub(crate) fn call<P: Plugin>(
         }
     }
     Ok(None)
+}
+
+/// Has the plugin hear what became of a connection.
+fn tell<P: Plugin>(
+    plugin: &mut P,
+    cx: &mut Context,
+    socket: Socket,
+    news: &SocketNews,
+) -> Result<()> {
+    match news {
+        SocketNews::Connected => plugin.connected(cx, socket),
+        SocketNews::Opened(port, remote) => plugin.opened(cx, socket, *port, remote),
+        SocketNews::Data(data) => plugin.data(cx, socket, data),
+        SocketNews::Writable(room) => plugin.writable(cx, socket, *room),
+        SocketNews::Closed(why) => plugin.closed(cx, socket, why.clone()),
+    }
 }

@@ -4,23 +4,25 @@ mod blobs;
 mod facts;
 mod keys;
 mod messages;
+mod wires;
 
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     mem,
+    net::SocketAddr,
     ops::Bound,
     rc::Rc,
     sync::Arc,
 };
 
 use wormholes_plugin::{
-    Address, Algorithm, Error, ErrorCode, BlobFetch, Held, Identity, KeyPair, Letter, Level, Principal,
-    Result, Ruling,
+    Address, Algorithm, BlobFetch, Connect, Error, ErrorCode, Fetch, Held, HttpResponse, Identity,
+    KeyPair, Letter, Level, Principal, Result, Ruling,
     host::{Form, Host, Range, Row, Space},
 };
 
-pub(crate) use self::facts::Rules;
+pub(crate) use self::{facts::Rules, wires::ROOM_BYTES};
 use crate::{
     event::cut,
     faults::Faults,
@@ -85,6 +87,8 @@ pub(crate) struct Transaction {
     pub(crate) log: Vec<(Level, String)>,
     /// What leaves the node and is not kept.
     pub(crate) parcels: Vec<Parcel>,
+    /// Connections that had too little room, whatever becomes of the event.
+    pub(crate) wants_room: BTreeSet<u64>,
     /// Whether something is to be made durable.
     pub(crate) writes: bool,
     /// Whether this step of a migration wrote rows.
@@ -116,6 +120,7 @@ impl Transaction {
             progress: Vec::new(),
             log: Vec::new(),
             parcels: Vec::new(),
+            wants_room: BTreeSet::new(),
             writes: false,
             wrote_rows: false,
             runs_steps: false,
@@ -300,7 +305,8 @@ impl Transaction {
             let long = "an answer has at most 1 MiB; give a blob's hash instead";
             return Err(Error::invalid(long));
         }
-        if !self.memory.requests.contains(&request) || self.answers.contains_key(&request) {
+        let waits = self.memory.requests.contains(&request) && !self.memory.http.contains(&request);
+        if !waits || self.answers.contains_key(&request) {
             let nobody = "nobody waits for an answer to this request";
             return Err(Error::not_found(nobody));
         }
@@ -519,6 +525,38 @@ impl Host for Shared {
 
     fn cancel_fetch(&mut self, id: u64) -> Result<()> {
         self.call(|event| event.cancel_fetch(id))
+    }
+
+    fn respond(&mut self, request: u64, response: HttpResponse) -> Result<()> {
+        self.call(|event| event.respond(request, &response))
+    }
+
+    fn fetch(&mut self, wanted: Fetch, deadline_ms: u64) -> Result<u64> {
+        self.call(|event| event.fetch(wanted, deadline_ms))
+    }
+
+    fn connect(&mut self, wanted: Connect) -> Result<u64> {
+        self.call(|event| event.connect(wanted))
+    }
+
+    fn socket_credit(&mut self, socket: u64, bytes: u32) -> Result<()> {
+        self.call(|event| event.socket_credit(socket, bytes))
+    }
+
+    fn socket_write(&mut self, socket: u64, data: &[u8]) -> Result<()> {
+        self.call(|event| event.socket_write(socket, data))
+    }
+
+    fn socket_room(&mut self, socket: u64) -> u32 {
+        self.call(|event| event.socket_room(socket))
+    }
+
+    fn socket_close(&mut self, socket: u64) -> Result<()> {
+        self.call(|event| event.socket_close(socket))
+    }
+
+    fn send_to(&mut self, port: u16, to: SocketAddr, data: &[u8]) -> Result<()> {
+        self.call(|event| event.send_to(port, to, data))
     }
 
     fn log(&mut self, level: Level, message: &str) {

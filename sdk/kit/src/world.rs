@@ -1,5 +1,7 @@
 //! Nodes with one plugin, and the time that passes for all of them.
 
+mod web;
+
 use std::{cell::RefCell, collections::BTreeMap, fmt, rc::Rc, time::Duration};
 
 use serde_json::Value;

@@ -1,6 +1,6 @@
 //! What a handler has at hand.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use serde::de::DeserializeOwned;
 
@@ -136,6 +136,17 @@ impl Context {
     /// The key by which receivers know an alias of this principal.
     pub fn alias_key(&self, name: &str) -> [u8; 32] {
         host::with(|host| host.alias_key(name))
+    }
+
+    /// Sends one datagram from a port of the plugin's own, granted as `udp:PORT`, when the event is real:
+    /// at most once. Scripts see each receiver as a flow, and only `direct()` lets it go.
+    ///
+    /// # Errors
+    /// [`Denied`](crate::ErrorCode::Denied): the port is not granted, or the principal is a user's;
+    /// [`Invalid`](crate::ErrorCode::Invalid): more than 1,400 bytes;
+    /// [`Quota`](crate::ErrorCode::Quota): `limits.messages`.
+    pub fn send_to(&mut self, port: u16, to: SocketAddr, data: &[u8]) -> Result<()> {
+        host::with(|host| host.send_to(port, to, data))
     }
 
     /// A line in the node's log. It stays when the event is undone.

@@ -3,7 +3,12 @@
 //! In a component these are the node's own. A native test installs a [`Host`] of its own with
 //! [`enter`]. Plugins use [`Context`](crate::Context) and the typed [`Map`](crate::Map) instead.
 
-use crate::{Address, Algorithm, BlobFetch, Held, Identity, KeyPair, Letter, Level, Result, Ruling};
+use std::net::SocketAddr;
+
+use crate::{
+    Address, Algorithm, BlobFetch, Connect, Fetch, Held, HttpResponse, Identity, KeyPair, Letter,
+    Level, Result, Ruling,
+};
 
 /// A key and its value.
 pub type Row = (Vec<u8>, Vec<u8>);
@@ -86,6 +91,14 @@ pub trait Host {
     fn blobs(&mut self, after: Option<&[u8; 32]>, limit: u32) -> Vec<Held>;
     fn fetch_blob(&mut self, fetch: BlobFetch) -> Result<u64>;
     fn cancel_fetch(&mut self, id: u64) -> Result<()>;
+    fn respond(&mut self, request: u64, response: HttpResponse) -> Result<()>;
+    fn fetch(&mut self, wanted: Fetch, deadline_ms: u64) -> Result<u64>;
+    fn connect(&mut self, wanted: Connect) -> Result<u64>;
+    fn socket_credit(&mut self, socket: u64, bytes: u32) -> Result<()>;
+    fn socket_write(&mut self, socket: u64, data: &[u8]) -> Result<()>;
+    fn socket_room(&mut self, socket: u64) -> u32;
+    fn socket_close(&mut self, socket: u64) -> Result<()>;
+    fn send_to(&mut self, port: u16, to: SocketAddr, data: &[u8]) -> Result<()>;
     fn log(&mut self, level: Level, message: &str);
     fn random(&mut self, length: u32) -> Vec<u8>;
     fn config(&mut self, key: &str) -> Option<String>;

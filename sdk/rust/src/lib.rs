@@ -26,11 +26,13 @@ mod blob;
 mod context;
 mod error;
 pub mod host;
+mod http;
 mod keys;
 mod message;
 mod plugin;
 mod request;
 mod rules;
+mod socket;
 mod state;
 #[cfg(target_family = "wasm")]
 #[doc(hidden)]
@@ -40,9 +42,11 @@ pub use blob::{Blob, Draft, BlobFetch, BlobFetched, Held};
 pub use context::{Context, Level};
 pub use error::{Error, ErrorCode, Result};
 pub use host::{InMemory, OnDisk, Sealed};
+pub use http::{Fetch, HttpReply, HttpRequest, HttpResponse, escape, form};
 pub use keys::{Algorithm, KeyPair};
 pub use message::{Address, Halt, Identity, Incoming, Letter, Outcome, Place, Way};
 pub use plugin::{Migration, Plugin, Principal, Reason};
 pub use request::{Caller, Reply, Request, json};
 pub use rules::{Allowance, Ruling, Service, Usage, node_name};
+pub use socket::{Closing, Connect, Socket};
 pub use state::{Cell, Key, Map};

@@ -1,10 +1,10 @@
 //! What a plugin implements.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use crate::{
-    Address, Blob, Context, Error, BlobFetched, Halt, Identity, Incoming, Outcome, Reply, Request,
-    Result, Usage, request::Caller,
+    Address, Blob, BlobFetched, Closing, Context, Error, Halt, HttpReply, HttpRequest, HttpResponse,
+    Identity, Incoming, Outcome, Reply, Request, Result, Socket, Usage, request::Caller,
 };
 
 /// Whom an event, its state, its timers and its keys are for.
@@ -237,6 +237,110 @@ pub trait Plugin: Default + 'static {
     /// The plugin's own; the blob is not held then, and it is not told again.
     fn blob_fetched(&mut self, cx: &mut Context, fetched: BlobFetched) -> Result<()> {
         let _ = (cx, fetched);
+        Ok(())
+    }
+
+    /// Somebody asks by HTTP, below a path that is granted. Nobody waits any more after `deadline_ms`.
+    ///
+    /// # Errors
+    /// The answer, by its code: 403, 404, 503 and the like, with its text.
+    fn http(
+        &mut self,
+        cx: &mut Context,
+        id: u64,
+        request: HttpRequest,
+        deadline_ms: u64,
+    ) -> Result<HttpReply> {
+        let _ = (cx, id, deadline_ms);
+        Err(unknown(&request.path))
+    }
+
+    /// Nobody waits any more for the answer to a request by HTTP.
+    ///
+    /// # Errors
+    /// The plugin's own.
+    fn http_canceled(&mut self, cx: &mut Context, id: u64) -> Result<()> {
+        let _ = (cx, id);
+        Ok(())
+    }
+
+    /// `GET` or `HEAD` below a path of `[http] queries`: it runs beside events, on what is durable, and
+    /// changes nothing.
+    ///
+    /// # Errors
+    /// As of [`http`](Self::http).
+    fn http_query(&self, cx: &Context, request: &HttpRequest) -> Result<HttpResponse> {
+        let _ = cx;
+        Err(unknown(&request.path))
+    }
+
+    /// The one answer to a [`Fetch`](crate::Fetch), or why there is none.
+    ///
+    /// # Errors
+    /// The plugin's own; it is not told again.
+    fn fetched(&mut self, cx: &mut Context, id: u64, answer: Result<HttpResponse>) -> Result<()> {
+        let _ = (cx, id, answer);
+        Ok(())
+    }
+
+    /// A connection stands. Nothing comes before it has [credit](Socket::credit).
+    ///
+    /// # Errors
+    /// The plugin's own; it is not told again.
+    fn connected(&mut self, cx: &mut Context, socket: Socket) -> Result<()> {
+        let _ = (cx, socket);
+        Ok(())
+    }
+
+    /// Somebody connected to this port, which is granted as `tcp-listen` or `tls-listen`, from the address
+    /// `remote`; for the node's principal. Nothing comes before it has [credit](Socket::credit).
+    ///
+    /// # Errors
+    /// The plugin's own; the connection is closed, and nothing more is told of it.
+    fn opened(&mut self, cx: &mut Context, socket: Socket, port: u16, remote: &str) -> Result<()> {
+        let _ = (cx, socket, port, remote);
+        Err(Error::not_found("nobody is here"))
+    }
+
+    /// What came on a connection: in order, at most 16 KiB of what there is credit for.
+    ///
+    /// # Errors
+    /// The plugin's own; the connection is closed, as [`Lost`](Closing::Lost).
+    fn data(&mut self, cx: &mut Context, socket: Socket, data: &[u8]) -> Result<()> {
+        let _ = (cx, socket, data);
+        Ok(())
+    }
+
+    /// There is room again, after a write that found too little.
+    ///
+    /// # Errors
+    /// The plugin's own; it is not told again.
+    fn writable(&mut self, cx: &mut Context, socket: Socket, room: u32) -> Result<()> {
+        let _ = (cx, socket, room);
+        Ok(())
+    }
+
+    /// A datagram came to a port of the plugin's own; for the node's principal.
+    ///
+    /// # Errors
+    /// The plugin's own; it is not told again.
+    fn datagram(
+        &mut self,
+        cx: &mut Context,
+        port: u16,
+        from: SocketAddr,
+        data: &[u8],
+    ) -> Result<()> {
+        let _ = (cx, port, from, data);
+        Ok(())
+    }
+
+    /// A connection is none any more.
+    ///
+    /// # Errors
+    /// The plugin's own; it is not told again.
+    fn closed(&mut self, cx: &mut Context, socket: Socket, why: Closing) -> Result<()> {
+        let _ = (cx, socket, why);
         Ok(())
     }
 }

@@ -5,9 +5,13 @@ mod blobs;
 mod keys;
 mod messages;
 mod rules;
+mod wires;
+
+use std::net::SocketAddr;
 
 use crate::{
-    Algorithm, Context, Error, ErrorCode, KeyPair, Level, Migration, Principal, Reason,
+    Algorithm, Connect, Context, Error, ErrorCode, Fetch, HttpResponse, KeyPair, Level, Migration,
+    Principal, Reason,
     host::{Form, Range},
     message::{Address, Identity, Letter},
     request::{Caller, Reply, Request},
@@ -225,6 +229,38 @@ impl Node {
 
     pub(crate) fn cancel_fetch(&mut self, id: u64) -> crate::Result<()> {
         blobs::cancel(id)
+    }
+
+    pub(crate) fn respond(&mut self, request: u64, response: HttpResponse) -> crate::Result<()> {
+        wires::respond(request, response)
+    }
+
+    pub(crate) fn fetch(&mut self, wanted: Fetch, deadline_ms: u64) -> crate::Result<u64> {
+        wires::send(wanted, deadline_ms)
+    }
+
+    pub(crate) fn connect(&mut self, wanted: Connect) -> crate::Result<u64> {
+        wires::connect(wanted)
+    }
+
+    pub(crate) fn socket_credit(&mut self, socket: u64, bytes: u32) -> crate::Result<()> {
+        wires::credit(socket, bytes)
+    }
+
+    pub(crate) fn socket_write(&mut self, socket: u64, data: &[u8]) -> crate::Result<()> {
+        wires::write(socket, data)
+    }
+
+    pub(crate) fn socket_room(&mut self, socket: u64) -> u32 {
+        wires::room(socket)
+    }
+
+    pub(crate) fn socket_close(&mut self, socket: u64) -> crate::Result<()> {
+        wires::close(socket)
+    }
+
+    pub(crate) fn send_to(&mut self, port: u16, to: SocketAddr, data: &[u8]) -> crate::Result<()> {
+        wires::send_to(port, to, data)
     }
 
     pub(crate) fn log(&mut self, level: Level, message: &str) {

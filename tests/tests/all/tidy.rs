@@ -23,6 +23,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("wormholes-clerk", &["wormholes-plugin"]),
     ("wormholes-courier", &["wormholes-plugin"]),
     ("wormholes-meter", &["wormholes-plugin"]),
+    ("wormholes-porter", &["wormholes-plugin"]),
     ("wormholes-wicked", &["wormholes-plugin"]),
     ("wormholes-cli", &["wormholes-proto", "wormholes-rules"]),
     (
@@ -36,6 +37,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "wormholes-ledger",
             "wormholes-plugin",
             "wormholes-plugin-kit",
+            "wormholes-porter",
             "wormholes-proto",
             "wormholes-rules",
             "wormholes-wicked",

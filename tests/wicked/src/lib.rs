@@ -3,6 +3,7 @@
 
 mod keys;
 mod rules;
+mod wires;
 
 use std::{
     collections::BTreeMap,
@@ -167,6 +168,8 @@ fn more(cx: &mut Context, request: &Request) -> Result<Reply> {
             cx.finish(request.argument("with")?, Ok(long))?;
             Reply::done(&"finished")
         }
+        "sockets" | "room" | "fetches" | "credit" | "foreign-port" | "foreign-socket"
+        | "foreign-answer" | "split" | "tunnel" | "file" => wires::command(cx, request),
         _ => keys::command(cx, request),
     }
 }

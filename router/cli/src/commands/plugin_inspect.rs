@@ -42,12 +42,16 @@ pub(super) struct Inspection {
     pub(super) sha256: String,
     pub(super) bytes: u64,
     pub(super) schema: u32,
-    /// What it asks for, but for facts and hooks, which have names.
+    /// What it asks for, but for lists of words.
     pub(super) capabilities: Vec<&'static str>,
     /// The facts that it asks to publish.
     pub(super) facts: Vec<String>,
     /// The hooks of rule scripts that it asks to ask.
     pub(super) rules: Vec<String>,
+    /// The paths below which it asks to answer HTTP requests.
+    pub(super) http: Vec<String>,
+    /// The ports that it asks to connect to.
+    pub(super) sockets: Vec<String>,
     /// Interfaces, as the component names them.
     pub(super) imports: Vec<String>,
     pub(super) exports: Vec<String>,
@@ -70,7 +74,12 @@ impl Inspection {
     pub(super) fn asked(&self) -> Vec<(&'static str, Value)> {
         let flags = self.capabilities.iter();
         let flags = flags.map(|name| (*name, Value::Boolean(true)));
-        let words = [("facts", &self.facts), ("rules", &self.rules)];
+        let words = [
+            ("facts", &self.facts),
+            ("rules", &self.rules),
+            ("http", &self.http),
+            ("sockets", &self.sockets),
+        ];
         let words = words.into_iter().filter(|(_, words)| !words.is_empty());
         let words = words.map(|(name, words)| (name, Value::from(words.clone())));
         flags.chain(words).collect()
@@ -98,6 +107,8 @@ pub(super) fn inspect(folder: &Path) -> Result<Inspection, CliError> {
         capabilities: manifest.capabilities.names().collect(),
         facts: manifest.capabilities.facts.into_iter().collect(),
         rules: manifest.capabilities.rules.into_iter().collect(),
+        http: manifest.capabilities.http.into_iter().collect(),
+        sockets: manifest.capabilities.sockets.into_iter().collect(),
         imports,
         exports,
         protocols: manifest.messages.protocols.into_iter().collect(),
@@ -249,6 +260,8 @@ fn limits(limits: &Limits) -> Vec<(&'static str, u64)> {
         ("facts", limits.facts.into()),
         ("keys", limits.keys.into()),
         ("secrets", limits.secrets.into()),
+        ("http", limits.http.into()),
+        ("sockets", limits.sockets.into()),
     ]
 }
 

@@ -28,6 +28,9 @@ pub(super) fn render(status: &Status, style: Style) -> String {
     let listen = list(&status.listen, "nowhere: it only dials");
     text += &field("listen", &listen);
     text += &field("entrances", &list(entrances(status), "none"));
+    if let Some(http) = status.http {
+        text += &field("http", &http.to_string());
+    }
     if let Some(metrics) = status.metrics {
         text += &field("metrics", &format!("http://{metrics}/metrics"));
     }
@@ -160,6 +163,7 @@ mod tests {
             listen: vec!["[::]:4433".parse().unwrap(); 9],
             entrances: (1080..1089).map(entrance).collect(),
             metrics: Some(([127, 0, 0, 1], 9101).into()),
+            http: None,
             services: vec![
                 ServiceInfo {
                     name: "web".to_owned(),

@@ -24,7 +24,7 @@ pub(super) struct Section {
 type Key = (&'static str, Effect);
 
 /// What the parser knows, in the order of config.toml.
-pub(super) const SECTIONS: [Section; 13] = [
+pub(super) const SECTIONS: [Section; 14] = [
     section(
         "node",
         &[&[
@@ -90,6 +90,7 @@ pub(super) const SECTIONS: [Section; 13] = [
             ("grants", Restart),
             ("config", Restart),
             ("strangers", Restart),
+            ("listen", Restart),
         ]],
     ),
     section(
@@ -102,6 +103,16 @@ pub(super) const SECTIONS: [Section; 13] = [
             ("udp_idle_seconds", Restart),
             ("peers", Restart),
             ("drain_seconds", Restart),
+        ]],
+    ),
+    section(
+        "http",
+        &[&[
+            ("listen", Restart),
+            ("domain", Restart),
+            ("certificate", Restart),
+            ("key", Restart),
+            ("roots", Restart),
         ]],
     ),
     section(
@@ -120,7 +131,7 @@ pub(super) const SECTIONS: [Section; 13] = [
 ];
 
 /// Sections that a build with more in it has.
-pub(super) const ABSENT: [&str; 4] = ["tor", "i2p", "state", "http"];
+pub(super) const ABSENT: [&str; 3] = ["tor", "i2p", "state"];
 
 /// Keys, with their sections, that a build with more in it has.
 pub(super) const ABSENT_KEYS: [(&str, &str); 4] = [

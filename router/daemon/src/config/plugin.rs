@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
 };
 
@@ -12,6 +13,11 @@ use wormholes_proto::control::RESERVED_INSTANCES;
 use wormholes_rules::{check_asked_hook, check_fact};
 
 use super::read::{Document, Table};
+
+/// Where plugins listen that are not told where.
+const LISTEN: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+/// What stands for the instance's name in paths.
+const OWN_PATH: &str = "/INSTANCE";
 
 /// `[plugin.NAME]`
 #[derive(Debug, Clone, PartialEq)]
@@ -28,6 +34,8 @@ pub struct PluginConfig {
     pub config: BTreeMap<String, String>,
     /// Whether it takes messages of whoever calls; default: of peers alone.
     pub strangers: bool,
+    /// Where the ports are that it listens at; default: loopback.
+    pub listen: IpAddr,
 }
 
 /// All instances; problems are left in the document.
@@ -37,7 +45,7 @@ pub(super) fn plugins<'a>(
     folder: &Path,
 ) -> Vec<PluginConfig> {
     let tables = document.named_sections(root, "plugin");
-    let mut publishers = BTreeMap::new();
+    let mut taken = Taken::default();
     let plugin = |(name, table): (&str, Table<'a>)| {
         if !is_name(name) {
             let rule = "must be a small letter, then small letters, digits and `-`; at most 32";
@@ -48,7 +56,7 @@ pub(super) fn plugins<'a>(
             table.problem("wasm", taken);
         }
         let grants = table.value("grants", grants).unwrap_or_default();
-        check_grants(name, &table, &grants, &mut publishers);
+        check_grants(name, &table, &grants, &mut taken);
         let wasm = table.required("wasm", |text| super::sections::path(folder, text))?;
         Some(PluginConfig {
             name: name.to_owned(),
@@ -57,23 +65,51 @@ pub(super) fn plugins<'a>(
             grants,
             config: table.value("config", values).unwrap_or_default(),
             strangers: table.boolean("strangers").unwrap_or(false),
+            listen: table
+                .parsed("listen", str::parse::<IpAddr>)
+                .unwrap_or(LISTEN),
         })
     };
     tables.into_iter().filter_map(plugin).collect()
 }
 
-/// What scripts cannot name is not granted, and of each fact there is one publisher.
-fn check_grants(
-    name: &str,
-    table: &Table<'_>,
-    grants: &Capabilities,
-    publishers: &mut BTreeMap<String, String>,
-) {
+/// What one instance alone is granted, and which.
+#[derive(Default)]
+struct Taken {
+    facts: BTreeMap<String, String>,
+    paths: BTreeMap<String, String>,
+}
+
+/// The paths below which an instance answers HTTP requests by these grants.
+pub(crate) fn http_paths(instance: &str, grants: &Capabilities) -> Vec<String> {
+    let own = format!("/{instance}");
+    let paths = grants.http.iter();
+    paths
+        .map(|path| {
+            if path == OWN_PATH {
+                own.clone()
+            } else {
+                path.clone()
+            }
+        })
+        .collect()
+}
+
+/// What scripts cannot name is not granted, of each fact there is one publisher, and one answers at
+/// each path.
+fn check_grants(name: &str, table: &Table<'_>, grants: &Capabilities, taken: &mut Taken) {
+    for path in http_paths(name, grants) {
+        if let Some(other) = taken.paths.insert(path.clone(), name.to_owned()) {
+            let twice =
+                format!("http: `{path}` is granted to [plugin.{other}] too; let one answer there");
+            table.problem("grants", twice);
+        }
+    }
     for fact in &grants.facts {
         if let Err(why) = check_fact(fact) {
             table.problem("grants", format!("facts: {why}"));
         }
-        if let Some(other) = publishers.insert(fact.clone(), name.to_owned()) {
+        if let Some(other) = taken.facts.insert(fact.clone(), name.to_owned()) {
             let twice =
                 format!("facts: `{fact}` is granted to [plugin.{other}] too; let one publish it");
             table.problem("grants", twice);

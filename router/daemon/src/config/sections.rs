@@ -15,8 +15,8 @@ use wormholes_proto::{
 
 use super::{
     Config, ControlConfig, DefaultRule, EntranceConfig, EntranceKind, ExitConfig, ExitRule,
-    HopConfig, LimitsConfig, LogConfig, MetricsConfig, NodeConfig, PeerConfig, RoleConfig,
-    RuleLines, RulesConfig, Secret, ServiceConfig, plugin,
+    HopConfig, HttpConfig, LimitsConfig, LogConfig, MetricsConfig, NodeConfig, PeerConfig,
+    RoleConfig, RuleLines, RulesConfig, Secret, ServiceConfig, plugin,
     read::{Document, Table},
     values::{carrier, file_mode, log_level},
 };
@@ -47,6 +47,7 @@ pub(super) fn config<'a>(
         exit: exit(&one("exit")),
         plugins: plugin::plugins(document, root, folder),
         limits: limits(&one("limits")),
+        http: http(&one("http"), folder),
         control: control(&one("control"), folder),
         metrics: metrics(&one("metrics")),
         log: log(&one("log")),
@@ -317,6 +318,41 @@ fn limits(table: &Table<'_>) -> LimitsConfig {
             .seconds("drain_seconds", 0..=MAX_SECONDS)
             .unwrap_or(default.drain),
     }
+}
+
+fn http(table: &Table<'_>, folder: &Path) -> HttpConfig {
+    let file = |key| table.parsed(key, |text| path(folder, text));
+    let http = HttpConfig {
+        listen: table.parsed("listen", address_with_any_port),
+        domain: table.parsed("domain", domain),
+        certificate: file("certificate"),
+        key: file("key"),
+        roots: file("roots"),
+    };
+    for (key, other, has_other) in [
+        ("certificate", "key", http.key.is_some()),
+        ("key", "certificate", http.certificate.is_some()),
+    ] {
+        if table.has(key) && !has_other {
+            table.problem(key, format!("needs `{other}` beside it"));
+        }
+    }
+    let is_open = http
+        .listen
+        .is_some_and(|address| !address.ip().to_canonical().is_loopback());
+    if is_open && (http.certificate.is_none() || http.domain.is_none()) {
+        let rule = "beyond loopback it needs `domain`, `certificate` and `key`";
+        table.problem("listen", rule);
+    }
+    http
+}
+
+/// As browsers say it.
+fn domain(text: &str) -> Result<String, &'static str> {
+    let host = wormholes_proto::Host::parse(text);
+    let name = host.ok().and_then(|host| host.name().map(str::to_owned));
+    name.filter(|name| name == text)
+        .ok_or("expected a host name in small letters, as \"example.org\"")
 }
 
 fn control(table: &Table<'_>, folder: &Path) -> ControlConfig {

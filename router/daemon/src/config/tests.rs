@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, path::Path};
 
 use super::{
-    Config, Problem,
+    Config, HttpConfig, Problem,
     keys::{Effect, SECTIONS},
 };
 
@@ -41,6 +41,7 @@ fn the_shipped_config_shows_each_default() {
     config.node.family = None;
     config.control.socket = None;
     config.metrics.listen = None;
+    config.http = HttpConfig::default();
     assert_eq!(config, Config::default());
 }
 
@@ -197,6 +198,9 @@ fn wrong_values_are_named_with_key_and_line() {
     assert_eq!(unreadable.len(), 1, "{unreadable:?}");
     check("[control]\nmode = '9'", 2, "octal");
     check("[metrics]\nlisten = '0.0.0.0:1'", 2, "loopback only");
+    check("[http]\nlisten = '0.0.0.0:1'", 2, "beyond loopback");
+    check("[http]\ncertificate = 'c.pem'", 2, "needs `key`");
+    check("[http]\ndomain = 'Example.org'", 2, "small letters");
     check("[log]\nformat = 'xml'", 2, "expected \"text\" or \"json\"");
     check(
         "[log]\nlevel = 'inof'",

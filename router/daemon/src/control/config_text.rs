@@ -147,6 +147,14 @@ fn rest(text: &mut Text, config: &Config) {
         .seconds("udp_idle_seconds", limits.udp_idle)
         .count("peers", limits.peers)
         .seconds("drain_seconds", limits.drain);
+    let http = &config.http;
+    let file = |file: &Option<std::path::PathBuf>| file.as_deref().map(path);
+    text.section("[http]")
+        .optional("listen", http.listen.as_ref().map(SocketAddr::to_string))
+        .optional("domain", http.domain.clone())
+        .optional("certificate", file(&http.certificate))
+        .optional("key", file(&http.key))
+        .optional("roots", file(&http.roots));
     let control = &config.control;
     let operators: Vec<i64> = control.operators.iter().copied().map(i64::from).collect();
     text.section("[control]")
@@ -166,10 +174,7 @@ fn rest(text: &mut Text, config: &Config) {
 fn plugin(text: &mut Text, plugin: &PluginConfig) {
     let grants = plugin.grants.names();
     let grants = grants.map(|name| (name.to_owned(), Value::Boolean(true)));
-    let words = [
-        ("facts", &plugin.grants.facts),
-        ("rules", &plugin.grants.rules),
-    ];
+    let words = plugin.grants.words();
     let words = words.into_iter().filter(|(_, words)| !words.is_empty());
     let words = words.map(|(name, words)| {
         let words = words.iter().cloned().map(Value::String);
@@ -188,7 +193,8 @@ fn plugin(text: &mut Text, plugin: &PluginConfig) {
             "config",
             plugin.config.keys().map(hidden).collect::<toml::Table>(),
         )
-        .key("strangers", plugin.strangers);
+        .key("strangers", plugin.strangers)
+        .key("listen", plugin.listen.to_string());
 }
 
 fn path(path: &std::path::Path) -> String {
@@ -275,6 +281,12 @@ handshake_seconds = 17
 udp_idle_seconds = 16
 peers = 18
 drain_seconds = 19
+[http]
+listen = "0.0.0.0:22"
+domain = "example.org"
+certificate = "/cert.pem"
+key = "/key.pem"
+roots = "/roots.pem"
 [control]
 socket = "/c.sock"
 mode = "0660"

@@ -36,6 +36,7 @@ pub(super) fn status(core: &NodeCore, access: Access) -> Status {
         listen: core.network.listen_addresses(),
         entrances: entrances.collect(),
         metrics: core.metrics_address(),
+        http: core.http_address(),
         services: services.collect(),
         roles: roles::summary(core),
         peers_known: world.nodes().len(),

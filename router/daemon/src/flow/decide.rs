@@ -96,6 +96,27 @@ pub(super) async fn look_up(
     trip.conn.ip.ok_or_else(none)
 }
 
+/// Decides, and goes no way: whether the first one is to dial from here.
+pub(super) async fn permit(core: &NodeCore, flow: &Place, asked: &Asked) -> Result<(), Refusal> {
+    let mut trip = begin(core, flow, asked).await?;
+    let Some(Choice { plan, .. }) = decide(&mut trip).await? else {
+        return Err(Refusal::Blocked("a datagram names no server".to_owned()));
+    };
+    let first = plan.steps.first().and_then(|step| step.tunnels.first());
+    if let Some(Tunnel::Direct {
+        to: None,
+        exit: false,
+    }) = first
+    {
+        return Ok(());
+    }
+    if let Some(Tunnel::Block { why }) = first {
+        return Err(Refusal::Blocked(why.clone()));
+    }
+    let other = "from a plugin's own port datagrams go directly or not at all";
+    Err(Refusal::Blocked(other.to_owned()))
+}
+
 /// The beginning of a flow that may travel.
 pub(super) async fn begin<'a>(
     core: &'a NodeCore,

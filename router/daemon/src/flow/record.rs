@@ -73,6 +73,14 @@ pub(super) fn looked_up(core: &NodeCore, flow: &Place) {
     tracing::debug!(flow = flow.id, target = %flow.target, "name looked up");
 }
 
+/// A flow that was a question whether it may go.
+pub(super) fn permitted(core: &NodeCore, flow: &Place) {
+    flow.tell(|story| story.state = FlowState::Ended);
+    let tunnel = TunnelKind::Direct.as_str();
+    count(core, (flow.entrance, flow.transport), tunnel, "ok");
+    tracing::debug!(flow = flow.id, target = %flow.target, "datagrams may go");
+}
+
 /// A flow whose tunnel stands.
 pub(super) fn opened<'a>(core: &'a NodeCore, flow: &'a Place, route: &Route) -> Travelling<'a> {
     let kind = route.opened.kind;

@@ -64,6 +64,7 @@ pub struct NodeCore {
     entrances: OnceLock<Vec<EntranceInfo>>,
     plugins: OnceLock<Plugins>,
     metrics_address: OnceLock<SocketAddr>,
+    http_address: OnceLock<SocketAddr>,
     /// One reload at a time: the later one reads the later file.
     pub(super) reloading: Mutex<()>,
     restart_for: Mutex<Vec<String>>,
@@ -91,6 +92,11 @@ impl NodeCore {
     /// Where `/metrics` is served, with the port that the system chose.
     pub fn metrics_address(&self) -> Option<SocketAddr> {
         self.metrics_address.get().copied()
+    }
+
+    /// Where plugins answer HTTP requests, with the port that the system chose.
+    pub fn http_address(&self) -> Option<SocketAddr> {
+        self.http_address.get().copied()
     }
 
     /// The plugins, once they are started.
@@ -162,6 +168,12 @@ impl NodeCore {
         self.network.protect_socket(Transport::Tcp, address);
         // Set once: a node serves its metrics at one address.
         let _ = self.metrics_address.set(address);
+    }
+
+    /// Plugins answer at `address`. It opens no flow, so that a service may lead there.
+    pub(super) fn answers_http_at(&self, address: SocketAddr) {
+        // Set once: a node opens its gateway once.
+        let _ = self.http_address.set(address);
     }
 
     /// Takes connections at `entrances`, and at once keeps flows from reaching them.
@@ -279,6 +291,7 @@ pub(crate) fn assemble(
         entrances: OnceLock::new(),
         plugins: OnceLock::new(),
         metrics_address: OnceLock::new(),
+        http_address: OnceLock::new(),
         reloading: Mutex::default(),
         restart_for: Mutex::default(),
         config_peers: Mutex::new(config_peers),

@@ -120,6 +120,7 @@ fn waiting(running: &Config, read: &Config) -> Vec<String> {
         ("hop", running.hop == read.hop),
         ("exit", running.exit == read.exit),
         ("limits", running.limits == read.limits),
+        ("http", running.http == read.http),
         ("control", running.control == read.control),
         ("metrics", running.metrics == read.metrics),
         ("log", running.log == read.log),

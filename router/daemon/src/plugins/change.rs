@@ -10,9 +10,11 @@ use thiserror::Error;
 use wormholes_host::{ErrorCode, Host, LoadError, Refusal, Source};
 use wormholes_proto::control::PluginInfo;
 
-use super::{Door, FOLDER, PluginError, Plugins, load_error, no_plugin, read, tell_usage, terms};
+use super::{
+    Door, FOLDER, PluginError, Plugins, door_error, load_error, no_plugin, read, tell_usage, terms,
+};
 use crate::{
-    config::{Config, ConfigError, PluginConfig},
+    config::{Config, ConfigError, PluginConfig, http_paths},
     node::NodeCore,
 };
 
@@ -42,6 +44,17 @@ pub(crate) enum ChangeError {
         /// The instance.
         by: String,
     },
+    /// One answers at a path, and there is another that has not heard of what config.toml says.
+    #[error(
+        "http: `{by}`, which runs, answers at `{path}`; `wormholes plugin update {by}` or \
+         `wormholes plugin remove {by}` first"
+    )]
+    Answered {
+        /// Which.
+        path: String,
+        /// The instance.
+        by: String,
+    },
     /// It would come back at the next start.
     #[error(
         "config.toml still names [plugin.{0}]; take the section out first, as \
@@ -62,13 +75,14 @@ impl Plugins {
     ) -> Result<PluginInfo, ChangeError> {
         let _one = self.changing.lock().await;
         let plugin = named(core, instance).await?;
-        self.check_facts(&plugin)?;
+        self.check_grants(&plugin)?;
         let source = read_beside(&plugin).await?;
         let host = self.host_or_open(core).await?;
         let loaded = host.load(instance, source, terms(&plugin)).await;
         loaded.map_err(|error| load_error(&plugin, error))?;
         self.runs(core, &plugin);
         core.follow_plugins().await;
+        self.follow_doors(core, &host, &plugin).await?;
         Ok(self.info(instance)?)
     }
 
@@ -83,12 +97,13 @@ impl Plugins {
     ) -> Result<PluginInfo, ChangeError> {
         let host = self.host(instance)?;
         let plugin = named(core, instance).await?;
-        self.check_facts(&plugin)?;
+        self.check_grants(&plugin)?;
         let source = read_beside(&plugin).await?;
         let updated = host.update(instance, source, terms(&plugin)).await;
         updated.map_err(|error| load_error(&plugin, error))?;
         self.runs(core, &plugin);
         core.follow_plugins().await;
+        self.follow_doors(core, &host, &plugin).await?;
         let info = self.info(instance)?;
         let version = &info.version;
         tracing::info!(plugin = instance, version, "a plugin was updated");
@@ -106,11 +121,12 @@ impl Plugins {
     ) -> Result<PluginInfo, ChangeError> {
         let host = self.host(instance)?;
         let plugin = named(core, instance).await?;
-        self.check_facts(&plugin)?;
+        self.check_grants(&plugin)?;
         let rolled_back = host.roll_back(instance, terms(&plugin)).await;
         rolled_back.map_err(|error| load_error(&plugin, error))?;
         self.runs(core, &plugin);
         core.follow_plugins().await;
+        self.follow_doors(core, &host, &plugin).await?;
         let info = self.info(instance)?;
         let version = &info.version;
         tracing::info!(plugin = instance, version, "a plugin was rolled back");
@@ -152,6 +168,7 @@ impl Plugins {
         known
             .unwrap_or_else(PoisonError::into_inner)
             .remove(instance);
+        self.doors.close(instance);
         core.follow_plugins().await;
         tracing::info!(plugin = instance, purge, "a plugin was removed");
         Ok(())
@@ -164,19 +181,39 @@ impl Plugins {
         known.values().cloned().collect()
     }
 
-    /// Whether nobody else publishes what this one is to publish: the file cannot tell who runs on
+    /// Whether nobody else publishes what this one is to publish, or answers where it is to: the file cannot tell who runs on
     /// with what it said before.
-    fn check_facts(&self, plugin: &PluginConfig) -> Result<(), ChangeError> {
+    fn check_grants(&self, plugin: &PluginConfig) -> Result<(), ChangeError> {
         let others = self.configs().into_iter();
         let taken = others.filter(|other| other.name != plugin.name);
         let mut taken = taken.flat_map(|other| {
             let both = &other.grants.facts & &plugin.grants.facts;
             both.into_iter().map(move |fact| (fact, other.name.clone()))
         });
-        match taken.next() {
-            Some((fact, by)) => Err(ChangeError::Published { fact, by }),
-            None => Ok(()),
+        if let Some((fact, by)) = taken.next() {
+            return Err(ChangeError::Published { fact, by });
         }
+        let wanted = http_paths(&plugin.name, &plugin.grants);
+        for other in self.configs() {
+            let paths = http_paths(&other.name, &other.grants);
+            let path = paths.into_iter().find(|path| wanted.contains(path));
+            if let Some(path) = path.filter(|_| other.name != plugin.name) {
+                let by = other.name;
+                return Err(ChangeError::Answered { path, by });
+            }
+        }
+        Ok(())
+    }
+
+    /// It listens as config.toml says.
+    async fn follow_doors(
+        &self,
+        core: &Arc<NodeCore>,
+        host: &Arc<Host>,
+        plugin: &PluginConfig,
+    ) -> Result<(), ChangeError> {
+        let followed = self.doors.follow(core, host, plugin).await;
+        Ok(followed.map_err(|error| door_error(plugin, error))?)
     }
 
     /// It runs as config.toml says.

@@ -4,16 +4,20 @@
 use std::{
     collections::BTreeSet,
     fmt,
-    sync::{Arc, Weak},
+    sync::{Arc, Weak, atomic::Ordering},
     time::SystemTime,
 };
 
 use futures_util::{FutureExt, future::BoxFuture};
-use wormholes_host::{Call, CallError, Fact, Pipe, RuleLimits, RuleQuestion, Ruling};
+use wormholes_host::{
+    Call, CallError, Datagram, Fact, FetchCall, HttpResponse, Pipe, Refusal as Failed, RuleLimits,
+    RuleQuestion, Ruling, SocketCall,
+};
 use wormholes_proto::{Host, NodeId, ServiceName, Target, Transport};
 use wormholes_rules::{Asked as AskedRules, Verdict};
 use zeroize::Zeroizing;
 
+use super::wires::Wires;
 use crate::{
     flow::{self, Asked, Caller, Forbidden, Refusal},
     network::Network,
@@ -21,7 +25,7 @@ use crate::{
 };
 
 /// What a plugin's flow comes by.
-const ENTRANCE: &str = "plugin";
+pub(super) const ENTRANCE: &str = "plugin";
 /// A service stands at no port of its name.
 const NO_PORT: u16 = 0;
 
@@ -30,6 +34,7 @@ struct HostNetwork {
     /// Weak: the node owns the host.
     core: Weak<NodeCore>,
     network: Arc<Network>,
+    wires: Arc<Wires>,
 }
 
 impl NodeCore {
@@ -38,6 +43,7 @@ impl NodeCore {
         Arc::new(HostNetwork {
             core: Arc::downgrade(self),
             network: Arc::clone(&self.network),
+            wires: Arc::new(Wires::new(self)),
         })
     }
 }
@@ -60,6 +66,27 @@ impl wormholes_host::Network for HostNetwork {
             }
         }
         .boxed()
+    }
+
+    fn connect(&self, call: SocketCall) -> BoxFuture<'static, Result<Box<dyn Pipe>, Failed>> {
+        let wires = Arc::clone(&self.wires);
+        async move { wires.connect(call).await }.boxed()
+    }
+
+    fn fetch(&self, call: FetchCall) -> BoxFuture<'static, Result<HttpResponse, Failed>> {
+        let wires = Arc::clone(&self.wires);
+        async move { wires.fetch(call).await }.boxed()
+    }
+
+    fn send_datagram(&self, datagram: Datagram) {
+        let Some(core) = self.core.upgrade() else {
+            return;
+        };
+        let plugins = core.plugins();
+        if !plugins.is_some_and(|plugins| plugins.send_datagram(datagram)) {
+            let dropped = &core.network.counters().dropped;
+            dropped.full.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     fn sign(&self, message: &[u8]) -> [u8; 64] {

@@ -3,11 +3,13 @@
 //! Thin: each turns types of the ABI into the host's and asks the event's [`Transaction`].
 
 mod blobs;
+mod http;
 mod keys;
 mod messages;
 mod rules;
+mod wires;
 
-use super::State;
+use super::{Outcome, State};
 use crate::{
     event::{Caller, ErrorCode, Principal, Reason, Refusal, Stamp},
     transaction::{Own, Rows, Scan, Transaction},
@@ -15,8 +17,10 @@ use crate::{
 
 pub(super) use self::{
     blobs::{call_blob_fetched, call_may_read},
+    http::{call_canceled, call_http_query},
     messages::call_message,
     rules::call_usage,
+    wires::{call_datagram, call_fetched, call_socket},
 };
 
 wasmtime::component::bindgen!({
@@ -225,6 +229,15 @@ impl From<Reason> for handlers::lifecycle::Reason {
             Reason::Created => Self::Created,
             Reason::Started => Self::Started,
             Reason::Updated => Self::Updated,
+        }
+    }
+}
+
+impl From<handlers::lifecycle::Migration> for Outcome {
+    fn from(how_far: handlers::lifecycle::Migration) -> Self {
+        match how_far {
+            handlers::lifecycle::Migration::Done => Self::Done,
+            handlers::lifecycle::Migration::Again => Self::Again,
         }
     }
 }

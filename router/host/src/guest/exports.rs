@@ -17,6 +17,10 @@ pub(super) struct Exports {
     pub(super) presence: Option<handlers::on_presence::GuestIndices>,
     pub(super) usage: Option<handlers::on_usage::GuestIndices>,
     pub(super) blob: Option<handlers::on_blob::GuestIndices>,
+    pub(super) http: Option<handlers::on_http::GuestIndices>,
+    http_query: Option<handlers::on_http_query::GuestIndices>,
+    fetch: Option<handlers::on_fetch::GuestIndices>,
+    socket: Option<handlers::on_socket::GuestIndices>,
 }
 
 /// Those of one instance.
@@ -29,6 +33,10 @@ pub(super) struct Handlers {
     pub(super) presence: Option<handlers::on_presence::Guest>,
     pub(super) usage: Option<handlers::on_usage::Guest>,
     pub(super) blob: Option<handlers::on_blob::Guest>,
+    pub(super) http: Option<handlers::on_http::Guest>,
+    pub(super) http_query: Option<handlers::on_http_query::Guest>,
+    pub(super) fetch: Option<handlers::on_fetch::Guest>,
+    pub(super) socket: Option<handlers::on_socket::Guest>,
 }
 
 impl Exports {
@@ -56,6 +64,10 @@ impl Exports {
             presence: find!("on-presence", on_presence),
             usage: find!("on-usage", on_usage),
             blob: find!("on-blob", on_blob),
+            http: find!("on-http", on_http),
+            http_query: find!("on-http-query", on_http_query),
+            fetch: find!("on-fetch", on_fetch),
+            socket: find!("on-socket", on_socket),
         })
     }
 
@@ -85,6 +97,10 @@ impl Exports {
             presence: load!(presence),
             usage: load!(usage),
             blob: load!(blob),
+            http: load!(http),
+            http_query: load!(http_query),
+            fetch: load!(fetch),
+            socket: load!(socket),
         })
     }
 }

@@ -6,7 +6,7 @@ use tokio::{sync::watch, time::timeout};
 
 use super::{Command, Host, Shared, shared::after};
 use crate::{
-    event::{ErrorCode, Principal, Refusal, Reply},
+    event::{Command, ErrorCode, Principal, Refusal, Reply, Request, Wish},
     mail::Owner,
     message::decode,
     operations::{Operation, Outcome},
@@ -54,7 +54,11 @@ impl Host {
     ) -> Result<Begun, Refusal> {
         let owner = self.shared.owner(instance, principal)?;
         let id = self.shared.next_request();
-        let request = command.request(id, deadline.map(after), true);
+        let request = Request {
+            id,
+            wish: Wish::Command(command.for_long()),
+            deadline_ms: deadline.map(after),
+        };
         let pending = self.shared.hand_over(&owner, request, BEGIN)?;
         Ok(match pending.reply().await? {
             Reply::Done(answer) => Begun::Done(answer),

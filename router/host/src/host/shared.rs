@@ -24,7 +24,7 @@ use super::{LoadError, MAX_INSTANCES, Upload};
 use crate::{
     blobs::Blobs,
     clock::now_ms,
-    event::{Caller, ErrorCode, Principal, Refusal, Reply, Request},
+    event::{Caller, Command, ErrorCode, Principal, Refusal, Reply, Request, Wish},
     guest::{Cache, Engine},
     loaded::Loaded,
     mail::{Mail, Owner},
@@ -34,7 +34,7 @@ use crate::{
     principal::{Actor, Asker, Post, Task},
     rows::{self, Home, instance_key},
     store::{Lost, Store, StoreError, Writes},
-    transaction::{Limit, Offered, Progress},
+    transaction::{Limit, Progress},
     users::{self, Users},
     versions::Kept,
 };
@@ -67,15 +67,6 @@ pub(crate) enum WakeError {
     NoUser(Refusal),
 }
 
-/// What a principal is asked to do.
-#[derive(Debug, Clone)]
-pub struct Command {
-    caller: Caller,
-    name: Arc<str>,
-    body: Arc<[u8]>,
-    blobs: Vec<Offered>,
-}
-
 /// A request that was handed over.
 #[derive(Debug)]
 pub struct Pending {
@@ -95,8 +86,21 @@ impl Shared {
         command: Command,
         patience: Duration,
     ) -> Result<Pending, Refusal> {
-        let deadline_ms = Some(after(patience));
-        let request = command.request(self.next_request(), deadline_ms, false);
+        self.wish(owner, Wish::Command(command), patience)
+    }
+
+    /// Hands anything over that is to be answered.
+    pub(super) fn wish(
+        &self,
+        owner: &Owner,
+        wish: Wish,
+        patience: Duration,
+    ) -> Result<Pending, Refusal> {
+        let request = Request {
+            id: self.next_request(),
+            wish,
+            deadline_ms: Some(after(patience)),
+        };
         self.hand_over(owner, request, patience)
     }
 
@@ -340,33 +344,11 @@ impl Shared {
 }
 
 impl Command {
-    /// A request by its name, with its arguments.
-    pub fn new(caller: Caller, name: &str, body: &[u8]) -> Self {
-        Self {
-            caller,
-            name: name.into(),
-            body: body.into(),
-            blobs: Vec::new(),
-        }
-    }
-
     /// Has the handler find these blobs, and hold those that it wants.
     #[must_use]
     pub fn with_blobs<'a>(mut self, blobs: impl IntoIterator<Item = &'a Upload>) -> Self {
         self.blobs = blobs.into_iter().filter_map(Upload::offered).collect();
         self
-    }
-
-    pub(super) fn request(self, id: u64, deadline_ms: Option<u64>, is_operation: bool) -> Request {
-        Request {
-            id,
-            caller: self.caller,
-            name: self.name,
-            body: self.body,
-            deadline_ms,
-            is_operation,
-            blobs: self.blobs.into(),
-        }
     }
 }
 

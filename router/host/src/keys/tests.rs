@@ -9,7 +9,8 @@ use wormholes_proto::trunk::{Hello, IdentityKind, Name};
 
 use super::*;
 use crate::{
-    network::{Call, CallError, Pipe},
+    http::HttpResponse,
+    network::{Call, CallError, Datagram, FetchCall, Pipe, SocketCall},
     rules::{Fact, RuleQuestion, Ruling},
 };
 
@@ -20,6 +21,16 @@ impl Network for Alone {
     fn call(&self, _: Call) -> BoxFuture<'static, Result<Box<dyn Pipe>, CallError>> {
         unreachable!("keys call nobody")
     }
+
+    fn connect(&self, _: SocketCall) -> BoxFuture<'static, Result<Box<dyn Pipe>, Refusal>> {
+        unreachable!("keys call nobody")
+    }
+
+    fn fetch(&self, _: FetchCall) -> BoxFuture<'static, Result<HttpResponse, Refusal>> {
+        unreachable!("keys call nobody")
+    }
+
+    fn send_datagram(&self, _: Datagram) {}
 
     fn sign(&self, message: &[u8]) -> [u8; 64] {
         let pair = Ed25519KeyPair::from_seed_unchecked(&[7; 32]).unwrap();

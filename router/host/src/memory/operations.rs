@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Memory;
 use crate::{
-    event::{Refusal, Request},
+    event::{Command, Refusal, Request},
     message::{decode, encode},
     operations::{Change, EndedRow, KEPT, OperationRow, Outcome},
     rows::{self, Home, Space},
@@ -73,11 +73,11 @@ impl Memory {
     pub(crate) fn begin_operation(
         &mut self,
         home: Home,
-        (request, now_ms): (&Request, u64),
+        (request, command, now_ms): (&Request, &Command, u64),
         most: usize,
         effects: &mut Effects,
     ) {
-        let mut row = OperationRow::new(request, now_ms);
+        let mut row = OperationRow::new(command, request.deadline_ms, now_ms);
         let told = effects.progress.iter();
         told.filter(|told| told.request == request.id)
             .for_each(|told| row.hear(told));

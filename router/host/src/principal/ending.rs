@@ -5,6 +5,8 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
+use tokio::sync::mpsc;
+
 use crate::{
     clock::now_ms,
     edition::Edition,
@@ -15,7 +17,8 @@ use crate::{
     message::{Parcel, encode},
     rows::Home,
     store::Lost,
-    transaction::{BlobEffects, Effects},
+    transaction::{BlobEffects, Effects, Progress},
+    wires::SocketNews,
 };
 use wormholes_proto::manifest::Poison;
 
@@ -30,16 +33,17 @@ impl Actor {
                 effects.answers.entry(request.id).or_insert(Ok(body));
                 self.memory.requests.remove(&request.id);
             }
-            (Event::Request(request), Outcome::Replied(Reply::Later))
-                if request.is_operation && !effects.answers.contains_key(&request.id) =>
-            {
-                let most = self.edition.manifest.limits.operations as usize;
-                let now = (request, now_ms());
-                self.memory
-                    .begin_operation(self.home, now, most, &mut effects);
-                began = self.forget_asker(request.id);
-                let deadline = request.deadline_ms.map(|at| (at, request.id));
-                self.deadlines.extend(deadline);
+            (Event::Request(request), Outcome::Replied(Reply::Later)) => {
+                let begins = !effects.answers.contains_key(&request.id);
+                if let Some(command) = request.operation().filter(|_| begins) {
+                    let most = self.edition.manifest.limits.operations as usize;
+                    let now = (request, command, now_ms());
+                    self.memory
+                        .begin_operation(self.home, now, most, &mut effects);
+                    began = self.forget_asker(request.id);
+                    let deadline = request.deadline_ms.map(|at| (at, request.id));
+                    self.deadlines.extend(deadline);
+                }
             }
             _ => {}
         }
@@ -48,10 +52,16 @@ impl Actor {
                 let (version, writes) = (self.edition.version(), &mut effects.writes);
                 self.memory.woken(self.home, &self.name, version, writes);
             }
-            Event::Answer { id, .. } => {
+            Event::Answer { id, .. } | Event::Fetched { id, .. } => {
                 self.memory.kept_questions.remove(id);
             }
-            Event::Canceled { request } => {
+            Event::Socket {
+                id,
+                news: SocketNews::Closed(_),
+            } => {
+                self.memory.kept_sockets.remove(id);
+            }
+            Event::Canceled { request, .. } => {
                 self.memory
                     .end_canceled(self.home, *request, now_ms(), &mut effects);
             }
@@ -61,6 +71,8 @@ impl Actor {
             | Event::Message(_)
             | Event::Note { .. }
             | Event::BlobFetched { .. }
+            | Event::Socket { .. }
+            | Event::Datagram(_)
             | Event::Presence { .. } => {}
         }
         self.make_real_with(effects, handled(event, None), began);
@@ -97,18 +109,26 @@ impl Actor {
                     said = Some(refusal);
                 }
             }
-            Event::Answer { id, .. } => {
+            Event::Answer { id, .. } | Event::Fetched { id, .. } => {
                 self.memory.kept_questions.remove(id);
             }
+            Event::Socket { id, news } => match news {
+                SocketNews::Closed(_) => {
+                    self.memory.kept_sockets.remove(id);
+                }
+                SocketNews::Data(_) => self.lose_socket(*id),
+                SocketNews::Opened { .. } => self.turn_away(*id),
+                SocketNews::Connected | SocketNews::Sent(_) | SocketNews::Writable(_) => {}
+            },
             Event::Usage(used) => effects.usage = Some(Arc::clone(used)),
-            Event::Canceled { request } => {
+            Event::Canceled { request, .. } => {
                 self.memory
                     .end_canceled(self.home, *request, now_ms(), &mut effects);
             }
             Event::BlobFetched { id, .. } => {
                 self.memory.end_fetch(self.home, *id, &mut effects);
             }
-            Event::Note { .. } | Event::Presence { .. } => {}
+            Event::Note { .. } | Event::Datagram(_) | Event::Presence { .. } => {}
         }
         self.make_real(effects, handled(&event, said));
     }
@@ -180,6 +200,7 @@ impl Actor {
             answers,
             progress,
             parcels,
+            wires,
             facts,
             usage,
             changes,
@@ -191,15 +212,10 @@ impl Actor {
         let began = began.map(|asker| (asker, Ok(Reply::Later)));
         let mut answers = self.asked(answers);
         answers.extend(began);
-        let progress: Vec<_> = progress
-            .into_iter()
-            .filter_map(|step| {
-                let (_, asker) = self.askers.get(&step.request)?;
-                Some((asker.progress.clone()?, step))
-            })
-            .collect();
+        let progress = self.heard_by(progress);
         self.count(kept_bytes, blobs.bytes);
         let plugin = Arc::clone(self.edition.plugin());
+        let wires = self.ready(wires);
         let (loaded, home, principal) = (Arc::clone(&self.loaded), self.home, self.name.clone());
         let release = move |durable: Result<(), Lost>| {
             if durable.is_ok() {
@@ -216,6 +232,7 @@ impl Actor {
                 }
                 mail.into_iter().for_each(|input| office.tell(input));
                 settle(&plugin, home, blobs);
+                wires.go();
             } else {
                 if let Some(used) = usage {
                     loaded.news.untold(&used);
@@ -242,6 +259,15 @@ impl Actor {
         figures.keeps(kept_before, memory.kept_bytes);
         let held_before = memory.blob_bytes.saturating_add_signed(-blob_bytes);
         figures.holds(held_before, memory.blob_bytes);
+    }
+
+    /// Who hears how far a request is.
+    fn heard_by(&self, progress: Vec<Progress>) -> Vec<(mpsc::Sender<Progress>, Progress)> {
+        let heard_by = progress.into_iter().filter_map(|step| {
+            let (_, asker) = self.askers.get(&step.request)?;
+            Some((asker.progress.clone()?, step))
+        });
+        heard_by.collect()
     }
 
     /// Who is told.

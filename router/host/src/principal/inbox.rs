@@ -15,8 +15,11 @@ use super::TakeOver;
 use crate::{
     blobs::Pin,
     event::{Incoming, Refusal, Reply, Request},
+    http::HttpResponse,
     message::Note,
+    network::Datagram,
     transaction::Progress,
+    wires::{SocketNews, Visitor},
 };
 
 /// The most that a manifest lets wait; which of them are refused, the version that runs says.
@@ -46,6 +49,17 @@ pub(crate) enum Task {
         id: u64,
         answer: Result<Bytes, Refusal>,
     },
+    /// What came of a request by HTTP.
+    Fetched {
+        id: u64,
+        answer: Result<Arc<HttpResponse>, Refusal>,
+    },
+    /// Somebody connected to a port of the plugin.
+    Visit(Visitor),
+    /// A datagram came to a port of the plugin.
+    Datagram(Arc<Datagram>),
+    /// What became of a connection.
+    Socket { id: u64, news: SocketNews },
     /// So many bytes of a channel are acknowledged.
     Acknowledged { channel: u32, bytes: u64 },
     /// What came of a blob that it fetches.
@@ -85,8 +99,17 @@ pub(crate) struct Post {
 pub(crate) struct Inbox {
     pub(super) tasks: mpsc::Receiver<Task>,
     mail: mpsc::UnboundedReceiver<Task>,
+    reports: Reports,
     delivered: Arc<AtomicUsize>,
     pub(super) orders: mpsc::Receiver<Order>,
+}
+
+/// Where a principal's own connections and requests say what came, which is bounded by their credit and
+/// their number. It keeps no principal awake.
+#[derive(Debug, Clone)]
+pub(crate) struct Reports {
+    mail: mpsc::WeakUnboundedSender<Task>,
+    delivered: Arc<AtomicUsize>,
 }
 
 /// Who waits for an answer.
@@ -117,9 +140,14 @@ impl Post {
             delivered: Arc::clone(&waiting),
             orders,
         };
+        let reports = Reports {
+            mail: post.mail.downgrade(),
+            delivered: Arc::clone(&waiting),
+        };
         let inbox = Inbox {
             tasks: received,
             mail: delivered,
+            reports,
             delivered: waiting,
             orders: ordered,
         };
@@ -166,7 +194,21 @@ impl Post {
     }
 }
 
+impl Reports {
+    /// A principal that ended hears of nothing.
+    pub(crate) fn tell(&self, task: Task) {
+        if let Some(mail) = self.mail.upgrade() {
+            self.delivered.fetch_add(1, Ordering::Relaxed);
+            let _ = mail.send(task);
+        }
+    }
+}
+
 impl Inbox {
+    pub(super) fn reports(&self) -> Reports {
+        self.reports.clone()
+    }
+
     pub(super) async fn next(&mut self) -> Option<Task> {
         tokio::select! {
             task = self.tasks.recv() => task,

@@ -89,6 +89,7 @@ impl Actor {
             return;
         };
         self.keep_facts(&edition);
+        self.keep_sockets(&edition);
         self.edition = edition;
         self.instance = None;
         self.first.retain(|(event, _)| !event.wakes());

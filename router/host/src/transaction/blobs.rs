@@ -104,9 +104,12 @@ impl Transaction {
     pub(super) fn consume_blobs(&mut self, event: &Event) -> Result<(), StoreError> {
         match event {
             Event::Request(request) => {
-                let offered = request.blobs.iter();
+                let Wish::Command(command) = &request.wish else {
+                    return Ok(());
+                };
+                let offered = command.blobs.iter();
                 self.blobs.offered = offered.map(|it| (it.pin.id(), it.length)).collect();
-                self.blobs.pins = request.blobs.iter().map(|it| it.pin.clone()).collect();
+                self.blobs.pins = command.blobs.iter().map(|it| it.pin.clone()).collect();
             }
             Event::BlobFetched { id, outcome } => {
                 let Some(row) = self.memory.fetches.get(id).cloned() else {
@@ -127,6 +130,9 @@ impl Transaction {
             | Event::Canceled { .. }
             | Event::Message(_)
             | Event::Note { .. }
+            | Event::Fetched { .. }
+            | Event::Socket { .. }
+            | Event::Datagram(_)
             | Event::Answer { .. }
             | Event::Presence { .. }
             | Event::Usage(_) => {}

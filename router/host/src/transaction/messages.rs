@@ -109,10 +109,7 @@ impl Transaction {
         deadline_ms: u64,
     ) -> Result<u64, Refusal> {
         self.check_letter(&mut letter)?;
-        let open = self.memory.questions.len() + self.messages.questions;
-        if open >= self.ground.limits.requests as usize {
-            return Err(self.hit(Limit::Questions));
-        }
+        self.check_questions()?;
         self.charge(letter.body.len() + ROW_BYTES)?;
         self.messages.questions += 1;
         let id = self.next_message();
@@ -122,6 +119,15 @@ impl Transaction {
             deadline_ms,
         });
         Ok(id)
+    }
+
+    /// Whether one more question may be open, whoever it is for.
+    pub(super) fn check_questions(&mut self) -> Result<(), Refusal> {
+        let own = self.messages.questions + self.wires.fetches();
+        if self.memory.questions.len() + own >= self.ground.limits.requests as usize {
+            return Err(self.hit(Limit::Questions));
+        }
+        Ok(())
     }
 
     /// Durable messages to a receiver that it has not confirmed.
@@ -357,6 +363,7 @@ fn check_way(way: &Way) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn is_text(text: &str) -> bool {
+/// Whether it may stand in a role, a label or an isolation key.
+pub(super) fn is_text(text: &str) -> bool {
     text.len() <= MAX_NAME_BYTES && !text.chars().any(char::is_control)
 }

@@ -1,7 +1,10 @@
 //! Requests that an event answers, or tells how far they are.
 
 use super::{Limit, ROW_BYTES, Transaction, invalid};
-use crate::event::{ErrorCode, Refusal};
+use crate::{
+    event::{ErrorCode, Refusal, RequestKind},
+    http::HttpResponse,
+};
 
 /// The longest answer.
 pub(crate) const MAX_ANSWER_BYTES: usize = 1 << 20;
@@ -31,12 +34,7 @@ impl Transaction {
                 "an answer has at most 1 MiB; give a blob's hash instead",
             ));
         }
-        if !self.memory.requests.contains(&request) || self.answers.contains_key(&request) {
-            return Err(Refusal::new(
-                ErrorCode::NotFound,
-                "nobody waits for an answer to this request",
-            ));
-        }
+        self.check_waits(request, RequestKind::Command)?;
         let length = answer.as_ref().map_or(0, Vec::len);
         self.charge(length + ROW_BYTES)?;
         // Its result is kept until somebody collects it.
@@ -51,6 +49,29 @@ impl Transaction {
         Ok(())
     }
 
+    /// Answers a request that came by HTTP.
+    pub(crate) fn respond(&mut self, request: u64, response: &HttpResponse) -> Result<(), Refusal> {
+        response.check()?;
+        self.check_waits(request, RequestKind::Http)?;
+        let answer = response.encode();
+        self.charge(answer.len() + ROW_BYTES)?;
+        self.answers.insert(request, Ok(answer));
+        Ok(())
+    }
+
+    /// Whether somebody waits for the answer to a request of this kind.
+    fn check_waits(&self, request: u64, kind: RequestKind) -> Result<(), Refusal> {
+        self.check_writable()?;
+        let waits = self.memory.requests.get(&request) == Some(&kind);
+        if waits && !self.answers.contains_key(&request) {
+            return Ok(());
+        }
+        Err(Refusal::new(
+            ErrorCode::NotFound,
+            "nobody waits for an answer to this request",
+        ))
+    }
+
     pub(crate) fn progress(
         &mut self,
         request: u64,
@@ -61,7 +82,7 @@ impl Transaction {
             return Err(invalid("percent is 0 to 100"));
         }
         self.check_writable()?;
-        if !self.memory.requests.contains(&request) {
+        if !self.memory.requests.contains_key(&request) {
             // Nobody waits for it any more.
             return Ok(());
         }

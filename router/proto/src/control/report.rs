@@ -36,6 +36,8 @@ pub struct Status {
     pub entrances: Vec<EntranceInfo>,
     /// Where `/metrics` is served; none when it is not.
     pub metrics: Option<SocketAddr>,
+    /// Where plugins answer HTTP requests; none when they do not.
+    pub http: Option<SocketAddr>,
     /// What it offers to peers.
     pub services: Vec<ServiceInfo>,
     /// What it does for others.

@@ -6,7 +6,7 @@ use wormholes_plugin::{Error, ErrorCode, Plugin, Principal, Result};
 
 use super::{Around, Effects, Node};
 use crate::{
-    event::Event,
+    event::{Event, SocketNews},
     faults::Commit,
     mail::Mailbox,
     memory::Memory,
@@ -98,7 +98,10 @@ impl<P: Plugin> Node<P> {
         let actor = self.actor(principal);
         for id in actor.late_questions(now_ms) {
             let late = Error::new(ErrorCode::Expired, "the plugin did not answer in time");
-            actor.take_answer(id, Err(late));
+            match actor.memory.fetches.contains(&id) {
+                true => actor.take_fetched(id, Err(late)),
+                false => actor.take_answer(id, Err(late)),
+            }
         }
     }
 }
@@ -123,13 +126,23 @@ pub(super) fn consume(
             effects.writes = true;
         }
         Event::Note { number, .. } => effects.writes |= mail.notes.remove(number).is_some(),
-        Event::Answer { id, .. } => effects.writes |= mail.kept_questions.remove(id),
+        Event::Answer { id, .. } | Event::Fetched { id, .. } => {
+            effects.writes |= mail.kept_questions.remove(id);
+        }
+        Event::Socket {
+            id,
+            news: SocketNews::Closed(_),
+        } => effects.writes |= memory.kept_sockets.remove(id),
         Event::Message { delivery: None, .. }
         | Event::Migrate { .. }
         | Event::Init(_)
         | Event::Timer { .. }
         | Event::Request(_)
         | Event::Canceled(_)
+        | Event::Http { .. }
+        | Event::HttpCanceled(_)
+        | Event::Socket { .. }
+        | Event::Datagram { .. }
         | Event::Presence { .. }
         | Event::BlobFetched { .. }
         | Event::Usage(_) => {}

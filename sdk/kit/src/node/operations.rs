@@ -28,7 +28,11 @@ impl<P: Plugin> Node<P> {
         }
         actor.deadlines.remove(&request);
         if actor.memory.requests.remove(&request) {
-            actor.waiting.push_back((Event::Canceled(request), 0));
+            let canceled = match actor.memory.http.remove(&request) {
+                true => Event::HttpCanceled(request),
+                false => Event::Canceled(request),
+            };
+            actor.waiting.push_back((canceled, 0));
         }
     }
 }

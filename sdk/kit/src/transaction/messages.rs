@@ -74,16 +74,21 @@ impl Transaction {
     /// A question; its id.
     pub(super) fn question(&mut self, mut letter: Letter, deadline_ms: u64) -> Result<u64> {
         self.check_letter(&mut letter)?;
-        if self.memory.mail.questions.len() >= self.ground.limits.requests {
-            return Err(quota(
-                "too many questions without an answer; raise limits.requests",
-            ));
-        }
+        self.check_questions()?;
         self.charge(letter.body.len() + ROW_BYTES)?;
         let id = self.next_message();
         self.memory.mail.questions.insert(id, deadline_ms);
         self.leave(letter, Some((id, deadline_ms)));
         Ok(id)
+    }
+
+    pub(super) fn check_questions(&self) -> Result<()> {
+        if self.memory.mail.questions.len() >= self.ground.limits.requests {
+            return Err(quota(
+                "too many questions without an answer; raise limits.requests",
+            ));
+        }
+        Ok(())
     }
 
     fn leave(&mut self, letter: Letter, ask: Option<(u64, u64)>) {
@@ -120,13 +125,17 @@ impl Transaction {
         if self.writes {
             let asked = self.parcels.iter().filter_map(|parcel| match parcel {
                 Parcel::Letter { ask, .. } => ask.map(|(id, _)| id),
-                Parcel::Handled { .. } | Parcel::Answer { .. } => None,
+                Parcel::Handled { .. }
+                | Parcel::Answer { .. }
+                | Parcel::Fetch { .. }
+                | Parcel::Socket { .. }
+                | Parcel::Datagram { .. } => None,
             });
             self.memory.mail.kept_questions.extend(asked);
         }
     }
 
-    fn next_message(&mut self) -> u64 {
+    pub(super) fn next_message(&mut self) -> u64 {
         self.memory.mail.last_message += 1;
         self.memory.mail.last_message
     }

@@ -154,6 +154,9 @@ pub(in crate::guest) async fn call_message(
         | Event::Timer { .. }
         | Event::Request(_)
         | Event::Canceled { .. }
+        | Event::Fetched { .. }
+        | Event::Socket { .. }
+        | Event::Datagram(_)
         | Event::Presence { .. }
         | Event::BlobFetched { .. }
         | Event::Usage(_) => Ok(Ok(())),

@@ -1,4 +1,4 @@
-//! Questions, which change nothing.
+//! Questions that change nothing: of what is durable, beside events.
 
 use std::{cell::RefCell, rc::Rc};
 
@@ -9,7 +9,7 @@ use crate::{
     event::{Fault, cut},
     memory::Memory,
     random::Random,
-    transaction::{Ground, Transaction},
+    transaction::{Ground, MAX_ANSWER_BYTES, Transaction},
 };
 
 impl<P: Plugin> Node<P> {
@@ -56,4 +56,13 @@ impl<P: Plugin> Node<P> {
             Fault::Broke(_) => Error::failed("the plugin failed; see its log"),
         })
     }
+}
+
+/// An answer has its limit.
+pub(crate) fn check_length(answer: &[u8]) -> Result<()> {
+    if answer.len() > MAX_ANSWER_BYTES {
+        let long = "the plugin's answer is longer than 1 MiB";
+        return Err(Error::new(ErrorCode::Quota, long));
+    }
+    Ok(())
 }
