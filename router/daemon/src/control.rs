@@ -16,6 +16,7 @@ mod netcheck;
 mod peers;
 mod plugins;
 mod reach;
+mod recordings;
 mod roles;
 mod rules;
 mod seats;

@@ -3,6 +3,7 @@
 mod change;
 mod network;
 mod operations;
+mod recordings;
 mod users;
 
 use std::{

@@ -2,6 +2,7 @@
 
 mod change;
 mod operations;
+mod recordings;
 mod shared;
 mod users;
 
@@ -56,6 +57,8 @@ const SECRETS: &[u8] = b"wormholes-plugin-secrets-v1";
 const CACHE_FOLDER: &str = "compiled";
 /// Files of the versions that run and that ran before, below the data folder.
 const VERSIONS_FOLDER: &str = "versions";
+/// What events did, where somebody wants that, below the data folder.
+const RECORDINGS_FOLDER: &str = "recordings";
 /// Instances of one node.
 const MAX_INSTANCES: usize = 256;
 
@@ -257,6 +260,7 @@ impl Host {
             engine: Arc::new(Engine::new()?),
             cache: Cache::new(folder.join(CACHE_FOLDER)),
             kept: Kept::new(folder.join(VERSIONS_FOLDER)),
+            recordings: folder.join(RECORDINGS_FOLDER),
             store,
             users,
             loaded: RwLock::default(),
@@ -289,6 +293,7 @@ impl Host {
             cache: None,
             around: Around::nobody(),
             lines: Arc::new(PluginLines::new()),
+            patience: 1,
         };
         Edition::compile(workshop, name, &source, terms).map(drop)
     }

@@ -26,6 +26,7 @@ mod network;
 mod news;
 mod operations;
 mod principal;
+mod recording;
 mod rows;
 mod rules;
 mod store;
@@ -44,6 +45,10 @@ pub use lines::{PluginLine, PluginLines};
 pub use message::{Address, Identity, Place};
 pub use network::{Call, CallError, Network, Pipe};
 pub use operations::{Operation, Outcome};
+pub use recording::{
+    RecordAction, RecordingError, RecordingReport, RecordingSummary, Replay, ReplayError,
+    Replayed, Verdict,
+};
 pub use rules::{Fact, RuleLimits, RuleQuestion, Ruling, Service, Usage};
 pub use store::{
     Backend, BatchId, Commit, Lost, Observer, Overlay, Row, Rows, Snapshot, Span, Store,

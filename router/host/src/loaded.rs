@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -25,6 +26,7 @@ use crate::{
     message::decode,
     news::News,
     operations::{Board, Change, OperationRow},
+    recording::Recorder,
     rows::{self, Home, Side, Space, principal_keys},
     store::{Snapshot, Store, StoreError},
     transaction::{Ground, Transaction},
@@ -51,6 +53,8 @@ pub(crate) struct Loaded {
     edition: ArcSwap<Edition>,
     /// Its operations.
     pub(crate) board: Board,
+    /// What its events do, for who wants to see it again.
+    pub(crate) recorder: Recorder,
     healths: Mutex<Healths>,
     waiting_queries: AtomicUsize,
     is_gone: AtomicBool,
@@ -67,7 +71,12 @@ struct Healths {
 }
 
 impl Loaded {
-    pub(crate) fn new(number: u32, edition: Edition, store: &Store) -> Result<Self, StoreError> {
+    pub(crate) fn new(
+        number: u32,
+        edition: Edition,
+        store: &Store,
+        recordings: &Path,
+    ) -> Result<Self, StoreError> {
         let snapshot = store.snapshot();
         let loaded = Self {
             name: Arc::clone(&edition.plugin().name),
@@ -78,9 +87,10 @@ impl Loaded {
             letters: Letters::read(number, &snapshot)?,
             news: News::new(edition.code.hears_of_peers(), edition.code.hears_of_usage()),
             changing: Arc::default(),
-            edition: ArcSwap::from_pointee(edition),
             board: Board::default(),
+            recorder: Recorder::new(recordings.join(&*edition.plugin().name)),
             healths: Mutex::default(),
+            edition: ArcSwap::from_pointee(edition),
             waiting_queries: AtomicUsize::new(0),
             is_gone: AtomicBool::new(false),
             numbers: Mutex::new(read_numbers(number, store)?),

@@ -7,6 +7,7 @@
 mod ending;
 mod inbox;
 mod operations;
+mod recording;
 mod takeover;
 
 use std::{
@@ -19,6 +20,7 @@ use std::{
 use bytes::Bytes;
 use rand::RngCore as _;
 
+use self::recording::{Scene, Track};
 pub(crate) use self::{
     inbox::{Asker, Inbox, Order, Post, Task},
     takeover::{Go, TakeOver},
@@ -74,6 +76,8 @@ pub(crate) struct Actor {
     /// Timers and tasks take turns: one that is due again at once keeps nobody out.
     after_timer: bool,
     is_over: bool,
+    /// Where its events are recorded.
+    track: Option<Track>,
 }
 
 /// What an actor does next.
@@ -121,6 +125,7 @@ impl Actor {
             busy: Instant::now(),
             after_timer: false,
             is_over: false,
+            track: None,
         };
         actor.clear_other_side(&snapshot)?;
         actor.resume_operations();
@@ -431,21 +436,25 @@ impl Actor {
         }
         let loaded = Arc::clone(&self.loaded);
         let _turn = loaded.turns.acquire().await;
+        self.follow_recorder();
         let (mut instance, runs) = match self.instance.take() {
             Some(instance) => instance,
             None => (self.instantiate(event).await?, 0),
         };
-        let transaction = self.begin(event, attempt);
+        let scene = self.scene(event, runs == 0);
+        let mut transaction = self.begin(event, attempt);
+        Scene::prepare(&mut transaction, scene.as_ref());
         let started = Instant::now();
         let (outcome, transaction) = instance.run(event, transaction).await;
+        let took = started.elapsed();
         let ending = Ending::of(&outcome);
-        loaded
-            .figures
-            .handled(event.kind(), ending, started.elapsed());
-        let Some(transaction) = transaction else {
+        loaded.figures.handled(event.kind(), ending, took);
+        let Some(mut transaction) = transaction else {
+            self.track = None;
             return Err(Fault::Trapped("the event was lost".to_owned()));
         };
         loaded.figures.hits(transaction.hits());
+        self.keep(scene, &mut transaction, &outcome, took);
         match outcome {
             Ok(told) => {
                 let manifest = &self.edition.manifest.instance;
@@ -521,7 +530,7 @@ impl Actor {
     fn forget(&mut self) {
         let snapshot = self.store.snapshot();
         self.epoch = snapshot.epoch();
-        self.instance = None;
+        (self.instance, self.track) = (None, None);
         for (event, _) in mem::take(&mut self.first) {
             if let Event::Usage(used) = event {
                 self.loaded.news.untold(&used);

@@ -20,6 +20,7 @@ mod event;
 mod frame;
 mod operation;
 mod plugin;
+mod recording;
 mod report;
 
 pub use call::{
@@ -42,6 +43,10 @@ pub use plugin::{
     PluginDead, PluginDeadLetter, PluginHealth, PluginInfo, PluginList, PluginLog, PluginLogLine,
     PluginLogParams, PluginParams, PluginProgress, PluginRemoveParams, PluginRemoved,
     RESERVED_INSTANCES, is_instance_name,
+};
+pub use recording::{
+    PluginRecordAction, PluginRecordParams, PluginRecording, PluginRecordingParams,
+    PluginRecordingPiece, PluginReplay, PluginReplayLine, PluginReplayed, PluginVerdict,
 };
 pub use report::{
     Because, BugReport, Check, ConfigReport, DecisionInfo, DecisionList, DecisionRecord,

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 use wormholes_proto::control::{Access, Call, ErrorCode, PluginProgress, RpcError, discover};
 
-use super::{bugreport, flows, netcheck, peers, plugins, roles, rules, status};
+use super::{bugreport, flows, netcheck, peers, plugins, recordings, roles, rules, status};
 use crate::node::NodeCore;
 
 /// Carries out a call that its caller may make. `told` hears of the progress of a plugin's command.
@@ -41,6 +41,8 @@ pub(super) async fn answer(
         Call::PluginLog(params) => encode(plugins::log(core, &params).await?),
         Call::PluginDead(params) => encode(plugins::dead(core, &params)?),
         Call::PluginClearDead(params) => encode(plugins::clear_dead(core, &params).await?),
+        Call::PluginRecord(params) => encode(recordings::record(core, &params).await?),
+        Call::PluginRecording(params) => encode(recordings::piece(core, &params).await?),
         Call::PluginAdd(params) => encode(plugins::add(core, params).await?),
         Call::PluginUpdate(params) => encode(plugins::update(core, params).await?),
         Call::PluginRollback(params) => encode(plugins::roll_back(core, params).await?),

@@ -215,7 +215,7 @@ async fn to_its_end<T: Send + 'static>(
     answer.await.unwrap_or_else(|_| Err(stopped()))
 }
 
-fn starting() -> RpcError {
+pub(super) fn starting() -> RpcError {
     RpcError::new(ErrorCode::Busy, "the plugins are not started yet")
 }
 

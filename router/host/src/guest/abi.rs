@@ -58,19 +58,19 @@ impl state::Host for State {
 
 impl secret::Host for State {
     fn get(&mut self, key: Vec<u8>) -> wasmtime::Result<Option<Vec<u8>>> {
-        Ok(self.event()?.row_get(Own::Secret, &key)?)
+        Ok(self.event()?.secret_get(&key)?)
     }
 
     fn set(&mut self, key: Vec<u8>, value: Vec<u8>) -> Answer<()> {
-        Ok(told(self.event()?.row_set(Own::Secret, &key, value)?))
+        Ok(told(self.event()?.secret_set(&key, value)?))
     }
 
     fn delete(&mut self, key: Vec<u8>) -> Answer<()> {
-        Ok(told(self.event()?.row_delete(Own::Secret, &key)?))
+        Ok(told(self.event()?.secret_delete(&key)?))
     }
 
     fn scan(&mut self, range: state::Range) -> wasmtime::Result<Rows> {
-        Ok(self.event()?.row_scan(Own::Secret, &range.into())?)
+        Ok(self.event()?.secret_scan(&range.into())?)
     }
 }
 

@@ -121,6 +121,8 @@ mod tests {
             "plugin.log operator",
             "plugin.dead operator",
             "plugin.clear_dead operator",
+            "plugin.record operator",
+            "plugin.recording operator",
             "plugin.add operator",
             "plugin.update operator",
             "plugin.rollback operator",
@@ -187,7 +189,7 @@ mod tests {
             "op.wait" | "op.cancel" | "op.collect" => &["operation"],
             "user.add" | "user.remove" => &["name"],
             "plugin.health" | "plugin.start" | "plugin.stop" | "plugin.log" | "plugin.dead"
-            | "plugin.clear_dead" | "plugin.add" | "plugin.update" | "plugin.rollback"
+            | "plugin.clear_dead" | "plugin.record" | "plugin.recording" | "plugin.add" | "plugin.update" | "plugin.rollback"
             | "plugin.remove" => &["instance"],
             _ => &["peer"],
         };
