@@ -4,6 +4,7 @@ mod change;
 mod operations;
 mod recordings;
 mod shared;
+mod time;
 mod users;
 
 use std::{

@@ -34,6 +34,7 @@ mod transaction;
 mod users;
 mod versions;
 
+pub use clock::let_time_move;
 pub use edition::Terms;
 pub use event::{Caller, ErrorCode, EventKind, Principal, Refusal};
 pub use figures::{Counts, Ending, HANDLER_BOUNDS};

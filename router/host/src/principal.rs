@@ -307,6 +307,11 @@ impl Actor {
                 let news = self.loaded.news.take().into_iter();
                 self.first.extend(news.map(|event| (event, 0)));
             }
+            Task::Look(told) => {
+                let is_due = self.memory.due_timer(now_ms()).is_some();
+                // Whoever asked may have left.
+                let _ = told.send(is_due || !self.first.is_empty());
+            }
             Task::Order(order) => self.obey(order).await,
             Task::Cancel(operation) if self.memory.operations.is_open(operation) => {
                 self.give_up(operation, Some(Refusal::canceled()));

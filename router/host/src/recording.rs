@@ -19,7 +19,6 @@ mod replay;
 mod scene;
 mod tape;
 
-
 pub use self::{
     format::{RecordingError, RecordingSummary},
     recorder::{RecordAction, RecordingReport},

@@ -45,7 +45,7 @@ pub use plugin::{
     RESERVED_INSTANCES, is_instance_name,
 };
 pub use recording::{
-    PluginRecordAction, PluginRecordParams, PluginRecording, PluginRecordingParams,
+    PluginAdvanceParams, PluginAdvanced, PluginRecordAction, PluginRecordParams, PluginRecording, PluginRecordingParams,
     PluginRecordingPiece, PluginReplay, PluginReplayLine, PluginReplayed, PluginVerdict,
 };
 pub use report::{

@@ -43,6 +43,7 @@ pub(super) async fn answer(
         Call::PluginClearDead(params) => encode(plugins::clear_dead(core, &params).await?),
         Call::PluginRecord(params) => encode(recordings::record(core, &params).await?),
         Call::PluginRecording(params) => encode(recordings::piece(core, &params).await?),
+        Call::PluginAdvance(params) => encode(recordings::advance(core, &params).await?),
         Call::PluginAdd(params) => encode(plugins::add(core, params).await?),
         Call::PluginUpdate(params) => encode(plugins::update(core, params).await?),
         Call::PluginRollback(params) => encode(plugins::roll_back(core, params).await?),

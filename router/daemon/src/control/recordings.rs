@@ -1,7 +1,8 @@
-//! `plugin.record` and `plugin.recording`: what plugins' events did, for who wants to see it again.
+//! `plugin.record` and `plugin.recording`: what plugins' events did, for who wants to see it again; and
+//! `plugin.advance`, for who tries one.
 
 use wormholes_proto::control::{
-    PluginRecordParams, PluginRecording, PluginRecordingParams, PluginRecordingPiece, RpcError,
+    PluginAdvanceParams, PluginAdvanced, PluginRecordParams, PluginRecording, PluginRecordingParams, PluginRecordingPiece, RpcError,
 };
 
 use super::plugins::{refused, starting};
@@ -13,6 +14,14 @@ pub(super) async fn record(
 ) -> Result<PluginRecording, RpcError> {
     let plugins = core.plugins().ok_or_else(starting)?;
     plugins.record(params).await.map_err(refused)
+}
+
+pub(super) async fn advance(
+    core: &NodeCore,
+    params: &PluginAdvanceParams,
+) -> Result<PluginAdvanced, RpcError> {
+    let plugins = core.plugins().ok_or_else(starting)?;
+    plugins.advance(params).await.map_err(refused)
 }
 
 pub(super) async fn piece(

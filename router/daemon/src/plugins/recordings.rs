@@ -4,13 +4,14 @@ use std::{
     fs::File,
     io::{self, Read as _, Seek as _, SeekFrom},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use data_encoding::{BASE64, HEXLOWER};
 use wormholes_host::{ErrorCode, RecordAction, Refusal};
 use wormholes_proto::control::{
-    PluginRecordAction, PluginRecordParams, PluginRecording, PluginRecordingParams,
-    PluginRecordingPiece,
+    PluginAdvanceParams, PluginAdvanced, PluginRecordAction, PluginRecordParams, PluginRecording,
+    PluginRecordingParams, PluginRecordingPiece,
 };
 
 use super::Plugins;
@@ -52,6 +53,20 @@ impl Plugins {
             left_out: report.left_out,
             why: report.why,
         })
+    }
+
+    /// Moves the time of all plugins, where that is nobody else's.
+    ///
+    /// # Errors
+    /// There is no such plugin, or the time is everybody's.
+    pub(crate) async fn advance(
+        &self,
+        params: &PluginAdvanceParams,
+    ) -> Result<PluginAdvanced, Refusal> {
+        let host = self.host(&params.instance)?;
+        host.manifest(&params.instance)?;
+        host.advance(Duration::from_millis(params.ms)).await?;
+        Ok(PluginAdvanced { ms: params.ms })
     }
 
     /// A piece of what was recorded.

@@ -123,6 +123,7 @@ mod tests {
             "plugin.clear_dead operator",
             "plugin.record operator",
             "plugin.recording operator",
+            "plugin.advance operator",
             "plugin.add operator",
             "plugin.update operator",
             "plugin.rollback operator",
@@ -189,7 +190,8 @@ mod tests {
             "op.wait" | "op.cancel" | "op.collect" => &["operation"],
             "user.add" | "user.remove" => &["name"],
             "plugin.health" | "plugin.start" | "plugin.stop" | "plugin.log" | "plugin.dead"
-            | "plugin.clear_dead" | "plugin.record" | "plugin.recording" | "plugin.add" | "plugin.update" | "plugin.rollback"
+            | "plugin.clear_dead" | "plugin.record" | "plugin.recording"
+            | "plugin.advance" | "plugin.add" | "plugin.update" | "plugin.rollback"
             | "plugin.remove" => &["instance"],
             _ => &["peer"],
         };

@@ -75,6 +75,24 @@ pub struct PluginRecordingPiece {
     pub data: String,
 }
 
+/// How far to move the time of plugins.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PluginAdvanceParams {
+    /// As config.toml names it.
+    pub instance: String,
+    /// Milliseconds; a year at most.
+    #[serde(default)]
+    pub ms: u64,
+}
+
+/// What `plugin.advance` returns.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PluginAdvanced {
+    /// By how much the time was moved, in milliseconds.
+    pub ms: u64,
+}
+
 /// A line that `wormholed` prints of a replay.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
