@@ -21,6 +21,7 @@ mod http;
 mod input;
 mod invite;
 mod onion;
+mod plugin_recording;
 mod record;
 mod rules;
 mod sealed;
@@ -36,6 +37,7 @@ pub use datagram::datagram;
 pub use http::http_request;
 pub use invite::invite;
 pub use onion::{cells, create, created};
+pub use plugin_recording::plugin_recording;
 pub use record::{record, record_set};
 pub use rules::{recording, script};
 pub use sealed::{sealed_frames, sealed_hello};
@@ -49,7 +51,7 @@ pub use trunk::trunk_frames;
 pub type Check = fn(&[u8]);
 
 /// Every function by its name, which its program and its folder in `tests/fuzz/corpus` have too.
-pub const TARGETS: [(&str, Check); 24] = [
+pub const TARGETS: [(&str, Check); 25] = [
     ("answer", answer),
     ("cells", cells),
     ("config", config),
@@ -61,6 +63,7 @@ pub const TARGETS: [(&str, Check); 24] = [
     ("http_request", http_request),
     ("invite", invite),
     ("open", open),
+    ("plugin_recording", plugin_recording),
     ("record", record),
     ("record_set", record_set),
     ("recording", recording),

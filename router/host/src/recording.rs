@@ -19,6 +19,9 @@ mod replay;
 mod scene;
 mod tape;
 
+#[cfg(test)]
+mod tests;
+
 pub use self::{
     format::{RecordingError, RecordingSummary},
     recorder::{RecordAction, RecordingReport},
