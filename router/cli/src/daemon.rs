@@ -23,7 +23,10 @@ pub(crate) fn command() -> Command {
     let on_path = env::split_paths(&path).map(|folder| folder.join(NAME));
     let usual = [PathBuf::from(USUAL)];
     let mut all = beside.into_iter().chain(system).chain(on_path).chain(usual);
-    Command::new(all.find(|path| path.is_file()).unwrap_or_else(|| NAME.into()))
+    Command::new(
+        all.find(|path| path.is_file())
+            .unwrap_or_else(|| NAME.into()),
+    )
 }
 
 /// It cannot be started.

@@ -47,8 +47,8 @@ pub use message::{Address, Identity, Place};
 pub use network::{Call, CallError, Network, Pipe};
 pub use operations::{Operation, Outcome};
 pub use recording::{
-    RecordAction, RecordingError, RecordingReport, RecordingSummary, Replay, ReplayError,
-    Replayed, Verdict,
+    RecordAction, RecordingError, RecordingReport, RecordingSummary, Replay, ReplayError, Replayed,
+    Verdict,
 };
 pub use rules::{Fact, RuleLimits, RuleQuestion, Ruling, Service, Usage};
 pub use store::{

@@ -22,11 +22,6 @@ mod tape;
 #[cfg(test)]
 mod tests;
 
-pub use self::{
-    format::{RecordingError, RecordingSummary},
-    recorder::{RecordAction, RecordingReport},
-    replay::{Replay, ReplayError, Replayed, Verdict},
-};
 pub(crate) use self::{
     effects::{Effect, Ended},
     format::{Blob, EventFrame, Frame, Grants, PluginFrame, TrackFrame},
@@ -34,4 +29,9 @@ pub(crate) use self::{
     recorder::{Recorder, Saved, remove_folder},
     scene::{Found, Known, Remembered},
     tape::{Missing, Tape},
+};
+pub use self::{
+    format::{RecordingError, RecordingSummary},
+    recorder::{RecordAction, RecordingReport},
+    replay::{Replay, ReplayError, Replayed, Verdict},
 };

@@ -45,8 +45,9 @@ pub use plugin::{
     RESERVED_INSTANCES, is_instance_name,
 };
 pub use recording::{
-    PluginAdvanceParams, PluginAdvanced, PluginRecordAction, PluginRecordParams, PluginRecording, PluginRecordingParams,
-    PluginRecordingPiece, PluginReplay, PluginReplayLine, PluginReplayed, PluginVerdict,
+    PluginAdvanceParams, PluginAdvanced, PluginRecordAction, PluginRecordParams, PluginRecording,
+    PluginRecordingParams, PluginRecordingPiece, PluginReplay, PluginReplayLine, PluginReplayed,
+    PluginVerdict,
 };
 pub use report::{
     Because, BugReport, Check, ConfigReport, DecisionInfo, DecisionList, DecisionRecord,

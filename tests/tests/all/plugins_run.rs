@@ -42,7 +42,8 @@ fn run(folder: &Path, more: &[&str], lines: &str) -> (Option<i32>, String) {
 #[test]
 fn a_plugin_is_tried_by_a_pipe_and_nothing_of_it_stays() {
     let plugin = folder("plugins/echo");
-    let lines = "# a script\n\nsay 'good morning'\n--user ann say hello\nsay hello --user ann\ncount\n";
+    let lines =
+        "# a script\n\nsay 'good morning'\n--user ann say hello\nsay hello --user ann\ncount\n";
     let (status, said) = run(plugin.path(), &[], lines);
     assert_eq!(status, Some(0), "{said}");
     let expected = "count      1\ntext       good morning\n\
@@ -60,7 +61,10 @@ fn a_plugin_is_tried_by_a_pipe_and_nothing_of_it_stays() {
     let keeps = ["--data", data.to_str().unwrap()];
     for count in 1..3 {
         let (status, said) = run(plugin.path(), &keeps, "say hm\nquit\nsay never\n");
-        assert_eq!((status, said), (Some(0), format!("count      {count}\ntext       hm\n")));
+        assert_eq!(
+            (status, said),
+            (Some(0), format!("count      {count}\ntext       hm\n"))
+        );
     }
 }
 
@@ -78,7 +82,10 @@ fn time_is_moved_users_are_made_and_all_of_it_is_recorded() {
     let marks: Vec<&Value> = objects.iter().filter(|told| told.is_array()).collect();
     assert_eq!(marks[1][0], 9, "{said}");
     assert!(objects.contains(&json!({ "ms": 3_600_000 })), "{said}");
-    let errors: Vec<_> = objects.iter().filter(|told| told["error"].is_object()).collect();
+    let errors: Vec<_> = objects
+        .iter()
+        .filter(|told| told["error"].is_object())
+        .collect();
     assert_eq!(errors.len(), 2, "{said}");
     let logged = objects.iter().filter(|told| told["log"].is_object());
     assert_eq!(logged.count(), 3, "each try says why: {said}");
@@ -99,10 +106,17 @@ fn what_stands_in_the_way_is_said() {
     let (status, said) = run(plugin.path(), &["--name", "status"], "");
     assert_eq!(status, Some(2), "{said}");
     let (status, said) = run(plugin.path(), &["--record", manifest.to_str().unwrap()], "");
-    assert!(status == Some(1) && said.contains("is there already"), "{said}");
+    assert!(
+        status == Some(1) && said.contains("is there already"),
+        "{said}"
+    );
     let (status, said) = run(plugin.path(), &[], "say 'open\nadvance soon\n--user\n");
     assert_eq!(status, Some(1));
-    for part in ["a quote is not closed", "wants a time", "--user wants a name"] {
+    for part in [
+        "a quote is not closed",
+        "wants a time",
+        "--user wants a name",
+    ] {
         assert!(said.contains(part), "{part}: {said}");
     }
     let (status, said) = run(plugin.path(), &[], "help\nsay --help\n");

@@ -76,7 +76,10 @@ async fn what_plugins_did_over_kill_9_runs_again_and_does_the_same() {
     let mut daemons = [ann, bob];
     let ids = [0, 1].map(|who: usize| daemons[who].id());
     for daemon in &daemons {
-        daemon.call("user.add", json!({ "name": "zoe" })).await.unwrap();
+        daemon
+            .call("user.add", json!({ "name": "zoe" }))
+            .await
+            .unwrap();
         for instance in ["ledger", "meter"] {
             let told = record(daemon, instance, &["on"]);
             assert_eq!(told["on"], true, "{told}");
@@ -117,7 +120,10 @@ async fn what_plugins_did_over_kill_9_runs_again_and_does_the_same() {
 
 #[tokio::test]
 async fn another_component_shows_what_it_would_have_done() {
-    let setup = Setup::new("node").unwrap().plugin("plugins/ledger").unwrap();
+    let setup = Setup::new("node")
+        .unwrap()
+        .plugin("plugins/ledger")
+        .unwrap();
     let daemon = setup.start().await.unwrap();
     record(&daemon, "ledger", &["on"]);
     let to = Setup::new("other").unwrap().id().to_string();
@@ -132,7 +138,10 @@ async fn another_component_shows_what_it_would_have_done() {
     // It keeps its balance in another row.
     let mut wasm = fs::read(component("wormholes_ledger").unwrap()).unwrap();
     let places: Vec<_> = wasm.windows(7).enumerate();
-    let places: Vec<_> = places.filter(|(_, bytes)| bytes == b"balance").map(|(at, _)| at).collect();
+    let places: Vec<_> = places
+        .filter(|(_, bytes)| bytes == b"balance")
+        .map(|(at, _)| at)
+        .collect();
     assert!(!places.is_empty());
     for at in places {
         wasm[at + 6] = b'E';
@@ -143,8 +152,14 @@ async fn another_component_shows_what_it_would_have_done() {
     let (status, said) = replay(&file, &by_other);
     assert_eq!(status, 1, "{said}");
     assert_eq!(said.matches("request pay of node").count(), 3, "{said}");
-    assert!(said.contains("differs: row") && said.contains("alanc"), "{said}");
-    assert!(said.contains("of 3 events 0 did the same, 3 something else"), "{said}");
+    assert!(
+        said.contains("differs: row") && said.contains("alanc"),
+        "{said}"
+    );
+    assert!(
+        said.contains("of 3 events 0 did the same, 3 something else"),
+        "{said}"
+    );
     let (status, said) = replay(&file, &["--times"]);
     assert_eq!(status, 0, "{said}");
     assert!(said.contains("RECORDED") && said.contains("pay"), "{said}");
@@ -215,11 +230,15 @@ async fn nothing_secret_is_recorded_and_what_rests_on_it_cannot_be_told() {
 
     let file = save(&daemon, "wicked");
     let recordings = daemon.folder().join("data/plugins/recordings/wicked");
-    let parts = fs::read_dir(recordings).unwrap().map(|part| part.unwrap().path());
+    let parts = fs::read_dir(recordings)
+        .unwrap()
+        .map(|part| part.unwrap().path());
     for path in parts.chain([file.clone()]) {
         let bytes = fs::read(&path).unwrap();
         for secret in &drawn {
-            let found = bytes.windows(secret.len()).any(|part| part == secret.as_bytes());
+            let found = bytes
+                .windows(secret.len())
+                .any(|part| part == secret.as_bytes());
             assert!(!found, "{} holds it", path.display());
         }
     }
@@ -251,7 +270,13 @@ async fn a_recording_is_refused_that_was_cut_damaged_or_none() {
     record(&daemon, "wicked", &["on"]);
     ask(&daemon, "wicked", "mark", json!({ "with": 1 })).await;
     let file = save(&daemon, "wicked");
-    let again = daemon.cli(&["plugin", "record", "wicked", "--save", file.to_str().unwrap()]);
+    let again = daemon.cli(&[
+        "plugin",
+        "record",
+        "wicked",
+        "--save",
+        file.to_str().unwrap(),
+    ]);
     assert!(again.is_err(), "it was there");
     let whole = fs::read(&file).unwrap();
     let refused = |bytes: &[u8], why: &str| {
@@ -301,7 +326,10 @@ async fn a_recording_keeps_the_newest_and_is_forgotten_when_somebody_wants_that(
     daemon.restart().await.unwrap();
     assert_eq!(record(&daemon, "meter", &[])["on"], true);
     let off = record(&daemon, "wicked", &[]);
-    assert_eq!((&off["on"], off["bytes"].as_u64()), (&json!(false), Some(bytes)));
+    assert_eq!(
+        (&off["on"], off["bytes"].as_u64()),
+        (&json!(false), Some(bytes))
+    );
 
     // Nobody can take one user out of it.
     let folder = daemon.folder().join("data/plugins/recordings");
@@ -320,5 +348,8 @@ async fn a_recording_keeps_the_newest_and_is_forgotten_when_somebody_wants_that(
     assert!(format!("{:#}", refused.unwrap_err()).contains("--mib goes with `on`"));
     let advance = json!({ "instance": "meter", "ms": 1000 });
     let refused = daemon.call("plugin.advance", advance).await.unwrap_err();
-    assert!(format!("{refused:#}").contains("everybody's"), "{refused:#}");
+    assert!(
+        format!("{refused:#}").contains("everybody's"),
+        "{refused:#}"
+    );
 }

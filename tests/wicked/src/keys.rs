@@ -32,7 +32,11 @@ pub(crate) fn command(cx: &mut Context, request: &Request) -> Result<Reply> {
         }
         // A secret that nobody handed in, and what can be seen of it.
         "draw" => {
-            let drawn: String = cx.random(16).iter().map(|byte| format!("{byte:02x}")).collect();
+            let drawn: String = cx
+                .random(16)
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect();
             SECRET.set(&"drawn".to_owned(), &drawn)?;
             Reply::done(&drawn.len())
         }

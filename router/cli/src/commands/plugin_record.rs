@@ -44,7 +44,11 @@ pub(super) fn run(
             let told = json!({ "instance": instance, "file": path, "bytes": bytes });
             let shown = path.display().to_string();
             return context.output.report(&told, |style| {
-                field(style, &instance, &format!("{} saved to {shown}", format::bytes(bytes)))
+                field(
+                    style,
+                    &instance,
+                    &format!("{} saved to {shown}", format::bytes(bytes)),
+                )
             });
         }
     }
@@ -66,7 +70,9 @@ pub(super) fn save(client: &mut Client, instance: &str, path: &Path) -> Result<u
     let mut piece: PluginRecordingPiece = client.report(&call(instance, None, 0))?;
     let mut options = OpenOptions::new();
     options.write(true).create_new(true).mode(0o600);
-    let mut file = options.open(path).map_err(|error| unwritten(path, &error))?;
+    let mut file = options
+        .open(path)
+        .map_err(|error| unwritten(path, &error))?;
     let written = copy(client, instance, &mut piece, &mut file);
     if written.is_err() {
         // A part of it is good for nothing.

@@ -116,7 +116,15 @@ fn render(report: &Report, times: bool, style: Style) -> String {
 }
 
 fn table(events: &[PluginReplayed], style: Style) -> String {
-    let heads = [">NUMBER", "AT", "FOR", "EVENT", ">RECORDED", ">NOW", "~NAME"];
+    let heads = [
+        ">NUMBER",
+        "AT",
+        "FOR",
+        "EVENT",
+        ">RECORDED",
+        ">NOW",
+        "~NAME",
+    ];
     let mut table = Table::new(&heads);
     for event in events.iter().take(MAX_SHOWN) {
         let tone = match event.verdict {
@@ -140,7 +148,10 @@ fn table(events: &[PluginReplayed], style: Style) -> String {
 fn shown(event: &PluginReplayed, style: Style) -> String {
     let what = format!("{} {}", event.kind, event.name);
     let head = style.paint(Tone::Head, &format::clean(what.trim()));
-    let (principal, at) = (format::clean(&event.principal), format::utc(event.at_unix_ms));
+    let (principal, at) = (
+        format::clean(&event.principal),
+        format::utc(event.at_unix_ms),
+    );
     let tone = match event.verdict {
         PluginVerdict::Unknown => Tone::Faint,
         PluginVerdict::Agrees | PluginVerdict::Differs => Tone::Bad,

@@ -9,8 +9,8 @@ use std::{ffi::OsString, path::Path, time::Duration};
 
 use serde_json::json;
 use wormholes_proto::control::{
-    Call, NoParams, PluginAdvanceParams, PluginInfo, PluginLog, PluginLogParams, PluginRecordAction,
-    PluginRecordParams, UserList, UserParams, UserStanding,
+    Call, NoParams, PluginAdvanceParams, PluginInfo, PluginLog, PluginLogParams,
+    PluginRecordAction, PluginRecordParams, UserList, UserParams, UserStanding,
 };
 
 use self::{lines::Lines, node::Node};
@@ -22,7 +22,10 @@ use crate::{args::RunArgs, client::Client, error::CliError};
 /// What this takes besides the plugin's own commands, which go first.
 const BUILT_IN: [(&str, &str); 3] = [
     ("help", "This list; `help COMMAND` says more"),
-    ("advance", "Move the time, and run what is due: 300ms, 5s, 2m, 1h, 1d"),
+    (
+        "advance",
+        "Move the time, and run what is due: 300ms, 5s, 2m, 1h, 1d",
+    ),
     ("quit", "End"),
 ];
 
@@ -147,8 +150,7 @@ impl Session<'_, '_> {
     fn make_user(&mut self, name: &str) -> Result<(), CliError> {
         let list: UserList = self.client.report(&Call::UserList(NoParams {}))?;
         let mut users = list.users.iter();
-        let is_there =
-            users.any(|user| user.name == name && user.standing == UserStanding::Active);
+        let is_there = users.any(|user| user.name == name && user.standing == UserStanding::Active);
         if !is_there {
             let name = name.to_owned();
             self.client.call(&Call::UserAdd(UserParams { name }))?;

@@ -2,7 +2,8 @@
 //! `plugin.advance`, for who tries one.
 
 use wormholes_proto::control::{
-    PluginAdvanceParams, PluginAdvanced, PluginRecordParams, PluginRecording, PluginRecordingParams, PluginRecordingPiece, RpcError,
+    PluginAdvanceParams, PluginAdvanced, PluginRecordParams, PluginRecording,
+    PluginRecordingParams, PluginRecordingPiece, RpcError,
 };
 
 use super::plugins::{refused, starting};

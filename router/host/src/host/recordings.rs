@@ -27,8 +27,7 @@ impl Host {
             done.map(|()| loaded.recorder.report())
         };
         let done = self.shared.threads.spawn_blocking(act).await;
-        done.map_err(|_| stops())?
-            .map_err(|error| failed(&error))
+        done.map_err(|_| stops())?.map_err(|error| failed(&error))
     }
 
     /// Writes all that was recorded of an instance into one file, in the place of the one before; how

@@ -29,7 +29,8 @@ impl Host {
         }
         let ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         if !clock::advance(ms) {
-            let real = "the time of this node is everybody's; `wormholes plugin run` has one to move";
+            let real =
+                "the time of this node is everybody's; `wormholes plugin run` has one to move";
             return Err(Refusal::new(ErrorCode::Denied, real));
         }
         for _ in 0..MAX_ROUNDS {

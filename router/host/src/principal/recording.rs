@@ -48,9 +48,8 @@ impl Actor {
             self.track = None;
             return;
         }
-        let goes_on = |track: &Track| {
-            track.part == part && Arc::ptr_eq(&track.edition, &self.edition)
-        };
+        let goes_on =
+            |track: &Track| track.part == part && Arc::ptr_eq(&track.edition, &self.edition);
         if self.track.as_ref().is_some_and(goes_on) {
             return;
         }

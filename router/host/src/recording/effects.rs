@@ -40,7 +40,10 @@ pub(crate) enum Effect {
     /// A row in memory; none: deleted.
     Scratch(Blob, Option<Blob>),
     /// So many sealed rows, and keys, were written and deleted.
-    Sealed { written: u32, deleted: u32 },
+    Sealed {
+        written: u32,
+        deleted: u32,
+    },
     /// A timer; none: it is gone.
     Timer(Name, Option<Due>),
     Send {
@@ -178,7 +181,11 @@ fn value(effect: &Effect) -> String {
         Effect::Sealed { written, deleted } => format!("{written} written, {deleted} deleted"),
         Effect::Timer(_, Some(due)) => {
             let durable = if due.durable { "" } else { ", volatile" };
-            format!("due {}{durable}, with {}", due.due_ms, shown(&due.payload.0))
+            format!(
+                "due {}{durable}, with {}",
+                due.due_ms,
+                shown(&due.payload.0)
+            )
         }
         Effect::Timer(_, None) => "gone".to_owned(),
         Effect::Send {

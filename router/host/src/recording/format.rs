@@ -271,7 +271,9 @@ impl<R: Read> Reader<R> {
                 self.plugins.insert(plugin.digest);
                 self.summary.plugins = self.plugins.len() as u64;
                 if self.plugins.len() > MAX_PLUGINS || plugin.manifest.len() > MAX_MANIFEST_BYTES {
-                    return Err(RecordingError::Damaged("its plugins are too many, or too large"));
+                    return Err(RecordingError::Damaged(
+                        "its plugins are too many, or too large",
+                    ));
                 }
             }
             Frame::Wasm(_, piece) => {
@@ -282,7 +284,9 @@ impl<R: Read> Reader<R> {
             }
             Frame::Track(track) => {
                 if !self.plugins.contains(&track.digest) || !self.tracks.insert(track.track) {
-                    return Err(RecordingError::Damaged("a principal begins twice, or as nothing"));
+                    return Err(RecordingError::Damaged(
+                        "a principal begins twice, or as nothing",
+                    ));
                 }
                 self.summary.tracks += 1;
                 if self.tracks.len() > MAX_TRACKS {

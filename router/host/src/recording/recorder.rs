@@ -150,7 +150,10 @@ impl Recorder {
                 (inner.max_bytes, inner.events, inner.left_out) = (max_bytes, 0, 0);
                 inner.why = None;
                 self.next_part(&mut inner);
-                inner.why.take().map_or(Ok(()), |why| Err(io::Error::other(why)))
+                inner
+                    .why
+                    .take()
+                    .map_or(Ok(()), |why| Err(io::Error::other(why)))
             }
         }
     }
@@ -320,7 +323,9 @@ impl Recorder {
         for entry in fs::read_dir(&self.folder)? {
             let entry = entry?;
             let path = entry.path();
-            let number = path.file_stem().and_then(|stem| stem.to_str()?.parse().ok());
+            let number = path
+                .file_stem()
+                .and_then(|stem| stem.to_str()?.parse().ok());
             if path.extension().is_some_and(|extension| extension == PART)
                 && let Some(number) = number
             {

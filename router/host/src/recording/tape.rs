@@ -165,7 +165,9 @@ impl Tape {
     pub(crate) fn keep_public(&mut self, told: &Told<Vec<u8>>) {
         if let (Self::Records(answers), Ok(told)) = (self, told) {
             let told = told.as_ref().map(|key| key[..].into());
-            answers.told.push(Answer::Public(told.map_err(Clone::clone)));
+            answers
+                .told
+                .push(Answer::Public(told.map_err(Clone::clone)));
         }
     }
 
@@ -195,7 +197,9 @@ impl Tape {
     /// A row that others write.
     pub(crate) fn keep_row(&mut self, space: u8, key: &[u8], value: Option<&[u8]>) {
         if let Self::Records(answers) = self {
-            answers.rows.push((space, key.into(), value.map(Blob::from)));
+            answers
+                .rows
+                .push((space, key.into(), value.map(Blob::from)));
         }
     }
 

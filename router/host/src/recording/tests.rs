@@ -125,10 +125,16 @@ fn the_oldest_parts_go_and_every_part_begins_anew() {
         assert!(recorder.event(part, &event((part << 32) | 1, 10_000)));
     }
     assert!(begun > 10, "{begun}");
-    assert!(!recorder.event(part, &event((part << 32) | 1, 300_000)), "too large");
+    assert!(
+        !recorder.event(part, &event((part << 32) | 1, 300_000)),
+        "too large"
+    );
     let report = recorder.report();
     assert!(report.bytes <= 1 << 20, "{report:?}");
-    assert_eq!((report.events, report.left_out, report.is_on), (400, 1, true));
+    assert_eq!(
+        (report.events, report.left_out, report.is_on),
+        (400, 1, true)
+    );
     for entry in fs::read_dir(&folder).unwrap() {
         let about = entry.unwrap().metadata().unwrap();
         assert_eq!(about.permissions().mode() & 0o777, 0o600);
@@ -163,15 +169,25 @@ fn the_first_difference_is_named() {
     let other = [did[0].clone(), row(b"b", None)];
     let expected = "row \"b\": deleted; recorded: \"2\"";
     assert_eq!(parts(&done, &other).unwrap(), expected);
-    let more = [did[0].clone(), did[1].clone(), row(&[0, 1], Some(&[255; 30]))];
+    let more = [
+        did[0].clone(),
+        did[1].clone(),
+        row(&[0, 1], Some(&[255; 30])),
+    ];
     let told = parts(&done, &more).unwrap();
-    assert!(told.starts_with("row 0x0001: 0xff") && told.contains("and 6 bytes"), "{told}");
+    assert!(
+        told.starts_with("row 0x0001: 0xff") && told.contains("and 6 bytes"),
+        "{told}"
+    );
     assert!(told.ends_with("recorded: nothing"), "{told}");
     let refused = Ended::Refused(Refusal::new(ErrorCode::Denied, "no"));
     let told = parts(&refused, &[]).unwrap();
     assert_eq!(told, "it ended as: refused, \"no\"; recorded: done");
     let long = [row(b"a", Some(&[b'x'; 90])), did[1].clone()];
-    let longer = [row(b"a", Some(&[&[b'x'; 89][..], b"y"].concat())), did[1].clone()];
+    let longer = [
+        row(b"a", Some(&[&[b'x'; 89][..], b"y"].concat())),
+        did[1].clone(),
+    ];
     let told = difference((&done, &long), (&done, &longer)).unwrap();
     assert!(told.ends_with("further on"), "{told}");
 }
@@ -186,7 +202,11 @@ fn a_tape_gives_again_what_anybody_may_know_and_of_secrets_the_length() {
     tape.keep_hidden_rows(&[(vec![9; 3], vec![8; 5])]);
     let answers = tape.into_answers();
     let written = postcard::to_allocvec(&answers).unwrap();
-    assert!(!written.windows(3).any(|part| part == [9; 3] || part == [8; 3]));
+    assert!(
+        !written
+            .windows(3)
+            .any(|part| part == [9; 3] || part == [8; 3])
+    );
 
     let mut tape = Tape::player(answers.clone(), true);
     assert_eq!(tape.public(), Some(Ok(vec![1, 2])));

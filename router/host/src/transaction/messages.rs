@@ -219,7 +219,9 @@ impl Transaction {
 
     fn done(&mut self, number: u32) -> Result<Option<OutDone>, StoreError> {
         let number = number.to_be_bytes();
-        let row = self.snapshot.get(&self.ground.home.key(Space::Done, &number))?;
+        let row = self
+            .snapshot
+            .get(&self.ground.home.key(Space::Done, &number))?;
         self.note_row(Space::Done, &number, row.as_deref());
         Ok(row.as_deref().and_then(decode))
     }

@@ -53,7 +53,8 @@ impl Transaction {
         }
         let told = ask(self);
         if let Ok(told) = &told {
-            self.tape.keep_hidden(told.as_ref().map(|bytes| Some(bytes.len())));
+            self.tape
+                .keep_hidden(told.as_ref().map(|bytes| Some(bytes.len())));
         }
         told
     }

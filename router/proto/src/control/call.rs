@@ -18,7 +18,8 @@ use super::{
         PluginLogParams, PluginParams, PluginRemoveParams, PluginRemoved,
     },
     recording::{
-        PluginAdvanceParams, PluginAdvanced, PluginRecordParams, PluginRecording, PluginRecordingParams, PluginRecordingPiece,
+        PluginAdvanceParams, PluginAdvanced, PluginRecordParams, PluginRecording,
+        PluginRecordingParams, PluginRecordingPiece,
     },
     report::{
         BugReport, ConfigReport, DecisionList, Explanation, FlowList, InviteReport, KeyInfo,

@@ -190,9 +190,8 @@ mod tests {
             "op.wait" | "op.cancel" | "op.collect" => &["operation"],
             "user.add" | "user.remove" => &["name"],
             "plugin.health" | "plugin.start" | "plugin.stop" | "plugin.log" | "plugin.dead"
-            | "plugin.clear_dead" | "plugin.record" | "plugin.recording"
-            | "plugin.advance" | "plugin.add" | "plugin.update" | "plugin.rollback"
-            | "plugin.remove" => &["instance"],
+            | "plugin.clear_dead" | "plugin.record" | "plugin.recording" | "plugin.advance"
+            | "plugin.add" | "plugin.update" | "plugin.rollback" | "plugin.remove" => &["instance"],
             _ => &["peer"],
         };
         sample.retain(|name, _| keys.contains(&name.as_str()));

@@ -3,13 +3,8 @@
 use std::io::{self, BufRead as _, IsTerminal as _, Read as _};
 
 use rustyline::{
-    Context, Editor, Helper,
-    completion::Completer,
-    error::ReadlineError,
-    highlight::Highlighter,
-    hint::Hinter,
-    history::MemHistory,
-    validate::Validator,
+    Context, Editor, Helper, completion::Completer, error::ReadlineError, highlight::Highlighter,
+    hint::Hinter, history::MemHistory, validate::Validator,
 };
 
 use crate::error::CliError;

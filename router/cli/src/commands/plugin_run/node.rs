@@ -87,7 +87,9 @@ impl Node {
     fn said(&self) -> String {
         let said = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
         let from = said.len().saturating_sub(SAID_BYTES);
-        let said = said.get(said.ceil_char_boundary(from)..).unwrap_or_default();
+        let said = said
+            .get(said.ceil_char_boundary(from)..)
+            .unwrap_or_default();
         let said = said.trim().trim_start_matches("wormholed: ");
         match said {
             "" => "the node ended and said nothing".to_owned(),
@@ -113,7 +115,9 @@ fn text(
     (data, socket): (&Path, &Path),
 ) -> Result<String, CliError> {
     let asked = inspection.asked().into_iter();
-    let grants: Table = asked.map(|(name, value)| (name.to_owned(), value)).collect();
+    let grants: Table = asked
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect();
     let config = args.config.iter();
     let config: Table = config
         .map(|(key, text)| (key.clone(), value(text)))
@@ -124,8 +128,14 @@ fn text(
     plugin.insert("config".to_owned(), config.into());
     let section = |key: &str, value: Value| Table::from_iter([(key.to_owned(), value)]);
     let root = Table::from_iter([
-        ("node".to_owned(), section("data_dir", path_text(data)?).into()),
-        ("control".to_owned(), section("socket", path_text(socket)?).into()),
+        (
+            "node".to_owned(),
+            section("data_dir", path_text(data)?).into(),
+        ),
+        (
+            "control".to_owned(),
+            section("socket", path_text(socket)?).into(),
+        ),
         ("log".to_owned(), section("level", "error".into()).into()),
         ("plugin".to_owned(), section(name, plugin.into()).into()),
     ]);

@@ -62,8 +62,7 @@ impl Host for State {
     fn decapsulate(&mut self, key: GivenKey, ciphertext: Vec<u8>) -> Answer<Vec<u8>> {
         let (event, network) = self.holder()?;
         let key = key.into();
-        let opened =
-            event.hidden_call(|event| event.key_decapsulate(&*network, &key, &ciphertext));
+        let opened = event.hidden_call(|event| event.key_decapsulate(&*network, &key, &ciphertext));
         Ok(told(opened?))
     }
 
