@@ -68,10 +68,7 @@ pub(super) fn run(context: &mut Context<'_>, command: Typed) -> Result<(), CliEr
             })
         }
         Typed::Stop { instance } => {
-            let call = Call::PluginStop(PluginParams { instance });
-            context.show(&call, |plugin: &PluginInfo, style| {
-                field(style, &plugin.name, condition(plugin).0)
-            })
+            context.show(&Call::PluginStop(PluginParams { instance }), state)
         }
         Typed::Log { instance, follow } => log(context, instance, follow),
         Typed::Dead {
@@ -88,12 +85,13 @@ pub(super) fn run(context: &mut Context<'_>, command: Typed) -> Result<(), CliEr
             })
         }
         Typed::Start { instance } => {
-            let call = Call::PluginStart(PluginParams { instance });
-            context.show(&call, |plugin: &PluginInfo, style| {
-                field(style, &plugin.name, condition(plugin).0)
-            })
+            context.show(&Call::PluginStart(PluginParams { instance }), state)
         }
     }
+}
+
+fn state(plugin: &PluginInfo, style: Style) -> String {
+    field(style, &plugin.name, condition(plugin).0)
 }
 
 /// Gives an instance the command that was typed behind its name.

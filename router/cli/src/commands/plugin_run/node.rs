@@ -62,7 +62,7 @@ impl Node {
             if self.child.try_wait()?.is_some() {
                 return Err(CliError::Failed(self.said()));
             }
-            if let Ok(mut client) = Client::connect(Some(&self.socket))
+            if let Ok(mut client) = Client::connect(Some(self.socket()))
                 && let Ok(list) = client.report::<PluginList>(&Call::PluginList(NoParams {}))
                 && let Some(plugin) = list.plugins.into_iter().find(|known| known.name == name)
             {
