@@ -28,7 +28,7 @@ pub(crate) use self::{
     happened::Happened,
     recorder::{Recorder, Saved, remove_folder},
     scene::{Found, Known, Remembered},
-    tape::{Missing, Tape},
+    tape::Tape,
 };
 pub use self::{
     format::{RecordingError, RecordingSummary},

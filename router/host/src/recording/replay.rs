@@ -368,7 +368,9 @@ impl Actor {
         let key = self.home.key(space, key);
         match value {
             Some(value) => self.rows.0.insert_mut(key, value),
-            None => drop(self.rows.0.remove_mut(&key)),
+            None => {
+                self.rows.0.remove_mut(&key);
+            }
         }
     }
 
@@ -508,12 +510,5 @@ impl Network for Nobody {
 impl fmt::Debug for Frozen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Frozen").field(&self.0.size()).finish()
-    }
-}
-
-impl fmt::Debug for Stage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut f = f.debug_struct("Stage");
-        f.field("replay", &self.replay).finish_non_exhaustive()
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    io,
     path::{Path, PathBuf},
     process::{Child, Stdio},
     thread,
@@ -35,7 +36,7 @@ impl Node {
         inspection: &Inspection,
         args: &RunArgs,
     ) -> Result<Self, CliError> {
-        let folder = TempDir::with_prefix("wormholes-run-")?;
+        let folder = TempDir::with_prefix("wormholes-run-").map_err(unmade)?;
         let path = |name: &str| folder.path().join(name);
         let (socket, config) = (path("control.sock"), path("config.toml"));
         let data = match &args.data {
@@ -43,11 +44,11 @@ impl Node {
             None => path("data"),
         };
         let text = text(name, inspection, args, (&data, &socket))?;
-        fs::write(&config, text)?;
+        fs::write(&config, text).map_err(unmade)?;
         let mut command = daemon::command();
         command.arg("--config").arg(&config).arg("--throw-away");
         command.stdin(Stdio::piped()).stdout(Stdio::null());
-        command.stderr(File::create(path("log"))?);
+        command.stderr(File::create(path("log")).map_err(unmade)?);
         let child = command.spawn().map_err(|error| daemon::missing(&error))?;
         Ok(Self {
             child,
@@ -59,7 +60,7 @@ impl Node {
     /// Waits until the plugin runs.
     pub(super) fn wait(&mut self, name: &str) -> Result<(Client, PluginInfo), CliError> {
         loop {
-            if self.child.try_wait()?.is_some() {
+            if self.child.try_wait().map_err(unmade)?.is_some() {
                 return Err(CliError::Failed(self.said()));
             }
             if let Ok(mut client) = Client::connect(Some(self.socket()))
@@ -79,7 +80,7 @@ impl Node {
     /// Ends it, and waits for that: what it keeps is on disk then.
     pub(super) fn stop(mut self) -> Result<(), CliError> {
         drop(self.child.stdin.take());
-        self.child.wait()?;
+        self.child.wait().map_err(unmade)?;
         Ok(())
     }
 
@@ -105,6 +106,10 @@ impl Drop for Node {
         // It ends by itself, and its folder goes with this.
         let _ = self.child.wait();
     }
+}
+
+fn unmade(error: io::Error) -> CliError {
+    CliError::Failed(format!("cannot make a node to try it in: {error}"))
 }
 
 /// Its config.
