@@ -338,16 +338,9 @@ impl Recorder {
         Ok(())
     }
 
-    /// Begins another part, and forgets the oldest ones.
+    /// Begins another part.
     fn next_part(&self, inner: &mut Inner) {
         self.stop(inner);
-        while inner.kept_bytes() > inner.max_bytes / 2
-            && let Some((part, _)) = inner.parts.pop_front()
-        {
-            if let Err(error) = self.remove(&name(part)) {
-                return inner.fail(&error);
-            }
-        }
         inner.last_part += 1;
         let file = self.create(&name(inner.last_part));
         match file {
@@ -380,6 +373,15 @@ impl Recorder {
             return inner.fail(&error);
         }
         inner.bytes += bytes.len() as u64;
+        while inner.kept_bytes() > inner.max_bytes
+            && let Some((oldest, _)) = inner.parts.pop_front()
+        {
+            if let Err(error) = self.remove(&name(oldest)) {
+                tracing::warn!(%error, "a plugin's recording cannot be kept small, and ends");
+                self.stop(inner);
+                return inner.fail(&error);
+            }
+        }
     }
 
     fn forget_all(&self, inner: &mut Inner) -> io::Result<()> {
