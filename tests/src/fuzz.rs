@@ -22,6 +22,7 @@ mod http;
 mod input;
 mod invite;
 mod onion;
+mod plugin_recording;
 mod record;
 mod rules;
 mod sealed;
@@ -38,6 +39,7 @@ pub use datagram::datagram;
 pub use http::http_request;
 pub use invite::invite;
 pub use onion::{cells, create, created};
+pub use plugin_recording::plugin_recording;
 pub use record::{record, record_set};
 pub use rules::{recording, script};
 pub use sealed::{sealed_frames, sealed_hello};
@@ -64,6 +66,7 @@ pub const TARGETS: [(&str, Check); 25] = [
     ("http_request", http_request),
     ("invite", invite),
     ("open", open),
+    ("plugin_recording", plugin_recording),
     ("record", record),
     ("record_set", record_set),
     ("recording", recording),

@@ -101,12 +101,16 @@ mod plugins_new;
 mod plugins_operators;
 #[path = "all/plugins_removed.rs"]
 mod plugins_removed;
+#[path = "all/plugins_run.rs"]
+mod plugins_run;
 #[path = "all/plugins_update.rs"]
 mod plugins_update;
 #[path = "all/porters.rs"]
 mod porters;
 #[path = "all/readme.rs"]
 mod readme;
+#[path = "all/recordings.rs"]
+mod recordings;
 #[path = "all/relay_open.rs"]
 mod relay_open;
 #[path = "all/reloads.rs"]

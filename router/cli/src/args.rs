@@ -240,6 +240,77 @@ pub(crate) enum PluginCommand {
         #[arg(long)]
         clear: bool,
     },
+    /// Record what a plugin's events are given and do, for `plugin replay`; without ON or OFF, say how
+    /// the recording is
+    #[command(
+        after_help = "A recording holds what requests, messages, rows and the plugin's config say, and no \
+                      secret rows and keys. The oldest events go first; it goes on when the node starts \
+                      anew."
+    )]
+    Record {
+        /// Its name in config.toml
+        instance: String,
+        /// `on` begins anew, `off` keeps what was recorded, `forget` deletes it
+        #[arg(value_enum)]
+        action: Option<RecordWord>,
+        /// With `on`: keep so many MiB [default: 64]
+        #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=1024))]
+        mib: Option<u64>,
+        /// Write what was recorded to a new file that only its owner reads
+        #[arg(long, value_name = "FILE")]
+        save: Option<PathBuf>,
+    },
+    /// Run a recording again, and show where an event does something else; needs no daemon
+    #[command(
+        after_help = "Exit status: 0 all events do the same, 1 some do not, 6 none that can be told, but \
+                      some cannot: they used secrets, which no recording holds."
+    )]
+    Replay {
+        /// What `plugin record --save` or `plugin run --record` wrote
+        file: PathBuf,
+        /// By this component, under the manifest and the grants of the recording [default: by the one
+        /// that was recorded]
+        #[arg(long, value_name = "FILE")]
+        wasm: Option<PathBuf>,
+        /// List all events, with the time that each handler took
+        #[arg(long)]
+        times: bool,
+    },
+    /// Try a plugin from its folder in a node of its own, without network, that is thrown away
+    #[command(
+        after_help = "Each line of standard input is a command of the plugin: `say hello`, or `--user ann say \
+                      hello`. `help` lists them; `advance 5s` moves the time and runs what is due; `quit` \
+                      ends. Exit status: 0 all went well, 1 some command failed."
+    )]
+    Run(RunArgs),
+}
+
+/// What to do with a recording.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum RecordWord {
+    On,
+    Off,
+    Forget,
+}
+
+/// A plugin to try, and how.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RunArgs {
+    /// Where its plugin.toml and its component are
+    #[arg(value_name = "FOLDER")]
+    pub(crate) folder: PathBuf,
+    /// What to call the instance [default: the plugin's name]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Keep the node's data in this folder, and go on with it [default: a folder that is deleted]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// Record all events, and write them to a new file at the end
+    #[arg(long, value_name = "FILE")]
+    pub(crate) record: Option<PathBuf>,
+    /// A value that the plugin reads of its config; several times for several
+    #[arg(long = "config", value_name = "KEY=VALUE", value_parser = key_value)]
+    pub(crate) config: Vec<(String, String)>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -366,6 +437,11 @@ fn event_kinds() -> impl TypedValueParser<Value = EventKind> {
 fn flow_number(text: &str) -> Result<u64, &'static str> {
     let not_one = "flows are numbered; `wormholes flows` and `wormholes events` show them";
     text.parse().map_err(|_| not_one)
+}
+
+fn key_value(text: &str) -> Result<(String, String), &'static str> {
+    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
 }
 
 fn named_set(text: &str) -> Result<(String, PathBuf), &'static str> {

@@ -17,6 +17,7 @@ mod netcheck;
 mod peers;
 mod plugins;
 mod reach;
+mod recordings;
 mod roles;
 mod rules;
 mod seats;

@@ -62,3 +62,4 @@ pub use policy::{Generation, LoadError, NothingBefore, PolicyHost, ScriptError, 
 pub use role::{RoleAccount, RoleStatus};
 pub use serve::Trunks;
 pub use tunnel::{ErrorKind, OpenError, Opened, Place, TunnelRequest, UpstreamError};
+pub use wormholes_host::{Replay, ReplayError, Replayed, Verdict, let_time_move};

@@ -1,5 +1,6 @@
 //! wormholed: the daemon. Reads the config, runs one node until a signal ends it.
 
+mod plugin_replay;
 mod service_manager;
 
 use std::{
@@ -12,7 +13,10 @@ use anyhow::Context;
 use clap::{CommandFactory, Parser};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tikv_jemallocator::Jemalloc;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
+};
 use wormholed::{Config, Node, NodeOptions};
 
 use service_manager::ServiceManager;
@@ -38,12 +42,25 @@ struct Arguments {
     /// Print the manual page; for who makes packages.
     #[arg(long, hide = true)]
     manual: bool,
+    /// Run a plugin's recording again, an event a line of JSON; `wormholes plugin replay` shows it.
+    #[arg(long, hide = true, value_name = "FILE")]
+    replay: Option<PathBuf>,
+    /// The component to run it by.
+    #[arg(long, hide = true, value_name = "FILE", requires = "replay")]
+    wasm: Option<PathBuf>,
+    /// Stop when standard input ends, and let the time of plugins be moved: for a node that is
+    /// thrown away.
+    #[arg(long, hide = true)]
+    throw_away: bool,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match &arguments {
         Arguments { manual: true, .. } => manual(),
+        Arguments {
+            replay: Some(file), ..
+        } => plugin_replay::run(file, arguments.wasm.as_deref()),
         Arguments { check: true, .. } => check(&arguments),
         Arguments { .. } => run(&arguments),
     };
@@ -80,12 +97,15 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start threads")?;
-    runtime.block_on(serve(config))
+    runtime.block_on(serve(config, arguments.throw_away))
 }
 
-async fn serve(config: Config) -> anyhow::Result<()> {
+async fn serve(config: Config, throw_away: bool) -> anyhow::Result<()> {
     let manager = ServiceManager::of_process();
-    let mut stop = Stop::listen()?;
+    let mut stop = Stop::listen(throw_away)?;
+    if throw_away {
+        wormholed::let_time_move();
+    }
     let hangup = signal(SignalKind::hangup()).context("cannot listen to signals")?;
     let drain = config.limits.drain;
     let options = NodeOptions {
@@ -143,26 +163,48 @@ async fn show_life(manager: &ServiceManager) {
     }
 }
 
-/// SIGTERM or SIGINT.
+/// SIGTERM or SIGINT; or the end of standard input, where somebody holds it open for that.
 struct Stop {
     terminate: Signal,
     interrupt: Signal,
+    eof: Option<watch::Receiver<bool>>,
 }
 
 impl Stop {
-    fn listen() -> anyhow::Result<Self> {
+    fn listen(until_eof: bool) -> anyhow::Result<Self> {
         let listen = |kind| signal(kind).context("cannot listen to signals");
         Ok(Self {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
+            eof: until_eof.then(eof),
         })
     }
 
     async fn wanted(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+            // Ctrl-C on a terminal is for who holds standard input.
+            _ = self.interrupt.recv(), if self.eof.is_none() => {}
+            () = ended(&mut self.eof) => {}
         }
+    }
+}
+
+/// Hears of the end of standard input. On a thread of its own, for which no end of the runtime waits.
+fn eof() -> watch::Receiver<bool> {
+    let (told, heard) = watch::channel(false);
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        told.send_replace(true);
+    });
+    heard
+}
+
+/// Waits for the end of standard input; for ever, where nobody asked for that.
+async fn ended(eof: &mut Option<watch::Receiver<bool>>) {
+    match eof {
+        Some(eof) => drop(eof.wait_for(|is_over| *is_over).await),
+        None => std::future::pending().await,
     }
 }
 

@@ -6,6 +6,7 @@ mod datagrams;
 mod doors;
 mod network;
 mod operations;
+mod recordings;
 mod users;
 mod wires;
 

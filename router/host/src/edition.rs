@@ -23,6 +23,8 @@ pub(crate) type Digest = [u8; 32];
 /// A version of a plugin, for one instance.
 pub(crate) struct Edition {
     pub(crate) manifest: Arc<Manifest>,
+    /// The same as it was written.
+    pub(crate) text: Arc<str>,
     pub(crate) code: Code,
     /// Those that it speaks.
     pub(crate) protocols: Arc<BTreeSet<String>>,
@@ -50,6 +52,9 @@ pub(crate) struct Workshop<'a> {
     pub(crate) around: Around,
     /// Where its instances say something.
     pub(crate) lines: Arc<PluginLines>,
+    /// How many times `limits.event_ms` an event may run: more than once where it ran elsewhere
+    /// before.
+    pub(crate) patience: u64,
 }
 
 impl Edition {
@@ -65,19 +70,22 @@ impl Edition {
             path: source.path.clone(),
             error,
         })?;
+        let mut limits = manifest.limits.clone();
+        limits.event_ms = limits.event_ms.saturating_mul(workshop.patience);
         let plugin = Arc::new(Plugin {
             name: name.into(),
             around: workshop.around,
             granted: Arc::new(manifest.capabilities.both(&terms.grants)),
             config: terms.config,
             strangers: terms.strangers,
-            limits: Arc::new(manifest.limits.clone()),
+            limits: Arc::new(limits),
             lines: workshop.lines,
         });
         let code = Code::compile(workshop.engine, workshop.cache, plugin, &source.wasm)?;
         Ok(Self {
             protocols: Arc::new(manifest.messages.protocols.clone()),
             manifest: Arc::new(manifest),
+            text: source.manifest.as_str().into(),
             code,
             digest: source.digest(),
         })

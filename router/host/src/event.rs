@@ -141,7 +141,7 @@ impl Incoming {
 }
 
 /// Why a principal is woken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Reason {
     /// For the first time.
     Created,

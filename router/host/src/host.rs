@@ -5,7 +5,9 @@ mod change;
 mod doors;
 mod http;
 mod operations;
+mod recordings;
 mod shared;
+mod time;
 mod users;
 
 use std::{
@@ -34,7 +36,7 @@ pub(crate) use self::{
 use crate::{
     blobs::Blobs,
     edition::{Edition, Terms, Workshop},
-    event::{Caller, ErrorCode, Principal, Query, Refusal},
+    event::{Caller, Command, ErrorCode, Principal, Query, Refusal},
     figures::Counts,
     guest::{Around, Cache, CodeError, Engine},
     health::Condition,
@@ -67,6 +69,8 @@ const CACHE_FOLDER: &str = "compiled";
 const VERSIONS_FOLDER: &str = "versions";
 /// Files of blobs, below the data folder.
 const BLOBS_FOLDER: &str = "blobs";
+/// What events did, where somebody wants that, below the data folder.
+const RECORDINGS_FOLDER: &str = "recordings";
 /// Instances of one node.
 const MAX_INSTANCES: usize = 256;
 
@@ -275,6 +279,7 @@ impl Host {
             engine: Arc::new(Engine::new()?),
             cache: Cache::new(folder.join(CACHE_FOLDER)),
             kept: Kept::new(folder.join(VERSIONS_FOLDER)),
+            recordings: folder.join(RECORDINGS_FOLDER),
             store,
             blobs,
             users,
@@ -308,6 +313,7 @@ impl Host {
             cache: None,
             around: Around::nobody(),
             lines: Arc::new(PluginLines::new()),
+            patience: 1,
         };
         Edition::compile(workshop, name, &source, terms).map(drop)
     }

@@ -28,6 +28,7 @@ mod network;
 mod news;
 mod operations;
 mod principal;
+mod recording;
 mod rows;
 mod rules;
 mod store;
@@ -40,6 +41,7 @@ pub use self::http::{
     HttpHeader, HttpHeaders, HttpRequest, HttpResponse, MAX_HTTP_BODY_BYTES, MAX_HTTP_HEADER_BYTES,
     MAX_HTTP_HEADERS, received_headers, sent_headers,
 };
+pub use clock::let_time_move;
 pub use edition::Terms;
 pub use event::{Caller, Command, ErrorCode, EventKind, Principal, Refusal};
 pub use figures::{Counts, Ending, HANDLER_BOUNDS};
@@ -55,6 +57,10 @@ pub use network::{
     Call, CallError, Datagram, FetchCall, Network, Pipe, SocketCall, SocketKind, WireWay,
 };
 pub use operations::{Operation, Outcome};
+pub use recording::{
+    RecordAction, RecordingError, RecordingReport, RecordingSummary, Replay, ReplayError, Replayed,
+    Verdict,
+};
 pub use rules::{Fact, RuleLimits, RuleQuestion, Ruling, Service, Usage};
 pub use store::{
     Backend, BatchId, Commit, Lost, Observer, Overlay, Row, Rows, Snapshot, Span, Store,

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
+    path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -26,6 +27,7 @@ use crate::{
     message::decode,
     news::News,
     operations::{Board, Change, OperationRow},
+    recording::Recorder,
     rows::{self, Home, Side, Space, principal_keys},
     store::{Snapshot, Store, StoreError},
     transaction::{Ground, Transaction},
@@ -55,6 +57,8 @@ pub(crate) struct Loaded {
     edition: ArcSwap<Edition>,
     /// Its operations.
     pub(crate) board: Board,
+    /// What its events do, for who wants to see it again.
+    pub(crate) recorder: Recorder,
     healths: Mutex<Healths>,
     waiting_queries: AtomicUsize,
     /// Requests that came by HTTP and are not answered.
@@ -73,7 +77,12 @@ struct Healths {
 }
 
 impl Loaded {
-    pub(crate) fn new(number: u32, edition: Edition, store: &Store) -> Result<Self, StoreError> {
+    pub(crate) fn new(
+        number: u32,
+        edition: Edition,
+        store: &Store,
+        recordings: &Path,
+    ) -> Result<Self, StoreError> {
         let snapshot = store.snapshot();
         let loaded = Self {
             name: Arc::clone(&edition.plugin().name),
@@ -85,9 +94,10 @@ impl Loaded {
             letters: Letters::read(number, &snapshot)?,
             news: News::new(edition.code.hears_of_peers(), edition.code.hears_of_usage()),
             changing: Arc::default(),
-            edition: ArcSwap::from_pointee(edition),
             board: Board::default(),
+            recorder: Recorder::new(recordings.join(&*edition.plugin().name)),
             healths: Mutex::default(),
+            edition: ArcSwap::from_pointee(edition),
             waiting_queries: AtomicUsize::new(0),
             http_open: AtomicUsize::new(0),
             is_gone: AtomicBool::new(false),

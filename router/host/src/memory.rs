@@ -292,6 +292,14 @@ impl Memory {
         self.due.first().map(|(due, _)| *due)
     }
 
+    /// Writes a row of `scratch`; none deletes it.
+    pub(crate) fn set_scratch(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) {
+        match value {
+            Some(value) => self.scratch.insert(key, value),
+            None => self.scratch.remove(&key),
+        };
+    }
+
     /// The principal was woken by this version.
     pub(crate) fn woken(&mut self, home: Home, name: &Principal, by: Version, writes: &mut Writes) {
         if self.woken_by.replace(by) == Some(by) {

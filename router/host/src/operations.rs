@@ -114,6 +114,19 @@ impl OperationRow {
         }
     }
 
+    /// One of which only the number is known.
+    pub(crate) fn unknown(id: u64) -> Self {
+        let request = Request {
+            id,
+            caller: Caller::Operator,
+            name: "".into(),
+            body: [].into(),
+            deadline_ms: None,
+            is_operation: true,
+        };
+        Self::new(&request, 0)
+    }
+
     pub(crate) fn hear(&mut self, progress: &Progress) {
         (self.percent, self.said) = (progress.percent, cut(&progress.text));
     }

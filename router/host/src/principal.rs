@@ -8,6 +8,7 @@ mod ending;
 mod files;
 mod inbox;
 mod operations;
+mod recording;
 mod takeover;
 mod wires;
 
@@ -21,6 +22,7 @@ use std::{
 use bytes::Bytes;
 use rand::RngCore as _;
 
+use self::recording::{Scene, Track};
 pub(crate) use self::{
     inbox::{Asker, Inbox, Order, Post, Reports, Task},
     takeover::{Go, TakeOver},
@@ -79,6 +81,8 @@ pub(crate) struct Actor {
     /// Timers and tasks take turns: one that is due again at once keeps nobody out.
     after_timer: bool,
     is_over: bool,
+    /// Where its events are recorded.
+    track: Option<Track>,
 }
 
 /// What an actor does next.
@@ -127,6 +131,7 @@ impl Actor {
             busy: Instant::now(),
             after_timer: false,
             is_over: false,
+            track: None,
         };
         actor.clear_other_side(&snapshot)?;
         actor.resume_operations();
@@ -316,6 +321,11 @@ impl Actor {
                 let news = self.loaded.news.take().into_iter();
                 self.first.extend(news.map(|event| (event, 0)));
             }
+            Task::Look(told) => {
+                let is_due = self.memory.due_timer(now_ms()).is_some();
+                // Whoever asked may have left.
+                let _ = told.send(is_due || !self.first.is_empty());
+            }
             Task::Order(order) => self.obey(order).await,
             Task::Cancel(operation) if self.memory.operations.is_open(operation) => {
                 self.give_up(operation, Some(Refusal::canceled()));
@@ -453,21 +463,25 @@ impl Actor {
         }
         let loaded = Arc::clone(&self.loaded);
         let turn = loaded.turns.acquire().await;
+        self.follow_recorder();
         let (mut instance, runs) = match self.instance.take() {
             Some(instance) => instance,
             None => (self.instantiate(event).await?, 0),
         };
-        let transaction = self.begin(event, attempt)?;
+        let scene = self.scene(event, runs == 0);
+        let mut transaction = self.begin(event, attempt)?;
+        Scene::prepare(&mut transaction, scene.as_ref());
         let started = Instant::now();
         let (outcome, transaction) = instance.run(event, transaction).await;
+        let took = started.elapsed();
         let ending = Ending::of(&outcome);
-        loaded
-            .figures
-            .handled(event.kind(), ending, started.elapsed());
-        let Some(transaction) = transaction else {
+        loaded.figures.handled(event.kind(), ending, took);
+        let Some(mut transaction) = transaction else {
+            self.track = None;
             return Err(Fault::Trapped("the event was lost".to_owned()));
         };
         loaded.figures.hits(transaction.hits());
+        self.keep(scene, &mut transaction, &outcome, took);
         match outcome {
             Ok(told) => {
                 let manifest = &self.edition.manifest.instance;
@@ -480,6 +494,7 @@ impl Actor {
                     Ok(transaction) => transaction,
                     Err(fault) => {
                         self.instance = None;
+                        self.track = None;
                         return Err(fault);
                     }
                 };
@@ -512,6 +527,7 @@ impl Actor {
             Ok(()) => Ok(transaction),
             Err(error) => {
                 self.memory = transaction.undo();
+                self.track = None;
                 Err(Fault::Host(error.to_string()))
             }
         }
@@ -562,7 +578,7 @@ impl Actor {
     fn forget(&mut self) {
         let snapshot = self.store.snapshot();
         self.epoch = snapshot.epoch();
-        self.instance = None;
+        (self.instance, self.track) = (None, None);
         for (event, _) in mem::take(&mut self.first) {
             if let Event::Usage(used) = event {
                 self.loaded.news.untold(&used);

@@ -3,10 +3,14 @@
 
 use std::{sync::Arc, time::Duration};
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use wormholes_proto::NodeId;
 
-use crate::event::{ErrorCode, Refusal};
+use crate::{
+    event::{ErrorCode, Refusal},
+    message::text,
+};
 
 /// The longest question.
 const MAX_QUESTION_BYTES: usize = 16 << 10;
@@ -18,9 +22,10 @@ const MAX_ITEMS: usize = 1024;
 const MAX_ENTRIES: usize = 256;
 
 /// What scripts read of a peer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fact {
     /// `credit` of `p.credit`.
+    #[serde(with = "text")]
     pub kind: Arc<str>,
     /// Whom it is about.
     pub peer: NodeId,
@@ -40,7 +45,7 @@ pub struct RuleQuestion {
 }
 
 /// What the rules say.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ruling {
     /// Nothing: the plugin's own default holds.
     None,
@@ -51,7 +56,7 @@ pub enum Ruling {
 }
 
 /// Limits of a yes; none: no limit.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuleLimits {
     /// Bytes a second.
     pub bytes_per_second: Option<u64>,
@@ -64,7 +69,7 @@ pub struct RuleLimits {
 }
 
 /// What a node does for others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Service {
     /// It carries ciphertext between two nodes.
     Relay,
@@ -73,7 +78,7 @@ pub enum Service {
 }
 
 /// Bytes that a script billed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
     /// Whom.
     pub peer: NodeId,

@@ -6,6 +6,7 @@ mod drafts;
 mod facts;
 mod keys;
 mod messages;
+mod recording;
 mod requests;
 mod rows;
 mod timers;
@@ -29,6 +30,7 @@ use crate::{
     memory::{Memory, Sealed, Timer},
     message::Parcel,
     operations::Change,
+    recording::Tape,
     rows::{Home, Side},
     rules::{Fact, Usage},
     store::{Snapshot, StoreError, View, Writes},
@@ -164,6 +166,9 @@ pub(crate) struct Transaction {
     reads_only: bool,
     /// It is one that is written down whatever it does.
     is_kept: bool,
+    tape: Tape,
+    /// Sealed rows and keys that it wrote, and deleted.
+    sealed_writes: (u32, u32),
 }
 
 /// What an event did, to be made real.
@@ -224,6 +229,8 @@ impl Transaction {
             memory,
             reads_only: false,
             is_kept: false,
+            tape: Tape::Off,
+            sealed_writes: (0, 0),
         }
     }
 
@@ -282,6 +289,7 @@ impl Transaction {
     }
 
     pub(crate) fn random(&mut self, length: usize) -> Vec<u8> {
+        self.tape.draws();
         let mut bytes = vec![0; length.min(MAX_RANDOM_BYTES)];
         self.random.fill_bytes(&mut bytes);
         bytes
@@ -313,10 +321,7 @@ impl Transaction {
         };
         let memory = &mut self.memory;
         for (key, value) in mem::take(&mut self.scratch) {
-            match value {
-                Some(value) => memory.scratch.insert(key, value),
-                None => memory.scratch.remove(&key),
-            };
+            memory.set_scratch(key, value);
         }
         memory.scratch_bytes = memory
             .scratch_bytes

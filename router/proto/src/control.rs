@@ -21,6 +21,7 @@ mod event;
 mod frame;
 mod operation;
 mod plugin;
+mod recording;
 mod report;
 
 pub use blob::{
@@ -46,6 +47,11 @@ pub use plugin::{
     PluginDead, PluginDeadLetter, PluginHealth, PluginInfo, PluginList, PluginLog, PluginLogLine,
     PluginLogParams, PluginParams, PluginProgress, PluginRemoveParams, PluginRemoved,
     RESERVED_INSTANCES, is_instance_name,
+};
+pub use recording::{
+    PluginAdvanceParams, PluginAdvanced, PluginRecordAction, PluginRecordParams, PluginRecording,
+    PluginRecordingParams, PluginRecordingPiece, PluginReplay, PluginReplayLine, PluginReplayed,
+    PluginVerdict,
 };
 pub use report::{
     Because, BugReport, Check, ConfigReport, DecisionInfo, DecisionList, DecisionRecord,

@@ -30,6 +30,20 @@ pub(crate) fn command(cx: &mut Context, request: &Request) -> Result<Reply> {
             SECRET.remove(&request.argument("name")?)?;
             Reply::done(&"gone")
         }
+        // A secret that nobody handed in, and what can be seen of it.
+        "draw" => {
+            let drawn: String = cx
+                .random(16)
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect();
+            SECRET.set(&"drawn".to_owned(), &drawn)?;
+            Reply::done(&drawn.len())
+        }
+        "peek" => {
+            let text = SECRET.get(&request.argument("name")?)?;
+            Reply::done(&text.map(|text| text.len()))
+        }
         // It breaks over what nobody shall read.
         "spill" => {
             SECRET.set(&"spilled".to_owned(), &"spilled".to_owned())?;

@@ -216,7 +216,10 @@ fn config_path(client: &mut Client) -> Result<PathBuf, CliError> {
     report.file.ok_or_else(none)
 }
 
-fn checked_name(name: Option<String>, inspection: &Inspection) -> Result<String, CliError> {
+pub(super) fn checked_name(
+    name: Option<String>,
+    inspection: &Inspection,
+) -> Result<String, CliError> {
     let name = name.unwrap_or_else(|| inspection.plugin.clone());
     let mend = if !is_instance_name(&name) {
         "give a --name: a small letter, then small letters, digits and `-`; at most 32"

@@ -10,9 +10,13 @@ use wormholes_proto::control::{
     PluginList, PluginLog, PluginLogLine, PluginLogParams, PluginParams,
 };
 
-use super::{Context, blobs, field, operations, plugin_change, plugin_inspect, plugin_new};
+use super::{
+    Context, blobs, field, operations, plugin_change, plugin_inspect, plugin_new, plugin_record,
+    plugin_replay, plugin_run,
+};
 use crate::{
     args::{Args, PluginCommand as Typed},
+    client::Client,
     error::CliError,
     format,
     output::{Style, Tone},
@@ -48,6 +52,16 @@ pub(super) fn run(context: &mut Context<'_>, command: Typed) -> Result<(), CliEr
             purge,
             yes,
         } => plugin_change::remove(context, instance, purge, yes),
+        Typed::Record {
+            instance,
+            action,
+            mib,
+            save,
+        } => plugin_record::run(context, instance, action, mib, save.as_deref()),
+        Typed::Replay { file, wasm, times } => {
+            plugin_replay::run(context.output, &file, wasm.as_deref(), times)
+        }
+        Typed::Run(args) => plugin_run::run(context, &args),
         Typed::List => context.show(&Call::PluginList(NoParams {}), render),
         Typed::Health { instance } => {
             let call = Call::PluginHealth(PluginParams { instance });
@@ -56,10 +70,7 @@ pub(super) fn run(context: &mut Context<'_>, command: Typed) -> Result<(), CliEr
             })
         }
         Typed::Stop { instance } => {
-            let call = Call::PluginStop(PluginParams { instance });
-            context.show(&call, |plugin: &PluginInfo, style| {
-                field(style, &plugin.name, condition(plugin).0)
-            })
+            context.show(&Call::PluginStop(PluginParams { instance }), state)
         }
         Typed::Log { instance, follow } => log(context, instance, follow),
         Typed::Dead {
@@ -76,12 +87,13 @@ pub(super) fn run(context: &mut Context<'_>, command: Typed) -> Result<(), CliEr
             })
         }
         Typed::Start { instance } => {
-            let call = Call::PluginStart(PluginParams { instance });
-            context.show(&call, |plugin: &PluginInfo, style| {
-                field(style, &plugin.name, condition(plugin).0)
-            })
+            context.show(&Call::PluginStart(PluginParams { instance }), state)
         }
     }
+}
+
+fn state(plugin: &PluginInfo, style: Style) -> String {
+    field(style, &plugin.name, condition(plugin).0)
 }
 
 /// Gives an instance the command that was typed behind its name.
@@ -101,6 +113,17 @@ pub(super) fn ask(context: &mut Context<'_>, words: &[OsString]) -> Result<(), C
     let plugin = plugins
         .find(|plugin| plugin.name == name)
         .ok_or_else(unknown)?;
+    give(context, client, plugin, words)
+}
+
+/// Gives a plugin what was typed: its name, and a command.
+pub(super) fn give(
+    context: &mut Context<'_>,
+    mut client: Client,
+    plugin: &PluginInfo,
+    words: &[OsString],
+) -> Result<(), CliError> {
+    let unknown = || unknown(&plugin.name);
     let typed = match parser(plugin).try_get_matches_from(words) {
         Ok(typed) => typed,
         Err(error) if error.use_stderr() => return Err(CliError::usage(&error)),
@@ -118,7 +141,7 @@ pub(super) fn ask(context: &mut Context<'_>, words: &[OsString]) -> Result<(), C
         context.user = Some(user.clone());
     }
     let mut params = PluginAskParams {
-        instance: name.clone(),
+        instance: plugin.name.clone(),
         user: context.user.clone(),
         command: command.to_owned(),
         arguments: arguments(described, typed),
@@ -172,7 +195,7 @@ fn unknown(name: &str) -> CliError {
 }
 
 /// What may be typed behind the instance's name.
-fn parser(plugin: &PluginInfo) -> Command {
+pub(super) fn parser(plugin: &PluginInfo) -> Command {
     let commands = plugin.commands.iter().map(|command| {
         let arguments = command.arguments.iter().map(argument);
         let detach = Arg::new("detach")
@@ -357,7 +380,7 @@ fn log(context: &mut Context<'_>, instance: String, follow: bool) -> Result<(), 
     }
 }
 
-fn line(said: &PluginLogLine, style: Style) -> String {
+pub(super) fn line(said: &PluginLogLine, style: Style) -> String {
     let tone = match said.level.as_str() {
         "error" | "warn" => Tone::Bad,
         _ => Tone::Plain,

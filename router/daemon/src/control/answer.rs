@@ -8,7 +8,7 @@ use wormholes_proto::control::{Access, Call, ErrorCode, PluginProgress, RpcError
 
 use super::{
     blobs::{self, Uploads},
-    bugreport, flows, netcheck, peers, plugins, roles, rules, status,
+    bugreport, flows, netcheck, peers, plugins, recordings, roles, rules, status,
 };
 use crate::node::NodeCore;
 
@@ -44,6 +44,9 @@ pub(super) async fn answer(
         Call::PluginLog(params) => encode(plugins::log(core, &params).await?),
         Call::PluginDead(params) => encode(plugins::dead(core, &params)?),
         Call::PluginClearDead(params) => encode(plugins::clear_dead(core, &params).await?),
+        Call::PluginRecord(params) => encode(recordings::record(core, &params).await?),
+        Call::PluginRecording(params) => encode(recordings::piece(core, &params).await?),
+        Call::PluginAdvance(params) => encode(recordings::advance(core, &params).await?),
         Call::PluginAdd(params) => encode(plugins::add(core, params).await?),
         Call::PluginUpdate(params) => encode(plugins::update(core, params).await?),
         Call::PluginRollback(params) => encode(plugins::roll_back(core, params).await?),

@@ -43,6 +43,17 @@ impl State {
         let running = self.transaction.as_mut();
         running.ok_or_else(|| wasmtime::Error::msg("imports are for handlers, not for start-up"))
     }
+
+    /// The same, for a call that no recording holds.
+    fn unrecorded_event(&mut self) -> wasmtime::Result<&mut Transaction> {
+        let event = self.event()?;
+        if event.leaves_recording() {
+            Ok(event)
+        } else {
+            let why = "a replay has no blobs, HTTP and connections";
+            Err(wasmtime::Error::msg(why))
+        }
+    }
 }
 
 impl types::Host for State {}
@@ -67,19 +78,19 @@ impl state::Host for State {
 
 impl secret::Host for State {
     fn get(&mut self, key: Vec<u8>) -> wasmtime::Result<Option<Vec<u8>>> {
-        Ok(self.event()?.row_get(Own::Secret, &key)?)
+        Ok(self.event()?.secret_get(&key)?)
     }
 
     fn set(&mut self, key: Vec<u8>, value: Vec<u8>) -> Answer<()> {
-        Ok(told(self.event()?.row_set(Own::Secret, &key, value)?))
+        Ok(told(self.event()?.secret_set(&key, value)?))
     }
 
     fn delete(&mut self, key: Vec<u8>) -> Answer<()> {
-        Ok(told(self.event()?.row_delete(Own::Secret, &key)?))
+        Ok(told(self.event()?.secret_delete(&key)?))
     }
 
     fn scan(&mut self, range: state::Range) -> wasmtime::Result<Rows> {
-        Ok(self.event()?.row_scan(Own::Secret, &range.into())?)
+        Ok(self.event()?.secret_scan(&range.into())?)
     }
 }
 

@@ -61,12 +61,12 @@ impl Shared {
         };
         let (Some(versions), Some(ran)) = (versions, ran) else {
             let (edition, source) = wanted;
-            let loaded = Arc::new(Loaded::new(number, edition, &self.store)?);
+            let loaded = Arc::new(Loaded::new(number, edition, &self.store, &self.recordings)?);
             let _one = changing(&loaded)?;
             self.begin(Arc::clone(&loaded))?;
             return self.remember(number, digest, name, source).await;
         };
-        let loaded = Arc::new(Loaded::new(number, ran, &self.store)?);
+        let loaded = Arc::new(Loaded::new(number, ran, &self.store, &self.recordings)?);
         // Before anybody finds it.
         let one = changing(&loaded)?;
         self.begin(Arc::clone(&loaded))?;
@@ -171,6 +171,7 @@ impl Shared {
             }
             self.forget_blobs(&homes, &named);
             self.forget_kept(name, Vec::new()).await;
+            self.forget_recording(name).await;
         }
         Ok(())
     }
@@ -211,6 +212,7 @@ impl Shared {
                     blobs: Some(shared.blobs.clone()),
                 },
                 lines,
+                patience: 1,
             };
             Edition::compile(workshop, &name, &source, terms).map(|edition| (edition, source))
         };
@@ -242,6 +244,7 @@ impl Shared {
     /// Wakes the principals of an instance.
     fn begin(self: &Arc<Self>, loaded: Arc<Loaded>) -> Result<(), LoadError> {
         self.insert(Arc::clone(&loaded))?;
+        loaded.recorder.go_on();
         // Whoever has timers must be awake; the node itself always is.
         for principal in self.present(&loaded) {
             self.wake_if_there(principal, &loaded)?;

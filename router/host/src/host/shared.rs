@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
@@ -48,6 +49,8 @@ pub(crate) struct Shared {
     pub(super) cache: Cache,
     /// Files of versions.
     pub(super) kept: Kept,
+    /// Folders of recordings, by instance.
+    pub(super) recordings: PathBuf,
     pub(crate) store: Store,
     pub(crate) blobs: Blobs,
     pub(crate) users: Users,

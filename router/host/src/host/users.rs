@@ -1,6 +1,9 @@
 //! Users of the node: added, listed, and removed with or without all that plugins keep for them.
 
-use std::sync::{Arc, mpsc};
+use std::{
+    io,
+    sync::{Arc, mpsc},
+};
 
 use tokio::sync::oneshot;
 
@@ -108,10 +111,14 @@ impl Shared {
         for owner in &principals {
             self.retire(owner).await;
         }
+        let forgotten = match purge {
+            true => self.forget_recordings().await,
+            false => Ok(()),
+        };
         // Durable behind all that his events wrote.
         let mut writes = Writes::default();
         writes.put(user_key(name), Some(user.encode()));
-        if !self.make_durable(writes).await {
+        if forgotten.is_err() || !self.make_durable(writes).await {
             self.users.reset(name, before);
             for owner in principals
                 .into_iter()
@@ -119,7 +126,8 @@ impl Shared {
             {
                 self.bring_back(owner);
             }
-            return Err(Refusal::lost());
+            let why = forgotten.err().map(|error| recordings_stay(&error));
+            return Err(why.unwrap_or_else(Refusal::lost));
         }
         if purge {
             self.purge(name, &principals).await?;
@@ -185,6 +193,12 @@ impl Shared {
         }
         Ok(())
     }
+}
+
+/// Nothing of him may stay; what was recorded of others cannot be told apart.
+fn recordings_stay(error: &io::Error) -> Refusal {
+    let why = format!("recordings of plugins cannot be deleted: {error}");
+    Refusal::new(ErrorCode::Failed, why)
 }
 
 /// Deletes all that is kept for a user, by instances that are loaded and those that are not; where it

@@ -62,6 +62,16 @@ impl Operations {
         Some((at_ms.saturating_add(kept), *id))
     }
 
+    /// Has these go on and no others, of which nothing else is known: for a replay.
+    pub(crate) fn pretend(&mut self, open: &BTreeSet<u64>) {
+        self.all.retain(|id, _| open.contains(id));
+        for id in open {
+            self.all
+                .entry(*id)
+                .or_insert_with(|| OperationRow::unknown(*id));
+        }
+    }
+
     /// Its handler is told that it is canceled; until then it is open.
     pub(crate) fn cancel(&mut self, id: u64, why: Refusal) {
         self.canceled.insert(id, why);

@@ -92,6 +92,7 @@ impl Actor {
                 effects.answers.insert(request.id, Err(refusal));
             }
             Event::Timer { name, .. } => {
+                self.note_timer_gone(name);
                 self.memory
                     .apply_timer(self.home, Arc::clone(name), None, &mut effects);
             }

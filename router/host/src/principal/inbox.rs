@@ -69,6 +69,8 @@ pub(crate) enum Task {
     },
     /// There is something to tell the node of.
     News,
+    /// The time was moved: is something due? Asked again until nothing is.
+    Look(oneshot::Sender<bool>),
     /// Comes first.
     Order(Order),
 }

@@ -91,7 +91,7 @@ impl Actor {
         self.keep_facts(&edition);
         self.keep_sockets(&edition);
         self.edition = edition;
-        self.instance = None;
+        (self.instance, self.track) = (None, None);
         self.first.retain(|(event, _)| !event.wakes());
         self.last_batch = batch;
         self.make_real(effects, None);

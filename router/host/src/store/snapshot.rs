@@ -18,6 +18,15 @@ impl Snapshot {
         Self { batch, rows, queue }
     }
 
+    /// Rows that no store has, for what is run again.
+    pub(crate) fn fixed(rows: Box<dyn Rows>) -> Self {
+        let batch = BatchId {
+            epoch: 0,
+            number: 0,
+        };
+        Self::new(batch, rows, Weak::new())
+    }
+
     /// The last batch that it holds.
     pub fn batch(&self) -> BatchId {
         self.batch

@@ -10,7 +10,7 @@ use wormholes_proto::blob::{BLOB_ID_BYTES, BlobHasher, BlobId, MAX_BLOB_BYTES};
 use super::{Effects, Limit, ROW_BYTES, Transaction, drafts::Open, invalid, rows::STEP};
 use crate::{
     blobs::{Blobs, FileWork, Pin, charged},
-    event::{ErrorCode, Event, Principal, Refusal},
+    event::{ErrorCode, Event, Principal, Refusal, Wish},
     memory::Memory,
     message::{OutKey, Parcel, Way, decode, encode},
     rows::{Space, own_key},

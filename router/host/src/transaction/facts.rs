@@ -40,7 +40,7 @@ impl Transaction {
         }
         self.charge(kind.len() + KEY_BYTES + ROW_BYTES)?;
         self.open_facts += usize::from(is_new);
-        let until_ms = self.stamp.now_ms + ttl_ms;
+        let until_ms = self.stamp.now_ms.saturating_add(ttl_ms);
         self.facts.insert(place, Some((value, until_ms)));
         Ok(())
     }

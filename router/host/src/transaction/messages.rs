@@ -52,7 +52,8 @@ impl Transaction {
             Ok(channel) => channel,
             Err(refusal) => return Ok(Err(refusal)),
         };
-        let waits = done.as_ref().map_or(0, |done| done.place) + 1 < head.next;
+        let handled = done.as_ref().map_or(0, |done| done.place);
+        let waits = handled.saturating_add(1) < head.next;
         if done.is_some_and(|done| done.epoch == head.epoch && done.halted.is_some()) {
             let halted = "the channel is halted; `messages.reopen` begins it anew";
             return Ok(Err(Refusal::new(ErrorCode::Unavailable, halted)));
@@ -63,7 +64,8 @@ impl Transaction {
             return Ok(Err(Refusal::new(ErrorCode::Unavailable, other)));
         }
         let bytes = (body.len() + ROW_BYTES) as u64;
-        let waiting = self.memory.outbox_bytes() + self.messages.outbox_bytes + bytes;
+        let waiting = self.memory.outbox_bytes();
+        let waiting = waiting.saturating_add(self.messages.outbox_bytes + bytes);
         if waiting > self.ground.limits.outbox_bytes() {
             return Ok(Err(self.hit(Limit::Outbox)));
         }
@@ -73,7 +75,8 @@ impl Transaction {
         self.messages.outbox_bytes += bytes;
         let id = self.next_message();
         let place = head.next;
-        (head.next, head.bytes, head.way) = (place + 1, head.bytes + bytes, way);
+        (head.next, head.way) = (place.saturating_add(1), way);
+        head.bytes = head.bytes.saturating_add(bytes);
         self.messages.heads.insert(key.clone(), head.clone());
         let about = OutAbout {
             total_bytes: head.bytes,
@@ -131,13 +134,13 @@ impl Transaction {
     }
 
     /// Durable messages to a receiver that it has not confirmed.
-    pub(crate) fn waiting(&self, mut key: OutKey) -> Result<u64, StoreError> {
+    pub(crate) fn waiting(&mut self, mut key: OutKey) -> Result<u64, StoreError> {
         self.settle(&mut key);
-        let Some(head) = self.head(&key) else {
+        let Some(OutHead { number, next, .. }) = self.head(&key).cloned() else {
             return Ok(0);
         };
-        let done = self.done(head.number)?;
-        Ok(head.next - 1 - done.map_or(0, |done| done.place))
+        let done = self.done(number)?.map_or(0, |done| done.place);
+        Ok(next.saturating_sub(1).saturating_sub(done))
     }
 
     /// Channels to and from a peer begin anew, if they are halted.
@@ -170,7 +173,7 @@ impl Transaction {
             return Ok(false);
         };
         let head = OutHead {
-            epoch: head.epoch + 1,
+            epoch: head.epoch.saturating_add(1),
             base: done.place,
             ..head
         };
@@ -179,8 +182,10 @@ impl Transaction {
     }
 
     fn reopen_in(&mut self, peer: &OutKey) -> Result<bool, StoreError> {
-        let key = self.ground.home.key(Space::Cursor, &encode(&peer.back()));
+        let back = encode(&peer.back());
+        let key = self.ground.home.key(Space::Cursor, &back);
         let row = self.view().get(&key)?;
+        self.note_row(Space::Cursor, &back, row.as_deref());
         let row = row.as_deref().and_then(decode::<InRow>);
         let Some(row) = row.filter(|row| row.halted.is_some() && !row.is_reopened) else {
             return Ok(false);
@@ -218,14 +223,19 @@ impl Transaction {
         own.or_else(|| self.memory.channels.get(key))
     }
 
-    fn done(&self, number: u32) -> Result<Option<OutDone>, StoreError> {
-        let key = self.ground.home.key(Space::Done, &number.to_be_bytes());
-        Ok(self.snapshot.get(&key)?.as_deref().and_then(decode))
+    fn done(&mut self, number: u32) -> Result<Option<OutDone>, StoreError> {
+        let number = number.to_be_bytes();
+        let row = self
+            .snapshot
+            .get(&self.ground.home.key(Space::Done, &number))?;
+        self.note_row(Space::Done, &number, row.as_deref());
+        Ok(row.as_deref().and_then(decode))
     }
 
     pub(super) fn next_message(&mut self) -> u64 {
-        self.memory.last_message += 1;
-        self.memory.last_message
+        let last = &mut self.memory.last_message;
+        *last = last.saturating_add(1);
+        *last
     }
 
     fn check_letter(&mut self, letter: &mut Letter) -> Result<(), Refusal> {
@@ -301,6 +311,16 @@ impl Transaction {
 }
 
 impl Messages {
+    /// In the order in which they were sent.
+    pub(super) fn parcels(&self) -> &[Parcel] {
+        &self.parcels
+    }
+
+    /// Channels as they are after it.
+    pub(super) fn heads(&self) -> &BTreeMap<OutKey, OutHead> {
+        &self.heads
+    }
+
     /// Makes what was sent real in memory, and in what becomes durable.
     pub(super) fn take_effect(
         self,

@@ -1,5 +1,7 @@
 //! Requests that an event answers, or tells how far they are.
 
+use serde::{Deserialize, Serialize};
+
 use super::{Limit, ROW_BYTES, Transaction, invalid};
 use crate::{
     event::{ErrorCode, Refusal, RequestKind},
@@ -10,7 +12,7 @@ use crate::{
 pub(crate) const MAX_ANSWER_BYTES: usize = 1 << 20;
 
 /// How far a request is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
     /// The request's id.
     pub request: u64,

@@ -32,7 +32,7 @@ impl Transaction {
         self.charge(name.len() + payload.len() + ROW_BYTES)?;
         let timer = Timer {
             // One that is due at once comes after what waits.
-            due_ms: at_ms.max(self.stamp.now_ms + 1),
+            due_ms: at_ms.max(self.stamp.now_ms.saturating_add(1)),
             payload: payload.into(),
             durable,
         };

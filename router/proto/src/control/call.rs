@@ -21,6 +21,10 @@ use super::{
         PluginAskParams, PluginDead, PluginHealth, PluginInfo, PluginList, PluginLog,
         PluginLogParams, PluginParams, PluginRemoveParams, PluginRemoved,
     },
+    recording::{
+        PluginAdvanceParams, PluginAdvanced, PluginRecordParams, PluginRecording,
+        PluginRecordingParams, PluginRecordingPiece,
+    },
     report::{
         BugReport, ConfigReport, DecisionList, Explanation, FlowList, InviteReport, KeyInfo,
         NetReport, PeerInfo, PeerList, PingReport, RoleReport, ScriptReport, Status, Subscribed,
@@ -230,6 +234,9 @@ methods! {
     "plugin.log" PluginLog(PluginLogParams) Operator -> PluginLog, "What a plugin said last.";
     "plugin.dead" PluginDead(PluginParams) Operator -> PluginDead, "Events that a plugin broke over and that were given up.";
     "plugin.clear_dead" PluginClearDead(PluginParams) Operator -> PluginInfo, "Deletes these events.";
+    "plugin.record" PluginRecord(PluginRecordParams) Operator -> PluginRecording, "Switches the recording of a plugin's events on or off, or says how it is.";
+    "plugin.recording" PluginRecording(PluginRecordingParams) Operator -> PluginRecordingPiece, "Sends what was recorded, a piece at a time.";
+    "plugin.advance" PluginAdvance(PluginAdvanceParams) Operator -> PluginAdvanced, "Moves the time of plugins forward, in a node that is thrown away alone.";
     "plugin.add" PluginAdd(PluginParams) Operator -> PluginInfo, "Loads a plugin that config.toml names since the start.";
     "plugin.update" PluginUpdate(PluginParams) Operator -> PluginInfo, "Has the version in the plugin's folder take over, under the grants of config.toml; on an error the one that runs goes on.";
     "plugin.rollback" PluginRollback(PluginParams) Operator -> PluginInfo, "Has the version before the last update take over again.";

@@ -121,6 +121,9 @@ mod tests {
             "plugin.log operator",
             "plugin.dead operator",
             "plugin.clear_dead operator",
+            "plugin.record operator",
+            "plugin.recording operator",
+            "plugin.advance operator",
             "plugin.add operator",
             "plugin.update operator",
             "plugin.rollback operator",
@@ -187,8 +190,8 @@ mod tests {
             "op.wait" | "op.cancel" | "op.collect" => &["operation"],
             "user.add" | "user.remove" => &["name"],
             "plugin.health" | "plugin.start" | "plugin.stop" | "plugin.log" | "plugin.dead"
-            | "plugin.clear_dead" | "plugin.add" | "plugin.update" | "plugin.rollback"
-            | "plugin.remove" => &["instance"],
+            | "plugin.clear_dead" | "plugin.record" | "plugin.recording" | "plugin.advance"
+            | "plugin.add" | "plugin.update" | "plugin.rollback" | "plugin.remove" => &["instance"],
             _ => &["peer"],
         };
         sample.retain(|name, _| keys.contains(&name.as_str()));

@@ -21,7 +21,7 @@ impl State {
     fn holds(&mut self) -> wasmtime::Result<(&mut Transaction, Blobs)> {
         let blobs = self.plugin.around.blobs.clone();
         let blobs = blobs.ok_or_else(|| wasmtime::Error::msg("there is no node"))?;
-        Ok((self.event()?, blobs))
+        Ok((self.unrecorded_event()?, blobs))
     }
 }
 
@@ -37,7 +37,7 @@ macro_rules! named {
 
 impl Host for State {
     fn put(&mut self, bytes: Vec<u8>) -> Answer<Hash> {
-        Ok(told(self.event()?.blob_put(bytes)?.map(name)))
+        Ok(told(self.unrecorded_event()?.blob_put(bytes)?.map(name)))
     }
 
     fn append(&mut self, draft: String, bytes: Vec<u8>) -> Answer<u64> {
@@ -51,11 +51,11 @@ impl Host for State {
     }
 
     fn discard(&mut self, draft: String) -> Answer<()> {
-        Ok(told(self.event()?.draft_discard(&draft)?))
+        Ok(told(self.unrecorded_event()?.draft_discard(&draft)?))
     }
 
     fn length(&mut self, hash: Hash) -> wasmtime::Result<Option<u64>> {
-        let event = self.event()?;
+        let event = self.unrecorded_event()?;
         Ok(match named(hash) {
             Ok(id) => event.blob_length(id)?,
             Err(_) => None,
@@ -70,12 +70,12 @@ impl Host for State {
 
     fn hold(&mut self, hash: Hash) -> Answer<()> {
         let id = named!(hash);
-        Ok(told(self.event()?.blob_hold(id)?))
+        Ok(told(self.unrecorded_event()?.blob_hold(id)?))
     }
 
     fn release(&mut self, hash: Hash) -> Answer<()> {
         let id = named!(hash);
-        Ok(told(self.event()?.blob_release(id)?))
+        Ok(told(self.unrecorded_event()?.blob_release(id)?))
     }
 
     fn scan(&mut self, after: Option<Hash>, limit: u32) -> wasmtime::Result<Vec<Blob>> {
@@ -83,7 +83,7 @@ impl Host for State {
         let Ok(after) = after else {
             return Ok(Vec::new());
         };
-        let held = self.event()?.blob_list(after, limit)?;
+        let held = self.unrecorded_event()?.blob_list(after, limit)?;
         let held = held.into_iter().map(|(id, row)| Blob {
             hash: name(id),
             length: row.length,
@@ -118,7 +118,7 @@ impl Host for State {
             label: way.label.into(),
             isolation: way.isolation.into(),
         };
-        let event = self.event()?;
+        let event = self.unrecorded_event()?;
         Ok(told(event.blob_fetch(
             id,
             (key, way),
@@ -128,7 +128,7 @@ impl Host for State {
     }
 
     fn cancel(&mut self, id: u64) -> Answer<()> {
-        Ok(told(self.event()?.blob_cancel(id)))
+        Ok(told(self.unrecorded_event()?.blob_cancel(id)))
     }
 }
 

@@ -25,36 +25,44 @@ impl State {
 
 impl Host for State {
     fn create(&mut self, name: String, algorithm: GivenAlgorithm) -> Answer<Vec<u8>> {
-        Ok(told(self.event()?.key_create(&name, algorithm.into())?))
+        let created = self
+            .event()?
+            .key_creation(|event| event.key_create(&name, algorithm.into()));
+        Ok(told(created?))
     }
 
     fn forget(&mut self, name: String) -> Answer<()> {
-        Ok(told(self.event()?.key_forget(&name)?))
+        let forgotten = self
+            .event()?
+            .sealed_deletion(|event| event.key_forget(&name));
+        Ok(told(forgotten?))
     }
 
     fn public(&mut self, key: GivenKey, algorithm: GivenAlgorithm) -> Answer<Vec<u8>> {
         let (event, network) = self.holder()?;
-        Ok(told(event.key_public(
-            &*network,
-            &key.into(),
-            algorithm.into(),
-        )?))
+        let (key, algorithm) = (key.into(), algorithm.into());
+        let public = event.public_call(|event| event.key_public(&*network, &key, algorithm));
+        Ok(told(public?))
     }
 
     fn sign(&mut self, key: GivenKey, form: GivenForm, message: Vec<u8>) -> Answer<Vec<u8>> {
         let (event, network) = self.holder()?;
         let (key, form) = (key.into(), form.into());
-        Ok(told(event.key_sign(&*network, &key, &form, &message)?))
+        let signed = event.hidden_call(|event| event.key_sign(&*network, &key, &form, &message));
+        Ok(told(signed?))
     }
 
     fn agree(&mut self, key: GivenKey, theirs: Vec<u8>) -> Answer<Vec<u8>> {
         let (event, network) = self.holder()?;
-        Ok(told(event.key_agree(&*network, &key.into(), &theirs)?))
+        let key = key.into();
+        let agreed = event.hidden_call(|event| event.key_agree(&*network, &key, &theirs));
+        Ok(told(agreed?))
     }
 
     fn decapsulate(&mut self, key: GivenKey, ciphertext: Vec<u8>) -> Answer<Vec<u8>> {
         let (event, network) = self.holder()?;
-        let opened = event.key_decapsulate(&*network, &key.into(), &ciphertext);
+        let key = key.into();
+        let opened = event.hidden_call(|event| event.key_decapsulate(&*network, &key, &ciphertext));
         Ok(told(opened?))
     }
 

@@ -89,11 +89,14 @@ impl Host for State {
     }
 
     fn alias_key(&mut self, name: String) -> wasmtime::Result<Vec<u8>> {
-        let principal = self.event()?.stamp().principal.clone();
-        let network = self.plugin.around.network.as_deref();
+        let plugin = Arc::clone(&self.plugin);
+        let network = plugin.around.network.as_deref();
         let network = network.ok_or_else(|| wasmtime::Error::msg("there is no node"))?;
-        let pair = alias(network, &self.plugin.name, &principal, &name);
-        Ok(public(&pair).as_bytes().to_vec())
+        let key = self.event()?.public_call(|event| {
+            let pair = alias(network, &plugin.name, &event.stamp().principal, &name);
+            Ok(Ok(public(&pair).as_bytes().to_vec()))
+        });
+        Ok(key?.unwrap_or_default())
     }
 }
 

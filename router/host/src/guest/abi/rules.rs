@@ -33,13 +33,17 @@ impl rules::Host for State {
             Ok(record) => record,
             Err(refusal) => return Ok(Err(refusal.into())),
         };
-        let network = self.plugin.around.network.as_ref();
+        let plugin = Arc::clone(&self.plugin);
+        let network = plugin.around.network.as_ref();
         let network = network.ok_or_else(|| wasmtime::Error::msg("there is no node"))?;
-        let ruling = network.ask_rules(RuleQuestion {
-            plugin: Arc::clone(&self.plugin.name),
-            hook,
-            record,
-        });
+        let ask = || {
+            network.ask_rules(RuleQuestion {
+                plugin: Arc::clone(&plugin.name),
+                hook: hook.clone(),
+                record,
+            })
+        };
+        let ruling = self.event()?.ruling(&hook, &question, ask);
         Ok(Ok(ruling.into()))
     }
 }

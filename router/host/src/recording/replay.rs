@@ -1,0 +1,514 @@
+//! Runs what was recorded again, and says where it parts from the recording.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    fs::File,
+    io::{self, BufReader},
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::future::BoxFuture;
+use rpds::RedBlackTreeMapSync;
+use thiserror::Error;
+use tokio::runtime;
+use wormholes_proto::{NodeId, manifest::Capabilities};
+use zeroize::Zeroizing;
+
+use super::{
+    Effect, Ended, EventFrame, Frame, PluginFrame, RecordingError, Tape, TrackFrame,
+    effects::difference, format::Reader, tape::Missing,
+};
+use crate::{
+    edition::{Edition, Terms, Workshop},
+    event::{Principal, Stamp},
+    guest::{Around, Engine, Fault, Instance, Outcome},
+    host::{LoadError, Source},
+    lines::PluginLines,
+    memory::{Memory, Timer},
+    network::{Call, CallError, Network, Pipe},
+    rows::{Home, Side, Space},
+    rules::{Fact, RuleQuestion, Ruling},
+    store::{Rows, Snapshot, Span, StoreError, Visit},
+    transaction::{Ground, Transaction},
+};
+
+/// How many times its time an event may take: this machine may be a slower one.
+const PATIENCE: u64 = 4;
+
+/// How an event went again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It did the same.
+    Agrees,
+    /// It did something else: what, first.
+    Differs(String),
+    /// It did something else, after it was given what nobody recorded; and what it was given.
+    Unknown(String),
+}
+
+/// An event that ran again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replayed {
+    /// From 1 on, in the order of the recording.
+    pub number: u64,
+    /// Whose it was.
+    pub principal: String,
+    /// Its id, of this principal.
+    pub event: u64,
+    /// As metrics name it.
+    pub kind: String,
+    /// The command's, the timer's or the protocol's name.
+    pub name: String,
+    /// Milliseconds since 1970.
+    pub at_unix_ms: u64,
+    /// How often it was tried before.
+    pub attempt: u32,
+    /// What its handler took then.
+    pub took_then: Duration,
+    /// What it took now.
+    pub took: Duration,
+    /// How it went.
+    pub verdict: Verdict,
+}
+
+/// What came of a replay.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Replay {
+    /// The instance.
+    pub instance: String,
+    /// Events.
+    pub events: u64,
+    /// Those that did the same.
+    pub agree: u64,
+    /// Those that did something else.
+    pub differ: u64,
+    /// Those of which nobody can tell.
+    pub unknown: u64,
+    /// What all handlers took then.
+    pub took_then: Duration,
+    /// What they took now.
+    pub took: Duration,
+}
+
+/// A recording that cannot be replayed.
+#[derive(Debug, Error)]
+pub enum ReplayError {
+    /// It cannot be read.
+    #[error(transparent)]
+    Recording(#[from] RecordingError),
+    /// The component does not run under what was granted.
+    #[error(transparent)]
+    Plugin(#[from] Box<LoadError>),
+    /// The machine cannot run what the compiler makes.
+    #[error("cannot run plugins: {0}")]
+    Engine(#[from] io::Error),
+    /// The version's files were gone when the recording was saved.
+    #[error(
+        "the recording does not hold the component with the SHA-256 {0}: name its file with --wasm"
+    )]
+    NoComponent(String),
+}
+
+impl Replay {
+    /// Replays the recording in a file by the components in it, or by another one. `told` hears of
+    /// each event in turn.
+    ///
+    /// # Errors
+    /// [`ReplayError`] says what stands in the way.
+    pub fn run(
+        file: &Path,
+        other: Option<Vec<u8>>,
+        told: &mut dyn FnMut(Replayed),
+    ) -> Result<Self, ReplayError> {
+        let open = || File::open(file).map_err(RecordingError::Read);
+        // All of it is looked at before any of it runs.
+        let mut reader = Reader::new(BufReader::new(open()?))?;
+        while reader.next()?.is_some() {}
+        let mut reader = Reader::new(BufReader::new(open()?))?;
+        let runtime = runtime::Builder::new_current_thread().build()?;
+        let mut stage = Stage::new(other)?;
+        while let Some((frame, _)) = reader.next()? {
+            if let Some(replayed) = runtime.block_on(stage.take(frame))? {
+                told(replayed);
+            }
+        }
+        Ok(stage.replay)
+    }
+}
+
+/// Where events run again.
+struct Stage {
+    engine: Arc<Engine>,
+    other: Option<Vec<u8>>,
+    components: BTreeMap<[u8; 32], Vec<u8>>,
+    editions: BTreeMap<[u8; 32], Arc<Edition>>,
+    plugins: BTreeMap<[u8; 32], PluginFrame>,
+    actors: BTreeMap<u64, Actor>,
+    replay: Replay,
+}
+
+/// A principal, as it was.
+struct Actor {
+    principal: Principal,
+    edition: Arc<Edition>,
+    home: Home,
+    rows: Frozen,
+    memory: Memory,
+    instance: Option<Instance>,
+}
+
+/// Rows whose copies share what did not change.
+#[derive(Clone, Default)]
+struct Frozen(RedBlackTreeMapSync<Vec<u8>, Vec<u8>>);
+
+impl Stage {
+    fn new(other: Option<Vec<u8>>) -> Result<Self, ReplayError> {
+        Ok(Self {
+            engine: Arc::new(Engine::new()?),
+            other,
+            components: BTreeMap::new(),
+            editions: BTreeMap::new(),
+            plugins: BTreeMap::new(),
+            actors: BTreeMap::new(),
+            replay: Replay::default(),
+        })
+    }
+
+    async fn take(&mut self, frame: Frame) -> Result<Option<Replayed>, ReplayError> {
+        match frame {
+            Frame::Plugin(plugin) => {
+                self.replay.instance.clone_from(&plugin.instance);
+                self.plugins.insert(plugin.digest, *plugin);
+            }
+            Frame::Wasm(sha256, piece) => {
+                let component = self.components.entry(sha256).or_default();
+                component.extend_from_slice(&piece.0);
+            }
+            Frame::Track(track) => self.begin(*track)?,
+            Frame::Rows(track, rows) => {
+                if let Some(actor) = self.actors.get_mut(&track) {
+                    for (key, value) in rows {
+                        actor.put(Space::First, &key.0, Some(value.0));
+                    }
+                }
+            }
+            Frame::Event(event) => return self.event(*event).await,
+            Frame::End(_) => {}
+        }
+        Ok(None)
+    }
+
+    fn begin(&mut self, track: TrackFrame) -> Result<(), ReplayError> {
+        let edition = self.edition(&track.digest)?;
+        // A principal that begins anew has no more events of the track before.
+        let is_another = |actor: &Actor| actor.principal != track.principal;
+        self.actors.retain(|_, actor| is_another(actor));
+        let home = Home {
+            instance: 1,
+            principal: 0,
+        };
+        let actor = Actor {
+            edition,
+            home,
+            rows: Frozen::default(),
+            memory: track.remembered.into_memory(home),
+            principal: track.principal,
+            instance: None,
+        };
+        self.actors.insert(track.track, actor);
+        Ok(())
+    }
+
+    fn edition(&mut self, digest: &[u8; 32]) -> Result<Arc<Edition>, ReplayError> {
+        if let Some(edition) = self.editions.get(digest) {
+            return Ok(Arc::clone(edition));
+        }
+        let unknown = RecordingError::Damaged("a principal begins as nothing");
+        let plugin = self.plugins.get(digest).ok_or(unknown)?;
+        let wasm = match &self.other {
+            Some(other) => other.clone(),
+            None => {
+                let wasm = self.components.get(&plugin.sha256);
+                let name = || data_encoding::HEXLOWER.encode(&plugin.sha256);
+                wasm.cloned()
+                    .ok_or_else(|| ReplayError::NoComponent(name()))?
+            }
+        };
+        let source = Source {
+            path: PathBuf::from("plugin.toml"),
+            manifest: plugin.manifest.clone(),
+            wasm,
+        };
+        if self.other.is_none() && source.sha256() != plugin.sha256 {
+            let other = RecordingError::Damaged("a component is another one");
+            return Err(other.into());
+        }
+        let workshop = Workshop {
+            engine: Arc::clone(&self.engine),
+            cache: None,
+            around: Around {
+                node: plugin.node,
+                network: Some(Arc::new(Nobody)),
+            },
+            lines: Arc::new(PluginLines::new()),
+            patience: PATIENCE,
+        };
+        let terms = terms(plugin);
+        let edition = Edition::compile(workshop, &plugin.instance, &source, terms);
+        let edition = Arc::new(edition.map_err(Box::new)?);
+        self.editions.insert(*digest, Arc::clone(&edition));
+        Ok(edition)
+    }
+
+    async fn event(&mut self, frame: EventFrame) -> Result<Option<Replayed>, ReplayError> {
+        let Some(actor) = self.actors.get_mut(&frame.track) else {
+            return Err(RecordingError::Damaged("an event of a principal that has ended").into());
+        };
+        let (verdict, took) = actor.run(&frame).await;
+        let replay = &mut self.replay;
+        replay.events += 1;
+        match &verdict {
+            Verdict::Agrees => replay.agree += 1,
+            Verdict::Differs(_) => replay.differ += 1,
+            Verdict::Unknown(_) => replay.unknown += 1,
+        }
+        let took_then = Duration::from_micros(frame.took_us);
+        replay.took += took;
+        replay.took_then = replay.took_then.saturating_add(took_then);
+        let event = frame.happened.event(actor.home);
+        let replayed = Replayed {
+            number: replay.events,
+            principal: actor.principal.to_string(),
+            event: frame.id,
+            kind: event.kind().to_string(),
+            name: frame.happened.name(),
+            at_unix_ms: frame.now_ms,
+            attempt: frame.attempt,
+            took_then,
+            took,
+            verdict,
+        };
+        actor.apply(frame);
+        Ok(Some(replayed))
+    }
+}
+
+impl Actor {
+    /// Runs an event on what is recorded before it.
+    async fn run(&mut self, frame: &EventFrame) -> (Verdict, Duration) {
+        for (space, key, row) in &frame.answers.rows {
+            let spaces = [Space::Done, Space::Cursor].into_iter();
+            for others in spaces.filter(|known| *known as u8 == *space) {
+                self.put(others, &key.0, row.clone().map(|row| row.0));
+            }
+        }
+        frame.found.apply(self.home, &mut self.memory);
+        if frame.is_fresh {
+            self.instance = None;
+        }
+        let event = frame.happened.event(self.home);
+        let mut transaction = self.transaction(frame);
+        transaction.consume(&event);
+        let instance = match self.instance.take() {
+            Some(instance) => Ok(instance),
+            None => self.edition.code.instantiate().await,
+        };
+        let started = Instant::now();
+        let (outcome, transaction, instance) = match instance {
+            Ok(mut instance) => {
+                let (outcome, transaction) = instance.run(&event, transaction).await;
+                (outcome, transaction, Some(instance))
+            }
+            Err(fault) => (Err(fault), Some(transaction), None),
+        };
+        let took = started.elapsed();
+        let Some(mut transaction) = transaction else {
+            let lost = "the event was lost".to_owned();
+            return (Verdict::Unknown(lost), took);
+        };
+        let tape = transaction.take_tape();
+        let verdict = verdict(frame, &outcome, &transaction, tape.missing());
+        self.memory = transaction.undo();
+        self.instance = instance.filter(|_| outcome.is_ok());
+        (verdict, took)
+    }
+
+    fn transaction(&mut self, frame: &EventFrame) -> Transaction {
+        let plugin = self.edition.plugin();
+        let ground = Ground {
+            home: self.home,
+            side: Side::First,
+            limits: Arc::clone(&plugin.limits),
+            others_keep: frame.found.others_keep,
+            protocols: Arc::clone(&self.edition.protocols),
+            granted: Arc::clone(&plugin.granted),
+            plugin: Arc::clone(&plugin.name),
+            node: plugin.around.node,
+        };
+        let stamp = Stamp {
+            id: frame.id,
+            attempt: frame.attempt,
+            now_ms: frame.now_ms,
+            principal: self.principal.clone(),
+            seed: frame.seed.unwrap_or_default(),
+        };
+        let snapshot = Arc::new(Snapshot::fixed(Box::new(self.rows.clone())));
+        let memory = std::mem::take(&mut self.memory);
+        let mut transaction = Transaction::new(stamp, ground, snapshot, memory);
+        let answers = frame.answers.clone();
+        transaction.use_tape(Tape::player(answers, frame.seed.is_none()));
+        transaction
+    }
+
+    fn put(&mut self, space: Space, key: &[u8], value: Option<Vec<u8>>) {
+        let key = self.home.key(space, key);
+        match value {
+            Some(value) => self.rows.0.insert_mut(key, value),
+            None => {
+                self.rows.0.remove_mut(&key);
+            }
+        }
+    }
+
+    /// What the event did then is what the next one finds.
+    fn apply(&mut self, frame: EventFrame) {
+        for effect in frame.effects {
+            match effect {
+                Effect::Row(key, value) => {
+                    self.put(Space::First, &key.0, value.map(|value| value.0));
+                }
+                Effect::Scratch(key, value) => {
+                    self.memory.set_scratch(key.0, value.map(|value| value.0));
+                }
+                Effect::Timer(name, due) => {
+                    let (timer, none) = (due.map(Timer::from), &mut Default::default());
+                    self.memory.apply_timer(self.home, name.0, timer, none);
+                }
+                Effect::Fact(Fact { kind, peer, value }) => {
+                    match value {
+                        Some((_, until)) => self.memory.facts.insert((kind, peer), until),
+                        None => self.memory.facts.remove(&(kind, peer)),
+                    };
+                }
+                Effect::Sealed { .. }
+                | Effect::Send { .. }
+                | Effect::Post { .. }
+                | Effect::Ask { .. }
+                | Effect::Reopen(_)
+                | Effect::Answer(..)
+                | Effect::Progress(_) => {}
+            }
+        }
+        self.memory.channels.extend(frame.channels);
+    }
+}
+
+fn verdict(
+    frame: &EventFrame,
+    outcome: &Result<Outcome, Fault>,
+    transaction: &Transaction,
+    missing: Option<Missing>,
+) -> Verdict {
+    let Some(ended) = Ended::of(outcome) else {
+        return Verdict::Unknown("it could not be run".to_owned());
+    };
+    let effects = match ended.is_real() {
+        true => transaction.effects().0,
+        false => Vec::new(),
+    };
+    let then = (&frame.ended, &frame.effects[..]);
+    let Some(difference) = difference(then, (&ended, &effects)) else {
+        return Verdict::Agrees;
+    };
+    if let Some(missing) = missing {
+        return Verdict::Unknown(missing.to_string());
+    }
+    if frame.ended == Ended::TimedOut {
+        return Verdict::Unknown("it took too long then, and less here".to_owned());
+    }
+    Verdict::Differs(difference)
+}
+
+/// What it was granted.
+fn terms(plugin: &PluginFrame) -> Terms {
+    let has = |name: &str| plugin.grants.names.contains(name);
+    let grants = Capabilities {
+        state: has("state"),
+        scratch: has("scratch"),
+        timers: has("timers"),
+        messages: has("messages"),
+        facts: plugin.grants.facts.clone(),
+        rules: plugin.grants.rules.clone(),
+        presence: has("presence"),
+        usage: has("usage"),
+        keys: has("keys"),
+        secret: has("secret"),
+        users: has("users"),
+    };
+    Terms {
+        grants,
+        config: plugin.config.clone(),
+        strangers: plugin.strangers,
+        sha256: None,
+    }
+}
+
+impl Rows for Frozen {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.0.get(key).cloned())
+    }
+
+    fn scan(&self, span: &Span, visit: &mut Visit<'_>) -> Result<(), StoreError> {
+        let mut rows = self.0.range::<[u8], _>(span.bounds());
+        while let Some((key, value)) = match span.is_backwards() {
+            true => rows.next_back(),
+            false => rows.next(),
+        } {
+            if visit(key, value) == ControlFlow::Break(()) {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whom a plugin that is replayed has around it: all that it is told, the recording tells.
+#[derive(Debug)]
+struct Nobody;
+
+impl Network for Nobody {
+    fn call(&self, _: Call) -> BoxFuture<'static, Result<Box<dyn Pipe>, CallError>> {
+        let nobody = CallError {
+            why: "a replay reaches nobody".to_owned(),
+            is_final: true,
+        };
+        Box::pin(async { Err(nobody) })
+    }
+
+    fn sign(&self, _: &[u8]) -> [u8; 64] {
+        [0; 64]
+    }
+
+    fn derive(&self, _: &[u8]) -> Zeroizing<[u8; 32]> {
+        Zeroizing::default()
+    }
+
+    fn ask_rules(&self, _: RuleQuestion) -> Ruling {
+        Ruling::None
+    }
+
+    fn publish(&self, _: Vec<Fact>) {}
+
+    fn forget_facts(&self, _: &BTreeSet<String>) {}
+}
+
+/// Without the rows: they are somebody's.
+impl fmt::Debug for Frozen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Frozen").field(&self.0.size()).finish()
+    }
+}
