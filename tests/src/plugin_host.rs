@@ -22,8 +22,8 @@ use tokio::{
 };
 use wormholes_host::{
     Call, CallError, Caller, Command, Datagram, ErrorCode, Fact, FetchCall, Host, HttpResponse,
-    Manifest, Network, Observer, Pipe, Principal, Refusal, RuleQuestion, Ruling, SocketCall, Source,
-    Terms,
+    Manifest, Network, Observer, Pipe, Principal, Refusal, RuleQuestion, Ruling, SocketCall,
+    Source, Terms,
 };
 use wormholes_proto::NodeId;
 use zeroize::Zeroizing;

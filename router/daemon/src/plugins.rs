@@ -24,8 +24,9 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use wormholes_host::{
-    Caller, Command, Condition, Datagram, DeadLetter, Ending, ErrorCode, Host, HostError, HttpPlace,
-    InstanceReport, LoadError, Pending, Pipe, PluginLine, Principal, Refusal, Source, Terms, Upload,
+    Caller, Command, Condition, Datagram, DeadLetter, Ending, ErrorCode, Host, HostError,
+    HttpPlace, InstanceReport, LoadError, Pending, Pipe, PluginLine, Principal, Refusal, Source,
+    Terms, Upload,
 };
 use wormholes_proto::{
     NodeId,

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use wormholes_plugin::{
-    BlobFetched, Closing, Context, HttpReply, HttpResponse, Incoming, Plugin, Reason, Reply, Result,
-    Socket,
+    BlobFetched, Closing, Context, HttpReply, HttpResponse, Incoming, Plugin, Reason, Reply,
+    Result, Socket,
 };
 
 use crate::{

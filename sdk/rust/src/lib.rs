@@ -38,7 +38,7 @@ mod state;
 #[doc(hidden)]
 pub mod wasm;
 
-pub use blob::{Blob, Draft, BlobFetch, BlobFetched, Held};
+pub use blob::{Blob, BlobFetch, BlobFetched, Draft, Held};
 pub use context::{Context, Level};
 pub use error::{Error, ErrorCode, Result};
 pub use host::{InMemory, OnDisk, Sealed};

@@ -3,8 +3,9 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use crate::{
-    Address, Blob, BlobFetched, Closing, Context, Error, Halt, HttpReply, HttpRequest, HttpResponse,
-    Identity, Incoming, Outcome, Reply, Request, Result, Socket, Usage, request::Caller,
+    Address, Blob, BlobFetched, Closing, Context, Error, Halt, HttpReply, HttpRequest,
+    HttpResponse, Identity, Incoming, Outcome, Reply, Request, Result, Socket, Usage,
+    request::Caller,
 };
 
 /// Whom an event, its state, its timers and its keys are for.

@@ -6,8 +6,8 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use data_encoding::HEXLOWER_PERMISSIVE;
 use serde_json::{Value, json};
 use wormholes_plugin::{
-    Address, Blob, Caller, Context, Draft, Error, BlobFetched, Identity, Map, Place, Plugin, Principal,
-    Reply, Request, Result, json as encoded, plugin,
+    Address, Blob, BlobFetched, Caller, Context, Draft, Error, Identity, Map, Place, Plugin,
+    Principal, Reply, Request, Result, json as encoded, plugin,
 };
 
 /// What is given, and how often it was asked for.

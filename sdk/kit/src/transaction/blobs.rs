@@ -2,7 +2,7 @@
 
 use std::{ops::Bound, sync::Arc};
 
-use wormholes_plugin::{Blob, Error, BlobFetch, Held, Identity, Place, Principal, Result};
+use wormholes_plugin::{Blob, BlobFetch, Error, Held, Identity, Place, Principal, Result};
 
 use super::{ROW_BYTES, Transaction, quota};
 use crate::blobs::{charged, hash};

@@ -26,7 +26,11 @@ impl fetch::Host for State {
             headers: request.headers,
             body: request.body,
         };
-        Ok(told(self.unrecorded_event()?.fetch(wanted, &way, deadline_ms)))
+        Ok(told(self.unrecorded_event()?.fetch(
+            wanted,
+            &way,
+            deadline_ms,
+        )))
     }
 }
 
@@ -43,7 +47,11 @@ impl sockets::Host for State {
             sockets::Kind::Tls => SocketKind::Tls,
         };
         let way = self::way(way.role, way.label, way.isolation);
-        Ok(told(self.unrecorded_event()?.connect(kind, (&host, port), &way)))
+        Ok(told(self.unrecorded_event()?.connect(
+            kind,
+            (&host, port),
+            &way,
+        )))
     }
 
     fn credit(&mut self, id: u64, bytes: u32) -> Answer<()> {
