@@ -30,7 +30,7 @@ pub fn binary(name: &str) -> Result<PathBuf> {
 }
 
 /// Plugins that are run by tests: their packages.
-const PLUGINS: [&str; 6] = [
+const PLUGINS: [&str; 7] = [
     "wormholes-clerk",
     "wormholes-courier",
     "wormholes-echo",

@@ -53,7 +53,7 @@ pub use trunk::trunk_frames;
 pub type Check = fn(&[u8]);
 
 /// Every function by its name, which its program and its folder in `tests/fuzz/corpus` have too.
-pub const TARGETS: [(&str, Check); 25] = [
+pub const TARGETS: [(&str, Check); 26] = [
     ("answer", answer),
     ("blob_frames", blob_frames),
     ("cells", cells),

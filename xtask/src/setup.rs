@@ -125,7 +125,7 @@ pub(crate) fn may_capture() -> Result<()> {
 }
 
 /// The plugins that tests run: their packages.
-const PLUGINS: [&str; 6] = [
+const PLUGINS: [&str; 7] = [
     "wormholes-clerk",
     "wormholes-courier",
     "wormholes-echo",

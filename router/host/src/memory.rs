@@ -64,7 +64,7 @@ pub(crate) struct Memory {
     /// What its blobs count for, with what is kept free for those that come.
     pub(crate) blob_bytes: u64,
     /// Blobs that it fetches.
-    pub(crate) fetches: BTreeMap<u64, FetchRow>,
+    pub(crate) blob_fetches: BTreeMap<u64, FetchRow>,
     /// Drafts of blobs.
     pub(crate) drafts: BTreeSet<Arc<str>>,
     /// How many of its rows are sealed, by kind.
@@ -184,7 +184,7 @@ impl Memory {
     }
 
     fn read_blobs(&mut self, home: Home, snapshot: &Snapshot) -> Result<(), StoreError> {
-        self.fetches = fetches(home, snapshot)?;
+        self.blob_fetches = fetches(home, snapshot)?;
         for (name, _) in rows::all(snapshot, &home.key(Space::Draft, &[]))? {
             if let Ok(name) = std::str::from_utf8(&name) {
                 self.drafts.insert(name.into());
@@ -195,7 +195,7 @@ impl Memory {
 
     /// Nothing comes of a fetch.
     pub(crate) fn end_fetch(&mut self, home: Home, id: u64, effects: &mut Effects) {
-        let Some(row) = self.fetches.remove(&id) else {
+        let Some(row) = self.blob_fetches.remove(&id) else {
             return;
         };
         let reserved = row.reserved();

@@ -115,16 +115,8 @@ impl OperationRow {
     }
 
     /// One of which only the number is known.
-    pub(crate) fn unknown(id: u64) -> Self {
-        let request = Request {
-            id,
-            caller: Caller::Operator,
-            name: "".into(),
-            body: [].into(),
-            deadline_ms: None,
-            is_operation: true,
-        };
-        Self::new(&request, 0)
+    pub(crate) fn unknown() -> Self {
+        Self::new(&Command::new(Caller::Operator, "", &[]), None, 0)
     }
 
     pub(crate) fn hear(&mut self, progress: &Progress) {

@@ -428,7 +428,7 @@ impl Actor {
             return;
         }
         if let Event::BlobFetched { id, .. } = &event
-            && !self.memory.fetches.contains_key(id)
+            && !self.memory.blob_fetches.contains_key(id)
         {
             // It was canceled, or told before.
             return;

@@ -19,6 +19,8 @@ use crate::{
     random::Random,
 };
 
+/// The place of who is no node.
+pub(crate) const OUTSIDE: usize = usize::MAX;
 /// What travels between two nodes takes up to this; draws decide.
 const MAX_DELAY_MS: u64 = 100;
 /// After its trunk broke, a durable message goes again from then on, and up to twice that later.
@@ -320,11 +322,6 @@ impl Net {
     pub(crate) fn wait(&mut self, channel: &ChannelId, to: usize, not_before_ms: u64) {
         let trip = self.set_out(channel, to, not_before_ms);
         self.back(&trip);
-    }
-
-    /// What something takes on its way.
-    pub(crate) fn delay(random: &mut Random) -> u64 {
-        random.of(0..MAX_DELAY_MS + 1)
     }
 
     pub(crate) fn pause(random: &mut Random) -> u64 {

@@ -11,7 +11,6 @@ use wormholes_plugin::{
 
 use crate::{
     event::Event,
-    faults::Leave,
     fetches::FetchId,
     mail::{Cause, Delivery, InKey, Note, OutKey, Position, Verdict},
     net::{Asker, ChannelId, Guest, Net, Parcel, What, alias_key},

@@ -87,7 +87,7 @@ async fn what_plugins_did_over_kill_9_runs_again_and_does_the_same() {
     }
     for round in 0..6 {
         let load = |from: usize| {
-            let (daemon, to) = (&daemons[from], ids[1 - from]);
+            let (daemon, to) = (&daemons[from], &ids[1 - from]);
             let node = to.as_bytes();
             async move {
                 let pay = json!({ "node": to.to_string(), "amount": round, "times": 40 });
@@ -137,7 +137,7 @@ async fn another_component_shows_what_it_would_have_done() {
 
     // It keeps its balance in another row.
     let mut wasm = fs::read(component("wormholes_ledger").unwrap()).unwrap();
-    let places: Vec<_> = wasm.windows(7).enumerate();
+    let places = wasm.windows(7).enumerate();
     let places: Vec<_> = places
         .filter(|(_, bytes)| bytes == b"balance")
         .map(|(at, _)| at)

@@ -33,7 +33,7 @@ pub(crate) fn command(cx: &mut Context, request: &Request) -> Result<Reply> {
         // A secret that nobody handed in, and what can be seen of it.
         "draw" => {
             let drawn: String = cx
-                .random(16)
+                .random::<16>()
                 .iter()
                 .map(|byte| format!("{byte:02x}"))
                 .collect();

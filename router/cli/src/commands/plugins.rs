@@ -154,7 +154,7 @@ pub(super) fn give(
     let mut bar = Bar::new(context.output.json);
     params.progress = bar.is_shown();
     let asked = BlobBeginParams {
-        instance: name.clone(),
+        instance: plugin.name.clone(),
         user: context.user.clone(),
     };
     let answer = client.call_with(&Call::PluginAsk(params), |progress| bar.show(progress));

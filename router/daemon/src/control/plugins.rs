@@ -231,6 +231,7 @@ fn unchanged(error: ChangeError) -> RpcError {
         ChangeError::NotNamed(_) => RpcError::new(ErrorCode::NotFound, error.to_string()),
         ChangeError::Named(_)
         | ChangeError::Published { .. }
+        | ChangeError::Answered { .. }
         | ChangeError::Config(_)
         | ChangeError::Plugin(_) => failed(error),
     }

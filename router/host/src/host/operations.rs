@@ -6,7 +6,7 @@ use tokio::{sync::watch, time::timeout};
 
 use super::{Command, Host, Shared, shared::after};
 use crate::{
-    event::{Command, ErrorCode, Principal, Refusal, Reply, Request, Wish},
+    event::{ErrorCode, Principal, Refusal, Reply, Request, Wish},
     mail::Owner,
     message::decode,
     operations::{Operation, Outcome},

@@ -68,7 +68,7 @@ impl Operations {
         for id in open {
             self.all
                 .entry(*id)
-                .or_insert_with(|| OperationRow::unknown(*id));
+                .or_insert_with(|| OperationRow::unknown());
         }
     }
 

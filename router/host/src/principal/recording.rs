@@ -154,7 +154,8 @@ impl Actor {
             false => Default::default(),
         };
         let stamp = transaction.stamp();
-        let may_keep_secrets = self.edition.plugin().granted.secret;
+        let granted = &self.edition.plugin().granted;
+        let may_keep_secrets = granted.secret || granted.keys;
         let mut found = scene.found;
         found.others_keep = transaction.others_keep();
         let frame = EventFrame {
@@ -218,6 +219,8 @@ fn plugin(edition: &Edition) -> PluginFrame {
             names: granted.names().map(str::to_owned).collect(),
             facts: granted.facts.clone(),
             rules: granted.rules.clone(),
+            http: granted.http.clone(),
+            sockets: granted.sockets.clone(),
         },
         config: plugin.config.clone(),
         strangers: plugin.strangers,

@@ -68,12 +68,14 @@ pub(crate) struct PluginFrame {
     pub(crate) strangers: bool,
 }
 
-/// What it was granted: capabilities by name, facts, hooks.
+/// What it was granted: capabilities by name, facts, hooks, paths, ports.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Grants {
     pub(crate) names: BTreeSet<String>,
     pub(crate) facts: BTreeSet<String>,
     pub(crate) rules: BTreeSet<String>,
+    pub(crate) http: BTreeSet<String>,
+    pub(crate) sockets: BTreeSet<String>,
 }
 
 /// A principal at the moment when its track begins.
@@ -214,10 +216,6 @@ impl<R: Read> Reader<R> {
         self.count(&bytes);
         self.check(&frame)?;
         Ok(Some((frame, bytes)))
-    }
-
-    pub(super) fn summary(&self) -> &RecordingSummary {
-        &self.summary
     }
 
     /// `None`: there is no whole one.

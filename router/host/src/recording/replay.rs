@@ -15,7 +15,7 @@ use futures_util::future::BoxFuture;
 use rpds::RedBlackTreeMapSync;
 use thiserror::Error;
 use tokio::runtime;
-use wormholes_proto::{NodeId, manifest::Capabilities};
+use wormholes_proto::manifest::Capabilities;
 use zeroize::Zeroizing;
 
 use super::{
@@ -24,12 +24,13 @@ use super::{
 };
 use crate::{
     edition::{Edition, Terms, Workshop},
-    event::{Principal, Stamp},
+    event::{ErrorCode, Principal, Refusal, Stamp},
+    http::HttpResponse,
     guest::{Around, Engine, Fault, Instance, Outcome},
     host::{LoadError, Source},
     lines::PluginLines,
     memory::{Memory, Timer},
-    network::{Call, CallError, Network, Pipe},
+    network::{Call, CallError, Datagram, FetchCall, Network, Pipe, SocketCall},
     rows::{Home, Side, Space},
     rules::{Fact, RuleQuestion, Ruling},
     store::{Rows, Snapshot, Span, StoreError, Visit},
@@ -253,6 +254,7 @@ impl Stage {
             around: Around {
                 node: plugin.node,
                 network: Some(Arc::new(Nobody)),
+                blobs: None,
             },
             lines: Arc::new(PluginLines::new()),
             patience: PATIENCE,
@@ -312,7 +314,10 @@ impl Actor {
         }
         let event = frame.happened.event(self.home);
         let mut transaction = self.transaction(frame);
-        transaction.consume(&event);
+        if let Err(error) = transaction.consume(&event) {
+            self.memory = transaction.undo();
+            return (Verdict::Unknown(error.to_string()), Duration::ZERO);
+        }
         let instance = match self.instance.take() {
             Some(instance) => Ok(instance),
             None => self.edition.code.instantiate().await,
@@ -344,6 +349,7 @@ impl Actor {
             side: Side::First,
             limits: Arc::clone(&plugin.limits),
             others_keep: frame.found.others_keep,
+            others_hold: 0,
             protocols: Arc::clone(&self.edition.protocols),
             granted: Arc::clone(&plugin.granted),
             plugin: Arc::clone(&plugin.name),
@@ -448,6 +454,10 @@ fn terms(plugin: &PluginFrame) -> Terms {
         keys: has("keys"),
         secret: has("secret"),
         users: has("users"),
+        blobs: has("blobs"),
+        http: plugin.grants.http.clone(),
+        fetch: has("fetch"),
+        sockets: plugin.grants.sockets.clone(),
     };
     Terms {
         grants,
@@ -483,11 +493,21 @@ struct Nobody;
 impl Network for Nobody {
     fn call(&self, _: Call) -> BoxFuture<'static, Result<Box<dyn Pipe>, CallError>> {
         let nobody = CallError {
-            why: "a replay reaches nobody".to_owned(),
+            why: nobody().message,
             is_final: true,
         };
         Box::pin(async { Err(nobody) })
     }
+
+    fn connect(&self, _: SocketCall) -> BoxFuture<'static, Result<Box<dyn Pipe>, Refusal>> {
+        Box::pin(async { Err(nobody()) })
+    }
+
+    fn fetch(&self, _: FetchCall) -> BoxFuture<'static, Result<HttpResponse, Refusal>> {
+        Box::pin(async { Err(nobody()) })
+    }
+
+    fn send_datagram(&self, _: Datagram) {}
 
     fn sign(&self, _: &[u8]) -> [u8; 64] {
         [0; 64]
@@ -504,6 +524,10 @@ impl Network for Nobody {
     fn publish(&self, _: Vec<Fact>) {}
 
     fn forget_facts(&self, _: &BTreeSet<String>) {}
+}
+
+fn nobody() -> Refusal {
+    Refusal::new(ErrorCode::Unavailable, "a replay reaches nobody")
 }
 
 /// Without the rows: they are somebody's.

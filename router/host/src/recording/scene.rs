@@ -11,6 +11,7 @@ use wormholes_proto::NodeId;
 
 use super::Blob;
 use crate::{
+    event::RequestKind,
     memory::{Memory, Sealed, Timer},
     message::{OutHead, OutKey, text},
     rows::Home,
@@ -115,7 +116,7 @@ impl Remembered {
 impl Known {
     pub(crate) fn of(memory: &Memory) -> Self {
         Self {
-            requests: memory.requests.clone(),
+            requests: memory.requests.keys().copied().collect(),
             operations: memory.operations.open().map(|(id, _)| id).collect(),
             questions: memory.questions.keys().copied().collect(),
         }
@@ -123,7 +124,8 @@ impl Known {
 
     fn apply(self, memory: &mut Memory) {
         memory.operations.pretend(&self.operations);
-        memory.requests = self.requests;
+        let requests = self.requests.into_iter();
+        memory.requests = requests.map(|id| (id, RequestKind::Command)).collect();
         let questions = self.questions.into_iter();
         memory.questions = questions.map(|id| (id, 0)).collect::<BTreeMap<_, _>>();
     }

@@ -112,7 +112,7 @@ impl Transaction {
                 self.blobs.pins = command.blobs.iter().map(|it| it.pin.clone()).collect();
             }
             Event::BlobFetched { id, outcome } => {
-                let Some(row) = self.memory.fetches.get(id).cloned() else {
+                let Some(row) = self.memory.blob_fetches.get(id).cloned() else {
                     return Ok(());
                 };
                 self.blobs.fetched = Some(row.blob());
@@ -277,8 +277,8 @@ impl Transaction {
         }
         let own = self.blobs.fetches.iter();
         let new = own.clone().filter(|(_, row)| row.is_some()).count();
-        let gone = own.filter(|(id, row)| row.is_none() && self.memory.fetches.contains_key(*id));
-        let open = (self.memory.fetches.len() + new).saturating_sub(gone.count());
+        let gone = own.filter(|(id, row)| row.is_none() && self.memory.blob_fetches.contains_key(*id));
+        let open = (self.memory.blob_fetches.len() + new).saturating_sub(gone.count());
         if open >= self.ground.limits.blob_fetches as usize {
             return Err(self.hit(Limit::BlobFetches));
         }
@@ -306,7 +306,7 @@ impl Transaction {
         self.check_blobs()?;
         let row = match self.blobs.fetches.get(&id) {
             Some(own) => own.clone(),
-            None => self.memory.fetches.get(&id).cloned(),
+            None => self.memory.blob_fetches.get(&id).cloned(),
         };
         let Some(row) = row else {
             let none = "there is no such fetch, or what came of it was told";
@@ -396,8 +396,8 @@ impl BlobWork {
         for (id, row) in self.fetches {
             let key = home.key(Space::Fetch, &id.to_be_bytes());
             let before = match &row {
-                Some(row) => memory.fetches.insert(id, row.clone()),
-                None => memory.fetches.remove(&id),
+                Some(row) => memory.blob_fetches.insert(id, row.clone()),
+                None => memory.blob_fetches.remove(&id),
             };
             match (&before, &row) {
                 (None, Some(row)) => effects.blobs.named.push((row.blob(), true)),

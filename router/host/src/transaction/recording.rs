@@ -159,7 +159,7 @@ impl Transaction {
         let timers = self.timers.iter();
         effects.extend(timers.map(|(name, timer)| Effect::timer(name, timer.as_ref())));
         let parcels = self.messages.parcels().iter();
-        effects.extend(parcels.map(message));
+        effects.extend(parcels.filter_map(message));
         let facts = self.facts.iter();
         effects.extend(facts.map(|((kind, peer), value)| {
             Effect::Fact(Fact {
@@ -191,8 +191,8 @@ impl Transaction {
     }
 }
 
-fn message(parcel: &Parcel) -> Effect {
-    match parcel.clone() {
+fn message(parcel: &Parcel) -> Option<Effect> {
+    Some(match parcel.clone() {
         Parcel::Durable {
             key,
             head,
@@ -223,5 +223,7 @@ fn message(parcel: &Parcel) -> Effect {
             body: letter.body[..].into(),
         },
         Parcel::Reopened { peer, .. } => Effect::Reopen(peer),
-    }
+        // No recording holds an event with blobs.
+        Parcel::FetchBlob { .. } | Parcel::Unfetch { .. } => return None,
+    })
 }

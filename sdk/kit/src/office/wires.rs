@@ -7,7 +7,7 @@ use wormholes_plugin::{Error, ErrorCode, Fetch, Plugin, Principal};
 
 use crate::{
     faults::Leave,
-    net::{Asker, Net, Order},
+    net::{Asker, Net, OUTSIDE, Order},
     world::World,
 };
 
@@ -29,7 +29,7 @@ impl<P: Plugin> World<P> {
             Leave::Done | Leave::Last | Leave::Lost => node.fetched(wanted),
         };
         if fault != Leave::Lost {
-            let delay = Net::delay(&mut self.around.random);
+            let delay = Net::delay((from, OUTSIDE), &mut self.around.random);
             let due_ms = self.around.now_ms + delay;
             self.around.net.tell_fetched(asker, answer, due_ms);
         }

@@ -19,6 +19,7 @@ use crate::{
 impl State {
     /// The event that runs, and the files of the node around it.
     fn holds(&mut self) -> wasmtime::Result<(&mut Transaction, Blobs)> {
+        self.unrecorded_event()?;
         let blobs = self.plugin.around.blobs.clone();
         let blobs = blobs.ok_or_else(|| wasmtime::Error::msg("there is no node"))?;
         Ok((self.unrecorded_event()?, blobs))
