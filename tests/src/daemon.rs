@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// It compiles its plugins first: one in JavaScript takes two slow cores most of a minute.
-const READY_LIMIT: Duration = Duration::from_secs(120);
+const READY_LIMIT: Duration = Duration::from_secs(300);
 
 /// A running daemon.
 #[derive(Debug)]

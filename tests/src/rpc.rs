@@ -36,9 +36,16 @@ pub async fn call(socket: &Path, method: &str, params: Value) -> Result<Value> {
         .with_context(|| format!("cannot connect to {}", socket.display()))?;
     let (reader, mut writer) = stream.into_split();
     let request = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
-    writer.write_all(format!("{request}\n").as_bytes()).await?;
+    let written = writer.write_all(format!("{request}\n").as_bytes()).await;
     let mut lines = BufReader::new(reader).lines();
-    let line = lines.next_line().await?.context("closed without answer")?;
+    // A daemon that is full says so and closes before it reads: its words count, not the pipe.
+    let line = match (written, lines.next_line().await) {
+        (_, Ok(Some(line))) => line,
+        (written, answer) => {
+            written?;
+            answer?.context("closed without answer")?
+        }
+    };
     let answer: Value = serde_json::from_str(&line)?;
     if let Some(error) = answer.get("error") {
         return Err(RpcError {

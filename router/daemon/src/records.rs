@@ -187,7 +187,9 @@ impl Records {
     ) -> Result<bool, FetchError> {
         pipe.writer.send_open(&Open::Records).await?;
         pipe.writer.finish().await?;
-        match counters.answered(pipe.reader.read_answer().await)? {
+        let answer = counters.answered(pipe.reader.read_answer().await)?;
+        link.note_answer();
+        match answer {
             Answer::Accepted(body) => link.set_load(body.first().copied().unwrap_or(0)),
             Answer::Refused(reason) => return Err(FetchError::Refused(reason)),
         }

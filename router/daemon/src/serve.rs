@@ -213,9 +213,14 @@ fn is_kept(network: &Network, link: &Link) -> bool {
 /// Asks a peer for its records. Who is called learns only by the answer that it was let in: a link
 /// that is closed by then was never up.
 async fn greet(network: Arc<Network>, link: Link, answered: Arc<Notify>) {
-    network.learn_from(&link, link.made()).await;
-    if !link.is_closed() {
-        answered.notify_one();
+    let mut since = link.made();
+    while !link.is_closed() {
+        network.learn_from(&link, since).await;
+        if link.has_answered() {
+            answered.notify_one();
+            return;
+        }
+        since = Instant::now();
     }
 }
 

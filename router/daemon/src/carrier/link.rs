@@ -31,6 +31,8 @@ pub(crate) struct Link {
     connection: Connection,
     /// What the other end last told of itself, 255 being full.
     load: Arc<AtomicU8>,
+    /// Whether the other end ever answered anything.
+    has_answered: Arc<AtomicBool>,
     /// Its standing: a stranger's until it is set, where the other end called.
     is_known: Arc<AtomicBool>,
     fetches: Fetches,
@@ -59,6 +61,7 @@ impl Link {
             made: Instant::now(),
             connection,
             load: Arc::default(),
+            has_answered: Arc::default(),
             is_known: Arc::new(AtomicBool::new(is_known)),
             fetches: Fetches::default(),
             streams: Streams::new(KNOWN_STREAMS, lanes.clone()),
@@ -193,6 +196,16 @@ impl Link {
     /// How full the other end last said it is, 0 to 1.
     pub(crate) fn load(&self) -> f64 {
         f64::from(self.load.load(Relaxed)) / f64::from(u8::MAX)
+    }
+
+    /// The other end answered: it did not only take the call.
+    pub(crate) fn note_answer(&self) {
+        self.has_answered.store(true, Relaxed);
+    }
+
+    /// Whether it ever did.
+    pub(crate) fn has_answered(&self) -> bool {
+        self.has_answered.load(Relaxed)
     }
 
     /// Keeps what the other end said of its load, 255 being full.
