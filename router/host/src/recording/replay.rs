@@ -25,9 +25,9 @@ use super::{
 use crate::{
     edition::{Edition, Terms, Workshop},
     event::{ErrorCode, Principal, Refusal, Stamp},
-    http::HttpResponse,
     guest::{Around, Engine, Fault, Instance, Outcome},
     host::{LoadError, Source},
+    http::HttpResponse,
     lines::PluginLines,
     memory::{Memory, Timer},
     network::{Call, CallError, Datagram, FetchCall, Network, Pipe, SocketCall},

@@ -277,7 +277,8 @@ impl Transaction {
         }
         let own = self.blobs.fetches.iter();
         let new = own.clone().filter(|(_, row)| row.is_some()).count();
-        let gone = own.filter(|(id, row)| row.is_none() && self.memory.blob_fetches.contains_key(*id));
+        let gone =
+            own.filter(|(id, row)| row.is_none() && self.memory.blob_fetches.contains_key(*id));
         let open = (self.memory.blob_fetches.len() + new).saturating_sub(gone.count());
         if open >= self.ground.limits.blob_fetches as usize {
             return Err(self.hit(Limit::BlobFetches));

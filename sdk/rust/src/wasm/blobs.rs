@@ -102,6 +102,8 @@ impl<P: HeldPlugin> on_blob::Guest for Exports<P> {
             blob: Blob::named(hash.try_into().unwrap_or_default()),
             outcome: outcome.map_err(Error::from),
         };
-        told(P::with(|plugin| plugin.blob_fetched(&mut event.into(), fetched)))
+        told(P::with(|plugin| {
+            plugin.blob_fetched(&mut event.into(), fetched)
+        }))
     }
 }
