@@ -46,8 +46,7 @@ pub(super) fn release(blob: &[u8; 32]) -> Result<()> {
 }
 
 pub(super) fn page(after: Option<&[u8; 32]>, limit: u32) -> Vec<Held> {
-    let after = after.map(<[u8; 32]>::to_vec);
-    let held = blobs::scan(after.as_deref(), limit).into_iter();
+    let held = blobs::scan(after.map(<[u8; 32]>::as_slice), limit).into_iter();
     let held = held.map(|held| Held {
         blob: Blob::named(held.hash.try_into().unwrap_or_default()),
         length: held.length,
