@@ -200,12 +200,13 @@ fn eof() -> watch::Receiver<bool> {
     heard
 }
 
-/// Waits for the end of standard input; for ever, where nobody asked for that.
+/// Waits for the end of standard input, which is told once; for ever, where nobody asked for that.
 async fn ended(eof: &mut Option<watch::Receiver<bool>>) {
-    match eof {
-        Some(eof) => drop(eof.wait_for(|is_over| *is_over).await),
-        None => std::future::pending().await,
-    }
+    let Some(open) = eof else {
+        return std::future::pending().await;
+    };
+    drop(open.wait_for(|is_over| *is_over).await);
+    *eof = None;
 }
 
 fn load(arguments: &Arguments) -> anyhow::Result<Config> {

@@ -323,8 +323,9 @@ impl Actor {
             }
             Task::Look(told) => {
                 let is_due = self.memory.due_timer(now_ms()).is_some();
+                let runs = self.health.closed().is_none();
                 // Whoever asked may have left.
-                let _ = told.send(is_due || !self.first.is_empty());
+                let _ = told.send(runs && (is_due || !self.first.is_empty()));
             }
             Task::Order(order) => self.obey(order).await,
             Task::Cancel(operation) if self.memory.operations.is_open(operation) => {

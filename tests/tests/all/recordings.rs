@@ -90,7 +90,7 @@ async fn what_plugins_did_over_kill_9_runs_again_and_does_the_same() {
             let (daemon, to) = (&daemons[from], &ids[1 - from]);
             let node = to.as_bytes();
             async move {
-                let pay = json!({ "node": to.to_string(), "amount": round, "times": 40 });
+                let pay = json!({ "node": to.to_string(), "amount": round + 1, "times": 40 });
                 let send = json!({ "node": node });
                 let tell = json!({ "node": node, "user": "zoe" });
                 for _ in 0..5 {
@@ -125,9 +125,11 @@ async fn another_component_shows_what_it_would_have_done() {
         .plugin("plugins/ledger")
         .unwrap();
     let daemon = setup.start().await.unwrap();
-    record(&daemon, "ledger", &["on"]);
     let to = Setup::new("other").unwrap().id().to_string();
     let pay = json!({ "node": to, "amount": 7 });
+    // What is there from its start has run then.
+    ask(&daemon, "ledger", "pay", pay.clone()).await;
+    record(&daemon, "ledger", &["on"]);
     for _ in 0..3 {
         ask(&daemon, "ledger", "pay", pay.clone()).await;
     }
@@ -262,6 +264,24 @@ async fn nothing_secret_is_recorded_and_what_rests_on_it_cannot_be_told() {
 }
 
 #[tokio::test]
+async fn what_meets_the_world_is_in_no_recording() {
+    let daemon = wicked().await;
+    ask(&daemon, "wicked", "mark", json!({ "with": 1 })).await;
+    record(&daemon, "wicked", &["on"]);
+    ask(&daemon, "wicked", "mark", json!({ "with": 2 })).await;
+    let fetch = json!({ "instance": "wicked", "command": "fetches", "arguments": {} });
+    // Whatever comes of it.
+    let _ = daemon.call("plugin.ask", fetch).await;
+    let told = record(&daemon, "wicked", &[]);
+    assert!(told["left_out"].as_u64().unwrap() >= 1, "{told}");
+    let told = replayed(&save(&daemon, "wicked"));
+    let mut events = told["all"].as_array().unwrap().iter();
+    assert!(events.all(|event| event["name"] != "fetches"), "{told}");
+    assert!(told["events"].as_u64().unwrap() >= 1, "{told}");
+    assert_eq!(told["agree"], told["events"], "{told}");
+}
+
+#[tokio::test]
 async fn a_recording_is_refused_that_was_cut_damaged_or_none() {
     let daemon = wicked().await;
     let early = daemon.cli(&["plugin", "record", "wicked", "--save", "/nowhere/file"]);
@@ -304,6 +324,8 @@ async fn a_recording_is_refused_that_was_cut_damaged_or_none() {
 async fn a_recording_keeps_the_newest_and_is_forgotten_when_somebody_wants_that() {
     let setup = Setup::new("node").unwrap().plugin("tests/wicked").unwrap();
     let mut daemon = setup.plugin("tests/meter").unwrap().start().await.unwrap();
+    // What is there from its start has run then.
+    ask(&daemon, "wicked", "mark", json!({ "with": 0 })).await;
     let told = record(&daemon, "wicked", &["on", "--mib", "1"]);
     assert_eq!(told["max_bytes"], 1 << 20);
     let long = "x".repeat(30_000);

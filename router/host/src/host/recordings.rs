@@ -40,7 +40,7 @@ impl Host {
         let shared = Arc::clone(&self.shared);
         let save = move || {
             let component = |plugin: &PluginFrame| {
-                let kept = shared.kept.read(&loaded.name, &plugin.digest);
+                let kept = shared.kept.read(&loaded.name, &plugin.files);
                 kept.ok().map(|source| source.wasm)
             };
             loaded.recorder.save(component)

@@ -38,9 +38,9 @@ impl Host {
             let mut is_due = false;
             for post in posts {
                 let (told, heard) = oneshot::channel();
-                post.deliver(Task::Look(told));
                 // One that has ended has nothing due.
-                is_due |= heard.await.unwrap_or(false);
+                let sent = post.tasks().send(Task::Look(told)).await;
+                is_due |= sent.is_ok() && heard.await.unwrap_or(false);
             }
             if !is_due {
                 break;

@@ -1,6 +1,10 @@
 //! What a principal has recorded of its events, while somebody wants that.
 
-use std::{mem, sync::Arc, time::Duration};
+use std::{
+    mem,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::Actor;
 use crate::{
@@ -16,6 +20,8 @@ use crate::{
     transaction::Transaction,
 };
 
+/// For how long a principal is left out at least.
+const PAUSE: Duration = Duration::from_secs(10);
 /// Rows of one frame, and their bytes.
 const FRAME_ROWS: usize = 4096;
 const FRAME_BYTES: usize = 1 << 20;
@@ -23,8 +29,8 @@ const FRAME_BYTES: usize = 1 << 20;
 /// Where a principal's events are recorded.
 pub(super) struct Track {
     part: u64,
-    /// `None`: it has too much to be recorded, until the next part.
-    number: Option<u64>,
+    /// `None`: it is left out since then.
+    number: Result<u64, Instant>,
     edition: Arc<Edition>,
     /// As the event before found it.
     known: Known,
@@ -48,8 +54,11 @@ impl Actor {
             self.track = None;
             return;
         }
-        let goes_on =
-            |track: &Track| track.part == part && Arc::ptr_eq(&track.edition, &self.edition);
+        let goes_on = |track: &Track| {
+            let waits = track.number.is_err_and(|since| since.elapsed() < PAUSE);
+            let is_same = track.part == part && Arc::ptr_eq(&track.edition, &self.edition);
+            is_same && (track.number.is_ok() || waits)
+        };
         if self.track.as_ref().is_some_and(goes_on) {
             return;
         }
@@ -57,7 +66,7 @@ impl Actor {
         self.instance = None;
         self.track = Some(Track {
             part,
-            number: self.begin_track(part),
+            number: self.begin_track(part).ok_or_else(Instant::now),
             edition: Arc::clone(&self.edition),
             known: Known::of(&self.memory),
             timers_gone: Vec::new(),
@@ -73,15 +82,16 @@ impl Actor {
             return None;
         };
         let track = recorder.next_track(part)?;
+        let plugin = plugin(&self.edition);
         let begins = TrackFrame {
             track,
             principal: self.name.clone(),
-            digest: self.edition.digest,
+            digest: plugin.digest,
             remembered: Remembered::of(&self.memory),
         };
         let mut frames = vec![Frame::Track(Box::new(begins))];
         frames.extend(rows.into_iter().map(|rows| Frame::Rows(track, rows)));
-        let is_recorded = recorder.begin(part, &plugin(&self.edition), &frames);
+        let is_recorded = recorder.begin(part, &plugin, &frames);
         is_recorded.then_some(track)
     }
 
@@ -113,9 +123,13 @@ impl Actor {
     /// What the event finds; `None`: it is not recorded.
     pub(super) fn scene(&mut self, event: &Event, is_fresh: bool) -> Option<Scene> {
         let track = self.track.as_mut()?;
-        let number = track.number?;
+        let Ok(number) = track.number else {
+            self.loaded.recorder.leave_out();
+            return None;
+        };
         let Some(happened) = Happened::of(event) else {
-            self.leave_out();
+            self.loaded.recorder.leave_out();
+            self.leave_track();
             return None;
         };
         let gone = mem::take(&mut track.timers_gone);
@@ -145,7 +159,8 @@ impl Actor {
         };
         let tape = transaction.take_tape();
         if tape.has_left() {
-            self.leave_out();
+            self.loaded.recorder.leave_out();
+            self.leave_track();
             return;
         }
         let answers = tape.into_answers();
@@ -176,15 +191,14 @@ impl Actor {
         let frame = Frame::Event(Box::new(frame));
         if !self.loaded.recorder.event(track.part, &frame) {
             // What comes next rests on it.
-            self.track = None;
+            self.leave_track();
         }
     }
 
-    /// The principal is not recorded until the next part begins.
-    fn leave_out(&mut self) {
+    /// The principal is left out for a while: to begin anew takes all its rows.
+    fn leave_track(&mut self) {
         if let Some(track) = &mut self.track {
-            track.number = None;
-            self.loaded.recorder.leave_out();
+            track.number = Err(Instant::now());
         }
     }
 
@@ -209,8 +223,9 @@ impl Scene {
 fn plugin(edition: &Edition) -> PluginFrame {
     let plugin = edition.plugin();
     let granted = &plugin.granted;
-    PluginFrame {
-        digest: edition.digest,
+    let mut frame = PluginFrame {
+        digest: [0; 32],
+        files: edition.digest,
         sha256: edition.code.sha256(),
         instance: plugin.name.to_string(),
         node: plugin.around.node,
@@ -224,5 +239,7 @@ fn plugin(edition: &Edition) -> PluginFrame {
         },
         config: plugin.config.clone(),
         strangers: plugin.strangers,
-    }
+    };
+    frame.name();
+    frame
 }

@@ -236,7 +236,13 @@ fn shown(bytes: &[u8]) -> String {
         Ok(_) | Err(_) => {
             let end = bytes.len().min(SHOWN_BYTES / 2);
             let (head, rest) = bytes.split_at_checked(end).unwrap_or((bytes, &[]));
-            more(format!("0x{}", HEXLOWER.encode(head)), rest.len())
+            // Keys of maps are words with a byte between them.
+            let letters = head.iter().filter(|byte| byte.is_ascii_graphic()).count();
+            let shown = match 2 * letters >= head.len() {
+                true => format!("\"{}\"", head.escape_ascii()),
+                false => format!("0x{}", HEXLOWER.encode(head)),
+            };
+            more(shown, rest.len())
         }
     }
 }

@@ -11,10 +11,14 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     io::{self, Read, Write},
+    marker::PhantomData,
 };
 
 use ring::digest::{Context, SHA256};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Visitor};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{Error as _, SeqAccess, Visitor},
+};
 use thiserror::Error;
 use wormholes_proto::{NodeId, manifest::MAX_MANIFEST_BYTES};
 
@@ -28,11 +32,13 @@ const MAGIC: &[u8] = b"wormholes plugin recording\0";
 const FORMAT: u8 = 1;
 /// An event writes 16 MiB at most, and its own body has one.
 pub(crate) const MAX_FRAME_BYTES: usize = 32 << 20;
-/// The largest component.
-const MAX_WASM_BYTES: usize = 128 << 20;
+/// All components: the largest has half of it.
+pub(super) const MAX_COMPONENTS_BYTES: usize = 256 << 20;
 /// Of one recording: an instance has few versions in the time of one.
 const MAX_PLUGINS: usize = 64;
-const MAX_TRACKS: usize = 65_536;
+const MAX_TRACKS: usize = 1 << 20;
+/// Of each kind of thing in one frame.
+const MAX_THINGS: usize = 65_536;
 
 /// Bytes that serde hands over in one piece.
 #[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,7 +54,7 @@ pub(crate) enum Frame {
     /// A principal begins.
     Track(Box<TrackFrame>),
     /// Its rows at the beginning; in as many frames as it takes.
-    Rows(u64, Vec<(Blob, Blob)>),
+    Rows(u64, #[serde(deserialize_with = "few")] Vec<(Blob, Blob)>),
     /// What happened to it.
     Event(Box<EventFrame>),
     /// Of all bytes before this frame.
@@ -58,7 +64,10 @@ pub(crate) enum Frame {
 /// A version of a plugin, under what config.toml said of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PluginFrame {
+    /// Of all the rest: the same files under another config are another one.
     pub(crate) digest: [u8; 32],
+    /// Of its files.
+    pub(crate) files: [u8; 32],
     pub(crate) sha256: [u8; 32],
     pub(crate) instance: String,
     pub(crate) node: NodeId,
@@ -103,8 +112,10 @@ pub(crate) struct EventFrame {
     pub(crate) found: Found,
     pub(crate) answers: Answers,
     pub(crate) ended: Ended,
+    #[serde(deserialize_with = "few")]
     pub(crate) effects: Vec<Effect>,
     /// Channels to send on, as it left them.
+    #[serde(deserialize_with = "few")]
     pub(crate) channels: Vec<(OutKey, OutHead)>,
     pub(crate) took_us: u64,
 }
@@ -276,7 +287,7 @@ impl<R: Read> Reader<R> {
             }
             Frame::Wasm(_, piece) => {
                 self.wasm_bytes += piece.0.len();
-                if self.wasm_bytes > 2 * MAX_WASM_BYTES {
+                if self.wasm_bytes > MAX_COMPONENTS_BYTES {
                     return Err(RecordingError::Damaged("its components are too large"));
                 }
             }
@@ -300,6 +311,48 @@ impl<R: Read> Reader<R> {
         }
         Ok(())
     }
+}
+
+impl PluginFrame {
+    /// Gives it the digest of all else that it says.
+    pub(crate) fn name(&mut self) {
+        self.digest = [0; 32];
+        // Nothing in it fails to be written.
+        let all = postcard::to_allocvec(self).unwrap_or_default();
+        self.digest
+            .copy_from_slice(ring::digest::digest(&SHA256, &all).as_ref());
+    }
+}
+
+/// A list that is no longer than what is recorded: small things of a file would become large ones in
+/// memory.
+pub(super) fn few<'de, D, T>(from: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    struct Few<T>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Few<T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "at most {MAX_THINGS} things")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut things: A) -> Result<Vec<T>, A::Error> {
+            let mut all = Vec::new();
+            while let Some(thing) = things.next_element()? {
+                if all.len() == MAX_THINGS {
+                    return Err(A::Error::custom("too many things"));
+                }
+                all.push(thing);
+            }
+            Ok(all)
+        }
+    }
+
+    from.deserialize_seq(Few(PhantomData))
 }
 
 impl RecordingSummary {

@@ -6,7 +6,7 @@
 //!   00000001.part  frames without an end; in each, every principal begins anew: it needs no other
 //!   saved          all parts as one file, for who asks for it
 //! ```
-//! Nothing waits for the disk: what a crash of the machine takes of a recording is gone, what a crash of
+//! Nothing is synced: what a crash of the machine takes of a recording is gone, what a crash of
 //! the node leaves is whole but for the last frame.
 
 use std::{
@@ -22,8 +22,8 @@ use std::{
 };
 
 use super::{
-    Frame, PluginFrame,
-    format::{Reader, Writer, encode, head},
+    Frame, PluginFrame, RecordingError,
+    format::{MAX_COMPONENTS_BYTES, Reader, Writer, encode, head},
 };
 
 const SETTINGS: &str = "settings";
@@ -33,6 +33,8 @@ const PART: &str = "part";
 const DEFAULT_BYTES: u64 = 64 << 20;
 /// The least and the most that may be kept.
 const BYTES: std::ops::RangeInclusive<u64> = 1 << 20..=1 << 30;
+/// What a principal has that begins: its event waits for it.
+const MAX_BEGIN_BYTES: u64 = 4 << 20;
 /// Pieces of a component in a file that is saved.
 const PIECE_BYTES: usize = 1 << 20;
 
@@ -59,7 +61,8 @@ pub struct RecordingReport {
     pub bytes: u64,
     /// The most that is.
     pub max_bytes: u64,
-    /// Times that a principal, or an event, was left out: it has more than a quarter of that.
+    /// Times that a principal, or an event, was left out: it is too large, or had to do with blobs, HTTP
+    /// or connections.
     pub left_out: u64,
     /// Why it ended by itself.
     pub why: Option<String>,
@@ -117,7 +120,10 @@ impl Recorder {
         let mut inner = self.inner();
         inner.max_bytes = max_bytes.unwrap_or(DEFAULT_BYTES);
         // What cannot be read is not there to be saved.
-        let _ = self.find_parts(&mut inner);
+        let parts = self.parts_there().unwrap_or_default();
+        inner.last_part = parts.last().map_or(0, |(part, _)| *part);
+        inner.parts = parts.into();
+        let _ = self.remove(SAVED);
         if max_bytes.is_some_and(|max| BYTES.contains(&max)) {
             self.next_part(&mut inner);
         }
@@ -163,10 +169,13 @@ impl Recorder {
         let mut inner = self.inner();
         let was_on = inner.file.is_some();
         self.stop(&mut inner);
-        for (part, _) in std::mem::take(&mut inner.parts) {
-            self.remove(&name(part))?;
+        // All that lies there, whatever is known of it.
+        let mut outcome = self.remove(SAVED);
+        for (part, _) in self.parts_there()? {
+            outcome = outcome.and(self.remove(&name(part)));
         }
-        self.remove(SAVED)?;
+        inner.parts = self.parts_there()?.into();
+        outcome?;
         if was_on {
             self.next_part(&mut inner);
         }
@@ -187,7 +196,7 @@ impl Recorder {
 
     /// The most that a principal that begins may have, its rows and what it remembers.
     pub(crate) fn most_at_begin(&self) -> u64 {
-        self.inner().max_bytes / 4
+        (self.inner().max_bytes / 4).min(MAX_BEGIN_BYTES)
     }
 
     /// The number of a principal that begins in this part; `None`: another one is written by now.
@@ -208,6 +217,10 @@ impl Recorder {
         };
         let mut inner = self.inner();
         if self.part() != part {
+            return false;
+        }
+        if inner.is_full() {
+            self.next_part(&mut inner);
             return false;
         }
         if !inner.plugins.contains(&plugin.digest) {
@@ -257,8 +270,12 @@ impl Recorder {
         &self,
         component: impl Fn(&PluginFrame) -> Option<Vec<u8>>,
     ) -> io::Result<Saved> {
-        let mut parts: Vec<u64> = self.inner().parts.iter().map(|(part, _)| *part).collect();
-        parts.extend(Some(self.part()).filter(|part| *part > 0));
+        let parts: Vec<u64> = {
+            let inner = self.inner();
+            let before = inner.parts.iter().map(|(part, _)| *part);
+            let now = Some(self.part()).filter(|part| *part > 0);
+            before.chain(now).collect()
+        };
         let mut plugins = BTreeMap::new();
         for part in &parts {
             self.each_frame(*part, &mut |frame, _| {
@@ -273,12 +290,20 @@ impl Recorder {
         }
         self.remove(SAVED)?;
         let mut writer = Writer::new(BufWriter::new(self.create(SAVED)?))?;
-        let mut components = BTreeSet::new();
+        let (mut components, mut wasm_bytes) = (BTreeSet::new(), 0);
         for plugin in plugins.values() {
-            if !components.insert(plugin.sha256) {
+            if components.contains(&plugin.sha256) {
                 continue;
             }
-            for piece in component(plugin).unwrap_or_default().chunks(PIECE_BYTES) {
+            let Some(wasm) = component(plugin) else {
+                continue;
+            };
+            wasm_bytes += wasm.len();
+            if wasm_bytes > MAX_COMPONENTS_BYTES {
+                break;
+            }
+            components.insert(plugin.sha256);
+            for piece in wasm.chunks(PIECE_BYTES) {
                 let piece = Frame::Wasm(plugin.sha256, piece.into());
                 writer.write(&encode(&piece).unwrap_or_default())?;
             }
@@ -311,16 +336,24 @@ impl Recorder {
         // What is written behind it meanwhile is of the next time.
         let about = file.metadata()?.len();
         let from = BufReader::new(io::Read::take(file, about));
-        let mut reader = Reader::of_part(from).map_err(io::Error::other)?;
-        while let Some((frame, bytes)) = reader.next().map_err(io::Error::other)? {
+        let Some(mut reader) = whole(Reader::of_part(from))? else {
+            return Ok(());
+        };
+        while let Some((frame, bytes)) = whole(reader.next())?.flatten() {
             each(frame, bytes)?;
         }
         Ok(())
     }
 
-    fn find_parts(&self, inner: &mut Inner) -> io::Result<()> {
+    /// Parts that lie in the folder, with their bytes; the oldest first.
+    fn parts_there(&self) -> io::Result<Vec<(u64, u64)>> {
         let mut parts = Vec::new();
-        for entry in fs::read_dir(&self.folder)? {
+        let entries = match fs::read_dir(&self.folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(parts),
+            Err(error) => return Err(error),
+        };
+        for entry in entries {
             let entry = entry?;
             let path = entry.path();
             let number = path
@@ -333,9 +366,7 @@ impl Recorder {
             }
         }
         parts.sort_unstable();
-        inner.last_part = parts.last().map_or(0, |(part, _)| *part);
-        inner.parts = parts.into();
-        Ok(())
+        Ok(parts)
     }
 
     /// Begins another part.
@@ -423,6 +454,20 @@ impl Inner {
 
     fn fail(&mut self, error: &io::Error) {
         self.why = Some(error.to_string());
+    }
+}
+
+/// A crash of the machine may leave anything of a part: what is whole before it counts.
+fn whole<T>(read: Result<T, RecordingError>) -> io::Result<Option<T>> {
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(RecordingError::Read(error)) => Err(error),
+        Err(
+            RecordingError::NotOne
+            | RecordingError::Format { .. }
+            | RecordingError::Cut
+            | RecordingError::Damaged(_),
+        ) => Ok(None),
     }
 }
 

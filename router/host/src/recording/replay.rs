@@ -160,6 +160,8 @@ struct Actor {
     rows: Frozen,
     memory: Memory,
     instance: Option<Instance>,
+    /// What the instance was given since it began that is not what it was given then: it may remember.
+    tainted: Option<Missing>,
 }
 
 /// Rows whose copies share what did not change.
@@ -219,6 +221,7 @@ impl Stage {
             memory: track.remembered.into_memory(home),
             principal: track.principal,
             instance: None,
+            tainted: None,
         };
         self.actors.insert(track.track, actor);
         Ok(())
@@ -312,6 +315,9 @@ impl Actor {
         if frame.is_fresh {
             self.instance = None;
         }
+        if self.instance.is_none() {
+            self.tainted = None;
+        }
         let event = frame.happened.event(self.home);
         let mut transaction = self.transaction(frame);
         if let Err(error) = transaction.consume(&event) {
@@ -335,10 +341,11 @@ impl Actor {
             let lost = "the event was lost".to_owned();
             return (Verdict::Unknown(lost), took);
         };
-        let tape = transaction.take_tape();
-        let verdict = verdict(frame, &outcome, &transaction, tape.missing());
+        let missing = transaction.take_tape().missing().max(self.tainted);
+        let verdict = verdict(frame, &outcome, &transaction, missing);
         self.memory = transaction.undo();
         self.instance = instance.filter(|_| outcome.is_ok());
+        self.tainted = missing;
         (verdict, took)
     }
 

@@ -45,7 +45,9 @@ pub(crate) struct Due {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Known {
     requests: BTreeSet<u64>,
-    /// Of them those that are operations, and go on.
+    /// Those that came by HTTP.
+    http: BTreeSet<u64>,
+    /// Of the first those that are operations, and go on.
     operations: BTreeSet<u64>,
     questions: BTreeSet<u64>,
 }
@@ -61,6 +63,7 @@ pub(crate) struct Found {
     last_message: u64,
     outbox_bytes: u64,
     requests: Change,
+    http: Change,
     operations: Change,
     questions: Change,
     /// Timers whose event was consumed, though its handler did not succeed.
@@ -115,8 +118,13 @@ impl Remembered {
 
 impl Known {
     pub(crate) fn of(memory: &Memory) -> Self {
+        let of = |kind| {
+            let open = memory.requests.iter().filter(|(_, known)| **known == kind);
+            open.map(|(id, _)| *id).collect()
+        };
         Self {
-            requests: memory.requests.keys().copied().collect(),
+            requests: of(RequestKind::Command),
+            http: of(RequestKind::Http),
             operations: memory.operations.open().map(|(id, _)| id).collect(),
             questions: memory.questions.keys().copied().collect(),
         }
@@ -124,8 +132,10 @@ impl Known {
 
     fn apply(self, memory: &mut Memory) {
         memory.operations.pretend(&self.operations);
-        let requests = self.requests.into_iter();
-        memory.requests = requests.map(|id| (id, RequestKind::Command)).collect();
+        let (requests, http) = (self.requests.into_iter(), self.http.into_iter());
+        let requests = requests.map(|id| (id, RequestKind::Command));
+        let all = requests.chain(http.map(|id| (id, RequestKind::Http)));
+        memory.requests = all.collect();
         let questions = self.questions.into_iter();
         memory.questions = questions.map(|id| (id, 0)).collect::<BTreeMap<_, _>>();
     }
@@ -145,6 +155,7 @@ impl Found {
             last_message: memory.last_message,
             outbox_bytes: memory.outbox_bytes(),
             requests: Change::between(&known.requests, &now.requests),
+            http: Change::between(&known.http, &now.http),
             operations: Change::between(&known.operations, &now.operations),
             questions: Change::between(&known.questions, &now.questions),
             timers_gone: timers_gone.into_iter().map(Name).collect(),

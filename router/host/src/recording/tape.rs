@@ -8,7 +8,7 @@ use std::{collections::VecDeque, fmt};
 
 use serde::{Deserialize, Serialize};
 
-use super::Blob;
+use super::{Blob, format::few};
 use crate::{
     event::Refusal,
     rules::Ruling,
@@ -17,6 +17,10 @@ use crate::{
 
 /// What a stand-in consists of.
 const STAND_IN: u8 = 0xa5;
+/// Of the answers to one event; beyond it, the event is left out.
+const MAX_TAPE_BYTES: usize = 4 << 20;
+/// What an answer takes at least.
+const ANSWER_BYTES: usize = 128;
 /// A scan lists 1 MiB, but one row whatever it has.
 const MAX_ROWS_BYTES: usize = 3 << 20;
 
@@ -38,9 +42,14 @@ pub(crate) enum Tape {
 /// What was answered, in order.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Answers {
+    #[serde(deserialize_with = "few")]
     told: Vec<Answer>,
     /// Rows that others than the principal write, as the event read them: their space, key and value.
+    #[serde(deserialize_with = "few")]
     pub(crate) rows: Vec<(u8, Blob, Option<Blob>)>,
+    /// What they take in memory.
+    #[serde(skip)]
+    bytes: usize,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -177,49 +186,65 @@ impl Tape {
     }
 
     pub(crate) fn keep_done(&mut self, told: &Told<()>) {
-        if let (Self::Records(answers), Ok(told)) = (self, told) {
-            answers.told.push(Answer::Done(told.clone()));
+        if let Ok(told) = told {
+            self.keep(0, || Answer::Done(told.clone()));
         }
     }
 
     pub(crate) fn keep_public(&mut self, told: &Told<Vec<u8>>) {
-        if let (Self::Records(answers), Ok(told)) = (self, told) {
-            let told = told.as_ref().map(|key| key[..].into());
-            answers
-                .told
-                .push(Answer::Public(told.map_err(Clone::clone)));
+        if let Ok(told) = told {
+            self.keep(told.as_ref().map_or(0, Vec::len), || {
+                let told = told.as_ref().map(|key| key[..].into());
+                Answer::Public(told.map_err(Clone::clone))
+            });
         }
     }
 
     /// `told`: how many bytes it has; `None`: there is nothing.
     pub(crate) fn keep_hidden(&mut self, told: Result<Option<usize>, &Refusal>) {
-        if let Self::Records(answers) = self {
+        self.keep(0, || {
             let told = told.map(|length| length.map(short)).map_err(Clone::clone);
-            answers.told.push(Answer::Hidden(told));
-        }
+            Answer::Hidden(told)
+        });
     }
 
     pub(crate) fn keep_hidden_rows(&mut self, rows: &[Row]) {
-        if let Self::Records(answers) = self {
+        self.keep(8 * rows.len(), || {
             let lengths = rows.iter();
             let lengths = lengths.map(|(key, value)| (short(key.len()), short(value.len())));
-            answers.told.push(Answer::HiddenRows(lengths.collect()));
-        }
+            Answer::HiddenRows(lengths.collect())
+        });
     }
 
     pub(crate) fn keep_ruling(&mut self, hook: &str, question: &str, ruling: &Ruling) {
-        if let Self::Records(answers) = self {
-            let asked = digest(hook, question);
-            answers.told.push(Answer::Ruling(asked, ruling.clone()));
-        }
+        self.keep(0, || Answer::Ruling(digest(hook, question), ruling.clone()));
     }
 
     /// A row that others write.
     pub(crate) fn keep_row(&mut self, space: u8, key: &[u8], value: Option<&[u8]>) {
+        if let Some(answers) = self.room_for(key.len() + value.map_or(0, <[u8]>::len)) {
+            let row = (space, key.into(), value.map(Blob::from));
+            answers.rows.push(row);
+        }
+    }
+
+    fn keep(&mut self, bytes: usize, answer: impl FnOnce() -> Answer) {
+        if let Some(answers) = self.room_for(bytes) {
+            answers.told.push(answer());
+        }
+    }
+
+    /// Where an answer is kept; an event that was given more than is kept is left out.
+    fn room_for(&mut self, bytes: usize) -> Option<&mut Answers> {
         if let Self::Records(answers) = self {
-            answers
-                .rows
-                .push((space, key.into(), value.map(Blob::from)));
+            answers.bytes += bytes + ANSWER_BYTES;
+            if answers.bytes > MAX_TAPE_BYTES {
+                *self = Self::Left;
+            }
+        }
+        match self {
+            Self::Records(answers) => Some(answers),
+            Self::Off | Self::Left | Self::Plays(_) => None,
         }
     }
 

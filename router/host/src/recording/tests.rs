@@ -16,6 +16,7 @@ use crate::event::{ErrorCode, Principal, Reason, Refusal};
 fn plugin() -> PluginFrame {
     PluginFrame {
         digest: [1; 32],
+        files: [1; 32],
         sha256: [2; 32],
         instance: "echo".to_owned(),
         node: NodeId::from_bytes([3; 32]),
