@@ -135,14 +135,16 @@ pub(crate) async fn permit(core: &NodeCore, asked: Asked) -> Result<(), Refusal>
     permitted
 }
 
-/// Opens a flow of this process, which goes on by itself. Dropping the future gives it up.
+/// Opens a flow of this process, which goes on by itself. Dropping the future gives it up. The flow
+/// runs where all others do: plugins ask from threads of their own, which have no sockets.
 pub(crate) async fn dial(core: Arc<NodeCore>, asked: Asked) -> Result<MemoryEnd, Refusal> {
     let (pipe, stream) = Pipe::memory();
     let (answer, answered) = oneshot::channel();
-    let tasks = core.tasks.clone();
-    tasks.spawn(async move {
+    let (tasks, runtime) = (core.tasks.clone(), core.runtime.clone());
+    let flow = async move {
         run(&core, asked, LocalEnd::Memory { answer, pipe }).await;
-    });
+    };
+    tasks.spawn_on(flow, &runtime);
     answered.await.map_err(|_| Refusal::Stopping)??;
     Ok(stream)
 }

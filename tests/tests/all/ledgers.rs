@@ -28,10 +28,11 @@ struct Pair {
 }
 
 impl Pair {
-    async fn start(octet: u8) -> Self {
+    async fn start(octet: u8, carriers: &str) -> Self {
         let setup = |name: &str, host: u8| {
             let listen = format!("127.{octet}.0.{host}:0");
             let setup = Setup::new(name).unwrap().listen(&listen);
+            let setup = setup.node(&format!("carriers = [{carriers}]"));
             setup.script("rules.rhai", RULES)
         };
         let (ann, bob) = (setup("ann", 1), setup("bob", 2));
@@ -96,7 +97,7 @@ async fn book(daemon: &Daemon) -> Option<Value> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_ledgers_agree_though_either_daemon_is_killed_again_and_again() {
-    let mut pair = Pair::start(83).await;
+    let mut pair = Pair::start(83, r#""quic", "tcp""#).await;
     let kills = soak_rounds(KILLS);
     for _ in 0..kills {
         let who = rand::rng().random_range(0..2);
@@ -130,8 +131,16 @@ async fn two_ledgers_agree_though_either_daemon_is_killed_again_and_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn ledgers_agree_where_nodes_speak_tcp_alone() {
+    let mut pair = Pair::start(96, r#""tcp""#).await;
+    pair.pay(0, 10).await.unwrap();
+    pair.pay(1, 10).await.unwrap();
+    pair.settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_rules_decide_how_a_plugins_messages_travel() {
-    let mut pair = Pair::start(84).await;
+    let mut pair = Pair::start(84, r#""quic", "tcp""#).await;
     let paid = pair.daemons[0].cli(&["ledger", "pay", "bob", "5", "--times", "3"]);
     assert_eq!(paid.unwrap(), "3\n");
     pair.settled().await;

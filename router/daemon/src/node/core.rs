@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-use tokio::sync::mpsc;
+use tokio::{runtime, sync::mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use wormholes_host::InstanceReport;
 use wormholes_proto::{NodeId, Transport};
@@ -55,6 +55,8 @@ pub struct NodeCore {
     pub(crate) owns_process: bool,
     /// Everything that runs for entrances and flows.
     pub(crate) tasks: TaskTracker,
+    /// Where it runs, whoever asks for it.
+    pub(crate) runtime: runtime::Handle,
     /// No more flows.
     pub(crate) stop: CancellationToken,
     /// No flows at all.
@@ -220,9 +222,8 @@ impl NodeCore {
         &self,
         plugins: Vec<InstanceReport>,
     ) -> Result<Vec<u8>, prometheus::Error> {
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            self.metrics.set_tasks(runtime.metrics().num_alive_tasks());
-        }
+        let tasks = self.runtime.metrics().num_alive_tasks();
+        self.metrics.set_tasks(tasks);
         self.metrics.set_flows(&self.flows.totals());
         self.metrics.set_network(self.network.counters());
         self.metrics.set_peers(self.round_trips());
@@ -285,6 +286,7 @@ pub(crate) fn assemble(
         programs: Arc::default(),
         owns_process: options.owns_process,
         tasks: TaskTracker::new(),
+        runtime: runtime::Handle::current(),
         stop: CancellationToken::new(),
         kill: CancellationToken::new(),
         datagram_room: Room::new(MAX_WAITING_DATAGRAM_BYTES),
