@@ -26,7 +26,7 @@ use super::blobs::{MIB_16, ask, blob_files, bytes, plugins_folder};
 /// Slow enough to be killed in the middle.
 const RULES: &str = r#"
     fn route(c) {
-        if c.entrance == "plugin" { return c.node.direct().bw("3MB/s").closed(); }
+        if c.entrance == "plugin" { return c.node.direct().bw("1MB/s").closed(); }
         block("only plugins talk")
     }
 "#;
@@ -47,6 +47,7 @@ impl Pair {
         let setup = |name: &str, host: u8| {
             let listen = format!("127.{octet}.0.{host}:0");
             let setup = Setup::new(name).unwrap().listen(&listen);
+            let setup = setup.config("[metrics]\nlisten = \"127.0.0.1:0\"");
             setup.script("rules.rhai", RULES)
         };
         let (taker, giver) = (setup("taker", 1), setup("giver", 2));
