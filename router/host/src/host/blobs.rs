@@ -7,13 +7,13 @@ use wormholes_proto::blob::BlobId;
 
 use super::{Host, Shared};
 use crate::{
-    blobs::{Incoming, Named},
+    blobs::{Blobs, Incoming, Named},
     event::{ErrorCode, Principal, Refusal},
     mail::Owner,
     memory::fetches,
     message::decode,
     rows::{self, Home, Space, instance_key, principal_keys},
-    store::{Snapshot, StoreError},
+    store::{Snapshot, Store, StoreError},
     transaction::{DraftRow, HoldRow, Limit, Offered},
 };
 
@@ -181,6 +181,20 @@ pub(super) fn named(snapshot: &Snapshot) -> Result<Named, StoreError> {
         }
     }
     Ok(named)
+}
+
+/// After a failure the store may have rows that were told to be lost: what they name stays.
+pub(super) fn count_when_reopened(store: &Store, blobs: Blobs) {
+    store.when_reopened(move |snapshot| match named(snapshot) {
+        Ok(named) => blobs.count(&named.blobs),
+        Err(error) => {
+            let error: &dyn std::error::Error = &error;
+            tracing::warn!(
+                error,
+                "blobs cannot be counted; what is too many goes at a start"
+            );
+        }
+    });
 }
 
 /// The principals of an instance that were woken once.
