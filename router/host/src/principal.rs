@@ -66,6 +66,8 @@ pub(crate) struct Actor {
     epoch: u64,
     /// The last batch with rows of this principal.
     last_batch: BatchId,
+    /// How often the disk refused its blobs, one after the other.
+    disk_failures: u32,
     /// With the events that it ran.
     instance: Option<(Instance, u32)>,
     /// What is done before any new task: its wake-up, and what is tried again.
@@ -113,6 +115,7 @@ impl Actor {
         let mut actor = Self {
             epoch: snapshot.epoch(),
             last_batch: snapshot.batch(),
+            disk_failures: 0,
             home,
             name,
             edition: loaded.edition(),
