@@ -89,6 +89,8 @@ pub(crate) struct Transaction {
     pub(crate) parcels: Vec<Parcel>,
     /// Connections that had too little room, whatever becomes of the event.
     pub(crate) wants_room: BTreeSet<u64>,
+    /// Blobs of this event: whether each was sealed, and can be read by later ones alone.
+    sealed: BTreeMap<[u8; 32], bool>,
     /// Whether something is to be made durable.
     pub(crate) writes: bool,
     /// Whether this step of a migration wrote rows.
@@ -121,6 +123,7 @@ impl Transaction {
             log: Vec::new(),
             parcels: Vec::new(),
             wants_room: BTreeSet::new(),
+            sealed: BTreeMap::new(),
             writes: false,
             wrote_rows: false,
             runs_steps: false,
