@@ -111,7 +111,8 @@ async fn sixteen_mib_move_between_daemons_though_either_is_killed_in_the_middle(
     let first = pair.until_taken(3 << 20).await;
     pair.giver.kill().unwrap();
     pair.giver.restart().await.unwrap();
-    let second = pair.until_taken(first as usize + (3 << 20)).await;
+    let more = (first as usize + (3 << 20)).min(MIB_16 - (2 << 20));
+    let second = pair.until_taken(more).await;
     pair.taker.kill().unwrap();
     pair.taker.restart().await.unwrap();
     let came = pair.came(1).await;

@@ -234,7 +234,7 @@ async fn a_draft_grows_over_events_and_over_kill_9() {
     for round in 1..=3 {
         let length = ask(&daemon, "write", write(text.clone())).await.unwrap();
         assert_eq!(length, json!(round * part.len()));
-        // What is behind it in the file counts for nothing.
+        // What is refused is as if it had never been.
         let mut refused = write(text.clone());
         refused["and-refuse"] = json!(true);
         refused["seal"] = json!(round == 2);
