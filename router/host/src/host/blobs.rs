@@ -229,10 +229,14 @@ pub(super) fn named_by(
 }
 
 impl Shared {
-    /// The rows of these principals are gone, and with them what they named.
-    pub(super) fn forget_blobs(&self, homes: &[Home], named: &Named) {
-        let gone = named.blobs.iter().map(|id| (*id, false));
-        self.blobs.changed(gone);
+    /// The rows of these principals are gone since that epoch of the store, and with them what they
+    /// named.
+    pub(super) fn forget_blobs(&self, homes: &[Home], named: &Named, epoch: u64) {
+        // In a later one it was counted without them.
+        if self.store.epoch() == epoch {
+            let gone = named.blobs.iter().map(|id| (*id, false));
+            self.blobs.changed(gone);
+        }
         for home in homes {
             self.blobs.forget_home(*home);
         }
