@@ -59,6 +59,8 @@ struct Uses {
     rows: u64,
     /// What is on its way to a row, or is read.
     pins: u64,
+    /// The store failed on a row that names it, and may have it.
+    is_doubtful: bool,
 }
 
 /// Something to be deleted.
@@ -170,13 +172,52 @@ impl Blobs {
         }
     }
 
-    /// Does what files do for an event; all of it is on disk when this returns. Blocks.
+    /// The store failed on rows that name these: they stay until [`Blobs::count`] says whether it has
+    /// the rows.
+    pub(crate) fn keep_until_counted(&self, pins: &[Pin]) {
+        let mut uses = self.0.uses();
+        for pin in pins {
+            uses.entry(pin.id).or_default().is_doubtful = true;
+        }
+    }
+
+    /// The store was opened anew: these are all rows that name blobs, one for each.
+    pub(crate) fn count(&self, named: &[BlobId]) {
+        let mut uses = self.0.uses();
+        for of in uses.values_mut() {
+            (of.rows, of.is_doubtful) = (0, false);
+        }
+        for id in named {
+            uses.entry(*id).or_default().rows += 1;
+        }
+        for (id, _) in uses.iter().filter(|(_, of)| !of.are_any()) {
+            self.0.sweep(Rubbish::Blob(*id));
+        }
+    }
+
+    /// Does what files do for an event; all of it is on disk when this returns. On an error nothing is
+    /// left of what it began. Blocks.
     pub(crate) fn carry_out(&self, work: Vec<FileWork>) -> io::Result<Vec<Pin>> {
+        let begun = work.iter().filter_map(|work| match work {
+            FileWork::Append(draft, _) if draft.length == 0 => Some(draft.path(&self.0.folder)),
+            FileWork::Put(..) | FileWork::Append(..) | FileWork::Seal(..) => None,
+        });
+        let begun: Vec<_> = begun.collect();
+        let done = self.try_work(work);
+        if done.is_err() {
+            for path in begun {
+                let _ = fs::remove_file(path);
+            }
+        }
+        done
+    }
+
+    fn try_work(&self, work: Vec<FileWork>) -> io::Result<Vec<Pin>> {
         let mut pins = Vec::new();
         for work in work {
             match work {
                 FileWork::Put(tree, bytes) => {
-                    let path = self.new_path();
+                    let path = self.0.new_path();
                     let written = file::write_new(&path, &tree, &bytes);
                     pins.push(self.adopt(&path, tree.id(), written)?);
                 }
@@ -215,7 +256,7 @@ impl Blobs {
 
     /// Begins a blob whose bytes come piece by piece.
     pub(crate) fn receive(&self) -> io::Result<Incoming> {
-        let path = self.new_path();
+        let path = self.0.new_path();
         Ok(Incoming {
             blobs: self.clone(),
             hasher: BlobHasher::new(),
@@ -275,11 +316,6 @@ impl Blobs {
     fn path(&self, id: BlobId) -> PathBuf {
         self.0.folder.join(id.to_string())
     }
-
-    fn new_path(&self) -> PathBuf {
-        let number = self.0.next.fetch_add(1, Ordering::Relaxed);
-        self.0.folder.join(format!("{NEW}-{number}"))
-    }
 }
 
 const FETCH: &str = "fetch";
@@ -322,13 +358,18 @@ fn names(folder: &Path) -> Vec<String> {
 
 impl Uses {
     fn are_any(&self) -> bool {
-        self.rows > 0 || self.pins > 0
+        self.rows > 0 || self.pins > 0 || self.is_doubtful
     }
 }
 
 impl Inner {
     fn uses(&self) -> MutexGuard<'_, BTreeMap<BlobId, Uses>> {
         self.uses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn new_path(&self) -> PathBuf {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        self.folder.join(format!("{NEW}-{number}"))
     }
 
     fn sweep(&self, rubbish: Rubbish) {
@@ -339,26 +380,30 @@ impl Inner {
     }
 
     fn delete(&self, rubbish: Rubbish) {
-        // Whoever has a use for it from now on writes it anew.
-        let mut uses = None;
-        let path = match rubbish {
-            Rubbish::File(path) => path,
-            Rubbish::Blob(id) => {
-                let uses = uses.insert(self.uses());
-                if uses.get(&id).is_some_and(Uses::are_any) {
-                    return;
-                }
-                uses.remove(&id);
-                self.folder.join(id.to_string())
-            }
+        let deleted = match rubbish {
+            Rubbish::File(path) => fs::remove_file(path),
+            Rubbish::Blob(id) => self.unname(id).and_then(fs::remove_file),
         };
-        let deleted = fs::remove_file(path);
-        drop(uses);
         if let Err(error) = deleted
             && error.kind() != io::ErrorKind::NotFound
         {
             tracing::warn!(%error, "a blob's file cannot be deleted; the next start tries again");
         }
+    }
+}
+
+impl Inner {
+    /// Takes its name from a blob without a use; what is left, which takes long to delete, is nobody's.
+    fn unname(&self, id: BlobId) -> io::Result<PathBuf> {
+        let path = self.new_path();
+        // Whoever has a use for it from now on writes it anew.
+        let mut uses = self.uses();
+        if uses.get(&id).is_some_and(Uses::are_any) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        uses.remove(&id);
+        fs::rename(self.folder.join(id.to_string()), &path)?;
+        Ok(path)
     }
 }
 

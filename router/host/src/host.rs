@@ -270,6 +270,7 @@ impl Host {
         let users = users::read(&store)?;
         let named = blobs::named(&store.snapshot())?;
         let blobs = Blobs::open(folder.join(BLOBS_FOLDER), named).map_err(HostError::Blobs)?;
+        blobs::count_when_reopened(&store, blobs.clone());
         let (mail, inputs) = Mail::new();
         let shared = Shared {
             node,

@@ -39,6 +39,8 @@ use crate::{
 pub(crate) const TURNS: u32 = 2;
 /// Questions that wait. Overflow: the newcomer is refused.
 const MAX_QUERIES: usize = 256;
+/// Of these, those of peers that want blobs. Who wants more waits, as long as he wants it.
+const MAX_MAY_READS: usize = 8;
 
 /// One instance of a plugin, as config.toml names it.
 pub(crate) struct Loaded {
@@ -47,6 +49,8 @@ pub(crate) struct Loaded {
     pub(crate) number: u32,
     pub(crate) turns: Semaphore,
     pub(crate) queries: Semaphore,
+    /// Questions whether somebody may have a blob: others find places beside them.
+    pub(crate) may_reads: Semaphore,
     /// HTTP requests that it makes at once.
     pub(crate) fetches: Arc<Semaphore>,
     pub(crate) figures: Figures,
@@ -89,6 +93,7 @@ impl Loaded {
             number,
             turns: Semaphore::new(TURNS as usize),
             queries: Semaphore::new(TURNS as usize),
+            may_reads: Semaphore::new(MAX_MAY_READS),
             fetches: Arc::new(Semaphore::new(MAX_FETCHES)),
             figures: Figures::default(),
             letters: Letters::read(number, &snapshot)?,

@@ -4,6 +4,7 @@
 //! timers, scratch, and rows that are not durable yet. An instance lives from an event until none came
 //! for a while.
 
+mod beginning;
 mod ending;
 mod files;
 mod inbox;
@@ -20,7 +21,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use rand::RngCore as _;
 
 use self::recording::{Scene, Track};
 pub(crate) use self::{
@@ -30,16 +30,16 @@ pub(crate) use self::{
 use crate::{
     clock::now_ms,
     edition::Edition,
-    event::{ErrorCode, Event, Principal, Reason, Refusal, Request, Stamp},
+    event::{ErrorCode, Event, Principal, Reason, Refusal, Request},
     figures::Ending,
     guest::{Fault, Instance, Outcome},
     health::Health,
     loaded::Loaded,
     mail::{Input, Mail},
     memory::Memory,
-    rows::{Home, Side, Space},
+    rows::{Home, Space},
     store::{BatchId, Store, StoreError},
-    transaction::{Effects, Ground, Limit, Transaction},
+    transaction::{Effects, Limit},
     wires::Wires,
 };
 use wormholes_proto::manifest::Mode;
@@ -66,6 +66,8 @@ pub(crate) struct Actor {
     epoch: u64,
     /// The last batch with rows of this principal.
     last_batch: BatchId,
+    /// How often the disk refused its blobs, one after the other.
+    disk_failures: u32,
     /// With the events that it ran.
     instance: Option<(Instance, u32)>,
     /// What is done before any new task: its wake-up, and what is tried again.
@@ -113,6 +115,7 @@ impl Actor {
         let mut actor = Self {
             epoch: snapshot.epoch(),
             last_batch: snapshot.batch(),
+            disk_failures: 0,
             home,
             name,
             edition: loaded.edition(),
@@ -507,71 +510,6 @@ impl Actor {
                 self.memory = transaction.undo();
                 Err(fault)
             }
-        }
-    }
-
-    async fn instantiate(&self, event: &Event) -> Result<Instance, Fault> {
-        let started = Instant::now();
-        let instance = self.edition.code.instantiate().await;
-        if instance.is_err() {
-            let ending = Ending::of(&instance);
-            let figures = &self.loaded.figures;
-            figures.handled(event.kind(), ending, started.elapsed());
-        }
-        instance
-    }
-
-    fn begin(&mut self, event: &Event, attempt: u32) -> Result<Transaction, Fault> {
-        let (edition, side) = (Arc::clone(&self.edition), self.memory.side);
-        let mut transaction = self.transaction(&edition, side, attempt);
-        match transaction.consume(event) {
-            Ok(()) => Ok(transaction),
-            Err(error) => {
-                self.memory = transaction.undo();
-                self.track = None;
-                Err(Fault::Host(error.to_string()))
-            }
-        }
-    }
-
-    /// Takes what the principal remembers into a transaction of this version, with its rows on this
-    /// side.
-    fn transaction(&mut self, edition: &Edition, side: Side, attempt: u32) -> Transaction {
-        let snapshot = self.store.snapshot();
-        let mut memory = mem::take(&mut self.memory);
-        memory.overlay.prune(snapshot.batch());
-        let ground = Ground {
-            home: self.home,
-            side,
-            limits: Arc::clone(&edition.plugin().limits),
-            others_keep: self
-                .loaded
-                .figures
-                .kept_bytes()
-                .saturating_sub(memory.kept_bytes),
-            others_hold: self
-                .loaded
-                .figures
-                .held_bytes()
-                .saturating_sub(memory.blob_bytes),
-            protocols: Arc::clone(&edition.protocols),
-            granted: Arc::clone(&edition.plugin().granted),
-            plugin: Arc::clone(&self.loaded.name),
-            node: edition.plugin().around.node,
-        };
-        Transaction::new(self.stamp(attempt), ground, snapshot, memory)
-    }
-
-    fn stamp(&mut self, attempt: u32) -> Stamp {
-        let mut seed = [0; 32];
-        rand::rng().fill_bytes(&mut seed);
-        self.next_event += 1;
-        Stamp {
-            id: self.next_event,
-            attempt,
-            now_ms: now_ms(),
-            principal: self.name.clone(),
-            seed,
         }
     }
 

@@ -48,7 +48,7 @@ use self::{
     committer::Committer,
     disk::Disk,
     head::Head,
-    queue::{Event, Queue, Release},
+    queue::{Event, Queue, Release, Reopened},
     sealed::Sealed,
 };
 
@@ -156,6 +156,13 @@ impl Store {
             head,
             committer: Some(committer.map_err(StoreError::Thread)?),
         })))
+    }
+
+    /// Has somebody look at what there is after each failure, before anybody can append again: it may
+    /// hold what is told to be lost. One alone can look, who must not append.
+    pub(crate) fn when_reopened(&self, look: impl Fn(&Snapshot) + Send + Sync + 'static) {
+        let look: Reopened = Box::new(look);
+        self.0.queue.when_reopened(look);
     }
 
     /// What is durable at this moment. Its rows stay on disk while it is kept: do not keep it long.

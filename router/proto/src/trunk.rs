@@ -53,7 +53,8 @@
 //! their order until the last one; or NOT GIVEN at any time, which ends it. `blob` has names, pieces
 //! and values: GIVEN has values where the WANT is with them and the blob has two pieces or more. UNWANT
 //! ends it from the other side; what is on the way then means nothing any more. Who gives sends a piece
-//! behind all other frames that wait, and one at a time, so that messages wait for one piece at most.
+//! behind all other frames that wait, and one at a time, so that messages wait for one piece
+//! at most, or for one GIVEN, whose values have up to 512 KiB.
 //!
 //! # A channel
 //!

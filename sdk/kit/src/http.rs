@@ -97,8 +97,12 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<HttpResponse> {
 /// Whether one of these paths covers one.
 pub(crate) fn covers(paths: &BTreeSet<String>, instance: &str, path: &str) -> bool {
     paths.iter().any(|served| {
-        let own = format!("/{instance}");
-        let served = if served == "/INSTANCE" { &own } else { served };
+        let served = match served.strip_prefix("/INSTANCE") {
+            Some(below) if below.is_empty() || below.starts_with('/') => {
+                format!("/{instance}{below}")
+            }
+            _ => served.clone(),
+        };
         let rest = match served.as_str() {
             "/" => return path.starts_with('/'),
             _ => path.strip_prefix(served.as_str()),

@@ -170,7 +170,8 @@ impl BlobFetch {
         self
     }
 
-    /// Begins, when the event is real; the id of the one [`Plugin::fetched`](crate::Plugin::fetched).
+    /// Begins, when the event is real; the id of the one
+    /// [`Plugin::blob_fetched`](crate::Plugin::blob_fetched).
     ///
     /// # Errors
     /// [`Quota`](crate::ErrorCode::Quota): `limits.one_blob_mib`, `limits.blob_fetches`, or the principal

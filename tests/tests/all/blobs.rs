@@ -6,7 +6,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use data_encoding::BASE64;
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
+    net::UnixStream,
+};
 use wormholes_proto::blob::BlobId;
 use wormholes_tests::{Daemon, Setup, until};
 
@@ -94,6 +99,38 @@ async fn a_file_goes_in_by_the_command_line_and_comes_out_as_it_was() {
         format!("{unknown:#}").contains("does not hold"),
         "{unknown:#}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_connection_brings_a_blob_for_each_command() {
+    let daemon = node().await;
+    let (reader, mut writer) = UnixStream::connect(daemon.socket())
+        .await
+        .unwrap()
+        .into_split();
+    let mut answers = BufReader::new(reader).lines();
+    let mut call = async |method: &str, params: Value| {
+        let request = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params });
+        let line = format!("{request}\n");
+        writer.write_all(line.as_bytes()).await.unwrap();
+        let answer = answers.next_line().await.unwrap().unwrap();
+        serde_json::from_str::<Value>(&answer).unwrap()
+    };
+    // More than a connection may have at once.
+    for round in 0..20 {
+        let begun = call("blob.begin", json!({ "instance": "courier" })).await;
+        let upload = begun["result"]["upload"].clone();
+        assert!(upload.is_u64(), "{round}: {begun}");
+        let part = json!({ "upload": upload, "bytes": BASE64.encode(b"a file") });
+        call("blob.append", part).await;
+        call("blob.finish", json!({ "upload": upload })).await;
+        let arguments = json!({ "file": { "upload": upload } });
+        let ask = json!({ "instance": "courier", "command": "keep", "arguments": arguments });
+        let kept = call("plugin.ask", ask.clone()).await;
+        assert_eq!(kept["result"]["length"], 6, "{round}: {kept}");
+        let again = call("plugin.ask", ask).await;
+        assert!(again["error"].is_object(), "{round}: {again}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -234,7 +271,7 @@ async fn a_draft_grows_over_events_and_over_kill_9() {
     for round in 1..=3 {
         let length = ask(&daemon, "write", write(text.clone())).await.unwrap();
         assert_eq!(length, json!(round * part.len()));
-        // What is behind it in the file counts for nothing.
+        // What is refused is as if it had never been.
         let mut refused = write(text.clone());
         refused["and-refuse"] = json!(true);
         refused["seal"] = json!(round == 2);

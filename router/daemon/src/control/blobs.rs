@@ -61,20 +61,31 @@ pub(super) async fn append(
         bytes.map_err(|_| RpcError::new(ErrorCode::InvalidParams, "`bytes` is no base64"))?;
     let mut all = uploads.0.lock().await;
     let upload = all.find(params.upload)?;
-    upload.append(bytes).await.map_err(refused)?;
+    let appended = upload.append(bytes).await;
+    let length = upload.length();
+    if appended.is_err() {
+        // Nothing comes of it any more: its place is free.
+        all.uploads.remove(&params.upload);
+    }
+    appended.map_err(refused)?;
     Ok(BlobUpload {
         upload: params.upload,
-        length: upload.length(),
+        length,
     })
 }
 
 pub(super) async fn finish(uploads: &Uploads, params: &BlobParams) -> Result<BlobInfo, RpcError> {
     let mut all = uploads.0.lock().await;
     let upload = all.find(params.upload)?;
-    let id = upload.finish().await.map_err(refused)?;
+    let finished = upload.finish().await;
+    let length = upload.length();
+    if finished.is_err() {
+        all.uploads.remove(&params.upload);
+    }
+    let id = finished.map_err(refused)?;
     Ok(BlobInfo {
         hash: id.to_string(),
-        length: upload.length(),
+        length,
     })
 }
 
@@ -93,7 +104,8 @@ pub(super) async fn read(core: &NodeCore, params: BlobReadParams) -> Result<Blob
 }
 
 impl Uploads {
-    /// Puts names in the place of the blobs that a command takes, and gives those to `take`.
+    /// Puts names in the place of the blobs that a command takes, and gives those to `take`. They are the
+    /// command's from then on: another one brings its own.
     ///
     /// # Errors
     /// One is not there, or is another principal's.
@@ -104,8 +116,8 @@ impl Uploads {
         (instance, principal): (&str, &Principal),
         take: impl FnOnce(&[&Upload], &Map<String, Value>) -> T,
     ) -> Result<T, Refusal> {
-        let all: MutexGuard<'_, All> = self.0.lock().await;
-        let mut named = Vec::new();
+        let mut all: MutexGuard<'_, All> = self.0.lock().await;
+        let (mut named, mut numbers) = (Vec::new(), Vec::new());
         let blobs = command.arguments.iter();
         for argument in blobs.filter(|argument| argument.kind == PluginArgumentKind::Blob) {
             let given: Vec<&mut Value> = match arguments.get_mut(&argument.name) {
@@ -127,9 +139,14 @@ impl Uploads {
                 };
                 *value = Value::String(id.to_string());
                 named.push(upload);
+                numbers.extend(number);
             }
         }
-        Ok(take(&named, arguments))
+        let taken = take(&named, arguments);
+        for number in numbers {
+            all.uploads.remove(&number);
+        }
+        Ok(taken)
     }
 }
 

@@ -7,12 +7,12 @@ use std::{
     fs::{self, File},
     io,
     os::unix::fs::{FileExt as _, MetadataExt as _},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use wormholes_proto::blob::BlobTree;
 
-use super::{draft_name, file, part::link};
+use super::{draft_name, file};
 use crate::rows::Home;
 
 /// A draft's file, as the rows know it.
@@ -27,15 +27,7 @@ pub(crate) struct DraftFile {
 
 impl DraftFile {
     pub(super) fn append(&self, folder: &Path, bytes: &[u8]) -> io::Result<()> {
-        let path = folder.join(draft_name(self.home, self.number));
-        let mut file = file::open(&path)?;
-        if file.metadata()?.nlink() > 1 {
-            // It was sealed by an event that never became real: the blob keeps its bytes.
-            let beside = path.with_extension("new");
-            fs::copy(&path, &beside)?;
-            fs::rename(&beside, &path)?;
-            file = file::open(&path)?;
-        }
+        let file = self.own(&self.path(folder))?;
         file.write_all_at(bytes, self.length)?;
         file.sync_all()
     }
@@ -44,7 +36,7 @@ impl DraftFile {
         let left = usize::try_from(self.length.saturating_sub(from)).unwrap_or(usize::MAX);
         let mut bytes = vec![0; left];
         if left > 0 {
-            let file = File::open(folder.join(draft_name(self.home, self.number)))?;
+            let file = File::open(self.path(folder))?;
             file.read_exact_at(&mut bytes, from)?;
         }
         Ok(bytes)
@@ -52,10 +44,33 @@ impl DraftFile {
 
     /// Its file is the blob's as well, until the event is real.
     pub(super) fn seal(&self, folder: &Path, tree: &BlobTree, name: &Path) -> io::Result<()> {
-        let path = folder.join(draft_name(self.home, self.number));
-        let file = file::open(&path)?;
+        let path = self.path(folder);
+        let file = self.own(&path)?;
         file::write_end(&file, tree)?;
         file.sync_all()?;
-        link(&path, name)
+        file::link(&path, name, tree.id())
+    }
+
+    pub(super) fn path(&self, folder: &Path) -> PathBuf {
+        folder.join(draft_name(self.home, self.number))
+    }
+
+    /// Opens its file, which is made when it begins, and is no blob's then.
+    fn own(&self, path: &Path) -> io::Result<File> {
+        let open = match self.length {
+            0 => file::open_or_create,
+            _ => file::open,
+        };
+        let file = open(path)?;
+        if file.metadata()?.nlink() == 1 {
+            return Ok(file);
+        }
+        // It was sealed by an event that never became real: the blob keeps its bytes.
+        let beside = path.with_extension("new");
+        let copied = fs::copy(path, &beside).and_then(|_| fs::rename(&beside, path));
+        if copied.is_err() {
+            let _ = fs::remove_file(&beside);
+        }
+        copied.and_then(|()| file::open(path))
     }
 }

@@ -1,13 +1,13 @@
 //! A blob's file: its bytes, then what its pieces are checked by.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io,
     os::unix::fs::{FileExt as _, OpenOptionsExt as _},
     path::Path,
 };
 
-use wormholes_proto::blob::{BLOB_ID_BYTES, BlobId, BlobTree};
+use wormholes_proto::blob::{BLOB_ID_BYTES, BlobId, BlobTree, PIECE_BYTES};
 
 /// The length at the end.
 const LENGTH_BYTES: u64 = 8;
@@ -18,8 +18,13 @@ pub(super) fn create(path: &Path) -> io::Result<File> {
     options.open(path)
 }
 
-/// Opens a file that grows, or makes it.
+/// Opens a file that is there: a new one in its place would be all holes.
 pub(super) fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).open(path)
+}
+
+/// Opens a file that grows, or makes it.
+pub(super) fn open_or_create(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
     options.mode(0o600).open(path)
@@ -60,4 +65,44 @@ pub(super) fn read_tree(file: &File, id: BlobId) -> io::Result<BlobTree> {
     let mut read = vec![0; usize::try_from(values).unwrap_or_default()];
     file.read_exact_at(&mut read, length)?;
     BlobTree::new(id, length, &read).ok_or_else(damaged)
+}
+
+/// How many of a blob's first pieces are there and right.
+pub(super) fn right_pieces(file: &File, tree: &BlobTree) -> u32 {
+    let mut bytes = vec![0; PIECE_BYTES];
+    let mut there = 0;
+    while let Some((from, length)) = tree.piece(there) {
+        let piece = bytes.get_mut(..length).unwrap_or_default();
+        let is_read = file.read_exact_at(piece, from).is_ok();
+        if !is_read || !tree.is_piece(there, piece) {
+            break;
+        }
+        there += 1;
+    }
+    there
+}
+
+/// Gives a file of a blob the blob's name as well.
+pub(super) fn link(from: &Path, to: &Path, id: BlobId) -> io::Result<()> {
+    match fs::hard_link(from, to) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        linked => return linked,
+    }
+    if is_whole(to, id) {
+        return Ok(());
+    }
+    tracing::warn!(%id, "a blob's file is damaged and is written anew");
+    let beside = from.with_extension("link");
+    let _ = fs::remove_file(&beside);
+    fs::hard_link(from, &beside)?;
+    fs::rename(&beside, to)
+}
+
+fn is_whole(path: &Path, id: BlobId) -> bool {
+    let check = || {
+        let file = File::open(path)?;
+        let tree = read_tree(&file, id)?;
+        Ok::<_, io::Error>(tree.piece(right_pieces(&file, &tree)).is_none())
+    };
+    check().unwrap_or(false)
 }

@@ -4,11 +4,10 @@
 use std::{
     fs::{self, File},
     io,
-    os::unix::fs::FileExt as _,
     path::PathBuf,
 };
 
-use wormholes_proto::blob::{BlobId, BlobTree, PIECE_BYTES};
+use wormholes_proto::blob::{BlobId, BlobTree};
 
 use super::{Blobs, Pin, file};
 
@@ -28,23 +27,18 @@ impl Part {
     pub(crate) fn resume(&self, id: BlobId) -> Option<(BlobTree, u32)> {
         let file = File::open(&self.path).ok()?;
         let tree = file::read_tree(&file, id).ok()?;
-        let mut bytes = vec![0; PIECE_BYTES];
-        let mut there = 0;
-        while let Some((from, length)) = tree.piece(there) {
-            let piece = bytes.get_mut(..length)?;
-            let is_read = file.read_exact_at(piece, from).is_ok();
-            if !is_read || !tree.is_piece(there, piece) {
-                break;
-            }
-            there += 1;
-        }
+        let there = file::right_pieces(&file, &tree);
         Some((tree, there))
     }
 
     /// Makes room for a blob. Blocks.
     pub(crate) fn begin(&self, tree: &BlobTree) -> io::Result<File> {
-        let file = file::open(&self.path)?;
-        file.set_len(0)?;
+        // What is there may be a blob's file as well, which keeps its bytes.
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        let file = file::create(&self.path)?;
         file::write_end(&file, tree)?;
         Ok(file)
     }
@@ -56,19 +50,13 @@ impl Part {
 
     /// All pieces are there: it is a blob, on disk. Blocks.
     pub(crate) fn finish(&self, id: BlobId) -> io::Result<Pin> {
-        self.open()?.sync_all()?;
+        let file = self.open()?;
+        file::read_tree(&file, id)?;
+        file.sync_all()?;
         let pin = self.blobs.pin(id);
         // Another name for it: what was fetched stays until its row is gone.
-        link(&self.path, &self.blobs.path(id))?;
+        file::link(&self.path, &self.blobs.path(id), id)?;
         self.blobs.sync()?;
         Ok(pin)
-    }
-}
-
-/// Gives a file one more name; where there is a blob of this name, it has the same bytes.
-pub(super) fn link(from: &std::path::Path, to: &std::path::Path) -> io::Result<()> {
-    match fs::hard_link(from, to) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        linked => linked,
     }
 }

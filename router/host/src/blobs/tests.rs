@@ -159,6 +159,83 @@ fn a_draft_that_was_sealed_for_nothing_goes_on_beside_the_blob() {
 }
 
 #[test]
+fn a_blob_that_was_lost_stays_until_the_store_says_what_it_has() {
+    let dir = TempDir::new().unwrap();
+    let blobs = open(&dir, Named::default());
+    let pin = put(&blobs, b"lost, or not");
+    let id = pin.id();
+    blobs.keep_until_counted(&[pin]);
+    // The sweeper takes one after the other: it has looked at both then.
+    drop(put(&blobs, b"rubbish"));
+    until_files(&dir, 1);
+    assert!(blobs.open_blob(id).is_ok());
+    blobs.count(&[id]);
+    drop(put(&blobs, b"more rubbish"));
+    until_files(&dir, 1);
+    assert!(blobs.open_blob(id).is_ok(), "the store has its row");
+    blobs.count(&[]);
+    until_files(&dir, 0);
+}
+
+#[test]
+fn what_is_gone_or_damaged_becomes_no_blob() {
+    let dir = TempDir::new().unwrap();
+    let blobs = open(&dir, Named::default());
+    let (tree, part) = (tree(b"morning"), blobs.part(HOME, 1));
+    assert!(part.open().is_err() && part.finish(tree.id()).is_err());
+    until_files(&dir, 0);
+    let file = part.begin(&tree).unwrap();
+    file.write_all_at(b"morning", 0).unwrap();
+    // Something else has its name.
+    fs::write(blobs.path(tree.id()), "evening").unwrap();
+    let pin = part.finish(tree.id()).unwrap();
+    assert_eq!(blobs.read((pin.id(), 7), 0, 7).unwrap(), b"morning");
+    assert_eq!(blobs.open_blob(pin.id()).unwrap().1, tree);
+    assert_eq!(files(&dir), 2);
+}
+
+#[test]
+fn a_blob_keeps_its_bytes_whatever_is_written_to_what_it_was() {
+    let dir = TempDir::new().unwrap();
+    let blobs = open(&dir, Named::default());
+    let (whole, part) = (tree(b"good morning"), blobs.part(HOME, 1));
+    let file = part.begin(&whole).unwrap();
+    file.write_all_at(b"good morning", 0).unwrap();
+    let fetched = part.finish(whole.id()).unwrap();
+    part.begin(&tree(b"another")).unwrap();
+    assert_eq!(blobs.open_blob(fetched.id()).unwrap().1, whole);
+
+    let draft = |length| DraftFile {
+        home: HOME,
+        number: 1,
+        length,
+    };
+    let append = FileWork::Append(draft(0), b"evening".to_vec());
+    let seal = FileWork::Seal(draft(7), tree(b"evening"));
+    let sealed = blobs.carry_out(vec![append, seal]).unwrap().pop().unwrap();
+    let shorter = FileWork::Seal(draft(4), tree(b"even"));
+    let _shorter = blobs.carry_out(vec![shorter]).unwrap();
+    assert_eq!(blobs.open_blob(sealed.id()).unwrap().1, tree(b"evening"));
+    assert_eq!(blobs.read((sealed.id(), 7), 0, 9).unwrap(), b"evening");
+}
+
+#[test]
+fn what_the_disk_does_not_take_leaves_nothing() {
+    let dir = TempDir::new().unwrap();
+    let blobs = open(&dir, Named::default());
+    let draft = |number, length| DraftFile {
+        home: HOME,
+        number,
+        length,
+    };
+    let begin = FileWork::Append(draft(1, 0), b"begun".to_vec());
+    let put = FileWork::Put(tree(b"put"), Bytes::from_static(b"put"));
+    let missing = FileWork::Append(draft(2, 5), b"goes on".to_vec());
+    assert!(blobs.carry_out(vec![begin, put, missing]).is_err());
+    until_files(&dir, 0);
+}
+
+#[test]
 fn bytes_that_come_in_pieces_are_a_blob_at_their_end_or_nothing() {
     let dir = TempDir::new().unwrap();
     let blobs = open(&dir, Named::default());

@@ -7,13 +7,13 @@ use wormholes_proto::blob::BlobId;
 
 use super::{Host, Shared};
 use crate::{
-    blobs::{Incoming, Named},
+    blobs::{Blobs, Incoming, Named},
     event::{ErrorCode, Principal, Refusal},
     mail::Owner,
     memory::fetches,
     message::decode,
     rows::{self, Home, Space, instance_key, principal_keys},
-    store::{Snapshot, StoreError},
+    store::{Snapshot, Store, StoreError},
     transaction::{DraftRow, HoldRow, Limit, Offered},
 };
 
@@ -183,6 +183,20 @@ pub(super) fn named(snapshot: &Snapshot) -> Result<Named, StoreError> {
     Ok(named)
 }
 
+/// After a failure the store may have rows that were told to be lost: what they name stays.
+pub(super) fn count_when_reopened(store: &Store, blobs: Blobs) {
+    store.when_reopened(move |snapshot| match named(snapshot) {
+        Ok(named) => blobs.count(&named.blobs),
+        Err(error) => {
+            let error: &dyn std::error::Error = &error;
+            tracing::warn!(
+                error,
+                "blobs cannot be counted; what is too many goes at a start"
+            );
+        }
+    });
+}
+
 /// The principals of an instance that were woken once.
 pub(super) fn homes(snapshot: &Snapshot, instance: u32) -> Result<Vec<Home>, StoreError> {
     let users = rows::all(snapshot, &principal_keys(instance))?.into_iter();
@@ -215,10 +229,14 @@ pub(super) fn named_by(
 }
 
 impl Shared {
-    /// The rows of these principals are gone, and with them what they named.
-    pub(super) fn forget_blobs(&self, homes: &[Home], named: &Named) {
-        let gone = named.blobs.iter().map(|id| (*id, false));
-        self.blobs.changed(gone);
+    /// The rows of these principals are gone since that epoch of the store, and with them what they
+    /// named.
+    pub(super) fn forget_blobs(&self, homes: &[Home], named: &Named, epoch: u64) {
+        // In a later one it was counted without them.
+        if self.store.epoch() == epoch {
+            let gone = named.blobs.iter().map(|id| (*id, false));
+            self.blobs.changed(gone);
+        }
         for home in homes {
             self.blobs.forget_home(*home);
         }

@@ -162,6 +162,7 @@ impl Shared {
             for home in &homes {
                 named_by(&snapshot, *home, &mut named)?;
             }
+            let epoch = snapshot.epoch();
             drop(snapshot);
             let mut writes = Writes::default();
             of_instance(number).for_each(|range| writes.remove_range(range));
@@ -169,7 +170,7 @@ impl Shared {
             if !self.make_durable(writes).await {
                 return Err(LoadError::Lost);
             }
-            self.forget_blobs(&homes, &named);
+            self.forget_blobs(&homes, &named, epoch);
             self.forget_kept(name, Vec::new()).await;
             self.forget_recording(name).await;
         }

@@ -155,9 +155,13 @@ fn longest<'a>(
     path: &str,
 ) -> Option<usize> {
     let lengths = paths.filter_map(|served| {
-        let own = format!("/{instance}");
-        let served = if served == INSTANCE { &own } else { served };
-        covers(served, path).then_some(served.len())
+        let served = match served.strip_prefix(INSTANCE) {
+            Some(below) if below.is_empty() || below.starts_with('/') => {
+                format!("/{instance}{below}")
+            }
+            _ => served.clone(),
+        };
+        covers(&served, path).then_some(served.len())
     });
     lengths.max()
 }

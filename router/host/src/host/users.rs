@@ -177,7 +177,7 @@ impl Shared {
         for owner in principals {
             bytes.push((owner, kept(owner.home).map_err(unreadable)?));
         }
-        let mut writes = Writes::default();
+        let (mut writes, epoch) = (Writes::default(), self.store.epoch());
         let homes = purge(&self.store, name, &mut writes).map_err(unreadable)?;
         let mut named = Named::default();
         for home in &homes {
@@ -187,7 +187,7 @@ impl Shared {
         if !writes.is_empty() && !self.make_durable(writes).await {
             return Err(Refusal::lost());
         }
-        self.forget_blobs(&homes, &named);
+        self.forget_blobs(&homes, &named, epoch);
         for (owner, bytes) in bytes {
             owner.loaded.retire(&owner.principal, Some(bytes));
         }

@@ -37,6 +37,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LAST_PAUSE: Duration = Duration::from_secs(5);
 /// Who gives, and says nothing for so long, is asked again.
 const SILENCE: Duration = Duration::from_secs(60);
+/// As long for its first word, which may be eight times as long as a piece, and waits for an answer of
+/// the plugin.
+const FIRST_SILENCE: Duration = Duration::from_secs(600);
 
 /// What came on a trunk of a blob that is wanted.
 #[derive(Debug)]
@@ -202,10 +205,12 @@ impl Fetch {
             Some(_) => Some(self.open(Part::open).await?),
             None => None,
         };
+        let mut patience = FIRST_SILENCE;
         while !blob.is_whole() {
-            let next = timeout(SILENCE, came.recv()).await;
+            let next = timeout(patience, came.recv()).await;
             let next = next.ok().flatten().ok_or(Setback::Again)?;
             let Some(frame) = next.frame else { continue };
+            patience = SILENCE;
             match blob
                 .handle_frame(frame)
                 .map_err(|error| self.setback(error))?
@@ -323,7 +328,9 @@ impl Shared {
         }
         let query = Query::MayRead { from, own, blob };
         let principal: Principal = giver.principal.clone();
+        let turn = giver.loaded.may_reads.acquire().await;
         let may = giver.loaded.query(principal, &query, &self.store).await;
+        drop(turn);
         match may {
             Ok(may) if may == [1] => {}
             // Its plugin rests, or has too much to do.

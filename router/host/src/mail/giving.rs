@@ -1,6 +1,8 @@
 //! Blobs that are given to other nodes: one task for each that is wanted on a trunk.
 
-use std::{collections::HashMap, fs::File, os::unix::fs::FileExt as _, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap, fs::File, io, os::unix::fs::FileExt as _, sync::Arc, time::Duration,
+};
 
 use bytes::Bytes;
 use tokio::{
@@ -26,7 +28,7 @@ use crate::{
     message::{Address, Identity},
 };
 
-/// Blobs that one trunk is given at once. Overflow: the newcomer is told to come later.
+/// Blobs that one peer is given at once, or asks for. Overflow: the newcomer is told to come later.
 const MAX_GIVEN: usize = 64;
 /// Blobs that all trunks are given at once: each has an open file. Overflow: as above.
 pub(super) const MAX_GIVING: usize = 256;
@@ -41,7 +43,6 @@ pub(super) struct Giving {
     /// Pieces that may be sent.
     ahead: Arc<Semaphore>,
     task: AbortHandle,
-    _place: OwnedSemaphorePermit,
 }
 
 /// What one needs to be given.
@@ -54,6 +55,7 @@ struct Give {
     wire: Arc<Wire>,
     want: WireWant,
     ahead: Arc<Semaphore>,
+    places: Arc<Semaphore>,
 }
 
 impl Drop for Giving {
@@ -106,7 +108,10 @@ impl Office {
                 frame: Some(frame),
                 room,
             };
-            let _ = frames.send(came);
+            if frames.send(came).is_err() {
+                // Its fetch ended before it heard that it was wanted here.
+                self.said(id, BlobFrame::Unwant { want });
+            }
         }
         Ok(())
     }
@@ -114,6 +119,11 @@ impl Office {
     /// The other end wants a blob.
     fn wanted(&mut self, id: TrunkId, want: WireWant) {
         let number = want.want;
+        let Some(peer) = self.trunks.get(&id).map(|trunk| trunk.peer) else {
+            return;
+        };
+        let its = self.trunks.values().filter(|trunk| trunk.peer == peer);
+        let given: usize = its.map(|trunk| trunk.giving.len()).sum();
         let Some(trunk) = self.trunks.get_mut(&id) else {
             return;
         };
@@ -125,14 +135,9 @@ impl Office {
             tracing::debug!("a trunk of a plugin ends: two blobs are wanted by one number");
             return self.down(id);
         }
-        let busy = "too many blobs are given at once";
-        let refusal = if trunk.giving.len() >= MAX_GIVEN {
-            Refusal::new(ErrorCode::Unavailable, busy)
+        let refusal = if given >= MAX_GIVEN {
+            busy()
         } else if let Some(owner) = trunk.owner(&self.shared, &want.to) {
-            let Ok(place) = Arc::clone(&self.giving).try_acquire_owned() else {
-                let refusal = Refusal::new(ErrorCode::Unavailable, busy);
-                return self.send(id, not_given(number, refusal));
-            };
             let ahead = Arc::new(Semaphore::new(want.pieces.into()));
             let give = Give {
                 shared: Arc::clone(&self.shared),
@@ -142,14 +147,10 @@ impl Office {
                 wire: Arc::clone(wire),
                 want,
                 ahead: Arc::clone(&ahead),
+                places: Arc::clone(&self.giving),
             };
             let task = tokio::spawn(give.run(id)).abort_handle();
-            let giving = Giving {
-                ahead,
-                task,
-                _place: place,
-            };
-            trunk.giving.insert(number, giving);
+            trunk.giving.insert(number, Giving { ahead, task });
             return;
         } else {
             Refusal::new(ErrorCode::Denied, "the other end does not give this blob")
@@ -207,6 +208,8 @@ impl Give {
             .shared
             .give(&self.owner, self.asker.clone(), blob)
             .await?;
+        // Those who may not have it keep nobody out.
+        let _place = self.places.try_acquire().map_err(|_| busy())?;
         let blobs = self.shared.blobs.clone();
         let (file, tree) = open(blobs, blob).await?;
         let values = match self.want.with_values {
@@ -244,7 +247,7 @@ impl Give {
 
 async fn open(blobs: Blobs, blob: BlobId) -> Result<(Arc<File>, BlobTree), Refusal> {
     let opened = spawn_blocking(move || blobs.open_blob(blob)).await;
-    let opened = opened.map_err(|_| broke(&"the plugins stop"))?;
+    let opened = opened.map_err(|_| broke(&io::Error::other("the plugins stop")))?;
     let (file, tree) = opened.map_err(|error| broke(&error))?;
     Ok((Arc::new(file), tree))
 }
@@ -255,7 +258,7 @@ async fn read(file: Arc<File>, from: u64, bytes: usize) -> Result<Bytes, Refusal
         file.read_exact_at(&mut piece, from).map(|()| piece)
     };
     let piece = spawn_blocking(read).await;
-    let piece = piece.map_err(|_| broke(&"the plugins stop"))?;
+    let piece = piece.map_err(|_| broke(&io::Error::other("the plugins stop")))?;
     piece.map(Bytes::from).map_err(|error| broke(&error))
 }
 
@@ -268,8 +271,37 @@ fn not_given(want: u64, refusal: Refusal) -> Frame {
     Frame::Blob(BlobFrame::NotGiven { want, failure })
 }
 
-fn broke(error: &dyn std::fmt::Display) -> Refusal {
+fn busy() -> Refusal {
+    Refusal::new(ErrorCode::Unavailable, "too many blobs are given at once")
+}
+
+fn broke(error: &io::Error) -> Refusal {
     tracing::warn!(%error, "a blob cannot be given");
-    let why = "the blob cannot be read there";
-    Refusal::new(ErrorCode::Unavailable, why)
+    let is_damaged = matches!(
+        error.kind(),
+        io::ErrorKind::InvalidData | io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof
+    );
+    // What is damaged is so the next time as well.
+    let code = match is_damaged {
+        true => ErrorCode::Failed,
+        false => ErrorCode::Unavailable,
+    };
+    Refusal::new(code, "the blob cannot be read there")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_wants_what_is_damaged_is_not_told_to_come_again() {
+        for (kind, code) in [
+            (io::ErrorKind::NotFound, ErrorCode::Failed),
+            (io::ErrorKind::UnexpectedEof, ErrorCode::Failed),
+            (io::ErrorKind::InvalidData, ErrorCode::Failed),
+            (io::ErrorKind::Other, ErrorCode::Unavailable),
+        ] {
+            assert_eq!(broke(&kind.into()).code, code, "{kind}");
+        }
+    }
 }

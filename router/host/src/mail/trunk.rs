@@ -148,7 +148,9 @@ impl Trunk {
     /// Nothing is on its way, and nothing was for so long.
     pub(super) fn is_idle(&self, now: Instant, since: Duration) -> bool {
         let is_quiet = self.asked.is_empty() && self.serving.is_empty();
-        let has_blobs = !self.wanted.is_empty() || !self.giving.is_empty();
+        // What nobody waits for any more keeps no trunk.
+        let is_wanted = self.wanted.values().any(|frames| !frames.is_closed());
+        let has_blobs = is_wanted || !self.giving.is_empty();
         is_quiet && !has_blobs && now.duration_since(self.used) > since
     }
 

@@ -8,6 +8,7 @@ use std::{
 use tokio::sync::mpsc;
 
 use crate::{
+    blobs::Pin,
     clock::now_ms,
     edition::Edition,
     event::{Content, ErrorCode, Event, Principal, Refusal, Reply},
@@ -16,7 +17,7 @@ use crate::{
     mail::{Input, Owner},
     message::{Parcel, encode},
     rows::Home,
-    store::Lost,
+    store::{Lost, Store},
     transaction::{BlobEffects, Effects, Progress},
     wires::SocketNews,
 };
@@ -217,6 +218,7 @@ impl Actor {
         self.count(kept_bytes, blobs.bytes);
         let plugin = Arc::clone(self.edition.plugin());
         let wires = self.ready(wires);
+        let (store, epoch) = (self.store.clone(), self.epoch);
         let (loaded, home, principal) = (Arc::clone(&self.loaded), self.home, self.name.clone());
         let release = move |durable: Result<(), Lost>| {
             if durable.is_ok() {
@@ -238,6 +240,7 @@ impl Actor {
                 if let Some(used) = usage {
                     loaded.news.untold(&used);
                 }
+                keep(&plugin, (&store, epoch), &blobs.pins);
                 office.tell(Input::Lost);
             }
             for (asker, answer) in answers {
@@ -327,6 +330,15 @@ fn settle(plugin: &Plugin, home: Home, effects: BlobEffects) {
     let (fetches, drafts) = (effects.fetches.into_iter(), effects.drafts.into_iter());
     fetches.for_each(|id| files.forget_fetch(home, id));
     drafts.for_each(|number| files.forget_draft(home, number));
+}
+
+/// What an event wrote may be durable though the store failed on it.
+pub(super) fn keep(plugin: &Plugin, (store, epoch): (&Store, u64), pins: &[Pin]) {
+    if let Some(files) = &plugin.around.blobs
+        && store.epoch() == epoch
+    {
+        files.keep_until_counted(pins);
+    }
 }
 
 /// What the office hears when an event that handled a message is durable.

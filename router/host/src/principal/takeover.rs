@@ -12,7 +12,7 @@ use std::{sync::Arc, time::Instant};
 
 use tokio::sync::oneshot;
 
-use super::{Actor, Order};
+use super::{Actor, Order, ending::keep};
 use crate::{
     edition::Edition,
     event::{ErrorCode, Event, Reason, Refusal},
@@ -84,6 +84,11 @@ impl Actor {
             .woken(self.home, &self.name, edition.version(), writes);
         let _ = go.part.send(std::mem::take(writes));
         let Ok(batch) = go.done.await else {
+            keep(
+                edition.plugin(),
+                (&self.store, self.epoch),
+                &effects.blobs.pins,
+            );
             // What is remembered may be another thing than what is on disk: that is read again.
             self.epoch = 0;
             return;
@@ -126,7 +131,7 @@ impl Actor {
             self.copy_rows(side, ready).await?;
         }
         let loaded = Arc::clone(&self.loaded);
-        let _turn = loaded.turns.acquire().await;
+        let turn = loaded.turns.acquire().await;
         let mut transaction = self.transaction(edition, side, attempt);
         if let Err(error) = transaction.consume(&Event::Init(reason)) {
             self.memory = transaction.undo();
@@ -141,6 +146,8 @@ impl Actor {
         let (_, transaction) = self
             .step(edition, &Event::Init(reason), transaction)
             .await?;
+        // The disk is waited for beside others.
+        drop(turn);
         self.carry_out(transaction).await
     }
 

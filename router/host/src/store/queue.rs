@@ -12,7 +12,7 @@
 use std::{
     mem,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -35,6 +35,8 @@ pub(super) const PATIENCE: Duration = Duration::from_millis(20);
 
 /// Called once it is known whether a batch is durable.
 pub(super) type Release = Box<dyn FnOnce(Result<(), Lost>) + Send>;
+/// Looks at what there is after a failure.
+pub(super) type Reopened = Box<dyn Fn(&Snapshot) + Send + Sync>;
 
 /// What one event left to be made durable.
 pub(super) struct Event {
@@ -62,6 +64,8 @@ pub(super) struct Queue {
     changed: Notify,
     epoch: AtomicU64,
     snapshot: ArcSwap<Snapshot>,
+    /// Sees what there is after a failure, before anybody goes on.
+    reopened: OnceLock<Reopened>,
 }
 
 struct State {
@@ -103,6 +107,7 @@ impl Queue {
             changed: Notify::new(),
             epoch: AtomicU64::new(durable.epoch),
             snapshot: ArcSwap::from_pointee(Snapshot::new(durable, rows, Weak::clone(queue))),
+            reopened: OnceLock::new(),
         })
     }
 
@@ -269,12 +274,22 @@ impl Queue {
             number: state.released,
             ..state.batch
         };
-        // The epoch last: whoever sees it finds the snapshot that it began with.
-        self.publish(durable, rows);
-        self.epoch.store(durable.epoch, Ordering::Release);
-        state.has_failed = false;
+        // It may read, and what cannot be read is told to this queue.
         drop(state);
+        let snapshot = Arc::new(Snapshot::new(durable, rows, Arc::downgrade(self)));
+        if let Some(look) = self.reopened.get() {
+            look(&snapshot);
+        }
+        // The epoch last: whoever sees it finds the snapshot that it began with.
+        self.snapshot.store(snapshot);
+        self.epoch.store(durable.epoch, Ordering::Release);
+        self.lock().has_failed = false;
         self.changed.notify_waiters();
+    }
+
+    /// Has somebody look at what there is after each failure; one alone can.
+    pub(super) fn when_reopened(&self, look: Reopened) {
+        let _ = self.reopened.set(look);
     }
 
     /// What is open is still committed.

@@ -62,8 +62,13 @@ impl Transaction {
         }
         let had = if is_new { 0 } else { signed(charged(before)) };
         let more = signed(charged(length)) - had;
+        // Its row is written once, with all of its values.
+        let row_bytes = match self.blobs.drafts.contains_key(name) {
+            true => 0,
+            false => ROW_BYTES + row.values.len() * BLOB_ID_BYTES,
+        };
         let fits = self.check_room(more);
-        if let Err(refusal) = fits.and_then(|()| self.charge(bytes.len() + ROW_BYTES)) {
+        if let Err(refusal) = fits.and_then(|()| self.charge(bytes.len() + row_bytes)) {
             return Ok(Err(refusal));
         }
         // What is not there fails here, and not when the event is over.

@@ -2,7 +2,9 @@
 
 use std::{ops::Bound, sync::Arc};
 
-use wormholes_plugin::{Blob, BlobFetch, Error, Held, Identity, Place, Principal, Result};
+use wormholes_plugin::{
+    Blob, BlobFetch, Error, ErrorCode, Held, Identity, Place, Principal, Result,
+};
 
 use super::{ROW_BYTES, Transaction, quota};
 use crate::blobs::{charged, hash};
@@ -34,6 +36,7 @@ impl Transaction {
         self.charge(bytes.len() + ROW_BYTES + HOLD_BYTES)?;
         let name = hash(bytes);
         self.hold_more(name, bytes.into())?;
+        self.sealed.insert(name, false);
         Ok(name)
     }
 
@@ -68,6 +71,7 @@ impl Transaction {
             return Err(no_draft());
         };
         self.hold_more(sealed, bytes.into())?;
+        self.sealed.entry(sealed).or_insert(true);
         Ok(sealed)
     }
 
@@ -92,6 +96,10 @@ impl Transaction {
         if length > MAX_CALL_BYTES {
             let long = "one call reads at most 1 MiB; read in parts";
             return Err(Error::invalid(long));
+        }
+        if self.sealed.get(blob) == Some(&true) {
+            let later = "this event sealed the blob: a later one can read it";
+            return Err(Error::new(ErrorCode::Unavailable, later));
         }
         let from = usize::try_from(offset)
             .unwrap_or(usize::MAX)

@@ -65,6 +65,29 @@ fn a_failed_commit_loses_itself_and_all_behind_it_in_order() {
 }
 
 #[test]
+fn who_looks_after_a_failure_sees_what_is_there_before_anybody_goes_on() {
+    for failure in [Order::Fail, Order::FailTooLate] {
+        let (store, control) = store();
+        let (told, seen) = channel();
+        store.when_reopened(move |snapshot| {
+            let row = snapshot.get(b"1").unwrap();
+            told.send((snapshot.epoch(), row.is_some())).unwrap();
+        });
+        let releases = channel();
+        let epoch = store.epoch();
+        event(&store, 1, &releases);
+        control.waits_in("commit");
+        control.order(failure);
+        control.waits_in("reopen");
+        assert!(seen.try_recv().is_err());
+        control.order(Order::Work);
+        wait_for(&store);
+        let is_there = matches!(failure, Order::FailTooLate);
+        assert_eq!(seen.try_recv(), Ok((epoch + 1, is_there)), "{failure:?}");
+    }
+}
+
+#[test]
 fn a_snapshot_that_cannot_be_read_has_the_store_opened_anew() {
     let (store, control) = store();
     let epoch = store.epoch();
