@@ -488,3 +488,41 @@ impl fmt::Debug for Wires {
         f.debug_set().entries(self.lines.keys()).finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn pieces_of_a_connection_that_wait_are_bounded_whatever_their_size() {
+        let (near, mut far) = tokio::io::duplex(1);
+        let (reader, _writer) = tokio::io::split(Box::new(near) as Box<dyn Pipe>);
+        let credit = Semaphore::new(1 << 20);
+        let (bring, mut brought) = mpsc::unbounded_channel();
+        let bring = |data: Bytes, place| drop(bring.send((data, place)));
+        let mut reading = Box::pin(read(reader, &credit, bring));
+        let sent = [b'x'; 2 * MAX_PIECES];
+        let mut sending = Box::pin(far.write_all(&sent));
+        let mut moved = async |all: usize| {
+            for _ in 0..all {
+                assert!((&mut reading).now_or_never().is_none());
+                assert!((&mut sending).now_or_never().is_none());
+                tokio::task::yield_now().await;
+            }
+        };
+        moved(2 * MAX_PIECES).await;
+        assert_eq!(brought.len(), MAX_PIECES);
+        let (first, _) = brought.recv().await.unwrap();
+        assert_eq!(first, "x");
+        moved(2).await;
+        assert_eq!(brought.len(), MAX_PIECES, "one more came");
+    }
+
+    #[test]
+    fn the_smallest_write_takes_room_for_what_it_costs() {
+        assert_eq!(taken_room(b"x"), MIN_WRITE_BYTES);
+        assert_eq!(taken_room(&[0; 1000]), 1000);
+    }
+}
