@@ -102,6 +102,7 @@ async fn what_a_plugin_has_open_ends_when_it_is_stopped() {
     let granted = format!("tcp:{port}");
     let words = [("tcp:6667", granted.as_str())];
     let setup = Setup::new("node").unwrap();
+    let setup = setup.script("rules.rhai", "fn route(c) { direct() }");
     let setup = setup.plugin_with("tests/porter", &words).unwrap();
     let node = setup.start().await.unwrap();
     let place = json!({ "host": "127.0.0.1", "port": port });

@@ -207,7 +207,7 @@ async fn who_asks_waits_leaves_and_is_one_of_as_many_as_the_manifest_says() {
     let fourth = browse(&url, &[]).await.unwrap();
     assert_eq!(fourth.status, 503, "{}", text(&fourth));
     let metrics = Metrics::read(&node).await.unwrap();
-    let hits = metrics.get("wormholes_plugin_limit_hits_total{limit=\"http\",plugin=\"porter\"}");
+    let hits = metrics.get("wormholes_plugin_limit_hits_total{plugin=\"porter\",limit=\"http\"}");
     assert!(hits > 0.5, "{hits}");
     // Who leaves is told of, and makes room.
     drop(leaver);

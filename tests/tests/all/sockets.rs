@@ -179,7 +179,9 @@ async fn neither_end_sends_more_than_the_other_one_takes() {
         "{told}"
     );
     let metrics = Metrics::read(&node).await.unwrap();
-    assert!(metrics.sum("wormholes_plugin_limit_hits_total{limit=\"room\"") > 0.5);
+    assert!(
+        metrics.sum("wormholes_plugin_limit_hits_total{plugin=\"porter\",limit=\"room\"") > 0.5
+    );
     let mut read = vec![0; usize::try_from(poured).unwrap()];
     stream.read_exact(&mut read).await.unwrap();
     assert!(read.iter().all(|byte| *byte == b'x'));
