@@ -37,6 +37,8 @@ mod daemon;
 mod dashboard;
 #[path = "all/demo.rs"]
 mod demo;
+#[path = "all/doors.rs"]
+mod doors;
 #[path = "all/embed.rs"]
 mod embed;
 #[path = "all/endurance.rs"]

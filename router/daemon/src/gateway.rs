@@ -1,8 +1,8 @@
 //! Where plugins answer HTTP requests: one door for all of them.
 //!
 //! ```text
-//! connection -> place (bounded) -> TLS (timed) -> head (timed) -> the plugin's place (bounded)
-//!            -> body (bounded, timed) -> the plugin answers, durably -> answer (who does not take it is cut)
+//! connection -> place (bounded) -> TLS (timed) -> head (timed) -> body (bounded, timed)
+//!            -> the plugin's place (bounded) -> the plugin answers, durably -> answer (who does not take it is cut)
 //! ```
 //! Who answers below which path, and as which user, the host of plugins knows.
 
@@ -42,8 +42,10 @@ const MAX_CONNECTIONS: usize = 1024;
 /// From one place of the network: browsers open six, and families share an address. From loopback
 /// comes a proxy, for everybody.
 const MAX_OF_ONE: usize = 64;
-/// Bodies that come at once, all together. Overflow: the newcomer is answered 503.
-const MAX_BODIES_KIB: usize = 64 << 10;
+/// Pieces of bodies that come at once, all together: 64 MiB. Overflow: the newcomer is answered 503.
+const MAX_BODIES: usize = 1024;
+/// From one place of the network. The same.
+const MAX_BODIES_OF_ONE: usize = MAX_BODIES / 4;
 /// A request's head; browsers' cookies reach some 16 KiB.
 const MAX_HEAD_BYTES: usize = 32 << 10;
 /// For TLS, for a head, and between two requests.
@@ -125,7 +127,7 @@ impl Gateway {
             tls: tls.map(|certificates| certificates.acceptor()),
             sources: Sources::new(MAX_CONNECTIONS, MAX_OF_ONE),
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
-            desk: Desk::new(self.domain, MAX_BODIES_KIB),
+            desk: Desk::new(self.domain),
             core: Arc::clone(&core),
         });
         if let Some(certificates) = self.certificates {

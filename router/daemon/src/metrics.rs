@@ -36,7 +36,7 @@ const COMMIT_BUCKETS_SECONDS: [f64; 10] = [
 const BATCH_BUCKETS_EVENTS: [f64; 8] = [1.0, 2.0, 5.0, 10.0, 50.0, 250.0, 1000.0, 8192.0];
 
 /// Why no plugin hears of a connection or a request by HTTP.
-const HTTP_REFUSALS: [&str; 10] = [
+const HTTP_REFUSALS: [&str; 11] = [
     "body",
     "full",
     "headers",
@@ -44,6 +44,7 @@ const HTTP_REFUSALS: [&str; 10] = [
     "late",
     "malformed",
     "path",
+    "site",
     "slow",
     "stopping",
     "tls",

@@ -24,9 +24,9 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use wormholes_host::{
-    Caller, Command, Condition, Datagram, DeadLetter, Ending, ErrorCode, Host, HostError,
-    HttpPlace, InstanceReport, LoadError, Pending, Pipe, PluginLine, Principal, Refusal, Source,
-    Terms, Upload,
+    Caller, Command, Condition, Datagram, DeadLetter, Ending, ErrorCode, Host, HostError, HttpPage,
+    InstanceReport, LoadError, Pending, Pipe, PluginLine, Principal, Refusal, Source, Terms,
+    Upload,
 };
 use wormholes_proto::{
     NodeId,
@@ -324,7 +324,7 @@ impl Plugins {
     ///
     /// # Errors
     /// None answers there, or it has too many already.
-    pub(crate) fn http(&self, method: &str, path: &str) -> Result<HttpPlace, Refusal> {
+    pub(crate) fn http(&self, method: &str, path: &str) -> Result<HttpPage, Refusal> {
         let nothing = || Refusal::new(ErrorCode::NotFound, "nothing is here");
         self.running().ok_or_else(nothing)?.http(method, path)
     }

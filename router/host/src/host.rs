@@ -25,7 +25,7 @@ use wormholes_proto::NodeId;
 
 pub use self::{
     blobs::Upload,
-    http::HttpPlace,
+    http::{HttpPage, HttpPlace},
     operations::{Begun, News},
     shared::Pending,
 };

@@ -132,12 +132,17 @@ impl DeadLetter {
         now_ms: u64,
     ) -> Option<Self> {
         let used;
+        // What others said to it is not kept: it may hold what is secret.
+        let mut body_bytes = None;
         let (name, body) = match event {
             Event::Migrate { .. } | Event::Init(_) => return None,
             Event::Timer { name, payload } => (name.to_string(), &payload[..]),
             Event::Request(request) => match &request.wish {
                 Wish::Command(command) => (command.name.to_string(), &command.body[..]),
-                Wish::Http(http) => (format!("{} {}", http.method, http.path), &http.body[..]),
+                Wish::Http(http) => {
+                    body_bytes = Some(http.body.len());
+                    (format!("{} {}", http.method, http.path), &[][..])
+                }
             },
             Event::Canceled { request, .. } => (request.to_string(), &[][..]),
             Event::Message(incoming) => match &incoming.content {
@@ -150,21 +155,19 @@ impl DeadLetter {
                 (id.to_string(), body)
             }
             Event::Fetched { id, answer } => {
-                let body = answer.as_ref().map_or(&[][..], |answer| &answer.body[..]);
-                (id.to_string(), body)
+                body_bytes = answer.as_ref().ok().map(|answer| answer.body.len());
+                (id.to_string(), &[][..])
             }
             Event::Socket { id, news } => {
-                let body = match news {
-                    SocketNews::Data(data) => &data[..],
-                    SocketNews::Connected
-                    | SocketNews::Opened { .. }
-                    | SocketNews::Sent(_)
-                    | SocketNews::Writable(_)
-                    | SocketNews::Closed(_) => &[][..],
-                };
-                (id.to_string(), body)
+                if let SocketNews::Data(data) = news {
+                    body_bytes = Some(data.len());
+                }
+                (id.to_string(), &[][..])
             }
-            Event::Datagram(datagram) => (datagram.port.to_string(), &datagram.data[..]),
+            Event::Datagram(datagram) => {
+                body_bytes = Some(datagram.data.len());
+                (datagram.port.to_string(), &[][..])
+            }
             Event::Presence { peer, online, .. } => {
                 let state: &[u8] = if *online { b"online" } else { b"offline" };
                 (peer.to_string(), state)
@@ -183,7 +186,7 @@ impl DeadLetter {
             name: cut(name),
             fault: cut(fault),
             body: body.get(..MAX_BODY_BYTES).unwrap_or(body).to_vec(),
-            body_bytes: body.len() as u64,
+            body_bytes: body_bytes.unwrap_or(body.len()) as u64,
         })
     }
 
@@ -274,6 +277,16 @@ mod tests {
         let row = letter.encode();
         assert_eq!(DeadLetter::decode(&row), Some(letter));
         assert_eq!(DeadLetter::decode(&row[..row.len() - 1]), None);
+    }
+
+    #[test]
+    fn a_letter_says_how_much_others_said_and_not_what() {
+        let event = Event::Socket {
+            id: 7,
+            news: SocketNews::Data((&b"PASS secret"[..]).into()),
+        };
+        let letter = DeadLetter::new(&event, &Principal::Node, "trap".to_owned(), 7).unwrap();
+        assert_eq!((letter.body_bytes, &letter.body[..]), (11, &[][..]));
     }
 
     #[test]

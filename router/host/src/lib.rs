@@ -48,7 +48,8 @@ pub use figures::{Counts, Ending, HANDLER_BOUNDS};
 pub use guest::CodeError;
 pub use health::Condition;
 pub use host::{
-    Begun, Host, HostError, HttpPlace, InstanceReport, LoadError, News, Pending, Source, Upload,
+    Begun, Host, HostError, HttpPage, HttpPlace, InstanceReport, LoadError, News, Pending, Source,
+    Upload,
 };
 pub use letters::DeadLetter;
 pub use lines::{PluginLine, PluginLines};

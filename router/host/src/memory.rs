@@ -38,8 +38,8 @@ pub(crate) struct Memory {
     pub(crate) questions: BTreeMap<u64, u64>,
     /// The same, by time.
     late: BTreeSet<(u64, u64)>,
-    /// Those of them that were made by HTTP.
-    pub(crate) fetches: BTreeSet<u64>,
+    /// Those of them that were made by HTTP, with the bytes of their bodies.
+    pub(crate) fetches: BTreeMap<u64, u64>,
     /// Those of them that have a row.
     pub(crate) kept_questions: BTreeSet<u64>,
     /// Connections, as the principal knows them.
@@ -173,7 +173,7 @@ impl Memory {
         for (id, row) in rows::all(snapshot, &home.key(Space::Question, &[]))? {
             if let Ok(id) = id.try_into().map(u64::from_be_bytes) {
                 if !row.is_empty() {
-                    self.fetches.insert(id);
+                    self.fetches.insert(id, 0);
                 }
                 // Whoever was asked does not know it any more: it is late at once.
                 self.ask(id, 0);

@@ -255,6 +255,7 @@ impl Actor {
     /// No event runs: whoever asks is told.
     async fn next_while_closed(&mut self, refusal: Refusal) -> Next {
         self.instance = None;
+        self.cut_wires();
         self.expire(now_ms());
         self.forget_stale(now_ms());
         let task = tokio::select! {
@@ -312,10 +313,14 @@ impl Actor {
             // It was told when the store was read again.
             Task::Note(..) => {}
             Task::Answer { id, answer } => self.take_answer(id, answer),
-            Task::Fetched { id, answer } => self.take_fetched(id, answer),
+            Task::Fetched(id) => self.take_fetched(id).await,
             Task::Visit(visitor) => self.receive(visitor).await,
             Task::Datagram(datagram) => self.handle(Event::Datagram(datagram), 0).await,
-            Task::Socket { id, news } => self.hear_socket(id, news).await,
+            Task::Socket {
+                id,
+                news,
+                place: _place,
+            } => self.hear_socket(id, news).await,
             Task::Acknowledged { channel, bytes } => self.memory.acknowledged(channel, bytes),
             Task::BlobFetched { id, outcome } => {
                 self.handle(Event::BlobFetched { id, outcome }, 0).await;
@@ -383,31 +388,6 @@ impl Actor {
         self.askers.insert(request.id, (deadline, asker));
         self.deadlines.extend(deadline.map(|at| (at, request.id)));
         self.handle(Event::Request(request), 0).await;
-    }
-
-    /// Nobody waits for this request any more; its handler is told if it is still at it. Who began an
-    /// operation may leave.
-    fn give_up(&mut self, request: u64, told: Option<Refusal>) {
-        let is_operation = self.memory.operations.is_open(request);
-        match (self.forget_asker(request), &told) {
-            (Some(asker), Some(refusal)) => asker.say(Err(refusal.clone())),
-            (_, None) if is_operation => return,
-            _ => {}
-        }
-        if let Some(kind) = self.memory.requests.remove(&request) {
-            if let Some(why) = told.filter(|_| is_operation) {
-                self.memory.operations.cancel(request, why);
-            }
-            self.first.push_back((Event::Canceled { request, kind }, 0));
-        }
-    }
-
-    fn forget_asker(&mut self, request: u64) -> Option<Asker> {
-        let (deadline, asker) = self.askers.remove(&request)?;
-        if let Some(deadline) = deadline {
-            self.deadlines.remove(&(deadline, request));
-        }
-        Some(asker)
     }
 
     /// Runs one event, and makes what it did real.

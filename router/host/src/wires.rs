@@ -20,11 +20,12 @@ use bytes::Bytes;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf},
     runtime::Handle,
-    sync::{Semaphore, mpsc, oneshot, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
     time::timeout,
 };
 
 use crate::{
+    HttpResponse,
     clock::now_ms,
     event::{ErrorCode, Refusal},
     network::{Datagram, FetchCall, Network, Pipe, SocketCall, SocketKind},
@@ -33,12 +34,17 @@ use crate::{
 
 /// What one event brings of a connection.
 const MAX_READ_BYTES: usize = 16 << 10;
+/// Pieces of a connection that wait for the plugin, whatever credit it gave: each has a price beside its
+/// bytes. Overflow: nothing more is read.
+const MAX_PIECES: usize = 64;
+/// What a write takes of the room at least, for the same reason.
+const MIN_WRITE_BYTES: u32 = 64;
 /// How long a connection that is closed, here or there, may take to send what was written.
 const LINGER: Duration = Duration::from_secs(10);
 /// The longest that a request may take.
 const MAX_PATIENCE: Duration = Duration::from_secs(600);
-/// Requests of one instance that are on their way at once, each with up to 2 MiB of bodies. The others
-/// wait for their turn, as long as their deadlines let them.
+/// Requests of one instance that are on their way at once, or whose answers wait, each with up to 2 MiB of
+/// bodies. The others wait for their turn, as long as their deadlines let them.
 pub(crate) const MAX_FETCHES: usize = 32;
 
 /// What an event asked for.
@@ -88,7 +94,7 @@ pub(crate) enum Closing {
     Failed(Refusal),
     /// It broke.
     Broken,
-    /// The node started anew, or forgot what was not durable.
+    /// The node started anew, or forgot what was not durable; or the plugin was stopped.
     Restarted,
     /// A handler failed on a part of what came.
     Lost,
@@ -104,10 +110,17 @@ pub(crate) struct Visitor {
     pub(crate) pipe: Box<dyn Pipe>,
 }
 
-/// The connections of one principal. Dropping it cuts them.
+/// What came of a request, and its turn, which the next one has when that is handled.
+pub(crate) type Fetched = (
+    Result<Arc<HttpResponse>, Refusal>,
+    Option<OwnedSemaphorePermit>,
+);
+
+/// The connections and the requests of one principal. Dropping it cuts them.
 #[derive(Default)]
 pub(crate) struct Wires {
     lines: BTreeMap<u64, Line>,
+    fetches: BTreeMap<u64, oneshot::Receiver<Fetched>>,
 }
 
 /// The principal's end of a connection; dropping it cuts the connection.
@@ -156,8 +169,23 @@ enum Step {
         id: u64,
         call: Box<FetchCall>,
         deadline_ms: u64,
+        told: oneshot::Sender<Fetched>,
     },
     Datagram(Datagram),
+}
+
+impl WireOrder {
+    /// What the body of a request has.
+    pub(crate) fn body_bytes(&self) -> u64 {
+        match self {
+            Self::Fetch { call, .. } => call.body.len() as u64,
+            Self::Connect { .. }
+            | Self::Credit { .. }
+            | Self::Write { .. }
+            | Self::Close { .. }
+            | Self::Datagram(_) => 0,
+        }
+    }
 }
 
 impl Wires {
@@ -196,12 +224,22 @@ impl Wires {
                 id,
                 call,
                 deadline_ms,
-            } => Step::Fetch {
-                id,
-                call,
-                deadline_ms,
-            },
+            } => {
+                let (told, answer) = oneshot::channel();
+                self.fetches.insert(id, answer);
+                Step::Fetch {
+                    id,
+                    call,
+                    deadline_ms,
+                    told,
+                }
+            }
         })
+    }
+
+    /// What came of a request, which ends by this.
+    pub(crate) fn fetched(&mut self, id: u64) -> Option<Fetched> {
+        self.fetches.remove(&id)?.try_recv().ok()
     }
 
     /// Takes the connection of a visitor.
@@ -239,12 +277,18 @@ impl Ready {
                     id,
                     call,
                     deadline_ms,
+                    mut told,
                 } => {
                     let fetches = Arc::clone(&self.fetches);
                     let fetch = fetch(network, call, fetches, deadline_ms);
                     threads.spawn(async move {
-                        let answer = fetch.await.map(Arc::new);
-                        reports.tell(Task::Fetched { id, answer });
+                        let fetched = tokio::select! {
+                            fetched = fetch => fetched,
+                            () = told.closed() => return,
+                        };
+                        if told.send(fetched).is_ok() {
+                            reports.tell(Task::Fetched(id));
+                        }
                     });
                 }
             }
@@ -301,12 +345,12 @@ async fn carry(network: Arc<dyn Network>, call: SocketCall, mut far: Far, report
     match opened {
         Ok(pipe) => {
             let news = SocketNews::Connected;
-            reports.tell(Task::Socket { id, news });
+            reports.tell(Task::socket(id, news));
             move_on(pipe, far, &reports).await;
         }
         Err(refusal) => {
             let news = SocketNews::Closed(Closing::Failed(refusal));
-            reports.tell(Task::Socket { id, news });
+            reports.tell(Task::socket(id, news));
         }
     }
 }
@@ -320,13 +364,17 @@ async fn move_on(pipe: Box<dyn Pipe>, far: Far, reports: &Reports) {
         mut closing,
         mut alive,
     } = far;
-    let tell = |news| reports.tell(Task::Socket { id, news });
+    let tell = |news| reports.tell(Task::socket(id, news));
+    let bring = |data, place| {
+        let (news, place) = (SocketNews::Data(data), Some(place));
+        reports.tell(Task::Socket { id, news, place });
+    };
     let (reader, writer) = tokio::io::split(pipe);
     let mut writing = Box::pin(write(writer, writes, &tell));
     let end = tokio::select! {
         _ = &mut alive => return,
         () = lingered(&mut closing) => return,
-        end = read(reader, &credit, &tell) => end,
+        end = read(reader, &credit, bring) => end,
         end = &mut writing => end,
     };
     match end {
@@ -347,18 +395,21 @@ async fn move_on(pipe: Box<dyn Pipe>, far: Far, reports: &Reports) {
 async fn read(
     mut reader: ReadHalf<Box<dyn Pipe>>,
     credit: &Semaphore,
-    tell: &impl Fn(SocketNews),
+    bring: impl Fn(Bytes, OwnedSemaphorePermit),
 ) -> Option<Closing> {
+    let pieces = Arc::new(Semaphore::new(MAX_PIECES));
+    let mut buffer = vec![0; MAX_READ_BYTES];
     loop {
-        // Nobody closes it.
+        // Nobody closes them.
+        let place = Arc::clone(&pieces).acquire_owned().await.ok()?;
         let mut permits = credit.acquire().await.ok()?;
         let more = credit.available_permits().min(MAX_READ_BYTES - 1);
         let more = u32::try_from(more).unwrap_or_default();
         if let Ok(more) = credit.try_acquire_many(more) {
             permits.merge(more);
         }
-        let mut buffer = vec![0; permits.num_permits()];
-        let read = match reader.read(&mut buffer).await {
+        let part = buffer.get_mut(..permits.num_permits())?;
+        let read = match reader.read(part).await {
             Ok(0) => return Some(Closing::Ended),
             Ok(read) => read,
             Err(_) => return Some(Closing::Broken),
@@ -366,8 +417,8 @@ async fn read(
         if let Some(used) = permits.split(read) {
             used.forget();
         }
-        buffer.truncate(read);
-        tell(SocketNews::Data(Bytes::from(buffer)));
+        // Of its own size: what waits has no more than what came.
+        bring(Bytes::copy_from_slice(part.get(..read)?), place);
     }
 }
 
@@ -387,8 +438,7 @@ async fn write(
                 if written.await.is_err() {
                     return Some(Closing::Broken);
                 }
-                let bytes = u32::try_from(data.len()).unwrap_or(u32::MAX);
-                tell(SocketNews::Sent(bytes));
+                tell(SocketNews::Sent(taken_room(&data)));
             }
             Write::Close { .. } => {
                 // Who left already needs no word.
@@ -400,20 +450,31 @@ async fn write(
     None
 }
 
+/// What a write takes of the room, until it is sent.
+pub(crate) fn taken_room(data: &[u8]) -> u32 {
+    let length = u32::try_from(data.len()).unwrap_or(u32::MAX);
+    length.max(MIN_WRITE_BYTES)
+}
+
 /// One request: at most once, and its answer in time.
 async fn fetch(
     network: Arc<dyn Network>,
     call: Box<FetchCall>,
     turns: Arc<Semaphore>,
     deadline_ms: u64,
-) -> Result<crate::HttpResponse, Refusal> {
+) -> Fetched {
     let left = Duration::from_millis(deadline_ms.saturating_sub(now_ms())).min(MAX_PATIENCE);
     let begun = Instant::now();
-    let late = |_| Refusal::new(ErrorCode::Expired, "no answer came in time");
+    let late = || Refusal::new(ErrorCode::Expired, "no answer came in time");
     // Nobody closes it.
-    let _turn = timeout(left, turns.acquire()).await.map_err(late)?;
+    let turn = timeout(left, turns.acquire_owned()).await;
+    let Some(turn) = turn.ok().and_then(Result::ok) else {
+        return (Err(late()), None);
+    };
     let left = left.saturating_sub(begun.elapsed());
-    timeout(left, network.fetch(*call)).await.map_err(late)?
+    let answer = timeout(left, network.fetch(*call)).await;
+    let answer = answer.unwrap_or_else(|_| Err(late()));
+    (answer.map(Arc::new), Some(turn))
 }
 
 impl fmt::Debug for Visitor {
@@ -425,5 +486,43 @@ impl fmt::Debug for Visitor {
 impl fmt::Debug for Wires {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.lines.keys()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn pieces_of_a_connection_that_wait_are_bounded_whatever_their_size() {
+        let (near, mut far) = tokio::io::duplex(1);
+        let (reader, _writer) = tokio::io::split(Box::new(near) as Box<dyn Pipe>);
+        let credit = Semaphore::new(1 << 20);
+        let (bring, mut brought) = mpsc::unbounded_channel();
+        let bring = |data: Bytes, place| drop(bring.send((data, place)));
+        let mut reading = Box::pin(read(reader, &credit, bring));
+        let sent = [b'x'; 2 * MAX_PIECES];
+        let mut sending = Box::pin(far.write_all(&sent));
+        let mut moved = async |all: usize| {
+            for _ in 0..all {
+                assert!((&mut reading).now_or_never().is_none());
+                assert!((&mut sending).now_or_never().is_none());
+                tokio::task::yield_now().await;
+            }
+        };
+        moved(2 * MAX_PIECES).await;
+        assert_eq!(brought.len(), MAX_PIECES);
+        let (first, _) = brought.recv().await.unwrap();
+        assert_eq!(first, "x");
+        moved(2).await;
+        assert_eq!(brought.len(), MAX_PIECES, "one more came");
+    }
+
+    #[test]
+    fn the_smallest_write_takes_room_for_what_it_costs() {
+        assert_eq!(taken_room(b"x"), MIN_WRITE_BYTES);
+        assert_eq!(taken_room(&[0; 1000]), 1000);
     }
 }

@@ -97,12 +97,10 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<HttpResponse> {
 /// Whether one of these paths covers one.
 pub(crate) fn covers(paths: &BTreeSet<String>, instance: &str, path: &str) -> bool {
     paths.iter().any(|served| {
-        let served = match served.strip_prefix("/INSTANCE") {
-            Some(below) if below.is_empty() || below.starts_with('/') => {
-                format!("/{instance}{below}")
-            }
-            _ => served.clone(),
-        };
+        let below = served.strip_prefix("/INSTANCE");
+        let below = below.filter(|below| below.is_empty() || below.starts_with('/'));
+        let own = below.map(|below| format!("/{instance}{below}"));
+        let served = own.as_ref().unwrap_or(served);
         let rest = match served.as_str() {
             "/" => return path.starts_with('/'),
             _ => path.strip_prefix(served.as_str()),

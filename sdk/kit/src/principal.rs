@@ -89,7 +89,6 @@ impl<P> Actor<P> {
 
     /// So has a request by HTTP.
     pub(crate) fn take_fetched(&mut self, id: u64, answer: Result<HttpResponse>) {
-        self.memory.fetches.remove(&id);
         if self.memory.mail.questions.remove(&id).is_some() {
             self.waiting.push_back((Event::Fetched { id, answer }, 0));
         }

@@ -23,7 +23,10 @@ use wormholes_plugin::{
     host::{Form, Host, Range, Row, Space},
 };
 
-pub(crate) use self::{facts::Rules, wires::ROOM_BYTES};
+pub(crate) use self::{
+    facts::Rules,
+    wires::{ROOM_BYTES, taken_room},
+};
 use crate::{
     faults::Faults,
     keys::{signed, verifies},

@@ -31,7 +31,7 @@ pub struct Porter;
 
 impl Plugin for Porter {
     fn request(&mut self, cx: &mut Context, request: Request) -> Result<Reply> {
-        let socket = || request.argument("socket").map(Socket);
+        let socket = || request.argument("connection").map(Socket);
         match request.name.as_str() {
             "fetch" => {
                 let id = fetch(cx, &request)?;

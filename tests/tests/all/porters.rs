@@ -155,7 +155,7 @@ fn the_other_end_in_the_kit_has_credit_and_room() {
         heard(&mut node).last().unwrap(),
         &format!("data {id} 5 hello")
     );
-    let credit = json!({ "socket": id, "bytes": 100 });
+    let credit = json!({ "connection": id, "bytes": 100 });
     node.request(&NODE, "credit", credit).unwrap();
     assert_eq!(node.sockets().len(), 1);
     assert_eq!(
@@ -163,7 +163,7 @@ fn the_other_end_in_the_kit_has_credit_and_room() {
         &format!("data {id} 7 , world")
     );
     let poured = node
-        .request(&NODE, "pour", json!({ "socket": id }))
+        .request(&NODE, "pour", json!({ "connection": id }))
         .unwrap();
     assert_eq!((&poured[0], &poured[1]), (&json!(65_536), &json!(0)));
     assert_eq!(node.written(socket).len(), 65_536);
@@ -214,7 +214,7 @@ fn a_client_in_the_kit_reaches_the_port_of_a_plugin() {
     node.send(socket, b"hello");
     let line = format!("data {} 5 hello", socket.0);
     assert_eq!(heard(&mut node).last(), Some(&line));
-    node.request(&NODE, "close", json!({ "socket": socket.0 }))
+    node.request(&NODE, "close", json!({ "connection": socket.0 }))
         .unwrap();
     node.send(socket, b"hello?");
     assert_eq!(heard(&mut node).last(), Some(&line));

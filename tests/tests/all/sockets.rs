@@ -100,7 +100,7 @@ async fn a_plugin_speaks_on_a_connection_that_a_script_allowed() {
     ask(
         &node,
         "say",
-        json!({ "socket": id, "text": "NICK porter\r\n" }),
+        json!({ "connection": id, "text": "NICK porter\r\n" }),
     )
     .await
     .unwrap();
@@ -108,14 +108,20 @@ async fn a_plugin_speaks_on_a_connection_that_a_script_allowed() {
     stream.read_exact(&mut said).await.unwrap();
     assert_eq!(&said, b"NICK porter\r\n");
     // Said and closed: it is said before it is closed.
-    ask(&node, "say", json!({ "socket": id, "text": "QUIT\r\n" }))
+    ask(
+        &node,
+        "say",
+        json!({ "connection": id, "text": "QUIT\r\n" }),
+    )
+    .await
+    .unwrap();
+    ask(&node, "close", json!({ "connection": id }))
         .await
         .unwrap();
-    ask(&node, "close", json!({ "socket": id })).await.unwrap();
     let mut rest = Vec::new();
     stream.read_to_end(&mut rest).await.unwrap();
     assert_eq!(rest, b"QUIT\r\n");
-    let gone = ask(&node, "say", json!({ "socket": id, "text": "more" })).await;
+    let gone = ask(&node, "say", json!({ "connection": id, "text": "more" })).await;
     assert!(gone.unwrap_err().contains("the socket is closed"));
 
     let id = connect(&node, address.port(), json!({})).await;
@@ -142,21 +148,28 @@ async fn neither_end_sends_more_than_the_other_one_takes() {
     let mut stream = accepted(&listener).await;
     stream.write_all(b"0123456789abcdef").await.unwrap();
     hears(&node, &format!("data {id} 10 0123456789")).await;
-    ask(&node, "credit", json!({ "socket": id, "bytes": 4 }))
+    ask(&node, "credit", json!({ "connection": id, "bytes": 4 }))
         .await
         .unwrap();
     hears(&node, &format!("data {id} 4 abcd")).await;
-    ask(&node, "credit", json!({ "socket": id, "bytes": 1 }))
+    ask(&node, "credit", json!({ "connection": id, "bytes": 1 }))
         .await
         .unwrap();
     hears(&node, &format!("data {id} 1 e")).await;
-    let much = ask(&node, "credit", json!({ "socket": id, "bytes": 2 << 20 })).await;
+    let much = ask(
+        &node,
+        "credit",
+        json!({ "connection": id, "bytes": 2 << 20 }),
+    )
+    .await;
     assert!(much.unwrap_err().contains("1 MiB of credit"));
 
     // Nobody reads: what the system takes and what there is room for, and no more.
     let mut poured = 0;
     let full = async || {
-        let told = ask(&node, "pour", json!({ "socket": id })).await.unwrap();
+        let told = ask(&node, "pour", json!({ "connection": id }))
+            .await
+            .unwrap();
         poured += told[0].as_u64().unwrap();
         (told[0] == 0).then_some(told)
     };
@@ -166,12 +179,14 @@ async fn neither_end_sends_more_than_the_other_one_takes() {
         "{told}"
     );
     let metrics = Metrics::read(&node).await.unwrap();
-    assert!(metrics.sum("wormholes_plugin_limit_hits_total{limit=\"room\"") > 0.5);
+    assert!(
+        metrics.sum("wormholes_plugin_limit_hits_total{plugin=\"porter\",limit=\"room\"") > 0.5
+    );
     let mut read = vec![0; usize::try_from(poured).unwrap()];
     stream.read_exact(&mut read).await.unwrap();
     assert!(read.iter().all(|byte| *byte == b'x'));
     hears(&node, &format!("writable {id}")).await;
-    ask(&node, "say", json!({ "socket": id, "text": "again" }))
+    ask(&node, "say", json!({ "connection": id, "text": "again" }))
         .await
         .unwrap();
     let mut said = [0; 5];
@@ -225,14 +240,7 @@ struct TlsServer {
 impl TlsServer {
     fn start(cert: &str, key: &str) -> Self {
         let mut child = Command::new("openssl")
-            .args([
-                "s_server",
-                "-accept",
-                "127.0.0.1:0",
-                "-quiet",
-                "-naccept",
-                "1",
-            ])
+            .args(["s_server", "-accept", "127.0.0.1:0", "-naccept", "1"])
             .args(["-cert", cert, "-key", key])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -287,12 +295,16 @@ async fn a_connection_speaks_tls_with_the_server_that_it_names() {
     ask(
         &node,
         "say",
-        json!({ "socket": id, "text": "NICK porter\n" }),
+        json!({ "connection": id, "text": "NICK porter\n" }),
     )
     .await
     .unwrap();
     let (mut server, line) = tokio::task::spawn_blocking(move || {
-        let line = server.line();
+        // It speaks of the handshake before.
+        let mut line = server.line();
+        while !line.starts_with("NICK") {
+            line = server.line();
+        }
         (server, line)
     })
     .await
@@ -390,10 +402,16 @@ async fn clients_reach_the_ports_of_a_plugin_by_nc_and_openssl() {
             .write_all(b"hello\n")
             .unwrap();
         hears(&node, &format!("data {id} 6 hello")).await;
-        ask(&node, "say", json!({ "socket": id, "text": "goodbye\n" }))
+        ask(
+            &node,
+            "say",
+            json!({ "connection": id, "text": "goodbye\n" }),
+        )
+        .await
+        .unwrap();
+        ask(&node, "close", json!({ "connection": id }))
             .await
             .unwrap();
-        ask(&node, "close", json!({ "socket": id })).await.unwrap();
         let ended = tokio::task::spawn_blocking(move || {
             // openssl waits for the end of what it is to send.
             let mut said = String::new();

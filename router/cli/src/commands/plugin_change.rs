@@ -24,6 +24,7 @@ use crate::{
     client::Client,
     config_file::{Changed, ConfigFile},
     error::CliError,
+    format,
     output::Style,
 };
 
@@ -162,9 +163,11 @@ fn show(
     let plugin: PluginInfo = settled(client.report(call), changed)?;
     context.output.report(&plugin, |style| {
         let runs = format!("{} {} runs", plugin.plugin, plugin.version);
+        let but = plugin.why.as_deref().map(format::clean);
         [
             field(style, &plugin.name, &runs),
             field(style, "sha256", &plugin.sha256),
+            but.map_or(String::new(), |but| field(style, "but", &but)),
         ]
         .concat()
     })

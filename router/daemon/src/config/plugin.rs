@@ -82,15 +82,13 @@ struct Taken {
 
 /// The paths below which an instance answers HTTP requests by these grants.
 pub(crate) fn http_paths(instance: &str, grants: &Capabilities) -> Vec<String> {
-    let own = format!("/{instance}");
     let paths = grants.http.iter();
     paths
-        .map(|path| {
-            if path == OWN_PATH {
-                own.clone()
-            } else {
-                path.clone()
+        .map(|path| match path.strip_prefix(OWN_PATH) {
+            Some(below) if below.is_empty() || below.starts_with('/') => {
+                format!("/{instance}{below}")
             }
+            _ => path.clone(),
         })
         .collect()
 }

@@ -135,7 +135,6 @@ fn what_a_later_build_has_is_named_as_such() {
     for (text, line, what) in [
         ("[i2p]\nsam = '127.0.0.1:7656'", 1, "[i2p]"),
         ("[state]\nbackend = 'redb'", 1, "[state]"),
-        ("[http]\nlisten = '127.0.0.1:3000'", 1, "[http]"),
         (
             "[limits]\nbytes_per_second = 1",
             2,

@@ -71,6 +71,23 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Whether the rules or the host said so: it stays so as long as they do.
+    pub(crate) fn is_ruling(&self) -> bool {
+        match self {
+            Self::Blocked(_) | Self::Forbidden(_) => true,
+            Self::Busy
+            | Self::Crowded(_)
+            | Self::Stopping
+            | Self::Gone
+            | Self::Name(_)
+            | Self::ConnectionRefused
+            | Self::NetworkUnreachable
+            | Self::HostUnreachable(_)
+            | Self::TimedOut
+            | Self::Failed(_) => false,
+        }
+    }
+
     /// What a program is told when `tunnel` does not open.
     pub(super) fn of_open(error: &OpenError, tunnel: &Tunnel) -> Self {
         if !failed_on_the_way(error, tunnel) {

@@ -2,26 +2,33 @@
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt, Full};
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode,
     body::{Body, Incoming},
     header::{self, HeaderName, HeaderValue},
+    http::request::Parts,
 };
 use tokio::{
     sync::{Semaphore, SemaphorePermit},
     time::timeout,
 };
 use wormholes_host::{
-    ErrorCode, HttpPlace, HttpRequest, HttpResponse, Refusal, received_headers, sent_headers,
+    ErrorCode, HttpRequest, HttpResponse, Refusal, received_headers, sent_headers,
 };
 use wormholes_proto::Host;
 
-use crate::node::NodeCore;
+use super::{MAX_BODIES, MAX_BODIES_OF_ONE};
+use crate::{
+    node::NodeCore,
+    sources::{SourcePlace, Sources},
+};
 
 /// How long a whole body may take: a megabyte over a slow line.
 const BODY_PATIENCE: Duration = Duration::from_secs(60);
+/// What a body takes at once of the room for all, when it has come so far.
+const PIECE_BYTES: usize = 64 << 10;
 
 /// What every answer says, unless the plugin says otherwise. Pages of all plugins are of one origin.
 const DEFAULTS: [(HeaderName, HeaderValue); 4] = [
@@ -48,8 +55,15 @@ const DEFAULTS: [(HeaderName, HeaderValue); 4] = [
 /// What is the same for all requests.
 pub(super) struct Desk {
     domain: Option<String>,
-    /// KiB of bodies that may come at once.
+    /// Pieces of bodies that may come at once.
     bodies: Semaphore,
+    sources: Arc<Sources>,
+}
+
+/// The room of a piece of a body.
+struct Piece<'a> {
+    _room: SemaphorePermit<'a>,
+    _source: Option<SourcePlace>,
 }
 
 /// A request that no plugin gets, or that none answered.
@@ -62,10 +76,11 @@ struct Refused {
 }
 
 impl Desk {
-    pub(super) fn new(domain: Option<String>, max_bodies_kib: usize) -> Self {
+    pub(super) fn new(domain: Option<String>) -> Self {
         Self {
             domain,
-            bodies: Semaphore::new(max_bodies_kib),
+            bodies: Semaphore::new(MAX_BODIES),
+            sources: Sources::new(MAX_BODIES, MAX_BODIES_OF_ONE),
         }
     }
 
@@ -114,17 +129,19 @@ impl Desk {
             let text = "this is no proxy";
             return Err(Refused::new(StatusCode::BAD_REQUEST, text, "malformed"));
         }
-        self.check_host(&head)?;
+        check_site(&head, self.check_host(&head)?)?;
         let method = head.method.as_str();
         let plugins = core.plugins().ok_or_else(Refused::nothing)?;
-        let place = plugins
+        let page = plugins
             .http(method, head.uri.path())
-            .map_err(Refused::place)?;
+            .map_err(|_| Refused::nothing())?;
         let headers = received_headers(&head.headers).map_err(|refusal| {
             let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
             Refused::new(status, &refusal.message, "headers")
         })?;
-        let body = self.body(body, &place).await?;
+        let body = self.body(body, page.max_body_bytes(), from).await?;
+        // Who is slow takes no place of the plugin's.
+        let place = page.enter().map_err(Refused::full)?;
         let request = HttpRequest {
             method: method.to_owned(),
             path: head.uri.path().to_owned(),
@@ -141,7 +158,7 @@ impl Desk {
 
     /// Whether the request is for this host: with no name to be known by, a page of another name that
     /// leads here is kept out. A name of `.wh` leads nowhere else.
-    fn check_host(&self, head: &hyper::http::request::Parts) -> Result<(), Refused> {
+    fn check_host<'a>(&self, head: &'a Parts) -> Result<&'a str, Refused> {
         let malformed = || {
             let text = "say one Host";
             Refused::new(StatusCode::BAD_REQUEST, text, "malformed")
@@ -169,42 +186,76 @@ impl Desk {
             let text = "this is another host";
             Refused::new(StatusCode::MISDIRECTED_REQUEST, text, "host")
         };
-        is_ours.then_some(()).ok_or_else(other)
+        is_ours.then_some(named).ok_or_else(other)
     }
 
     /// All of a body, within what the plugin takes.
-    async fn body(&self, body: Incoming, place: &HttpPlace) -> Result<Bytes, Refused> {
-        let most = place.max_body_bytes();
-        let long = || {
-            let text = format!("a body has at most {most} bytes here");
-            Refused::new(StatusCode::PAYLOAD_TOO_LARGE, &text, "body")
-        };
-        let hint = body.size_hint();
-        if hint.lower() > most as u64 {
-            return Err(long());
+    async fn body(&self, body: Incoming, most: usize, from: IpAddr) -> Result<Bytes, Refused> {
+        if body.size_hint().lower() > most as u64 {
+            return Err(Refused::long(most));
         }
-        let expected = hint.upper().unwrap_or(u64::MAX).min(most as u64);
-        let _room = self.room(expected)?;
-        let whole = timeout(BODY_PATIENCE, Limited::new(body, most).collect()).await;
         let slow = || Refused::new(StatusCode::REQUEST_TIMEOUT, "the body is slow", "slow");
-        match whole.map_err(|_| slow())? {
-            Ok(whole) => Ok(whole.to_bytes()),
-            Err(error) if error.is::<LengthLimitError>() => Err(long()),
-            Err(_) => {
-                let text = "the body broke off";
-                Err(Refused::new(StatusCode::BAD_REQUEST, text, "malformed"))
-            }
-        }
+        let whole = timeout(BODY_PATIENCE, self.whole(body, most, from)).await;
+        whole.map_err(|_| slow())?
     }
 
-    fn room(&self, bytes: u64) -> Result<SemaphorePermit<'_>, Refused> {
-        let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
-        let full = |_| {
+    /// Takes room for what came, and for no more.
+    async fn whole(&self, mut body: Incoming, most: usize, from: IpAddr) -> Result<Bytes, Refused> {
+        let (mut whole, mut room) = (BytesMut::new(), Vec::new());
+        while let Some(frame) = body.frame().await {
+            let broken = |_| {
+                let text = "the body broke off";
+                Refused::new(StatusCode::BAD_REQUEST, text, "malformed")
+            };
+            let Ok(data) = frame.map_err(broken)?.into_data() else {
+                continue;
+            };
+            let length = whole.len() + data.len();
+            if length > most {
+                return Err(Refused::long(most));
+            }
+            while room.len() * PIECE_BYTES < length {
+                room.push(self.piece(from)?);
+            }
+            whole.extend_from_slice(&data);
+        }
+        Ok(whole.freeze())
+    }
+
+    /// From loopback comes a proxy, for everybody.
+    fn piece(&self, from: IpAddr) -> Result<Piece<'_>, Refused> {
+        let full = || {
             let text = "too much comes at once; try again later";
             Refused::new(StatusCode::SERVICE_UNAVAILABLE, text, "full")
         };
-        self.bodies.try_acquire_many(kib).map_err(full)
+        let _source = match from.is_loopback() {
+            true => None,
+            false => Some(self.sources.enter(from).ok_or_else(full)?),
+        };
+        let _room = self.bodies.try_acquire().map_err(|_| full())?;
+        Ok(Piece { _room, _source })
     }
+}
+
+/// Whether no page of another site has a browser ask: it may show what is here, and change nothing.
+fn check_site(head: &Parts, host: &str) -> Result<(), Refused> {
+    if matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS) {
+        return Ok(());
+    }
+    let header = |name: &str| head.headers.get(name).map(HeaderValue::as_bytes);
+    let is_own = match (header("sec-fetch-site"), header("origin")) {
+        (Some(site), _) => matches!(site, b"same-origin" | b"none"),
+        (None, Some(origin)) => std::str::from_utf8(origin)
+            .ok()
+            .and_then(|origin| origin.split_once("://"))
+            .is_some_and(|(_, there)| there.eq_ignore_ascii_case(host)),
+        (None, None) => true,
+    };
+    let foreign = || {
+        let text = "a page of another site may not ask for this";
+        Refused::new(StatusCode::FORBIDDEN, text, "site")
+    };
+    is_own.then_some(()).ok_or_else(foreign)
 }
 
 impl Refused {
@@ -216,15 +267,17 @@ impl Refused {
         }
     }
 
-    /// The plugin's place is not to be had.
-    fn place(refusal: Refusal) -> Self {
-        if refusal.code == ErrorCode::NotFound {
-            return Self::nothing();
-        }
+    /// The plugin has no place.
+    fn full(refusal: Refusal) -> Self {
         Self {
             reason: Some("full"),
             ..refusal.into()
         }
+    }
+
+    fn long(most: usize) -> Self {
+        let text = format!("a body has at most {most} bytes here");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, &text, "body")
     }
 
     fn nothing() -> Self {
@@ -242,6 +295,12 @@ impl Refused {
 /// What a plugin refuses, in HTTP's words.
 impl From<Refusal> for Refused {
     fn from(refusal: Refusal) -> Self {
+        let mut text = refusal.message;
+        if refusal.code == ErrorCode::Unavailable {
+            // Why is the operator's.
+            tracing::debug!(why = text, "a plugin answers no request");
+            text = "this is not to be had now; try again later".to_owned();
+        }
         let status = match refusal.code {
             ErrorCode::Denied => StatusCode::FORBIDDEN,
             ErrorCode::Quota => StatusCode::TOO_MANY_REQUESTS,
@@ -253,7 +312,7 @@ impl From<Refusal> for Refused {
         };
         Self {
             status,
-            text: refusal.message,
+            text,
             reason: None,
         }
     }

@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-use tokio::{runtime, sync::mpsc};
+use tokio::{runtime, sync::mpsc, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use wormholes_host::InstanceReport;
 use wormholes_proto::{NodeId, Transport};
@@ -197,11 +197,14 @@ impl NodeCore {
     }
 
     /// Runs `task` until it ends or the node stops.
-    pub(crate) fn spawn_until_stop(&self, task: impl Future<Output = ()> + Send + 'static) {
+    pub(crate) fn spawn_until_stop(
+        &self,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) -> JoinHandle<()> {
         let stop = self.stop.clone();
         self.tasks.spawn(async move {
             stop.run_until_cancelled(task).await;
-        });
+        })
     }
 
     /// The Prometheus text format, with what was counted elsewhere until now.

@@ -82,7 +82,14 @@ impl Plugins {
         loaded.map_err(|error| load_error(&plugin, error))?;
         self.runs(core, &plugin);
         core.follow_plugins().await;
-        self.follow_doors(core, &host, &plugin).await?;
+        if let Err(error) = self.follow_doors(core, &host, &plugin).await {
+            // It is all there or not at all.
+            host.remove(instance, false)
+                .await
+                .map_err(|error| load_error(&plugin, error))?;
+            self.forget(core, instance).await;
+            return Err(error.into());
+        }
         Ok(self.info(instance)?)
     }
 
@@ -95,16 +102,14 @@ impl Plugins {
         core: &Arc<NodeCore>,
         instance: &str,
     ) -> Result<PluginInfo, ChangeError> {
+        let _one = self.changing.lock().await;
         let host = self.host(instance)?;
         let plugin = named(core, instance).await?;
         self.check_grants(&plugin)?;
         let source = read_beside(&plugin).await?;
         let updated = host.update(instance, source, terms(&plugin)).await;
         updated.map_err(|error| load_error(&plugin, error))?;
-        self.runs(core, &plugin);
-        core.follow_plugins().await;
-        self.follow_doors(core, &host, &plugin).await?;
-        let info = self.info(instance)?;
+        let info = self.follow(core, &host, &plugin).await?;
         let version = &info.version;
         tracing::info!(plugin = instance, version, "a plugin was updated");
         Ok(info)
@@ -119,15 +124,13 @@ impl Plugins {
         core: &Arc<NodeCore>,
         instance: &str,
     ) -> Result<PluginInfo, ChangeError> {
+        let _one = self.changing.lock().await;
         let host = self.host(instance)?;
         let plugin = named(core, instance).await?;
         self.check_grants(&plugin)?;
         let rolled_back = host.roll_back(instance, terms(&plugin)).await;
         rolled_back.map_err(|error| load_error(&plugin, error))?;
-        self.runs(core, &plugin);
-        core.follow_plugins().await;
-        self.follow_doors(core, &host, &plugin).await?;
-        let info = self.info(instance)?;
+        let info = self.follow(core, &host, &plugin).await?;
         let version = &info.version;
         tracing::info!(plugin = instance, version, "a plugin was rolled back");
         Ok(info)
@@ -164,14 +167,19 @@ impl Plugins {
             }
             .into(),
         })?;
+        self.forget(core, instance).await;
+        tracing::info!(plugin = instance, purge, "a plugin was removed");
+        Ok(())
+    }
+
+    /// It is gone.
+    async fn forget(&self, core: &Arc<NodeCore>, instance: &str) {
         let known = self.known.lock();
         known
             .unwrap_or_else(PoisonError::into_inner)
             .remove(instance);
-        self.doors.close(instance);
+        self.doors.close(instance).await;
         core.follow_plugins().await;
-        tracing::info!(plugin = instance, purge, "a plugin was removed");
-        Ok(())
     }
 
     /// What config.toml said of those that run.
@@ -205,15 +213,33 @@ impl Plugins {
         Ok(())
     }
 
+    /// Another version of it runs: a port that does not open takes nothing of that back.
+    async fn follow(
+        &self,
+        core: &Arc<NodeCore>,
+        host: &Arc<Host>,
+        plugin: &PluginConfig,
+    ) -> Result<PluginInfo, ChangeError> {
+        self.runs(core, plugin);
+        core.follow_plugins().await;
+        let followed = self.follow_doors(core, host, plugin).await;
+        let mut info = self.info(&plugin.name)?;
+        if let Err(error) = followed {
+            tracing::warn!(%error, "a port of a plugin is not open");
+            info.why = Some(error.to_string());
+        }
+        Ok(info)
+    }
+
     /// It listens as config.toml says.
     async fn follow_doors(
         &self,
         core: &Arc<NodeCore>,
         host: &Arc<Host>,
         plugin: &PluginConfig,
-    ) -> Result<(), ChangeError> {
+    ) -> Result<(), PluginError> {
         let followed = self.doors.follow(core, host, plugin).await;
-        Ok(followed.map_err(|error| door_error(plugin, error))?)
+        followed.map_err(|error| door_error(plugin, error))
     }
 
     /// It runs as config.toml says.

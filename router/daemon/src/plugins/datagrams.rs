@@ -55,6 +55,8 @@ struct Rulings {
     known: HashMap<SocketAddr, (bool, Instant)>,
     /// In the order in which they were asked.
     order: VecDeque<SocketAddr>,
+    /// Of the rules that said so.
+    generation: u64,
 }
 
 impl Port {
@@ -113,13 +115,19 @@ impl Port {
     /// Sends it, if the rules let it go. The next one waits for what they say.
     async fn send(&mut self, core: &NodeCore, datagram: Datagram) {
         let peer = datagram.peer;
+        self.rulings.follow(core.policy.current().number);
         let may_go = match self.rulings.of(peer) {
             Some(may_go) => may_go,
             None => {
-                let asked = asked(&datagram);
-                let may_go = flow::permit(core, asked).await.is_ok();
-                self.rulings.keep(peer, may_go);
-                may_go
+                let permitted = flow::permit(core, asked(&datagram)).await;
+                if permitted
+                    .as_ref()
+                    .err()
+                    .is_none_or(flow::Refusal::is_ruling)
+                {
+                    self.rulings.keep(peer, permitted.is_ok());
+                }
+                permitted.is_ok()
             }
         };
         let dropped = &core.network.counters().dropped;
@@ -133,6 +141,16 @@ impl Port {
 }
 
 impl Rulings {
+    /// Other rules say something of their own.
+    fn follow(&mut self, generation: u64) {
+        if self.generation != generation {
+            *self = Self {
+                generation,
+                ..Self::default()
+            };
+        }
+    }
+
     fn of(&self, peer: SocketAddr) -> Option<bool> {
         let (may_go, until) = self.known.get(&peer)?;
         (*until > Instant::now()).then_some(*may_go)
@@ -201,5 +219,9 @@ mod tests {
         }
         assert_eq!(rulings.known.len(), MAX_RULINGS);
         assert_eq!(rulings.of(peer(1)), None, "the oldest went");
+        rulings.follow(0);
+        assert_eq!(rulings.of(peer(1001)), Some(true));
+        rulings.follow(1);
+        assert_eq!(rulings.of(peer(1001)), None, "other rules hold");
     }
 }

@@ -18,7 +18,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::AbortOnDropHandle;
 use wormholes_host::{Datagram, Host, Pipe, Refusal, SocketKind};
 
 use super::datagrams::{Outlet, Port};
@@ -67,7 +67,7 @@ pub(super) struct Doors(Mutex<BTreeMap<Door, Open>>);
 
 /// Open for as long as it is kept.
 struct Open {
-    _guard: DropGuard,
+    task: AbortOnDropHandle<()>,
     /// Of a port for datagrams.
     outlet: Option<Outlet>,
 }
@@ -106,7 +106,8 @@ struct Porter {
 }
 
 impl Doors {
-    /// Opens the ports that a plugin listens at by now, and closes the others that it had.
+    /// Opens the ports that a plugin listens at by now, and closes the others that it had. One that does
+    /// not open keeps no other closed.
     pub(super) async fn follow(
         &self,
         core: &Arc<NodeCore>,
@@ -126,31 +127,34 @@ impl Doors {
             kind,
         });
         let doors: Vec<_> = doors.collect();
-        self.keep(&plugin.name, &doors);
+        self.keep(&plugin.name, &doors).await;
+        let mut followed = Ok(());
         for door in doors {
-            if self.has(&door) {
-                continue;
+            if !self.has(&door) {
+                let opened = self.open(core, host, door).await;
+                followed = followed.and(opened);
             }
-            let open = CancellationToken::new();
-            let (closed, core) = (open.clone(), Arc::clone(core));
-            let outlet = if door.kind == Kind::Udp {
-                let (port, outlet) = udp(host, &door).await?;
-                let run = port.run(Arc::clone(&core));
-                core.spawn_until_stop(async move {
-                    closed.run_until_cancelled(run).await;
-                });
-                Some(outlet)
-            } else {
-                let porter = Porter::open(&core, host, door.clone()).await?;
-                let run = porter.run(Arc::clone(&core));
-                core.spawn_until_stop(async move {
-                    closed.run_until_cancelled(run).await;
-                });
-                None
-            };
-            let _guard = open.drop_guard();
-            self.lock().insert(door, Open { _guard, outlet });
         }
+        followed
+    }
+
+    async fn open(
+        &self,
+        core: &Arc<NodeCore>,
+        host: &Arc<Host>,
+        door: Door,
+    ) -> Result<(), DoorError> {
+        let (task, outlet) = if door.kind == Kind::Udp {
+            let (port, outlet) = udp(host, &door).await?;
+            let run = port.run(Arc::clone(core));
+            (core.spawn_until_stop(run), Some(outlet))
+        } else {
+            let porter = Porter::open(core, host, door.clone()).await?;
+            let run = porter.run(Arc::clone(core));
+            (core.spawn_until_stop(run), None)
+        };
+        let task = AbortOnDropHandle::new(task);
+        self.lock().insert(door, Open { task, outlet });
         Ok(())
     }
 
@@ -167,13 +171,22 @@ impl Doors {
     }
 
     /// Closes the ports of a plugin that is gone.
-    pub(super) fn close(&self, instance: &str) {
-        self.keep(instance, &[]);
+    pub(super) async fn close(&self, instance: &str) {
+        self.keep(instance, &[]).await;
     }
 
-    fn keep(&self, instance: &str, doors: &[Door]) {
-        let mut open = self.lock();
-        open.retain(|door, _| door.instance != instance || doors.contains(door));
+    async fn keep(&self, instance: &str, doors: &[Door]) {
+        let closed: Vec<_> = self
+            .lock()
+            .extract_if(.., |door, _| {
+                door.instance == instance && !doors.contains(door)
+            })
+            .collect();
+        for (_, open) in closed {
+            open.task.abort();
+            // Until then the port is taken.
+            let _ = open.task.await;
+        }
     }
 
     fn has(&self, door: &Door) -> bool {

@@ -9,6 +9,8 @@ use std::{
 };
 
 use futures_util::{FutureExt, future::BoxFuture};
+use tokio::runtime::Handle;
+use tokio_util::task::AbortOnDropHandle;
 use wormholes_host::{
     Call, CallError, Datagram, Fact, FetchCall, HttpResponse, Pipe, Refusal as Failed, RuleLimits,
     RuleQuestion, Ruling, SocketCall,
@@ -35,6 +37,8 @@ struct HostNetwork {
     core: Weak<NodeCore>,
     network: Arc<Network>,
     wires: Arc<Wires>,
+    /// The node's: that of the host has no sockets.
+    runtime: Handle,
 }
 
 impl NodeCore {
@@ -44,6 +48,7 @@ impl NodeCore {
             core: Arc::downgrade(self),
             network: Arc::clone(&self.network),
             wires: Arc::new(Wires::new(self)),
+            runtime: Handle::current(),
         })
     }
 }
@@ -51,7 +56,7 @@ impl NodeCore {
 impl wormholes_host::Network for HostNetwork {
     fn call(&self, call: Call) -> BoxFuture<'static, Result<Box<dyn Pipe>, CallError>> {
         let core = self.core.upgrade();
-        async move {
+        let called = async move {
             let core = core.ok_or_else(|| call_error(&Refusal::Stopping))?;
             if call.to == core.network.id() {
                 return Err(CallError {
@@ -64,18 +69,18 @@ impl wormholes_host::Network for HostNetwork {
                 Ok(stream) => Ok(Box::new(stream) as Box<dyn Pipe>),
                 Err(refusal) => Err(call_error(&refusal)),
             }
-        }
-        .boxed()
+        };
+        self.on_node(called, || call_error(&Refusal::Stopping))
     }
 
     fn connect(&self, call: SocketCall) -> BoxFuture<'static, Result<Box<dyn Pipe>, Failed>> {
         let wires = Arc::clone(&self.wires);
-        async move { wires.connect(call).await }.boxed()
+        self.on_node(async move { wires.connect(call).await }, Wires::stopping)
     }
 
     fn fetch(&self, call: FetchCall) -> BoxFuture<'static, Result<HttpResponse, Failed>> {
         let wires = Arc::clone(&self.wires);
-        async move { wires.fetch(call).await }.boxed()
+        self.on_node(async move { wires.fetch(call).await }, Wires::stopping)
     }
 
     fn send_datagram(&self, datagram: Datagram) {
@@ -125,6 +130,22 @@ impl wormholes_host::Network for HostNetwork {
 
     fn forget_facts(&self, kinds: &BTreeSet<String>) {
         self.network.facts().forget(kinds);
+    }
+}
+
+impl HostNetwork {
+    /// Runs it on the node's threads, which have sockets, for as long as somebody waits for it.
+    fn on_node<T: Send + 'static, E: Send + 'static>(
+        &self,
+        task: impl Future<Output = Result<T, E>> + Send + 'static,
+        stopping: impl FnOnce() -> E + Send + 'static,
+    ) -> BoxFuture<'static, Result<T, E>> {
+        let runtime = self.runtime.clone();
+        async move {
+            let task = AbortOnDropHandle::new(runtime.spawn(task));
+            task.await.unwrap_or_else(|_| Err(stopping()))
+        }
+        .boxed()
     }
 }
 

@@ -4,6 +4,7 @@
 use std::{
     path::PathBuf,
     sync::{Arc, Weak},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -15,7 +16,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs, pki_types::ServerName};
-use tokio::sync::OnceCell;
+use tokio::{sync::OnceCell, time::timeout};
 use tokio_rustls::TlsConnector;
 use wormholes_host::{
     ErrorCode, FetchCall, HttpResponse, MAX_HTTP_BODY_BYTES, Pipe, Refusal, SocketCall, SocketKind,
@@ -32,6 +33,8 @@ use crate::{
 
 /// An answer's head; ours are half of that at most.
 const MAX_HEAD_BYTES: usize = 32 << 10;
+/// For TLS.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What flows of plugins have in common.
 pub(super) struct Wires {
@@ -61,10 +64,15 @@ impl Wires {
         }
     }
 
+    /// The node ends before it is done.
+    pub(super) fn stopping() -> Refusal {
+        refuse(&flow::Refusal::Stopping)
+    }
+
     /// Opens a connection.
     pub(super) async fn connect(&self, call: SocketCall) -> Result<Box<dyn Pipe>, Refusal> {
         let core = self.core.upgrade();
-        let core = core.ok_or_else(|| refuse(&flow::Refusal::Stopping))?;
+        let core = core.ok_or_else(Self::stopping)?;
         // What TLS needs is there before anything leaves.
         let tls = match call.kind {
             SocketKind::Tcp => None,
@@ -75,7 +83,9 @@ impl Wires {
         let Some((tls, name)) = tls else {
             return Ok(Box::new(flow));
         };
-        let secured = TlsConnector::from(tls).connect(name, flow).await;
+        let secured = timeout(PATIENCE, TlsConnector::from(tls).connect(name, flow));
+        let late = |_| unavailable("TLS with the server failed: it does not answer");
+        let secured = secured.await.map_err(late)?;
         let failed = |error| unavailable(&format!("TLS with the server failed: {error}"));
         Ok(Box::new(secured.map_err(failed)?))
     }

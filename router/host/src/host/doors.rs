@@ -7,11 +7,15 @@ use tokio::sync::mpsc::error::TrySendError;
 use super::Host;
 use crate::{
     event::{ErrorCode, Principal, Refusal},
+    mail::Owner,
     network::{Datagram, Pipe, SocketKind},
     principal::Task,
     transaction::Limit,
     wires::Visitor,
 };
+
+/// Visitors and datagrams find room as long as no more than this part of all that may wait, waits.
+const STRANGERS_PART: u32 = 4;
 
 impl Host {
     /// The ports that an instance listens at, by what it asks for and what it is granted.
@@ -50,7 +54,7 @@ impl Host {
             remote,
             pipe,
         };
-        let most = owner.loaded.edition().manifest.limits.waiting;
+        let most = owner.strangers();
         let offered = self.shared.post(&owner)?.offer(Task::Visit(visitor), most);
         offered.map_err(|error| {
             if let TrySendError::Full(()) = error {
@@ -79,12 +83,20 @@ impl Host {
         let Ok(owner) = self.shared.owner(&datagram.plugin, Principal::Node) else {
             return;
         };
-        let most = owner.loaded.edition().manifest.limits.waiting;
+        let most = owner.strangers();
         let post = self.shared.post(&owner);
         let task = Task::Datagram(Arc::new(datagram));
         if !post.is_ok_and(|post| post.offer(task, most).is_ok()) {
             owner.loaded.figures.dropped();
         }
+    }
+}
+
+impl Owner {
+    /// What may wait of what anybody can send: the rest is for who asks.
+    fn strangers(&self) -> u32 {
+        let waiting = self.loaded.edition().manifest.limits.waiting;
+        waiting.div_ceil(STRANGERS_PART)
     }
 }
 

@@ -5,6 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use super::{Host, Shared};
 use crate::{
+    edition::Edition,
     event::{ErrorCode, Principal, Query, Refusal, Wish},
     http::{HttpRequest, HttpResponse},
     loaded::HttpTurn,
@@ -14,30 +15,36 @@ use crate::{
 
 /// How a path names a user: `/~alice/blog`.
 const USER: &str = "/~";
-/// How a manifest names the path `/NAME`, where NAME is the instance.
+/// How a manifest names the path `/NAME`, where NAME is the instance, and begins those below it.
 const INSTANCE: &str = "/INSTANCE";
 
-/// A request on its way to a plugin, whose body may yet have to come. Dropping it gives up its place.
+/// Who answers a request, whose body may yet have to come.
+pub struct HttpPage {
+    shared: Arc<Shared>,
+    owner: Owner,
+    edition: Arc<Edition>,
+    path: String,
+    is_query: bool,
+}
+
+/// A request on its way to a plugin. Dropping it gives up its place.
 pub struct HttpPlace {
     shared: Arc<Shared>,
     owner: Owner,
     path: String,
     is_query: bool,
     patience: Duration,
-    max_body_bytes: usize,
     /// Until it is answered.
     turn: HttpTurn,
 }
 
 impl Host {
-    /// Finds the plugin that answers a request, and takes a place there: of all granted paths the
-    /// longest one that the request's is, or is below. A path that begins with `/~NAME` is for that
+    /// Finds the plugin that answers a request: of all granted paths the longest one that the request's is, or is below. A path that begins with `/~NAME` is for that
     /// user, by what follows.
     ///
     /// # Errors
-    /// [`ErrorCode::NotFound`]: no plugin answers there, or there is no such user;
-    /// [`ErrorCode::Unavailable`]: it has too many already.
-    pub fn http(&self, method: &str, path: &str) -> Result<HttpPlace, Refusal> {
+    /// No plugin answers there, or there is no such user.
+    pub fn http(&self, method: &str, path: &str) -> Result<HttpPage, Refusal> {
         let nobody = || Refusal::new(ErrorCode::NotFound, "nothing is here");
         let (user, path) = of_user(path);
         let all = self.shared.all();
@@ -58,32 +65,47 @@ impl Host {
         self.shared
             .check_principal(&loaded, &principal)
             .map_err(|_| nobody())?;
-        let http = &edition.manifest.http;
         let reads = matches!(method, "GET" | "HEAD");
-        let queries = longest(http.queries.iter(), &loaded.name, path);
-        let most = edition.manifest.limits.http;
-        let turn = HttpTurn::take(&loaded, most).ok_or_else(|| {
+        let queries = edition.manifest.http.queries.iter();
+        let is_query = reads && longest(queries, &loaded.name, path).is_some();
+        Ok(HttpPage {
+            shared: Arc::clone(&self.shared),
+            path: path.to_owned(),
+            is_query,
+            edition,
+            owner: Owner::new(loaded, principal),
+        })
+    }
+}
+
+impl HttpPage {
+    /// The longest body that the plugin takes.
+    pub fn max_body_bytes(&self) -> usize {
+        self.edition.manifest.http.body_bytes()
+    }
+
+    /// Takes one of the plugin's places.
+    ///
+    /// # Errors
+    /// It has too many requests already.
+    pub fn enter(self) -> Result<HttpPlace, Refusal> {
+        let (loaded, manifest) = (&self.owner.loaded, &self.edition.manifest);
+        let turn = HttpTurn::take(loaded, manifest.limits.http).ok_or_else(|| {
             loaded.figures.hits(&[Limit::Http]);
             Refusal::new(ErrorCode::Unavailable, Limit::Http.mend())
         })?;
         Ok(HttpPlace {
-            shared: Arc::clone(&self.shared),
-            path: path.to_owned(),
-            is_query: reads && queries.is_some(),
-            patience: http.patience(),
-            max_body_bytes: http.body_bytes(),
-            owner: Owner::new(loaded, principal),
+            shared: self.shared,
+            owner: self.owner,
+            path: self.path,
+            is_query: self.is_query,
+            patience: manifest.http.patience(),
             turn,
         })
     }
 }
 
 impl HttpPlace {
-    /// The longest body that the plugin takes.
-    pub fn max_body_bytes(&self) -> usize {
-        self.max_body_bytes
-    }
-
     /// How long an answer may take.
     pub fn patience(&self) -> Duration {
         self.patience
@@ -101,7 +123,6 @@ impl HttpPlace {
             path,
             is_query,
             patience,
-            max_body_bytes: _,
             turn,
         } = self;
         let request = HttpRequest { path, ..request };
@@ -125,6 +146,12 @@ impl HttpPlace {
         };
         let broken = || Refusal::new(ErrorCode::Failed, "the plugin's answer cannot be read");
         HttpResponse::decode(&answer).ok_or_else(broken)
+    }
+}
+
+impl fmt::Debug for HttpPage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("HttpPage").field(&self.path).finish()
     }
 }
 
@@ -155,13 +182,11 @@ fn longest<'a>(
     path: &str,
 ) -> Option<usize> {
     let lengths = paths.filter_map(|served| {
-        let served = match served.strip_prefix(INSTANCE) {
-            Some(below) if below.is_empty() || below.starts_with('/') => {
-                format!("/{instance}{below}")
-            }
-            _ => served.clone(),
-        };
-        covers(&served, path).then_some(served.len())
+        let below = served.strip_prefix(INSTANCE);
+        let below = below.filter(|below| below.is_empty() || below.starts_with('/'));
+        let own = below.map(|below| format!("/{instance}{below}"));
+        let served = own.as_ref().unwrap_or(served);
+        covers(served, path).then_some(served.len())
     });
     lengths.max()
 }
@@ -180,7 +205,8 @@ mod tests {
 
     #[test]
     fn the_longest_path_that_covers_a_request_answers_it() {
-        let paths = ["/", "/blog", "/INSTANCE", "/blog/feed"].map(str::to_owned);
+        let paths = ["/", "/blog", "/INSTANCE", "/blog/feed", "/INSTANCE/notes"];
+        let paths = paths.map(str::to_owned);
         for (path, length) in [
             ("/", 1),
             ("/blogs", 1),
@@ -189,6 +215,8 @@ mod tests {
             ("/blog/../x", 5),
             ("/blog/feed/1", 10),
             ("/wiki/a", 5),
+            ("/wiki/notes/1", 11),
+            ("/wiki/notes1", 5),
             ("/INSTANCE", 1),
         ] {
             assert_eq!(longest(paths.iter(), "wiki", path), Some(length), "{path}");

@@ -135,6 +135,31 @@ impl Actor {
         self.make_real(effects, handled(&event, said));
     }
 
+    /// Nobody waits for this request any more; its handler is told if it is still at it. Who began an
+    /// operation may leave.
+    pub(super) fn give_up(&mut self, request: u64, told: Option<Refusal>) {
+        let is_operation = self.memory.operations.is_open(request);
+        match (self.forget_asker(request), &told) {
+            (Some(asker), Some(refusal)) => asker.say(Err(refusal.clone())),
+            (_, None) if is_operation => return,
+            _ => {}
+        }
+        if let Some(kind) = self.memory.requests.remove(&request) {
+            if let Some(why) = told.filter(|_| is_operation) {
+                self.memory.operations.cancel(request, why);
+            }
+            self.first.push_back((Event::Canceled { request, kind }, 0));
+        }
+    }
+
+    pub(super) fn forget_asker(&mut self, request: u64) -> Option<Asker> {
+        let (deadline, asker) = self.askers.remove(&request)?;
+        if let Some(deadline) = deadline {
+            self.deadlines.remove(&(deadline, request));
+        }
+        Some(asker)
+    }
+
     /// No event runs until an operator says so; this one is the first then.
     pub(super) fn park(&mut self, event: Event, why: String) {
         let plugin = &self.loaded.name;

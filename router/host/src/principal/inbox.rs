@@ -7,6 +7,7 @@ use std::sync::{
 
 use bytes::Bytes;
 use tokio::sync::{
+    OwnedSemaphorePermit,
     mpsc::{self, error::TrySendError},
     oneshot,
 };
@@ -15,7 +16,6 @@ use super::TakeOver;
 use crate::{
     blobs::Pin,
     event::{Incoming, Refusal, Reply, Request},
-    http::HttpResponse,
     message::Note,
     network::Datagram,
     transaction::Progress,
@@ -49,17 +49,18 @@ pub(crate) enum Task {
         id: u64,
         answer: Result<Bytes, Refusal>,
     },
-    /// What came of a request by HTTP.
-    Fetched {
-        id: u64,
-        answer: Result<Arc<HttpResponse>, Refusal>,
-    },
+    /// Something came of a request by HTTP.
+    Fetched(u64),
     /// Somebody connected to a port of the plugin.
     Visit(Visitor),
     /// A datagram came to a port of the plugin.
     Datagram(Arc<Datagram>),
-    /// What became of a connection.
-    Socket { id: u64, news: SocketNews },
+    /// What became of a connection; with its place among the pieces that wait, until it is handled.
+    Socket {
+        id: u64,
+        news: SocketNews,
+        place: Option<OwnedSemaphorePermit>,
+    },
     /// So many bytes of a channel are acknowledged.
     Acknowledged { channel: u32, bytes: u64 },
     /// What came of a blob that it fetches.
@@ -120,6 +121,14 @@ pub(crate) struct Asker {
     pub(crate) answer: oneshot::Sender<Result<Reply, Refusal>>,
     /// Overflow: what does not fit is left out.
     pub(crate) progress: Option<mpsc::Sender<Progress>>,
+}
+
+impl Task {
+    /// What became of a connection, but for what came on it.
+    pub(crate) fn socket(id: u64, news: SocketNews) -> Self {
+        let place = None;
+        Self::Socket { id, news, place }
+    }
 }
 
 impl Asker {

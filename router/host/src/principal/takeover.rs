@@ -94,7 +94,7 @@ impl Actor {
             return;
         };
         self.keep_facts(&edition);
-        self.keep_sockets(&edition);
+        self.keep_wires(&edition);
         self.edition = edition;
         (self.instance, self.track) = (None, None);
         self.first.retain(|(event, _)| !event.wakes());

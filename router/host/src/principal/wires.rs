@@ -5,8 +5,7 @@ use std::{mem, sync::Arc};
 use super::Actor;
 use crate::{
     edition::Edition,
-    event::{Event, Refusal},
-    http::HttpResponse,
+    event::{ErrorCode, Event, Refusal},
     memory::Socket,
     transaction::{Limit, ROOM_BYTES},
     wires::{Closing, Ready, SocketNews, Visitor, WireOrder},
@@ -22,17 +21,31 @@ impl Actor {
     }
 
     /// The answer to a request, if nothing was told of it yet.
-    pub(super) fn take_fetched(&mut self, id: u64, answer: Result<Arc<HttpResponse>, Refusal>) {
+    pub(super) async fn take_fetched(&mut self, id: u64) {
+        // The next request has its turn when this one is handled.
+        let Some((answer, _turn)) = self.wires.fetched(id) else {
+            return;
+        };
         if self.memory.answered(id) {
             self.memory.fetches.remove(&id);
+            self.handle(Event::Fetched { id, answer }, 0).await;
+        }
+    }
+
+    /// Nothing more comes of a request.
+    fn end_fetch(&mut self, id: u64, why: Refusal) {
+        drop(self.wires.fetched(id));
+        if self.memory.answered(id) {
+            self.memory.fetches.remove(&id);
+            let answer = Err(why);
             self.first.push_back((Event::Fetched { id, answer }, 0));
         }
     }
 
     /// No answer came to a question in time.
     pub(super) fn take_late(&mut self, id: u64) {
-        match self.memory.fetches.contains(&id) {
-            true => self.take_fetched(id, Err(Refusal::late())),
+        match self.memory.fetches.contains_key(&id) {
+            true => self.end_fetch(id, Refusal::late()),
             false => self.take_answer(id, Err(Refusal::late())),
         }
     }
@@ -94,14 +107,36 @@ impl Actor {
         }
     }
 
-    /// Connections that another version may not have are closed.
-    pub(super) fn keep_sockets(&mut self, edition: &Edition) {
+    /// Connections and requests that another version may not have are ended.
+    pub(super) fn keep_wires(&mut self, edition: &Edition) {
         let granted = &edition.plugin().granted.sockets;
         let sockets = self.memory.sockets.iter();
         let revoked = sockets.filter(|(_, socket)| !granted.contains(&*socket.port));
         let revoked: Vec<_> = revoked.map(|(id, _)| *id).collect();
         for id in revoked {
             self.close_socket(id, Closing::Revoked);
+        }
+        if !edition.plugin().granted.fetch {
+            let rule = "`fetch` is not among what config.toml grants any more";
+            self.end_fetches(&Refusal::new(ErrorCode::Denied, rule));
+        }
+    }
+
+    /// No event runs until an operator says so: nothing goes on meanwhile, and the plugin is told when
+    /// it does.
+    pub(super) fn cut_wires(&mut self) {
+        let sockets: Vec<_> = self.memory.sockets.keys().copied().collect();
+        for id in sockets {
+            self.close_socket(id, Closing::Restarted);
+        }
+        let stopped = "the plugin was stopped before an answer came";
+        self.end_fetches(&Refusal::new(ErrorCode::Unavailable, stopped));
+    }
+
+    fn end_fetches(&mut self, why: &Refusal) {
+        let fetches: Vec<_> = self.memory.fetches.keys().copied().collect();
+        for id in fetches {
+            self.end_fetch(id, why.clone());
         }
     }
 

@@ -13,7 +13,7 @@ use crate::{
     message::Way,
     network::{Datagram, FetchCall, SocketCall, SocketKind, WireWay},
     rows::Space,
-    wires::WireOrder,
+    wires::{WireOrder, taken_room},
 };
 
 /// What may wait for the other end of a connection.
@@ -87,9 +87,11 @@ impl Transaction {
     /// Something is to be sent.
     pub(crate) fn socket_write(&mut self, id: u64, data: Vec<u8>) -> Result<(), Refusal> {
         self.check_writable()?;
-        let length = u32::try_from(data.len()).unwrap_or(u32::MAX);
         let socket = self.socket_mut(id)?;
-        let Some(room) = socket.room.checked_sub(length) else {
+        if data.is_empty() {
+            return Ok(());
+        }
+        let Some(room) = socket.room.checked_sub(taken_room(&data)) else {
             socket.wants_room = true;
             // It wants to hear of room even if this event is undone.
             if let Some(before) = self.memory.sockets.get_mut(&id) {
@@ -130,6 +132,7 @@ impl Transaction {
         self.check_granted(&format!("udp:{port}"))?;
         let peer = to.parse().ok().filter(|peer: &SocketAddr| peer.port() > 0);
         let peer = peer.ok_or_else(|| invalid("a datagram goes to an address and a port"))?;
+        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         if data.len() > MAX_DATAGRAM_BYTES {
             return Err(invalid("a datagram has at most 1,400 bytes"));
         }
@@ -183,6 +186,10 @@ impl Transaction {
         check_headers(&headers)?;
         check_body(body.len())?;
         self.check_questions()?;
+        let waiting = self.memory.fetches.values().sum::<u64>() + self.wires.fetched_bytes();
+        if waiting + body.len() as u64 > self.ground.limits.outbox_bytes() {
+            return Err(self.hit(Limit::Outbox));
+        }
         self.charge(body.len() + url.len() + ROW_BYTES)?;
         let id = self.next_message();
         let call = Box::new(FetchCall {
@@ -249,6 +256,11 @@ impl Wires {
         self.orders.iter().filter(fetches).count()
     }
 
+    /// What their bodies have.
+    fn fetched_bytes(&self) -> u64 {
+        self.orders.iter().map(WireOrder::body_bytes).sum()
+    }
+
     /// Datagrams that it sends.
     fn datagrams(&self) -> usize {
         let datagrams = |order: &&WireOrder| matches!(order, WireOrder::Datagram(_));
@@ -283,7 +295,7 @@ impl Wires {
             } = order
             {
                 memory.ask(*id, *deadline_ms);
-                memory.fetches.insert(*id);
+                memory.fetches.insert(*id, order.body_bytes());
                 // What nothing durable rests on may be forgotten with it.
                 if is_durable {
                     let row = home.key(Space::Question, &id.to_be_bytes());

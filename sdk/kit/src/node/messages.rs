@@ -126,7 +126,9 @@ pub(super) fn consume(
             effects.writes = true;
         }
         Event::Note { number, .. } => effects.writes |= mail.notes.remove(number).is_some(),
-        Event::Answer { id, .. } | Event::Fetched { id, .. } => {
+        Event::Answer { id, .. } => effects.writes |= mail.kept_questions.remove(id),
+        Event::Fetched { id, .. } => {
+            memory.fetches.remove(id);
             effects.writes |= mail.kept_questions.remove(id);
         }
         Event::Socket {

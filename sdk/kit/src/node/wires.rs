@@ -17,7 +17,7 @@ use crate::{
     http::{MAX_BODY_BYTES, covers},
     memory::Wire,
     net::Order,
-    transaction::ROOM_BYTES,
+    transaction::{ROOM_BYTES, taken_room},
 };
 
 /// What one event brings of a connection.
@@ -44,6 +44,8 @@ pub(crate) struct Line {
     pub(crate) is_open: bool,
     /// What the plugin wrote, and nobody took.
     pub(crate) written: Vec<u8>,
+    /// The room that it takes.
+    taken: u32,
     /// What waits for credit.
     pub(crate) waiting: VecDeque<u8>,
     credit: usize,
@@ -60,6 +62,7 @@ impl Line {
             is_open: wanted.is_none(),
             wanted,
             written: Vec::new(),
+            taken: 0,
             waiting: VecDeque::new(),
             credit: 0,
             ends: false,
@@ -193,7 +196,10 @@ impl<P: Plugin> Node<P> {
         match order {
             Order::Connect(_) => {}
             Order::Credit(bytes) => line.credit += bytes as usize,
-            Order::Write(data) => line.written.extend(data),
+            Order::Write(data) => {
+                line.taken = line.taken.saturating_add(taken_room(&data));
+                line.written.extend(data);
+            }
             Order::Close => line.is_closed = true,
         }
         self.flow(id);
@@ -237,7 +243,7 @@ impl<P: Plugin> Node<P> {
             return Vec::new();
         };
         let (of, written) = (line.of.clone(), mem::take(&mut line.written));
-        let bytes = u32::try_from(written.len()).unwrap_or(u32::MAX);
+        let bytes = mem::take(&mut line.taken);
         let actor = self.actor(&of);
         if let Some(wire) = actor.memory.sockets.get_mut(&id) {
             wire.room = wire.room.saturating_add(bytes).min(ROOM_BYTES);

@@ -13,9 +13,17 @@ use crate::{
 
 /// What may wait for the other end of a connection.
 pub(crate) const ROOM_BYTES: u32 = 64 << 10;
+/// What a write takes of it at least.
+const MIN_WRITE_BYTES: u32 = 64;
 const MAX_CREDIT_BYTES: u32 = 1 << 20;
 const MAX_NAME_BYTES: usize = 128;
 const MAX_DATAGRAM_BYTES: usize = 1400;
+
+/// What a write takes of the room, until it is sent.
+pub(crate) fn taken_room(data: &[u8]) -> u32 {
+    let length = u32::try_from(data.len()).unwrap_or(u32::MAX);
+    length.max(MIN_WRITE_BYTES)
+}
 
 impl Transaction {
     pub(super) fn respond(&mut self, request: u64, response: &HttpResponse) -> Result<()> {
@@ -82,9 +90,11 @@ impl Transaction {
 
     pub(super) fn socket_write(&mut self, id: u64, data: &[u8]) -> Result<()> {
         self.check_writable()?;
-        let length = u32::try_from(data.len()).unwrap_or(u32::MAX);
         let wire = self.wire(id)?;
-        let Some(room) = wire.room.checked_sub(length) else {
+        if data.is_empty() {
+            return Ok(());
+        }
+        let Some(room) = wire.room.checked_sub(taken_room(data)) else {
             wire.wants_room = true;
             self.wants_room.insert(id);
             let full = "the other end does not take so much at once; `writable` tells when there is \
