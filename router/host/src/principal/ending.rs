@@ -17,7 +17,7 @@ use crate::{
     mail::{Input, Owner},
     message::{Parcel, encode},
     rows::Home,
-    store::{Lost, Store},
+    store::Lost,
     transaction::{BlobEffects, Effects, Progress},
     wires::SocketNews,
 };
@@ -243,7 +243,8 @@ impl Actor {
         self.count(kept_bytes, blobs.bytes);
         let plugin = Arc::clone(self.edition.plugin());
         let wires = self.ready(wires);
-        let (store, epoch) = (self.store.clone(), self.epoch);
+        // A release that held the store would end it on the thread that commits.
+        let is_current = self.is_current();
         let (loaded, home, principal) = (Arc::clone(&self.loaded), self.home, self.name.clone());
         let release = move |durable: Result<(), Lost>| {
             if durable.is_ok() {
@@ -265,7 +266,7 @@ impl Actor {
                 if let Some(used) = usage {
                     loaded.news.untold(&used);
                 }
-                keep(&plugin, (&store, epoch), &blobs.pins);
+                keep(&plugin, is_current, &blobs.pins);
                 office.tell(Input::Lost);
             }
             for (asker, answer) in answers {
@@ -279,6 +280,11 @@ impl Actor {
             self.last_batch = self.store.append(self.epoch, writes, release);
             self.memory.overlay.write(self.last_batch, overlay);
         }
+    }
+
+    /// Whether the store was not opened anew since it knew what this principal knows.
+    pub(super) fn is_current(&self) -> bool {
+        self.store.epoch() == self.epoch
     }
 
     /// Counts by how much its rows and its blobs grew.
@@ -358,9 +364,9 @@ fn settle(plugin: &Plugin, home: Home, effects: BlobEffects) {
 }
 
 /// What an event wrote may be durable though the store failed on it.
-pub(super) fn keep(plugin: &Plugin, (store, epoch): (&Store, u64), pins: &[Pin]) {
+pub(super) fn keep(plugin: &Plugin, is_current: bool, pins: &[Pin]) {
     if let Some(files) = &plugin.around.blobs
-        && store.epoch() == epoch
+        && is_current
     {
         files.keep_until_counted(pins);
     }

@@ -84,11 +84,7 @@ impl Actor {
             .woken(self.home, &self.name, edition.version(), writes);
         let _ = go.part.send(std::mem::take(writes));
         let Ok(batch) = go.done.await else {
-            keep(
-                edition.plugin(),
-                (&self.store, self.epoch),
-                &effects.blobs.pins,
-            );
+            keep(edition.plugin(), self.is_current(), &effects.blobs.pins);
             // What is remembered may be another thing than what is on disk: that is read again.
             self.epoch = 0;
             return;
