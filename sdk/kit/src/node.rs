@@ -1,5 +1,6 @@
 //! One node: its principals, and what becomes of their events.
 
+mod ending;
 mod handlers;
 mod messages;
 mod operations;
@@ -31,8 +32,7 @@ use crate::{
     event::{Event, Fault, SocketNews, cut},
     faults::{Commit, Faults},
     keys::Secret,
-    mail::Cause,
-    manifest::{Manifest, Mode, Poison},
+    manifest::{Manifest, Mode},
     memory::{Memory, Version},
     net::{Asker, Net, Parcel},
     principal::{Actor, call},
@@ -532,44 +532,6 @@ impl<P: Plugin> Node<P> {
             | Event::Usage(_) => {}
         }
         self.commit(principal, memory, effects, around)
-    }
-
-    /// It broke for the last time.
-    fn give_up_event(
-        &mut self,
-        principal: &Principal,
-        event: Event,
-        why: String,
-        around: &mut Around,
-    ) -> Commit {
-        let failed = Error::failed("the plugin failed; see its log");
-        match (self.manifest.instance.poison, &event) {
-            (Poison::Halt, Event::Request(_) | Event::Http { .. }) => {
-                let commit = self.refuse(principal, event, failed, around);
-                self.actor(principal).parked = Some(why);
-                commit
-            }
-            // What is behind it on its channel must not be handled before it.
-            (Poison::Halt, Event::Message { key, delivery, .. }) => {
-                let mut memory = self.actor(principal).memory.clone();
-                let mut effects = Effects::default();
-                if let Some((delivery, trip)) = delivery {
-                    let epoch = Some(delivery.epoch);
-                    memory.mail.halt_in(key, epoch, Cause::Poison);
-                    let trip = trip.clone();
-                    effects.parcels.push(Parcel::Handled { trip });
-                    effects.writes = true;
-                }
-                self.commit(principal, memory, effects, around)
-            }
-            (Poison::Halt, _) => {
-                let actor = self.actor(principal);
-                actor.waiting.push_front((event, 0));
-                actor.parked = Some(why);
-                Commit::Done
-            }
-            (Poison::Skip, _) => self.refuse(principal, event, failed, around),
-        }
     }
 
     /// Makes it real, and lets out what leaves the node.

@@ -4,6 +4,7 @@ mod blobs;
 mod facts;
 mod keys;
 mod messages;
+mod requests;
 mod wires;
 
 use std::{
@@ -27,7 +28,6 @@ pub(crate) use self::{
     wires::{ROOM_BYTES, taken_room},
 };
 use crate::{
-    event::cut,
     faults::Faults,
     keys::{signed, verifies},
     mail::OutKey,
@@ -299,39 +299,6 @@ impl Transaction {
         self.writes |= timer.durable;
         let before = self.memory.timers.insert(name.to_owned(), timer);
         self.writes |= before.is_some_and(|timer| timer.durable);
-        Ok(())
-    }
-
-    fn finish(&mut self, request: u64, answer: Result<Vec<u8>>) -> Result<()> {
-        let length = answer.as_ref().map_or(0, Vec::len);
-        if length > MAX_ANSWER_BYTES {
-            let long = "an answer has at most 1 MiB; give a blob's hash instead";
-            return Err(Error::invalid(long));
-        }
-        let waits = self.memory.requests.contains(&request) && !self.memory.http.contains(&request);
-        if !waits || self.answers.contains_key(&request) {
-            let nobody = "nobody waits for an answer to this request";
-            return Err(Error::not_found(nobody));
-        }
-        self.charge(length + ROW_BYTES)?;
-        if self.memory.operations.open.contains_key(&request) && length > 0 {
-            self.check_room(Space::State, length)?;
-        }
-        self.answers.insert(request, answer.map_err(cut));
-        Ok(())
-    }
-
-    fn progress(&mut self, request: u64, percent: Option<u8>, text: &str) -> Result<()> {
-        if percent.is_some_and(|percent| percent > 100) {
-            return Err(Error::invalid("percent is 0 to 100"));
-        }
-        self.check_writable()?;
-        if !self.memory.requests.contains(&request) {
-            return Ok(());
-        }
-        self.charge_log(text.len())?;
-        let text = text.to_owned();
-        self.progress.push((request, Progress { percent, text }));
         Ok(())
     }
 
