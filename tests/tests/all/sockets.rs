@@ -351,10 +351,9 @@ fn id_of(line: &str) -> u64 {
     line.split(' ').nth(1).unwrap().parse().unwrap()
 }
 
-#[tokio::test]
-async fn clients_reach_the_ports_of_a_plugin_by_nc_and_openssl() {
-    let host = Namespace::new().unwrap();
-    let setup = Setup::new("node").unwrap().in_namespace(&host);
+/// A node whose plugin listens, with TLS and without, and the certificate that it shows.
+async fn listening(host: &Namespace) -> (Daemon, String) {
+    let setup = Setup::new("node").unwrap().in_namespace(host);
     let made = rcgen::generate_simple_self_signed(vec!["irc.example".to_owned()]).unwrap();
     let file = |name: &str, text: String| {
         let path = setup.folder().join(name);
@@ -367,8 +366,13 @@ async fn clients_reach_the_ports_of_a_plugin_by_nc_and_openssl() {
     let setup = setup.config(&format!("[http]\ncertificate = {cert:?}\nkey = {key:?}"));
     let words = [("\"tls:6697\"", "\"tls-listen:6697\", \"tcp-listen:6667\"")];
     let setup = setup.plugin_with("tests/porter", &words).unwrap();
-    let node = setup.start().await.unwrap();
+    (setup.start().await.unwrap(), cert)
+}
 
+#[tokio::test]
+async fn clients_reach_the_ports_of_a_plugin_by_nc_and_openssl() {
+    let host = Namespace::new().unwrap();
+    let (node, cert) = listening(&host).await;
     let plain = ["127.0.0.1", "6667"];
     let secured = [
         "s_client",
@@ -425,8 +429,12 @@ async fn clients_reach_the_ports_of_a_plugin_by_nc_and_openssl() {
         });
         assert_eq!(ended.await.unwrap(), "welcome\ngoodbye\n", "{program}");
     }
+}
 
-    // As many come from one address as may, and whoever leaves makes room.
+#[tokio::test]
+async fn as_many_come_to_a_port_from_one_address_as_may_and_whoever_leaves_makes_room() {
+    let host = Namespace::new().unwrap();
+    let (_node, _) = listening(&host).await;
     let address = "127.0.0.1:6667".parse().unwrap();
     let mut streams = Vec::new();
     for _ in 0..16 {
