@@ -416,12 +416,10 @@ impl Instance {
                 Some(handler) => abi::call_usage(handler, store, used, &stamp).await?,
                 None => return Ok(Err(Refusal::no_handler("on-usage"))),
             },
-            Event::BlobFetched { id, outcome } => match &self.handlers.blob {
-                Some(handler) => {
-                    abi::call_blob_fetched(handler, store, &stamp, *id, outcome.as_ref()).await?
-                }
-                None => return Ok(Err(Refusal::no_handler("on-blob"))),
-            },
+            Event::BlobFetched { id, outcome } => {
+                let fetched = (*id, outcome.as_ref());
+                abi::call_blob_fetched(&self.handlers, store, fetched, &stamp).await?
+            }
             Event::Canceled { request, kind } => {
                 let handlers = &self.handlers;
                 abi::call_canceled(handlers, store, (*request, *kind), &stamp).await?

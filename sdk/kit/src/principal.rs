@@ -126,6 +126,13 @@ impl<P> Actor<P> {
     }
 }
 
+fn encoded(reply: HttpReply) -> Result<Reply> {
+    match reply {
+        HttpReply::Done(response) => encode(&response).map(Reply::Done),
+        HttpReply::Later => Ok(Reply::Later),
+    }
+}
+
 /// Has the plugin handle an event; what it replies, if that is a request.
 pub(crate) fn call<P: Plugin>(
     plugin: &mut P,
@@ -144,10 +151,7 @@ pub(crate) fn call<P: Plugin>(
             deadline_ms,
         } => {
             let reply = plugin.http(cx, *id, request.clone(), *deadline_ms)?;
-            return Ok(Some(match reply {
-                HttpReply::Done(response) => Reply::Done(encode(&response)?),
-                HttpReply::Later => Reply::Later,
-            }));
+            return encoded(reply).map(Some);
         }
         Event::HttpCanceled(request) => plugin.http_canceled(cx, *request)?,
         Event::Fetched { id, answer } => plugin.fetched(cx, *id, answer.clone())?,

@@ -68,8 +68,8 @@ impl Plugin for Courier {
     fn query(&self, cx: &Context, _: &Caller, name: &str, body: &[u8]) -> Result<Vec<u8>> {
         let arguments: Value = serde_json::from_slice(body).unwrap_or_default();
         let hash = || {
-            let hash = arguments["hash"].as_str().unwrap_or_default();
-            hash.parse::<Blob>()
+            let hash = arguments.get("hash").and_then(Value::as_str);
+            hash.unwrap_or_default().parse::<Blob>()
         };
         match name {
             "held" => {
@@ -89,7 +89,7 @@ impl Plugin for Courier {
                 encoded(&came.collect::<BTreeMap<_, _>>())
             }
             "read" => {
-                let from = arguments["from"].as_u64().unwrap_or_default();
+                let from = arguments.get("from").and_then(Value::as_u64).unwrap_or(0);
                 let part = hash()?.read(cx, from, SHOWN_BYTES)?;
                 encoded(&String::from_utf8_lossy(&part).into_owned())
             }

@@ -36,7 +36,8 @@ pub fn blob_frames(input: &[u8]) {
             Ok(Fetched::Piece { from, bytes }) => {
                 assert!(is_piece && is_honest, "nothing else is a piece");
                 assert_eq!(from, written);
-                assert!(content[written as usize..].starts_with(&bytes));
+                let rest = content.get(written as usize..).unwrap();
+                assert!(rest.starts_with(&bytes));
                 written += bytes.len() as u64;
                 may = may.checked_sub(1).unwrap();
                 may += fetch.handle_written().unwrap_or_default();
@@ -64,6 +65,11 @@ fn frame(input: &mut Input<'_>, next: u32) -> (BlobFrame, bool) {
         true => Bytes::copy_from_slice(tree.values()),
         false => Bytes::new(),
     };
+    let given = |length, values| BlobFrame::Given {
+        want,
+        length,
+        values,
+    };
     let length = tree.length();
     let piece = |index: u32| {
         let bytes = content.chunks(PIECE_BYTES).nth(index as usize);
@@ -71,28 +77,8 @@ fn frame(input: &mut Input<'_>, next: u32) -> (BlobFrame, bool) {
         BlobFrame::Piece { want, index, bytes }
     };
     match input.byte() % 8 {
-        0 => {
-            let values = values(true);
-            (
-                BlobFrame::Given {
-                    want,
-                    length,
-                    values,
-                },
-                true,
-            )
-        }
-        1 => {
-            let values = values(false);
-            (
-                BlobFrame::Given {
-                    want,
-                    length,
-                    values,
-                },
-                true,
-            )
-        }
+        0 => (given(length, values(true)), true),
+        1 => (given(length, values(false)), true),
         2 => (piece(next), true),
         3 => (piece(input.byte().into()), true),
         4 => {
@@ -104,15 +90,8 @@ fn frame(input: &mut Input<'_>, next: u32) -> (BlobFrame, bool) {
         }
         5 => {
             let values = Bytes::copy_from_slice(input.piece());
-            let length = u64::from(input.byte()) << input.byte() % 32;
-            (
-                BlobFrame::Given {
-                    want,
-                    length,
-                    values,
-                },
-                false,
-            )
+            let length = u64::from(input.byte()) << (input.byte() % 32);
+            (given(length, values), false)
         }
         6 => {
             let failure = Failure::new(ErrorCode::Denied, "no");

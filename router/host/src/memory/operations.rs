@@ -66,9 +66,7 @@ impl Operations {
     pub(crate) fn pretend(&mut self, open: &BTreeSet<u64>) {
         self.all.retain(|id, _| open.contains(id));
         for id in open {
-            self.all
-                .entry(*id)
-                .or_insert_with(|| OperationRow::unknown());
+            self.all.entry(*id).or_insert_with(OperationRow::unknown);
         }
     }
 

@@ -26,6 +26,9 @@ const PAUSE: Duration = Duration::from_secs(10);
 const FRAME_ROWS: usize = 4096;
 const FRAME_BYTES: usize = 1 << 20;
 
+/// Rows of one frame: keys and values.
+type FrameOfRows = Vec<(Blob, Blob)>;
+
 /// Where a principal's events are recorded.
 pub(super) struct Track {
     part: u64,
@@ -96,7 +99,7 @@ impl Actor {
     }
 
     /// All of the plugin's own rows, a frame at a time; `None`: there are more.
-    fn rows(&self, most: u64) -> Result<Option<Vec<Vec<(Blob, Blob)>>>, StoreError> {
+    fn rows(&self, most: u64) -> Result<Option<Vec<FrameOfRows>>, StoreError> {
         let (snapshot, none) = (self.store.snapshot(), Writes::default());
         let overlay: &Overlay = &self.memory.overlay;
         let view = View::new(&none, overlay, &snapshot);

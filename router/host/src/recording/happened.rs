@@ -171,10 +171,7 @@ impl Happened {
                 from,
                 own,
                 protocol,
-                content: match content {
-                    Came::Message(body) => Content::Message(body.0.into()),
-                    Came::Gap(messages) => Content::Gap(messages),
-                },
+                content: content.into(),
                 delivery: is_durable.then(|| delivery(home)),
                 _room: None,
             })),
@@ -208,6 +205,15 @@ impl Happened {
             Self::Answer { id, .. } => id.to_string(),
             Self::Presence { peer, .. } => peer.to_string(),
             Self::Init(_) | Self::Note { .. } | Self::Usage(_) => String::new(),
+        }
+    }
+}
+
+impl From<Came> for Content {
+    fn from(came: Came) -> Self {
+        match came {
+            Came::Message(body) => Self::Message(body.0.into()),
+            Came::Gap(messages) => Self::Gap(messages),
         }
     }
 }

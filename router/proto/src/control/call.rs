@@ -244,7 +244,7 @@ methods! {
     "plugin.ask" PluginAsk(PluginAskParams) Operator -> Value, "Gives a plugin a command, and returns its answer.";
     "blob.begin" BlobBegin(BlobBeginParams) Operator -> BlobUpload, "Begins a blob for a plugin's command, which is given on this connection.";
     "blob.append" BlobAppend(BlobAppendParams) Operator -> BlobUpload, "Brings its next bytes.";
-    "blob.finish" BlobFinish(BlobParams) Operator -> BlobInfo, "Ends it: commands may name it.";
+    "blob.finish" BlobFinish(BlobParams) Operator -> BlobInfo, "Ends it: one command may name it.";
     "blob.read" BlobRead(BlobReadParams) Operator -> BlobBytes, "A part of a blob that a plugin holds.";
     "op.start" OpStart(PluginAskParams) Operator -> OperationStarted, "Gives a plugin a command that may outlive its asker and the node.";
     "op.list" OpList(OperationListParams) Operator -> OperationList, "Operations that go on, and those whose results are kept.";

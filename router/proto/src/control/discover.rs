@@ -129,6 +129,10 @@ mod tests {
             "plugin.rollback operator",
             "plugin.remove operator",
             "plugin.ask operator",
+            "blob.begin operator",
+            "blob.append operator",
+            "blob.finish operator",
+            "blob.read operator",
             "op.start operator",
             "op.list operator",
             "op.wait operator",
@@ -173,7 +177,7 @@ mod tests {
         for method in discover()["methods"].as_array().unwrap() {
             let access: Access = serde_json::from_value(method["x-access"].clone()).unwrap();
             let name = method["name"].as_str().unwrap();
-            let sample = r#"{"flow":1,"peer":"p","invite":"i","instance":"n","command":"c","operation":1,"name":"u"}"#;
+            let sample = r#"{"flow":1,"peer":"p","invite":"i","instance":"n","command":"c","operation":1,"name":"u","upload":1,"bytes":"b","hash":"h"}"#;
             let sample = serde_json::from_str(sample).unwrap();
             let read = Call::read(name, Map::new())
                 .or_else(|_| Call::read(name, only(name, sample)))
@@ -189,6 +193,10 @@ mod tests {
             "plugin.ask" | "op.start" => &["instance", "command"],
             "op.wait" | "op.cancel" | "op.collect" => &["operation"],
             "user.add" | "user.remove" => &["name"],
+            "blob.begin" => &["instance"],
+            "blob.append" => &["upload", "bytes"],
+            "blob.finish" => &["upload"],
+            "blob.read" => &["instance", "hash"],
             "plugin.health" | "plugin.start" | "plugin.stop" | "plugin.log" | "plugin.dead"
             | "plugin.clear_dead" | "plugin.record" | "plugin.recording" | "plugin.advance"
             | "plugin.add" | "plugin.update" | "plugin.rollback" | "plugin.remove" => &["instance"],

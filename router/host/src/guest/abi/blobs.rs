@@ -12,6 +12,7 @@ use super::{
 use crate::{
     blobs::{Blobs, Pin},
     event::{ErrorCode, Refusal},
+    guest::exports::Handlers,
     message::{Address, Identity, OutKey, Way},
     transaction::Transaction,
 };
@@ -149,12 +150,14 @@ pub(in crate::guest) async fn call_may_read(
 
 /// Tells what came of a fetch.
 pub(in crate::guest) async fn call_blob_fetched(
-    handler: &handlers::on_blob::Guest,
+    handlers: &Handlers,
     store: &mut Store<State>,
+    (id, outcome): (u64, Result<&(u64, Pin), &Refusal>),
     stamp: &types::Event,
-    id: u64,
-    outcome: Result<&(u64, Pin), &Refusal>,
 ) -> wasmtime::Result<Result<(), types::Error>> {
+    let Some(handler) = &handlers.blob else {
+        return Ok(Err(Refusal::no_handler("on-blob").into()));
+    };
     let event = store.data().transaction.as_ref();
     let blob = event.and_then(Transaction::fetched_blob);
     let blob = blob.map(name).unwrap_or_default();
