@@ -149,11 +149,8 @@ impl Happened {
             } => Event::Request(Request {
                 id,
                 wish: Wish::Command(Command {
-                    caller,
-                    name,
-                    body: body.0.into(),
                     is_operation,
-                    blobs: [].into(),
+                    ..Command::new(caller, &name, &body.0)
                 }),
                 deadline_ms,
             }),
