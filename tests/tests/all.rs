@@ -15,8 +15,8 @@ mod attrition;
 mod bad_input;
 #[path = "all/banned.rs"]
 mod banned;
-#[path = "all/blob_moves.rs"]
-mod blob_moves;
+#[path = "all/blob_fetches.rs"]
+mod blob_fetches;
 #[path = "all/blobs.rs"]
 mod blobs;
 #[path = "all/bugreport.rs"]
