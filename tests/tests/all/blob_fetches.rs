@@ -159,12 +159,15 @@ async fn whoever_has_a_blob_says_who_may_have_it() {
             .unwrap()
             .to_string()
     };
-    let no = fetch(&denied, json!({})).await;
-    let none = fetch(&json!(promised), json!({})).await;
+    // Room is kept for each until it is told.
+    let most = json!({ "at-most": 1_000_000 });
+    let no = fetch(&denied, most.clone()).await;
+    let none = fetch(&json!(promised), most.clone()).await;
     let long = fetch(&public, json!({ "at-most": 100_000 })).await;
-    let yes = fetch(&public, json!({})).await;
+    let yes = fetch(&public, most).await;
     // Nobody has such a user: it is as if he gave nothing.
-    let nobody = fetch(&public, json!({ "from": "ann" })).await;
+    let nobody = json!({ "from": "ann", "at-most": 1_000_000 });
+    let nobody = fetch(&public, nobody).await;
     let came = pair.came(5).await;
     let why = |id: &String| came[id]["why"].as_str().unwrap_or_default().to_owned();
     assert_eq!(why(&no), "the other end does not give this blob");

@@ -129,8 +129,10 @@ impl Village {
         if member.name() != "hall" {
             member.until_registered().await.unwrap();
         }
-        let checked = member.cli(&["netcheck"]);
-        assert!(checked.is_ok(), "{}: {checked:?}", member.name());
+        // Others may still be on their way to the hall.
+        let checked = async || member.cli(&["netcheck"]).ok();
+        let met = until("all checks to be good", checked).await;
+        met.unwrap_or_else(|error| panic!("{error}: {:?}", member.cli(&["netcheck"])));
     }
 
     /// What a member's entrance answers to its flow of this number, and the tunnel that it took.
