@@ -1,7 +1,7 @@
 //! Programs that nobody tells when a node starts, dies or changes its rules: at each client they go
 //! on, turn after turn.
 
-use std::{collections::BTreeSet, process::Stdio, sync::Arc, time::Duration};
+use std::{process::Stdio, sync::Arc, time::Duration};
 
 use anyhow::{Result, ensure};
 use futures_util::future::join_all;
@@ -19,12 +19,12 @@ use super::{
     ways::Program,
 };
 
-/// How long a program waits for a page or an address.
-const PATIENCE: &str = "3";
+/// How long a program waits for a page or an address, in seconds; longer than any plan takes.
+const PATIENCE: &str = "10";
 /// And for a datagram: nobody tells it that it was refused.
-const DATAGRAM_PATIENCE: Duration = Duration::from_secs(1);
-/// Programs that are refused at once try again at this pace, and leave the machine to the others.
-const PACE: Duration = Duration::from_millis(200);
+const DATAGRAM_PATIENCE: Duration = Duration::from_secs(3);
+/// Programs begin again at this pace, and leave the machine to the others.
+const PACE: Duration = Duration::from_millis(500);
 const PAGE_BYTES: usize = 50_000;
 /// Where a target of datagrams has an IPv6 address that nothing answers from, that one is taken.
 const ECHO: (&str, u16) = ("echo.example", 7);
@@ -73,15 +73,18 @@ impl Programs {
         }
     }
 
-    /// Which of them were served in the first turn that began after this call.
-    pub(super) async fn next(&mut self) -> BTreeSet<Program> {
-        let turns = self.running.iter_mut().map(async |running| {
+    /// Waits until each of `expected` was served, and each other was not, in a turn that began after
+    /// this call; those for which that did not come within `limit`.
+    pub(super) async fn settle(&mut self, expected: &[Program], limit: Duration) -> Vec<Program> {
+        let settling = self.running.iter_mut().map(async |running| {
+            let wanted = expected.contains(&running.program);
             // The one that is under way began before.
             let next = running.turns.borrow().number + 2;
-            let turn = running.turns.wait_for(|turn| turn.number >= next).await;
-            turn.unwrap().served.then_some(running.program)
+            let settles = |turn: &Turn| turn.number >= next && turn.served == wanted;
+            let settled = timeout(limit, running.turns.wait_for(settles)).await;
+            settled.is_err().then_some(running.program)
         });
-        join_all(turns).await.into_iter().flatten().collect()
+        join_all(settling).await.into_iter().flatten().collect()
     }
 }
 
@@ -146,7 +149,7 @@ async fn dig(host: &Namespace) -> Result<()> {
     let mut command = host.command("dig");
     command
         .args(["@127.0.0.1", "-p", &FORWARD.to_string()])
-        .args(["+short", "+tries=1", "+time=1", "web.example", "A"]);
+        .args(["+short", "+tries=1", "+time=3", "web.example", "A"]);
     let mut command = Command::from(command);
     let answer = command.kill_on_drop(true).output().await?;
     let answer = String::from_utf8_lossy(&answer.stdout).into_owned();

@@ -28,7 +28,7 @@ const TCP: Carriers = &["tcp"];
 const BOTH: Carriers = &["udp", "tcp"];
 
 /// What goes on all the time at each client; see `programs`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Program {
     /// curl at the SOCKS5 entrance.
     Socks,
@@ -54,7 +54,7 @@ pub(super) const ALL: &[Program] = &[Socks, Http, Asked, Dig, Associate, Resolve
 pub(super) const WAYS: [Way; 7] = [
     Way {
         name: "by-relay",
-        plan: r#"peer("friend").relayed(relay("relay")).exit().timeout("1500ms").closed()"#,
+        plan: r#"peer("friend").relayed(relay("relay")).exit().timeout("3s").closed()"#,
         keys: "",
         first: &[("relay", BOTH)],
         serves: ALL,
@@ -62,7 +62,7 @@ pub(super) const WAYS: [Way; 7] = [
     },
     Way {
         name: "by-onion",
-        plan: r#"onion(3).via(peer("hop-1")).to(peer("exit")).exit().timeout("1500ms").closed()"#,
+        plan: r#"onion(3).via(peer("hop-1")).to(peer("exit")).exit().timeout("3s").closed()"#,
         keys: "",
         first: &[("hop-1", BOTH)],
         serves: ALL,
@@ -70,7 +70,7 @@ pub(super) const WAYS: [Way; 7] = [
     },
     Way {
         name: "by-quic",
-        plan: r#"peer("exit").direct().exit().timeout("1500ms").closed()"#,
+        plan: r#"peer("exit").direct().exit().timeout("3s").closed()"#,
         keys: "carriers = [\"quic\"]",
         first: &[("exit", QUIC)],
         serves: ALL,
@@ -78,7 +78,7 @@ pub(super) const WAYS: [Way; 7] = [
     },
     Way {
         name: "by-tcp",
-        plan: r#"peer("exit").direct().exit().timeout("1500ms").closed()"#,
+        plan: r#"peer("exit").direct().exit().timeout("3s").closed()"#,
         keys: "carriers = [\"tcp\"]",
         first: &[("exit", TCP)],
         serves: ALL,
@@ -86,7 +86,7 @@ pub(super) const WAYS: [Way; 7] = [
     },
     Way {
         name: "by-socks",
-        plan: r#"socks("9.25.0.1:1080").timeout("1500ms").closed()"#,
+        plan: r#"socks("9.25.0.1:1080").timeout("3s").closed()"#,
         keys: "",
         first: &[(PROXY, TCP)],
         // A SOCKS server of another is asked for streams only.
@@ -104,7 +104,7 @@ pub(super) const WAYS: [Way; 7] = [
     Way {
         name: "open",
         plan: r#"peer("exit").direct().exit().timeout("400ms")
-            .or(peer("friend").relayed(relay("relay")).exit().timeout("1500ms"))"#,
+            .or(peer("friend").relayed(relay("relay")).exit().timeout("3s"))"#,
         keys: "",
         first: &[("exit", BOTH), ("relay", BOTH)],
         serves: ALL,
