@@ -34,16 +34,23 @@ const MEASURING: [&str; 11] = [
 /// Tests that take minutes and show nothing about a change of the code that others do not.
 pub(crate) const ONLY_IN_SOAKS: [&str; 1] = ["package::static_programs"];
 
+/// How much is repeated of what a failed test said.
+const REASON_LINES: usize = 12;
+
 /// What the test binaries said, added up.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-struct Counts {
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Outcome {
     passed: usize,
     failed: usize,
+    /// Of each failed test its name and its panic's first lines.
+    reasons: Vec<String>,
+    /// The failed test whose output is being read, and how many lines of its panic are wanted yet.
+    reading: Option<(String, Option<usize>)>,
 }
 
 pub(crate) fn run() -> Result<ExitCode> {
     let mut stages = Stages::new();
-    let mut counts = Counts::default();
+    let mut outcome = Outcome::default();
     // Downloads, tools and the build do not wait for each other.
     let tools = thread::spawn(|| {
         setup::packages(setup::TEST_TOOLS)?;
@@ -51,7 +58,7 @@ pub(crate) fn run() -> Result<ExitCode> {
         setup::cargo_deb()?;
         setup::cargo_deny().map(drop)
     });
-    let outcomes = [
+    let stages_ended = [
         stages.run("fmt", || {
             check(cargo().args(["fmt", "--all", "--", "--check"]))
         }),
@@ -68,11 +75,11 @@ pub(crate) fn run() -> Result<ExitCode> {
             let mut selection: Vec<_> = skipped.flat_map(|name| ["--skip", *name]).collect();
             let threads = test_threads();
             selection.extend(["--test-threads", &threads]);
-            tests(&mut counts, &selection)
+            tests(&mut outcome, &selection)
         }),
         stages.run("measure", || {
             tests(
-                &mut counts,
+                &mut outcome,
                 &[&MEASURING[..], &["--test-threads=1"]].concat(),
             )
         }),
@@ -81,7 +88,7 @@ pub(crate) fn run() -> Result<ExitCode> {
     ];
     stages.print();
     let mut ok = true;
-    for error in outcomes.into_iter().filter_map(Result::err) {
+    for error in stages_ended.into_iter().filter_map(Result::err) {
         eprintln!("error: {error:#}");
         ok = false;
     }
@@ -89,7 +96,11 @@ pub(crate) fn run() -> Result<ExitCode> {
         eprintln!("error: took longer than {} s", TIME_LIMIT.as_secs());
         ok = false;
     }
-    println!("{} passed, {} failed", counts.passed, counts.failed);
+    // Last, where somebody looks who has a long log's end alone.
+    for reason in &outcome.reasons {
+        println!("{reason}");
+    }
+    println!("{} passed, {} failed", outcome.passed, outcome.failed);
     Ok(if ok {
         ExitCode::SUCCESS
     } else {
@@ -129,28 +140,60 @@ fn deny() -> Result<()> {
 }
 
 /// Runs those of all tests that `selection`, arguments of each test binary, picks.
-fn tests(sum: &mut Counts, selection: &[&str]) -> Result<()> {
+fn tests(outcome: &mut Outcome, selection: &[&str]) -> Result<()> {
     let mut command = cargo();
     command
         .args(["test", "--workspace", "--locked", "--no-fail-fast", "--"])
         .args(selection)
         .env("WORMHOLES_BIN_DIR", target_dir().join("debug"));
-    let mut counts = Counts::default();
-    let ok = watch(&mut command, |line| counts.add(line))?;
-    sum.passed += counts.passed;
-    sum.failed += counts.failed;
-    if !ok || counts.failed > 0 {
-        bail!("{} tests failed", counts.failed);
+    let before = (outcome.passed, outcome.failed);
+    let ok = watch(&mut command, |line| outcome.add(line))?;
+    let failed = outcome.failed - before.1;
+    if !ok || failed > 0 {
+        bail!("{failed} tests failed");
     }
-    if counts.passed == 0 {
+    if outcome.passed == before.0 {
         bail!("no test ran");
     }
     Ok(())
 }
 
-impl Counts {
-    /// Adds a line like `test result: ok. 12 passed; 0 failed; …`; other lines count nothing.
+impl Outcome {
     fn add(&mut self, line: &str) {
+        self.add_result(line);
+        self.add_reason(line);
+    }
+
+    /// Keeps what follows `---- NAME stdout ----` from the panic on, up to where it says how to get
+    /// more, or another thing begins.
+    fn add_reason(&mut self, line: &str) {
+        if let Some(header) = line.strip_prefix("---- ") {
+            let name = header.strip_suffix(" stdout ----");
+            self.reading = name.map(|name| (name.to_owned(), None));
+            return;
+        }
+        let Some((name, wanted)) = &mut self.reading else {
+            return;
+        };
+        if wanted.is_none() && line.starts_with("thread '") && line.contains(" panicked at ") {
+            self.reasons.push(format!("FAILED {name}"));
+            *wanted = Some(REASON_LINES);
+        }
+        match wanted {
+            Some(0) => self.reading = None,
+            Some(_) if line.is_empty() || line.starts_with("note: run with ") => {
+                self.reading = None
+            }
+            Some(lines) => {
+                *lines -= 1;
+                self.reasons.push(format!("    {line}"));
+            }
+            None => {}
+        }
+    }
+
+    /// Adds a line like `test result: ok. 12 passed; 0 failed; …`; other lines count nothing.
+    fn add_result(&mut self, line: &str) {
         let Some(result) = line.strip_prefix("test result: ") else {
             return;
         };
@@ -175,19 +218,53 @@ mod tests {
 
     #[test]
     fn results_of_test_binaries_add_up() {
-        let mut counts = Counts::default();
+        let mut outcome = Outcome::default();
         for line in [
             "running 3 tests",
             "test result: ok. 12 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out",
             "test passed ... ok",
             "test result: FAILED. 2 passed; 3 failed; 0 ignored; 0 measured; 0 filtered out",
         ] {
-            counts.add(line);
+            outcome.add(line);
         }
-        let expected = Counts {
-            passed: 14,
-            failed: 3,
-        };
-        assert_eq!(counts, expected);
+        assert_eq!((outcome.passed, outcome.failed), (14, 3));
+    }
+
+    #[test]
+    fn of_a_failed_test_its_panic_is_kept_and_no_log() {
+        let mut outcome = Outcome::default();
+        for line in [
+            "failures:",
+            "",
+            "---- ways::open stdout ----",
+            "warm: 3 s",
+            "",
+            "thread 'ways::open' (17) panicked at tests/all/ways.rs:7:9:",
+            "[",
+            "    \"late\",",
+            "]",
+            "note: run with `RUST_BACKTRACE=1` environment variable to display a backtrace",
+            "---- log of ann ----",
+            "thread 'a' panicked at b",
+            "---- ways::shut stdout ----",
+            "thread 'ways::shut' panicked at tests/all/ways.rs:9:1:",
+            "no",
+            "",
+            "failures:",
+            "    ways::open",
+        ] {
+            outcome.add(line);
+        }
+        let expected = [
+            "FAILED ways::open",
+            "    thread 'ways::open' (17) panicked at tests/all/ways.rs:7:9:",
+            "    [",
+            "        \"late\",",
+            "    ]",
+            "FAILED ways::shut",
+            "    thread 'ways::shut' panicked at tests/all/ways.rs:9:1:",
+            "    no",
+        ];
+        assert_eq!(outcome.reasons, expected);
     }
 }
