@@ -8,8 +8,9 @@
 //! Each event is replayed on what is recorded of those before it, not on what the replay did: one
 //! difference does not become many. Sealed rows, and whatever a secret key is used for, are in no
 //! recording: a replay answers with bytes of the same length that nobody can use, and what differs after
-//! that cannot be told. Where a plugin may keep sealed rows, its random bytes are left out, too: secrets
-//! may be drawn from them.
+//! that cannot be told. Where a plugin may keep sealed rows, or has keys, its random bytes are left out,
+//! too: secrets may be drawn from them. What has to do with blobs, HTTP and connections is in none: whose
+//! event meets them is left out for a while.
 
 mod effects;
 mod format;

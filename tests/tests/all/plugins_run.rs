@@ -68,6 +68,18 @@ fn a_plugin_is_tried_by_a_pipe_and_nothing_of_it_stays() {
     }
 }
 
+/// It names addresses, which are words of `messages`, and sends none.
+#[test]
+fn a_plugin_that_borrows_words_of_an_interface_needs_no_grant_of_it() {
+    let plugin = folder("tests/courier");
+    let file = plugin.path().join("file");
+    fs::write(&file, b"some bytes").unwrap();
+    let keep = format!("keep @{}\nheld\n", file.display());
+    let (status, said) = run(plugin.path(), &[], &keep);
+    assert_eq!(status, Some(0), "{said}");
+    assert!(said.contains("length     10"), "{said}");
+}
+
 #[test]
 fn time_is_moved_users_are_made_and_all_of_it_is_recorded() {
     let plugin = folder("tests/wicked");

@@ -12,7 +12,10 @@ use data_encoding::HEXLOWER;
 use ring::digest::{SHA256, digest};
 use serde::Serialize;
 use toml::Value;
-use wasmparser::{Encoding, Parser, Payload};
+use wasmparser::{
+    ComponentAlias, ComponentExternalKind, ComponentOuterAliasKind, ComponentType,
+    ComponentTypeRef, Encoding, InstanceTypeDeclaration, Parser, Payload,
+};
 use wormholes_proto::{
     control::PluginCommand,
     manifest::{Capabilities, Limits, MAX_MANIFEST_BYTES, Manifest, Mode, Poison},
@@ -188,9 +191,12 @@ pub(super) fn grants_text(grants: &[(&'static str, Value)]) -> String {
     }
 }
 
-/// What the component imports and exports: the interfaces' names.
+/// What the component imports and exports: the interfaces' names. One of which it takes nothing but words
+/// for types gives it nothing, and is no import here, as for the daemon.
 fn interfaces(component: &[u8]) -> Result<(Vec<String>, Vec<String>), String> {
     let (mut imports, mut exports, mut depth) = (Vec::new(), Vec::new(), 0_usize);
+    // By the index of each type: whether it is of an instance that has nothing but types.
+    let mut types = Vec::new();
     for payload in Parser::new(0).parse_all(component) {
         let payload = payload.map_err(|error| error.to_string())?;
         let nests = matches!(
@@ -210,16 +216,61 @@ fn interfaces(component: &[u8]) -> Result<(Vec<String>, Vec<String>), String> {
         } else if let Payload::ComponentImportSection(section) = payload {
             for import in section {
                 let import = import.map_err(|error| error.to_string())?;
-                imports.push(import.name.name.to_owned());
+                let is_words = |of: u32| types.get(of as usize).copied().unwrap_or(false);
+                match import.ty {
+                    ComponentTypeRef::Instance(of) if is_words(of) => {}
+                    ComponentTypeRef::Type(_) => types.push(false),
+                    ComponentTypeRef::Instance(_)
+                    | ComponentTypeRef::Module(_)
+                    | ComponentTypeRef::Func(_)
+                    | ComponentTypeRef::Value(_)
+                    | ComponentTypeRef::Component(_) => {
+                        imports.push(import.name.name.to_owned());
+                    }
+                }
+            }
+        } else if let Payload::ComponentTypeSection(section) = payload {
+            for of in section {
+                types.push(has_types_alone(&of.map_err(|error| error.to_string())?));
+            }
+        } else if let Payload::ComponentAliasSection(section) = payload {
+            for alias in section {
+                if is_type(&alias.map_err(|error| error.to_string())?) {
+                    types.push(false);
+                }
             }
         } else if let Payload::ComponentExportSection(section) = payload {
             for export in section {
                 let export = export.map_err(|error| error.to_string())?;
                 exports.push(export.name.name.to_owned());
+                if export.kind == ComponentExternalKind::Type {
+                    types.push(false);
+                }
             }
         }
     }
     Ok((imports, exports))
+}
+
+fn has_types_alone(of: &ComponentType<'_>) -> bool {
+    let ComponentType::Instance(parts) = of else {
+        return false;
+    };
+    let is_other = |part: &InstanceTypeDeclaration<'_>| match part {
+        InstanceTypeDeclaration::Export { ty, .. } => !matches!(ty, ComponentTypeRef::Type(_)),
+        InstanceTypeDeclaration::CoreType(_)
+        | InstanceTypeDeclaration::Type(_)
+        | InstanceTypeDeclaration::Alias(_) => false,
+    };
+    !parts.iter().any(is_other)
+}
+
+fn is_type(alias: &ComponentAlias<'_>) -> bool {
+    match alias {
+        ComponentAlias::InstanceExport { kind, .. } => *kind == ComponentExternalKind::Type,
+        ComponentAlias::Outer { kind, .. } => *kind == ComponentOuterAliasKind::Type,
+        ComponentAlias::CoreInstanceExport { .. } => false,
+    }
 }
 
 fn own_interface(name: &str) -> Option<&str> {

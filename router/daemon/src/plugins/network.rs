@@ -56,7 +56,7 @@ impl NodeCore {
 impl wormholes_host::Network for HostNetwork {
     fn call(&self, call: Call) -> BoxFuture<'static, Result<Box<dyn Pipe>, CallError>> {
         let core = self.core.upgrade();
-        let called = async move {
+        async move {
             let core = core.ok_or_else(|| call_error(&Refusal::Stopping))?;
             if call.to == core.network.id() {
                 return Err(CallError {
@@ -69,8 +69,8 @@ impl wormholes_host::Network for HostNetwork {
                 Ok(stream) => Ok(Box::new(stream) as Box<dyn Pipe>),
                 Err(refusal) => Err(call_error(&refusal)),
             }
-        };
-        self.on_node(called, || call_error(&Refusal::Stopping))
+        }
+        .boxed()
     }
 
     fn connect(&self, call: SocketCall) -> BoxFuture<'static, Result<Box<dyn Pipe>, Failed>> {

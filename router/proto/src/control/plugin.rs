@@ -33,7 +33,7 @@ pub struct PluginInfo {
     pub about: String,
     /// How it is.
     pub condition: PluginCondition,
-    /// Why, when it does not run.
+    /// Why, when it does not run; or what was not done of its last change.
     pub why: Option<String>,
     /// What its rows have, keys and values.
     pub state_bytes: u64,
