@@ -63,7 +63,7 @@ pub use priority::Foremost;
 pub use rpc::{Events, RpcError, call};
 pub use setup::Setup;
 pub use site::{EchoServer, SITE_GREETING, Site, SiteRequest};
-pub use size::{is_soak, resident_bytes, soak_rounds, soak_time};
+pub use size::{anonymous_bytes, is_soak, resident_bytes, soak_rounds, soak_time};
 pub use sockets::{raise_file_limit, tcp_listeners, udp_addresses};
 pub use sshd::SshServer;
 pub use tcp_tap::TcpTap;

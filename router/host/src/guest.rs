@@ -161,7 +161,7 @@ pub(crate) struct Instance {
 /// What the host keeps for an instance.
 pub(crate) struct State {
     plugin: Arc<Plugin>,
-    transaction: Option<Transaction>,
+    transaction: Option<Box<Transaction>>,
     limiter: Limiter,
     stderr: Vec<u8>,
 }
@@ -285,8 +285,8 @@ impl Instance {
     pub(crate) async fn run(
         &mut self,
         event: &Event,
-        transaction: Transaction,
-    ) -> (Result<Outcome, Fault>, Option<Transaction>) {
+        transaction: Box<Transaction>,
+    ) -> (Result<Outcome, Fault>, Option<Box<Transaction>>) {
         let stamp = abi::words::Event::from(transaction.stamp());
         let budget = self.store.data().plugin.limits.event_time();
         self.store.data_mut().transaction = Some(transaction);
@@ -317,7 +317,7 @@ impl Instance {
     pub(crate) async fn answer(
         mut self,
         query: &Query,
-        transaction: Transaction,
+        transaction: Box<Transaction>,
     ) -> Result<Vec<u8>, Fault> {
         let stamp = abi::words::Event::from(transaction.stamp());
         let budget = self.store.data().plugin.limits.event_time();

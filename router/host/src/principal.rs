@@ -164,7 +164,8 @@ impl Actor {
         }
     }
 
-    /// Runs until the host stops.
+    /// Runs until the host stops. What is rare in it is boxed: thousands of principals keep room for what
+    /// is not.
     pub(crate) async fn run(mut self) {
         while !self.is_over {
             tokio::select! {
@@ -260,7 +261,7 @@ impl Actor {
         self.forget_stale(now_ms());
         let task = tokio::select! {
             // Mail waits.
-            task = self.inbox.tasks.recv() => task,
+            task = self.inbox.tasks.recv() => task.map(|task| *task),
             order = self.inbox.orders.recv() => order.map(Task::Order),
             () = self.health.started() => return Next::Again,
             () = tokio::time::sleep(IDLE) => return Next::Again,
@@ -440,7 +441,7 @@ impl Actor {
     ) -> Result<(Outcome, Effects), Fault> {
         if let Event::Migrate { .. } = event {
             let edition = Arc::clone(&self.edition);
-            let prepared = self.prepare(&edition, attempt, None).await?;
+            let prepared = Box::pin(self.prepare(&edition, attempt, None)).await?;
             let effects;
             (self.memory, effects) = prepared.take_effect();
             return Ok((Outcome::Done, effects));
@@ -450,7 +451,7 @@ impl Actor {
         self.follow_recorder();
         let (mut instance, runs) = match self.instance.take() {
             Some(instance) => instance,
-            None => (self.instantiate(event).await?, 0),
+            None => (Box::pin(self.instantiate(event)).await?, 0),
         };
         let scene = self.scene(event, runs == 0);
         let mut transaction = self.begin(event, attempt)?;

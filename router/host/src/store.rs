@@ -189,7 +189,7 @@ impl Store {
     }
 
     /// As [`Store::append`], for writes that nobody waits for: they are durable with the next commit,
-    /// which follows within 20 ms if nobody else appends.
+    /// which follows within 100 ms if nobody else appends.
     pub fn append_patiently(
         &self,
         epoch: u64,

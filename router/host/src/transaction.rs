@@ -194,14 +194,15 @@ pub(crate) struct Effects {
 }
 
 impl Transaction {
+    /// Boxed, since it goes from hand to hand, and is large.
     pub(crate) fn new(
         stamp: Stamp,
         ground: Ground,
         snapshot: Arc<Snapshot>,
         memory: Memory,
-    ) -> Self {
+    ) -> Box<Self> {
         let random = ChaCha20Rng::from_seed(stamp.seed);
-        Self {
+        Box::new(Self {
             stamp,
             ground,
             snapshot,
@@ -231,15 +232,14 @@ impl Transaction {
             is_kept: false,
             tape: Tape::Off,
             sealed_writes: (0, 0),
-        }
+        })
     }
 
     /// For a query: whatever it writes is refused.
-    pub(crate) fn reading(stamp: Stamp, ground: Ground, snapshot: Arc<Snapshot>) -> Self {
-        Self {
-            reads_only: true,
-            ..Self::new(stamp, ground, snapshot, Memory::default())
-        }
+    pub(crate) fn reading(stamp: Stamp, ground: Ground, snapshot: Arc<Snapshot>) -> Box<Self> {
+        let mut transaction = Self::new(stamp, ground, snapshot, Memory::default());
+        transaction.reads_only = true;
+        transaction
     }
 
     fn check_writable(&self) -> Result<(), Refusal> {

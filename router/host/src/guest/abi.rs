@@ -40,7 +40,7 @@ type Answer<T> = wasmtime::Result<Result<T, types::Error>>;
 impl State {
     /// The event that runs.
     fn event(&mut self) -> wasmtime::Result<&mut Transaction> {
-        let running = self.transaction.as_mut();
+        let running = self.transaction.as_deref_mut();
         running.ok_or_else(|| wasmtime::Error::msg("imports are for handlers, not for start-up"))
     }
 

@@ -194,7 +194,7 @@ impl Shared {
             return Err(refusal);
         }
         let post = self.post(owner)?;
-        let sent = timeout(END, post.tasks().send(task)).await;
+        let sent = timeout(END, post.tasks().send(Box::new(task))).await;
         sent.map_err(|_| slow())?.map_err(|_| slow())
     }
 }

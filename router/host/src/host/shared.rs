@@ -78,7 +78,7 @@ pub struct Pending {
     pub progress: mpsc::Receiver<Progress>,
     /// Of the asker: whatever the plugin does, it is told then.
     patience: Duration,
-    left: Option<(mpsc::Sender<Task>, u64)>,
+    left: Option<(mpsc::Sender<Box<Task>>, u64)>,
 }
 
 impl Shared {
@@ -390,7 +390,7 @@ impl Drop for Pending {
     fn drop(&mut self) {
         if let Some((tasks, request)) = self.left.take() {
             // Where there is no room for it, the request's deadline does the same later.
-            let _ = tasks.try_send(Task::Left(request));
+            let _ = tasks.try_send(Box::new(Task::Left(request)));
         }
     }
 }

@@ -39,7 +39,7 @@ impl Host {
             for post in posts {
                 let (told, heard) = oneshot::channel();
                 // One that has ended has nothing due.
-                let sent = post.tasks().send(Task::Look(told)).await;
+                let sent = post.tasks().send(Box::new(Task::Look(told))).await;
                 is_due |= sent.is_ok() && heard.await.unwrap_or(false);
             }
             if !is_due {

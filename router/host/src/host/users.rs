@@ -151,7 +151,7 @@ impl Shared {
         if let Some(post) = post {
             let (done, retired) = oneshot::channel();
             // An actor that ended by a fault takes nothing.
-            let _ = post.tasks().send(Task::Retire(done)).await;
+            let _ = post.tasks().send(Box::new(Task::Retire(done))).await;
             let _ = retired.await;
         }
         // The office has heard of all that his events did.

@@ -420,9 +420,8 @@ impl Office {
                 SenderCommit::Acked { position, .. } => {
                     out.place(position.seq) + 1 == out.head.next
                 }
-                SenderCommit::Expired { .. } | SenderCommit::Mark(_) | SenderCommit::Halted(_) => {
-                    false
-                }
+                SenderCommit::Mark(_) => out.machine.is_below_mark(),
+                SenderCommit::Expired { .. } | SenderCommit::Halted(_) => false,
             };
         let mut writes = out.handle_commit(&commit, &self.store.snapshot());
         let done = home.key(Space::Done, &out.head.number.to_be_bytes());

@@ -27,7 +27,7 @@ impl Actor {
         instance
     }
 
-    pub(super) fn begin(&mut self, event: &Event, attempt: u32) -> Result<Transaction, Fault> {
+    pub(super) fn begin(&mut self, event: &Event, attempt: u32) -> Result<Box<Transaction>, Fault> {
         let (edition, side) = (Arc::clone(&self.edition), self.memory.side);
         let mut transaction = self.transaction(&edition, side, attempt);
         match transaction.consume(event) {
@@ -47,7 +47,7 @@ impl Actor {
         edition: &Edition,
         side: Side,
         attempt: u32,
-    ) -> Transaction {
+    ) -> Box<Transaction> {
         let snapshot = self.store.snapshot();
         let mut memory = mem::take(&mut self.memory);
         memory.overlay.prune(snapshot.batch());

@@ -19,8 +19,8 @@ impl Actor {
     /// Has files do what an event wants of them: on disk, before the event is real.
     pub(super) async fn carry_out(
         &mut self,
-        mut transaction: Transaction,
-    ) -> Result<Transaction, Fault> {
+        mut transaction: Box<Transaction>,
+    ) -> Result<Box<Transaction>, Fault> {
         let blobs = self.edition.plugin().around.blobs.clone();
         let Some(blobs) = blobs.filter(|_| transaction.has_file_work()) else {
             return Ok(transaction);

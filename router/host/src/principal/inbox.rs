@@ -85,13 +85,13 @@ pub(crate) enum Order {
     End(oneshot::Sender<()>),
 }
 
-/// Where a principal's tasks are put.
+/// Where a principal's tasks are put. They are boxed: an empty queue of them keeps room for 32.
 #[derive(Debug, Clone)]
 pub(crate) struct Post {
     /// Overflow: the newcomer is refused.
-    tasks: mpsc::Sender<Task>,
+    tasks: mpsc::Sender<Box<Task>>,
     /// Of the office, which bounds them: by the windows of channels, and by what trunks may hold.
-    mail: mpsc::UnboundedSender<Task>,
+    mail: mpsc::UnboundedSender<Box<Task>>,
     delivered: Arc<AtomicUsize>,
     /// Overflow: whoever orders waits.
     orders: mpsc::Sender<Order>,
@@ -100,8 +100,8 @@ pub(crate) struct Post {
 /// What comes out of it.
 #[derive(Debug)]
 pub(crate) struct Inbox {
-    pub(super) tasks: mpsc::Receiver<Task>,
-    mail: mpsc::UnboundedReceiver<Task>,
+    pub(super) tasks: mpsc::Receiver<Box<Task>>,
+    mail: mpsc::UnboundedReceiver<Box<Task>>,
     reports: Reports,
     delivered: Arc<AtomicUsize>,
     pub(super) orders: mpsc::Receiver<Order>,
@@ -111,7 +111,7 @@ pub(crate) struct Inbox {
 /// their number. It keeps no principal awake.
 #[derive(Debug, Clone)]
 pub(crate) struct Reports {
-    mail: mpsc::WeakUnboundedSender<Task>,
+    mail: mpsc::WeakUnboundedSender<Box<Task>>,
     delivered: Arc<AtomicUsize>,
 }
 
@@ -173,14 +173,16 @@ impl Post {
         if self.offered() >= most as usize {
             return Err(TrySendError::Full(()));
         }
-        self.tasks.try_send(task).map_err(|error| match error {
-            TrySendError::Full(_) => TrySendError::Full(()),
-            TrySendError::Closed(_) => TrySendError::Closed(()),
-        })
+        self.tasks
+            .try_send(Box::new(task))
+            .map_err(|error| match error {
+                TrySendError::Full(_) => TrySendError::Full(()),
+                TrySendError::Closed(_) => TrySendError::Closed(()),
+            })
     }
 
     /// Where tasks are offered.
-    pub(crate) fn tasks(&self) -> &mpsc::Sender<Task> {
+    pub(crate) fn tasks(&self) -> &mpsc::Sender<Box<Task>> {
         &self.tasks
     }
 
@@ -191,7 +193,7 @@ impl Post {
     /// Puts what the office has bounded there. A principal that ended reads it from the store.
     pub(crate) fn deliver(&self, task: Task) {
         self.delivered.fetch_add(1, Ordering::Relaxed);
-        let _ = self.mail.send(task);
+        let _ = self.mail.send(Box::new(task));
     }
 
     /// Has it do something before all that waits; waits for room. False: it ended.
@@ -210,7 +212,7 @@ impl Reports {
     pub(crate) fn tell(&self, task: Task) {
         if let Some(mail) = self.mail.upgrade() {
             self.delivered.fetch_add(1, Ordering::Relaxed);
-            let _ = mail.send(task);
+            let _ = mail.send(Box::new(task));
         }
     }
 }
@@ -222,7 +224,7 @@ impl Inbox {
 
     pub(super) async fn next(&mut self) -> Option<Task> {
         tokio::select! {
-            task = self.tasks.recv() => task,
+            task = self.tasks.recv() => task.map(|task| *task),
             task = self.mail.recv() => self.taken(task),
             order = self.orders.recv() => order.map(Task::Order),
         }
@@ -232,15 +234,16 @@ impl Inbox {
         self.orders.is_empty()
     }
 
-    fn taken(&self, task: Option<Task>) -> Option<Task> {
+    fn taken(&self, task: Option<Box<Task>>) -> Option<Task> {
         if task.is_some() {
             self.delivered.fetch_sub(1, Ordering::Relaxed);
         }
-        task
+        task.map(|task| *task)
     }
 
     pub(super) fn try_next(&mut self) -> Option<Task> {
         let mail = self.mail.try_recv().ok();
-        self.taken(mail).or_else(|| self.tasks.try_recv().ok())
+        self.taken(mail)
+            .or_else(|| self.tasks.try_recv().ok().map(|task| *task))
     }
 }

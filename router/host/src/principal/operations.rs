@@ -53,7 +53,7 @@ impl Actor {
         }
         self.inbox.tasks.close();
         while let Some(task) = self.inbox.tasks.recv().await {
-            if let Task::Request(_, asker) = task {
+            if let Task::Request(_, asker) = *task {
                 asker.say(Err(Refusal::removed()));
             }
         }

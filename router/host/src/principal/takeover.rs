@@ -65,7 +65,7 @@ impl Actor {
     async fn take_over(&mut self, order: TakeOver) {
         let TakeOver { edition, ready, go } = order;
         self.catch_up().await;
-        let transaction = match self.prepare(&edition, 0, Some(&ready)).await {
+        let transaction = match Box::pin(self.prepare(&edition, 0, Some(&ready))).await {
             Ok(transaction) => transaction,
             Err(fault) => {
                 let _ = ready.send(Err(fault.to_string()));
@@ -113,7 +113,7 @@ impl Actor {
         edition: &Arc<Edition>,
         attempt: u32,
         ready: Option<&Ready>,
-    ) -> Result<Transaction, Fault> {
+    ) -> Result<Box<Transaction>, Fault> {
         // Behind all that it did.
         self.durable(Writes::default()).await?;
         let (by, version) = (self.memory.woken_by, edition.version());
@@ -152,9 +152,9 @@ impl Actor {
         &mut self,
         edition: &Edition,
         (from, attempt): (u32, u32),
-        mut transaction: Transaction,
+        mut transaction: Box<Transaction>,
         ready: Option<&Ready>,
-    ) -> Result<Transaction, Fault> {
+    ) -> Result<Box<Transaction>, Fault> {
         for _ in 0..MAX_STEPS {
             if self.is_given_up(ready) {
                 self.memory = transaction.undo();
@@ -185,7 +185,11 @@ impl Actor {
         ready.is_some_and(Ready::is_closed) || !self.inbox.has_no_order()
     }
 
-    fn refused(&mut self, transaction: Transaction, why: &str) -> Result<Transaction, Fault> {
+    fn refused(
+        &mut self,
+        transaction: Box<Transaction>,
+        why: &str,
+    ) -> Result<Box<Transaction>, Fault> {
         self.memory = transaction.undo();
         Err(Fault::Refused(Refusal::new(ErrorCode::Failed, why)))
     }
@@ -195,8 +199,8 @@ impl Actor {
         &mut self,
         edition: &Edition,
         event: &Event,
-        transaction: Transaction,
-    ) -> Result<(Outcome, Transaction), Fault> {
+        transaction: Box<Transaction>,
+    ) -> Result<(Outcome, Box<Transaction>), Fault> {
         let started = Instant::now();
         let (outcome, transaction) = match edition.code.instantiate().await {
             Ok(mut instance) => instance.run(event, transaction).await,

@@ -349,7 +349,7 @@ impl Actor {
         (verdict, took)
     }
 
-    fn transaction(&mut self, frame: &EventFrame) -> Transaction {
+    fn transaction(&mut self, frame: &EventFrame) -> Box<Transaction> {
         let plugin = self.edition.plugin();
         let ground = Ground {
             home: self.home,

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! While one batch is in flight the next one fills; it is taken as soon as the commit before it is
-//! done. Only one that nobody waits for is held back, for 20 ms: mostly somebody joins it. A failure
+//! done. Only one that nobody waits for is held back, for 100 ms: mostly somebody joins it. A failure
 //! loses what is in flight and open, and begins a new epoch once the backend works again.
 
 use std::{
@@ -31,7 +31,7 @@ pub(super) const MAX_EVENTS: usize = 8192;
 pub(super) const MAX_BYTES: usize = 16 << 20;
 
 /// How long a batch that nobody waits for is held open, for others to join it.
-pub(super) const PATIENCE: Duration = Duration::from_millis(20);
+pub(super) const PATIENCE: Duration = Duration::from_millis(100);
 
 /// Called once it is known whether a batch is durable.
 pub(super) type Release = Box<dyn FnOnce(Result<(), Lost>) + Send>;

@@ -294,6 +294,11 @@ impl ChannelSender {
         self.next_mark.map(SenderCommit::Mark)
     }
 
+    /// Whether nothing waits for the mark that is on its way to be durable.
+    pub fn is_below_mark(&self) -> bool {
+        self.marked() > 0
+    }
+
     /// How many more may go out, whichever mark is durable.
     fn marked(&self) -> u64 {
         let mark = self.next_mark.unwrap_or(self.row.mark).min(self.row.mark);

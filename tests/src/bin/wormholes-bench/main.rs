@@ -72,13 +72,7 @@ async fn main() -> ExitCode {
 /// The rows of the router. Floors that are missed are shown, and fail the command; so do rows that
 /// cannot be measured.
 async fn router(options: &[&str]) -> Result<ExitCode> {
-    let (json, only) = match options {
-        [] => (false, ""),
-        ["--json"] => (true, ""),
-        ["--only", text] => (false, *text),
-        ["--json", "--only", text] => (true, *text),
-        _ => bail!("expected [--json] [--only TEXT]"),
-    };
+    let (json, only) = parsed(options)?;
     raise_file_limit(OPEN_FILES)?;
     let wanted = |task: &Task| task.rows().iter().any(|row| row.contains(only));
     let tasks: Vec<Task> = Task::all().into_iter().filter(wanted).collect();
@@ -114,14 +108,21 @@ async fn router(options: &[&str]) -> Result<ExitCode> {
     })
 }
 
+/// Whether one JSON object is wanted, and which rows.
+fn parsed<'a>(options: &[&'a str]) -> Result<(bool, &'a str)> {
+    Ok(match options {
+        [] => (false, ""),
+        ["--json"] => (true, ""),
+        ["--only", text] => (false, *text),
+        ["--json", "--only", text] => (true, *text),
+        _ => bail!("expected [--json] [--only TEXT]"),
+    })
+}
+
 /// The rows of plugins; as those of the router.
 async fn plugins(options: &[&str]) -> Result<ExitCode> {
-    let json = match options {
-        [] => false,
-        ["--json"] => true,
-        _ => bail!("expected [--json]"),
-    };
-    let rows = plugins::measure().await?;
+    let (json, only) = parsed(options)?;
+    let rows = plugins::measure(only).await?;
     eprintln!("{HEADING}");
     for row in &rows {
         eprintln!("{}", row.line());

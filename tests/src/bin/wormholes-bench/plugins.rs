@@ -17,8 +17,7 @@ use anyhow::{Context, Result, ensure};
 use futures_util::future::try_join_all;
 use serde_json::json;
 use tempfile::TempDir;
-use wormholes_host::{Caller, Command, Principal};
-use wormholes_tests::{HostNetwork, PluginHost, resident_bytes, until};
+use wormholes_tests::{HostNetwork, PluginHost, anonymous_bytes, until};
 
 use crate::row::Row;
 
@@ -46,15 +45,27 @@ const INSTANCES: usize = 1000;
 const LOADS: usize = 50;
 const SYNCS: usize = 200;
 
-/// All rows, in order.
-pub(crate) async fn measure() -> Result<Vec<Row>> {
+/// The rows whose names hold `only`, in order, and the disk's own.
+pub(crate) async fn measure(only: &str) -> Result<Vec<Row>> {
+    let wanted = |names: &[&str]| names.iter().any(|name| name.contains(only));
     let disk = disk()?;
     let mut rows = vec![Row::alone(DISK, disk.as_secs_f64() * 1e3, "ms")?];
-    rows.push(event().await?);
-    rows.push(durable_events(disk).await?);
-    rows.extend(between_two(disk).await?);
-    rows.push(load().await?);
-    rows.push(idle().await?);
+    if wanted(&[EVENT]) {
+        rows.push(event().await?);
+    }
+    if wanted(&[DURABLE_EVENTS]) {
+        rows.push(durable_events(disk).await?);
+    }
+    if wanted(&[MESSAGE, DECISION]) {
+        rows.extend(between_two(disk).await?);
+    }
+    if wanted(&[LOAD]) {
+        rows.push(load().await?);
+    }
+    if wanted(&[IDLE]) {
+        rows.push(idle().await?);
+    }
+    ensure!(rows.len() > 1, "no row's name holds {only:?}");
     Ok(rows)
 }
 
@@ -180,23 +191,22 @@ async fn load() -> Result<Row> {
     Row::alone(LOAD, p50.as_secs_f64() * 1e3, "ms")
 }
 
-/// Principals that have done something, and hold an instance.
+/// Principals that have done something, and hold an instance; without what all instances of a component
+/// share, the image of their memory.
 async fn idle() -> Result<Row> {
     let host = PluginHost::new(&Arc::default(), METER).await?;
+    let name = |user: usize| format!("user-{user}");
+    for user in 0..10 + INSTANCES {
+        host.host()?.add_user(&name(user)).await?;
+    }
     let ask = async |user: usize| {
-        let principal = Principal::User(format!("user-{user}").into());
-        let patience = Duration::from_secs(30);
-        let command = Command::new(Caller::Operator, "write", b"{}");
-        let pending = host
-            .host()?
-            .request(host.name(), principal, command, patience)?;
-        pending.answer().await?;
-        Ok::<(), anyhow::Error>(())
+        let asked = host.ask_as(Some(&name(user)), "write", json!({})).await;
+        asked.map(drop)
     };
     // What is there once is paid for.
     try_join_all((0..10).map(ask)).await?;
-    let before = resident_bytes(std::process::id())?;
+    let before = anonymous_bytes(std::process::id())?;
     try_join_all((10..10 + INSTANCES).map(ask)).await?;
-    let grown = resident_bytes(std::process::id())?.saturating_sub(before);
+    let grown = anonymous_bytes(std::process::id())?.saturating_sub(before);
     Row::alone(IDLE, grown as f64 / INSTANCES as f64 / 1024.0, "KiB")
 }

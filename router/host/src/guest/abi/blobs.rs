@@ -158,7 +158,7 @@ pub(in crate::guest) async fn call_blob_fetched(
     let Some(handler) = &handlers.blob else {
         return Ok(Err(Refusal::no_handler("on-blob").into()));
     };
-    let event = store.data().transaction.as_ref();
+    let event = store.data().transaction.as_deref();
     let blob = event.and_then(Transaction::fetched_blob);
     let blob = blob.map(name).unwrap_or_default();
     let outcome = outcome.map(|(length, _)| *length);
