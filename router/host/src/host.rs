@@ -234,6 +234,11 @@ pub struct InstanceReport {
     pub blob_bytes: u64,
     /// Events that wait for its principals.
     pub waiting: usize,
+    /// Durable messages on their way to others that are not confirmed; not those of users who are
+    /// removed, which do not move.
+    pub waiting_messages: u64,
+    /// Operations that go on.
+    pub open_operations: usize,
     /// Dead letters that went since it was loaded because there were too many.
     pub dropped_letters: u64,
     /// What it did.

@@ -153,6 +153,13 @@ impl Board {
         self.all().retain(|_, entry| entry.home != home);
     }
 
+    /// How many go on.
+    pub(crate) fn open_count(&self) -> usize {
+        let all = self.all();
+        let open = all.values().filter(|entry| entry.row.ended.is_none());
+        open.count()
+    }
+
     pub(crate) fn list(&self, instance: &Arc<str>) -> Vec<Operation> {
         let all = self.all();
         all.iter()
