@@ -37,6 +37,8 @@ mod daemon;
 mod dashboard;
 #[path = "all/demo.rs"]
 mod demo;
+#[path = "all/disk_failures.rs"]
+mod disk_failures;
 #[path = "all/doors.rs"]
 mod doors;
 #[path = "all/embed.rs"]

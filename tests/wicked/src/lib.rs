@@ -105,6 +105,7 @@ impl Plugin for Wicked {
     fn init(&mut self, _: &mut Context, reason: Reason) -> Result<()> {
         match (reason, MARK.get()?) {
             (Reason::Updated, Some(15)) => Err(Error::failed("15 is not updated")),
+            (Reason::Updated, Some(1018)) => keys::after_steps(),
             _ => Ok(()),
         }
     }
@@ -123,6 +124,10 @@ impl Plugin for Wicked {
         match MARK.get()? {
             Some(13) => return Err(Error::failed("13 cannot be migrated")),
             Some(14) => broken(cx.attempt()),
+            Some(with @ 16..=18) => {
+                keys::in_a_step(cx, with)?;
+                MARK.set(&(with + 1000))?;
+            }
             mark => MARK.set(&(mark.unwrap_or_default() + 1000))?,
         }
         Ok(Migration::Done)

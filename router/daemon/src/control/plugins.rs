@@ -243,6 +243,8 @@ pub(crate) fn refused(refusal: Refusal) -> RpcError {
         PluginErrorCode::Denied => ErrorCode::Denied,
         PluginErrorCode::Invalid => ErrorCode::InvalidParams,
         PluginErrorCode::NotFound => ErrorCode::NotFound,
+        // Asked again at once, it may be done twice.
+        PluginErrorCode::Unavailable if refusal.is_unsettled() => ErrorCode::Unsettled,
         PluginErrorCode::Quota | PluginErrorCode::Unavailable => ErrorCode::Busy,
         PluginErrorCode::Expired | PluginErrorCode::Failed => ErrorCode::Failed,
     };
