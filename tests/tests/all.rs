@@ -29,6 +29,8 @@ mod censor;
 mod cli;
 #[path = "all/clients.rs"]
 mod clients;
+#[path = "all/cookbook.rs"]
+mod cookbook;
 #[path = "all/corpus.rs"]
 mod corpus;
 #[path = "all/daemon.rs"]
@@ -45,6 +47,8 @@ mod doors;
 mod embed;
 #[path = "all/endurance.rs"]
 mod endurance;
+#[path = "all/error_codes.rs"]
+mod error_codes;
 #[path = "all/facts.rs"]
 mod facts;
 #[path = "all/features.rs"]
@@ -63,6 +67,8 @@ mod kills;
 mod kit;
 #[path = "all/kit_ledgers.rs"]
 mod kit_ledgers;
+#[path = "all/kit_limits.rs"]
+mod kit_limits;
 #[path = "all/leaks.rs"]
 mod leaks;
 #[path = "all/ledgers.rs"]

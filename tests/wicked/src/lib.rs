@@ -1,6 +1,7 @@
 //! A plugin for tests: it loops, breaks, takes all memory, floods whatever can be flooded, and never
 //! answers. Its host must contain each of it.
 
+mod codes;
 mod keys;
 mod rules;
 mod wires;
@@ -148,6 +149,10 @@ impl Plugin for Wicked {
         json(&"it wrote")
     }
 
+    fn answer(&mut self, cx: &mut Context, question: u64, answer: Result<Vec<u8>>) -> Result<()> {
+        codes::answered(cx, question, answer)
+    }
+
     fn canceled(&mut self, _: &mut Context, request: u64) -> Result<()> {
         MARK.set(&request)
     }
@@ -175,13 +180,14 @@ fn more(cx: &mut Context, request: &Request) -> Result<Reply> {
         }
         "sockets" | "room" | "fetches" | "credit" | "foreign-port" | "foreign-socket"
         | "foreign-answer" | "split" | "tunnel" | "file" => wires::command(cx, request),
+        "fail" | "fail-there" | codes::PROTOCOL => codes::command(cx, request),
         _ => keys::command(cx, request),
     }
 }
 
 /// To itself.
 fn letter(cx: &Context) -> Letter {
-    Letter::new(Address::node(cx, cx.node_id()), "noise", [0; 1000])
+    Letter::new(Address::node(cx, cx.node_id()), codes::PROTOCOL, [0; 1000])
 }
 
 /// What is on sheets, and on how many.
