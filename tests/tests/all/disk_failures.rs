@@ -1,14 +1,21 @@
 //! Hosts whose disk fails: nothing of a commit is durable, or all of it though it failed, or the backend
 //! panics. Who asked is told, and what is durable counts, whatever was said.
 
-use std::sync::Arc;
+use std::{
+    fs::{self, File},
+    io::Write as _,
+    path::PathBuf,
+    process,
+    sync::Arc,
+};
 
 use anyhow::{Error, Result};
 use rand::{Rng as _, seq::IndexedRandom as _};
 use serde_json::{Value, json};
 use wormholes_host::{Begun, Caller, Command, Host, Principal, Refusal};
 use wormholes_tests::{
-    DiskFailure, FickleDisk, HostNetwork, LIMIT, PluginHost, soak_rounds, until, until_within,
+    Daemon, DiskFailure, FickleDisk, HostNetwork, LIMIT, PluginHost, RpcError, Setup, run,
+    soak_rounds, until, until_within,
 };
 
 const FAILURES: [DiskFailure; 3] = [DiskFailure::Lost, DiskFailure::Kept, DiskFailure::Panic];
@@ -265,4 +272,76 @@ async fn messages_wait_for_a_receiver_whose_disk_is_gone_and_their_sender_counts
         disk.mend();
         assert_eq!(settled([&sender, &receiver]).await, [6, 1], "{failure:?}");
     }
+}
+
+/// A small disk at a folder, which root alone can make.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(folder: PathBuf) -> Self {
+        fs::create_dir_all(&folder).unwrap();
+        let mut mount = process::Command::new("mount");
+        let mount = mount.args(["-t", "tmpfs", "-o", "size=64m", "tmpfs"]);
+        run(mount.arg(&folder)).unwrap();
+        Self(folder)
+    }
+
+    /// Takes all the room that is left.
+    fn fill(&self) {
+        let mut ballast = File::create(self.0.join("ballast")).unwrap();
+        while ballast.write_all(&[1; 4096]).is_ok() {}
+    }
+
+    fn make_room(&self) {
+        fs::remove_file(self.0.join("ballast")).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let mut unmount = process::Command::new("umount");
+        // What cannot be unmounted stays; the test has said why it failed.
+        let _left = run(unmount.arg("--lazy").arg(&self.0));
+    }
+}
+
+async fn tell(daemon: &Daemon, command: &str, with: u64) -> Result<Value> {
+    let arguments = json!({ "with": with });
+    let params = json!({ "instance": "wicked", "command": command, "arguments": arguments });
+    daemon.call("plugin.ask", params).await
+}
+
+/// What a program is told: look before you ask again.
+const UNSETTLED: i64 = -32004;
+
+#[tokio::test]
+async fn a_full_disk_is_told_and_a_daemon_goes_on_when_there_is_room() {
+    let setup = Setup::new("node").unwrap().plugin("tests/wicked").unwrap();
+    let disk = SmallDisk::mount(setup.folder().join("data/plugins"));
+    let mut daemon = setup.start().await.unwrap();
+    tell(&daemon, "mark", 1).await.unwrap();
+    disk.fill();
+    // A megabyte each.
+    let mut told = Ok(Value::Null);
+    for part in 0..3 {
+        if told.is_ok() {
+            told = tell(&daemon, "fill", part).await;
+        }
+    }
+    let told = told.unwrap_err();
+    let refused = told.downcast_ref::<RpcError>();
+    let code = refused.map(|error| error.code);
+    assert_eq!(code, Some(UNSETTLED), "{told:#}");
+
+    disk.make_room();
+    let marks = async |daemon: &Daemon| tell(daemon, "marks", 0).await.ok();
+    let marked = until("the plugin to go on", async || marks(&daemon).await).await;
+    assert_eq!(marked.unwrap()[0], 1);
+    tell(&daemon, "mark", 2).await.unwrap();
+    tell(&daemon, "fill", 0).await.unwrap();
+    daemon.kill().unwrap();
+    daemon.restart().await.unwrap();
+    assert_eq!(marks(&daemon).await.unwrap()[0], 2);
+    daemon.kill().unwrap();
+    drop(disk);
 }
