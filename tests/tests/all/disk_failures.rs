@@ -281,7 +281,7 @@ impl SmallDisk {
     fn mount(folder: PathBuf) -> Self {
         fs::create_dir_all(&folder).unwrap();
         let mut mount = process::Command::new("mount");
-        let mount = mount.args(["-t", "tmpfs", "-o", "size=64m", "tmpfs"]);
+        let mount = mount.args(["-t", "tmpfs", "-o", "size=64m,mode=700", "tmpfs"]);
         run(mount.arg(&folder)).unwrap();
         Self(folder)
     }
