@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use wormholes_host::{ErrorCode, Refusal};
 use wormholes_plugin::Principal;
 use wormholes_plugin_kit::{Drive, World};
-use wormholes_tests::{Hosted, HostNetwork, PluginHost};
+use wormholes_tests::{HostNetwork, Hosted, PluginHost};
 use wormholes_wicked::Wicked;
 
 /// All of them; one more is not compiled before it has its place here.

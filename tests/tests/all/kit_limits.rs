@@ -6,26 +6,59 @@ use wormholes_tests::workspace::{self, SourceFile};
 
 /// Below `sdk/`, and below `router/`: `file::CONSTANT`.
 const PAIRS: [(&str, &str); 42] = [
-    ("kit/src/blobs.rs::BLOCK_BYTES", "host/src/blobs.rs::BLOCK_BYTES"),
-    ("kit/src/event.rs::MAX_MESSAGE_BYTES", "host/src/event.rs::MAX_MESSAGE_BYTES"),
-    ("kit/src/http.rs::MAX_BODY_BYTES", "host/src/http.rs::MAX_HTTP_BODY_BYTES"),
-    ("kit/src/http.rs::MAX_HEADERS", "host/src/http.rs::MAX_HTTP_HEADERS"),
-    ("kit/src/http.rs::MAX_HEADER_BYTES", "host/src/http.rs::MAX_HTTP_HEADER_BYTES"),
-    ("kit/src/http.rs::MAX_URL_BYTES", "host/src/transaction/wires.rs::MAX_URL_BYTES"),
-    ("kit/src/keys.rs::MAX_NAME_BYTES", "host/src/keys.rs::MAX_NAME_BYTES"),
-    ("kit/src/keys.rs::MAX_MESSAGE_BYTES", "host/src/keys.rs::MAX_MESSAGE_BYTES"),
+    (
+        "kit/src/blobs.rs::BLOCK_BYTES",
+        "host/src/blobs.rs::BLOCK_BYTES",
+    ),
+    (
+        "kit/src/event.rs::MAX_MESSAGE_BYTES",
+        "host/src/event.rs::MAX_MESSAGE_BYTES",
+    ),
+    (
+        "kit/src/http.rs::MAX_BODY_BYTES",
+        "host/src/http.rs::MAX_HTTP_BODY_BYTES",
+    ),
+    (
+        "kit/src/http.rs::MAX_HEADERS",
+        "host/src/http.rs::MAX_HTTP_HEADERS",
+    ),
+    (
+        "kit/src/http.rs::MAX_HEADER_BYTES",
+        "host/src/http.rs::MAX_HTTP_HEADER_BYTES",
+    ),
+    (
+        "kit/src/http.rs::MAX_URL_BYTES",
+        "host/src/transaction/wires.rs::MAX_URL_BYTES",
+    ),
+    (
+        "kit/src/keys.rs::MAX_NAME_BYTES",
+        "host/src/keys.rs::MAX_NAME_BYTES",
+    ),
+    (
+        "kit/src/keys.rs::MAX_MESSAGE_BYTES",
+        "host/src/keys.rs::MAX_MESSAGE_BYTES",
+    ),
     (
         "kit/src/keys.rs::DECAPSULATION_KEY_BYTES",
         "host/src/keys.rs::DECAPSULATION_KEY_BYTES",
     ),
-    ("kit/src/keys.rs::CIPHERTEXT_BYTES", "host/src/keys.rs::CIPHERTEXT_BYTES"),
+    (
+        "kit/src/keys.rs::CIPHERTEXT_BYTES",
+        "host/src/keys.rs::CIPHERTEXT_BYTES",
+    ),
     (
         "kit/src/manifest.rs::COMMAND_SECONDS",
         "proto/src/control/plugin.rs::COMMAND_SECONDS",
     ),
     ("kit/src/node.rs::TRIES", "host/src/principal.rs::TRIES"),
-    ("kit/src/node/wires.rs::MAX_READ_BYTES", "host/src/wires.rs::MAX_READ_BYTES"),
-    ("kit/src/transaction.rs::ROW_BYTES", "host/src/transaction.rs::ROW_BYTES"),
+    (
+        "kit/src/node/wires.rs::MAX_READ_BYTES",
+        "host/src/wires.rs::MAX_READ_BYTES",
+    ),
+    (
+        "kit/src/transaction.rs::ROW_BYTES",
+        "host/src/transaction.rs::ROW_BYTES",
+    ),
     (
         "kit/src/transaction.rs::MAX_KEY_BYTES",
         "host/src/transaction/rows.rs::MAX_KEY_BYTES",
@@ -90,13 +123,22 @@ const PAIRS: [(&str, &str); 42] = [
         "kit/src/transaction/facts.rs::MAX_QUESTION_BYTES",
         "host/src/rules.rs::MAX_QUESTION_BYTES",
     ),
-    ("kit/src/transaction/facts.rs::MAX_DEPTH", "host/src/rules.rs::MAX_DEPTH"),
+    (
+        "kit/src/transaction/facts.rs::MAX_DEPTH",
+        "host/src/rules.rs::MAX_DEPTH",
+    ),
     (
         "kit/src/transaction/facts.rs::MAX_TEXT_BYTES",
         "host/src/rules.rs::MAX_TEXT_BYTES",
     ),
-    ("kit/src/transaction/facts.rs::MAX_ITEMS", "host/src/rules.rs::MAX_ITEMS"),
-    ("kit/src/transaction/facts.rs::MAX_ENTRIES", "host/src/rules.rs::MAX_ENTRIES"),
+    (
+        "kit/src/transaction/facts.rs::MAX_ITEMS",
+        "host/src/rules.rs::MAX_ITEMS",
+    ),
+    (
+        "kit/src/transaction/facts.rs::MAX_ENTRIES",
+        "host/src/rules.rs::MAX_ENTRIES",
+    ),
     (
         "kit/src/transaction/messages.rs::MAX_BODY_BYTES",
         "proto/src/trunk/frame.rs::MAX_BODY_BYTES",
@@ -215,7 +257,10 @@ fn every_number_of_the_kit_is_the_hosts() {
         let theirs = paired.get(name);
         let theirs = theirs.unwrap_or_else(|| panic!("{name}: which number of the host is it?"));
         let (own, number) = (sdk.number(name), router.number(theirs));
-        assert!(own.is_some() && own == number, "{name} {own:?}, {theirs} {number:?}");
+        assert!(
+            own.is_some() && own == number,
+            "{name} {own:?}, {theirs} {number:?}"
+        );
     }
     for name in PAIRS.iter().map(|(name, _)| *name).chain(OWN) {
         assert!(sdk.0.contains_key(name), "there is no {name}");
@@ -231,7 +276,9 @@ fn defaults(file: &str, kind: &str) -> BTreeMap<String, String> {
     let lines: Range<usize> = begin..end;
     let lines = text[lines].lines();
     let pairs = lines.filter_map(|line| line.trim().trim_end_matches(',').split_once(": "));
-    pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    pairs
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect()
 }
 
 #[test]
@@ -242,7 +289,10 @@ fn what_a_manifest_does_not_say_is_the_same_in_the_kit() {
         ("Http", "router/proto/src/manifest/wires.rs"),
         ("Instance", "router/proto/src/manifest.rs"),
     ] {
-        let (kit, node) = (defaults("sdk/kit/src/manifest.rs", kind), defaults(file, kind));
+        let (kit, node) = (
+            defaults("sdk/kit/src/manifest.rs", kind),
+            defaults(file, kind),
+        );
         assert!(!kit.is_empty(), "{kind}");
         for (name, value) in kit {
             let theirs = node.get(&name);
