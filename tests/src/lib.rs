@@ -9,6 +9,7 @@ mod client;
 mod crowd;
 mod daemon;
 mod exchange;
+mod fickle_disk;
 pub mod fuzz;
 mod honest;
 mod hosted;
@@ -48,6 +49,7 @@ pub use client::{
 pub use crowd::Crowd;
 pub use daemon::Daemon;
 pub use exchange::{Broken, exchange};
+pub use fickle_disk::{DiskFailure, FickleDisk};
 pub use honest::{HonestFlow, Turns};
 pub use hosted::Hosted;
 pub use identity::Identity;

@@ -28,7 +28,7 @@ use wormholes_host::{
 use wormholes_proto::NodeId;
 use zeroize::Zeroizing;
 
-use crate::{binaries::component, until, workspace};
+use crate::{FickleDisk, binaries::component, until, workspace};
 
 /// What a flow holds each way.
 const PIPE_BYTES: usize = 64 << 10;
@@ -62,6 +62,8 @@ pub struct PluginHost {
     seed: [u8; 32],
     network: Arc<HostNetwork>,
     plugin: String,
+    /// Where its rows lie, if that is no file of its folder.
+    disk: Option<FickleDisk>,
     host: Option<Arc<Host>>,
     loaded_in: Duration,
 }
@@ -169,6 +171,26 @@ impl PluginHost {
     /// # Errors
     /// When the plugin cannot be built or loaded.
     pub async fn new(network: &Arc<HostNetwork>, folder: &str) -> Result<Self> {
+        Self::begin(network, folder, None).await
+    }
+
+    /// The same, with its rows on a disk that can fail.
+    ///
+    /// # Errors
+    /// When the plugin cannot be built or loaded.
+    pub async fn on_disk(
+        network: &Arc<HostNetwork>,
+        folder: &str,
+        disk: &FickleDisk,
+    ) -> Result<Self> {
+        Self::begin(network, folder, Some(disk.clone())).await
+    }
+
+    async fn begin(
+        network: &Arc<HostNetwork>,
+        folder: &str,
+        disk: Option<FickleDisk>,
+    ) -> Result<Self> {
         let seed: [u8; 32] = rand::random();
         let mut host = Self {
             folder: TempDir::new()?,
@@ -176,6 +198,7 @@ impl PluginHost {
             seed,
             network: Arc::clone(network),
             plugin: folder.to_owned(),
+            disk,
             host: None,
             loaded_in: Duration::ZERO,
         };
@@ -188,12 +211,16 @@ impl PluginHost {
     /// # Errors
     /// When its store or the plugin cannot be opened.
     pub async fn open(&mut self, observer: Option<Observer>) -> Result<()> {
-        let port = Port {
+        let port = Arc::new(Port {
             id: self.id,
             key: key(&self.seed)?,
             network: Arc::clone(&self.network),
-        };
-        let host = Host::open(self.folder.path(), self.id, Arc::new(port), observer)?;
+        });
+        let path = self.folder.path();
+        let host = match self.disk.clone() {
+            None => Host::open(path, self.id, port, observer),
+            Some(disk) => Host::open_on(Box::new(disk), path, self.id, port, observer),
+        }?;
         let folder = workspace::root().join(&self.plugin);
         let name = folder.file_name().and_then(|name| name.to_str());
         let name = name.context("a plugin has a folder")?;

@@ -29,6 +29,8 @@ mod censor;
 mod cli;
 #[path = "all/clients.rs"]
 mod clients;
+#[path = "all/cookbook.rs"]
+mod cookbook;
 #[path = "all/corpus.rs"]
 mod corpus;
 #[path = "all/daemon.rs"]
@@ -37,12 +39,16 @@ mod daemon;
 mod dashboard;
 #[path = "all/demo.rs"]
 mod demo;
+#[path = "all/disk_failures.rs"]
+mod disk_failures;
 #[path = "all/doors.rs"]
 mod doors;
 #[path = "all/embed.rs"]
 mod embed;
 #[path = "all/endurance.rs"]
 mod endurance;
+#[path = "all/error_codes.rs"]
+mod error_codes;
 #[path = "all/facts.rs"]
 mod facts;
 #[path = "all/features.rs"]
@@ -61,6 +67,8 @@ mod kills;
 mod kit;
 #[path = "all/kit_ledgers.rs"]
 mod kit_ledgers;
+#[path = "all/kit_limits.rs"]
+mod kit_limits;
 #[path = "all/leaks.rs"]
 mod leaks;
 #[path = "all/ledgers.rs"]

@@ -136,11 +136,34 @@ fn manual(folder: &Path) -> Result<(), CliError> {
     })
 }
 
-/// What the name of a field takes.
+/// What the name of a field takes, with the space behind it.
 const NAME_COLUMNS: usize = 11;
 
 /// A name and a value on a line of the screen.
 fn field(style: Style, name: &str, value: &str) -> String {
-    let name = style.paint(Tone::Head, &format!("{name:<NAME_COLUMNS$}"));
-    format!("{name}{}\n", format::clean(value))
+    format!("{}{}\n", name_of(style, name), format::clean(value))
+}
+
+/// The name of a field, which may come from a plugin, and at least one space.
+fn name_of(style: Style, name: &str) -> String {
+    const NAME: usize = NAME_COLUMNS - 1;
+    let name = format!("{:<NAME$} ", format::clean(name));
+    style.paint(Tone::Head, &name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_stands_behind_a_name_of_any_length() {
+        let style = Style::default();
+        assert_eq!(field(style, "state", "on"), "state      on\n");
+        assert_eq!(field(style, "operations", "2"), "operations 2\n");
+        assert_eq!(field(style, "an-operation", "2"), "an-operation 2\n");
+        let hash = "1f".repeat(32);
+        let held = field(style, &hash, "[300000,1]");
+        assert_eq!(held, format!("{hash} [300000,1]\n"));
+        assert_eq!(field(style, "a\u{1b}[2J", ""), "a\u{fffd}[2J      \n");
+    }
 }

@@ -28,6 +28,8 @@ use crate::{
 
 /// The longest text of an error that is kept; the rest is cut.
 const MAX_MESSAGE_BYTES: usize = 1024;
+/// What is said where a failure of the disk leaves it open.
+const LOST: &str = "the disk failed, and what was asked may be undone; look before you ask again";
 
 /// Whom an event, its state, its timers and its keys are for.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -356,10 +358,12 @@ impl Refusal {
 
     /// What the event rested on was not made durable.
     pub(crate) fn lost() -> Self {
-        Self::new(
-            ErrorCode::Unavailable,
-            "the disk failed, and what was asked may be undone; look before you ask again",
-        )
+        Self::new(ErrorCode::Unavailable, LOST)
+    }
+
+    /// Whether what was asked may be done, or undone: the disk failed under it.
+    pub fn is_unsettled(&self) -> bool {
+        self.code == ErrorCode::Unavailable && self.message == LOST
     }
 
     /// The component has no handler of this kind.

@@ -58,6 +58,7 @@ pub(crate) struct Figures {
     counts: Mutex<Counts>,
     kept_bytes: AtomicU64,
     held_bytes: AtomicU64,
+    waiting_messages: AtomicU64,
 }
 
 /// Counts of one plugin since it was loaded.
@@ -148,6 +149,19 @@ impl Figures {
     /// What the blobs of all principals count for.
     pub(crate) fn held_bytes(&self) -> u64 {
         self.held_bytes.load(Ordering::Relaxed)
+    }
+
+    /// So many durable messages wait on one of its channels, and so many did before.
+    pub(crate) fn waits(&self, before: u64, after: u64) {
+        let change = |waiting: u64| Some(waiting.saturating_sub(before).saturating_add(after));
+        let _ = self
+            .waiting_messages
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, change);
+    }
+
+    /// Durable messages that their receivers have not confirmed.
+    pub(crate) fn waiting_messages(&self) -> u64 {
+        self.waiting_messages.load(Ordering::Relaxed)
     }
 
     /// Bytes of blobs came from other nodes.

@@ -4,6 +4,7 @@ mod blobs;
 mod change;
 mod doors;
 mod http;
+mod opening;
 mod operations;
 mod recordings;
 mod shared;
@@ -14,13 +15,13 @@ use std::{
     collections::HashMap,
     fmt, io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, RwLock, atomic::AtomicU64},
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 
 use data_encoding::HEXLOWER;
 use thiserror::Error;
-use tokio::runtime::{self, Runtime};
+use tokio::runtime::Runtime;
 use wormholes_proto::NodeId;
 
 pub use self::{
@@ -34,43 +35,27 @@ pub(crate) use self::{
     shared::{Shared, WakeError},
 };
 use crate::{
-    blobs::Blobs,
     edition::{Edition, Terms, Workshop},
     event::{Caller, Command, ErrorCode, Principal, Query, Refusal},
     figures::Counts,
-    guest::{Around, Cache, CodeError, Engine},
+    guest::{Around, CodeError, Engine},
     health::Condition,
     letters::{self, DeadLetter},
     lines::PluginLines,
     loaded::Loaded,
-    mail::{self, Input, Mail},
+    mail::Input,
     message::Place,
-    network::{Network, Pipe},
+    network::Pipe,
     rules::Usage,
-    store::{Observer, Store, StoreError, StoreOptions},
+    store::StoreError,
     versions::Kept,
 };
 use wormholes_proto::manifest::{Manifest, ManifestError, is_name};
 
-/// Threads on which handlers run.
-const THREADS: usize = 2;
-/// How far they give way to those on which flows live: where both want all of a processor, they get a
-/// quarter of it.
-const GIVE_WAY: i32 = 5;
 /// How long the end of a host waits for handlers: they have turns of 2 ms.
 const END_PATIENCE: Duration = Duration::from_secs(1);
-/// The store, below the data folder.
-const STORE_FILE: &str = "plugins.redb";
-/// What seals the secrets of plugins.
-const SECRETS: &[u8] = b"wormholes-plugin-secrets-v1";
-/// Compiled components, below the data folder.
-const CACHE_FOLDER: &str = "compiled";
 /// Files of the versions that run and that ran before, below the data folder.
 const VERSIONS_FOLDER: &str = "versions";
-/// Files of blobs, below the data folder.
-const BLOBS_FOLDER: &str = "blobs";
-/// What events did, where somebody wants that, below the data folder.
-const RECORDINGS_FOLDER: &str = "recordings";
 /// Instances of one node.
 const MAX_INSTANCES: usize = 256;
 
@@ -234,6 +219,11 @@ pub struct InstanceReport {
     pub blob_bytes: u64,
     /// Events that wait for its principals.
     pub waiting: usize,
+    /// Durable messages on their way to others that are not confirmed; not those of users who are
+    /// removed, which do not move.
+    pub waiting_messages: u64,
+    /// Operations that go on.
+    pub open_operations: usize,
     /// Dead letters that went since it was loaded because there were too many.
     pub dropped_letters: u64,
     /// What it did.
@@ -241,62 +231,6 @@ pub struct InstanceReport {
 }
 
 impl Host {
-    /// Opens the store in `folder`, which is made, and starts the engine; `observer` sees every
-    /// commit.
-    ///
-    /// # Errors
-    /// [`HostError`] says what stands in the way.
-    pub fn open(
-        folder: &Path,
-        node: NodeId,
-        network: Arc<dyn Network>,
-        observer: Option<Observer>,
-    ) -> Result<Self, HostError> {
-        std::fs::create_dir_all(folder)?;
-        let options = StoreOptions {
-            secret: Some(network.derive(SECRETS)),
-            observer,
-            ..StoreOptions::default()
-        };
-        let store = Store::open(folder.join(STORE_FILE), options)?;
-        let runtime = runtime::Builder::new_multi_thread()
-            .worker_threads(THREADS)
-            .thread_name("plugin")
-            .on_thread_start(give_way)
-            .enable_time()
-            .build()?;
-        // The ids of operations stay what they are: those of each start are beyond all before.
-        let first_request = u64::from(store.boot()) << 32;
-        let users = users::read(&store)?;
-        let named = blobs::named(&store.snapshot())?;
-        let blobs = Blobs::open(folder.join(BLOBS_FOLDER), named).map_err(HostError::Blobs)?;
-        blobs::count_when_reopened(&store, blobs.clone());
-        let (mail, inputs) = Mail::new();
-        let shared = Shared {
-            node,
-            threads: runtime.handle().clone(),
-            network: Arc::clone(&network),
-            mail: mail.clone(),
-            engine: Arc::new(Engine::new()?),
-            cache: Cache::new(folder.join(CACHE_FOLDER)),
-            kept: Kept::new(folder.join(VERSIONS_FOLDER)),
-            recordings: folder.join(RECORDINGS_FOLDER),
-            store,
-            blobs,
-            users,
-            loaded: RwLock::default(),
-            actors: Mutex::default(),
-            numbers: tokio::sync::Mutex::default(),
-            next_request: AtomicU64::new(first_request),
-        };
-        let shared = Arc::new(shared);
-        runtime.spawn(mail::run(Arc::clone(&shared), network, mail, inputs));
-        Ok(Self {
-            shared,
-            runtime: Some(runtime),
-        })
-    }
-
     /// Whether a plugin could be loaded by a host in `folder`: its manifest, its imports and its
     /// grants are right.
     ///
@@ -567,15 +501,6 @@ fn check_name(name: &str) -> Result<(), LoadError> {
 fn unreadable(error: StoreError) -> Refusal {
     let why = format!("the store cannot be read: {error}");
     Refusal::new(ErrorCode::Unavailable, why)
-}
-
-/// Lets other threads go first; what the system refuses only makes them slower.
-fn give_way() {
-    // Elsewhere it would be the whole process that gives way.
-    #[cfg(target_os = "linux")]
-    if let Err(error) = rustix::process::nice(GIVE_WAY) {
-        tracing::debug!(%error, "plugins do not give way");
-    }
 }
 
 impl Drop for Host {

@@ -373,6 +373,8 @@ impl Loaded {
             kept_bytes: self.figures.kept_bytes(),
             blob_bytes: self.figures.held_bytes(),
             waiting,
+            waiting_messages: self.figures.waiting_messages(),
+            open_operations: self.board.open_count(),
             dropped_letters: self.letters.dropped(),
             counts: self.figures.counts(),
         }

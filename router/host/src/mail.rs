@@ -9,6 +9,7 @@
 //! Principals of this node reach each other by a trunk in memory, whose ends are both here: for them
 //! as well, a message is kept until the event that handled it is durable.
 
+mod counted;
 mod fetches;
 mod giving;
 mod incoming;

@@ -148,9 +148,37 @@ impl Board {
         }
     }
 
+    /// The store failed: these are the operations of a principal, whatever was said to be lost.
+    pub(crate) fn begin_anew<'a>(
+        &self,
+        of: (Home, &Principal),
+        rows: impl Iterator<Item = (u64, &'a OperationRow)>,
+    ) {
+        let rows: BTreeMap<u64, &OperationRow> = rows.collect();
+        let mut all = self.all();
+        all.retain(|id, entry| entry.home != of.0 || rows.contains_key(id));
+        let is_known = |id: &u64, row: &OperationRow| {
+            let known = all.get(id);
+            known.is_some_and(|entry| entry.row == *row)
+        };
+        let news = rows.into_iter().filter(|(id, row)| !is_known(id, row));
+        let news: Vec<_> = news.collect();
+        drop(all);
+        for (id, row) in news {
+            self.apply(of, id, Change::Is(Box::new(row.clone())));
+        }
+    }
+
     /// Nothing of this principal is kept.
     pub(crate) fn forget(&self, home: Home) {
         self.all().retain(|_, entry| entry.home != home);
+    }
+
+    /// How many go on.
+    pub(crate) fn open_count(&self) -> usize {
+        let all = self.all();
+        let open = all.values().filter(|entry| entry.row.ended.is_none());
+        open.count()
     }
 
     pub(crate) fn list(&self, instance: &Arc<str>) -> Vec<Operation> {

@@ -518,6 +518,9 @@ impl Actor {
                 self.loaded.figures.keeps(before, after);
                 let (before, after) = (self.memory.blob_bytes, memory.blob_bytes);
                 self.loaded.figures.holds(before, after);
+                let operations = memory.operations.rows();
+                let of = (self.home, &self.name);
+                self.loaded.board.begin_anew(of, operations);
                 self.memory = memory;
                 self.resume_operations();
                 self.wake();

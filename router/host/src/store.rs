@@ -114,7 +114,21 @@ impl Store {
     /// is damaged, or something else than a store, or its sealed rows cannot be opened; the error says what mends it.
     pub fn open(path: impl AsRef<Path>, options: StoreOptions) -> Result<Self, StoreError> {
         let path = path.as_ref();
-        let mut backend: Box<dyn Backend> = Box::new(Disk::open(path, options.cache_bytes)?);
+        let disk = Disk::open(path, options.cache_bytes)?;
+        Self::open_on(Box::new(disk), path, options)
+    }
+
+    /// The same on another backend, which holds the rows instead of the file `path`; `path` is where the
+    /// file of slots stands beside, and names the store in errors.
+    ///
+    /// # Errors
+    /// When the backend does not work, holds something else than a store, or its sealed rows cannot be
+    /// opened.
+    pub fn open_on(
+        mut backend: Box<dyn Backend>,
+        path: &Path,
+        options: StoreOptions,
+    ) -> Result<Self, StoreError> {
         if let Some(secret) = &options.secret {
             let slots = path.with_extension(SLOTS_EXTENSION);
             backend = Box::new(Sealed::open(backend, &slots, secret)?);

@@ -4,6 +4,9 @@ use std::{collections::BTreeSet, time::Duration};
 
 use serde::Deserialize;
 
+/// How long whoever gives a command waits that says nothing of it.
+const COMMAND_SECONDS: u64 = 30;
+
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Manifest {
@@ -119,7 +122,7 @@ impl Manifest {
     pub(crate) fn patience(&self, command: &str) -> Option<Duration> {
         let seconds = self.described(command);
         let seconds = seconds.and_then(|command| command.timeout_seconds);
-        let most = (!self.is_operation(command)).then_some(30);
+        let most = (!self.is_operation(command)).then_some(COMMAND_SECONDS);
         seconds.or(most).map(Duration::from_secs)
     }
 

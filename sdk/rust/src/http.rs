@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::{Context, Error, Result, Way, host, json};
+use crate::{Context, Error, Result, Way, host, json, way::travels};
 
 /// Somebody asks by HTTP.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -165,27 +165,6 @@ impl Fetch {
         self
     }
 
-    /// What the rules read as `c.role`.
-    #[must_use]
-    pub fn role(mut self, role: &str) -> Self {
-        role.clone_into(&mut self.way.role);
-        self
-    }
-
-    /// What the rules read as `c.label`.
-    #[must_use]
-    pub fn label(mut self, label: &str) -> Self {
-        label.clone_into(&mut self.way.label);
-        self
-    }
-
-    /// It shares no circuit with flows of another key.
-    #[must_use]
-    pub fn isolate(mut self, key: &str) -> Self {
-        key.clone_into(&mut self.way.isolation);
-        self
-    }
-
     /// Sends it when the event is real, at most once; the id of the one
     /// [`Plugin::fetched`](crate::Plugin::fetched). Longer than 10 minutes nobody waits.
     ///
@@ -197,6 +176,8 @@ impl Fetch {
         host::with(|host| host.fetch(self, deadline))
     }
 }
+
+travels!(Fetch, "It shares no circuit with flows of another key.");
 
 impl Context {
     /// Answers a request that was answered [`Later`](HttpReply::Later).

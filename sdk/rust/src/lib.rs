@@ -37,6 +37,7 @@ mod state;
 #[cfg(target_family = "wasm")]
 #[doc(hidden)]
 pub mod wasm;
+mod way;
 
 pub use blob::{Blob, BlobFetch, BlobFetched, Draft, Held};
 pub use context::{Context, Level};
@@ -44,9 +45,10 @@ pub use error::{Error, ErrorCode, Result};
 pub use host::{InMemory, OnDisk, Sealed};
 pub use http::{Fetch, HttpReply, HttpRequest, HttpResponse, escape, form};
 pub use keys::{Algorithm, KeyPair};
-pub use message::{Address, Halt, Identity, Incoming, Letter, Outcome, Place, Way};
+pub use message::{Address, Halt, Identity, Incoming, Letter, Outcome, Place};
 pub use plugin::{Migration, Plugin, Principal, Reason};
 pub use request::{Caller, Reply, Request, json};
 pub use rules::{Allowance, Ruling, Service, Usage, node_name};
 pub use socket::{Closing, Connect, Socket};
 pub use state::{Cell, Key, Map};
+pub use way::Way;

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{Context, Error, Principal, Result, host};
+use crate::{Context, Error, Principal, Result, Way, host, way::travels};
 
 /// Where a principal is at home.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,19 +36,6 @@ pub enum Identity {
     Node,
     /// As a key derived for this name, by which nobody learns which node it is.
     Alias(Arc<str>),
-}
-
-/// How a message travels: what the rules read, and what keeps flows apart.
-#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Way {
-    /// As whom.
-    pub sender: Identity,
-    /// `c.role`.
-    pub role: String,
-    /// `c.label`.
-    pub label: String,
-    /// Messages with different keys share no flow.
-    pub isolation: String,
 }
 
 /// A message on its way out.
@@ -157,27 +144,6 @@ impl Letter {
         self
     }
 
-    /// What the rules read as `c.role`.
-    #[must_use]
-    pub fn role(mut self, role: &str) -> Self {
-        role.clone_into(&mut self.way.role);
-        self
-    }
-
-    /// What the rules read as `c.label`.
-    #[must_use]
-    pub fn label(mut self, label: &str) -> Self {
-        label.clone_into(&mut self.way.label);
-        self
-    }
-
-    /// It shares no flow with messages of another key.
-    #[must_use]
-    pub fn isolate(mut self, key: &str) -> Self {
-        key.clone_into(&mut self.way.isolation);
-        self
-    }
-
     /// It is given up after this, if it is sure that it did not arrive.
     #[must_use]
     pub fn expires(mut self, cx: &Context, after: Duration) -> Self {
@@ -220,6 +186,8 @@ impl Letter {
         host::with(|host| host.ask(self, deadline))
     }
 }
+
+travels!(Letter, "It shares no flow with messages of another key.");
 
 impl Incoming {
     /// The value that [`Letter::with`] wrote.

@@ -1,6 +1,6 @@
 //! Connections to others.
 
-use crate::{Context, Error, Result, Way, host};
+use crate::{Context, Error, Result, Way, host, way::travels};
 
 /// A connection to be [opened](Self::open).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,27 +55,6 @@ impl Connect {
         }
     }
 
-    /// What the rules read as `c.role`.
-    #[must_use]
-    pub fn role(mut self, role: &str) -> Self {
-        role.clone_into(&mut self.way.role);
-        self
-    }
-
-    /// What the rules read as `c.label`.
-    #[must_use]
-    pub fn label(mut self, label: &str) -> Self {
-        label.clone_into(&mut self.way.label);
-        self
-    }
-
-    /// It shares no circuit with flows of another key.
-    #[must_use]
-    pub fn isolate(mut self, key: &str) -> Self {
-        key.clone_into(&mut self.way.isolation);
-        self
-    }
-
     /// Opens it when the event is real; [`Plugin::connected`](crate::Plugin::connected) or
     /// [`closed`](crate::Plugin::closed) says what came of it.
     ///
@@ -86,6 +65,8 @@ impl Connect {
         host::with(|host| host.connect(self)).map(Socket)
     }
 }
+
+travels!(Connect, "It shares no circuit with flows of another key.");
 
 impl Socket {
     /// Lets so many more bytes come; 1 MiB at most may be open. Nothing comes without it.

@@ -247,6 +247,67 @@ async fn a_hook_may_be_as_deep_as_any_and_one_that_nobody_can_ask_is_refused() {
     }
 }
 
+/// Who may write what into the table that a node keeps for others.
+const WRITES: &str = r#"
+fn route(c) { c.node.direct().closed() }
+fn clerk_write(w) {
+    let from = peer(w.from);
+    if from == () { return deny("nobody knows the writer"); }
+    if w.key.starts_with("open/") { return pass(); }
+    if w.size > 100 { return deny("too large"); }
+    if w.key.starts_with("club/") && from.trust < 2 { return deny("its friends write there"); }
+    allow()
+}
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_script_says_what_other_nodes_write_into_a_table() {
+    let (bob, eve) = (Setup::new("bob").unwrap(), Setup::new("eve").unwrap());
+    let club = Setup::new("club").unwrap().listen("127.185.0.1:0");
+    let club = club
+        .peer_id("bob", bob.id(), 2, "")
+        .peer_id("eve", eve.id(), 1, "")
+        .script("writes.rhai", WRITES);
+    let club = club.plugin("tests/clerk").unwrap().start().await.unwrap();
+    let writer = async |setup: Setup| {
+        let setup = setup.peer(&club, 2).script("writes.rhai", WRITES);
+        setup.plugin("tests/clerk").unwrap().start().await.unwrap()
+    };
+    let (bob, eve) = (writer(bob).await, writer(eve).await);
+    let put = |from: &Daemon, key: &str, text: &str| {
+        let said = from.cli(&["clerk", "put", "club", key, text]);
+        said.map_err(|error| format!("{error:#}"))
+    };
+    let written = || Ok("written\n".to_owned());
+    let refused = |said: Result<String, String>, why: &str| {
+        let said = said.unwrap_err();
+        assert!(said.contains(why), "{said}");
+    };
+    let long = "x".repeat(101);
+    assert_eq!(put(&bob, "club/motto", "all are welcome"), written());
+    refused(put(&eve, "club/motto", "mine"), "its friends write there");
+    assert_eq!(put(&eve, "eve/page", "hello, all of you"), written());
+    refused(put(&bob, "bob/page", &long), "too large");
+    // The script passes: the plugin has a rule of its own.
+    assert_eq!(put(&eve, "open/1", "short"), written());
+    refused(put(&eve, "open/2", &long), "no rule lets so much in");
+
+    // Another script, other rules.
+    let closed = club.folder().join("closed.rhai");
+    fs::write(&closed, "fn clerk_write(w) { deny(\"closed\") }").unwrap();
+    club.cli(&["script", "load", closed.to_str().unwrap()])
+        .unwrap();
+    refused(put(&bob, "club/motto", "none"), "closed");
+    let table = club.cli(&["clerk", "table", "--json"]).unwrap();
+    let table: Value = serde_json::from_str(&table).unwrap();
+    let expected = json!({
+        "club/motto": "all are welcome",
+        "eve/page": "hello, all of you",
+        "open/1": "short",
+    });
+    assert_eq!(table, expected);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plugin_hears_which_peers_are_up_and_again_after_kill_9() {
     let mut trio = Trio::start(103).await;

@@ -244,6 +244,33 @@ fn rows_of_an_older_schema_are_migrated_in_the_kit() {
     assert_eq!(marks(&mut at), Ok(json!(13)));
 }
 
+/// As `what_is_sealed_changes_in_init_and_in_no_step_of_a_migration` shows it of the daemon.
+#[test]
+fn what_is_sealed_changes_in_no_step_in_the_kit() {
+    let manifest = manifest("tests/wicked");
+    let schema = format!("{manifest}\n[state]\nschema = 1\n");
+    let node = Principal::Node;
+    for (marked, refused) in [(16, true), (17, true), (18, false)] {
+        let mut world = World::<Wicked>::new(1, &manifest);
+        let mut at = world.at(0);
+        let hidden = json!({ "name": "kept", "text": "a secret" });
+        at.request(&node, "hide", hidden).unwrap();
+        at.request(&node, "mark", json!({ "with": marked }))
+            .unwrap();
+        at.update(&schema);
+        let parked = at.parked(&node);
+        let words = "secret rows, keys and blobs have one side only: change them in `init`, which \
+                     follows `migrate`";
+        assert_eq!(parked.as_deref(), refused.then_some(words));
+        if !refused {
+            let kept = at.request(&node, "peek", json!({ "name": "kept" }));
+            assert_eq!(kept, Ok(json!(8)));
+            let moved = at.request(&node, "peek", json!({ "name": "moved" }));
+            assert_eq!(moved, Ok(json!(7)));
+        }
+    }
+}
+
 /// Whoever is told nothing asks again; nobody is told a number twice.
 #[test]
 fn no_fault_has_echo_forget_what_it_told() {

@@ -72,6 +72,55 @@ async fn what_a_plugin_does_is_counted() {
 }
 
 #[tokio::test]
+async fn messages_that_wait_and_operations_that_go_on_are_counted_over_kill_9() {
+    let setup = Setup::new("node").unwrap().plugin("tests/wicked").unwrap();
+    let setup = setup.plugin("plugins/ledger").unwrap();
+    let setup = setup.config("[metrics]\nlisten = \"127.0.0.1:0\"");
+    let mut daemon = setup.start().await.unwrap();
+    let nobody = Setup::new("nobody").unwrap().id().to_string();
+    daemon.cli(&["ledger", "pay", &nobody, "1"]).unwrap();
+    let arguments = json!({ "node": nobody, "amount": 1, "times": 6 });
+    let params = json!({ "instance": "ledger", "command": "pay", "arguments": arguments });
+    daemon.call("plugin.ask", params).await.unwrap();
+    let params = json!({ "instance": "wicked", "command": "for-ever" });
+    daemon.call("op.start", params.clone()).await.unwrap();
+    let begun = daemon.call("op.start", params).await.unwrap();
+    let metrics = async |daemon: &Daemon| {
+        let metrics = Metrics::read(daemon).await.ok()?;
+        let of = |what: &str| metrics.get(&format!("wormholes_plugin_{what}"));
+        let waiting = ["ledger", "wicked"].map(|name| {
+            let label = format!("{{plugin=\"{name}\"}}");
+            [
+                of(&format!("waiting_messages{label}")),
+                of(&format!("open_operations{label}")),
+            ]
+        });
+        Some(waiting)
+    };
+    let expected = [[7.0, 0.0], [0.0, 2.0]];
+    for _ in 0..2 {
+        until("all to be counted", async || {
+            (metrics(&daemon).await? == expected).then_some(())
+        })
+        .await
+        .unwrap();
+        daemon.kill().unwrap();
+        daemon.restart().await.unwrap();
+    }
+    let operation = json!({ "operation": begun["operation"]["operation"] });
+    daemon.call("op.cancel", operation).await.unwrap();
+    assert_eq!(metrics(&daemon).await.unwrap()[1], [0.0, 1.0]);
+    let list = daemon.cli(&["plugin", "list"]).unwrap();
+    let column = |head: &str| {
+        let heads = list.lines().next().unwrap().split_whitespace();
+        heads.clone().position(|it| it == head).unwrap()
+    };
+    let ledger = list.lines().find(|line| line.starts_with("ledger"));
+    let cells: Vec<&str> = ledger.unwrap().split_whitespace().collect();
+    assert_eq!([cells[column("OUTBOX")], cells[column("OPEN")]], ["7", "0"]);
+}
+
+#[tokio::test]
 async fn limits_that_end_an_event_and_what_waits_behind_it_are_counted() {
     let daemon = wicked().await;
     let condition = |metrics: &Metrics, is: &str| {

@@ -130,6 +130,32 @@ async fn a_version_that_cannot_take_over_leaves_the_one_that_runs() {
 }
 
 #[tokio::test]
+async fn what_is_sealed_changes_in_init_and_in_no_step_of_a_migration() {
+    const REFUSED: &str = "secret rows, keys and blobs have one side only: change them in `init`, \
+                           which follows `migrate`";
+    let (daemon, files) = wicked().await;
+    let told = |words: &[&str]| cli(&daemon, &[&["wicked"], words].concat());
+    told(&["hide", "kept", "a secret"]).unwrap();
+    let key = told(&["make-key", "kept"]).unwrap();
+    for marked in [16, 17] {
+        ask(&daemon, "mark", marked).await;
+        files.put("0.2.0", 1);
+        let said = cli(&daemon, &["plugin", "update", "wicked"]).unwrap_err();
+        assert!(said.contains(REFUSED) && said.contains("runs on"), "{said}");
+        assert_eq!(version(&daemon).await, "0.1.0");
+        assert_eq!(mark(&daemon).await, marked);
+        assert_eq!(told(&["peek", "step"]).unwrap(), "");
+    }
+    ask(&daemon, "mark", 18).await;
+    cli(&daemon, &["plugin", "update", "wicked"]).unwrap();
+    assert_eq!(mark(&daemon).await, 1018);
+    for (name, length) in [("kept", "8\n"), ("step", ""), ("moved", "7\n")] {
+        assert_eq!(told(&["peek", name]).unwrap(), length, "{name}");
+    }
+    assert_eq!(told(&["make-key", "kept"]).unwrap(), key);
+}
+
+#[tokio::test]
 async fn a_version_takes_rows_timers_and_scratch_over_and_can_be_rolled_back() {
     let (mut daemon, files) = wicked().await;
     ask(&daemon, "mark", 5).await;

@@ -53,6 +53,32 @@ pub(crate) fn command(cx: &mut Context, request: &Request) -> Result<Reply> {
     }
 }
 
+/// What is sealed, changed where that is refused: 16 and 17 say so, and 18 goes on.
+pub(crate) fn in_a_step(cx: &mut Context, mark: u64) -> Result<()> {
+    let (name, text) = ("step".to_owned(), "in a step".to_owned());
+    match mark {
+        16 => SECRET.set(&name, &text),
+        17 => KeyPair::create(cx, &name, Algorithm::Ed25519).map(drop),
+        _ => {
+            let told = [
+                SECRET.set(&name, &text),
+                SECRET.remove(&"kept".to_owned()),
+                KeyPair::create(cx, &name, Algorithm::Ed25519).map(drop),
+                KeyPair::forget(cx, "kept"),
+            ];
+            match told.iter().any(Result::is_ok) {
+                true => Err(Error::failed("a step changed what is sealed")),
+                false => Ok(()),
+            }
+        }
+    }
+}
+
+/// The same where it may.
+pub(crate) fn after_steps() -> Result<()> {
+    SECRET.set(&"moved".to_owned(), &"in init".to_owned())
+}
+
 /// The rows that it hides.
 pub(crate) fn hidden() -> Result<Vec<u8>> {
     json(&SECRET.page(None, 100)?)

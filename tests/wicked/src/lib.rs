@@ -1,6 +1,7 @@
 //! A plugin for tests: it loops, breaks, takes all memory, floods whatever can be flooded, and never
 //! answers. Its host must contain each of it.
 
+mod codes;
 mod keys;
 mod rules;
 mod wires;
@@ -105,6 +106,7 @@ impl Plugin for Wicked {
     fn init(&mut self, _: &mut Context, reason: Reason) -> Result<()> {
         match (reason, MARK.get()?) {
             (Reason::Updated, Some(15)) => Err(Error::failed("15 is not updated")),
+            (Reason::Updated, Some(1018)) => keys::after_steps(),
             _ => Ok(()),
         }
     }
@@ -123,6 +125,10 @@ impl Plugin for Wicked {
         match MARK.get()? {
             Some(13) => return Err(Error::failed("13 cannot be migrated")),
             Some(14) => broken(cx.attempt()),
+            Some(with @ 16..=18) => {
+                keys::in_a_step(cx, with)?;
+                MARK.set(&(with + 1000))?;
+            }
             mark => MARK.set(&(mark.unwrap_or_default() + 1000))?,
         }
         Ok(Migration::Done)
@@ -141,6 +147,10 @@ impl Plugin for Wicked {
         cx.log(Level::Info, "asked");
         mark(7)?;
         json(&"it wrote")
+    }
+
+    fn answer(&mut self, cx: &mut Context, question: u64, answer: Result<Vec<u8>>) -> Result<()> {
+        codes::answered(cx, question, answer)
     }
 
     fn canceled(&mut self, _: &mut Context, request: u64) -> Result<()> {
@@ -170,13 +180,14 @@ fn more(cx: &mut Context, request: &Request) -> Result<Reply> {
         }
         "sockets" | "room" | "fetches" | "credit" | "foreign-port" | "foreign-socket"
         | "foreign-answer" | "split" | "tunnel" | "file" => wires::command(cx, request),
+        "fail" | "fail-there" | codes::PROTOCOL => codes::command(cx, request),
         _ => keys::command(cx, request),
     }
 }
 
 /// To itself.
 fn letter(cx: &Context) -> Letter {
-    Letter::new(Address::node(cx, cx.node_id()), "noise", [0; 1000])
+    Letter::new(Address::node(cx, cx.node_id()), codes::PROTOCOL, [0; 1000])
 }
 
 /// What is on sheets, and on how many.

@@ -14,7 +14,7 @@ use wormholes_proto::control::{
     PluginRecordingPiece,
 };
 
-use super::{Context, field};
+use super::{Context, field, name_of};
 use crate::{
     args::RecordWord,
     client::Client,
@@ -125,7 +125,7 @@ fn render(recording: &PluginRecording, style: Style) -> String {
         true => style.paint(Tone::Good, "on"),
         false => style.paint(Tone::Faint, "off"),
     };
-    let name = style.paint(Tone::Head, &format!("{:<11}", recording.instance));
+    let name = name_of(style, &recording.instance);
     let (bytes, most) = (
         format::bytes(recording.bytes),
         format::bytes(recording.max_bytes),

@@ -324,7 +324,8 @@ fn render(list: &PluginList, style: Style) -> String {
         return "no plugins; [plugin.NAME] in config.toml names them\n".to_owned();
     }
     let heads = [
-        "NAME", "STATE", ">EVENTS", ">REFUSED", ">BROKEN", ">KEEPS", ">BLOBS", "~PLUGIN",
+        "NAME", "STATE", ">EVENTS", ">REFUSED", ">BROKEN", ">OUTBOX", ">OPEN", ">KEEPS", ">BLOBS",
+        "~PLUGIN",
     ];
     let mut table = Table::new(&heads);
     for plugin in &list.plugins {
@@ -336,6 +337,8 @@ fn render(list: &PluginList, style: Style) -> String {
             plugin.events.to_string().into(),
             plugin.refused.to_string().into(),
             plugin.broken.to_string().into(),
+            plugin.waiting_messages.to_string().into(),
+            plugin.open_operations.to_string().into(),
             format::bytes(plugin.state_bytes).into(),
             format::bytes(plugin.blob_bytes).into(),
             about.into(),

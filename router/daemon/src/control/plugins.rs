@@ -243,8 +243,33 @@ pub(crate) fn refused(refusal: Refusal) -> RpcError {
         PluginErrorCode::Denied => ErrorCode::Denied,
         PluginErrorCode::Invalid => ErrorCode::InvalidParams,
         PluginErrorCode::NotFound => ErrorCode::NotFound,
+        // Asked again at once, it may be done twice.
+        PluginErrorCode::Unavailable if refusal.is_unsettled() => ErrorCode::Unsettled,
         PluginErrorCode::Quota | PluginErrorCode::Unavailable => ErrorCode::Busy,
         PluginErrorCode::Expired | PluginErrorCode::Failed => ErrorCode::Failed,
     };
     RpcError::new(code, refusal.message)
+}
+
+#[cfg(test)]
+mod tests {
+    use wormholes_host::Refusal;
+
+    use super::{ErrorCode, PluginErrorCode, refused};
+
+    /// What a program may do about it: no code of a plugin is without one of control.
+    #[test]
+    fn every_code_of_a_plugin_has_one_of_control() {
+        for (said, told) in [
+            (PluginErrorCode::Denied, ErrorCode::Denied),
+            (PluginErrorCode::Invalid, ErrorCode::InvalidParams),
+            (PluginErrorCode::NotFound, ErrorCode::NotFound),
+            (PluginErrorCode::Quota, ErrorCode::Busy),
+            (PluginErrorCode::Unavailable, ErrorCode::Busy),
+            (PluginErrorCode::Expired, ErrorCode::Failed),
+            (PluginErrorCode::Failed, ErrorCode::Failed),
+        ] {
+            assert!(refused(Refusal::new(said, "no")).is(told), "{said:?}");
+        }
+    }
 }

@@ -55,11 +55,6 @@ pub(super) fn families(plugins: &[InstanceReport]) -> Vec<MetricFamily> {
             each(handlers),
         ),
         gauges(
-            "waiting_events",
-            "Events that wait for their turn",
-            each(waiting),
-        ),
-        gauges(
             "state_bytes",
             "What plugins keep, keys and values",
             each(state),
@@ -70,11 +65,33 @@ pub(super) fn families(plugins: &[InstanceReport]) -> Vec<MetricFamily> {
             each(conditions),
         ),
     ];
-    let families = families.into_iter().chain(of_blobs(plugins));
+    let families = families.into_iter();
+    let families = families.chain(of_what_waits(plugins));
+    let families = families.chain(of_blobs(plugins));
     // The encoder takes an empty one for an error.
     families
         .filter(|family| !family.get_metric().is_empty())
         .collect()
+}
+
+fn of_what_waits(plugins: &[InstanceReport]) -> [MetricFamily; 3] {
+    [
+        gauges(
+            "waiting_events",
+            "Events that wait for their turn",
+            plugins.iter().flat_map(waiting).collect(),
+        ),
+        gauges(
+            "waiting_messages",
+            "Durable messages that their receivers have not confirmed",
+            plugins.iter().flat_map(waiting_messages).collect(),
+        ),
+        gauges(
+            "open_operations",
+            "Operations of the command line that go on",
+            plugins.iter().flat_map(open_operations).collect(),
+        ),
+    ]
 }
 
 fn of_blobs(plugins: &[InstanceReport]) -> [MetricFamily; 2] {
@@ -165,6 +182,14 @@ fn handlers(plugin: &InstanceReport) -> Vec<Metric> {
 
 fn waiting(plugin: &InstanceReport) -> Vec<Metric> {
     vec![gauge(plugin, &[], plugin.waiting as f64)]
+}
+
+fn waiting_messages(plugin: &InstanceReport) -> Vec<Metric> {
+    vec![gauge(plugin, &[], plugin.waiting_messages as f64)]
+}
+
+fn open_operations(plugin: &InstanceReport) -> Vec<Metric> {
+    vec![gauge(plugin, &[], plugin.open_operations as f64)]
 }
 
 fn state(plugin: &InstanceReport) -> Vec<Metric> {

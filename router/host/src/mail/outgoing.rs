@@ -11,6 +11,7 @@ use wormholes_proto::trunk::{
 
 use super::{
     Input, Office, Owner,
+    counted::Counted,
     incoming::instance,
     routes::{RouteKey, Standing},
     takes_more,
@@ -54,6 +55,7 @@ pub(super) struct Out {
     /// Its receiver refused it: not before then.
     not_before: Option<Instant>,
     refusals: u32,
+    counted: Counted,
 }
 
 impl Out {
@@ -70,6 +72,12 @@ impl Out {
     pub(super) fn waits(&self) -> bool {
         let has_some = self.done.place + 1 < self.head.next || self.done.halted.is_some();
         has_some || self.in_flight > 0
+    }
+
+    /// Has those that wait counted.
+    fn count(&mut self) {
+        let waiting = self.head.next.saturating_sub(1);
+        self.counted.set(waiting.saturating_sub(self.done.place));
     }
 
     /// What the machine tells, on its way to be durable: the rows that it changes.
@@ -93,6 +101,7 @@ impl Out {
                     start: first,
                     end: self.waiting_key(last + 1),
                 });
+                self.count();
             }
             SenderCommit::Expired { seqs, .. } => {
                 for seq in seqs {
@@ -177,6 +186,7 @@ impl Office {
             return;
         }
         out.head.next = place + 1;
+        out.count();
         if let Err(error) = out.machine.handle_enqueued(wire_row(seq, row)) {
             tracing::error!(%error, "a message's number is not the next one");
             return self.reread(owner, key);
@@ -236,7 +246,7 @@ impl Office {
             halted: done.halted.and_then(Halt::from_number),
             ..fresh
         };
-        let out = Out {
+        let mut out = Out {
             owner: owner.clone(),
             machine: ChannelSender::new(channel, row),
             machine_id: self.id(),
@@ -249,7 +259,9 @@ impl Office {
             link: None,
             not_before: None,
             refusals: 0,
+            counted: Counted::new(&owner.loaded),
         };
+        out.count();
         self.outs.insert(id, out);
         self.due_outs.insert(id);
         self.join(&route, &owner.loaded, id);

@@ -45,6 +45,11 @@ impl Operations {
         open.map(|(id, row)| (*id, row.deadline_ms))
     }
 
+    /// All of them, as their rows have them.
+    pub(crate) fn rows(&self) -> impl Iterator<Item = (u64, &OperationRow)> {
+        self.all.iter().map(|(id, row)| (*id, row))
+    }
+
     /// How many go on.
     pub(crate) fn open_count(&self) -> usize {
         self.all.len() - self.ended.len()

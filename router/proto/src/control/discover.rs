@@ -22,7 +22,7 @@ const ERRORS: [(ErrorCode, &str); 10] = [
     (ErrorCode::Busy, "a limit is reached"),
     (
         ErrorCode::Unsettled,
-        "no answer in time: it may be done yet, or not",
+        "no answer in time, or the disk failed: it may be done, or not",
     ),
 ];
 

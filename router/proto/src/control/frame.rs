@@ -97,7 +97,8 @@ pub enum ErrorCode {
     NotFound = -32002,
     /// A limit is reached; later it may work.
     Busy = -32003,
-    /// There was no answer in time, or the node stops: what was asked may be done yet, or not.
+    /// There was no answer in time, the node stops, or the disk failed: what was asked may be done, or
+    /// not.
     Unsettled = -32004,
 }
 

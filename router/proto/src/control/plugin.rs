@@ -39,6 +39,12 @@ pub struct PluginInfo {
     pub state_bytes: u64,
     /// Blobs that it holds, with those that it fetches and writes.
     pub blob_bytes: u64,
+    /// Events that wait for their turn.
+    pub waiting_events: u64,
+    /// Durable messages that their receivers have not confirmed.
+    pub waiting_messages: u64,
+    /// Operations that go on.
+    pub open_operations: u64,
     /// Events that ended well.
     pub events: u64,
     /// Events that its handlers refused.

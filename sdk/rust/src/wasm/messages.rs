@@ -9,8 +9,8 @@ use super::{
     told,
 };
 use crate::{
-    Error, Principal, Result,
-    message::{Address, Halt, Identity, Incoming, Letter, Outcome, Place, Way},
+    Error, Principal, Result, Way,
+    message::{Address, Halt, Identity, Incoming, Letter, Outcome, Place},
 };
 
 pub(super) fn send(letter: Letter) -> Result<u64> {
