@@ -178,7 +178,7 @@ impl Actor {
                 },
                 () = self.health.pass() => {}
             }
-            self.store.room().await;
+            self.store.room(self.home.writer()).await;
             self.catch_up().await;
             self.keep_up();
             let next = match self.health.closed() {

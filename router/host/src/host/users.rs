@@ -33,7 +33,7 @@ pub(super) fn read(store: &Store) -> Result<Users, StoreError> {
     if !writes.is_empty() {
         // What is read of plugins next is without them; if it fails, the next start does it.
         let (done, durable) = mpsc::channel::<()>();
-        store.append(store.epoch(), writes, move |_| drop(done));
+        store.append_between(store.epoch(), writes, move |_| drop(done));
         let _ = durable.recv();
     }
     Ok(users)

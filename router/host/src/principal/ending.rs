@@ -277,7 +277,8 @@ impl Actor {
             self.store.after(self.last_batch, release);
         } else {
             let overlay = writes.clone();
-            self.last_batch = self.store.append(self.epoch, writes, release);
+            let by = self.home.writer();
+            self.last_batch = self.store.append(by, self.epoch, writes, release);
             self.memory.overlay.write(self.last_batch, overlay);
         }
     }
