@@ -27,6 +27,7 @@ mod message;
 mod network;
 mod news;
 mod operations;
+mod pace;
 mod principal;
 mod recording;
 mod rows;

@@ -14,7 +14,7 @@ use crate::{
     event::{ErrorCode, Principal, Refusal},
     mail::{Input, Owner},
     memory::read_head,
-    principal::Task,
+    principal::Order,
     rows::{self, Home, Space, instance_key, user_key},
     store::{Store, StoreError, Writes},
     users::{self, Standing, User, Users},
@@ -151,7 +151,7 @@ impl Shared {
         if let Some(post) = post {
             let (done, retired) = oneshot::channel();
             // An actor that ended by a fault takes nothing.
-            let _ = post.tasks().send(Task::Retire(done)).await;
+            let _ = post.order(Order::Retire(done)).await;
             let _ = retired.await;
         }
         // The office has heard of all that his events did.

@@ -276,6 +276,7 @@ impl Actor {
         if writes.is_empty() {
             self.store.after(self.last_batch, release);
         } else {
+            self.keep_pace(&writes);
             let overlay = writes.clone();
             let by = self.home.writer();
             self.last_batch = self.store.append(by, self.epoch, writes, release);

@@ -59,6 +59,8 @@ impl Actor {
                 self.is_over = true;
                 let _ = ended.send(());
             }
+            // It is not taken here: the actor ends.
+            Order::Retire(done) => drop(done),
         }
     }
 

@@ -37,7 +37,7 @@ fn write(
     bytes: usize,
     releases: &Releases,
 ) -> BatchId {
-    let key = [7];
+    let key = [7_u8];
     let writes = put(key, vec![7; bytes - key.len()]);
     append(store, writer, number, writes, releases)
 }
@@ -168,7 +168,8 @@ fn there_is_no_room_beyond_so_many_events_or_bytes() {
             write(&store, writer, 1, 1, &releases);
             assert!(poll(store.room(writer)).is_pending());
         }
-        let (mut room, mut own) = (pin!(store.room(stranger)), pin!(store.room(Writer(2))));
+        let mut room = pin!(store.room(stranger));
+        let mut own = pin!(store.room(Writer(2)));
         assert!(poll(room.as_mut()).is_pending());
         assert!(poll(own.as_mut()).is_pending());
         control.order(Order::Work);
