@@ -187,6 +187,7 @@ impl Actor {
             self.catch_up().await;
             self.keep_up();
             let next = if let Some(refusal) = self.health.closed() {
+                self.is_held_back = false;
                 self.next_while_closed(refusal).await
             } else if let Some(wait) = self.held_back() {
                 self.next_while_held_back(wait).await
