@@ -390,10 +390,10 @@ impl State {
             let passes = self.open.back().is_none_or(|batch| batch.is_large);
             return self.grow(self.open.len() + usize::from(passes));
         }
-        let behind = self.open.iter().enumerate().skip(first);
-        let mut free = behind.filter(|(_, batch)| batch.takes(writer, bytes));
-        let free = free.next().map(|(at, _)| at);
-        self.grow(free.unwrap_or(self.open.len()))
+        let mut behind = self.open.iter().enumerate().skip(first);
+        let free = behind.find(|(_, batch)| batch.takes(writer, bytes));
+        let at = free.map_or(self.open.len(), |(at, _)| at);
+        self.grow(at)
     }
 
     /// The open batch that `after` waits for; one that nobody ever had comes behind all.
