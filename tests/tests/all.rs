@@ -109,6 +109,8 @@ mod plugins_js;
 mod plugins_new;
 #[path = "all/plugins_operators.rs"]
 mod plugins_operators;
+#[path = "all/plugins_paced.rs"]
+mod plugins_paced;
 #[path = "all/plugins_removed.rs"]
 mod plugins_removed;
 #[path = "all/plugins_run.rs"]

@@ -106,6 +106,15 @@ impl Health {
             .await;
     }
 
+    /// Waits until no event may run.
+    pub(crate) async fn closes(&self) {
+        let mut pause = self.pause.subscribe();
+        // Nobody is left to stop it when that fails.
+        let _ = pause
+            .wait_for(|pause| matches!(pause, Pause::Parked(_) | Pause::Stopped))
+            .await;
+    }
+
     /// It must not go on.
     pub(crate) fn park(&self, why: String) {
         self.change(Pause::Parked(why));

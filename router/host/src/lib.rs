@@ -27,6 +27,7 @@ mod message;
 mod network;
 mod news;
 mod operations;
+mod pace;
 mod principal;
 mod recording;
 mod rows;
@@ -65,7 +66,7 @@ pub use recording::{
 pub use rules::{Fact, RuleLimits, RuleQuestion, Ruling, Service, Usage};
 pub use store::{
     Backend, BatchId, Commit, Lost, Observer, Overlay, Row, Rows, Snapshot, Span, Store,
-    StoreError, StoreOptions, View, Visit, Writes,
+    StoreError, StoreOptions, View, Visit, Writer, Writes,
 };
 pub use transaction::{Limit, Progress};
 pub use users::{Standing, User};

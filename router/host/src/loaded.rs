@@ -27,6 +27,7 @@ use crate::{
     message::decode,
     news::News,
     operations::{Board, Change, OperationRow},
+    pace::Pace,
     recording::Recorder,
     rows::{self, Home, Side, Space, principal_keys},
     store::{Snapshot, Store, StoreError},
@@ -54,6 +55,8 @@ pub(crate) struct Loaded {
     /// HTTP requests that it makes at once.
     pub(crate) fetches: Arc<Semaphore>,
     pub(crate) figures: Figures,
+    /// What it wrote beside others.
+    pub(crate) pace: Pace,
     pub(crate) letters: Letters,
     pub(crate) news: News,
     /// One change of its version at a time.
@@ -96,6 +99,7 @@ impl Loaded {
             may_reads: Semaphore::new(MAX_MAY_READS),
             fetches: Arc::new(Semaphore::new(MAX_FETCHES)),
             figures: Figures::default(),
+            pace: Pace::default(),
             letters: Letters::read(number, &snapshot)?,
             news: News::new(edition.code.hears_of_peers(), edition.code.hears_of_usage()),
             changing: Arc::default(),

@@ -9,6 +9,7 @@ mod ending;
 mod files;
 mod inbox;
 mod operations;
+mod pacing;
 mod recording;
 mod takeover;
 mod wires;
@@ -82,6 +83,8 @@ pub(crate) struct Actor {
     busy: Instant,
     /// Timers and tasks take turns: one that is due again at once keeps nobody out.
     after_timer: bool,
+    /// Its plugin wrote too much: an event waits.
+    is_held_back: bool,
     is_over: bool,
     /// Where its events are recorded.
     track: Option<Track>,
@@ -133,6 +136,7 @@ impl Actor {
             health,
             busy: Instant::now(),
             after_timer: false,
+            is_held_back: false,
             is_over: false,
             track: None,
         };
@@ -171,6 +175,7 @@ impl Actor {
             tokio::select! {
                 biased;
                 order = self.inbox.orders.recv() => match order {
+                    Some(Order::Retire(done)) => return self.retire(done).await,
                     Some(order) => {
                         self.obey(order).await;
                         continue;
@@ -179,19 +184,24 @@ impl Actor {
                 },
                 () = self.health.pass() => {}
             }
-            self.store.room().await;
+            self.store.room(self.home.writer()).await;
             self.catch_up().await;
             self.keep_up();
-            let next = match self.health.closed() {
-                Some(refusal) => self.next_while_closed(refusal).await,
-                None => self.next().await,
+            let next = if let Some(refusal) = self.health.closed() {
+                self.is_held_back = false;
+                self.next_while_closed(refusal).await
+            } else if let Some(wait) = self.held_back() {
+                self.next_while_held_back(wait).await
+            } else {
+                self.is_held_back = false;
+                self.next().await
             };
             // It may have waited for long.
             let is_past = self.catch_up().await;
             match next {
                 Next::Run(..) if is_past => {}
                 Next::Run(event, attempt) => self.handle(event, attempt).await,
-                Next::Take(Task::Retire(done)) => return self.retire(done).await,
+                Next::Take(Task::Order(Order::Retire(done))) => return self.retire(done).await,
                 Next::Take(task) => self.take_task(task).await,
                 Next::Again => self.rest(),
                 Next::End => return,
@@ -342,8 +352,6 @@ impl Actor {
             }
             Task::Cancel(_) => {}
             Task::Collect(operation) => self.collect(operation),
-            // It is not taken here: the actor ends.
-            Task::Retire(done) => drop(done),
         }
     }
 

@@ -35,7 +35,7 @@
 
 use std::ops::{ControlFlow, Range};
 
-use crate::store::{Row, SEALED_PREFIX, Snapshot, Span, StoreError};
+use crate::store::{Row, SEALED_PREFIX, Snapshot, Span, StoreError, Writer};
 
 const INSTANCE: u8 = 0x01;
 const PRINCIPAL: u8 = 0x02;
@@ -106,6 +106,11 @@ impl Side {
 }
 
 impl Home {
+    /// The instance: all of its principals share what it may write.
+    pub(crate) fn writer(self) -> Writer {
+        Writer(self.instance)
+    }
+
     /// A row's key.
     pub(crate) fn key(self, space: Space, key: &[u8]) -> Vec<u8> {
         let mut row = Vec::with_capacity(PREFIX_BYTES + key.len());

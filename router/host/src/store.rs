@@ -1,8 +1,10 @@
 //! Durable state of all plugins: ordered rows, committed in groups.
 //!
-//! An event appends its writes to the open batch and goes on. One thread takes the batch, makes it
+//! An event appends its writes to an open batch and goes on. One thread takes the first batch, makes it
 //! durable with one commit, publishes the new snapshot, and then releases what the events of the
-//! batch want to let out, in the order in which they were appended; meanwhile the next batch fills.
+//! batch want to let out, in the order in which they were appended; meanwhile the next ones fill. Of
+//! several writers none fills a batch alone: what is appended is in order for each of them, and those
+//! who write little do not wait for those who write much.
 //! Reads are of what is durable; a principal's own uncommitted writes lie over it in its [`Overlay`],
 //! and a [`View`] reads both.
 //!
@@ -86,6 +88,11 @@ pub struct Commit {
     /// False: it failed, and its events with it.
     pub is_durable: bool,
 }
+
+/// Whose writes something is: batches and room are shared among writers, each of whose writes become
+/// durable in the order in which they were appended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Writer(pub u32);
 
 /// Names a batch. Batches of one epoch are durable in the order of their names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -184,10 +191,10 @@ impl Store {
         self.0.queue.snapshot()
     }
 
-    /// Adds an event's writes to the open batch; `release` is called when it is durable, or known to
-    /// be lost. Writes may be empty: then they are released with that batch. It never blocks; wait for
-    /// [`Store::room`] before the event. Who appends for a principal does so in the order of its
-    /// events.
+    /// Adds an event's writes to an open batch, behind all that this writer appended before; `release`
+    /// is called when they are durable, or known to be lost. Writes may be empty: then they are released
+    /// with that batch. It never blocks; wait for [`Store::room`] before the event. Who appends for a
+    /// principal does so in the order of its events.
     ///
     /// `epoch` is that of what the event read. If it is over, or the store has failed, `release` is
     /// called at once with `Lost`, and the batch that is returned says nothing.
@@ -195,26 +202,47 @@ impl Store {
     /// `release` must be short and never block; it may append.
     pub fn append(
         &self,
+        writer: Writer,
         epoch: u64,
         writes: Writes,
         release: impl FnOnce(Result<(), Lost>) + Send + 'static,
     ) -> BatchId {
-        self.push(epoch, writes, Box::new(release), false)
+        self.push(Some(writer), epoch, writes, Box::new(release), false)
     }
 
     /// As [`Store::append`], for writes that nobody waits for: they are durable with the next commit,
     /// which follows within 100 ms if nobody else appends.
     pub fn append_patiently(
         &self,
+        writer: Writer,
         epoch: u64,
         writes: Writes,
         release: impl FnOnce(Result<(), Lost>) + Send + 'static,
     ) -> BatchId {
-        self.push(epoch, writes, Box::new(release), true)
+        self.push(Some(writer), epoch, writes, Box::new(release), true)
     }
 
-    fn push(&self, epoch: u64, writes: Writes, release: Release, is_patient: bool) -> BatchId {
+    /// As [`Store::append`], for what is no writer's own: behind all that anybody appended before, and
+    /// before all that anybody appends later.
+    pub fn append_between(
+        &self,
+        epoch: u64,
+        writes: Writes,
+        release: impl FnOnce(Result<(), Lost>) + Send + 'static,
+    ) -> BatchId {
+        self.push(None, epoch, writes, Box::new(release), false)
+    }
+
+    fn push(
+        &self,
+        writer: Option<Writer>,
+        epoch: u64,
+        writes: Writes,
+        release: Release,
+        is_patient: bool,
+    ) -> BatchId {
         let event = Event {
+            writer,
             writes,
             release,
             is_patient,
@@ -228,11 +256,16 @@ impl Store {
         self.0.queue.after(batch, Box::new(release));
     }
 
-    /// Waits while the open batch has more than 8,192 events or 16 MiB, or the store has failed.
-    /// Whoever appends waits for this before its next event; all who wait go on at once.
-    /// Cancel-safe.
-    pub async fn room(&self) {
-        self.0.queue.room().await;
+    /// Waits while more than 8,192 events or 16 MiB are open, or a quarter of that of this writer, or
+    /// the store has failed. Whoever appends waits for this before its next event; all who wait go on at
+    /// once. Cancel-safe.
+    pub async fn room(&self, writer: Writer) {
+        self.0.queue.room(writer).await;
+    }
+
+    /// Whether others than this writer wrote within the last minute.
+    pub fn is_shared(&self, writer: Writer) -> bool {
+        self.0.queue.is_shared(writer)
     }
 
     /// Counts the store's failures: what was read in an epoch that is over, or appended, says nothing

@@ -107,6 +107,8 @@ pub enum Limit {
     Sockets,
     /// Bytes that wait for the other end of a connection.
     Room,
+    /// Bytes that a plugin writes a second, beside others.
+    Pace,
 }
 
 /// What a transaction needs to know of its principal and its plugin.
@@ -392,10 +394,11 @@ impl Transaction {
 
 impl Limit {
     /// All of them.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::Http,
         Self::Sockets,
         Self::Room,
+        Self::Pace,
         Self::Write,
         Self::State,
         Self::Scratch,
@@ -457,6 +460,7 @@ impl Limit {
             Self::Room => {
                 "the other end does not take so much at once; `writable` tells when there is room"
             }
+            Self::Pace => "the plugin writes too much beside others; raise limits.pace_kib",
             Self::Http => "too many requests come at once; ask again later",
             Self::Operations => {
                 "too many operations go on; cancel some, or raise limits.operations"
@@ -482,6 +486,7 @@ impl fmt::Display for Limit {
             Self::Http => "http",
             Self::Sockets => "sockets",
             Self::Room => "room",
+            Self::Pace => "pace",
             Self::Messages => "messages",
             Self::Outbox => "outbox",
             Self::Channels => "channels",

@@ -297,6 +297,7 @@ fn limits(limits: &Limits) -> Vec<(&'static str, u64)> {
         ("memory_mib", limits.memory_mib),
         ("event_ms", limits.event_ms),
         ("write_kib", limits.write_kib),
+        ("pace_kib", limits.pace_kib.into()),
         ("state_mib", limits.state_mib),
         ("user_state_mib", limits.user_state_mib),
         ("scratch_mib", limits.scratch_mib),

@@ -418,7 +418,7 @@ impl Shared {
         let release = move |outcome: Result<_, _>| {
             let _ = released.send(outcome.is_ok());
         };
-        let batch = self.store.append(epoch, writes, release);
+        let batch = self.store.append_between(epoch, writes, release);
         if !durable.await.unwrap_or(false) {
             return Err(LoadError::Lost);
         }

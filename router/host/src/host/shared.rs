@@ -341,7 +341,8 @@ impl Shared {
         let release = move |outcome: Result<(), Lost>| {
             let _ = done.send(outcome.is_ok());
         };
-        self.store.append(self.store.epoch(), writes, release);
+        self.store
+            .append_between(self.store.epoch(), writes, release);
         durable.await.unwrap_or(false)
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     event::{ErrorCode, Principal, Refusal},
     mail::{Input, Owner},
     memory::read_head,
-    principal::Task,
+    principal::Order,
     rows::{self, Home, Space, instance_key, user_key},
     store::{Store, StoreError, Writes},
     users::{self, Standing, User, Users},
@@ -33,7 +33,7 @@ pub(super) fn read(store: &Store) -> Result<Users, StoreError> {
     if !writes.is_empty() {
         // What is read of plugins next is without them; if it fails, the next start does it.
         let (done, durable) = mpsc::channel::<()>();
-        store.append(store.epoch(), writes, move |_| drop(done));
+        store.append_between(store.epoch(), writes, move |_| drop(done));
         let _ = durable.recv();
     }
     Ok(users)
@@ -151,7 +151,7 @@ impl Shared {
         if let Some(post) = post {
             let (done, retired) = oneshot::channel();
             // An actor that ended by a fault takes nothing.
-            let _ = post.tasks().send(Box::new(Task::Retire(done))).await;
+            let _ = post.order(Order::Retire(done)).await;
             let _ = retired.await;
         }
         // The office has heard of all that his events did.

@@ -395,8 +395,9 @@ impl Office {
             writes.put(key, Some(encode(&note)));
             notes.push((number, note));
         }
+        let by = owner.home.writer();
         let after = self.after(Input::Noted(owner, notes));
-        self.store.append(self.epoch, writes, after);
+        self.store.append(by, self.epoch, writes, after);
     }
 }
 

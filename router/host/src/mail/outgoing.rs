@@ -465,9 +465,11 @@ impl Office {
             }
         };
         if is_patient {
-            self.store.append_patiently(self.epoch, writes, release);
+            self.store
+                .append_patiently(home.writer(), self.epoch, writes, release);
         } else {
-            self.store.append(self.epoch, writes, release);
+            self.store
+                .append(home.writer(), self.epoch, writes, release);
         }
     }
 

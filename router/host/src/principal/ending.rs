@@ -276,8 +276,10 @@ impl Actor {
         if writes.is_empty() {
             self.store.after(self.last_batch, release);
         } else {
+            self.keep_pace(&writes);
             let overlay = writes.clone();
-            self.last_batch = self.store.append(self.epoch, writes, release);
+            let by = self.home.writer();
+            self.last_batch = self.store.append(by, self.epoch, writes, release);
             self.memory.overlay.write(self.last_batch, overlay);
         }
     }

@@ -38,8 +38,6 @@ pub(crate) enum Task {
     Cancel(u64),
     /// Whoever wants the result of an operation has it.
     Collect(u64),
-    /// The user is removed: no event runs any more, and whoever waits for that is told.
-    Retire(oneshot::Sender<()>),
     /// A message.
     Message(Arc<Incoming>),
     /// Something is to be told, and has a row of this number.
@@ -83,6 +81,8 @@ pub(crate) enum Order {
     TakeOver(TakeOver),
     /// It ends, and says when it has.
     End(oneshot::Sender<()>),
+    /// The user is removed: it ends as well, and whoever waits for an answer is told.
+    Retire(oneshot::Sender<()>),
 }
 
 /// Where a principal's tasks are put. They are boxed: an empty queue of them keeps room for 32.
@@ -228,6 +228,11 @@ impl Inbox {
             task = self.mail.recv() => self.taken(task),
             order = self.orders.recv() => order.map(Task::Order),
         }
+    }
+
+    /// Whether something waits.
+    pub(super) fn has_tasks(&self) -> bool {
+        !self.tasks.is_empty() || !self.mail.is_empty()
     }
 
     pub(super) fn has_no_order(&self) -> bool {

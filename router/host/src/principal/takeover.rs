@@ -59,6 +59,8 @@ impl Actor {
                 self.is_over = true;
                 let _ = ended.send(());
             }
+            // It is not taken here: the actor ends.
+            Order::Retire(done) => drop(done),
         }
     }
 
@@ -261,7 +263,8 @@ impl Actor {
             let mut writes = Writes::default();
             writes.remove_range(self.home.all(space));
             let epoch = self.store.epoch();
-            self.store.append_patiently(epoch, writes, |_| {});
+            let by = self.home.writer();
+            self.store.append_patiently(by, epoch, writes, |_| {});
         }
         Ok(())
     }
@@ -271,7 +274,8 @@ impl Actor {
         let release = move |outcome: Result<_, _>| {
             let _ = done.send(outcome.is_ok());
         };
-        self.store.append(self.epoch, writes, release);
+        self.store
+            .append(self.home.writer(), self.epoch, writes, release);
         let is_durable = durable.await.unwrap_or(false);
         let lost = || Fault::Host("the disk failed".to_owned());
         is_durable.then_some(()).ok_or_else(lost)

@@ -2,15 +2,19 @@
 //! one thread that commits.
 //!
 //! ```text
-//! append -> open batch -> in flight (one commit) -> durable -> its releases, in order
+//! append -> open batches -> in flight (one commit) -> durable -> its releases, in order
 //! ```
 //!
-//! While one batch is in flight the next one fills; it is taken as soon as the commit before it is
-//! done. Only one that nobody waits for is held back, for 100 ms: mostly somebody joins it. A failure
-//! loses what is in flight and open, and begins a new epoch once the backend works again.
+//! While one batch is in flight the next ones fill; the first is taken as soon as the commit before it
+//! is done. One batch takes a share of each writer and no more, and what is larger by itself has a
+//! batch of its own, behind one for all others: who writes little waits for no more than the commit in
+//! flight, whatever others write. Only what nobody waits for is held back, for 100 ms: mostly somebody
+//! joins it. A failure loses what is in flight and open, and begins a new epoch once the backend works
+//! again.
 
 use std::{
-    mem,
+    collections::{BTreeMap, VecDeque},
+    iter, mem,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
@@ -21,14 +25,22 @@ use std::{
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
-use super::{BatchId, Lost, Rows, Snapshot, StoreError, Writes};
+use super::{BatchId, Lost, Rows, Snapshot, StoreError, Writer, Writes};
 
-/// How many events an open batch holds before those who append wait: at 50,000 events a second more
-/// than a commit on a slow disk (100 ms) collects.
+/// How many events are open before those who append wait: at 50,000 events a second more than a
+/// commit on a slow disk (100 ms) collects.
 pub(super) const MAX_EVENTS: usize = 8192;
-/// How many bytes of keys and values, so that two batches fit twice into the smallest of machines:
+/// How many bytes of keys and values, so that twice as many fit twice into the smallest of machines:
 /// once here, once in the overlays of those who wrote them.
 pub(super) const MAX_BYTES: usize = 16 << 20;
+/// One writer alone waits when it has so many of them: others find room beside it.
+pub(super) const MAX_EVENTS_OF_ONE: usize = MAX_EVENTS / 4;
+/// The same of bytes.
+pub(super) const MAX_BYTES_OF_ONE: usize = MAX_BYTES / 4;
+/// What one batch has of each writer: a disk takes little longer for it than for a few rows.
+pub(super) const SHARE_BYTES: usize = 256 << 10;
+/// Who else wrote within this time, is at work.
+const AT_WORK: Duration = Duration::from_secs(60);
 
 /// How long a batch that nobody waits for is held open, for others to join it.
 pub(super) const PATIENCE: Duration = Duration::from_millis(100);
@@ -40,6 +52,8 @@ pub(super) type Reopened = Box<dyn Fn(&Snapshot) + Send + Sync>;
 
 /// What one event left to be made durable.
 pub(super) struct Event {
+    /// `None`: it comes behind all that was appended before it, and before all that is later.
+    pub(super) writer: Option<Writer>,
     pub(super) writes: Writes,
     pub(super) release: Release,
     /// Whether nobody waits for it.
@@ -69,13 +83,15 @@ pub(super) struct Queue {
 }
 
 struct State {
-    /// The open batch.
+    /// The first open batch.
     batch: BatchId,
-    /// Bounded by those who append, who wait while it is full: `MAX_EVENTS` and one event of each.
-    open: Vec<Event>,
-    open_bytes: usize,
-    /// When the open batch is taken at the latest; `None`: it is empty.
-    due: Option<Instant>,
+    /// That one, and those behind it. Bounded by those who append, who wait while they are full:
+    /// `MAX_EVENTS`, `MAX_BYTES`, and one event of each.
+    open: VecDeque<Batch>,
+    /// How many of them take nothing more: one behind them has what comes behind all before it.
+    closed: usize,
+    /// Who wrote last, and who else did before, and when.
+    last_writers: [Option<(Writer, Instant)>; 2],
     /// The last batch whose releases have all been called.
     released: u64,
     in_flight: bool,
@@ -83,6 +99,26 @@ struct State {
     behind: Vec<Release>,
     has_failed: bool,
     is_ending: bool,
+}
+
+/// What is committed together.
+#[derive(Default)]
+struct Batch {
+    events: Vec<Event>,
+    /// What it has of each writer.
+    shares: BTreeMap<Writer, Share>,
+    bytes: usize,
+    /// When it is taken at the latest; `None`: it is empty.
+    due: Option<Instant>,
+    /// It has one large event, and nothing of others.
+    is_large: bool,
+}
+
+/// What a batch has of one writer.
+#[derive(Default, Clone, Copy)]
+struct Share {
+    events: usize,
+    bytes: usize,
 }
 
 impl Queue {
@@ -94,9 +130,9 @@ impl Queue {
         Arc::new_cyclic(|queue| Self {
             state: Mutex::new(State {
                 batch: durable.next(),
-                open: Vec::new(),
-                open_bytes: 0,
-                due: None,
+                open: VecDeque::new(),
+                closed: 0,
+                last_writers: [None; 2],
                 released: durable.number,
                 in_flight: false,
                 behind: Vec::new(),
@@ -122,14 +158,15 @@ impl Queue {
     pub(super) fn append(&self, epoch: u64, event: Event) -> BatchId {
         let bytes = event.writes.bytes();
         let mut state = self.lock();
-        let batch = state.batch;
-        if state.has_failed || epoch != batch.epoch {
+        if state.has_failed || epoch != state.batch.epoch {
+            let batch = state.batch;
             drop(state);
             (event.release)(Err(Lost));
             return batch;
         }
-        self.push(&mut state, event, bytes);
-        batch
+        let at = state.place(event.writer, bytes);
+        self.push(&mut state, at, event, bytes);
+        state.number(at)
     }
 
     pub(super) fn after(&self, batch: BatchId, release: Release) {
@@ -142,38 +179,50 @@ impl Queue {
             state.behind.push(release);
         } else if is_known && !state.has_failed {
             let event = Event {
+                writer: None,
                 writes: Writes::default(),
                 release,
                 is_patient: false,
             };
-            self.push(&mut state, event, 0);
+            let at = state.open_at(batch);
+            self.push(&mut state, at, event, 0);
         } else {
             drop(state);
             release(Err(Lost));
         }
     }
 
-    fn push(&self, state: &mut State, event: Event, bytes: usize) {
+    /// Adds to the open batch of this place.
+    fn push(&self, state: &mut State, at: usize, event: Event, bytes: usize) {
         let now = Instant::now();
         let due = if event.is_patient {
             now + PATIENCE
         } else {
             now
         };
-        if state.due.is_none_or(|known| due < known) {
-            state.due = Some(due);
+        if state.due().is_none_or(|known| due < known) {
             self.work.notify_one();
         }
-        state.open_bytes += bytes;
-        state.open.push(event);
+        if let Some(writer) = event.writer.filter(|_| bytes > 0) {
+            state.wrote(writer, now);
+        }
+        if let Some(batch) = state.open.get_mut(at) {
+            batch.push(event, bytes, due);
+        }
     }
 
-    /// Waits until the open batch takes more.
-    pub(super) async fn room(&self) {
-        let is_full = |state: &State| {
-            state.has_failed || state.open.len() > MAX_EVENTS || state.open_bytes > MAX_BYTES
-        };
-        self.wait_while(is_full).await;
+    /// Waits until the open batches take more of a writer.
+    pub(super) async fn room(&self, writer: Writer) {
+        self.wait_while(|state| state.has_failed || state.is_full(writer))
+            .await;
+    }
+
+    /// Whether others wrote within the last minute.
+    pub(super) fn is_shared(&self, writer: Writer) -> bool {
+        let now = Instant::now();
+        let last = self.lock().last_writers;
+        let mut others = last.iter().flatten().filter(|(by, _)| *by != writer);
+        others.any(|(_, at)| now.saturating_duration_since(*at) < AT_WORK)
     }
 
     /// Waits until the backend works.
@@ -204,7 +253,7 @@ impl Queue {
             if state.has_failed {
                 return Work::Reopen(state.take_open());
             }
-            let Some(due) = state.due else {
+            let Some(due) = state.due() else {
                 state = self
                     .work
                     .wait(state)
@@ -213,10 +262,8 @@ impl Queue {
             };
             let left = due.saturating_duration_since(Instant::now());
             if left.is_zero() || state.is_ending {
-                let batch = state.batch;
-                state.batch = batch.next();
+                let (batch, events) = state.take_first();
                 state.in_flight = true;
-                let events = state.take_open();
                 self.changed.notify_waiters();
                 return Work::Commit(batch, events);
             }
@@ -315,9 +362,119 @@ impl Queue {
 }
 
 impl State {
+    /// When the first open batch is taken at the latest; `None`: nothing is open. What is due has all
+    /// before it taken.
+    fn due(&self) -> Option<Instant> {
+        self.open.iter().filter_map(|batch| batch.due).min()
+    }
+
+    fn number(&self, at: usize) -> BatchId {
+        BatchId {
+            number: self.batch.number + at as u64,
+            ..self.batch
+        }
+    }
+
+    /// The open batch that so many bytes of a writer go to: behind what it appended before.
+    fn place(&mut self, writer: Option<Writer>, bytes: usize) -> usize {
+        let Some(writer) = writer else {
+            let last = self.open.len().saturating_sub(1);
+            self.closed = last;
+            return self.grow(last);
+        };
+        let own = |batch: &Batch| batch.shares.contains_key(&writer);
+        let first = self.open.iter().rposition(own);
+        let first = first.unwrap_or_default().max(self.closed);
+        if bytes > SHARE_BYTES {
+            // What is small passes it, in a batch that may be empty yet.
+            let passes = self.open.back().is_none_or(|batch| batch.is_large);
+            return self.grow(self.open.len() + usize::from(passes));
+        }
+        let mut behind = self.open.iter().enumerate().skip(first);
+        let free = behind.find(|(_, batch)| batch.takes(writer, bytes));
+        let at = free.map_or(self.open.len(), |(at, _)| at);
+        self.grow(at)
+    }
+
+    /// The open batch that `after` waits for; one that nobody ever had comes behind all.
+    fn open_at(&mut self, batch: BatchId) -> usize {
+        let at = batch.number.saturating_sub(self.batch.number);
+        let last = self.open.len().saturating_sub(1);
+        let at = usize::try_from(at).map_or(last, |at| at.min(last));
+        self.grow(at)
+    }
+
+    fn grow(&mut self, at: usize) -> usize {
+        let missing = (at + 1).saturating_sub(self.open.len());
+        self.open
+            .extend(iter::repeat_with(Batch::default).take(missing));
+        at
+    }
+
+    fn is_full(&self, writer: Writer) -> bool {
+        let (mut all, mut own) = (Share::default(), Share::default());
+        for batch in &self.open {
+            all.add(batch.events.len(), batch.bytes);
+            let share = batch.shares.get(&writer).copied().unwrap_or_default();
+            own.add(share.events, share.bytes);
+        }
+        all.is_beyond(MAX_EVENTS, MAX_BYTES) || own.is_beyond(MAX_EVENTS_OF_ONE, MAX_BYTES_OF_ONE)
+    }
+
+    fn wrote(&mut self, writer: Writer, now: Instant) {
+        let [last, before] = &mut self.last_writers;
+        if last.is_some_and(|(by, _)| by != writer) {
+            *before = *last;
+        }
+        *last = Some((writer, now));
+    }
+
+    /// The first batch that has events; its number, and they.
+    fn take_first(&mut self) -> (BatchId, Vec<Event>) {
+        loop {
+            let number = self.batch;
+            self.batch = number.next();
+            self.closed = self.closed.saturating_sub(1);
+            let events = self.open.pop_front().map(|batch| batch.events);
+            match events {
+                Some(events) if events.is_empty() => {}
+                events => return (number, events.unwrap_or_default()),
+            }
+        }
+    }
+
     fn take_open(&mut self) -> Vec<Event> {
-        self.open_bytes = 0;
-        self.due = None;
-        mem::take(&mut self.open)
+        self.closed = 0;
+        let open = mem::take(&mut self.open).into_iter();
+        open.flat_map(|batch| batch.events).collect()
+    }
+}
+
+impl Batch {
+    /// Whether this little of a writer goes with it.
+    fn takes(&self, writer: Writer, bytes: usize) -> bool {
+        let share = self.shares.get(&writer).copied().unwrap_or_default();
+        !self.is_large && share.bytes + bytes <= SHARE_BYTES
+    }
+
+    fn push(&mut self, event: Event, bytes: usize, due: Instant) {
+        self.due = Some(self.due.map_or(due, |known| known.min(due)));
+        self.bytes += bytes;
+        if let Some(writer) = event.writer {
+            self.shares.entry(writer).or_default().add(1, bytes);
+            self.is_large |= bytes > SHARE_BYTES;
+        }
+        self.events.push(event);
+    }
+}
+
+impl Share {
+    fn add(&mut self, events: usize, bytes: usize) {
+        self.events += events;
+        self.bytes += bytes;
+    }
+
+    fn is_beyond(self, events: usize, bytes: usize) -> bool {
+        self.events > events || self.bytes > bytes
     }
 }

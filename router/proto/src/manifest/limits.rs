@@ -18,6 +18,9 @@ pub struct Limits {
     pub event_ms: u64,
     /// What one event may write, keys and values; default 1,024 KiB, at most 16,384.
     pub write_kib: u64,
+    /// What all principals write a second beside other plugins that write, after 16 MiB at once;
+    /// default 512 KiB, at most 65,536. Overflow: the next event waits.
+    pub pace_kib: u32,
     /// What all principals keep together; default 64.
     pub state_mib: u64,
     /// What one user keeps of that; default 16.
@@ -70,6 +73,7 @@ impl Limits {
             ("limits.memory_mib", self.memory_mib, 1, 1024),
             ("limits.event_ms", self.event_ms, 1, 10_000),
             ("limits.write_kib", self.write_kib, 1, 16 << 10),
+            ("limits.pace_kib", self.pace_kib.into(), 1, 64 << 10),
             ("limits.state_mib", self.state_mib, 1, 1 << 20),
             ("limits.user_state_mib", self.user_state_mib, 1, 1 << 20),
             ("limits.scratch_mib", self.scratch_mib, 1, 1024),
@@ -108,6 +112,11 @@ impl Limits {
     /// What one event may write.
     pub fn write_bytes(&self) -> usize {
         bytes(self.write_kib << 10)
+    }
+
+    /// What all principals write a second beside other plugins.
+    pub fn pace_bytes_per_s(&self) -> u32 {
+        self.pace_kib << 10
     }
 
     /// What all principals keep together.
@@ -162,6 +171,7 @@ impl Default for Limits {
             memory_mib: 32,
             event_ms: 50,
             write_kib: 1024,
+            pace_kib: 512,
             state_mib: 64,
             user_state_mib: 16,
             scratch_mib: 4,

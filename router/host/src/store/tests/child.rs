@@ -8,7 +8,7 @@ use std::{
     sync::mpsc::{Receiver, channel},
 };
 
-use super::{Lost, Store, append, put, sealed, wait_for};
+use super::{Lost, ME, Store, append, put, sealed, wait_for};
 use crate::store::StoreOptions;
 
 const TASK: &str = "WORMHOLES_STORE_CHILD";
@@ -76,7 +76,7 @@ fn write(path: &Path) {
         let name = u64::from(store.boot()) << 32 | u64::from(number);
         let mut writes = put([b"a", &name.to_be_bytes()[..]].concat(), [7; 64]);
         writes.put([b"b", &name.to_be_bytes()[..]].concat(), Some(vec![7; 64]));
-        store.append(store.epoch(), writes, move |outcome| {
+        store.append(ME, store.epoch(), writes, move |outcome| {
             outcome.unwrap();
             say(&name.to_string());
             let _ = told.send(());

@@ -3,7 +3,7 @@
 use std::sync::{atomic::Ordering, mpsc::channel};
 
 use super::{
-    BatchId, Lost, append,
+    BatchId, Lost, ME, append,
     memory::{Order, store},
     pipeline::{event, poll},
     put, read, wait_for,
@@ -27,7 +27,7 @@ fn a_failed_commit_loses_itself_and_all_behind_it_in_order() {
 
         // Nothing is taken until it works, and nothing runs.
         assert_eq!(append(&store, put("3", "too early")), Err(Lost));
-        assert!(poll(store.room()).is_pending());
+        assert!(poll(store.room(ME)).is_pending());
         assert!(poll(store.lost()).is_pending());
         for _ in 0..3 {
             control.order(Order::Fail);
@@ -43,7 +43,7 @@ fn a_failed_commit_loses_itself_and_all_behind_it_in_order() {
         // Who read in the old epoch has nothing to say in the new one, and learns nothing of it.
         let (told, outcome) = channel();
         let first = told.clone();
-        store.append(epoch, put("4", "stale"), move |lost| {
+        store.append(ME, epoch, put("4", "stale"), move |lost| {
             first.send(lost).unwrap()
         });
         assert_eq!(outcome.try_recv(), Ok(Err(Lost)));
@@ -106,7 +106,9 @@ fn a_release_that_panics_holds_up_no_other() {
     let (store, control) = store();
     control.order(Order::Work);
     control.order(Order::Work);
-    store.append(store.epoch(), put("1", "written"), |_| panic!("as ordered"));
+    store.append(ME, store.epoch(), put("1", "written"), |_| {
+        panic!("as ordered")
+    });
     assert_eq!(append(&store, put("2", "written")), Ok(()));
 }
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    Store, append,
+    ME, Store, append,
     child::{lines, words},
     put, read,
 };
@@ -89,7 +89,7 @@ fn a_damaged_store_is_refused() {
     let store = open(&path).unwrap();
     let keys: Vec<_> = (0..40).map(|number| number.to_string()).collect();
     for key in &keys {
-        store.append(store.epoch(), put(key.as_str(), vec![7; 1000]), |_| ());
+        store.append(ME, store.epoch(), put(key.as_str(), vec![7; 1000]), |_| ());
     }
     drop(store);
     let whole = fs::read(&path).unwrap();
