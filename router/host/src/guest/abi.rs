@@ -15,6 +15,7 @@ use crate::{
     transaction::{Own, Rows, Scan, Transaction},
 };
 
+pub(crate) use self::http::encoded as http_answer;
 pub(super) use self::{
     blobs::{call_blob_fetched, call_may_read},
     http::{call_canceled, call_http_query},
