@@ -34,8 +34,8 @@ const NUMBERS: [u64; 16] = [
     u64::MAX,
 ];
 /// What somebody may mean by a name.
-const NAMES: [&str; 12] = [
-    "", "a", "b", "c", "tried", "other", "alice", "bob", "p", "credit", "may", "\u{7}",
+const NAMES: [&str; 13] = [
+    "", "a", "b", "c", "tried", "other", "alice", "bob", "p", "q", "credit", "may", "\u{7}",
 ];
 
 /// Takes words from the front.
