@@ -9,6 +9,9 @@ mod check;
 mod ending;
 mod occasion;
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     fmt, io, iter,
@@ -277,6 +280,7 @@ impl Trial {
             granted: Arc::clone(&self.plugin.granted),
             plugin: Arc::clone(&self.plugin.name),
             node: self.plugin.around.node,
+            closing: 0,
         })
     }
 

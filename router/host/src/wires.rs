@@ -12,7 +12,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     net::IpAddr,
-    sync::Arc,
+    sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
@@ -120,6 +120,9 @@ pub(crate) type Fetched = (
 #[derive(Default)]
 pub(crate) struct Wires {
     lines: BTreeMap<u64, Line>,
+    /// The credit of those that the principal closed, as long as something is sent on them. Overflow: no
+    /// other is opened.
+    closing: Vec<Weak<Semaphore>>,
     fetches: BTreeMap<u64, oneshot::Receiver<Fetched>>,
 }
 
@@ -218,7 +221,11 @@ impl Wires {
                 Step::Credit(Arc::clone(&self.lines.get(&id)?.credit), bytes)
             }
             WireOrder::Write { id, data } => Step::Write(self.lines.get(&id)?.writes.clone(), data),
-            WireOrder::Close { id } => Step::Close(self.lines.remove(&id)?),
+            WireOrder::Close { id } => {
+                let line = self.lines.remove(&id)?;
+                self.closing.push(Arc::downgrade(&line.credit));
+                Step::Close(line)
+            }
             WireOrder::Datagram(datagram) => Step::Datagram(datagram),
             WireOrder::Fetch {
                 id,
@@ -247,6 +254,12 @@ impl Wires {
         let (line, far) = line(id);
         self.lines.insert(id, line);
         Handle::current().spawn(async move { move_on(pipe, far, &reports).await });
+    }
+
+    /// Connections that the principal closed, and on which something is still sent.
+    pub(crate) fn closing(&mut self) -> usize {
+        self.closing.retain(|line| line.strong_count() > 0);
+        self.closing.len()
     }
 
     /// Cuts a connection.
@@ -518,6 +531,19 @@ mod tests {
         assert_eq!(first, "x");
         moved(2).await;
         assert_eq!(brought.len(), MAX_PIECES, "one more came");
+    }
+
+    #[test]
+    fn a_connection_that_is_closed_is_counted_until_all_is_sent() {
+        let mut wires = Wires::default();
+        let (near, far) = line(7);
+        wires.lines.insert(7, near);
+        let step = wires.step(WireOrder::Close { id: 7 });
+        assert_eq!(wires.closing(), 1);
+        drop(step);
+        assert_eq!(wires.closing(), 1, "its far end still sends");
+        drop(far);
+        assert_eq!(wires.closing(), 0);
     }
 
     #[test]

@@ -354,6 +354,7 @@ impl Actor {
             granted: Arc::clone(&plugin.granted),
             plugin: Arc::clone(&plugin.name),
             node: plugin.around.node,
+            closing: 0,
         };
         let stamp = Stamp {
             id: frame.id,
@@ -463,7 +464,7 @@ fn terms(plugin: &PluginFrame) -> Terms {
 
 /// Whom a plugin that is replayed has around it: all that it is told, the recording tells.
 #[derive(Debug)]
-struct Nobody;
+pub(crate) struct Nobody;
 
 impl Network for Nobody {
     fn call(&self, _: Call) -> BoxFuture<'static, Result<Box<dyn Pipe>, CallError>> {
