@@ -128,7 +128,7 @@ pub(crate) struct Ground {
     /// The instance.
     pub(crate) plugin: Arc<str>,
     pub(crate) node: NodeId,
-    /// Connections that the principal closed, and on which something is still sent.
+    /// Connections to others that the principal closed, and on which something is still sent.
     pub(crate) closing: usize,
 }
 

@@ -269,9 +269,10 @@ impl Trial {
 
     fn ground(&self, who: usize, side: Side) -> Option<Ground> {
         let actor = self.actors.get(who)?;
-        let others = || self.actors.iter().filter(|other| other.home != actor.home);
+        let home = actor.home;
+        let others = || self.actors.iter().filter(move |other| other.home != home);
         Some(Ground {
-            home: actor.home,
+            home,
             side,
             limits: Arc::clone(&self.plugin.limits),
             others_keep: others().map(|other| other.memory.kept_bytes).sum(),

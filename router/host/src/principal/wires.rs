@@ -82,7 +82,7 @@ impl Actor {
     /// Somebody connected to a port of the plugin.
     pub(super) async fn receive(&mut self, visitor: Visitor) {
         let most = self.edition.manifest.limits.sockets as usize;
-        if self.memory.sockets.len() >= most || self.wires.closing() >= most {
+        if self.memory.sockets.len() >= most {
             return self.loaded.figures.hits(&[Limit::Sockets]);
         }
         let Visitor {

@@ -232,14 +232,19 @@ impl Transaction {
         })
     }
 
-    /// Whether one more may be open. What was written to those that are closed is still sent, for a
-    /// while: they have as many places again.
+    /// Whether one more may be open. What was written to those that the principal closed is still sent, for
+    /// a while: they have as many places again.
     fn check_sockets(&mut self) -> Result<(), Refusal> {
         let own = &self.wires.sockets;
         let before = self.memory.sockets.keys();
         let before = before.filter(|id| !own.contains_key(id)).count();
         let open = before + own.values().flatten().count();
-        let closing = own.values().filter(|own| own.is_none()).count() + self.ground.closing;
+        let is_visitor = |id: &u64| {
+            let known = self.memory.sockets.get(id);
+            known.is_some_and(|socket| socket.is_visitor())
+        };
+        let closed = own.iter().filter(|(id, own)| own.is_none() && !is_visitor(id));
+        let closing = closed.count() + self.ground.closing;
         let most = self.ground.limits.sockets as usize;
         if open >= most || closing >= most {
             return Err(self.hit(Limit::Sockets));
