@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::Trial;
 use crate::{
-    blobs::Blobs,
+    blobs::{Blobs, Pin},
     event::{
         Caller, Command, ErrorCode, Event, Reason, Refusal, Request, RequestKind, Wish,
     },
@@ -207,7 +207,7 @@ fn fetched(
     blobs: Option<&Blobs>,
     row: &FetchRow,
     bytes: &[u8],
-) -> Result<(u64, crate::blobs::Pin), Refusal> {
+) -> Result<(u64, Pin), Refusal> {
     let other = || Refusal::new(ErrorCode::NotFound, "it does not come");
     let Offered { pin, length } = blobs
         .and_then(|blobs| offered(blobs, bytes))
