@@ -28,7 +28,7 @@ pub use self::{
 pub use crate::guest::{State as Imports, words};
 use crate::{
     blobs::{Blobs, Named},
-    event::{Event, Principal, Stamp},
+    event::{Event, Principal, RequestKind, Stamp},
     guest::{Around, Plugin},
     lines::PluginLines,
     memory::{Memory, Version},
@@ -84,6 +84,8 @@ pub struct Running {
     who: usize,
     /// `None`: a question, which changes nothing.
     event: Option<Event>,
+    /// Those that are open, and which of them came by HTTP.
+    requests: Vec<(u64, bool)>,
     imports: Imports,
 }
 
@@ -175,6 +177,9 @@ impl Trial {
         if migrates {
             side = self.copy_rows(who)?;
         }
+        let requests = self.actors.get(who)?.memory.requests.iter();
+        let is_http = |kind: &RequestKind| *kind == RequestKind::Http;
+        let requests = requests.map(|(id, kind)| (*id, is_http(kind))).collect();
         let mut transaction = self.transaction(who, side)?;
         transaction.run_steps(migrates);
         // Rows in memory can be read.
@@ -182,6 +187,7 @@ impl Trial {
         Some(Running {
             who,
             event: Some(event),
+            requests,
             imports: Imports::with(Arc::clone(&self.plugin), transaction),
         })
     }
@@ -194,6 +200,7 @@ impl Trial {
         Some(Running {
             who,
             event: None,
+            requests: Vec::new(),
             imports: Imports::with(Arc::clone(&self.plugin), transaction),
         })
     }
@@ -370,6 +377,11 @@ impl Running {
             return None;
         };
         Some(request.id)
+    }
+
+    /// All requests that nobody answered before, and which of them came by HTTP.
+    pub fn requests(&self) -> &[(u64, bool)] {
+        &self.requests
     }
 
     /// The timer that was due.

@@ -249,10 +249,10 @@ impl Play {
         }
         self.live = Some(Live {
             who,
+            open: running.requests().to_vec(),
             running,
             model,
             now_ms: self.trial.now_ms(),
-            open: self.trial.requests(who),
             answered: BTreeSet::new(),
             last_id: 0,
             sealed: BTreeSet::new(),

@@ -9,7 +9,7 @@ use crate::{
     guest::{checked, http_answer, words::http_types},
     message::{Parcel, encode},
     operations::Change,
-    rows::Side,
+    rows::{Side, principal_key},
     store::Writes,
     transaction::{Effects, Transaction},
     wires::{SocketNews, WireOrder},
@@ -62,6 +62,7 @@ impl Trial {
             who,
             event,
             mut imports,
+            ..
         } = running;
         let mut transaction = imports.take_event().ok_or("the event is lost")?;
         let Some(event) = event else {
@@ -120,9 +121,11 @@ impl Trial {
         } = effects;
         if let Some(actor) = self.actors.get(who) {
             let own = actor.home.everything();
+            let name = actor.name.to_string();
+            let known = principal_key(actor.home.instance, &name);
             let is_own = |key: &[u8]| {
                 let holds = |range: &Range<Vec<u8>>| *range.start <= *key && *key < *range.end;
-                own.iter().any(holds)
+                own.iter().any(holds) || *key == *known
             };
             let other = writes.rows().find(|(key, _)| !is_own(key));
             if let Some((key, _)) = other {

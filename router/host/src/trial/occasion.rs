@@ -8,7 +8,7 @@ use super::Trial;
 use crate::{
     blobs::{Blobs, Pin},
     event::{
-        Caller, Command, ErrorCode, Event, Reason, Refusal, Request, RequestKind, Wish,
+        Caller, Command, ErrorCode, Event, Reason, Refusal, Request, Wish,
     },
     http::{HttpRequest, HttpResponse},
     memory::{Memory, Socket},
@@ -214,15 +214,4 @@ fn fetched(
         .ok_or_else(other)?;
     let is_wanted = pin.id() == row.blob() && length <= row.max_bytes;
     is_wanted.then_some((length, pin)).ok_or_else(other)
-}
-
-impl Trial {
-    /// Requests of a principal that nobody has answered, and which were made by HTTP.
-    pub fn requests(&self, who: usize) -> Vec<(u64, bool)> {
-        let actor = self.actors.get(who).into_iter();
-        let requests = actor.flat_map(|actor| &actor.memory.requests);
-        requests
-            .map(|(id, kind)| (*id, *kind == RequestKind::Http))
-            .collect()
-    }
 }
