@@ -58,7 +58,7 @@ fn is_quota<T>(told: wasmtime::Result<Result<T, types::Error>>) -> bool {
 fn steps(mut step: impl FnMut(&mut Running, u32) -> bool) -> u32 {
     let mut trial = trial("write_kib = 64\nscratch_mib = 1", None);
     let mut running = trial.begin(NODE, Occasion::Migration).unwrap();
-    for number in 0..100 {
+    for number in 0..100_u32 {
         let row = number.to_be_bytes().to_vec();
         let written = state::Host::set(running.imports(), b"row".to_vec(), row).unwrap();
         written.unwrap();

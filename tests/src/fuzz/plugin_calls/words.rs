@@ -158,12 +158,10 @@ impl Words for Input<'_> {
     }
 
     fn headers(&mut self) -> Vec<(String, Vec<u8>)> {
-        let count = match self.byte() {
-            count @ 0..0x80 => count % 4,
-            count => count,
-        };
-        let header = (self.name(), self.many());
-        vec![header; count.into()]
+        match self.byte() {
+            count @ 0..0x80 => vec![(self.name(), self.many()); (count % 4).into()],
+            count => vec![("a".to_owned(), self.bytes(8).to_vec()); count.into()],
+        }
     }
 
     fn response(&mut self) -> Response {
