@@ -11,10 +11,11 @@ use wormholes_host::{
 use super::super::input::Input;
 
 /// Around what bounds what.
-const LENGTHS: [usize; 24] = [
+const SHORT: [usize; 19] = [
     0, 1, 2, 63, 64, 65, 127, 128, 129, 255, 256, 511, 512, 513, 1024, 1400, 1401, 4096, 4097,
-    16 << 10, 64 << 10, 100_000, 1 << 20, (1 << 20) + 1,
 ];
+/// The same, of what takes its time.
+const LONG: [usize; 5] = [16 << 10, 64 << 10, 100_000, 1 << 20, (1 << 20) + 1];
 const NUMBERS: [u64; 16] = [
     0,
     1,
@@ -67,7 +68,11 @@ impl Words for Input<'_> {
         match self.byte() {
             length @ 0..0x40 => self.bytes(length.into()).to_vec(),
             choice => {
-                let length = LENGTHS.iter().cycle().nth((choice - 0x40).into());
+                let (lengths, choice) = match choice {
+                    0x40..0xe0 => (&SHORT[..], choice - 0x40),
+                    _ => (&LONG[..], choice - 0xe0),
+                };
+                let length = lengths.iter().cycle().nth(choice.into());
                 vec![self.byte(); *length.unwrap()]
             }
         }
