@@ -21,7 +21,9 @@ mod datagram;
 mod http;
 mod input;
 mod invite;
+mod manifest;
 mod onion;
+mod plugin_calls;
 mod plugin_recording;
 mod record;
 mod rules;
@@ -38,7 +40,9 @@ pub use control::{control_answer, control_request};
 pub use datagram::datagram;
 pub use http::http_request;
 pub use invite::invite;
+pub use manifest::manifest;
 pub use onion::{cells, create, created};
+pub use plugin_calls::plugin_calls;
 pub use plugin_recording::plugin_recording;
 pub use record::{record, record_set};
 pub use rules::{recording, script};
@@ -53,7 +57,7 @@ pub use trunk::trunk_frames;
 pub type Check = fn(&[u8]);
 
 /// Every function by its name, which its program and its folder in `tests/fuzz/corpus` have too.
-pub const TARGETS: [(&str, Check); 26] = [
+pub const TARGETS: [(&str, Check); 28] = [
     ("answer", answer),
     ("blob_frames", blob_frames),
     ("cells", cells),
@@ -65,7 +69,9 @@ pub const TARGETS: [(&str, Check); 26] = [
     ("datagram", datagram),
     ("http_request", http_request),
     ("invite", invite),
+    ("manifest", manifest),
     ("open", open),
+    ("plugin_calls", plugin_calls),
     ("plugin_recording", plugin_recording),
     ("record", record),
     ("record_set", record_set),

@@ -33,7 +33,9 @@ use self::{
     imports::{check_import, own_interface},
     limiter::Limiter,
 };
-pub(crate) use self::{cache::Cache, engine::Engine};
+pub(crate) use self::{abi::http_answer, cache::Cache, engine::Engine};
+/// The words of the ABI, and the functions that a component imports, as a [`State`] has them.
+pub use self::abi::wormholes::plugin as words;
 use crate::{
     blobs::Blobs,
     event::{ErrorCode, Event, Query, Refusal, Reply, Request, Wish},
@@ -158,8 +160,8 @@ pub(crate) struct Instance {
     handlers: Handlers,
 }
 
-/// What the host keeps for an instance.
-pub(crate) struct State {
+/// What the host keeps for an instance; the functions that components import are its own.
+pub struct State {
     plugin: Arc<Plugin>,
     transaction: Option<Box<Transaction>>,
     limiter: Limiter,
@@ -462,6 +464,25 @@ impl Instance {
 }
 
 impl State {
+    /// With an event, for calls that no component makes.
+    pub(crate) fn with(plugin: Arc<Plugin>, event: Transaction) -> Self {
+        Self {
+            transaction: Some(event),
+            ..Self::new(plugin)
+        }
+    }
+
+    /// The event that runs; the calls that follow have none.
+    pub(crate) fn take_event(&mut self) -> Option<Transaction> {
+        self.flush_stderr();
+        self.transaction.take()
+    }
+
+    /// The calls that follow are this event's.
+    pub(crate) fn put_event(&mut self, event: Transaction) {
+        self.transaction = Some(event);
+    }
+
     fn new(plugin: Arc<Plugin>) -> Self {
         let limiter = Limiter {
             memory_bytes: plugin.limits.memory_bytes(),
@@ -503,7 +524,7 @@ impl State {
     }
 
     /// Standard error, a line at a time.
-    fn write_stderr(&mut self, bytes: &[u8]) {
+    pub(crate) fn write_stderr(&mut self, bytes: &[u8]) {
         // What the event may not log need not be looked at.
         let bytes = bytes.get(..self.plugin.limits.log_bytes()).unwrap_or(bytes);
         for byte in bytes {
@@ -525,7 +546,7 @@ impl State {
     }
 
     /// Random bytes for the standard library; before the first event, the same for everybody.
-    fn wasi_random(&mut self, length: u64) -> wasmtime::Result<Vec<u8>> {
+    pub(crate) fn wasi_random(&mut self, length: u64) -> wasmtime::Result<Vec<u8>> {
         let length = usize::try_from(length)?;
         Ok(match &mut self.transaction {
             Some(event) => event.random(length),
@@ -535,12 +556,18 @@ impl State {
 }
 
 /// An answer, if it is not too long.
-fn checked(answer: Vec<u8>) -> Result<Vec<u8>, Refusal> {
+pub(crate) fn checked(answer: Vec<u8>) -> Result<Vec<u8>, Refusal> {
     if answer.len() > MAX_ANSWER_BYTES {
         let long = "the plugin's answer is longer than 1 MiB";
         return Err(Refusal::new(ErrorCode::Quota, long));
     }
     Ok(answer)
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("State").field(&self.plugin.name).finish()
+    }
 }
 
 impl fmt::Debug for Instance {

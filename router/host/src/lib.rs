@@ -34,6 +34,7 @@ mod rows;
 mod rules;
 mod store;
 mod transaction;
+pub mod trial;
 mod users;
 mod versions;
 mod wires;

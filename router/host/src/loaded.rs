@@ -343,6 +343,7 @@ impl Loaded {
             granted: Arc::clone(&edition.plugin().granted),
             plugin: Arc::clone(&self.name),
             node: edition.plugin().around.node,
+            closing: 0,
         };
         let stamp = Stamp {
             id: 0,

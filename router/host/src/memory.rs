@@ -98,6 +98,11 @@ impl Socket {
             wants_room: false,
         }
     }
+
+    /// Whether somebody connected to a port of the plugin.
+    pub(crate) fn is_visitor(&self) -> bool {
+        self.port.contains("-listen:")
+    }
 }
 
 /// How many rows are secrets, and keys that were created.

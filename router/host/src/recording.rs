@@ -23,6 +23,8 @@ mod tape;
 #[cfg(test)]
 mod tests;
 
+#[cfg(test)]
+pub(crate) use self::replay::Nobody;
 pub(crate) use self::{
     effects::{Effect, Ended},
     format::{Blob, EventFrame, Frame, Grants, PluginFrame, TrackFrame},

@@ -14,6 +14,7 @@ mod backend;
 mod committer;
 mod disk;
 mod error;
+mod frozen;
 mod head;
 mod overlay;
 mod queue;
@@ -37,7 +38,10 @@ use std::{
 use rand::RngCore;
 use zeroize::Zeroizing;
 
-pub(crate) use self::sealed::SEALED_PREFIX;
+pub(crate) use self::{
+    frozen::{Frozen, Shelf},
+    sealed::SEALED_PREFIX,
+};
 pub use self::{
     backend::{Backend, Rows, Span, Visit},
     error::{Lost, StoreError},

@@ -9,6 +9,7 @@ mod messages;
 mod recording;
 mod requests;
 mod rows;
+mod steps;
 mod timers;
 mod wires;
 
@@ -129,6 +130,8 @@ pub(crate) struct Ground {
     /// The instance.
     pub(crate) plugin: Arc<str>,
     pub(crate) node: NodeId,
+    /// Connections to others that the principal closed, and on which something is still sent.
+    pub(crate) closing: usize,
 }
 
 /// One event's reads and writes.
@@ -139,8 +142,11 @@ pub(crate) struct Transaction {
     /// As the events before left it.
     memory: Memory,
     rows: Writes,
+    /// By this step.
     written_bytes: usize,
-    /// What steps before wrote, and what is held here as long as this.
+    /// Of that, what are not the principal's own rows.
+    beside_bytes: usize,
+    /// What steps before did, but for rows.
     held_bytes: usize,
     /// Rows of steps are durable before all of it is real.
     runs_steps: bool,
@@ -210,6 +216,7 @@ impl Transaction {
             snapshot,
             rows: Writes::default(),
             written_bytes: 0,
+            beside_bytes: 0,
             held_bytes: 0,
             runs_steps: false,
             kept_bytes: 0,
@@ -297,15 +304,6 @@ impl Transaction {
         bytes
     }
 
-    fn charge(&mut self, bytes: usize) -> Result<(), Refusal> {
-        let written = self.written_bytes + bytes;
-        if written > self.ground.limits.write_bytes() {
-            return Err(self.hit(Limit::Write));
-        }
-        self.written_bytes = written;
-        Ok(())
-    }
-
     fn hit(&mut self, limit: Limit) -> Refusal {
         self.hits.insert(limit);
         Refusal::new(ErrorCode::Quota, limit.mend())
@@ -353,37 +351,13 @@ impl Transaction {
             memory.write_head(self.ground.home, &mut effects.writes);
         }
         let progress = mem::take(&mut self.progress);
-        for told in &progress {
+        // Of what is told of one operation, the last counts.
+        let last: BTreeMap<_, _> = progress.iter().map(|told| (told.request, told)).collect();
+        for told in last.into_values() {
             memory.tell_operation(home, told, &mut effects);
         }
         (effects.answers, effects.progress) = (answers, progress);
         (self.memory, effects)
-    }
-
-    /// Whether steps run, whose rows are durable before all of it is real.
-    pub(crate) fn run_steps(&mut self, do_run: bool) {
-        self.runs_steps = do_run;
-    }
-
-    /// Ends one step of several: takes the rows that it wrote, which nobody reads before the last step
-    /// is real. All else stays here.
-    pub(crate) fn end_step(&mut self) -> Writes {
-        let rows = mem::take(&mut self.rows);
-        self.held_bytes += self.written_bytes.saturating_sub(rows.bytes());
-        self.written_bytes = 0;
-        self.logged_bytes = 0;
-        rows
-    }
-
-    /// Begins the next step, once the rows of the last one are in `snapshot`.
-    pub(crate) fn begin_step(&mut self, stamp: Stamp, snapshot: Arc<Snapshot>) {
-        self.random = ChaCha20Rng::from_seed(stamp.seed);
-        (self.stamp, self.snapshot) = (stamp, snapshot);
-    }
-
-    /// What it holds in memory, keys and values.
-    pub(crate) fn bytes(&self) -> usize {
-        self.held_bytes + self.written_bytes
     }
 
     /// Gives the principal's memory back as it was.

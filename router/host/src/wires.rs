@@ -12,7 +12,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     net::IpAddr,
-    sync::Arc,
+    sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
@@ -120,11 +120,15 @@ pub(crate) type Fetched = (
 #[derive(Default)]
 pub(crate) struct Wires {
     lines: BTreeMap<u64, Line>,
+    /// The credit of those to others that the principal closed, as long as something is sent on them.
+    /// Overflow: no other is opened.
+    closing: Vec<Weak<Semaphore>>,
     fetches: BTreeMap<u64, oneshot::Receiver<Fetched>>,
 }
 
 /// The principal's end of a connection; dropping it cuts the connection.
 struct Line {
+    is_visitor: bool,
     /// Bounded by the room that the principal is told of.
     writes: mpsc::UnboundedSender<Write>,
     credit: Arc<Semaphore>,
@@ -210,7 +214,7 @@ impl Wires {
     fn step(&mut self, order: WireOrder) -> Option<Step> {
         Some(match order {
             WireOrder::Connect { id, call } => {
-                let (line, far) = line(id);
+                let (line, far) = line(id, false);
                 self.lines.insert(id, line);
                 Step::Connect(call, far)
             }
@@ -218,7 +222,14 @@ impl Wires {
                 Step::Credit(Arc::clone(&self.lines.get(&id)?.credit), bytes)
             }
             WireOrder::Write { id, data } => Step::Write(self.lines.get(&id)?.writes.clone(), data),
-            WireOrder::Close { id } => Step::Close(self.lines.remove(&id)?),
+            WireOrder::Close { id } => {
+                let line = self.lines.remove(&id)?;
+                // The places of visitors are the door's.
+                if !line.is_visitor {
+                    self.closing.push(Arc::downgrade(&line.credit));
+                }
+                Step::Close(line)
+            }
             WireOrder::Datagram(datagram) => Step::Datagram(datagram),
             WireOrder::Fetch {
                 id,
@@ -244,9 +255,15 @@ impl Wires {
 
     /// Takes the connection of a visitor.
     pub(crate) fn take(&mut self, id: u64, pipe: Box<dyn Pipe>, reports: Reports) {
-        let (line, far) = line(id);
+        let (line, far) = line(id, true);
         self.lines.insert(id, line);
         Handle::current().spawn(async move { move_on(pipe, far, &reports).await });
+    }
+
+    /// Connections to others that the principal closed, and on which something is still sent.
+    pub(crate) fn closing(&mut self) -> usize {
+        self.closing.retain(|line| line.strong_count() > 0);
+        self.closing.len()
     }
 
     /// Cuts a connection.
@@ -314,11 +331,12 @@ async fn lingered(closing: &mut watch::Receiver<bool>) {
     tokio::time::sleep(LINGER).await;
 }
 
-fn line(id: u64) -> (Line, Far) {
+fn line(id: u64, is_visitor: bool) -> (Line, Far) {
     let (writes, written) = mpsc::unbounded_channel();
     let (alive, lives) = oneshot::channel();
     let (credit, (closing, closes)) = (Arc::new(Semaphore::new(0)), watch::channel(false));
     let line = Line {
+        is_visitor,
         writes,
         credit: Arc::clone(&credit),
         closing,
@@ -518,6 +536,19 @@ mod tests {
         assert_eq!(first, "x");
         moved(2).await;
         assert_eq!(brought.len(), MAX_PIECES, "one more came");
+    }
+
+    #[test]
+    fn a_connection_that_is_closed_is_counted_until_all_is_sent() {
+        let mut wires = Wires::default();
+        let (near, far) = line(7, false);
+        wires.lines.insert(7, near);
+        let step = wires.step(WireOrder::Close { id: 7 });
+        assert_eq!(wires.closing(), 1);
+        drop(step);
+        assert_eq!(wires.closing(), 1, "its far end still sends");
+        drop(far);
+        assert_eq!(wires.closing(), 0);
     }
 
     #[test]

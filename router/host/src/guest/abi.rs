@@ -2,6 +2,8 @@
 //!
 //! Thin: each turns types of the ABI into the host's and asks the event's [`Transaction`].
 
+#![expect(missing_docs, reason = "what is made of the WIT has only the words that stand there")]
+
 mod blobs;
 mod http;
 mod keys;
@@ -15,6 +17,7 @@ use crate::{
     transaction::{Own, Rows, Scan, Transaction},
 };
 
+pub(crate) use self::http::encoded as http_answer;
 pub(super) use self::{
     blobs::{call_blob_fetched, call_may_read},
     http::{call_canceled, call_http_query},

@@ -1,6 +1,6 @@
 //! Letters: posts, questions, and wishes for blobs, which are not kept.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -27,6 +27,11 @@ use crate::{
 /// Volatile messages that wait for a trunk, and their bytes. Overflow: the newcomer is dropped.
 const MAX_LETTERS: usize = 1024;
 const MAX_LETTER_BYTES: usize = 1 << 20;
+/// All of one instance's, whatever ways it invents for them; and what one takes beside its body.
+const MAX_WAITING_BYTES: usize = 32 << 20;
+const ABOUT_BYTES: usize = 512;
+/// Ways of one instance that a letter may open one more of: each is a call.
+const MAX_ROUTES: usize = 8192;
 /// Why something does not go.
 const LONG_NAME: &str = "a name does not fit on the wire";
 
@@ -63,6 +68,35 @@ pub(crate) struct Want {
     pub(crate) with_values: bool,
     /// Who wants it: closed when it cannot be wanted now, or the trunk broke.
     pub(crate) frames: mpsc::UnboundedSender<Came>,
+}
+
+/// Bytes of letters that wait, by the instances that sent them. Overflow: the newcomer is dropped.
+#[derive(Debug, Default)]
+pub(super) struct Waiting(HashMap<u32, usize>);
+
+impl Waiting {
+    /// Whether there is room for one of so many bytes, which waits by this.
+    fn take(&mut self, instance: u32, bytes: usize) -> bool {
+        let waits = self.0.entry(instance).or_default();
+        let after = *waits + bytes + ABOUT_BYTES;
+        let has_room = after <= MAX_WAITING_BYTES;
+        if has_room {
+            *waits = after;
+        }
+        has_room
+    }
+
+    /// It waits no more.
+    pub(super) fn give_back(&mut self, instance: u32, bytes: usize) {
+        if let Some(waits) = self.0.get_mut(&instance) {
+            *waits = waits.saturating_sub(bytes + ABOUT_BYTES);
+        }
+    }
+
+    /// None of an instance does.
+    pub(super) fn forget(&mut self, instance: u32) {
+        self.0.remove(&instance);
+    }
 }
 
 impl Volatile {
@@ -133,6 +167,11 @@ impl Office {
             return Err(LONG_NAME);
         };
         let route_key = RouteKey::new(self.node, owner, key, way);
+        let instance = owner.loaded.number;
+        if !self.routes.contains_key(&route_key) && self.routes_of(instance) >= MAX_ROUTES {
+            owner.loaded.figures.dropped();
+            return Err("too many receivers and ways are in use at once");
+        }
         let route = self.routes.entry(route_key.clone());
         let route = route.or_insert_with(|| Route::new(Arc::clone(&owner.loaded)));
         let letter = Volatile {
@@ -142,9 +181,9 @@ impl Office {
             errand,
         };
         let bytes = route.letter_bytes + letter.bytes();
-        if route.letters.len() >= MAX_LETTERS
-            || bytes > MAX_LETTER_BYTES && !route.letters.is_empty()
-        {
+        let is_full = route.letters.len() >= MAX_LETTERS
+            || bytes > MAX_LETTER_BYTES && !route.letters.is_empty();
+        if is_full || !self.waiting.take(instance, letter.bytes()) {
             owner.loaded.figures.dropped();
             return Err("too many messages wait for a way to that receiver");
         }
@@ -170,10 +209,16 @@ impl Office {
         if !takes_more(&self.trunks, trunk) {
             return false;
         }
-        let letter = self.routes.get_mut(key).and_then(Route::next_letter);
-        letter
-            .map(|letter| self.send_letter(trunk, letter))
-            .is_some()
+        let Some(route) = self.routes.get_mut(key) else {
+            return false;
+        };
+        let (instance, letter) = (route.instance(), route.next_letter());
+        let Some(letter) = letter else {
+            return false;
+        };
+        self.waiting.give_back(instance, letter.bytes());
+        self.send_letter(trunk, letter);
+        true
     }
 
     /// A trunk takes more: a letter of each route, the channels, and then all letters, so that
@@ -316,5 +361,26 @@ impl Office {
         if let Some(post) = self.shared.awake(home) {
             post.deliver(Task::Answer { id, answer });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn letters_of_an_instance_have_an_end_whatever_ways_they_go() {
+        let mut waiting = Waiting::default();
+        let mut count = 0;
+        while waiting.take(1, MAX_LETTER_BYTES) {
+            count += 1;
+        }
+        assert!(count * MAX_LETTER_BYTES <= MAX_WAITING_BYTES);
+        assert!(waiting.take(2, MAX_LETTER_BYTES), "others have their own");
+        waiting.give_back(1, MAX_LETTER_BYTES);
+        assert!(waiting.take(1, MAX_LETTER_BYTES));
+        assert!(!waiting.take(1, MAX_LETTER_BYTES));
+        waiting.forget(1);
+        assert!((0..count).all(|_| waiting.take(1, MAX_LETTER_BYTES)));
     }
 }

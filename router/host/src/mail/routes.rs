@@ -111,6 +111,11 @@ impl Route {
         }
     }
 
+    /// The instance that sends by it.
+    pub(super) fn instance(&self) -> u32 {
+        self.loaded.number
+    }
+
     pub(super) fn next_letter(&mut self) -> Option<Volatile> {
         let letter = self.letters.pop_front()?;
         self.letter_bytes -= letter.bytes();
@@ -349,6 +354,7 @@ impl Office {
         route.letter_bytes = 0;
         let loaded = Arc::clone(&route.loaded);
         for letter in letters {
+            self.waiting.give_back(loaded.number, letter.bytes());
             match letter.errand {
                 Errand::Ask { id, .. } => {
                     let refusal = Refusal::new(ErrorCode::Unavailable, why);
@@ -373,8 +379,14 @@ impl Office {
 
     /// An instance has no routes any more.
     pub(super) fn forget_routes(&mut self, instance: u32) {
-        self.routes
-            .retain(|_, route| route.loaded.number != instance);
+        self.routes.retain(|_, route| route.instance() != instance);
+        self.waiting.forget(instance);
+    }
+
+    /// How many an instance has.
+    pub(super) fn routes_of(&self, instance: u32) -> usize {
+        let routes = self.routes.values();
+        routes.filter(|route| route.instance() == instance).count()
     }
 
     /// Somebody is connected: what waits for him is sent.

@@ -69,6 +69,7 @@ impl Actor {
             granted: Arc::clone(&edition.plugin().granted),
             plugin: Arc::clone(&self.loaded.name),
             node: edition.plugin().around.node,
+            closing: self.wires.closing(),
         };
         Transaction::new(self.stamp(attempt), ground, snapshot, memory)
     }

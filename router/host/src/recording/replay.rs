@@ -2,17 +2,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
     fs::File,
     io::{self, BufReader},
-    ops::ControlFlow,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use futures_util::future::BoxFuture;
-use rpds::RedBlackTreeMapSync;
 use thiserror::Error;
 use tokio::runtime;
 use wormholes_proto::manifest::Capabilities;
@@ -33,7 +30,7 @@ use crate::{
     network::{Call, CallError, Datagram, FetchCall, Network, Pipe, SocketCall},
     rows::{Home, Side, Space},
     rules::{Fact, RuleQuestion, Ruling},
-    store::{Rows, Snapshot, Span, StoreError, Visit},
+    store::{Frozen, Snapshot},
     transaction::{Ground, Transaction},
 };
 
@@ -163,10 +160,6 @@ struct Actor {
     /// What the instance was given since it began that is not what it was given then: it may remember.
     tainted: Option<Missing>,
 }
-
-/// Rows whose copies share what did not change.
-#[derive(Clone, Default)]
-struct Frozen(RedBlackTreeMapSync<Vec<u8>, Vec<u8>>);
 
 impl Stage {
     fn new(other: Option<Vec<u8>>) -> Result<Self, ReplayError> {
@@ -361,6 +354,7 @@ impl Actor {
             granted: Arc::clone(&plugin.granted),
             plugin: Arc::clone(&plugin.name),
             node: plugin.around.node,
+            closing: 0,
         };
         let stamp = Stamp {
             id: frame.id,
@@ -378,13 +372,7 @@ impl Actor {
     }
 
     fn put(&mut self, space: Space, key: &[u8], value: Option<Vec<u8>>) {
-        let key = self.home.key(space, key);
-        match value {
-            Some(value) => self.rows.0.insert_mut(key, value),
-            None => {
-                self.rows.0.remove_mut(&key);
-            }
-        }
+        self.rows.put(self.home.key(space, key), value);
     }
 
     /// What the event did then is what the next one finds.
@@ -474,28 +462,9 @@ fn terms(plugin: &PluginFrame) -> Terms {
     }
 }
 
-impl Rows for Frozen {
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        Ok(self.0.get(key).cloned())
-    }
-
-    fn scan(&self, span: &Span, visit: &mut Visit<'_>) -> Result<(), StoreError> {
-        let mut rows = self.0.range::<[u8], _>(span.bounds());
-        while let Some((key, value)) = match span.is_backwards() {
-            true => rows.next_back(),
-            false => rows.next(),
-        } {
-            if visit(key, value) == ControlFlow::Break(()) {
-                break;
-            }
-        }
-        Ok(())
-    }
-}
-
 /// Whom a plugin that is replayed has around it: all that it is told, the recording tells.
 #[derive(Debug)]
-struct Nobody;
+pub(crate) struct Nobody;
 
 impl Network for Nobody {
     fn call(&self, _: Call) -> BoxFuture<'static, Result<Box<dyn Pipe>, CallError>> {
@@ -535,11 +504,4 @@ impl Network for Nobody {
 
 fn nobody() -> Refusal {
     Refusal::new(ErrorCode::Unavailable, "a replay reaches nobody")
-}
-
-/// Without the rows: they are somebody's.
-impl fmt::Debug for Frozen {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Frozen").field(&self.0.size()).finish()
-    }
 }

@@ -157,7 +157,7 @@ impl Transaction {
         if length > self.ground.limits.one_blob_bytes() {
             return Ok(Err(self.hit(Limit::OneBlob)));
         }
-        if let Err(refusal) = self.charge(bytes.len() + ROW_BYTES + HOLD_BYTES) {
+        if let Err(refusal) = self.charge(file_bytes(bytes.len()) + ROW_BYTES + HOLD_BYTES) {
             return Ok(Err(refusal));
         }
         let mut hasher = BlobHasher::new();
@@ -291,7 +291,7 @@ impl Transaction {
             deadline_ms,
         };
         self.check_room(row.reserved())?;
-        self.charge(ROW_BYTES + HOLD_BYTES)?;
+        self.charge(ROW_BYTES + encode(&row).len())?;
         self.blobs.bytes += row.reserved();
         let id = self.next_message();
         self.blobs.fetches.insert(id, Some(row.clone()));
@@ -316,7 +316,13 @@ impl Transaction {
         self.charge(ROW_BYTES)?;
         self.blobs.bytes -= row.reserved();
         self.blobs.fetches.insert(id, None);
-        self.blobs.parcels.push(Parcel::Unfetch { id });
+        let parcels = &mut self.blobs.parcels;
+        let before = parcels.len();
+        parcels.retain(|parcel| !matches!(parcel, Parcel::FetchBlob { id: of, .. } if *of == id));
+        // One that this event began, nobody knows of.
+        if parcels.len() == before {
+            parcels.push(Parcel::Unfetch { id });
+        }
         Ok(())
     }
 
@@ -438,6 +444,12 @@ impl BlobWork {
 
 pub(super) fn signed(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+/// What a file that is written counts for: a block at least, since each is a wait for the disk, however
+/// short it is.
+pub(super) fn file_bytes(length: usize) -> usize {
+    length.max(usize::try_from(charged(0)).unwrap_or(usize::MAX))
 }
 
 pub(super) fn too_much() -> Refusal {

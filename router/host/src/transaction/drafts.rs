@@ -7,7 +7,7 @@ use wormholes_proto::blob::{BLOB_ID_BYTES, BlobHasher, BlobId, PIECE_BYTES};
 
 use super::{
     Limit, ROW_BYTES, Transaction,
-    blobs::{HOLD_BYTES, MAX_CALL_BYTES, signed, too_much},
+    blobs::{HOLD_BYTES, MAX_CALL_BYTES, file_bytes, signed, too_much},
     invalid,
 };
 use crate::{
@@ -108,7 +108,8 @@ impl Transaction {
             Ok(hasher) => hasher.finish(),
             Err(refusal) => return Ok(Err(refusal)),
         };
-        if let Err(refusal) = self.charge(ROW_BYTES + HOLD_BYTES) {
+        // Its bytes were counted when they were appended; its file is finished now.
+        if let Err(refusal) = self.charge(file_bytes(0) + ROW_BYTES + HOLD_BYTES) {
             return Ok(Err(refusal));
         }
         self.blobs.bytes -= signed(charged(length));

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use wormholes_proto::trunk::ReceiverRow;
 
 use super::{Effects, Limit, ROW_BYTES, Transaction, invalid};
@@ -314,6 +315,16 @@ impl Messages {
     /// In the order in which they were sent.
     pub(super) fn parcels(&self) -> &[Parcel] {
         &self.parcels
+    }
+
+    /// What they take in memory.
+    pub(super) fn held(&self) -> usize {
+        let bodies = self.parcels.iter().map(|parcel| match parcel {
+            Parcel::Durable { row, .. } => row.body.as_ref().map_or(0, Bytes::len),
+            Parcel::Post(letter) | Parcel::Ask { letter, .. } => letter.body.len(),
+            Parcel::FetchBlob { .. } | Parcel::Unfetch { .. } | Parcel::Reopened { .. } => 0,
+        });
+        bodies.map(|bytes| bytes + ROW_BYTES).sum()
     }
 
     /// Channels as they are after it.

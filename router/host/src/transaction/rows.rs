@@ -117,7 +117,7 @@ impl Transaction {
             return Ok(Err(self.hit(Limit::State)));
         }
         if let Err(refusal) =
-            self.charge(key.len() + value.as_ref().map_or(0, Vec::len) + ROW_BYTES)
+            self.charge_row(key.len() + value.as_ref().map_or(0, Vec::len) + ROW_BYTES)
         {
             return Ok(Err(refusal));
         }

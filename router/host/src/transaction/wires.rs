@@ -8,7 +8,7 @@ use wormholes_proto::{Host, Target};
 use super::{Effects, Ground, Limit, ROW_BYTES, Transaction, invalid, messages::is_text};
 use crate::{
     event::{ErrorCode, Principal, Refusal},
-    http::{HttpHeaders, check_body, check_headers},
+    http::{HttpHeader, HttpHeaders, check_body, check_headers},
     memory::{Memory, Socket},
     message::Way,
     network::{Datagram, FetchCall, SocketCall, SocketKind, WireWay},
@@ -24,6 +24,8 @@ const MAX_CREDIT_BYTES: u32 = 1 << 20;
 const MAX_DATAGRAM_BYTES: usize = 1400;
 /// The longest URL.
 const MAX_URL_BYTES: usize = 4 << 10;
+/// The longest method: twice what the longest one that anybody has registered has.
+const MAX_METHOD_BYTES: usize = 32;
 /// What a row says of a question that was made by HTTP.
 const BY_HTTP: u8 = 1;
 
@@ -57,10 +59,8 @@ impl Transaction {
         self.check_granted(&granted)?;
         let way = self.wire_way(way)?;
         let host = Host::parse(host).map_err(|error| invalid(&error.to_string()))?;
-        if self.open_sockets() >= self.ground.limits.sockets as usize {
-            return Err(self.hit(Limit::Sockets));
-        }
-        self.charge(host.to_string().len() + ROW_BYTES)?;
+        self.check_sockets()?;
+        self.charge(host.to_string().len() + way_bytes(&way) + ROW_BYTES)?;
         let id = self.next_message();
         let socket = Socket::new(granted.into());
         self.wires.sockets.insert(id, Some(socket));
@@ -174,8 +174,12 @@ impl Transaction {
             body,
         } = wanted;
         let way = self.wire_way(way)?;
-        if http::Method::from_bytes(method.as_bytes()).is_err() || method == "CONNECT" {
-            return Err(invalid("the method is none of HTTP"));
+        let is_method = method.len() <= MAX_METHOD_BYTES
+            && http::Method::from_bytes(method.as_bytes()).is_ok()
+            && method != "CONNECT";
+        if !is_method {
+            let rule = "the method is none of HTTP, or has more than 32 bytes";
+            return Err(invalid(rule));
         }
         let is_known = url.starts_with("http://") || url.starts_with("https://");
         if !is_known || url.len() > MAX_URL_BYTES {
@@ -190,7 +194,8 @@ impl Transaction {
         if waiting + body.len() as u64 > self.ground.limits.outbox_bytes() {
             return Err(self.hit(Limit::Outbox));
         }
-        self.charge(body.len() + url.len() + ROW_BYTES)?;
+        let about = method.len() + url.len() + header_bytes(&headers) + way_bytes(&way);
+        self.charge(body.len() + about + ROW_BYTES)?;
         let id = self.next_message();
         let call = Box::new(FetchCall {
             way,
@@ -227,11 +232,24 @@ impl Transaction {
         })
     }
 
-    fn open_sockets(&self) -> usize {
+    /// Whether one more may be open. What was written to those that the principal closed is still sent, for
+    /// a while: they have as many places again.
+    fn check_sockets(&mut self) -> Result<(), Refusal> {
         let own = &self.wires.sockets;
         let before = self.memory.sockets.keys();
         let before = before.filter(|id| !own.contains_key(id)).count();
-        before + own.values().flatten().count()
+        let open = before + own.values().flatten().count();
+        let is_visitor = |id: &u64| {
+            let known = self.memory.sockets.get(id);
+            known.is_some_and(|socket| socket.is_visitor())
+        };
+        let closed = own.iter().filter(|(id, own)| own.is_none() && !is_visitor(id));
+        let closing = closed.count() + self.ground.closing;
+        let most = self.ground.limits.sockets as usize;
+        if open >= most || closing >= most {
+            return Err(self.hit(Limit::Sockets));
+        }
+        Ok(())
     }
 
     fn socket(&self, id: u64) -> Option<&Socket> {
@@ -259,6 +277,22 @@ impl Wires {
     /// What their bodies have.
     fn fetched_bytes(&self) -> u64 {
         self.orders.iter().map(WireOrder::body_bytes).sum()
+    }
+
+    /// What all of it takes in memory.
+    pub(super) fn held(&self) -> usize {
+        let orders = self.orders.iter().map(|order| match order {
+            WireOrder::Write { data, .. } => data.len(),
+            WireOrder::Datagram(datagram) => datagram.data.len(),
+            WireOrder::Fetch { call, .. } => {
+                let about = call.method.len() + call.url.len() + header_bytes(&call.headers);
+                about + call.body.len() + way_bytes(&call.way)
+            }
+            WireOrder::Connect { call, .. } => way_bytes(&call.way),
+            WireOrder::Credit { .. } | WireOrder::Close { .. } => 0,
+        });
+        let orders = orders.map(|bytes| bytes + ROW_BYTES);
+        orders.sum::<usize>() + self.sockets.len() * ROW_BYTES
     }
 
     /// Datagrams that it sends.
@@ -314,4 +348,13 @@ impl Wires {
         }
         effects.wires = self.orders;
     }
+}
+
+fn way_bytes(way: &WireWay) -> usize {
+    way.plugin.len() + way.role.len() + way.label.len() + way.isolation.len()
+}
+
+fn header_bytes(headers: &[HttpHeader]) -> usize {
+    let bytes = headers.iter().map(|(name, value)| name.len() + value.len());
+    bytes.sum()
 }

@@ -86,7 +86,8 @@ pub(in crate::guest) async fn call_canceled(
     }
 }
 
-fn encoded(response: Response) -> Result<Vec<u8>, Refusal> {
+/// What a handler answers, as it is kept.
+pub(crate) fn encoded(response: Response) -> Result<Vec<u8>, Refusal> {
     let response = HttpResponse::from(response);
     // Whoever asked did nothing wrong.
     let wrong = |refusal: Refusal| Refusal::new(ErrorCode::Failed, refusal.message);
