@@ -465,7 +465,7 @@ impl Instance {
 
 impl State {
     /// With an event, for calls that no component makes.
-    pub(crate) fn with(plugin: Arc<Plugin>, event: Transaction) -> Self {
+    pub(crate) fn with(plugin: Arc<Plugin>, event: Box<Transaction>) -> Self {
         Self {
             transaction: Some(event),
             ..Self::new(plugin)
@@ -473,13 +473,13 @@ impl State {
     }
 
     /// The event that runs; the calls that follow have none.
-    pub(crate) fn take_event(&mut self) -> Option<Transaction> {
+    pub(crate) fn take_event(&mut self) -> Option<Box<Transaction>> {
         self.flush_stderr();
         self.transaction.take()
     }
 
     /// The calls that follow are this event's.
-    pub(crate) fn put_event(&mut self, event: Transaction) {
+    pub(crate) fn put_event(&mut self, event: Box<Transaction>) {
         self.transaction = Some(event);
     }
 

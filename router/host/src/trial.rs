@@ -253,7 +253,7 @@ impl Trial {
         Some(from.other())
     }
 
-    fn transaction(&mut self, who: usize, side: Side) -> Option<Transaction> {
+    fn transaction(&mut self, who: usize, side: Side) -> Option<Box<Transaction>> {
         let (stamp, snapshot) = (self.stamp(who)?, self.shelf.snapshot());
         let ground = self.ground(who, side)?;
         let actor = self.actors.get_mut(who)?;
