@@ -16,37 +16,51 @@ const ALONE: Duration = Duration::from_secs(1);
 /// Nobody waits longer for one event.
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// What all principals of a plugin wrote, as the time that it is worth.
+/// What all principals of a plugin wrote, and the pace has not caught up with.
 #[derive(Debug, Default)]
 pub(crate) struct Pace {
-    /// When the pace has caught up with all of it.
-    even: Mutex<Option<Instant>>,
+    owed: Mutex<Option<Owed>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Owed {
+    bytes: u64,
+    at: Instant,
 }
 
 impl Pace {
     /// An event wrote so much; `is_shared`: others write as well.
     pub(crate) fn wrote(&self, now: Instant, bytes: usize, bytes_per_s: u32, is_shared: bool) {
-        let most = burst(bytes_per_s) + if is_shared { LONGEST } else { ALONE };
-        let mut even = self.even.lock().unwrap_or_else(PoisonError::into_inner);
-        let begins = even.map_or(now, |even| even.max(now));
-        *even = Some((begins + time_of(bytes as u64, bytes_per_s)).min(now + most));
+        let longest = if is_shared { LONGEST } else { ALONE };
+        let mut owed = self.owed.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = owed.map_or(0, |owed| owed.left(now, bytes_per_s));
+        let bytes = left.saturating_add(bytes as u64);
+        *owed = Some(Owed {
+            bytes: bytes.min(BURST_BYTES + bytes_in(longest, bytes_per_s)),
+            at: now,
+        });
     }
 
     /// How long the next event waits, if others write as well.
     pub(crate) fn wait(&self, now: Instant, bytes_per_s: u32) -> Option<Duration> {
-        let even = *self.even.lock().unwrap_or_else(PoisonError::into_inner);
-        let owed = even?.saturating_duration_since(now);
-        let wait = owed.checked_sub(burst(bytes_per_s));
-        wait.filter(|wait| !wait.is_zero())
+        let owed = *self.owed.lock().unwrap_or_else(PoisonError::into_inner);
+        let beyond = owed?.left(now, bytes_per_s).saturating_sub(BURST_BYTES);
+        // A pace that was made slower has nobody pay longer for what was written before.
+        let wait = (Duration::from_secs(beyond) / bytes_per_s.max(1)).min(LONGEST);
+        (!wait.is_zero()).then_some(wait)
     }
 }
 
-fn burst(bytes_per_s: u32) -> Duration {
-    time_of(BURST_BYTES, bytes_per_s)
+impl Owed {
+    fn left(self, now: Instant, bytes_per_s: u32) -> u64 {
+        let paid = bytes_in(now.saturating_duration_since(self.at), bytes_per_s);
+        self.bytes.saturating_sub(paid)
+    }
 }
 
-fn time_of(bytes: u64, bytes_per_s: u32) -> Duration {
-    Duration::from_secs(bytes) / bytes_per_s.max(1)
+fn bytes_in(time: Duration, bytes_per_s: u32) -> u64 {
+    let micros = time.as_micros().saturating_mul(u128::from(bytes_per_s));
+    u64::try_from(micros / 1_000_000).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -80,7 +94,9 @@ mod tests {
             pace.wrote(later, MIB, RATE, true);
         }
         assert_eq!(pace.wait(later, RATE), Some(seconds(1)));
-        assert_eq!(pace.wait(later, 2 * RATE), Some(seconds(9)));
+        // Another pace holds for what is owed already.
+        assert_eq!(pace.wait(later, 2 * RATE), Some(seconds(1) / 2));
+        assert_eq!(pace.wait(later, RATE / 1024), Some(LONGEST));
     }
 
     #[test]

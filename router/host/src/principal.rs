@@ -196,7 +196,10 @@ impl Actor {
                 self.is_held_back = false;
                 self.next().await
             };
-            // It may have waited for long.
+            // It may have waited for long, and others may have written meanwhile.
+            if matches!(next, Next::Run(..) | Next::Take(_)) && self.inbox.has_no_order() {
+                self.store.room(self.home.writer()).await;
+            }
             let is_past = self.catch_up().await;
             match next {
                 Next::Run(..) if is_past => {}

@@ -182,9 +182,10 @@ impl Actor {
         self.refused(transaction, "`migrate` had a million steps, and wants more")
     }
 
-    /// Whether nobody waits for a migration any more, or an operator wants something else by now.
+    /// Whether nobody waits for a migration any more; of one that nobody ordered, whether an operator wants
+    /// something else by now.
     fn is_given_up(&self, ready: Option<&Ready>) -> bool {
-        ready.is_some_and(Ready::is_closed) || !self.inbox.has_no_order()
+        ready.map_or_else(|| !self.inbox.has_no_order(), Ready::is_closed)
     }
 
     fn refused(

@@ -8,8 +8,8 @@ use std::{
 
 use super::{BatchId, Writes, writes::contains};
 
-/// A principal's own writes that no snapshot holds yet. It grows no larger than two batches, if
-/// whoever writes waits for room in the store and prunes.
+/// A principal's own writes that no snapshot holds yet. It grows no larger than what one writer
+/// may have open and in flight, if whoever writes waits for room in the store and prunes.
 #[derive(Default)]
 pub struct Overlay {
     removed: Vec<(BatchId, Range<Vec<u8>>)>,

@@ -8,9 +8,9 @@
 //! While one batch is in flight the next ones fill; the first is taken as soon as the commit before it
 //! is done. One batch takes a share of each writer and no more, and what is larger by itself has a
 //! batch of its own, behind one for all others: who writes little waits for no more than the commit in
-//! flight, whatever others write. Only what nobody waits for is held back, for 100 ms: mostly somebody
-//! joins it. A failure loses what is in flight and open, and begins a new epoch once the backend works
-//! again.
+//! flight and one large event, whatever others write. Only what nobody waits for is held back, for
+//! 100 ms: mostly somebody joins it. A failure loses what is in flight and open, and begins a new epoch
+//! once the backend works again.
 
 use std::{
     collections::{BTreeMap, VecDeque},
