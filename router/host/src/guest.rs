@@ -26,6 +26,8 @@ use wasmtime::{
 };
 use wormholes_proto::NodeId;
 
+/// The words of the ABI, and the functions that a component imports, as a [`State`] has them.
+pub use self::abi::wormholes::plugin as words;
 use self::{
     abi::handlers,
     budget::within,
@@ -34,8 +36,6 @@ use self::{
     limiter::Limiter,
 };
 pub(crate) use self::{abi::http_answer, cache::Cache, engine::Engine};
-/// The words of the ABI, and the functions that a component imports, as a [`State`] has them.
-pub use self::abi::wormholes::plugin as words;
 use crate::{
     blobs::Blobs,
     event::{ErrorCode, Event, Query, Refusal, Reply, Request, Wish},

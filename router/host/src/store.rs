@@ -36,10 +36,6 @@ use std::{
 use rand::RngCore;
 use zeroize::Zeroizing;
 
-pub(crate) use self::{
-    frozen::{Frozen, Shelf},
-    sealed::SEALED_PREFIX,
-};
 pub use self::{
     backend::{Backend, Rows, Span, Visit},
     error::{Lost, StoreError},
@@ -54,6 +50,10 @@ use self::{
     head::Head,
     queue::{Event, Queue, Release, Reopened},
     sealed::Sealed,
+};
+pub(crate) use self::{
+    frozen::{Frozen, Shelf},
+    sealed::SEALED_PREFIX,
 };
 
 /// Memory for pages of the file: enough for the paths to all rows of some millions.

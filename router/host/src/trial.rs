@@ -120,7 +120,9 @@ impl Trial {
             operations: manifest.limits.operations as usize,
             shelf: Shelf::default(),
             files: VecDeque::new(),
-            actors: names.map(|(number, name)| Actor::new(number, name)).collect(),
+            actors: names
+                .map(|(number, name)| Actor::new(number, name))
+                .collect(),
             now_ms: BEGAN_MS,
             last_request: 0,
             schema: 0,

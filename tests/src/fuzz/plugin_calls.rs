@@ -216,10 +216,8 @@ impl Play {
     }
 
     fn begin(&mut self, who: usize, occasion: Occasion) {
-        let (is_query, is_migration) = (
-            occasion == Occasion::Query,
-            occasion == Occasion::Migration,
-        );
+        let (is_query, is_migration) =
+            (occasion == Occasion::Query, occasion == Occasion::Migration);
         let mut bytes = Vec::new();
         if let Occasion::Blob(came) = &occasion {
             bytes.clone_from(came);

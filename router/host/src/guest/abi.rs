@@ -2,7 +2,10 @@
 //!
 //! Thin: each turns types of the ABI into the host's and asks the event's [`Transaction`].
 
-#![expect(missing_docs, reason = "what is made of the WIT has only the words that stand there")]
+#![expect(
+    missing_docs,
+    reason = "what is made of the WIT has only the words that stand there"
+)]
 
 mod blobs;
 mod http;

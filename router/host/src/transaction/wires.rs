@@ -243,7 +243,9 @@ impl Transaction {
             let known = self.memory.sockets.get(id);
             known.is_some_and(|socket| socket.is_visitor())
         };
-        let closed = own.iter().filter(|(id, own)| own.is_none() && !is_visitor(id));
+        let closed = own
+            .iter()
+            .filter(|(id, own)| own.is_none() && !is_visitor(id));
         let closing = closed.count() + self.ground.closing;
         let most = self.ground.limits.sockets as usize;
         if open >= most || closing >= most {

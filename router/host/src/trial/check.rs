@@ -57,7 +57,10 @@ impl Trial {
             secrets,
             keys,
         };
-        hold!(known == counted, "{known:?} is remembered, and there is {counted:?}");
+        hold!(
+            known == counted,
+            "{known:?} is remembered, and there is {counted:?}"
+        );
         let other = actor.memory.side.other().space();
         hold!(rows.of(other).next().is_none(), "rows lie on both sides");
         self.check_limits(actor)?;
@@ -89,17 +92,53 @@ impl Trial {
             ("scratch", scratch, limits.scratch_bytes()),
             ("timers", memory.timers.len() as u64, limits.timers.into()),
             ("facts", memory.facts.len() as u64, limits.facts.into()),
-            ("questions", memory.questions.len() as u64, limits.requests.into()),
-            ("channels", memory.channels.len() as u64, limits.channels.into()),
+            (
+                "questions",
+                memory.questions.len() as u64,
+                limits.requests.into(),
+            ),
+            (
+                "channels",
+                memory.channels.len() as u64,
+                limits.channels.into(),
+            ),
             ("outbox", memory.outbox_bytes(), limits.outbox_bytes()),
-            ("sockets", memory.sockets.len() as u64, limits.sockets.into()),
-            ("secrets", memory.sealed.secrets.into(), limits.secrets.into()),
+            (
+                "sockets",
+                memory.sockets.len() as u64,
+                limits.sockets.into(),
+            ),
+            (
+                "secrets",
+                memory.sealed.secrets.into(),
+                limits.secrets.into(),
+            ),
             ("keys", memory.sealed.keys.into(), limits.keys.into()),
-            ("fetches", memory.blob_fetches.len() as u64, limits.blob_fetches.into()),
-            ("drafts", memory.drafts.len() as u64, limits.blob_fetches.into()),
-            ("operations", memory.operations.open_count() as u64, limits.operations.into()),
-            ("state", all().map(|memory| memory.kept_bytes).sum(), limits.state_bytes()),
-            ("blobs", all().map(|memory| memory.blob_bytes).sum(), limits.blob_bytes()),
+            (
+                "fetches",
+                memory.blob_fetches.len() as u64,
+                limits.blob_fetches.into(),
+            ),
+            (
+                "drafts",
+                memory.drafts.len() as u64,
+                limits.blob_fetches.into(),
+            ),
+            (
+                "operations",
+                memory.operations.open_count() as u64,
+                limits.operations.into(),
+            ),
+            (
+                "state",
+                all().map(|memory| memory.kept_bytes).sum(),
+                limits.state_bytes(),
+            ),
+            (
+                "blobs",
+                all().map(|memory| memory.blob_bytes).sum(),
+                limits.blob_bytes(),
+            ),
         ];
         for (what, is, most) in within {
             hold!(is <= most, "{what}: {is} of {most}");
@@ -118,12 +157,21 @@ impl Trial {
         let read = read.map_err(|error| error.to_string())?;
         let memory = &actor.memory;
         let timers = memory.timers.iter().filter(|(_, timer)| timer.durable);
-        let timers: BTreeMap<_, _> = timers.map(|(name, timer)| (name.clone(), timer.clone())).collect();
-        hold!(read.timers == timers, "timers: {:?}, not {timers:?}", read.timers);
+        let timers: BTreeMap<_, _> = timers
+            .map(|(name, timer)| (name.clone(), timer.clone()))
+            .collect();
+        hold!(
+            read.timers == timers,
+            "timers: {:?}, not {timers:?}",
+            read.timers
+        );
         let next = |timers: &BTreeMap<_, crate::memory::Timer>| {
             timers.values().map(|timer| timer.due_ms).min()
         };
-        hold!(memory.next_timer() == next(&memory.timers), "another timer is due first");
+        hold!(
+            memory.next_timer() == next(&memory.timers),
+            "another timer is due first"
+        );
         hold!(read.channels == memory.channels, "channels differ");
         hold!(read.blob_fetches == memory.blob_fetches, "fetches differ");
         hold!(read.drafts == memory.drafts, "drafts differ");
@@ -135,9 +183,17 @@ impl Trial {
         let (stale, stale_now) = (read.operations.next_stale(), memory.operations.next_stale());
         hold!(stale == stale_now, "another result is stale first");
         let asked = &memory.kept_questions;
-        hold!(read.kept_questions == *asked, "{:?} are owed, not {asked:?}", read.kept_questions);
+        hold!(
+            read.kept_questions == *asked,
+            "{:?} are owed, not {asked:?}",
+            read.kept_questions
+        );
         let sockets = &memory.kept_sockets;
-        hold!(read.kept_sockets == *sockets, "{:?} are kept, not {sockets:?}", read.kept_sockets);
+        hold!(
+            read.kept_sockets == *sockets,
+            "{:?} are kept, not {sockets:?}",
+            read.kept_sockets
+        );
         Ok(())
     }
 }
@@ -167,7 +223,9 @@ impl Rows {
         let drafts = drafts.map(|row| crate::blobs::charged(row.length));
         let fetched = self.decoded::<FetchRow>(Space::Fetch);
         let fetched = fetched.map(|row| crate::blobs::charged(row.max_bytes));
-        let waiting = self.of(Space::Waiting).filter_map(|(_, row)| OutRow::decode(row));
+        let waiting = self
+            .of(Space::Waiting)
+            .filter_map(|(_, row)| OutRow::decode(row));
         let waiting = waiting.map(|row| row.body.map_or(0, |body| body.len() as u64) + ROW_BYTES);
         let number = |space| u32::try_from(self.of(space).count()).unwrap_or(u32::MAX);
         Counts {

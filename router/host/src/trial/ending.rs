@@ -106,12 +106,7 @@ impl Trial {
         Ok(ended)
     }
 
-    fn make_real(
-        &mut self,
-        who: usize,
-        effects: Effects,
-        is_real: bool,
-    ) -> Result<Ended, String> {
+    fn make_real(&mut self, who: usize, effects: Effects, is_real: bool) -> Result<Ended, String> {
         let mut ended = weigh(&effects);
         let Effects {
             writes,

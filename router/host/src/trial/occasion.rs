@@ -7,9 +7,7 @@ use bytes::Bytes;
 use super::Trial;
 use crate::{
     blobs::{Blobs, Pin},
-    event::{
-        Caller, Command, ErrorCode, Event, Reason, Refusal, Request, Wish,
-    },
+    event::{Caller, Command, ErrorCode, Event, Reason, Refusal, Request, Wish},
     http::{HttpRequest, HttpResponse},
     memory::{Memory, Socket},
     transaction::{FetchRow, Offered, ROOM_BYTES},
@@ -203,11 +201,7 @@ fn offered(blobs: &Blobs, bytes: &[u8]) -> Option<Offered> {
     Some(Offered { pin, length })
 }
 
-fn fetched(
-    blobs: Option<&Blobs>,
-    row: &FetchRow,
-    bytes: &[u8],
-) -> Result<(u64, Pin), Refusal> {
+fn fetched(blobs: Option<&Blobs>, row: &FetchRow, bytes: &[u8]) -> Result<(u64, Pin), Refusal> {
     let other = || Refusal::new(ErrorCode::NotFound, "it does not come");
     let Offered { pin, length } = blobs
         .and_then(|blobs| offered(blobs, bytes))

@@ -88,7 +88,11 @@ fn what_steps_of_a_migration_hold_is_bounded_together() {
     assert!((10..60).contains(&ended), "{ended} steps");
     let ended = steps(|running, _| {
         let value = vec![7; 60 << 10];
-        is_quota(scratch::Host::set(running.imports(), b"same".to_vec(), value))
+        is_quota(scratch::Host::set(
+            running.imports(),
+            b"same".to_vec(),
+            value,
+        ))
     });
     assert_eq!(ended, 100, "what is set again is there once");
 }

@@ -112,7 +112,9 @@ impl Live {
         let (id, data) = (input.number(), input.many());
         let length = u32::try_from(data.len()).unwrap();
         let room = sockets::Host::room(self.imports(), id).unwrap();
-        let is_written = sockets::Host::write(self.imports(), id, data).unwrap().is_ok();
+        let is_written = sockets::Host::write(self.imports(), id, data)
+            .unwrap()
+            .is_ok();
         let after = sockets::Host::room(self.imports(), id).unwrap();
         let taken = match length {
             0 => 0,
