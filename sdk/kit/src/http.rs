@@ -7,6 +7,7 @@ use wormholes_plugin::{Error, Fetch, HttpResponse, Result};
 pub(crate) const MAX_BODY_BYTES: usize = 1 << 20;
 const MAX_HEADERS: usize = 64;
 const MAX_HEADER_BYTES: usize = 16 << 10;
+const MAX_METHOD_BYTES: usize = 32;
 const MAX_URL_BYTES: usize = 4 << 10;
 const OF_THE_CONNECTION: [&str; 8] = [
     "connection",
@@ -30,9 +31,11 @@ pub(crate) fn check_response(response: &HttpResponse) -> Result<()> {
 
 /// What must hold of a request that a plugin makes.
 pub(crate) fn check_fetch(wanted: &Fetch) -> Result<()> {
-    let is_method = !wanted.method.is_empty() && wanted.method.bytes().all(is_token);
+    let is_method = (1..=MAX_METHOD_BYTES).contains(&wanted.method.len())
+        && wanted.method.bytes().all(is_token);
     if !is_method || wanted.method == "CONNECT" {
-        return Err(Error::invalid("the method is none of HTTP"));
+        let rule = "the method is none of HTTP, or has more than 32 bytes";
+        return Err(Error::invalid(rule));
     }
     let is_known = wanted.url.starts_with("http://") || wanted.url.starts_with("https://");
     if !is_known || wanted.url.len() > MAX_URL_BYTES {

@@ -17,6 +17,8 @@ const MAX_NAME_BYTES: usize = 128;
 const MAX_LISTED: usize = 4096;
 /// What a row takes that names a blob.
 const HOLD_BYTES: usize = 44;
+/// What a file counts for at least that an event writes.
+const BLOCK_BYTES: usize = 4096;
 
 impl Transaction {
     /// What came of a fetch is told: nothing comes of it any more, and a blob that came is held.
@@ -33,7 +35,7 @@ impl Transaction {
         self.check_blobs()?;
         check_call(bytes)?;
         self.check_length(bytes.len())?;
-        self.charge(bytes.len() + ROW_BYTES + HOLD_BYTES)?;
+        self.charge(bytes.len().max(BLOCK_BYTES) + ROW_BYTES + HOLD_BYTES)?;
         let name = hash(bytes);
         self.hold_more(name, bytes.into())?;
         self.sealed.insert(name, false);
@@ -66,7 +68,7 @@ impl Transaction {
         self.check_blobs()?;
         let draft = self.memory.blobs.drafts.get(name).ok_or_else(no_draft)?;
         let sealed = hash(draft);
-        self.charge(ROW_BYTES + HOLD_BYTES)?;
+        self.charge(BLOCK_BYTES + ROW_BYTES + HOLD_BYTES)?;
         let Some(bytes) = self.memory.blobs.drafts.remove(name) else {
             return Err(no_draft());
         };

@@ -44,7 +44,10 @@ impl Transaction {
         check_way(&wanted.way)?;
         check_fetch(&wanted)?;
         self.check_questions()?;
-        self.charge(wanted.body.len() + wanted.url.len() + ROW_BYTES)?;
+        let headers = wanted.headers.iter();
+        let headers = headers.map(|(name, value)| name.len() + value.len());
+        let about = wanted.method.len() + wanted.url.len() + headers.sum::<usize>();
+        self.charge(wanted.body.len() + about + ROW_BYTES)?;
         let id = self.next_message();
         self.memory.mail.questions.insert(id, deadline_ms);
         self.memory.fetches.insert(id);
@@ -59,7 +62,14 @@ impl Transaction {
         let port = format!("{kind}:{}", wanted.port);
         self.check_granted(&port)?;
         check_way(&wanted.way)?;
-        if self.memory.sockets.len() >= self.ground.limits.sockets {
+        // What was written to those that are closed is still sent: they have as many places again.
+        let is_closed = |parcel: &&Parcel| {
+            let closes = |order: &Order| matches!(order, Order::Close);
+            matches!(parcel, Parcel::Socket { order, .. } if closes(order))
+        };
+        let closed = self.parcels.iter().filter(is_closed).count();
+        let most = self.ground.limits.sockets;
+        if self.memory.sockets.len() >= most || closed >= most {
             let many = "too many sockets; raise limits.sockets or close some";
             return Err(quota(many));
         }
