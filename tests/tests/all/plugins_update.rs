@@ -373,7 +373,7 @@ async fn a_plugin_is_looked_at_and_added_without_a_restart() {
 async fn a_plugin_that_publishes_facts_and_asks_rules_is_looked_at_and_added() {
     let (daemon, _setup, folder) = bare_beside("tests/clerk").await;
     let shown = cli(&daemon, &["plugin", "inspect", &folder]).unwrap();
-    let asked = "state, presence, usage, facts [\"credit\"], rules [\"clerk_write\"]";
+    let asked = "state, messages, presence, usage, facts [\"credit\"], rules [\"clerk_write\"]";
     for part in [asked, "operations 256", "facts 4096", "user_state_mib 16"] {
         assert!(shown.contains(part), "{part} in {shown}");
     }
