@@ -106,7 +106,7 @@ pub enum CodeError {
     /// It imports what its manifest does not ask for, or config.toml does not grant.
     #[error(
         "the plugin imports `{interface}`; ask for `{capability}` in [capabilities] of its \
-         plugin.toml and grant it in config.toml, a list with the words that plugin.toml has"
+         plugin.toml and grant it in config.toml, in both as `true` or as the same list"
     )]
     NotGranted {
         /// The interface.

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, ops::Range};
 use wormholes_tests::workspace::{self, SourceFile};
 
 /// Below `sdk/`, and below `router/`: `file::CONSTANT`.
-const PAIRS: [(&str, &str); 42] = [
+const PAIRS: [(&str, &str); 43] = [
     (
         "kit/src/blobs.rs::BLOCK_BYTES",
         "host/src/blobs.rs::BLOCK_BYTES",
@@ -25,6 +25,10 @@ const PAIRS: [(&str, &str); 42] = [
     (
         "kit/src/http.rs::MAX_HEADER_BYTES",
         "host/src/http.rs::MAX_HTTP_HEADER_BYTES",
+    ),
+    (
+        "kit/src/http.rs::MAX_METHOD_BYTES",
+        "host/src/transaction/wires.rs::MAX_METHOD_BYTES",
     ),
     (
         "kit/src/http.rs::MAX_URL_BYTES",

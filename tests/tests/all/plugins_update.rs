@@ -378,13 +378,16 @@ async fn a_plugin_that_publishes_facts_and_asks_rules_is_looked_at_and_added() {
         assert!(shown.contains(part), "{part} in {shown}");
     }
     let add = ["plugin", "add", &folder, "--yes"];
-    let some = ["--grant", "state", "--grant", "facts"];
+    let some = [
+        "--grant", "state", "--grant", "facts", "--grant", "messages",
+    ];
     let said = cli(&daemon, &[&add[..], &some].concat()).unwrap_err();
     assert!(said.contains("imports `rules`"), "{said}");
     let all = [&some[..], &["--grant", "rules"]].concat();
     cli(&daemon, &[&add[..], &all].concat()).unwrap();
     let text = config(&daemon);
-    let granted = "{ facts = [\"credit\"], rules = [\"clerk_write\"], state = true }";
+    let granted =
+        "{ facts = [\"credit\"], messages = true, rules = [\"clerk_write\"], state = true }";
     assert!(text.contains(granted), "{text}");
     let peer = daemon.id().to_string();
     cli(&daemon, &["clerk", "vouch", &peer, "5"]).unwrap();

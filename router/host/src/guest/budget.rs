@@ -4,7 +4,11 @@ use std::{future::poll_fn, pin::pin, task::Poll, time::Duration};
 
 use wasmtime::Trap;
 
-use super::Fault;
+use super::{Fault, engine::TURN};
+
+/// What one turn costs at most. The engine ends a turn after [`TURN`]: one that seems far longer is
+/// a machine that was stood still under its guest, whose clocks of threads go on meanwhile.
+const LONGEST_TURN: Duration = TURN.saturating_mul(8);
 
 /// Runs `call` for so much processor time, a turn at a time.
 pub(super) async fn within<T>(
@@ -18,7 +22,7 @@ pub(super) async fn within<T>(
         if let Poll::Ready(done) = call.as_mut().poll(context) {
             return Poll::Ready(done.map_err(Fault::from));
         }
-        spent += thread_time().saturating_sub(started);
+        spent += thread_time().saturating_sub(started).min(LONGEST_TURN);
         if spent >= budget {
             return Poll::Ready(Err(Fault::TimedOut(budget)));
         }
