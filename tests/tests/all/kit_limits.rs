@@ -5,9 +5,13 @@ use std::{collections::BTreeMap, ops::Range};
 use wormholes_tests::workspace::{self, SourceFile};
 
 /// Below `sdk/`, and below `router/`: `file::CONSTANT`.
-const PAIRS: [(&str, &str); 43] = [
+const PAIRS: [(&str, &str); 44] = [
     (
         "kit/src/blobs.rs::BLOCK_BYTES",
+        "host/src/blobs.rs::BLOCK_BYTES",
+    ),
+    (
+        "kit/src/transaction/blobs.rs::BLOCK_BYTES",
         "host/src/blobs.rs::BLOCK_BYTES",
     ),
     (
