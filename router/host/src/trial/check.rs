@@ -10,6 +10,7 @@ use crate::{
     rows::{Home, Space, own_key},
     transaction::{DraftRow, FetchRow, HoldRow},
 };
+use wormholes_proto::manifest::Limits;
 
 /// What a message counts for beside its body, and a row in memory beside its key and its value.
 const ROW_BYTES: u64 = 64;
@@ -88,61 +89,18 @@ impl Trial {
         let known = memory.scratch_bytes;
         hold!(known == scratch, "scratch has {scratch} bytes, not {known}");
         let all = || self.actors.iter().map(|actor| &actor.memory);
-        let within = [
+        let kept = all().map(|memory| memory.kept_bytes).sum();
+        let held = all().map(|memory| memory.blob_bytes).sum();
+        let bytes = [
             ("scratch", scratch, limits.scratch_bytes()),
-            ("timers", memory.timers.len() as u64, limits.timers.into()),
-            ("facts", memory.facts.len() as u64, limits.facts.into()),
-            (
-                "questions",
-                memory.questions.len() as u64,
-                limits.requests.into(),
-            ),
-            (
-                "channels",
-                memory.channels.len() as u64,
-                limits.channels.into(),
-            ),
             ("outbox", memory.outbox_bytes(), limits.outbox_bytes()),
-            (
-                "sockets",
-                memory.sockets.len() as u64,
-                limits.sockets.into(),
-            ),
-            (
-                "secrets",
-                memory.sealed.secrets.into(),
-                limits.secrets.into(),
-            ),
-            ("keys", memory.sealed.keys.into(), limits.keys.into()),
-            (
-                "fetches",
-                memory.blob_fetches.len() as u64,
-                limits.blob_fetches.into(),
-            ),
-            (
-                "drafts",
-                memory.drafts.len() as u64,
-                limits.blob_fetches.into(),
-            ),
-            (
-                "operations",
-                memory.operations.open_count() as u64,
-                limits.operations.into(),
-            ),
-            (
-                "state",
-                all().map(|memory| memory.kept_bytes).sum(),
-                limits.state_bytes(),
-            ),
-            (
-                "blobs",
-                all().map(|memory| memory.blob_bytes).sum(),
-                limits.blob_bytes(),
-            ),
+            ("state", kept, limits.state_bytes()),
+            ("blobs", held, limits.blob_bytes()),
         ];
-        for (what, is, most) in within {
-            hold!(is <= most, "{what}: {is} of {most}");
+        for (what, is, most) in bytes {
+            hold!(is <= most, "{what}: {is} of {most} bytes");
         }
+        check_counts(memory, limits)?;
         if actor.name != crate::Principal::Node {
             let (kept, held) = (memory.kept_bytes, memory.blob_bytes);
             hold!(kept <= limits.user_state_bytes(), "a user keeps {kept}");
@@ -196,6 +154,29 @@ impl Trial {
         );
         Ok(())
     }
+}
+
+fn check_counts(memory: &Memory, limits: &Limits) -> Result<(), String> {
+    let counts = [
+        ("timers", memory.timers.len(), limits.timers),
+        ("facts", memory.facts.len(), limits.facts),
+        ("questions", memory.questions.len(), limits.requests),
+        ("channels", memory.channels.len(), limits.channels),
+        ("sockets", memory.sockets.len(), limits.sockets),
+        ("fetches", memory.blob_fetches.len(), limits.blob_fetches),
+        ("drafts", memory.drafts.len(), limits.blob_fetches),
+        (
+            "operations",
+            memory.operations.open_count(),
+            limits.operations,
+        ),
+        ("secrets", memory.sealed.secrets as usize, limits.secrets),
+        ("keys", memory.sealed.keys as usize, limits.keys),
+    ];
+    for (what, is, most) in counts {
+        hold!(is <= most as usize, "{is} {what} of {most}");
+    }
+    Ok(())
 }
 
 impl Rows {
