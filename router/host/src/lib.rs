@@ -34,6 +34,8 @@ mod rows;
 mod rules;
 mod store;
 mod transaction;
+// For the fuzz targets: no promise to anybody else.
+#[doc(hidden)]
 pub mod trial;
 mod users;
 mod versions;

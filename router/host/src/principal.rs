@@ -516,7 +516,7 @@ impl Actor {
             }
         }
         self.forget_facts();
-        self.wires = Wires::default();
+        self.wires.cut_all();
         self.deadlines.clear();
         for (_, asker) in mem::take(&mut self.askers).into_values() {
             asker.say(Err(Refusal::lost()));

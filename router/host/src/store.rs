@@ -94,7 +94,8 @@ pub struct Commit {
 }
 
 /// Whose writes something is: batches and room are shared among writers, each of whose writes become
-/// durable in the order in which they were appended.
+/// durable in the order in which they were appended. Between those of two there is no order: what
+/// must follow another's is appended once that one is durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Writer(pub u32);
 

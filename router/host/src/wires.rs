@@ -266,6 +266,13 @@ impl Wires {
         self.closing.len()
     }
 
+    /// Cuts all connections, and gives up all requests. What was closed before goes on to its end, and
+    /// counts until then.
+    pub(crate) fn cut_all(&mut self) {
+        self.lines.clear();
+        self.fetches.clear();
+    }
+
     /// Cuts a connection.
     pub(crate) fn cut(&mut self, id: u64) {
         self.lines.remove(&id);

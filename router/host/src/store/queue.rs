@@ -95,7 +95,7 @@ struct State {
     /// The last batch whose releases have all been called.
     released: u64,
     in_flight: bool,
-    /// Released behind the batch in flight.
+    /// Released behind the batch in flight. Bounded as the open batches are, with which they count.
     behind: Vec<Release>,
     has_failed: bool,
     is_ending: bool,
@@ -288,6 +288,7 @@ impl Queue {
         if outcome.is_ok() {
             state.released = batch.number;
         }
+        self.changed.notify_waiters();
         None
     }
 
@@ -413,6 +414,7 @@ impl State {
 
     fn is_full(&self, writer: Writer) -> bool {
         let (mut all, mut own) = (Share::default(), Share::default());
+        all.add(self.behind.len(), 0);
         for batch in &self.open {
             all.add(batch.events.len(), batch.bytes);
             let share = batch.shares.get(&writer).copied().unwrap_or_default();
