@@ -17,7 +17,7 @@ use anyhow::{Context, Result, ensure};
 use futures_util::future::try_join_all;
 use serde_json::json;
 use tempfile::TempDir;
-use wormholes_tests::{HostNetwork, PluginHost, anonymous_bytes, until};
+use wormholes_tests::{HostNetwork, PluginHost, anonymous_bytes, until, until_within};
 
 use crate::row::Row;
 
@@ -28,6 +28,7 @@ pub(crate) const DECISION: &str = "decision of 1,024 operations between two host
 pub(crate) const MESSAGE: &str = "durable message between two hosts, p50";
 pub(crate) const MESSAGE_OF: &str = "3 fdatasyncs and 1 ms";
 pub(crate) const IDLE: &str = "idle instance";
+const WARM: &str = "instance, warm from an event";
 pub(crate) const LOAD: &str = "load from cache";
 const DISK: &str = "fdatasync of 4 KiB, p50";
 
@@ -42,6 +43,8 @@ const OPERATIONS: u64 = 1024;
 const DECISIONS: u64 = 100;
 const MESSAGES: usize = 300;
 const INSTANCES: usize = 1000;
+/// After this nobody holds an instance who had no event.
+const RESTED: Duration = Duration::from_secs(25);
 const LOADS: usize = 50;
 const SYNCS: usize = 200;
 
@@ -62,8 +65,8 @@ pub(crate) async fn measure(only: &str) -> Result<Vec<Row>> {
     if wanted(&[LOAD]) {
         rows.push(load().await?);
     }
-    if wanted(&[IDLE]) {
-        rows.push(idle().await?);
+    if wanted(&[IDLE, WARM]) {
+        rows.extend(idle().await?);
     }
     ensure!(rows.len() > 1, "no row's name holds {only:?}");
     Ok(rows)
@@ -191,9 +194,9 @@ async fn load() -> Result<Row> {
     Row::alone(LOAD, p50.as_secs_f64() * 1e3, "ms")
 }
 
-/// Principals that have done something, and hold an instance; without what all instances of a component
-/// share, the image of their memory.
-async fn idle() -> Result<Row> {
+/// Principals that have done something: while they hold an instance, and when they rest. Without what all
+/// instances of a component share, the image of their memory.
+async fn idle() -> Result<Vec<Row>> {
     let host = PluginHost::new(&Arc::default(), METER).await?;
     let name = |user: usize| format!("user-{user}");
     for user in 0..10 + INSTANCES {
@@ -207,6 +210,13 @@ async fn idle() -> Result<Row> {
     try_join_all((0..10).map(ask)).await?;
     let before = anonymous_bytes(std::process::id())?;
     try_join_all((10..10 + INSTANCES).map(ask)).await?;
-    let grown = anonymous_bytes(std::process::id())?.saturating_sub(before);
-    Row::alone(IDLE, grown as f64 / INSTANCES as f64 / 1024.0, "KiB")
+    let each = || -> Result<f64> {
+        let grown = anonymous_bytes(std::process::id())?.saturating_sub(before);
+        Ok(grown as f64 / INSTANCES as f64 / 1024.0)
+    };
+    let warm = Row::alone(WARM, each()?, "KiB")?;
+    let since = Instant::now();
+    let rested = async || (since.elapsed() > RESTED).then_some(());
+    until_within(2 * RESTED, "all to rest", rested).await?;
+    Ok(vec![Row::alone(IDLE, each()?, "KiB")?, warm])
 }
