@@ -4,13 +4,11 @@ use std::{future::poll_fn, pin::pin, task::Poll, time::Duration};
 
 use wasmtime::Trap;
 
-use super::{Fault, engine::TURN};
+use super::Fault;
 
-/// What one turn costs at most. The engine ends a turn after [`TURN`]: one that seems far longer is
-/// a machine that was stood still under its guest, whose clocks of threads go on meanwhile.
-const LONGEST_TURN: Duration = TURN.saturating_mul(8);
-
-/// Runs `call` for so much processor time, a turn at a time.
+/// Runs `call` for so much processor time, a turn at a time. One turn alone costs half of it at most:
+/// a virtual machine that is stood still counts that as the time of its threads. What really runs too
+/// long does so in the next turn as well.
 pub(super) async fn within<T>(
     budget: Duration,
     call: impl Future<Output = wasmtime::Result<T>>,
@@ -22,7 +20,8 @@ pub(super) async fn within<T>(
         if let Poll::Ready(done) = call.as_mut().poll(context) {
             return Poll::Ready(done.map_err(Fault::from));
         }
-        spent += thread_time().saturating_sub(started).min(LONGEST_TURN);
+        let took = thread_time().saturating_sub(started);
+        spent += took.min(budget / 2 + Duration::from_nanos(1));
         if spent >= budget {
             return Poll::Ready(Err(Fault::TimedOut(budget)));
         }
@@ -47,5 +46,35 @@ impl From<wasmtime::Error> for Fault {
             Some(trap) => Self::Trapped(trap.to_string()),
             None => Self::Trapped(error.root_cause().to_string()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BUDGET: Duration = Duration::from_millis(4);
+
+    /// Is done after so many turns, each of which takes more than the budget.
+    async fn long_turns(turns: u32) -> Result<(), Fault> {
+        let mut done = 0;
+        let call = poll_fn(|context| {
+            if done == turns {
+                return Poll::Ready(Ok(()));
+            }
+            let started = thread_time();
+            while thread_time() - started <= BUDGET {}
+            done += 1;
+            context.waker().wake_by_ref();
+            Poll::Pending
+        });
+        within(BUDGET, call).await
+    }
+
+    #[tokio::test]
+    async fn one_turn_that_seems_long_breaks_nothing_and_two_do() {
+        assert!(long_turns(1).await.is_ok());
+        let fault = long_turns(2).await;
+        assert!(matches!(fault, Err(Fault::TimedOut(BUDGET))), "{fault:?}");
     }
 }

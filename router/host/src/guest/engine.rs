@@ -13,7 +13,7 @@ use std::{
 use wasmtime::Config;
 
 /// How long an event runs before others have their turn.
-pub(super) const TURN: Duration = Duration::from_millis(2);
+const TURN: Duration = Duration::from_millis(2);
 
 /// What a plugin's own calls may take: wasmtime's default.
 const WASM_STACK_BYTES: usize = 512 << 10;

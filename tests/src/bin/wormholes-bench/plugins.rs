@@ -28,7 +28,7 @@ pub(crate) const DECISION: &str = "decision of 1,024 operations between two host
 pub(crate) const MESSAGE: &str = "durable message between two hosts, p50";
 pub(crate) const MESSAGE_OF: &str = "3 fdatasyncs and 1 ms";
 pub(crate) const IDLE: &str = "idle instance";
-const WARM: &str = "instance, warm from an event";
+const RESTING: &str = "principal at rest";
 pub(crate) const LOAD: &str = "load from cache";
 const DISK: &str = "fdatasync of 4 KiB, p50";
 
@@ -65,7 +65,7 @@ pub(crate) async fn measure(only: &str) -> Result<Vec<Row>> {
     if wanted(&[LOAD]) {
         rows.push(load().await?);
     }
-    if wanted(&[IDLE, WARM]) {
+    if wanted(&[IDLE, RESTING]) {
         rows.extend(idle().await?);
     }
     ensure!(rows.len() > 1, "no row's name holds {only:?}");
@@ -214,9 +214,9 @@ async fn idle() -> Result<Vec<Row>> {
         let grown = anonymous_bytes(std::process::id())?.saturating_sub(before);
         Ok(grown as f64 / INSTANCES as f64 / 1024.0)
     };
-    let warm = Row::alone(WARM, each()?, "KiB")?;
+    let idle = Row::alone(IDLE, each()?, "KiB")?;
     let since = Instant::now();
     let rested = async || (since.elapsed() > RESTED).then_some(());
     until_within(2 * RESTED, "all to rest", rested).await?;
-    Ok(vec![Row::alone(IDLE, each()?, "KiB")?, warm])
+    Ok(vec![idle, Row::alone(RESTING, each()?, "KiB")?])
 }
