@@ -41,7 +41,7 @@ const OF_THE_ARCHIVE: [&str; 8] = [
 /// How to build.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Take the programs of the development profile, which are large and slow: for tests.
+    /// Take the programs of the development profile, without --static as they are built: for tests.
     #[arg(long)]
     debug: bool,
     /// Make an archive of statically linked programs instead, with musl.
@@ -64,7 +64,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         .join(folder);
     let output = arguments.output.clone();
     let output = output.unwrap_or_else(|| target_dir().join("dist"));
-    stages.run("build", || build(profile, target.as_deref()))?;
+    // What else the workspace has would be built anew: without tests it has other features.
+    if !arguments.debug || target.is_some() {
+        stages.run("build", || build(profile, target.as_deref()))?;
+    }
     stages.run("generate", || generate(&built))?;
     let made = stages.run("package", || match &target {
         Some(target) => archive(&built, target, &output),
@@ -147,7 +150,8 @@ fn package(profile: &str, output: &Path) -> Result<PathBuf> {
         .args(["--profile", profile, "--no-strip", "--quiet", "--output"])
         .arg(output);
     if profile == "dev" {
-        cargo_deb.arg("--fast");
+        // By gzip: the compressor within is slow in a tool that is not optimised.
+        cargo_deb.args(["--fast", "--compress-system", "--compress-type", "gz"]);
     }
     let deb = said(&mut cargo_deb)?;
     Ok(PathBuf::from(deb.lines().last().unwrap_or_default()))

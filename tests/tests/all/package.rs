@@ -9,7 +9,7 @@ mod static_programs;
 
 use std::{
     collections::BTreeSet,
-    fs,
+    fs::{self, File},
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -131,8 +131,11 @@ async fn the_package_is_installed_runs_as_its_own_user_and_leaves_nothing_behind
     assert!(tested.contains(" passed"), "{tested}");
 
     let unit = machine.run(&format!("cat {unit}"));
-    let daemon = machine.start_daemon(&unit);
+    let mut daemon = machine.start_daemon(&unit);
     let status = until("the daemon to answer", async || {
+        let ended = daemon.0.try_wait().unwrap();
+        let log = fs::read_to_string(&machine.log).unwrap();
+        assert!(ended.is_none(), "{ended:?}: {log}");
         machine.try_run("wormholes status").ok()
     });
     let status = status.await.unwrap();
@@ -188,6 +191,8 @@ fn reloads_are_checked(machine: &Machine, unit: &str) {
 /// A copy of this machine; ends with its value.
 struct Machine {
     keeper: Child,
+    /// What its daemon says.
+    log: PathBuf,
 }
 
 /// A daemon, killed by its id when it is dropped.
@@ -195,13 +200,15 @@ struct Running(Child);
 
 impl Machine {
     fn start(packages: &TempDir) -> Self {
-        // What is written lies below /run, which is memory of this machine's own.
+        // What is written lies below /run, which is memory of this machine's own; what somebody has here
+        // of a node is not on it.
         let make = "set -e
             ip link set lo up
             mount -t tmpfs tmpfs /run
             mkdir -p /run/machine/written /run/machine/work /run/machine/root
             cd /run/machine
             mount -t overlay overlay -o lowerdir=/,upperdir=written,workdir=work root
+            rm -rf root/etc/wormholes root/var/lib/wormholes
             for folder in dev proc run; do mount --rbind /$folder root/$folder; done
             mount --bind \"$1\" root/mnt
             echo made
@@ -216,7 +223,8 @@ impl Machine {
         let mut said = BufReader::new(keeper.stdout.take().unwrap());
         said.read_line(&mut made).unwrap();
         assert_eq!(made, "made\n", "needs root");
-        Self { keeper }
+        let log = packages.path().join("daemon.log");
+        Self { keeper, log }
     }
 
     /// Runs a line of shell on it; what it says.
@@ -271,8 +279,8 @@ impl Machine {
         words.extend(["--pdeathsig", "KILL", "--"]);
         assert_eq!(value("CapabilityBoundingSet="), "");
         words.extend(value("ExecStart=").split(' '));
-        let mut daemon = self.command(&words);
-        Running(daemon.stderr(Stdio::null()).spawn().unwrap())
+        let log = File::create(&self.log).unwrap();
+        Running(self.command(&words).stderr(log).spawn().unwrap())
     }
 }
 
