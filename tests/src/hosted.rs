@@ -50,11 +50,7 @@ impl Hosted {
             runtime: Runtime::new()?,
             host: None,
             folder: TempDir::with_prefix("wormholes-hosted-")?,
-            source: Source {
-                path,
-                manifest: text,
-                wasm: fs::read(component)?,
-            },
+            source: Source::new(path, text, fs::read(component)?),
             manifest,
         };
         hosted.start()?;

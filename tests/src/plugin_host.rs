@@ -225,12 +225,10 @@ impl PluginHost {
         let name = folder.file_name().and_then(|name| name.to_str());
         let name = name.context("a plugin has a folder")?;
         let path = folder.join("plugin.toml");
-        let source = Source {
-            manifest: fs::read_to_string(&path)?,
-            path,
-            wasm: fs::read(component(&format!("wormholes_{name}"))?)?,
-        };
-        let grants = Manifest::parse(&source.manifest)?.capabilities;
+        let manifest = fs::read_to_string(&path)?;
+        let grants = Manifest::parse(&manifest)?.capabilities;
+        let wasm = fs::read(component(&format!("wormholes_{name}"))?)?;
+        let source = Source::new(path, manifest, wasm);
         let terms = Terms {
             grants,
             strangers: true,

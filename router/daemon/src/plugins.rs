@@ -466,11 +466,7 @@ fn read(plugin: &PluginConfig) -> Result<Source, PluginError> {
     let wasm = file(&plugin.wasm)?;
     let path = plugin.wasm.with_file_name(MANIFEST);
     let manifest = String::from_utf8_lossy(&file(&path)?).into_owned();
-    Ok(Source {
-        path,
-        manifest,
-        wasm,
-    })
+    Ok(Source::new(path, manifest, wasm))
 }
 
 fn terms(plugin: &PluginConfig) -> Terms {

@@ -7,13 +7,12 @@ use std::{
     sync::Arc,
 };
 
-use ring::digest::{Context, SHA256};
-
 use crate::{
     guest::{Around, Cache, Code, Engine, Plugin},
-    host::{LoadError, Source},
+    host::LoadError,
     lines::PluginLines,
     memory::Version,
+    source::Source,
 };
 use wormholes_proto::manifest::{Capabilities, Manifest};
 
@@ -81,7 +80,7 @@ impl Edition {
             limits: Arc::new(limits),
             lines: workshop.lines,
         });
-        let code = Code::compile(workshop.engine, workshop.cache, plugin, &source.wasm)?;
+        let code = Code::compile(workshop.engine, workshop.cache, plugin, source)?;
         Ok(Self {
             protocols: Arc::new(manifest.messages.protocols.clone()),
             manifest: Arc::new(manifest),
@@ -102,27 +101,6 @@ impl Edition {
             schema: self.manifest.state.schema,
             code: code.first_chunk().copied().unwrap_or_default(),
         }
-    }
-}
-
-impl Source {
-    /// Of all files.
-    pub(crate) fn digest(&self) -> Digest {
-        let mut digest = Context::new(&SHA256);
-        // Its length says where the component begins.
-        digest.update(&(self.manifest.len() as u64).to_be_bytes());
-        digest.update(self.manifest.as_bytes());
-        digest.update(&self.wasm);
-        let mut bytes = Digest::default();
-        bytes.copy_from_slice(digest.finish().as_ref());
-        bytes
-    }
-
-    /// Of the component, as `sha256sum` prints it and config.toml pins it.
-    pub(crate) fn sha256(&self) -> [u8; 32] {
-        let mut bytes = [0; 32];
-        bytes.copy_from_slice(ring::digest::digest(&SHA256, &self.wasm).as_ref());
-        bytes
     }
 }
 

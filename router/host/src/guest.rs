@@ -41,6 +41,7 @@ use crate::{
     event::{ErrorCode, Event, Query, Refusal, Reply, Request, Wish},
     lines::PluginLines,
     network::Network,
+    source::Source,
     transaction::{Limit, MAX_ANSWER_BYTES, Transaction},
 };
 use wormholes_proto::manifest::{Capabilities, Limits};
@@ -175,18 +176,15 @@ impl Code {
         engine: Arc<Engine>,
         cache: Option<&Cache>,
         plugin: Arc<Plugin>,
-        wasm: &[u8],
+        source: &Source,
     ) -> Result<Self, CodeError> {
-        let digest = ring::digest::digest(&ring::digest::SHA256, wasm);
         let component = match cache {
-            Some(cache) => cache.component(engine.wasmtime(), wasm, digest.as_ref()),
-            None => Component::from_binary(engine.wasmtime(), wasm),
+            Some(cache) => cache.component(engine.wasmtime(), source),
+            None => Component::from_binary(engine.wasmtime(), &source.wasm),
         };
         let component =
             component.map_err(|error| CodeError::NotAComponent(format!("{error:#}")))?;
-        let mut sha256 = [0; 32];
-        sha256.copy_from_slice(digest.as_ref());
-        Self::new(engine, plugin, &component, sha256)
+        Self::new(engine, plugin, &component, source.sha256())
     }
 
     fn new(

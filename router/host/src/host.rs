@@ -47,6 +47,7 @@ use crate::{
     message::Place,
     network::Pipe,
     rules::Usage,
+    source::Source,
     store::StoreError,
     versions::Kept,
 };
@@ -189,17 +190,6 @@ impl LoadError {
             meant: HEXLOWER.encode(meant),
         }
     }
-}
-
-/// A plugin's files, read.
-#[derive(Debug, Clone)]
-pub struct Source {
-    /// `plugin.toml`, for messages.
-    pub path: PathBuf,
-    /// What it says.
-    pub manifest: String,
-    /// The component that it names.
-    pub wasm: Vec<u8>,
 }
 
 /// How an instance is.

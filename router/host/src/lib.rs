@@ -32,6 +32,7 @@ mod principal;
 mod recording;
 mod rows;
 mod rules;
+mod source;
 mod store;
 mod transaction;
 // For the fuzz targets: no promise to anybody else.
@@ -52,8 +53,7 @@ pub use figures::{Counts, Ending, HANDLER_BOUNDS};
 pub use guest::CodeError;
 pub use health::Condition;
 pub use host::{
-    Begun, Host, HostError, HttpPage, HttpPlace, InstanceReport, LoadError, News, Pending, Source,
-    Upload,
+    Begun, Host, HostError, HttpPage, HttpPlace, InstanceReport, LoadError, News, Pending, Upload,
 };
 pub use letters::DeadLetter;
 pub use lines::{PluginLine, PluginLines};
@@ -67,6 +67,7 @@ pub use recording::{
     Verdict,
 };
 pub use rules::{Fact, RuleLimits, RuleQuestion, Ruling, Service, Usage};
+pub use source::Source;
 pub use store::{
     Backend, BatchId, Commit, Lost, Observer, Overlay, Row, Rows, Snapshot, Span, Store,
     StoreError, StoreOptions, View, Visit, Writer, Writes,

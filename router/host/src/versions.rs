@@ -18,7 +18,7 @@ use std::{
 use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 
-use crate::{edition::Digest, host::Source};
+use crate::{edition::Digest, source::Source};
 
 const MANIFEST: &str = "plugin.toml";
 const COMPONENT: &str = "plugin.wasm";
@@ -50,7 +50,8 @@ impl Kept {
     pub(crate) fn keep(&self, instance: &str, source: &Source) -> io::Result<()> {
         let folder = self.0.join(instance);
         let kept = folder.join(HEXLOWER.encode(&source.digest()));
-        if read(&kept).is_ok_and(|kept| kept.digest() == source.digest()) {
+        let same = |(manifest, wasm)| manifest == source.manifest && wasm == source.wasm;
+        if files(&kept).is_ok_and(same) {
             return Ok(());
         }
         let beside = folder.join(UNFINISHED);
@@ -109,12 +110,14 @@ impl Kept {
 }
 
 fn read(folder: &Path) -> io::Result<Source> {
-    let path = folder.join(MANIFEST);
-    Ok(Source {
-        manifest: fs::read_to_string(&path)?,
-        path,
-        wasm: fs::read(folder.join(COMPONENT))?,
-    })
+    let (manifest, wasm) = files(folder)?;
+    Ok(Source::new(folder.join(MANIFEST), manifest, wasm))
+}
+
+/// The manifest and the component.
+fn files(folder: &Path) -> io::Result<(String, Vec<u8>)> {
+    let manifest = fs::read_to_string(folder.join(MANIFEST))?;
+    Ok((manifest, fs::read(folder.join(COMPONENT))?))
 }
 
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -140,11 +143,7 @@ mod tests {
     use super::*;
 
     fn source(version: &str) -> Source {
-        Source {
-            path: PathBuf::new(),
-            manifest: version.to_owned(),
-            wasm: vec![7; 1000],
-        }
+        Source::new(PathBuf::new(), version.to_owned(), vec![7; 1000])
     }
 
     #[test]

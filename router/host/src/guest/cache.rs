@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! <SHA-256 of the component>-<the engine's settings>.cwasm, mode 0600 in a folder of mode 0700
-//!   SHA-256 of what follows, 32 B | what the compiler made
+//!   BLAKE3 of what follows, 32 B | what the compiler made
 //! ```
 //! `unsafe` is here since the engine believes what it loads: a file counts only if this user alone
 //! can write it and its digest is right. Anything else is compiled anew.
@@ -18,8 +18,9 @@ use std::{
 };
 
 use data_encoding::HEXLOWER;
-use ring::digest::{SHA256, digest};
 use wasmtime::{Engine, component::Component};
+
+use crate::source::Source;
 
 /// Of one folder, those of versions that run no more among them. Overflow: the oldest goes.
 const MAX_FILES: usize = 64;
@@ -42,10 +43,9 @@ impl Cache {
     pub(super) fn component(
         &self,
         engine: &Engine,
-        wasm: &[u8],
-        digest: &[u8],
+        source: &Source,
     ) -> wasmtime::Result<Component> {
-        let path = self.0.join(file_name(engine, digest));
+        let path = self.0.join(file_name(engine, &source.sha256()));
         if let Some(kept) = read(&path)
             && let Some(compiled) = believed(&kept)
             // SAFETY: only this user can have written it, as this code did, for the same engine; its
@@ -54,7 +54,7 @@ impl Cache {
         {
             return Ok(component);
         }
-        let component = Component::from_binary(engine, wasm)?;
+        let component = Component::from_binary(engine, &source.wasm)?;
         if let Err(error) = self.keep(&path, &component.serialize()?) {
             tracing::warn!(%error, "a compiled plugin cannot be kept");
         }
@@ -72,7 +72,7 @@ impl Cache {
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(true).mode(0o600);
         let mut file = options.open(&beside)?;
-        file.write_all(digest(&SHA256, compiled).as_ref())?;
+        file.write_all(blake3::hash(compiled).as_bytes())?;
         file.write_all(compiled)?;
         fs::rename(&beside, path)
     }
@@ -107,7 +107,8 @@ fn read(path: &Path) -> Option<Vec<u8>> {
     if about.uid() != own || about.mode() & 0o022 != 0 {
         return None;
     }
-    let mut bytes = Vec::new();
+    let length = usize::try_from(about.len().min(MAX_BYTES)).ok()?;
+    let mut bytes = Vec::with_capacity(length);
     file.take(MAX_BYTES).read_to_end(&mut bytes).ok()?;
     Some(bytes)
 }
@@ -115,7 +116,7 @@ fn read(path: &Path) -> Option<Vec<u8>> {
 /// What the compiler made, if it is whole.
 fn believed(kept: &[u8]) -> Option<&[u8]> {
     let (meant, compiled) = kept.split_at_checked(DIGEST_BYTES)?;
-    (digest(&SHA256, compiled).as_ref() == meant).then_some(compiled)
+    (blake3::hash(compiled).as_bytes() == meant).then_some(compiled)
 }
 
 #[cfg(test)]
@@ -125,7 +126,9 @@ mod tests {
     use super::*;
 
     /// The least component.
-    const EMPTY: &[u8] = b"\0asm\x0d\0\x01\0";
+    fn empty() -> Source {
+        Source::new(PathBuf::new(), String::new(), b"\0asm\x0d\0\x01\0".to_vec())
+    }
 
     fn files(folder: &Path) -> Vec<PathBuf> {
         let entries = fs::read_dir(folder).unwrap();
@@ -137,7 +140,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::new(dir.path().join("compiled"));
         let engine = Engine::default();
-        cache.component(&engine, EMPTY, b"name").unwrap();
+        cache.component(&engine, &empty()).unwrap();
         let [path] = &files(&cache.0)[..] else {
             panic!("one file");
         };
@@ -153,7 +156,7 @@ mod tests {
             fs::write(path, bytes).unwrap();
             assert!(!is_believed());
         }
-        cache.component(&engine, EMPTY, b"name").unwrap();
+        cache.component(&engine, &empty()).unwrap();
         assert_eq!(fs::read(path).unwrap(), whole, "compiled anew");
 
         fs::set_permissions(path, fs::Permissions::from_mode(0o620)).unwrap();
@@ -167,7 +170,7 @@ mod tests {
         for number in 0..MAX_FILES + 3 {
             fs::write(dir.path().join(format!("{number:03}.cwasm")), "").unwrap();
         }
-        cache.component(&Engine::default(), EMPTY, b"name").unwrap();
+        cache.component(&Engine::default(), &empty()).unwrap();
         assert_eq!(files(dir.path()).len(), MAX_FILES);
     }
 }

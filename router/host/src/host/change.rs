@@ -11,7 +11,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::{OwnedMutexGuard, oneshot};
 
 use super::{
-    LoadError, Shared, Source,
+    LoadError, Shared,
     blobs::{homes, named_by},
 };
 use crate::{
@@ -25,6 +25,7 @@ use crate::{
     message::{decode, encode},
     principal::{Go, Order, TakeOver},
     rows::{instance_key, of_instance, versions_key},
+    source::Source,
     store::Writes,
     versions::Versions,
 };

@@ -23,13 +23,14 @@ use crate::{
     edition::{Edition, Terms, Workshop},
     event::{ErrorCode, Principal, Refusal, Stamp},
     guest::{Around, Engine, Fault, Instance, Outcome},
-    host::{LoadError, Source},
+    host::LoadError,
     http::HttpResponse,
     lines::PluginLines,
     memory::{Memory, Timer},
     network::{Call, CallError, Datagram, FetchCall, Network, Pipe, SocketCall},
     rows::{Home, Side, Space},
     rules::{Fact, RuleQuestion, Ruling},
+    source::Source,
     store::{Frozen, Snapshot},
     transaction::{Ground, Transaction},
 };
@@ -235,11 +236,8 @@ impl Stage {
                     .ok_or_else(|| ReplayError::NoComponent(name()))?
             }
         };
-        let source = Source {
-            path: PathBuf::from("plugin.toml"),
-            manifest: plugin.manifest.clone(),
-            wasm,
-        };
+        let path = PathBuf::from("plugin.toml");
+        let source = Source::new(path, plugin.manifest.clone(), wasm);
         if self.other.is_none() && source.sha256() != plugin.sha256 {
             let other = RecordingError::Damaged("a component is another one");
             return Err(other.into());
