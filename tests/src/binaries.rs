@@ -2,7 +2,9 @@
 
 use std::{
     env,
-    path::PathBuf,
+    fs::DirBuilder,
+    os::unix::fs::{DirBuilderExt as _, symlink},
+    path::{Path, PathBuf},
     process::{Command, Output},
     sync::OnceLock,
 };
@@ -62,6 +64,24 @@ pub fn component(name: &str) -> Result<PathBuf> {
         bail!("{} is not built", path.display());
     }
     Ok(path)
+}
+
+/// Has the host in `folder` keep what it compiles where all hosts of tests do: a component takes a
+/// second or more.
+///
+/// # Errors
+/// When the link cannot be made.
+pub(crate) fn share_compiled(folder: &Path) -> Result<()> {
+    let shared = binary("wormholed")?.with_file_name("../tmp/compiled");
+    let link = folder.join("compiled");
+    if link.exists() {
+        return Ok(());
+    }
+    for folder in [folder, &shared] {
+        let mut make = DirBuilder::new();
+        make.recursive(true).mode(0o700).create(folder)?;
+    }
+    symlink(shared.canonicalize()?, link).context("cannot link to what is compiled")
 }
 
 fn build_components() -> Result<()> {

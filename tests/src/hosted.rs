@@ -53,6 +53,7 @@ impl Hosted {
             source: Source::new(path, text, fs::read(component)?),
             manifest,
         };
+        binaries::share_compiled(hosted.folder.path())?;
         hosted.start()?;
         Ok(hosted)
     }

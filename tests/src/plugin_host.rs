@@ -28,7 +28,11 @@ use wormholes_host::{
 use wormholes_proto::NodeId;
 use zeroize::Zeroizing;
 
-use crate::{FickleDisk, binaries::component, until, workspace};
+use crate::{
+    FickleDisk,
+    binaries::{self, component},
+    until, workspace,
+};
 
 /// What a flow holds each way.
 const PIPE_BYTES: usize = 64 << 10;
@@ -202,6 +206,7 @@ impl PluginHost {
             host: None,
             loaded_in: Duration::ZERO,
         };
+        binaries::share_compiled(host.folder.path())?;
         host.open(None).await?;
         Ok(host)
     }

@@ -232,7 +232,11 @@ impl Setup {
     /// When it cannot be written.
     pub fn write_config(&self) -> Result<PathBuf> {
         let path = self.folder.path().join("config.toml");
-        fs::write(&path, self.config_text()).context("cannot write config.toml")?;
+        let text = self.config_text();
+        if text.contains("[plugin.") {
+            binaries::share_compiled(&self.folder.path().join("data/plugins"))?;
+        }
+        fs::write(&path, text).context("cannot write config.toml")?;
         Ok(path)
     }
 

@@ -3,13 +3,20 @@
 //! Every stage runs even when one before it failed, so that one run shows all that is wrong. The
 //! last line of standard output is `N passed, N failed`.
 
-use std::{process::ExitCode, thread, time::Duration};
+use std::{
+    convert::Infallible,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::mpsc,
+    thread::{self, JoinHandle},
+    time::Duration,
+};
 
 use anyhow::{Result, anyhow, bail};
 
 use crate::{
     setup,
-    stage::{Stages, cargo, check, program, target_dir, watch},
+    stage::{Stages, cargo, check, patient_cargo, program, target_dir, watch},
 };
 
 /// A cold clone on two busy cores takes a third of it; what passes this has lost its right
@@ -52,11 +59,14 @@ pub(crate) fn run() -> Result<ExitCode> {
     let mut stages = Stages::new();
     let mut outcome = Outcome::default();
     // Downloads, tools and the build do not wait for each other.
-    let tools = thread::spawn(|| {
-        setup::packages(setup::TEST_TOOLS)?;
-        setup::componentize_js()?;
-        setup::cargo_deb()?;
-        setup::cargo_deny().map(drop)
+    let tools = thread::spawn(tools);
+    let mut deny_tool = None;
+    // Most of the time those that measure wait, and cargo's lock is free once they run: lints take what
+    // is left.
+    let (measuring, waits) = mpsc::channel::<Infallible>();
+    let lints = thread::spawn(move || {
+        let _they_run = waits.recv();
+        clippy()
     });
     let stages_ended = [
         stages.run("fmt", || {
@@ -66,8 +76,8 @@ pub(crate) fn run() -> Result<ExitCode> {
             check(cargo().args(["build", "--workspace", "--all-targets", "--locked"]))
         }),
         stages.run("setup", || {
-            let tools = tools.join();
-            tools.map_err(|_| anyhow!("what is installed could not be told"))?
+            deny_tool = Some(ended(tools)??);
+            Ok(())
         }),
         stages.run("plugins", setup::plugins),
         stages.run("test", || {
@@ -75,16 +85,17 @@ pub(crate) fn run() -> Result<ExitCode> {
             let mut selection: Vec<_> = skipped.flat_map(|name| ["--skip", *name]).collect();
             let threads = test_threads();
             selection.extend(["--test-threads", &threads]);
-            tests(&mut outcome, &selection)
+            tests(&mut outcome, &selection, || {})
         }),
         stages.run("measure", || {
-            tests(
-                &mut outcome,
-                &[&MEASURING[..], &["--test-threads=1"]].concat(),
-            )
+            let selection = [&MEASURING[..], &["--test-threads=1"]].concat();
+            tests(&mut outcome, &selection, move || drop(measuring))
         }),
-        stages.run("clippy", clippy),
-        stages.run("deny", deny),
+        stages.run("clippy", || ended(lints)?),
+        stages.run("deny", || {
+            let tool = deny_tool.map_or_else(setup::cargo_deny, |tool| ended(tool)?);
+            deny(&tool?)
+        }),
     ];
     stages.print();
     let mut ok = true;
@@ -108,6 +119,20 @@ pub(crate) fn run() -> Result<ExitCode> {
     })
 }
 
+/// Gets what tests start; then what the last stage alone wants, whose thread this gives.
+fn tools() -> Result<JoinHandle<Result<PathBuf>>> {
+    setup::packages(setup::TEST_TOOLS)?;
+    setup::componentize_js()?;
+    setup::cargo_deb()?;
+    Ok(thread::spawn(setup::cargo_deny))
+}
+
+/// What a thread made.
+fn ended<T>(thread: JoinHandle<T>) -> Result<T> {
+    let made = thread.join();
+    made.map_err(|_| anyhow!("what is installed could not be told"))
+}
+
 /// Two for each core: tests with daemons wait more than they compute.
 fn test_threads() -> String {
     let cores = thread::available_parallelism().map_or(1, usize::from);
@@ -115,7 +140,7 @@ fn test_threads() -> String {
 }
 
 fn clippy() -> Result<()> {
-    check(cargo().args([
+    check(patient_cargo().args([
         "clippy",
         "--workspace",
         "--all-targets",
@@ -127,8 +152,7 @@ fn clippy() -> Result<()> {
 }
 
 /// Advisories are left out: their database is not reachable from every machine that runs this.
-fn deny() -> Result<()> {
-    let cargo_deny = setup::cargo_deny()?;
+fn deny(cargo_deny: &Path) -> Result<()> {
     check(program(cargo_deny).args([
         "--locked",
         "check",
@@ -139,15 +163,24 @@ fn deny() -> Result<()> {
     ]))
 }
 
-/// Runs those of all tests that `selection`, arguments of each test binary, picks.
-fn tests(outcome: &mut Outcome, selection: &[&str]) -> Result<()> {
+/// Runs those of all tests that `selection`, arguments of each test binary, picks; calls `begun` when
+/// all is built.
+fn tests(outcome: &mut Outcome, selection: &[&str], begun: impl FnOnce()) -> Result<()> {
     let mut command = cargo();
     command
         .args(["test", "--workspace", "--locked", "--no-fail-fast", "--"])
         .args(selection)
         .env("WORMHOLES_BIN_DIR", target_dir().join("debug"));
     let before = (outcome.passed, outcome.failed);
-    let ok = watch(&mut command, |line| outcome.add(line))?;
+    let mut begun = Some(begun);
+    let ok = watch(&mut command, |line| {
+        if line.starts_with("running ")
+            && let Some(begun) = begun.take()
+        {
+            begun();
+        }
+        outcome.add(line);
+    })?;
     let failed = outcome.failed - before.1;
     if !ok || failed > 0 {
         bail!("{failed} tests failed");

@@ -34,7 +34,10 @@ enum Known {
 
 /// The plugin.
 #[derive(Debug, Default)]
-pub struct Meter;
+pub struct Meter {
+    /// Whom its steps are for.
+    aim: Option<Address>,
+}
 
 impl Plugin for Meter {
     fn request(&mut self, cx: &mut Context, request: Request) -> Result<Reply> {
@@ -43,6 +46,18 @@ impl Plugin for Meter {
             "send" => {
                 let count = count()?;
                 Letter::with(peer(cx, &request)?, "step", &1u64)?.send(cx)?;
+                Reply::done(&count)
+            }
+            "aim" => {
+                self.aim = Some(peer(cx, &request)?);
+                Reply::done(&"aimed")
+            }
+            // The least that an event does which reads, writes and sends.
+            "step" => {
+                let aim = self.aim.clone();
+                let aim = aim.ok_or_else(|| Error::invalid("`aim` comes before steps"))?;
+                let count = count()?;
+                Letter::with(aim, "step", &1u64)?.send(cx)?;
                 Reply::done(&count)
             }
             "decide" => {

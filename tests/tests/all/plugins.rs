@@ -252,10 +252,12 @@ async fn what_a_plugin_keeps_is_counted_over_a_restart() {
 #[tokio::test]
 async fn a_node_that_closed_leaves_its_plugins_to_the_next_and_compiles_them_once() {
     let setup = Setup::new("node").unwrap().plugin("plugins/echo").unwrap();
+    let folder = setup.folder().join("data/plugins/compiled");
+    // Its own, and not the one of all tests.
+    std::fs::create_dir_all(&folder).unwrap();
     let file = setup.write_config().unwrap();
     let compiled = || {
-        let folder = setup.folder().join("data/plugins/compiled");
-        let entries = std::fs::read_dir(folder).unwrap();
+        let entries = std::fs::read_dir(&folder).unwrap();
         let about = entries.map(|entry| entry.unwrap().metadata().unwrap());
         about
             .map(|file| file.modified().unwrap())

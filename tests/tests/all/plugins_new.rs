@@ -102,7 +102,7 @@ impl Home {
         // As the workspace has it: what the SDK stands on is built there already.
         let config = format!(
             "[build]\nbuild-dir = {target:?}\n[net]\noffline = true\n\
-             [profile.dev]\ndebug = false\nopt-level = 2\n\
+             [profile.dev]\ndebug = false\nopt-level = 2\nlto = \"off\"\n\
              [profile.dev.build-override]\nopt-level = 0\n"
         );
         fs::create_dir(home.path().join(".cargo")).unwrap();

@@ -15,6 +15,7 @@ use std::{
     io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    process,
 };
 
 use data_encoding::HEXLOWER;
@@ -68,7 +69,7 @@ impl Cache {
             .create(&self.0)?;
         self.make_room()?;
         // Renamed: a crash leaves a file that nobody looks for.
-        let beside = path.with_extension("new");
+        let beside = path.with_extension(format!("{}.new", process::id()));
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(true).mode(0o600);
         let mut file = options.open(&beside)?;

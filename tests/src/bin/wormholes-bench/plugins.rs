@@ -104,11 +104,11 @@ async fn event() -> Result<Row> {
         let events = report.counts.events.values().sum();
         Ok((report.counts.handler_time, events))
     };
-    let send = json!({ "node": vec![7; 32] });
+    host.ask("aim", json!({ "node": vec![7; 32] })).await?;
     let mut rounds = Vec::new();
     for _ in 0..ROUNDS {
         let before = spent()?;
-        try_join_all((0..EVENTS).map(|_| host.ask("send", send.clone()))).await?;
+        try_join_all((0..EVENTS).map(|_| host.ask("step", json!({})))).await?;
         let after = spent()?;
         let events = u32::try_from(after.1 - before.1)?;
         ensure!(events >= EVENTS, "{events} events");

@@ -229,6 +229,10 @@ fn slots_that_are_older_damaged_missing_or_anothers_are_an_error_and_never_wrong
     assert_eq!(rows(&open(&path), &[SEALED_PREFIX], false).len(), 2);
 }
 
+/// More in a soak.
+const STEPS_IN_CI: usize = 50;
+const ROUNDS_IN_CI: usize = 4;
+
 #[test]
 fn a_commit_that_fails_at_any_step_loses_no_row_and_leaves_no_slot() {
     let folder = tempfile::tempdir().unwrap();
@@ -240,7 +244,7 @@ fn a_commit_that_fails_at_any_step_loses_no_row_and_leaves_no_slot() {
     control.waits_in("commit");
     let mut model = BTreeMap::new();
     let mut random = StdRng::seed_from_u64(7);
-    for step in 0..200 {
+    for step in 0..STEPS_IN_CI * factor() {
         let (name, value) = (random.random_range(0..12).to_string(), step.to_string());
         let is_put = random.random_range(0..3) > 0;
         let writes = if is_put {
@@ -286,17 +290,18 @@ fn a_commit_that_fails_at_any_step_loses_no_row_and_leaves_no_slot() {
     }
 }
 
-/// More in a soak: its factor is in `WORMHOLES_SOAK`.
-const ROUNDS_IN_CI: usize = 4;
+/// How many times more a soak does: 1 without.
+fn factor() -> usize {
+    let factor = std::env::var("WORMHOLES_SOAK").ok();
+    factor.and_then(|text| text.parse().ok()).unwrap_or(1)
+}
 
 /// A child writes rows over and over, and says what is durable.
 #[test]
 fn secrets_that_were_committed_survive_kill_9_and_those_deleted_are_gone() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("plugins.redb");
-    let factor = std::env::var("WORMHOLES_SOAK").ok();
-    let factor: usize = factor.and_then(|text| text.parse().ok()).unwrap_or(1);
-    for round in 0..ROUNDS_IN_CI * factor {
+    for round in 0..ROUNDS_IN_CI * factor() {
         let words = words("seal", &path);
         let mut child = Command::new(&words[0])
             .args(&words[1..])
