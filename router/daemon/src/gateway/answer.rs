@@ -27,6 +27,9 @@ use crate::{
 
 /// How long a whole body may take: a megabyte over a slow line.
 const BODY_PATIENCE: Duration = Duration::from_secs(60);
+/// What is still taken, and thrown away, of a body that is too long, and for how long.
+const MAX_DISCARDED_BYTES: usize = 1 << 20;
+const DISCARD_PATIENCE: Duration = Duration::from_secs(2);
 /// What a body takes at once of the room for all, when it has come so far.
 const PIECE_BYTES: usize = 64 << 10;
 
@@ -191,7 +194,12 @@ impl Desk {
 
     /// All of a body, within what the plugin takes.
     async fn body(&self, body: Incoming, most: usize, from: IpAddr) -> Result<Bytes, Refused> {
-        if body.size_hint().lower() > most as u64 {
+        let announced = body.size_hint().lower();
+        if announced > most as u64 {
+            // Of much more nothing is asked for: it may wait for a sign to begin.
+            if announced <= MAX_DISCARDED_BYTES as u64 {
+                discard(body).await;
+            }
             return Err(Refused::long(most));
         }
         let slow = || Refused::new(StatusCode::REQUEST_TIMEOUT, "the body is slow", "slow");
@@ -212,6 +220,7 @@ impl Desk {
             };
             let length = whole.len() + data.len();
             if length > most {
+                discard(body).await;
                 return Err(Refused::long(most));
             }
             while room.len() * PIECE_BYTES < length {
@@ -256,6 +265,21 @@ fn check_site(head: &Parts, host: &str) -> Result<(), Refused> {
         Refused::new(StatusCode::FORBIDDEN, text, "site")
     };
     is_own.then_some(()).ok_or_else(foreign)
+}
+
+/// Takes what is still sent of a body that is too long: whoever is cut off while sending does not read
+/// why.
+async fn discard(mut body: Incoming) {
+    let rest = async {
+        let mut bytes = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            bytes += frame.data_ref().map_or(0, Bytes::len);
+            if bytes > MAX_DISCARDED_BYTES {
+                return;
+            }
+        }
+    };
+    let _in_time = timeout(DISCARD_PATIENCE, rest).await;
 }
 
 impl Refused {

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     fs, io,
+    os::unix::fs::MetadataExt as _,
     path::{Component, Path, PathBuf},
     sync::Arc,
     thread,
@@ -25,12 +26,18 @@ const MAX_LINKS: usize = 40;
 /// Loads the rules whenever one of their files, or the config file, changes. Ends with the node.
 pub(crate) async fn watch(core: Arc<NodeCore>) {
     let changed = Arc::new(Notify::new());
-    let mut watcher = None;
+    let (mut watcher, mut before) = (None, None);
     loop {
         // Other files may be in force by now. The old watcher lives until the new one does.
         let started = core.stop.run_until_cancelled(start(files(&core), &changed));
         match started.await {
-            Some(Ok(started)) => drop(watcher.replace(started)),
+            Some(Ok((started, now))) => {
+                drop(watcher.replace(started));
+                // A change that the old one had not told of yet ended with it.
+                if before.take().is_some_and(|before| before != now) {
+                    changed.notify_one();
+                }
+            }
             Some(Err(error)) => {
                 tracing::warn!(%error, "rule files are not watched; load them by command");
                 return;
@@ -40,6 +47,7 @@ pub(crate) async fn watch(core: Arc<NodeCore>) {
         let next = async {
             tokio::select! {
                 () = settled(&changed) => {
+                    before = stamps(files(&core)).await.ok();
                     // An error was logged, counted and published where it happened.
                     let _ = core.reload(Scripts::InForce).await;
                 }
@@ -52,14 +60,32 @@ pub(crate) async fn watch(core: Arc<NodeCore>) {
     }
 }
 
-/// Starts a watcher. Whoever adds a folder to one waits for the thread that reads its events, which
+/// What tells a file or a link from what was there before: where it is, and its time of change.
+type Stamps = Vec<(PathBuf, Option<(u64, i64, i64)>)>;
+
+/// Of all that decides about the content of `files`.
+async fn stamps(files: BTreeSet<PathBuf>) -> io::Result<Stamps> {
+    alone(move || stamps_here(&files)).await
+}
+
+fn stamps_here(files: &BTreeSet<PathBuf>) -> Stamps {
+    let way: BTreeSet<_> = files.iter().flat_map(|file| way_to(file)).collect();
+    let stamp = |path: PathBuf| {
+        let about = fs::symlink_metadata(&path).ok();
+        let stamp = about.map(|about| (about.ino(), about.ctime(), about.ctime_nsec()));
+        (path, stamp)
+    };
+    way.into_iter().map(stamp).collect()
+}
+
+/// Starts a watcher, and says how the files were when it had begun. Whoever adds a folder to one waits for the thread that reads its events, which
 /// a program that writes without pause keeps busy: so this is done on a thread of its own.
 async fn start(
     files: BTreeSet<PathBuf>,
     changed: &Arc<Notify>,
-) -> notify::Result<RecommendedWatcher> {
+) -> notify::Result<(RecommendedWatcher, Stamps)> {
     let changed = Arc::clone(changed);
-    alone(move || start_here(&files, &changed)).await?
+    alone(move || Ok((start_here(&files, &changed)?, stamps_here(&files)))).await?
 }
 
 /// Does `work` on a thread that nobody waits for when this is dropped or the runtime ends.
