@@ -19,8 +19,7 @@ use crate::{
     stage::{Stages, cargo, check, patient_cargo, program, target_dir, watch},
 };
 
-/// A cold clone on two busy cores takes a third of it; what passes this has lost its right
-/// proportions.
+/// For a cold clone on two busy cores; what passes this has lost its right proportions.
 const TIME_LIMIT: Duration = Duration::from_secs(50 * 60);
 
 /// Tests that measure, or use a machine up, are run by themselves, one after the other.

@@ -60,7 +60,8 @@ pub(crate) async fn watch(core: Arc<NodeCore>) {
     }
 }
 
-/// What tells a file or a link from what was there before: where it is, and its time of change.
+/// What tells a file or a link from what was there before, by path: its inode, and its time of change in
+/// seconds and nanoseconds; none where nothing is.
 type Stamps = Vec<(PathBuf, Option<(u64, i64, i64)>)>;
 
 /// Of all that decides about the content of `files`.
@@ -78,8 +79,9 @@ fn stamps_here(files: &BTreeSet<PathBuf>) -> Stamps {
     way.into_iter().map(stamp).collect()
 }
 
-/// Starts a watcher, and says how the files were when it had begun. Whoever adds a folder to one waits for the thread that reads its events, which
-/// a program that writes without pause keeps busy: so this is done on a thread of its own.
+/// Starts a watcher, and says how the files were when it had begun. Whoever adds a folder to one waits
+/// for the thread that reads its events, which a program that writes without pause keeps busy: so this is
+/// done on a thread of its own.
 async fn start(
     files: BTreeSet<PathBuf>,
     changed: &Arc<Notify>,
