@@ -159,7 +159,8 @@ impl PolicyHost {
     }
 
     /// Loads `config` with `scripts` and puts it in force; `peers` are those that scripts may name.
-    /// Blocks while it reads files and runs tests.
+    /// `is_steady` says, after all files were read, whether they stood still meanwhile. Blocks while it
+    /// reads files and runs tests.
     ///
     /// # Errors
     /// [`LoadError`]; the rules before stay in force.
@@ -168,12 +169,17 @@ impl PolicyHost {
         config: &RulesConfig,
         scripts: Scripts,
         peers: &[PeerConfig],
+        is_steady: &dyn Fn() -> bool,
     ) -> Result<Arc<Generation>, LoadError> {
         let _one_at_a_time = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
         let known_peers = self.known_peers(peers);
         let current = self.current();
         let before = (&current.config, &current.sources);
-        let loaded = load::gather(config, scripts, before).and_then(|(config, sources)| {
+        let gathered = load::gather(config, scripts, before);
+        if !is_steady() {
+            return Err(LoadError::Unsteady);
+        }
+        let loaded = gathered.and_then(|(config, sources)| {
             if current.sources == sources && current.config == config {
                 tracing::info!(generation = current.number, "rules are unchanged");
                 return Ok(None);

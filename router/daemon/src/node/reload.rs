@@ -44,27 +44,48 @@ impl NodeCore {
     /// # Errors
     /// [`ReloadError`]; all stays as it was.
     pub async fn reload(self: &Arc<Self>, scripts: Scripts) -> Result<Reload, ReloadError> {
+        self.reload_if(scripts, || true).await
+    }
+
+    /// The same, if `is_steady` says, after all files were read, that they stood still meanwhile.
+    ///
+    /// # Errors
+    /// The same, and [`LoadError::Unsteady`].
+    pub(crate) async fn reload_if(
+        self: &Arc<Self>,
+        scripts: Scripts,
+        is_steady: impl Fn() -> bool + Send + 'static,
+    ) -> Result<Reload, ReloadError> {
         let core = Arc::clone(self);
-        tokio::task::spawn_blocking(move || core.reload_blocking(scripts))
+        tokio::task::spawn_blocking(move || core.reload_blocking(scripts, &is_steady))
             .await
             .unwrap_or(Err(ReloadError::Stopping))
     }
 
-    fn reload_blocking(&self, scripts: Scripts) -> Result<Reload, ReloadError> {
+    fn reload_blocking(
+        &self,
+        scripts: Scripts,
+        is_steady: &dyn Fn() -> bool,
+    ) -> Result<Reload, ReloadError> {
         let _one_at_a_time = self
             .reloading
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let Some(file) = &self.config.file else {
             let peers = self.all_peers();
-            let rules = self.policy.load(&self.config.rules, scripts, &peers)?;
+            let rules = &self.config.rules;
+            let rules = self.policy.load(rules, scripts, &peers, is_steady)?;
             return Ok(Reload {
                 rules,
                 restart_for: Vec::new(),
             });
         };
-        let config = Config::load(file)
-            .inspect_err(|error| tracing::warn!(%error, "the config was not loaded"))?;
+        let config = Config::load(file);
+        if !is_steady() {
+            return Err(LoadError::Unsteady.into());
+        }
+        let config =
+            config.inspect_err(|error| tracing::warn!(%error, "the config was not loaded"))?;
         let restart_for = self.waiting(&config);
         if !restart_for.is_empty() {
             tracing::warn!(keys = ?restart_for, "changes that wait for a restart");
@@ -75,7 +96,7 @@ impl NodeCore {
             ..config.rules
         };
         let peers = self.added.with(&config.peers);
-        let rules = self.policy.load(&rules, scripts, &peers)?;
+        let rules = self.policy.load(&rules, scripts, &peers, is_steady)?;
         self.set_config_peers(config.peers);
         Ok(Reload { rules, restart_for })
     }

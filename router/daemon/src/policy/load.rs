@@ -24,6 +24,9 @@ const MAX_SET_BYTES: u64 = 256 << 20;
 /// Rules that were not loaded.
 #[derive(Debug, Error)]
 pub enum LoadError {
+    /// A file changed while it was read.
+    #[error("the files change while they are read; load them when they are written")]
+    Unsteady,
     /// A file cannot be read.
     #[error("cannot read {}: {cause}", .path.display())]
     Read {
@@ -125,7 +128,9 @@ impl LoadError {
         match self {
             Self::Scripts(faults) => faults.iter().map(ScriptDiagnostic::from).collect(),
             Self::Named { error, .. } => whole(error.file()),
-            Self::Read { .. } | Self::Size { .. } | Self::Set(_) => whole(self.file()),
+            Self::Unsteady | Self::Read { .. } | Self::Size { .. } | Self::Set(_) => {
+                whole(self.file())
+            }
         }
     }
 
@@ -134,7 +139,7 @@ impl LoadError {
         match self {
             Self::Read { path, .. } | Self::Size { path } => path.display().to_string(),
             Self::Named { error, .. } => error.file(),
-            Self::Set(_) | Self::Scripts(_) => String::new(),
+            Self::Unsteady | Self::Set(_) | Self::Scripts(_) => String::new(),
         }
     }
 

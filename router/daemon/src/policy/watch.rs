@@ -7,7 +7,7 @@ use std::{
     path::{Component, Path, PathBuf},
     sync::Arc,
     thread,
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use futures_util::FutureExt;
@@ -15,10 +15,10 @@ use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher, event::Modif
 use tokio::sync::{Notify, oneshot};
 use wormholes_rules::cases_path;
 
-use super::Scripts;
-use crate::node::NodeCore;
+use super::{LoadError, Scripts};
+use crate::node::{NodeCore, ReloadError};
 
-/// An editor writes a file in several steps.
+/// An editor writes a file in several steps, of which the first may be to empty it.
 const SETTLE: Duration = Duration::from_millis(200);
 /// Links on the way to one file; Linux follows no more either.
 const MAX_LINKS: usize = 40;
@@ -46,11 +46,7 @@ pub(crate) async fn watch(core: Arc<NodeCore>) {
         }
         let next = async {
             tokio::select! {
-                () = settled(&changed) => {
-                    before = stamps(files(&core)).await.ok();
-                    // An error was logged, counted and published where it happened.
-                    let _ = core.reload(Scripts::InForce).await;
-                }
+                () = settled(&changed) => before = load(&core, &changed).await,
                 () = core.policy.taken_over() => {}
             }
         };
@@ -58,6 +54,36 @@ pub(crate) async fn watch(core: Arc<NodeCore>) {
             return;
         }
     }
+}
+
+/// Loads the files as they stand still, or sees to it that they are looked at again; how they were.
+async fn load(core: &Arc<NodeCore>, changed: &Notify) -> Option<Stamps> {
+    let files = files(core);
+    let now = stamps(files.clone()).await.ok()?;
+    if changed_within(&now, SETTLE) {
+        changed.notify_one();
+        return Some(now);
+    }
+    let as_read = now.clone();
+    let is_steady = move || stamps_here(&files) == as_read;
+    let loaded = core.reload_if(Scripts::InForce, is_steady).await;
+    // Any other error was logged, counted and published where it happened.
+    if let Err(ReloadError::Rules(LoadError::Unsteady)) = loaded {
+        changed.notify_one();
+    }
+    Some(now)
+}
+
+/// Whether one of them changed in the last `time`. One of the future did not: somebody set the clock.
+fn changed_within(stamps: &Stamps, time: Duration) -> bool {
+    let last = stamps.iter().filter_map(|(_, stamp)| *stamp);
+    let last = last.map(|(_, seconds, nanos)| (seconds, nanos)).max();
+    last.is_some_and(|(seconds, nanos)| {
+        let since_epoch = u64::try_from(seconds).ok().zip(u32::try_from(nanos).ok());
+        let at = since_epoch.map(|(seconds, nanos)| UNIX_EPOCH + Duration::new(seconds, nanos));
+        let age = at.and_then(|at| SystemTime::now().duration_since(at).ok());
+        age.is_some_and(|age| age < time)
+    })
 }
 
 /// What tells a file or a link from what was there before, by path: its inode, and its time of change in
@@ -216,6 +242,22 @@ mod tests {
         check("v1/b.rhai", &["v1/b.rhai", "v1/missing"]);
         check("absent/a.rhai", &["absent"]);
         assert_eq!(way_to(&root.join("loop")).len(), MAX_LINKS);
+    }
+
+    #[test]
+    fn a_file_changed_lately_until_it_did_not_for_a_while() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let stamps = stamps_here(&BTreeSet::from([file.path().canonicalize().unwrap()]));
+        assert!(changed_within(&stamps, Duration::from_secs(60)));
+        assert!(!changed_within(&stamps, Duration::ZERO));
+        let path = file.path().to_owned();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let now = i64::try_from(now.as_secs()).unwrap();
+        for (at, is_new) in [(now - 3600, false), (now + 3600, false), (now - 1, true)] {
+            let stamps = vec![(path.clone(), Some((1, at, 0))), (path.clone(), None)];
+            assert_eq!(changed_within(&stamps, Duration::from_secs(60)), is_new);
+        }
+        assert!(!changed_within(&vec![], Duration::from_secs(60)));
     }
 
     #[test]
