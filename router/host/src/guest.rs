@@ -10,6 +10,7 @@ mod engine;
 mod exports;
 mod imports;
 mod limiter;
+mod stacks;
 mod wasi;
 
 use std::{
@@ -22,7 +23,7 @@ use std::{
 use thiserror::Error;
 use wasmtime::{
     Store,
-    component::{Component, HasSelf, InstancePre, Linker},
+    component::{Component, InstancePre},
 };
 use wormholes_proto::NodeId;
 
@@ -34,6 +35,7 @@ use self::{
     exports::{Exports, Handlers},
     imports::{check_import, own_interface},
     limiter::Limiter,
+    stacks::Stack,
 };
 pub(crate) use self::{abi::http_answer, cache::Cache, engine::Engine};
 use crate::{
@@ -159,6 +161,9 @@ pub(crate) struct Instance {
     engine: Arc<Engine>,
     store: Store<State>,
     handlers: Handlers,
+    stack: Option<Stack>,
+    /// Whether its stack was used since it rested.
+    is_awake: bool,
 }
 
 /// What the host keeps for an instance; the functions that components import are its own.
@@ -202,9 +207,7 @@ impl Code {
             .imports(engine.wasmtime())
             .map(|(name, item)| (name, item.ty));
         let inert = imports.filter(|(name, _)| wasi::is_inert(name));
-        let mut linker = Linker::<State>::new(engine.wasmtime());
-        abi::Plugin::add_to_linker::<_, HasSelf<State>>(&mut linker, |state| state)
-            .map_err(other_abi)?;
+        let mut linker = engine.linker();
         wasi::add_to(engine.wasmtime(), &mut linker, inert).map_err(other_abi)?;
         let ready = linker.instantiate_pre(component).map_err(other_abi)?;
         let exports = |interface: &str| {
@@ -265,16 +268,20 @@ impl Code {
         store.set_epoch_deadline(1);
         store.epoch_deadline_async_yield_and_update(1);
         let budget = self.plugin.limits.event_time();
-        let instance = {
+        let (instance, stack) = {
             let _running = self.engine.running();
-            within(budget, self.ready.instantiate_async(&mut store)).await?
+            let made = within(budget, self.ready.instantiate_async(&mut store));
+            stacks::caught(made).await
         };
+        let instance = instance?;
         let broken = |error: wasmtime::Error| Fault::Trapped(format!("{error:#}"));
         let handlers = self.exports.of(&mut store, &instance).map_err(broken)?;
         Ok(Instance {
             engine: Arc::clone(&self.engine),
             handlers,
             store,
+            stack,
+            is_awake: true,
         })
     }
 }
@@ -291,11 +298,13 @@ impl Instance {
         let budget = self.store.data().plugin.limits.event_time();
         self.store.data_mut().transaction = Some(transaction);
         self.store.set_epoch_deadline(1);
-        let outcome = {
+        self.is_awake = true;
+        let (outcome, stack) = {
             let engine = Arc::clone(&self.engine);
             let _running = engine.running();
-            within(budget, self.call(event, stamp)).await
+            stacks::caught(within(budget, self.call(event, stamp))).await
         };
+        self.stack = self.stack.take().or(stack);
         let state = self.store.data_mut();
         state.flush_stderr();
         let hits = mem::take(&mut state.limiter.hits);
@@ -310,6 +319,19 @@ impl Instance {
             outcome.and_then(|told| told.map_err(Fault::Refused)),
             transaction,
         )
+    }
+
+    /// Whether it takes more memory than it needs between events.
+    pub(crate) fn is_awake(&self) -> bool {
+        self.is_awake
+    }
+
+    /// Gives back what the next event can have anew.
+    pub(crate) fn rest(&mut self) {
+        self.is_awake = false;
+        if let Some(stack) = &self.stack {
+            stack.rest(&mut self.store);
+        }
     }
 
     /// Answers a question over a transaction that cannot write. This instance must be dropped after

@@ -38,7 +38,7 @@ use crate::{
     edition::{Edition, Terms, Workshop},
     event::{Caller, Command, ErrorCode, Principal, Query, Refusal},
     figures::Counts,
-    guest::{Around, CodeError, Engine},
+    guest::{Around, Cache, CodeError, Engine},
     health::Condition,
     letters::{self, DeadLetter},
     lines::PluginLines,
@@ -235,7 +235,7 @@ impl Host {
         }
         let workshop = Workshop {
             engine: Arc::new(Engine::new().map_err(LoadError::Engine)?),
-            cache: None,
+            cache: Some(&Cache::looking(folder.join(opening::CACHE_FOLDER))),
             around: Around::nobody(),
             lines: Arc::new(PluginLines::new()),
             patience: 1,

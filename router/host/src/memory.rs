@@ -3,8 +3,9 @@
 mod operations;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    ptr,
+    sync::{Arc, Weak},
 };
 
 use wormholes_proto::NodeId;
@@ -49,6 +50,8 @@ pub(crate) struct Memory {
     pub(crate) lost_sockets: Vec<u64>,
     /// Channels to send on.
     pub(crate) channels: BTreeMap<OutKey, OutHead>,
+    /// What their receivers have of them, as far as an event looked.
+    pub(crate) done: DoneRows,
     /// Bytes of all durable messages that were ever sent.
     pub(crate) sent_bytes: u64,
     /// Those that were acknowledged, by the channel's number.
@@ -73,6 +76,37 @@ pub(crate) struct Memory {
     pub(crate) side: Side,
     /// Which version of the plugin woke it last; `None`: it was never woken.
     pub(crate) woken_by: Option<Version>,
+}
+
+/// Rows about channels that the mail writes, each read once from a snapshot: most events that send see
+/// the one that the event before saw.
+#[derive(Debug, Default)]
+pub(crate) struct DoneRows {
+    of: Weak<Snapshot>,
+    rows: BTreeMap<u32, Option<Vec<u8>>>,
+}
+
+impl DoneRows {
+    /// A channel's row in `snapshot`.
+    pub(crate) fn get(
+        &mut self,
+        home: Home,
+        number: u32,
+        snapshot: &Arc<Snapshot>,
+    ) -> Result<Option<&[u8]>, StoreError> {
+        if !ptr::eq(self.of.as_ptr(), Arc::as_ptr(snapshot)) {
+            self.of = Arc::downgrade(snapshot);
+            self.rows.clear();
+        }
+        let row = match self.rows.entry(number) {
+            Entry::Occupied(row) => row.into_mut(),
+            Entry::Vacant(row) => {
+                let key = home.key(Space::Done, &number.to_be_bytes());
+                row.insert(snapshot.get(&key)?)
+            }
+        };
+        Ok(row.as_deref())
+    }
 }
 
 /// A connection, as the principal knows it.

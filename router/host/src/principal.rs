@@ -37,7 +37,7 @@ use crate::{
     health::Health,
     loaded::Loaded,
     mail::{Input, Mail},
-    memory::Memory,
+    memory::{DoneRows, Memory},
     rows::{Home, Space},
     store::{BatchId, Store, StoreError},
     transaction::{Effects, Limit},
@@ -47,6 +47,8 @@ use wormholes_proto::manifest::Mode;
 
 /// An instance without events is dropped after this.
 const IDLE: Duration = Duration::from_secs(10);
+/// The stack that it ran on goes back after this.
+const REST: Duration = Duration::from_secs(1);
 /// How often an event is tried that breaks its instance.
 const TRIES: u32 = 3;
 
@@ -256,8 +258,13 @@ impl Actor {
         ];
         let due = due.into_iter().flatten().min();
         // Wall clocks jump: it is read again at least this often.
-        let wait = due.map_or(IDLE, |due| {
-            Duration::from_millis(due.saturating_sub(now)).min(IDLE)
+        let patience = match &self.instance {
+            Some((instance, _)) if instance.is_awake() => REST,
+            Some(_) => IDLE - REST,
+            None => IDLE,
+        };
+        let wait = due.map_or(patience, |due| {
+            Duration::from_millis(due.saturating_sub(now)).min(patience)
         });
         match tokio::time::timeout(wait, self.inbox.next()).await {
             Ok(Some(task)) => Next::Take(task),
@@ -308,10 +315,17 @@ impl Actor {
         }
     }
 
-    /// Without events for a while, no instance is held.
+    /// Without events for a while, no instance is held, and less of one before.
     fn rest(&mut self) {
-        if self.busy.elapsed() >= IDLE {
+        let idle = self.busy.elapsed();
+        if idle >= IDLE {
             self.instance = None;
+            self.memory.done = DoneRows::default();
+        } else if let Some((instance, _)) = &mut self.instance
+            && idle >= REST
+            && instance.is_awake()
+        {
+            instance.rest();
         }
     }
 

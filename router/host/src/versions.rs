@@ -10,7 +10,7 @@
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
-    io::{self, Write as _},
+    io::{self, Read as _, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
@@ -22,6 +22,8 @@ use crate::{edition::Digest, source::Source};
 
 const MANIFEST: &str = "plugin.toml";
 const COMPONENT: &str = "plugin.wasm";
+/// Of a kept file, at once.
+const COMPARED_BYTES: usize = 16 << 10;
 /// A folder that is being written.
 const UNFINISHED: &str = "new";
 
@@ -50,8 +52,10 @@ impl Kept {
     pub(crate) fn keep(&self, instance: &str, source: &Source) -> io::Result<()> {
         let folder = self.0.join(instance);
         let kept = folder.join(HEXLOWER.encode(&source.digest()));
-        let same = |(manifest, wasm)| manifest == source.manifest && wasm == source.wasm;
-        if files(&kept).is_ok_and(same) {
+        let manifest = holds(&kept.join(MANIFEST), source.manifest.as_bytes());
+        if manifest.unwrap_or_default()
+            && holds(&kept.join(COMPONENT), &source.wasm).unwrap_or_default()
+        {
             return Ok(());
         }
         let beside = folder.join(UNFINISHED);
@@ -110,14 +114,26 @@ impl Kept {
 }
 
 fn read(folder: &Path) -> io::Result<Source> {
-    let (manifest, wasm) = files(folder)?;
+    let manifest = fs::read_to_string(folder.join(MANIFEST))?;
+    let wasm = fs::read(folder.join(COMPONENT))?;
     Ok(Source::new(folder.join(MANIFEST), manifest, wasm))
 }
 
-/// The manifest and the component.
-fn files(folder: &Path) -> io::Result<(String, Vec<u8>)> {
-    let manifest = fs::read_to_string(folder.join(MANIFEST))?;
-    Ok((manifest, fs::read(folder.join(COMPONENT))?))
+/// Whether a file has these bytes. It is never in memory whole: most starts look at many megabytes.
+fn holds(path: &Path, bytes: &[u8]) -> io::Result<bool> {
+    let mut file = File::open(path)?;
+    if file.metadata()?.len() != bytes.len() as u64 {
+        return Ok(false);
+    }
+    let mut buffer = [0; COMPARED_BYTES];
+    for chunk in bytes.chunks(COMPARED_BYTES) {
+        let (part, _) = buffer.split_at_mut(chunk.len());
+        file.read_exact(part)?;
+        if part != chunk {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {

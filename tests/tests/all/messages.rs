@@ -5,7 +5,7 @@
 use std::{
     fs,
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use bytes::{Bytes, BytesMut};
@@ -393,4 +393,21 @@ async fn a_question_has_one_answer_though_its_asker_ends_meanwhile() {
     .unwrap();
     let late = "the plugin did not answer in time";
     assert_eq!(answers(&a).await, json!([late, late, late]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_whose_stack_was_given_back_goes_on_with_what_it_knows() {
+    const RESTS_AFTER: Duration = Duration::from_millis(2500);
+    let meter = PluginHost::new(&Arc::default(), "tests/meter")
+        .await
+        .unwrap();
+    let aim = json!({ "node": vec![7; 32] });
+    meter.ask("aim", aim).await.unwrap();
+    // Whom it is aimed at, its memory alone knows.
+    for steps in 1..=3 {
+        assert_eq!(meter.ask("step", json!({})).await.unwrap(), steps);
+        let since = Instant::now();
+        let rests = async || (since.elapsed() > RESTS_AFTER).then_some(());
+        until("its rest", rests).await.unwrap();
+    }
 }

@@ -31,12 +31,26 @@ const DIGEST_BYTES: usize = 32;
 
 /// A folder of compiled components.
 #[derive(Debug, Clone)]
-pub(crate) struct Cache(PathBuf);
+pub(crate) struct Cache {
+    folder: PathBuf,
+    keeps: bool,
+}
 
 impl Cache {
     /// In `folder`, which is made when something is kept.
     pub(crate) fn new(folder: PathBuf) -> Self {
-        Self(folder)
+        Self {
+            folder,
+            keeps: true,
+        }
+    }
+
+    /// The same, but nothing more is kept there: whoever looks may be another user than the node.
+    pub(crate) fn looking(folder: PathBuf) -> Self {
+        Self {
+            folder,
+            keeps: false,
+        }
     }
 
     /// The component with this SHA-256, compiled before or now. What cannot be kept is told, and no
@@ -46,7 +60,7 @@ impl Cache {
         engine: &Engine,
         source: &Source,
     ) -> wasmtime::Result<Component> {
-        let path = self.0.join(file_name(engine, &source.sha256()));
+        let path = self.folder.join(file_name(engine, &source.sha256()));
         if let Some(kept) = read(&path)
             && let Some(compiled) = believed(&kept)
             // SAFETY: only this user can have written it, as this code did, for the same engine; its
@@ -56,7 +70,9 @@ impl Cache {
             return Ok(component);
         }
         let component = Component::from_binary(engine, &source.wasm)?;
-        if let Err(error) = self.keep(&path, &component.serialize()?) {
+        if self.keeps
+            && let Err(error) = self.keep(&path, &component.serialize()?)
+        {
             tracing::warn!(%error, "a compiled plugin cannot be kept");
         }
         Ok(component)
@@ -66,7 +82,7 @@ impl Cache {
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
-            .create(&self.0)?;
+            .create(&self.folder)?;
         self.make_room()?;
         // Renamed: a crash leaves a file that nobody looks for.
         let beside = path.with_extension(format!("{}.new", process::id()));
@@ -80,7 +96,7 @@ impl Cache {
 
     fn make_room(&self) -> io::Result<()> {
         let mut files = Vec::new();
-        for entry in fs::read_dir(&self.0)? {
+        for entry in fs::read_dir(&self.folder)? {
             let entry = entry?;
             files.push((entry.metadata()?.modified()?, entry.path()));
         }
@@ -141,8 +157,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::new(dir.path().join("compiled"));
         let engine = Engine::default();
+        let looking = Cache::looking(cache.folder.clone());
+        looking.component(&engine, &empty()).unwrap();
+        assert!(!cache.folder.exists(), "who only looks keeps nothing");
         cache.component(&engine, &empty()).unwrap();
-        let [path] = &files(&cache.0)[..] else {
+        let [path] = &files(&cache.folder)[..] else {
             panic!("one file");
         };
         let mode = fs::metadata(path).unwrap().mode();
@@ -157,6 +176,8 @@ mod tests {
             fs::write(path, bytes).unwrap();
             assert!(!is_believed());
         }
+        looking.component(&engine, &empty()).unwrap();
+        assert!(!is_believed(), "who only looks mends nothing");
         cache.component(&engine, &empty()).unwrap();
         assert_eq!(fs::read(path).unwrap(), whole, "compiled anew");
 

@@ -10,10 +10,15 @@ use std::{
     time::Duration,
 };
 
-use wasmtime::Config;
+use wasmtime::{
+    Config,
+    component::{HasSelf, Linker},
+};
+
+use super::{State, abi, stacks::Stacks};
 
 /// How long an event runs before others have their turn.
-const TURN: Duration = Duration::from_millis(2);
+pub(super) const TURN: Duration = Duration::from_millis(2);
 
 /// What a plugin's own calls may take: wasmtime's default.
 const WASM_STACK_BYTES: usize = 512 << 10;
@@ -28,6 +33,8 @@ const IDLE_TURNS: u32 = 50;
 /// The engine of all plugins. Dropping it ends its clock.
 pub(crate) struct Engine {
     engine: wasmtime::Engine,
+    /// With what all plugins may import.
+    linker: Linker<State>,
     clock: Arc<Clock>,
     thread: Option<JoinHandle<()>>,
 }
@@ -54,7 +61,11 @@ impl Engine {
         config.wasm_component_model(true);
         config.max_wasm_stack(WASM_STACK_BYTES);
         config.async_stack_size(WASM_STACK_BYTES + HOST_STACK_BYTES);
+        config.with_host_stack(Arc::new(Stacks));
         let engine = wasmtime::Engine::new(&config).map_err(io::Error::other)?;
+        let mut linker = Linker::new(&engine);
+        abi::Plugin::add_to_linker::<_, HasSelf<State>>(&mut linker, |state| state)
+            .map_err(io::Error::other)?;
         let clock = Arc::new(Clock::default());
         let thread = thread::Builder::new().name("plugin-clock".into()).spawn({
             let (engine, clock) = (engine.clone(), Arc::clone(&clock));
@@ -62,6 +73,7 @@ impl Engine {
         })?;
         Ok(Self {
             engine,
+            linker,
             clock,
             thread: Some(thread),
         })
@@ -69,6 +81,11 @@ impl Engine {
 
     pub(crate) fn wasmtime(&self) -> &wasmtime::Engine {
         &self.engine
+    }
+
+    /// With what all plugins may import.
+    pub(super) fn linker(&self) -> Linker<State> {
+        self.linker.clone()
     }
 
     /// The clock goes while this lives.

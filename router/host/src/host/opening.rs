@@ -29,7 +29,7 @@ const STORE_FILE: &str = "plugins.redb";
 /// What seals the secrets of plugins.
 const SECRETS: &[u8] = b"wormholes-plugin-secrets-v1";
 /// Compiled components, below the data folder.
-const CACHE_FOLDER: &str = "compiled";
+pub(super) const CACHE_FOLDER: &str = "compiled";
 /// Files of blobs, below the data folder.
 const BLOBS_FOLDER: &str = "blobs";
 /// What events did, where somebody wants that, below the data folder.

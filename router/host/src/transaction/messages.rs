@@ -225,12 +225,11 @@ impl Transaction {
     }
 
     fn done(&mut self, number: u32) -> Result<Option<OutDone>, StoreError> {
-        let number = number.to_be_bytes();
-        let row = self
-            .snapshot
-            .get(&self.ground.home.key(Space::Done, &number))?;
-        self.note_row(Space::Done, &number, row.as_deref());
-        Ok(row.as_deref().and_then(decode))
+        let home = self.ground.home;
+        let row = self.memory.done.get(home, number, &self.snapshot)?;
+        self.tape
+            .keep_row(Space::Done as u8, &number.to_be_bytes(), row);
+        Ok(row.and_then(decode))
     }
 
     pub(super) fn next_message(&mut self) -> u64 {

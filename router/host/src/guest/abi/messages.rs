@@ -175,12 +175,20 @@ fn letter(
     Ok(Letter {
         key: key(to, &protocol, way.sender)?,
         way: Way {
-            role: way.role.into(),
-            label: way.label.into(),
-            isolation: way.isolation.into(),
+            role: shared(way.role),
+            label: shared(way.label),
+            isolation: shared(way.isolation),
         },
         body: Bytes::from(body),
     })
+}
+
+/// Most ways have no words, which need no memory.
+fn shared(text: String) -> Arc<str> {
+    match text.is_empty() {
+        true => Arc::default(),
+        false => text.into(),
+    }
 }
 
 fn key(to: types::Address, protocol: &str, sender: types::Identity) -> Result<OutKey, Refusal> {
