@@ -34,7 +34,12 @@ use std::{env, process::ExitCode};
 use anyhow::{Result, bail};
 use data_encoding::HEXLOWER;
 use serde_json::json;
+use tikv_jemallocator::Jemalloc;
 use wormholes_tests::raise_file_limit;
+
+/// As the daemon allocates: hosts of plugins run in this process.
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 use crate::{
     ground::Ground,

@@ -43,6 +43,8 @@ const OPERATIONS: u64 = 1024;
 const DECISIONS: u64 = 100;
 const MESSAGES: usize = 300;
 const INSTANCES: usize = 1000;
+/// After this nobody holds what an instance needs for an event alone.
+const IDLE_AFTER: Duration = Duration::from_secs(3);
 /// After this nobody holds an instance who had no event.
 const RESTED: Duration = Duration::from_secs(25);
 const LOADS: usize = 50;
@@ -167,10 +169,14 @@ async fn between_two(disk: Duration) -> Result<Vec<Row>> {
         count.as_u64()
     };
     let first = handled().await.context("it counts")?;
-    let before = commits.load(Relaxed);
-    for decision in 1..=DECISIONS {
+    let mut before = 0;
+    // The first one begins a channel, too.
+    for decision in 0..=DECISIONS {
+        if decision == 1 {
+            before = commits.load(Relaxed);
+        }
         from.ask("decide", decide.clone()).await?;
-        let enough = Some(first + decision);
+        let enough = Some(first + decision + 1);
         until("it is handled", async || {
             (handled().await == enough).then_some(())
         })
@@ -194,8 +200,8 @@ async fn load() -> Result<Row> {
     Row::alone(LOAD, p50.as_secs_f64() * 1e3, "ms")
 }
 
-/// Principals that have done something: while they hold an instance, and when they rest. Without what all
-/// instances of a component share, the image of their memory.
+/// Principals that have done something: when they rest, and what an instance took before that. Without
+/// what all instances of a component share, the image of their memory.
 async fn idle() -> Result<Vec<Row>> {
     let host = PluginHost::new(&Arc::default(), METER).await?;
     let name = |user: usize| format!("user-{user}");
@@ -210,13 +216,17 @@ async fn idle() -> Result<Vec<Row>> {
     try_join_all((0..10).map(ask)).await?;
     let before = anonymous_bytes(std::process::id())?;
     try_join_all((10..10 + INSTANCES).map(ask)).await?;
+    let since = Instant::now();
+    let idle = async || (since.elapsed() > IDLE_AFTER).then_some(());
+    until("all to be idle", idle).await?;
     let each = || -> Result<f64> {
         let grown = anonymous_bytes(std::process::id())?.saturating_sub(before);
         Ok(grown as f64 / INSTANCES as f64 / 1024.0)
     };
-    let idle = Row::alone(IDLE, each()?, "KiB")?;
-    let since = Instant::now();
+    let with_instance = each()?;
     let rested = async || (since.elapsed() > RESTED).then_some(());
     until_within(2 * RESTED, "all to rest", rested).await?;
-    Ok(vec![idle, Row::alone(RESTING, each()?, "KiB")?])
+    let resting = each()?;
+    let idle = Row::alone(IDLE, with_instance - resting, "KiB")?;
+    Ok(vec![idle, Row::alone(RESTING, resting, "KiB")?])
 }
