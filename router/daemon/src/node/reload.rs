@@ -181,3 +181,33 @@ fn keys(section: &str, before: &toml::Table, after: &toml::Table) -> Vec<String>
         .filter(|name| before.get(*name) != after.get(*name));
     differing.map(|name| format!("{section}.{name}")).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::node::Node;
+
+    #[tokio::test]
+    async fn what_moves_while_it_is_read_is_not_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("config.toml");
+        let write = |rules: &str| {
+            let data = folder.path().join("data");
+            let text = format!("[node]\ndata_dir = {data:?}\n[rules]\ndefault = {rules:?}");
+            fs::write(&file, text).unwrap();
+        };
+        write("block");
+        let config = Config::load(&file).unwrap();
+        let node = Node::start(config).await.unwrap();
+        write("direct");
+        let moving = node.core.reload_if(Scripts::InForce, || false).await;
+        let unsteady = ReloadError::Rules(LoadError::Unsteady).to_string();
+        assert_eq!(moving.unwrap_err().to_string(), unsteady);
+
+        let steady = node.core.reload_if(Scripts::InForce, || true).await;
+        assert_eq!(steady.unwrap().rules.number, 2);
+        node.shutdown().await;
+    }
+}

@@ -7,9 +7,9 @@ use wasmtime::Trap;
 use super::{Fault, engine::TURN};
 
 /// Runs `call` for so much processor time, a turn at a time. The first turn, which is the only one of
-/// most events, counts as one whole turn, or an eighth of a small budget: no clock is read for it. Another turn alone costs half of the
-/// budget at most: a virtual machine that is stood still counts that as the time of its threads. What
-/// really runs too long does so in the next turn as well.
+/// most events, counts as one whole turn, or an eighth of a small budget: no clock is read for it.
+/// Another turn alone costs half of the budget at most: a virtual machine that is stood still counts
+/// that as the time of its threads. What really runs too long does so in the next turn as well.
 pub(super) async fn within<T>(
     budget: Duration,
     call: impl Future<Output = wasmtime::Result<T>>,

@@ -37,16 +37,16 @@ use serde_json::json;
 use tikv_jemallocator::Jemalloc;
 use wormholes_tests::raise_file_limit;
 
-/// As the daemon allocates: hosts of plugins run in this process.
-#[global_allocator]
-static ALLOCATOR: Jemalloc = Jemalloc;
-
 use crate::{
     ground::Ground,
     reference::FarEnd,
     row::{HEADING, Row},
     task::Task,
 };
+
+/// As the daemon allocates: hosts of plugins run in this process.
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 /// Idle flows have an end here and one at the load's server, in another process.
 const OPEN_FILES: u64 = 15_000;
