@@ -135,14 +135,14 @@ const PLUGINS: [&str; 7] = [
     "wormholes-wicked",
 ];
 
-/// Builds [`PLUGINS`] for the ABI's own machine.
+/// Builds [`PLUGINS`] for the ABI's own machine by `cargo`.
 ///
 /// # Errors
 /// When rustup has no such target, or one of them does not build.
-pub(crate) fn plugins() -> Result<()> {
+pub(crate) fn plugins(mut cargo: Command) -> Result<()> {
     check(program("rustup").args(["target", "add", PLUGIN_TARGET]))?;
     check(
-        cargo()
+        cargo
             .args(["build", "--locked", "--target", PLUGIN_TARGET])
             .args(PLUGINS.iter().flat_map(|package| ["--package", *package])),
     )

@@ -62,7 +62,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         stages.run("build", || {
             check(cargo().args(["build", "--workspace", "--all-targets", "--locked"]))
         })?;
-        stages.run("plugins", setup::plugins)?;
+        stages.run("plugins", || setup::plugins(cargo()))?;
     }
     for name in tests {
         stages.run(&name, || soak(&name, arguments))?;

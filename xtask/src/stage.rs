@@ -35,6 +35,15 @@ pub(crate) fn cargo() -> Command {
     as_from_a_shell(program(cargo_path()))
 }
 
+/// As [`cargo`], and clippy looks at what is compiled: a run of its own would compile all dependencies
+/// again. rustc makes the same of them, and of the workspace's crates all but its own optimisations
+/// before LLVM's. What cargo starts in its turn does as it does.
+pub(crate) fn linting_cargo() -> Command {
+    let mut cargo = cargo();
+    cargo.env("RUSTC_WORKSPACE_WRAPPER", "clippy-driver");
+    cargo
+}
+
 /// As [`cargo`], with what others leave of the cores.
 pub(crate) fn patient_cargo() -> Command {
     let mut nice = program("nice");
@@ -95,6 +104,23 @@ impl Stages {
         }
         eprintln!("{:>8.1} s  in all", self.elapsed().as_secs_f64());
     }
+}
+
+/// Runs a program to its end, and gives what it wrote to standard error, which is passed on.
+///
+/// # Errors
+/// As of [`check`].
+pub(crate) fn check_hearing(command: &mut Command) -> Result<String> {
+    let output = command
+        .stderr(Stdio::piped())
+        .output()
+        .with_context(|| format!("cannot start {}", shown(command)))?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    eprint!("{said}");
+    if !output.status.success() {
+        bail!("{} ended with {}", shown(command), output.status);
+    }
+    Ok(said)
 }
 
 /// Runs a program to its end with its output passed through.

@@ -4,10 +4,8 @@
 //! last line of standard output is `N passed, N failed`.
 
 use std::{
-    convert::Infallible,
     path::{Path, PathBuf},
     process::ExitCode,
-    sync::mpsc,
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -16,11 +14,14 @@ use anyhow::{Result, anyhow, bail};
 
 use crate::{
     setup,
-    stage::{Stages, cargo, check, patient_cargo, program, target_dir, watch},
+    stage::{Stages, cargo, check, check_hearing, linting_cargo, program, target_dir, watch},
 };
 
 /// For a cold clone on two busy cores; what passes this has lost its right proportions.
 const TIME_LIMIT: Duration = Duration::from_secs(50 * 60);
+
+/// All that tests and their programs are made of.
+const BUILD: [&str; 4] = ["build", "--workspace", "--all-targets", "--locked"];
 
 /// Tests that measure, or use a machine up, are run by themselves, one after the other.
 const MEASURING: [&str; 11] = [
@@ -60,37 +61,28 @@ pub(crate) fn run() -> Result<ExitCode> {
     // Downloads, tools and the build do not wait for each other.
     let tools = thread::spawn(tools);
     let mut deny_tool = None;
-    // Most of the time those that measure wait, and cargo's lock is free once they run: lints take what
-    // is left.
-    let (measuring, waits) = mpsc::channel::<Infallible>();
-    let lints = thread::spawn(move || {
-        let _they_run = waits.recv();
-        clippy()
-    });
     let stages_ended = [
         stages.run("fmt", || {
             check(cargo().args(["fmt", "--all", "--", "--check"]))
         }),
-        stages.run("build", || {
-            check(cargo().args(["build", "--workspace", "--all-targets", "--locked"]))
-        }),
+        stages.run("build", || check(linting_cargo().args(BUILD))),
+        stages.run("clippy", clippy),
         stages.run("setup", || {
             deny_tool = Some(ended(tools)??);
             Ok(())
         }),
-        stages.run("plugins", setup::plugins),
+        stages.run("plugins", || setup::plugins(linting_cargo())),
         stages.run("test", || {
             let skipped = MEASURING.iter().chain(&ONLY_IN_SOAKS);
             let mut selection: Vec<_> = skipped.flat_map(|name| ["--skip", *name]).collect();
             let threads = test_threads();
             selection.extend(["--test-threads", &threads]);
-            tests(&mut outcome, &selection, || {})
+            tests(&mut outcome, &selection)
         }),
         stages.run("measure", || {
             let selection = [&MEASURING[..], &["--test-threads=1"]].concat();
-            tests(&mut outcome, &selection, move || drop(measuring))
+            tests(&mut outcome, &selection)
         }),
-        stages.run("clippy", || ended(lints)?),
         stages.run("deny", || {
             let tool = deny_tool.map_or_else(setup::cargo_deny, |tool| ended(tool)?);
             deny(&tool?)
@@ -138,16 +130,14 @@ fn test_threads() -> String {
     (2 * cores).to_string()
 }
 
+/// Has all that was built say again what clippy found in it.
 fn clippy() -> Result<()> {
-    check(patient_cargo().args([
-        "clippy",
-        "--workspace",
-        "--all-targets",
-        "--locked",
-        "--",
-        "-D",
-        "warnings",
-    ]))
+    let said = check_hearing(linting_cargo().args(BUILD))?;
+    let found = said.lines().filter(|line| line.starts_with("warning"));
+    match found.count() {
+        0 => Ok(()),
+        found => bail!("{found} warnings"),
+    }
 }
 
 /// Advisories are left out: their database is not reachable from every machine that runs this.
@@ -162,24 +152,15 @@ fn deny(cargo_deny: &Path) -> Result<()> {
     ]))
 }
 
-/// Runs those of all tests that `selection`, arguments of each test binary, picks; calls `begun` when
-/// all is built.
-fn tests(outcome: &mut Outcome, selection: &[&str], begun: impl FnOnce()) -> Result<()> {
-    let mut command = cargo();
+/// Runs those of all tests that `selection`, arguments of each test binary, picks.
+fn tests(outcome: &mut Outcome, selection: &[&str]) -> Result<()> {
+    let mut command = linting_cargo();
     command
         .args(["test", "--workspace", "--locked", "--no-fail-fast", "--"])
         .args(selection)
         .env("WORMHOLES_BIN_DIR", target_dir().join("debug"));
     let before = (outcome.passed, outcome.failed);
-    let mut begun = Some(begun);
-    let ok = watch(&mut command, |line| {
-        if line.starts_with("running ")
-            && let Some(begun) = begun.take()
-        {
-            begun();
-        }
-        outcome.add(line);
-    })?;
+    let ok = watch(&mut command, |line| outcome.add(line))?;
     let failed = outcome.failed - before.1;
     if !ok || failed > 0 {
         bail!("{failed} tests failed");

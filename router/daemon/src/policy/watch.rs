@@ -7,7 +7,7 @@ use std::{
     path::{Component, Path, PathBuf},
     sync::Arc,
     thread,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use futures_util::FutureExt;
@@ -20,6 +20,9 @@ use crate::node::{NodeCore, ReloadError};
 
 /// An editor writes a file in several steps, of which the first may be to empty it.
 const SETTLE: Duration = Duration::from_millis(200);
+/// Files that something writes without pause are loaded after this, if they stand still while they are
+/// read.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// Links on the way to one file; Linux follows no more either.
 const MAX_LINKS: usize = 40;
 
@@ -27,6 +30,7 @@ const MAX_LINKS: usize = 40;
 pub(crate) async fn watch(core: Arc<NodeCore>) {
     let changed = Arc::new(Notify::new());
     let (mut watcher, mut before) = (None, None);
+    let mut waits_since = None;
     loop {
         // Other files may be in force by now. The old watcher lives until the new one does.
         let started = core.stop.run_until_cancelled(start(files(&core), &changed));
@@ -46,8 +50,8 @@ pub(crate) async fn watch(core: Arc<NodeCore>) {
         }
         let next = async {
             tokio::select! {
-                () = settled(&changed) => before = load(&core, &changed).await,
-                () = core.policy.taken_over() => {}
+                () = settled(&changed) => before = load(&core, &changed, &mut waits_since).await,
+                () = core.policy.taken_over() => waits_since = None,
             }
         };
         if core.stop.run_until_cancelled(next).await.is_none() {
@@ -57,19 +61,27 @@ pub(crate) async fn watch(core: Arc<NodeCore>) {
 }
 
 /// Loads the files as they stand still, or sees to it that they are looked at again; how they were.
-async fn load(core: &Arc<NodeCore>, changed: &Notify) -> Option<Stamps> {
+/// `waits_since` is kept for this alone.
+async fn load(
+    core: &Arc<NodeCore>,
+    changed: &Notify,
+    waits_since: &mut Option<Instant>,
+) -> Option<Stamps> {
     let files = files(core);
     let now = stamps(files.clone()).await.ok()?;
-    if changed_within(&now, SETTLE) {
+    let waited = waits_since.get_or_insert_with(Instant::now).elapsed();
+    if changed_within(&now, SETTLE) && waited < PATIENCE {
         changed.notify_one();
         return Some(now);
     }
     let as_read = now.clone();
     let is_steady = move || stamps_here(&files) == as_read;
     let loaded = core.reload_if(Scripts::InForce, is_steady).await;
-    // Any other error was logged, counted and published where it happened.
     if let Err(ReloadError::Rules(LoadError::Unsteady)) = loaded {
         changed.notify_one();
+    } else {
+        // Any other error was logged, counted and published where it happened.
+        *waits_since = None;
     }
     Some(now)
 }

@@ -173,7 +173,7 @@ async fn a_reload_of_the_same_makes_no_generation() {
 }
 
 #[tokio::test]
-async fn a_changed_file_is_loaded() {
+async fn a_file_that_changes_without_pause_is_loaded() {
     let options = NodeOptions {
         watch_rules: true,
         ..NodeOptions::default()
