@@ -69,7 +69,6 @@ pub struct PluginHost {
     /// Where its rows lie, if that is no file of its folder.
     disk: Option<FickleDisk>,
     host: Option<Arc<Host>>,
-    loaded_in: Duration,
 }
 
 impl HostNetwork {
@@ -204,7 +203,6 @@ impl PluginHost {
             plugin: folder.to_owned(),
             disk,
             host: None,
-            loaded_in: Duration::ZERO,
         };
         binaries::share_compiled(host.folder.path())?;
         host.open(None).await?;
@@ -226,10 +224,27 @@ impl PluginHost {
             None => Host::open(path, self.id, port, observer),
             Some(disk) => Host::open_on(Box::new(disk), path, self.id, port, observer),
         }?;
-        let folder = workspace::root().join(&self.plugin);
-        let name = folder.file_name().and_then(|name| name.to_str());
-        let name = name.context("a plugin has a folder")?;
-        let path = folder.join("plugin.toml");
+        self.load_in(&host).await?;
+        let host = Arc::new(host);
+        lock(&self.network.hosts).insert(self.id, Arc::clone(&host));
+        self.host = Some(host);
+        Ok(())
+    }
+
+    /// Takes the plugin out and loads it again, while the host runs; how long the latter took.
+    ///
+    /// # Errors
+    /// When it is closed, or either cannot be done.
+    pub async fn reload(&self) -> Result<Duration> {
+        let host = self.host.as_ref().context("it is open")?;
+        host.remove(self.name()?, false).await?;
+        self.load_in(host).await
+    }
+
+    /// How long it took.
+    async fn load_in(&self, host: &Host) -> Result<Duration> {
+        let name = self.name()?;
+        let path = workspace::root().join(&self.plugin).join("plugin.toml");
         let manifest = fs::read_to_string(&path)?;
         let grants = Manifest::parse(&manifest)?.capabilities;
         let wasm = fs::read(component(&format!("wormholes_{name}"))?)?;
@@ -241,11 +256,13 @@ impl PluginHost {
         };
         let start = Instant::now();
         host.load(name, source, terms).await?;
-        self.loaded_in = start.elapsed();
-        let host = Arc::new(host);
-        lock(&self.network.hosts).insert(self.id, Arc::clone(&host));
-        self.host = Some(host);
-        Ok(())
+        Ok(start.elapsed())
+    }
+
+    fn name(&self) -> Result<&str> {
+        let name = Path::new(&self.plugin).file_name();
+        let name = name.and_then(|name| name.to_str());
+        name.context("a plugin has a folder")
     }
 
     /// Ends it; what it answered is durable.
@@ -340,11 +357,6 @@ impl PluginHost {
     /// The same as commands take it.
     pub fn hex(&self) -> String {
         HEXLOWER.encode(self.id.as_bytes())
-    }
-
-    /// How long the plugin took to load the last time.
-    pub fn loaded_in(&self) -> Duration {
-        self.loaded_in
     }
 
     /// Where its files are.
