@@ -500,6 +500,7 @@ mod tests {
             name: format!("peer{byte}"),
             id: id(byte),
             addresses: Vec::new(),
+            onions: Vec::new(),
             trust: 2,
             via: Vec::new(),
             register: false,
