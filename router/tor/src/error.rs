@@ -99,7 +99,9 @@ impl TorError {
 /// An error with all that caused it, on one line.
 #[cfg(feature = "arti")]
 pub(crate) fn whole(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
+    let text = error.to_string();
+    // Arti begins with this; whoever shows it knows by then.
+    let mut text = text.strip_prefix("tor: ").unwrap_or(&text).to_owned();
     let mut cause = error.source();
     while let Some(error) = cause {
         let said = error.to_string();

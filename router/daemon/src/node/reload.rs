@@ -117,7 +117,7 @@ impl NodeCore {
         if let Some(Ok(config)) = self.config.file.as_deref().map(Config::load) {
             self.set_restart_for(self.waiting(&config));
         }
-        let granted = Granted::to(&self.plugin_configs());
+        let granted = Granted::to(&self.plugin_configs(), &self.config.tor);
         self.policy.grant(granted, &self.all_peers());
     }
 
