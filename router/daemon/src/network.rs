@@ -188,18 +188,20 @@ impl Network {
             gatekeeper,
             counters,
         });
-        network.keep_places();
-        let calls = network.carrier.use_tor(Arc::clone(&network.tor));
-        network.tor.hand_in_at(calls);
-        network.tor.begin(&network);
-        network.spawn(serve::listen(Arc::clone(&network)));
-        network.spawn(keep_connected(Arc::clone(&network)));
-        network.spawn(keep_records(Arc::clone(&network)));
-        network.spawn(moves::watch(Arc::clone(&network)));
-        network
-            .registrations
-            .set(&network, &relays_in(&network.config.peers));
+        network.begin();
         Ok(network)
+    }
+
+    /// Has all begin that goes on by itself.
+    fn begin(self: &Arc<Self>) {
+        self.keep_places();
+        self.tor.hand_in_at(self.carrier.use_tor(Arc::clone(&self.tor)));
+        self.tor.begin(self);
+        self.spawn(serve::listen(Arc::clone(self)));
+        self.spawn(keep_connected(Arc::clone(self)));
+        self.spawn(keep_records(Arc::clone(self)));
+        self.spawn(moves::watch(Arc::clone(self)));
+        self.registrations.set(self, &relays_in(&self.config.peers));
     }
 
     /// This node's id.

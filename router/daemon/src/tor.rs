@@ -207,7 +207,7 @@ impl Tor {
         let opening = client.connect(&host, target.port, group);
         drop(client);
         let stream = unless_cut(&cut, opening).await?;
-        let counted = Counted::out(&self.counts);
+        let counted = Counted::outgoing(&self.counts);
         Ok(Pipe::tor(stream, cut, counted))
     }
 
@@ -239,7 +239,7 @@ impl Tor {
         let opening = client.connect(onion.host(), onion.port(), &group);
         drop(client);
         let stream = unless_cut(&cut, opening).await?;
-        let counted = Counted::out(&self.counts);
+        let counted = Counted::outgoing(&self.counts);
         calls::join(stream, cut, counted)
     }
 

@@ -71,8 +71,9 @@ impl Book {
         }
         let is_idle = |circuit: &Circuit| circuit.streams == 0;
         if circuits.iter().filter(|circuit| is_idle(circuit)).count() > MAX_IDLE {
-            let oldest = circuits.iter().position(is_idle);
-            oldest.and_then(|oldest| circuits.remove(oldest));
+            if let Some(oldest) = circuits.iter().position(is_idle) {
+                circuits.remove(oldest);
+            }
         }
     }
 

@@ -217,16 +217,12 @@ async fn pass_on(
     sender: mpsc::Sender<Request>,
 ) {
     while let Some(request) = streams.next().await {
-        let port = match request.request() {
-            IncomingStreamRequest::Begin(begin) => Some(begin.port()),
-            // Nothing else is for an onion service; the enumeration may grow.
-            _ => None,
-        };
-        let Some(port) = port else {
-            // Whoever asks for it breaks the protocol.
+        let IncomingStreamRequest::Begin(begin) = request.request() else {
+            // Nothing else is for an onion service: whoever asks for it breaks the protocol.
             let _ = request.shutdown_circuit();
             return;
         };
+        let port = begin.port();
         if sender.send(Request { request, port }).await.is_err() {
             return;
         }
@@ -279,7 +275,10 @@ mod tests {
         let open = config(&settings(&[])).unwrap();
         let key = "descriptor:x25519:ZPRRMIV6DV6SJFL7SFBSVLJ5VUNPGCDFEVZ7M23LTLVTCCXJQBKA";
         let closed = config(&settings(&[("alice", key)])).unwrap();
-        assert_ne!(open, closed, "arti takes no keys where it does not ask for them");
+        assert_ne!(
+            open, closed,
+            "arti takes no keys where it does not ask for them"
+        );
         for bad in [("alice", "x"), ("Alice!", key)] {
             let refused = config(&settings(&[bad]));
             assert!(matches!(refused, Err(TorError::Settings(_))), "{bad:?}");

@@ -36,8 +36,8 @@ pub(super) fn config<'a>(
     document.check_sections(root);
     let one = |name| document.section(root, name);
     let many = |name| document.sections(root, name);
-    let (node, tor) = (node(&one("node"), folder), tor::tor(document, root, folder));
-    tor::check_peers_service(&one("tor"), &node, &tor);
+    let node = node(&one("node"), folder);
+    let tor = tor::tor(document, root, folder, &node);
     let config = Config {
         file: None,
         peers: peers(&many("peer"), &node, &tor),

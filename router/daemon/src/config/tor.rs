@@ -72,6 +72,7 @@ pub(super) fn tor<'a>(
     document: &'a Document<'a>,
     root: &'a DeTable<'a>,
     folder: &Path,
+    node: &NodeConfig,
 ) -> TorConfig {
     let table = document.section(root, "tor");
     let default = TorConfig::default();
@@ -108,6 +109,9 @@ pub(super) fn tor<'a>(
     }
     if tor.peers && !tor.enabled {
         table.problem("peers", "needs `enabled = true` beside it");
+    }
+    if tor.peers && !node.carriers.contains(&CarrierKind::Tcp) {
+        table.problem("peers", "needs \"tcp\" among `carriers` in [node]");
     }
     tor
 }
@@ -188,13 +192,6 @@ pub(super) fn check_peer(table: &Table<'_>, peer: &PeerConfig, node: &NodeConfig
     if !node.carriers.contains(&CarrierKind::Tcp) {
         let message = "an onion address needs \"tcp\" among `carriers` in [node]";
         table.problem("addresses", message);
-    }
-}
-
-/// The node's own onion address, where it publishes one.
-pub(super) fn check_peers_service(table: &Table<'_>, node: &NodeConfig, tor: &TorConfig) {
-    if tor.peers && !node.carriers.contains(&CarrierKind::Tcp) {
-        table.problem("peers", "needs \"tcp\" among `carriers` in [node]");
     }
 }
 

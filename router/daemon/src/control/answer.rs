@@ -73,11 +73,13 @@ pub(super) async fn answer(
         Call::Key(_) => encode(status::key(core, access)),
         Call::BugReport(_) => encode(bugreport::report(core)?),
         Call::Config(_) => encode(status::config(core)),
-        Call::Subscribe(_) | Call::Unsubscribe(_) => {
-            let message = "the connection's own matter";
-            Err(RpcError::new(ErrorCode::Internal, message))
-        }
+        Call::Subscribe(_) | Call::Unsubscribe(_) => Err(not_here()),
     }
+}
+
+/// Subscriptions are the connection's own matter.
+fn not_here() -> RpcError {
+    RpcError::new(ErrorCode::Internal, "the connection's own matter")
 }
 
 /// A report as JSON.

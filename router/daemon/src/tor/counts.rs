@@ -34,13 +34,13 @@ impl Counts {
 
 impl Counted {
     /// One that this node opened.
-    pub(super) fn out(counts: &Arc<Counts>) -> Self {
+    pub(super) fn outgoing(counts: &Arc<Counts>) -> Self {
         counts.out.fetch_add(1, Relaxed);
         Self::new(counts)
     }
 
     /// One that somebody opened to an onion service here.
-    pub(super) fn into(counts: &Arc<Counts>) -> Self {
+    pub(super) fn incoming(counts: &Arc<Counts>) -> Self {
         counts.into.fetch_add(1, Relaxed);
         Self::new(counts)
     }
@@ -64,7 +64,7 @@ mod tests {
     #[test]
     fn streams_are_counted_while_they_live_and_for_ever() {
         let counts = Arc::default();
-        let (one, other) = (Counted::out(&counts), Counted::into(&counts));
+        let (one, other) = (Counted::outgoing(&counts), Counted::incoming(&counts));
         assert_eq!(
             (counts.open(), counts.by_direction()),
             (2, [("out", 1), ("in", 1)])

@@ -294,7 +294,7 @@ impl Host {
             self.tasks.spawn(request.refuse());
             return;
         };
-        let counted = Counted::into(&self.tor.counts);
+        let counted = Counted::incoming(&self.tor.counts);
         let (network, cut) = (Arc::clone(&self.network), self.stop.clone());
         let leads_to = self.service.leads_to;
         let name = self.service.shown().name.clone();
