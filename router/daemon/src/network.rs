@@ -195,7 +195,8 @@ impl Network {
     /// Has all begin that goes on by itself.
     fn begin(self: &Arc<Self>) {
         self.keep_places();
-        self.tor.hand_in_at(self.carrier.use_tor(Arc::clone(&self.tor)));
+        self.tor
+            .hand_in_at(self.carrier.use_tor(Arc::clone(&self.tor)));
         self.tor.begin(self);
         self.spawn(serve::listen(Arc::clone(self)));
         self.spawn(keep_connected(Arc::clone(self)));

@@ -39,7 +39,7 @@ const MAX_ERROR_BYTES: usize = 512;
 pub const TOR_OFF: &str = "needs Tor, which is off here: set `enabled = true` under [tor]";
 /// Why tor() is refused by a daemon that was built without it.
 pub const TOR_ABSENT: &str =
-    "needs Tor, which this build has not: take a wormholed with the feature `tor`";
+    "needs Tor, and this build has no Tor: take a wormholed with the feature `tor`";
 
 /// A script as it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,7 +6,8 @@ use std::{
 };
 
 use arti_client::DataStream;
-use tor_proto::client::stream::ClientStreamCtrl;
+use tor_linkspec::HasAddrs;
+use tor_proto::client::{circuit::PathEntry, stream::ClientStreamCtrl};
 
 use crate::report::Circuit;
 
@@ -34,8 +35,7 @@ impl Book {
             let id = tunnel.unique_id().to_string();
             let paths = tunnel.all_paths();
             let hops = paths.iter().flat_map(|path| path.iter());
-            let relays = hops.map(ToString::to_string).collect();
-            self.opened(&id, relays);
+            self.opened(&id, hops.filter_map(relay).collect());
             id
         });
         Place {
@@ -88,6 +88,13 @@ impl Drop for Place {
             self.book.ended(circuit);
         }
     }
+}
+
+/// Where a hop is, or what arti calls it when it has no address; None when it is no relay but the
+/// far end of an onion service's circuit.
+fn relay(hop: &PathEntry) -> Option<String> {
+    let address = HasAddrs::addrs(hop.as_chan_target()?).next();
+    Some(address.map_or_else(|| hop.to_string(), |address| address.to_string()))
 }
 
 #[cfg(test)]
