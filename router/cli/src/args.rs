@@ -84,6 +84,9 @@ pub(crate) enum Command {
     Hop,
     /// The role of dialling targets for others
     Exit,
+    /// Tor: start and stop it, take a new identity, give onion services new addresses
+    #[command(subcommand)]
+    Tor(TorCommand),
     /// The plugins that run here; `wormholes NAME --help` shows what one of them offers
     #[command(subcommand)]
     Plugin(PluginCommand),
@@ -145,6 +148,25 @@ pub(crate) enum PeerCommand {
         /// Petname, node id, or the beginning of one
         peer: String,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TorCommand {
+    /// How far it is, and the onion services of this node with their addresses
+    Status,
+    /// Start it after it was stopped, or failed
+    Start,
+    /// Stop it, and cut what goes through it, until it is started again
+    Stop,
+    /// Have connections from now on share no circuit with those before
+    NewIdentity,
+    /// Give an onion service another address; nobody finds it at the one before any more
+    NewOnion {
+        /// As `tor status` shows it; `peers` is the address at which peers of this node connect
+        service: String,
+    },
+    /// Circuits that carry connections of this node
+    Circuits,
 }
 
 #[derive(Debug, Subcommand)]

@@ -22,6 +22,7 @@ mod replay;
 mod roles;
 mod script;
 mod status;
+mod tor;
 mod users;
 
 use std::{
@@ -80,6 +81,7 @@ pub(crate) fn run(args: Args, output: &mut Output) -> Result<(), CliError> {
         Command::Relay => context.show(&Call::Relay(NoParams {}), roles::render),
         Command::Hop => context.show(&Call::Hop(NoParams {}), roles::render),
         Command::Exit => context.show(&Call::Exit(NoParams {}), roles::render),
+        Command::Tor(command) => tor::run(&mut context, command),
         Command::Plugin(command) => plugins::run(&mut context, command),
         Command::Op(OpArgs { user, command }) => {
             context.user = user.or(context.user);

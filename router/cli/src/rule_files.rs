@@ -10,7 +10,9 @@ use std::{
 use serde::Deserialize;
 use toml::Spanned;
 use wormholes_proto::control::ScriptText;
-use wormholes_rules::{LoadEnv, ScriptSource, SetRegistry, cases_path, is_cases_path, named_sets};
+use wormholes_rules::{
+    LoadEnv, ScriptSource, SetRegistry, TOR_OFF, cases_path, is_cases_path, named_sets,
+};
 
 use crate::{args::ScriptFiles, error::CliError};
 
@@ -32,6 +34,7 @@ struct Config {
     sets: BTreeMap<String, PathBuf>,
     peers: Vec<Peer>,
     grants: Vec<Grants>,
+    has_tor: bool,
     /// Where it names each of those files, for errors.
     places: BTreeMap<PathBuf, String>,
 }
@@ -45,6 +48,14 @@ struct Written {
     peer: Vec<Peer>,
     #[serde(default)]
     plugin: BTreeMap<String, Plugin>,
+    #[serde(default)]
+    tor: WrittenTor,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct WrittenTor {
+    #[serde(default)]
+    enabled: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -115,6 +126,9 @@ impl RuleFiles {
             is_billed: config.grants.iter().any(|grants| grants.usage),
             ..LoadEnv::default()
         };
+        if has_config && !config.has_tor {
+            env.lacks.insert("tor", TOR_OFF);
+        }
         env.surroundings.sets = sets.into();
         let mut facts = BTreeSet::new();
         for grants in config.grants {
@@ -182,6 +196,7 @@ fn read_config(path: &Path) -> Result<Config, CliError> {
             .into_values()
             .map(|plugin| plugin.grants)
             .collect(),
+        has_tor: written.tor.enabled,
         ..Config::default()
     };
     let mut named = |key: &str, file: &Spanned<PathBuf>| {

@@ -20,15 +20,18 @@ use std::{
 };
 
 use thiserror::Error;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, UnixStream},
+    sync::mpsc,
+};
 use wormholes_proto::CarrierKind;
 use wormholes_proto::{NodeId, Reason};
 
-use crate::{ban::Transport, counters::Counters, identity::Identity};
+use crate::{ban::Transport, counters::Counters, identity::Identity, tor::Tor};
 
 use link::Connection;
 use quic::QuicCarrier;
-use tcp::TcpCarrier;
+use tcp::{TcpCarrier, Wire};
 
 pub(crate) use datagrams::Lane;
 pub(crate) use link::Link;
@@ -75,7 +78,7 @@ pub(crate) struct Carrier {
 #[derive(Debug)]
 pub(crate) enum Incoming {
     Quic(Box<quinn::Incoming>),
-    Tcp(TcpStream, SocketAddr),
+    Tcp(Wire, SocketAddr),
 }
 
 /// Which addresses a socket reaches.
@@ -152,6 +155,9 @@ pub enum LinkError {
         /// In the carrier's words.
         why: String,
     },
+    /// Nobody was reached at an onion address.
+    #[error("not reached through Tor: {0}")]
+    Tor(String),
     /// The other node shut the door.
     #[error("closed by the node: {0}")]
     Closed(Reason),
@@ -261,6 +267,12 @@ impl Carrier {
         })
     }
 
+    /// Dials onion addresses through `tor` from now on. Returns where that hands in the connections
+    /// that come to this node's own.
+    pub(crate) fn use_tor(&self, tor: Arc<Tor>) -> mpsc::Sender<UnixStream> {
+        self.tcp.use_tor(tor)
+    }
+
     /// Where this node listens, with the ports that the system chose.
     pub(crate) fn listen_addresses(&self) -> Vec<SocketAddr> {
         let mut addresses = self.quic.listen_addresses();
@@ -340,7 +352,7 @@ impl Carrier {
     pub(crate) async fn accept(&self) -> Option<Incoming> {
         tokio::select! {
             incoming = self.quic.accept() => incoming.map(|incoming| Incoming::Quic(Box::new(incoming))),
-            (stream, address) = self.tcp.accept() => Some(Incoming::Tcp(stream, address)),
+            (wire, address) = self.tcp.accept() => Some(Incoming::Tcp(wire, address)),
         }
     }
 
@@ -359,8 +371,8 @@ impl Carrier {
                 let taken = self.quic.handshake(*incoming).await;
                 taken.map(|(id, quic)| Some(Link::new(id, Connection::Quic(quic), &self.counters)))
             }
-            Incoming::Tcp(stream, address) => {
-                let taken = self.tcp.handshake(stream, address, is_peer).await;
+            Incoming::Tcp(wire, address) => {
+                let taken = self.tcp.handshake(wire, address, is_peer).await;
                 taken.map(|new| {
                     new.map(|(id, tcp)| Link::new(id, Connection::Tcp(tcp), &self.counters))
                 })

@@ -10,17 +10,19 @@ mod read;
 mod sections;
 #[cfg(test)]
 mod tests;
+mod tor;
 mod values;
 
 pub use load::{ConfigError, Problem};
 pub use plugin::PluginConfig;
 pub(crate) use plugin::http_paths;
 pub(crate) use sections::petname;
+pub use tor::{OnionServiceConfig, TorConfig};
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use wormholes_proto::CarrierKind;
-use wormholes_proto::{NodeId, ServiceName, Target, Transport};
+use wormholes_proto::{NodeId, OnionAddress, ServiceName, Target, Transport};
 
 /// Everything that an operator can set.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -45,6 +47,8 @@ pub struct Config {
     pub exit: ExitConfig,
     /// `[plugin.NAME]`
     pub plugins: Vec<PluginConfig>,
+    /// `[tor]`
+    pub tor: TorConfig,
     /// `[limits]`
     pub limits: LimitsConfig,
     /// `[http]`
@@ -86,6 +90,8 @@ pub struct PeerConfig {
     pub id: NodeId,
     /// Where to dial it; may be empty when `via` names relays.
     pub addresses: Vec<SocketAddr>,
+    /// Where to dial it through Tor, when none of its other addresses answers.
+    pub onions: Vec<OnionAddress>,
     /// 0 stranger, 1 friend of a friend, 2 friend (default), 3 own device.
     pub trust: u8,
     /// Petnames of relays that it is registered with.
@@ -137,6 +143,8 @@ pub struct ServiceConfig {
     pub transport: Transport,
     /// Lowest trust that may use it; default 2.
     pub min_trust: u8,
+    /// It is an onion service of Tor too.
+    pub onion: Option<OnionServiceConfig>,
 }
 
 /// `[rules]`
@@ -291,6 +299,14 @@ pub struct LogConfig {
     pub json: bool,
     /// Mask targets and addresses; default on.
     pub mask: bool,
+}
+
+impl PeerConfig {
+    /// All that it may be dialled at: its addresses, and what stands for those of Tor.
+    pub fn ways(&self) -> impl Iterator<Item = SocketAddr> {
+        let onions = self.onions.iter().map(OnionAddress::placeholder);
+        self.addresses.iter().copied().chain(onions)
+    }
 }
 
 impl Secret {

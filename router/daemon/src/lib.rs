@@ -30,6 +30,7 @@ mod registration;
 mod role;
 mod serve;
 mod sources;
+mod tor;
 mod tunnel;
 mod usage;
 
@@ -37,7 +38,8 @@ pub use carrier::{CarrierError, LinkError, TlsError};
 pub use config::{
     Config, ConfigError, ControlConfig, DefaultRule, EntranceConfig, EntranceKind, ExitConfig,
     ExitRule, HopConfig, HttpConfig, LimitsConfig, LogConfig, MetricsConfig, NodeConfig,
-    PeerConfig, PluginConfig, Problem, RoleConfig, RuleLines, RulesConfig, Secret, ServiceConfig,
+    OnionServiceConfig, PeerConfig, PluginConfig, Problem, RoleConfig, RuleLines, RulesConfig,
+    Secret, ServiceConfig, TorConfig,
 };
 pub use control::{BindControlError, ReadAddedError};
 pub use counters::{Counters, DroppedDatagrams, RoleCounters};
@@ -61,5 +63,6 @@ pub use plugins::{DoorError, PluginError, check_plugins};
 pub use policy::{Generation, LoadError, NothingBefore, PolicyHost, ScriptError, Scripts, check};
 pub use role::{RoleAccount, RoleStatus};
 pub use serve::Trunks;
+pub use tor::TorFailure;
 pub use tunnel::{ErrorKind, OpenError, Opened, Place, TunnelRequest, UpstreamError};
 pub use wormholes_host::{Replay, ReplayError, Replayed, Verdict, let_time_move};

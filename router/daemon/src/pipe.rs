@@ -17,6 +17,7 @@ mod splice;
 mod stream;
 mod tcp;
 mod toll;
+mod tor;
 
 use std::{fmt, io::ErrorKind, os::fd::AsFd, sync::Arc, time::Duration};
 
@@ -24,6 +25,7 @@ use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
 use thiserror::Error;
 use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
 use wormholes_proto::{
     Answer, MAX_ANSWER_BYTES, MAX_OPEN_BYTES, Open, Transport, decode_answer, decode_open,
     encode_answer, encode_open,
@@ -45,10 +47,12 @@ use memory::{MemoryReader, MemoryWriter};
 use sealed::{SealedReader, SealedWriter};
 use stream::{StreamReader, StreamWriter};
 use tcp::{TcpReader, TcpWriter};
+use tor::{TorReader, TorWriter};
 
 use crate::{
     carrier::{Lease, OpenStream},
     counters::Counters,
+    tor::Counted,
 };
 
 /// Chunks that one read may yield. QUIC gives a chunk per packet: 32 of them make 45 KiB for one
@@ -99,6 +103,7 @@ enum Source {
     Onion(Box<OnionReader>),
     Hop(Box<HopReader>),
     Memory(MemoryReader),
+    Tor(Box<TorReader>),
 }
 
 enum Sink {
@@ -107,6 +112,7 @@ enum Sink {
     Sealed(Box<SealedWriter>),
     Onion(Box<OnionWriter>),
     Memory(MemoryWriter),
+    Tor(Box<TorWriter>),
 }
 
 /// A direction that broke.
@@ -208,6 +214,29 @@ impl Pipe {
         (near, far)
     }
 
+    /// A stream that this node opened through Tor, until `cut` is called.
+    pub(crate) fn tor(
+        stream: wormholes_tor::Stream,
+        cut: CancellationToken,
+        counted: Counted,
+    ) -> Self {
+        Self::through_tor(tor::opened(stream, cut, counted))
+    }
+
+    /// A stream that somebody opened to an onion service here.
+    pub(crate) fn tor_hosted(
+        stream: wormholes_tor::Stream,
+        cut: CancellationToken,
+        counted: Counted,
+    ) -> Self {
+        Self::through_tor(tor::hosted(stream, cut, counted))
+    }
+
+    fn through_tor((reader, writer): (TorReader, TorWriter)) -> Self {
+        let (source, sink) = (Source::Tor(Box::new(reader)), Sink::Tor(Box::new(writer)));
+        Self::new(source, sink, Bytes::new())
+    }
+
     pub(crate) fn quic(send: quinn::SendStream, recv: quinn::RecvStream, open: OpenStream) -> Self {
         Self::between_nodes(stream::quic(send, recv, open))
     }
@@ -296,6 +325,7 @@ impl PipeReader {
             Source::Onion(onion) => onion.read_chunk().await,
             Source::Hop(hop) => hop.read_chunk().await,
             Source::Memory(memory) => memory.read_chunk().await,
+            Source::Tor(tor) => tor.read_chunk().await,
         }
     }
 
@@ -365,7 +395,8 @@ impl PipeReader {
             | Source::Stream(_)
             | Source::Sealed(_)
             | Source::Hop(_)
-            | Source::Memory(_) => self.read_frame(MAX_OPEN_BYTES - 2).await?,
+            | Source::Memory(_)
+            | Source::Tor(_) => self.read_frame(MAX_OPEN_BYTES - 2).await?,
         };
         decode_open(&frame).map_err(|_| PipeError::Malformed("request"))
     }
@@ -381,7 +412,8 @@ impl PipeReader {
             | Source::Stream(_)
             | Source::Sealed(_)
             | Source::Hop(_)
-            | Source::Memory(_) => self.read_frame(MAX_ANSWER_BYTES - 2).await?,
+            | Source::Memory(_)
+            | Source::Tor(_) => self.read_frame(MAX_ANSWER_BYTES - 2).await?,
         };
         decode_answer(&frame).map_err(|_| PipeError::Malformed("answer"))
     }
@@ -404,7 +436,9 @@ impl PipeReader {
             Source::Stream(stream) => stream.aborted().await,
             Source::Sealed(sealed) => sealed.aborted().await,
             Source::Onion(onion) => onion.aborted().await,
-            Source::Hop(_) | Source::Tcp(_) | Source::Memory(_) => std::future::pending().await,
+            Source::Hop(_) | Source::Tcp(_) | Source::Memory(_) | Source::Tor(_) => {
+                std::future::pending().await
+            }
         }
     }
 
@@ -412,7 +446,7 @@ impl PipeReader {
     pub(crate) fn shares_room(&self) -> bool {
         match self.source {
             Source::Stream(_) | Source::Sealed(_) | Source::Onion(_) | Source::Hop(_) => true,
-            Source::Tcp(_) | Source::Memory(_) => false,
+            Source::Tcp(_) | Source::Memory(_) | Source::Tor(_) => false,
         }
     }
 }
@@ -437,6 +471,7 @@ impl PipeWriter {
             Sink::Sealed(sealed) => sealed.write_chunks(chunks).await,
             Sink::Onion(onion) => onion.write_chunks(chunks).await,
             Sink::Memory(memory) => memory.write_chunks(chunks).await,
+            Sink::Tor(tor) => tor.write_chunks(chunks).await,
         }
     }
 
@@ -459,7 +494,7 @@ impl PipeWriter {
     async fn greet(&mut self, kind: MessageKind, message: Vec<u8>) -> Result<(), PipeError> {
         match &mut self.sink {
             Sink::Onion(onion) => onion.send_greeting(kind, &message).await,
-            Sink::Tcp(_) | Sink::Stream(_) | Sink::Sealed(_) | Sink::Memory(_) => {
+            Sink::Tcp(_) | Sink::Stream(_) | Sink::Sealed(_) | Sink::Memory(_) | Sink::Tor(_) => {
                 self.write_chunk(message.into()).await
             }
         }
@@ -470,7 +505,7 @@ impl PipeWriter {
         match &mut self.sink {
             Sink::Sealed(sealed) => sealed.set_padding(pad_bytes),
             Sink::Onion(onion) => onion.set_padding(pad_bytes),
-            Sink::Tcp(_) | Sink::Stream(_) | Sink::Memory(_) => {}
+            Sink::Tcp(_) | Sink::Stream(_) | Sink::Memory(_) | Sink::Tor(_) => {}
         }
     }
 
@@ -485,6 +520,7 @@ impl PipeWriter {
             Sink::Sealed(sealed) => sealed.finish().await,
             Sink::Onion(onion) => onion.finish().await,
             Sink::Memory(memory) => memory.finish().await,
+            Sink::Tor(tor) => tor.finish().await,
         }
     }
 
@@ -496,6 +532,7 @@ impl PipeWriter {
             Sink::Sealed(sealed) => sealed.left(),
             Sink::Onion(onion) => onion.left(),
             Sink::Memory(memory) => memory.left().boxed(),
+            Sink::Tor(tor) => tor.left().boxed(),
         }
     }
 
@@ -541,6 +578,7 @@ impl fmt::Debug for PipeReader {
             Source::Onion(_) => "onion",
             Source::Hop(_) => "hop",
             Source::Memory(_) => "memory",
+            Source::Tor(_) => "tor",
         };
         f.debug_tuple("PipeReader").field(&kind).finish()
     }
@@ -554,6 +592,7 @@ impl fmt::Debug for PipeWriter {
             Sink::Sealed(_) => "sealed",
             Sink::Onion(_) => "onion",
             Sink::Memory(_) => "memory",
+            Sink::Tor(_) => "tor",
         };
         f.debug_tuple("PipeWriter").field(&kind).finish()
     }

@@ -249,6 +249,7 @@ mod tests {
             name: "relay".to_owned(),
             id: identity.id(),
             addresses: vec![address],
+            onions: Vec::new(),
             trust: 2,
             via: Vec::new(),
             register: true,

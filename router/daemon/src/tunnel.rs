@@ -4,6 +4,7 @@ mod direct;
 mod onion;
 mod relay;
 mod socks;
+mod tor;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -32,6 +33,7 @@ use crate::{
     network::{Network, Wanted},
     peers::ConnectError,
     pipe::{Pipe, PipeError, Side},
+    tor::TorFailure,
 };
 
 /// What a flow wants of a tunnel.
@@ -43,7 +45,8 @@ pub struct TunnelRequest {
     pub target: Target,
     /// For tunnels that end at a peer's service: which; none is its default.
     pub service: Option<ServiceName>,
-    /// Flows with different keys share no circuit. Only onions look at it; empty for the others.
+    /// Flows with different keys share no circuit. Only onions and Tor look at it; empty for the
+    /// others.
     pub isolation: String,
     /// How long opening may take.
     pub timeout: Duration,
@@ -156,6 +159,9 @@ pub enum OpenError {
         /// What it said or did.
         source: UpstreamError,
     },
+    /// Tor, or what is behind it.
+    #[error("tor: {0}")]
+    Tor(#[from] TorFailure),
     /// Nobody that can serve as what the plan wants is known.
     #[error("{0}")]
     NoWay(&'static str),
@@ -198,6 +204,8 @@ impl OpenError {
             | Self::Hop { .. }
             | Self::NoCircuit { .. }
             | Self::Upstream { .. } => Place::Remote,
+            Self::Tor(failure) if failure.is_of_target() => Place::Remote,
+            Self::Tor(_) => Place::Local,
         };
         let remedy = match self {
             Self::Blocked(_) => Remedy::GiveUp,
@@ -215,6 +223,7 @@ impl OpenError {
             | Self::Broken { .. }
             | Self::NoPath(_)
             | Self::Upstream { .. }
+            | Self::Tor(_)
             | Self::NoWay(_)
             | Self::TimedOut(_) => Remedy::OtherTunnel,
         };
@@ -234,6 +243,7 @@ impl OpenError {
             | Self::NoPath(_)
             | Self::NoCircuit { .. }
             | Self::Upstream { .. }
+            | Self::Tor(_)
             | Self::NoWay(_)
             | Self::TimedOut(_) => None,
         }
@@ -248,6 +258,7 @@ impl OpenError {
             Self::Refused { reason, .. } => *reason,
             Self::Upstream { source, .. } => source.word().unwrap_or(Reason::Unreachable),
             Self::NoServiceForStrangers { .. } => Reason::NoService,
+            Self::Tor(failure) => failure.reason(),
             Self::Hop { reason, .. } => match reason {
                 Reason::Malformed
                 | Reason::Unsupported
@@ -295,7 +306,14 @@ pub(crate) async fn open(
 ) -> Result<Opened, OpenError> {
     let timeout = request.timeout;
     let opened = tokio::time::timeout(timeout, open_any(network, tunnel, request)).await;
-    opened.unwrap_or(Err(OpenError::TimedOut(timeout)))
+    opened.unwrap_or_else(|_| Err(too_late(network, tunnel, timeout)))
+}
+
+/// The time was over; where that is Tor's fault, how far it is.
+fn too_late(network: &Network, tunnel: &Tunnel, timeout: Duration) -> OpenError {
+    let late = matches!(tunnel, Tunnel::Tor).then(|| network.tor().lateness(timeout));
+    late.flatten()
+        .map_or(OpenError::TimedOut(timeout), OpenError::Tor)
 }
 
 async fn open_any(
@@ -341,6 +359,7 @@ async fn open_any(
                  another tunnel",
             )),
         },
+        Tunnel::Tor => tor::open(network, request).await,
         Tunnel::Block { why } => Err(OpenError::Blocked(why.clone())),
     }
 }
@@ -356,7 +375,7 @@ pub(crate) async fn resolve(
 ) -> Result<Vec<IpAddr>, OpenError> {
     let timeout = request.timeout;
     let found = tokio::time::timeout(timeout, resolve_any(network, tunnel, request)).await;
-    found.unwrap_or(Err(OpenError::TimedOut(timeout)))
+    found.unwrap_or_else(|_| Err(too_late(network, tunnel, timeout)))
 }
 
 async fn resolve_any(
@@ -384,6 +403,7 @@ async fn resolve_any(
             decode_addresses(network, last, &body)
         }
         Tunnel::Socks { .. } => Err(OpenError::NoWay("a SOCKS server looks no names up")),
+        Tunnel::Tor => tor::resolve(network, request).await,
         Tunnel::Block { why } => Err(OpenError::Blocked(why.clone())),
     }
 }
@@ -406,6 +426,7 @@ fn onion_plan(tunnel: &Tunnel, first: Wanted) -> Result<OnionPlan, OpenError> {
         Tunnel::Direct { .. }
         | Tunnel::Relay { .. }
         | Tunnel::Socks { .. }
+        | Tunnel::Tor
         | Tunnel::Block { .. } => Err(OpenError::NoWay("not an onion tunnel")),
     }
 }

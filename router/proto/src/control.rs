@@ -20,9 +20,11 @@ mod discover;
 mod event;
 mod frame;
 mod operation;
+mod peer;
 mod plugin;
 mod recording;
 mod report;
+mod tor;
 
 pub use blob::{
     BlobAppendParams, BlobBeginParams, BlobBytes, BlobInfo, BlobParams, BlobReadParams, BlobUpload,
@@ -42,6 +44,7 @@ pub use operation::{
     OperationInfo, OperationList, OperationListParams, OperationParams, OperationStarted,
     OperationWaitParams, UserInfo, UserList, UserParams, UserRemoveParams, UserStanding,
 };
+pub use peer::{InviteReport, PeerInfo, PeerList, PeerSource};
 pub use plugin::{
     PluginArgument, PluginArgumentKind, PluginAskParams, PluginCommand, PluginCondition,
     PluginDead, PluginDeadLetter, PluginHealth, PluginInfo, PluginList, PluginLog, PluginLogLine,
@@ -55,9 +58,12 @@ pub use recording::{
 };
 pub use report::{
     Because, BugReport, Check, ConfigReport, DecisionInfo, DecisionList, DecisionRecord,
-    EntranceInfo, Explanation, FlowInfo, FlowList, FlowState, FlowTotals, InviteReport, KeyInfo,
-    NetReport, OnionKeyInfo, PROTOCOL_VERSION, PathNode, PeerInfo, PeerList, PeerSource,
-    PingReport, ProcessInfo, RelayRegistration, RoleLimits, RoleReport, RoleSummary, RolesSummary,
-    RuleName, ScriptDiagnostic, ScriptErrorInfo, ScriptFile, ScriptReport, ServiceInfo, Status,
-    StepTried, Subscribed,
+    EntranceInfo, Explanation, FlowInfo, FlowList, FlowState, FlowTotals, KeyInfo, NetReport,
+    OnionKeyInfo, PROTOCOL_VERSION, PathNode, PingReport, ProcessInfo, RelayRegistration,
+    RoleLimits, RoleReport, RoleSummary, RolesSummary, RuleName, ScriptDiagnostic, ScriptErrorInfo,
+    ScriptFile, ScriptReport, ServiceInfo, Status, StepTried, Subscribed,
+};
+pub use tor::{
+    TorCircuit, TorCircuits, TorReport, TorService, TorServiceParams, TorServiceState, TorState,
+    TorSummary,
 };

@@ -63,6 +63,8 @@ pub enum Tunnel {
         /// Its address.
         server: SocketAddr,
     },
+    /// The Tor network: to an onion service, or by an exit, given names unresolved.
+    Tor,
     /// No way: the flow ends.
     Block {
         /// Shown in `why`.
@@ -82,6 +84,8 @@ pub enum TunnelKind {
     Relay,
     /// No hop sees both ends.
     Onion,
+    /// Nor does one of Tor's relays, among which there is a crowd to hide in.
+    Tor,
     /// The flow ends here: as strong as it gets.
     Block,
 }
@@ -89,7 +93,7 @@ pub enum TunnelKind {
 /// Limits and marks on a step. `None` is: no limit, no mark.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Marks {
-    /// How long opening may take; the daemon's default is 15 s, an onion's 30 s.
+    /// How long opening may take; the daemon's default is 15 s, an onion's 30 s, Tor's 60 s.
     pub timeout: Option<Duration>,
     /// Wait before opening.
     pub delay: Option<Duration>,
@@ -133,6 +137,7 @@ impl Tunnel {
             Self::Socks { .. } => TunnelKind::Socks,
             Self::Relay { .. } => TunnelKind::Relay,
             Self::Onion { .. } => TunnelKind::Onion,
+            Self::Tor => TunnelKind::Tor,
             Self::Block { .. } => TunnelKind::Block,
         }
     }
@@ -157,6 +162,7 @@ impl TunnelKind {
             Self::Socks => "socks",
             Self::Relay => "relay",
             Self::Onion => "onion",
+            Self::Tor => "tor",
             Self::Block => "block",
         }
     }

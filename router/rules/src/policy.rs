@@ -3,7 +3,7 @@
 mod asked;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     path::Path,
     sync::Arc,
@@ -34,6 +34,12 @@ use crate::{
 
 /// Bytes of an error that a decision carries.
 const MAX_ERROR_BYTES: usize = 512;
+
+/// Why tor() is refused where config.toml does not have it on.
+pub const TOR_OFF: &str = "needs Tor, which is off here: set `enabled = true` under [tor]";
+/// Why tor() is refused by a daemon that was built without it.
+pub const TOR_ABSENT: &str =
+    "needs Tor, and this build has no Tor: take a wormholed with the feature `tor`";
 
 /// A script as it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,6 +77,8 @@ pub struct LoadEnv {
     pub asked_hooks: BTreeSet<String>,
     /// Whether a plugin is told what scripts bill.
     pub is_billed: bool,
+    /// Makers of tunnels that the node cannot open, each with why: a script that names one is refused.
+    pub lacks: BTreeMap<&'static str, &'static str>,
 }
 
 /// Scripts that are checked and may be asked, in their order. Cheap to share, never changes.
@@ -142,6 +150,7 @@ impl Policy {
                     let script = Arc::new(script);
                     let sets = &env.surroundings.sets;
                     errors.extend(unknown_sets(source, &found.sets, sets));
+                    errors.extend(lacking(source, &found, &env.lacks));
                     errors.extend(asked::faults(source, &script, &found, &env.asked_hooks));
                     if let Some(peers) = &env.known_peers {
                         warnings.extend(asked::unheard(source, &found, env.is_billed));
@@ -457,6 +466,23 @@ fn absorb(trace: &mut Trace, call: &Call) {
     trace.tags.extend(record.tags);
     trace.log.extend(record.log);
     trace.notifications.extend(record.notifications);
+}
+
+/// Tunnels that `source` names and the node does not have.
+fn lacking(
+    source: &ScriptSource,
+    found: &Found,
+    lacks: &BTreeMap<&'static str, &'static str>,
+) -> Vec<Diagnostic> {
+    let named = found.makers.iter();
+    let lacking = named.filter_map(|(maker, position)| {
+        let why = lacks.get(maker)?;
+        Some(source.fault(Fault {
+            position: *position,
+            message: format!("{maker}() {why}"),
+        }))
+    });
+    lacking.collect()
 }
 
 /// Sets that `source` names and cannot do without; none when it does not compile.

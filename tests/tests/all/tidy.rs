@@ -12,9 +12,15 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("wormholes-proto", &[]),
     ("wormholes-rules", &["wormholes-proto"]),
     ("wormholes-host", &["wormholes-proto"]),
+    ("wormholes-tor", &[]),
     (
         "wormholed",
-        &["wormholes-host", "wormholes-proto", "wormholes-rules"],
+        &[
+            "wormholes-host",
+            "wormholes-proto",
+            "wormholes-rules",
+            "wormholes-tor",
+        ],
     ),
     ("wormholes-plugin", &[]),
     ("wormholes-plugin-kit", &["wormholes-plugin"]),

@@ -1,6 +1,8 @@
 //! `wormholes status`: on a terminal one screen of 24 lines; elsewhere lines in full.
 
-use wormholes_proto::control::{FlowTotals, RoleSummary, ScriptReport, Status};
+use wormholes_proto::control::{
+    FlowTotals, RoleSummary, ScriptReport, Status, TorState, TorSummary,
+};
 
 use super::{NAME_COLUMNS, field, script::last_error};
 use crate::{
@@ -38,6 +40,9 @@ pub(super) fn render(status: &Status, style: Style) -> String {
     text += &field("services", &services);
     text += &field("roles", &roles(status));
     text += &field("relayed by", &list(relays(status), "none asked"));
+    if let Some(tor) = &status.tor {
+        text += &field("tor", &progress(tor));
+    }
     let (known, connected) = (status.peers_known, status.peers_connected);
     text += &field("peers", &format!("{known} known, {connected} connected"));
     for (name, value) in flows(&status.flows) {
@@ -53,6 +58,17 @@ pub(super) fn render(status: &Status, style: Style) -> String {
     }
     text += &field("you", &format!("{} of this node", status.access));
     text
+}
+
+fn progress(tor: &TorSummary) -> String {
+    match tor.state {
+        TorState::Starting => format!("starting, {} %", tor.progress_percent),
+        TorState::Absent
+        | TorState::Disabled
+        | TorState::Stopped
+        | TorState::Ready
+        | TorState::Failed => tor.state.as_str().to_owned(),
+    }
 }
 
 fn flows(totals: &FlowTotals) -> [(&'static str, String); 3] {
@@ -191,6 +207,10 @@ mod tests {
                 ..FlowTotals::default()
             },
             scripts: scripts(),
+            tor: Some(TorSummary {
+                state: TorState::Starting,
+                progress_percent: 15,
+            }),
             access: Access::Operator,
         }
     }

@@ -24,7 +24,7 @@ pub(super) struct Section {
 type Key = (&'static str, Effect);
 
 /// What the parser knows, in the order of config.toml.
-pub(super) const SECTIONS: [Section; 14] = [
+pub(super) const SECTIONS: [Section; 16] = [
     section(
         "node",
         &[&[
@@ -65,6 +65,9 @@ pub(super) const SECTIONS: [Section; 14] = [
             ("target", Restart),
             ("network", Restart),
             ("min_trust", Restart),
+            ("onion", Restart),
+            ("onion_port", Restart),
+            ("onion_clients", Restart),
         ]],
     ),
     section(
@@ -91,6 +94,26 @@ pub(super) const SECTIONS: [Section; 14] = [
             ("config", Restart),
             ("strangers", Restart),
             ("listen", Restart),
+        ]],
+    ),
+    section(
+        "tor",
+        &[&[
+            ("enabled", Restart),
+            ("state_dir", Restart),
+            ("peers", Restart),
+            ("peers_port", Restart),
+            ("bridges", Restart),
+            ("transports", Restart),
+            ("authorizations", Restart),
+        ]],
+    ),
+    section(
+        "tor.network",
+        &[&[
+            ("authorities", Restart),
+            ("fallbacks", Restart),
+            ("allow_private", Restart),
         ]],
     ),
     section(
@@ -131,11 +154,10 @@ pub(super) const SECTIONS: [Section; 14] = [
 ];
 
 /// Sections that a build with more in it has.
-pub(super) const ABSENT: [&str; 3] = ["tor", "i2p", "state"];
+pub(super) const ABSENT: [&str; 2] = ["i2p", "state"];
 
 /// Keys, with their sections, that a build with more in it has.
-pub(super) const ABSENT_KEYS: [(&str, &str); 4] = [
-    ("service", "onion"),
+pub(super) const ABSENT_KEYS: [(&str, &str); 3] = [
     ("service", "i2p"),
     ("limits", "bytes_per_second"),
     ("limits", "memory_mib"),

@@ -9,15 +9,16 @@ use std::{
 
 use toml::de::DeTable;
 use wormholes_proto::{
-    MAX_CREDENTIAL_BYTES, MAX_FAMILY_BYTES, MAX_RECORD_ADDRESSES, NodeId, ServiceName, Target,
-    Transport, is_dialable, is_family,
+    MAX_CREDENTIAL_BYTES, MAX_FAMILY_BYTES, MAX_RECORD_ADDRESSES, NodeId, OnionAddress,
+    ServiceName, Target, Transport, is_dialable, is_family,
 };
 
 use super::{
     Config, ControlConfig, DefaultRule, EntranceConfig, EntranceKind, ExitConfig, ExitRule,
     HopConfig, HttpConfig, LimitsConfig, LogConfig, MetricsConfig, NodeConfig, PeerConfig,
-    RoleConfig, RuleLines, RulesConfig, Secret, ServiceConfig, plugin,
+    RoleConfig, RuleLines, RulesConfig, Secret, ServiceConfig, TorConfig, plugin,
     read::{Document, Table},
+    tor::{self, PeerAddress},
     values::{carrier, file_mode, log_level},
 };
 
@@ -35,17 +36,20 @@ pub(super) fn config<'a>(
     document.check_sections(root);
     let one = |name| document.section(root, name);
     let many = |name| document.sections(root, name);
+    let node = node(&one("node"), folder);
+    let tor = tor::tor(document, root, folder, &node);
     let config = Config {
         file: None,
-        node: node(&one("node"), folder),
-        peers: peers(&many("peer")),
+        peers: peers(&many("peer"), &node, &tor),
         entrances: entrances(&many("entrance")),
-        services: services(&many("service")),
+        services: services(&many("service"), &tor),
         rules: rules(&one("rules"), folder),
         relay: role(&one("relay")),
         hop: hop(&one("hop")),
         exit: exit(&one("exit")),
         plugins: plugin::plugins(document, root, folder),
+        node,
+        tor,
         limits: limits(&one("limits")),
         http: http(&one("http"), folder),
         control: control(&one("control"), folder),
@@ -97,7 +101,7 @@ fn node(table: &Table<'_>, folder: &Path) -> NodeConfig {
     node
 }
 
-fn peers(tables: &[Table<'_>]) -> Vec<PeerConfig> {
+fn peers(tables: &[Table<'_>], node: &NodeConfig, tor: &TorConfig) -> Vec<PeerConfig> {
     let names = known_names(tables);
     let mut peers: Vec<PeerConfig> = Vec::new();
     for table in tables {
@@ -108,10 +112,13 @@ fn peers(tables: &[Table<'_>]) -> Vec<PeerConfig> {
         let (Some(name), Some(id)) = (name, id) else {
             continue;
         };
+        let addresses = table.list("addresses", peer_address).unwrap_or_default();
+        let (addresses, onions) = tor::split_addresses(addresses);
         let peer = PeerConfig {
             name,
             id,
-            addresses: table.list("addresses", address).unwrap_or_default(),
+            addresses,
+            onions,
             trust: trust(table, "trust"),
             via: table.list("via", text).unwrap_or_default(),
             register: table.boolean("register").unwrap_or(false),
@@ -125,9 +132,10 @@ fn peers(tables: &[Table<'_>]) -> Vec<PeerConfig> {
         if let Some(relay) = peer.via.iter().find(|relay| !names.contains(relay)) {
             table.problem("via", format!("no [[peer]] is named {relay:?}"));
         }
-        if peer.register && peer.addresses.is_empty() {
+        if peer.register && peer.ways().next().is_none() {
             table.problem("register", "a relay needs `addresses`");
         }
+        tor::check_peer(table, &peer, node, tor);
         peers.push(peer);
     }
     peers
@@ -208,7 +216,7 @@ impl EntranceConfig {
     }
 }
 
-fn services(tables: &[Table<'_>]) -> Vec<ServiceConfig> {
+fn services(tables: &[Table<'_>], tor: &TorConfig) -> Vec<ServiceConfig> {
     let mut services: Vec<ServiceConfig> = Vec::new();
     for table in tables {
         let name = table.required("name", ServiceName::parse);
@@ -228,12 +236,15 @@ fn services(tables: &[Table<'_>]) -> Vec<ServiceConfig> {
         if services.iter().any(is_taken) {
             table.problem("name", format!("a second service {:?}", name.as_str()));
         }
-        services.push(ServiceConfig {
+        let service = ServiceConfig {
             name,
             target,
             transport,
             min_trust: trust(table, "min_trust"),
-        });
+            onion: tor::onion_service(table, target.port()),
+        };
+        tor::check_service(table, &service, tor);
+        services.push(service);
     }
     services
 }
@@ -411,6 +422,18 @@ fn address(text: &str) -> Result<SocketAddr, &'static str> {
         0 => Err("port 0 reaches nothing"),
         _ => Ok(address),
     })
+}
+
+/// Where a peer is dialled, over the internet or through Tor.
+fn peer_address(text: &str) -> Result<PeerAddress, String> {
+    if text.contains(".onion") {
+        let onion = text.parse::<OnionAddress>();
+        return onion
+            .map(PeerAddress::Onion)
+            .map_err(|error| error.to_string());
+    }
+    let socket = address(text)?;
+    Ok(PeerAddress::Socket(socket))
 }
 
 fn address_with_any_port(text: &str) -> Result<SocketAddr, &'static str> {

@@ -42,6 +42,8 @@ fn the_shipped_config_shows_each_default() {
     config.control.socket = None;
     config.metrics.listen = None;
     config.http = HttpConfig::default();
+    config.tor.state_dir = None;
+    config.tor.network = None;
     assert_eq!(config, Config::default());
 }
 
@@ -58,7 +60,9 @@ fn the_shipped_config_has_every_key_with_its_mark() {
         if let Some(name) = line.strip_prefix("#[") {
             section = name.trim_matches(['[', ']']);
             // Of `[plugin.NAME]` the name is the operator's.
-            section = section.split('.').next().unwrap_or(section);
+            if !SECTIONS.iter().any(|known| known.name == section) {
+                section = section.split('.').next().unwrap_or(section);
+            }
         } else if let Some((key, _)) = line.trim_start_matches('#').split_once(" = ") {
             seen.insert((section.to_owned(), key.to_owned()));
             check_mark(section, key, &comment);
@@ -126,7 +130,17 @@ fn unknown_keys_are_named_with_the_nearest_known_one() {
         "unknown section or key `flows`; it belongs under [limits]",
     );
     check("name = 'x'", 1, "unknown section or key `name`");
-    check("[tor]\nenabled = true", 1, "this build has no [tor] yet");
+    check("[tor]\nenable = true", 2, "did you mean `enabled`?");
+    check(
+        "[tor.network]\nauthority = []",
+        2,
+        "unknown key `authority` in [tor.network]; did you mean `authorities`?",
+    );
+    check(
+        "fallbacks = []",
+        1,
+        "unknown section or key `fallbacks`; it belongs under [tor.network]",
+    );
     check("[relay]\nidle = 3", 2, "did you mean `idle_seconds`?");
 }
 
@@ -145,8 +159,6 @@ fn what_a_later_build_has_is_named_as_such() {
             3,
             "`memory_mib` in [limits]",
         ),
-        ("[[service]]\nonion = true", 2, "`onion` in [service]"),
-        ("[[service]]\nonion = false", 2, "`onion` in [service]"),
         ("[[service]]\ni2p = false", 2, "`i2p` in [service]"),
         ("[[entrance]]\nkind = 'dns'", 2, "entrance of kind \"dns\""),
         (
@@ -359,4 +371,109 @@ fn a_file_error_shows_file_and_line() {
     let expected = format!("{}:2: unknown key `nme` in [node]", path.display());
     assert!(error.starts_with(&expected), "{error}");
     assert!(error.contains(":4: `mask` in [log]"), "{error}");
+}
+
+/// An onion address of the right shape.
+const ONION: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaad.onion";
+
+/// A `[tor]` that is on, in a build that has it.
+const TOR: &str = "[tor]\nenabled = true\n";
+
+#[test]
+fn onion_addresses_stand_among_those_of_a_peer() {
+    let text = format!(
+        "{TOR}[[peer]]\nname = 'bob'\nid = '{ID}'\naddresses = ['192.0.2.1:1', '{ONION}:4433']"
+    );
+    if wormholes_tor::IS_HERE {
+        let config = Config::parse(&text, Path::new("/")).unwrap();
+        let bob = &config.peers[0];
+        assert_eq!(bob.addresses, ["192.0.2.1:1".parse().unwrap()]);
+        assert_eq!(bob.onions[0].to_string(), format!("{ONION}:4433"));
+        assert_eq!(bob.ways().count(), 2);
+    }
+    check(
+        &text.replace("enabled = true", ""),
+        6,
+        "an onion address needs Tor",
+    );
+    let quic = format!("[node]\ncarriers = ['quic']\n{text}");
+    check(&quic, 8, "needs \"tcp\" among `carriers` in [node]");
+    check(
+        &text.replace(":4433", ""),
+        6,
+        "expected 56 letters and digits",
+    );
+}
+
+#[test]
+fn an_onion_service_is_for_everybody_and_says_so() {
+    let service = "[[service]]\nname = 'web'\ntarget = '127.0.0.1:8080'\nonion = true\n";
+    let key = "descriptor:x25519:ZPRRMIV6DV6SJFL7SFBSVLJ5VUNPGCDFEVZ7M23LTLVTCCXJQBKA";
+    let whole = format!(
+        "{TOR}{service}min_trust = 0\nonion_port = 80\nonion_clients = {{ ann = '{key}' }}\n"
+    );
+    if wormholes_tor::IS_HERE {
+        let config = Config::parse(&whole, Path::new("/")).unwrap();
+        let onion = config.services[0].onion.as_ref().unwrap();
+        assert_eq!((onion.port, onion.clients.len()), (80, 1));
+        let default = Config::parse(&whole.replace("onion_port = 80", ""), Path::new("/"));
+        let default = default.unwrap().services[0]
+            .onion
+            .as_ref()
+            .map(|it| it.port);
+        assert_eq!(default, Some(8080), "that of its target");
+    }
+    check(&format!("{TOR}{service}"), 6, "set `min_trust = 0`");
+    check(
+        &whole.replace("enabled = true", ""),
+        6,
+        "needs Tor: set `enabled = true`",
+    );
+    check(&format!("{whole}network = 'udp'"), 6, "Tor carries no UDP");
+    check(
+        &whole.replace("onion = true", ""),
+        8,
+        "needs `onion = true` beside it",
+    );
+    check(&whole.replace(key, "x"), 9, "authorized_clients/*.auth");
+    check(&whole.replace("ann", "Ann"), 9, "the name of a client");
+    let own = whole.replace("enabled = true", "enabled = true\npeers = true");
+    check(
+        &own.replace("'web'", "'peers'"),
+        5,
+        "is the node's own address",
+    );
+}
+
+#[test]
+fn tor_is_told_of_its_network_by_lines_of_a_torrc() {
+    let id = "0123456789ABCDEF0123456789ABCDEF01234567";
+    let network = format!(
+        "[tor.network]\nauthorities = ['a orport=1 v3ident={id} 9.70.0.1:7100 {id}']\n\
+         fallbacks = ['9.70.0.1:5100 id={id} ed25519={}']\nallow_private = true",
+        "A".repeat(43)
+    );
+    let config = Config::parse(&network, Path::new("/")).unwrap();
+    let parsed = config.tor.network.unwrap();
+    assert!(parsed.allow_private && parsed.authorities.len() == 1 && parsed.fallbacks.len() == 1);
+    check(
+        "[tor.network]\nallow_private = true",
+        1,
+        "`authorities` in [tor.network]: missing",
+    );
+    check(
+        &network.replace("v3ident=", "v="),
+        2,
+        "the rest of a torrc's DirAuthority line",
+    );
+    check(&network.replace("ed25519=", ""), 3, "id=<40 hex>");
+    check("[tor]\nnetwork = 3", 2, "expected a section [tor.network]");
+    let obfs4 = format!("[tor]\nbridges = ['obfs4 9.70.0.9:5200 {id} cert=AAAA iat-mode=0']");
+    check(&obfs4, 2, "add it to `transports`");
+    let spoken = format!("{obfs4}\ntransports = {{ obfs4 = '/usr/bin/obfs4proxy' }}");
+    let config = Config::parse(&spoken, Path::new("/")).unwrap();
+    assert_eq!(config.tor.bridges.len(), 1);
+    let key = format!("[tor]\nauthorizations = ['{}:secret']", "a".repeat(56));
+    let shown = problems(&key);
+    assert!(!shown[0].1.contains("secret"), "{shown:?}");
 }

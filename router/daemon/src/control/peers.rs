@@ -140,6 +140,13 @@ pub(super) fn addresses(core: &NodeCore, id: NodeId) -> Vec<SocketAddr> {
     addresses
 }
 
+/// Where a node may be dialled through Tor.
+fn onions(core: &NodeCore, id: NodeId) -> Vec<String> {
+    let known = core.network.peers().known();
+    let onions = known.get(&id).into_iter().flat_map(|peer| &peer.onions);
+    onions.map(ToString::to_string).collect()
+}
+
 fn info(core: &NodeCore, node: &NodeView) -> PeerInfo {
     let relays = node.relays.iter();
     PeerInfo {
@@ -153,6 +160,7 @@ fn info(core: &NodeCore, node: &NodeView) -> PeerInfo {
         loss: node.loss,
         load: node.load,
         addresses: addresses(core, node.id),
+        onions: onions(core, node.id),
         relays: relays
             .map(|relay| core.network.view(*relay).name.clone())
             .collect(),

@@ -8,7 +8,7 @@ use wormholes_proto::control::{
     RelayRegistration, ServiceInfo, Status,
 };
 
-use super::{config_text::config_text, roles, rules};
+use super::{config_text::config_text, roles, rules, tor};
 use crate::{clock::unix_seconds, config::Config, identity, node::NodeCore};
 
 pub(super) fn status(core: &NodeCore, access: Access) -> Status {
@@ -44,6 +44,7 @@ pub(super) fn status(core: &NodeCore, access: Access) -> Status {
         relays: relays(core),
         flows: totals(core),
         scripts: rules::list(core, access),
+        tor: core.network.tor().is_enabled().then(|| tor::summary(core)),
         access,
     }
 }

@@ -54,9 +54,12 @@ pub(super) fn check(host: &Host, node: Option<NodeId>, tunnel: &Tunnel) -> Resul
     let Some(end) = service_end(tunnel) else {
         return match tunnel {
             Tunnel::Block { .. } => Ok(()),
+            // No exit hears of it: it is a key, which Tor itself finds.
+            Tunnel::Tor if name.ends_with(".onion") => Ok(()),
             Tunnel::Direct { .. }
             | Tunnel::Relay { .. }
             | Tunnel::Onion { .. }
+            | Tunnel::Tor
             | Tunnel::Socks { .. } => Err(Forbidden::SpecialUse(tunnel.kind().as_str())),
         };
     };
@@ -75,7 +78,7 @@ pub(super) fn check(host: &Host, node: Option<NodeId>, tunnel: &Tunnel) -> Resul
 /// [`Forbidden::ShowsNode`].
 pub(super) fn check_hides(tunnel: &Tunnel) -> Result<(), Forbidden> {
     match tunnel {
-        Tunnel::Onion { .. } | Tunnel::Block { .. } => Ok(()),
+        Tunnel::Onion { .. } | Tunnel::Tor | Tunnel::Block { .. } => Ok(()),
         Tunnel::Direct { .. } | Tunnel::Relay { .. } | Tunnel::Socks { .. } => {
             Err(Forbidden::ShowsNode(tunnel.kind().as_str()))
         }
@@ -150,6 +153,7 @@ pub(super) fn service_end(tunnel: &Tunnel) -> Option<NodeId> {
         | Tunnel::Relay { exit: true, .. }
         | Tunnel::Onion { exit: true, .. }
         | Tunnel::Socks { .. }
+        | Tunnel::Tor
         | Tunnel::Block { .. } => None,
     }
 }
@@ -216,6 +220,16 @@ mod tests {
             check_all(name, &tunnels(Some(BOB), true), &outside);
             check_all(name, std::slice::from_ref(&socks), &outside);
             check_all(name, &[Tunnel::Block { why: String::new() }], &Ok(()));
+        }
+        check_all("x.onion", &[Tunnel::Tor], &Ok(()));
+        for name in [
+            "a.i2p",
+            "onion",
+            "web.bob.wh",
+            "printer.local",
+            "xonion.internal",
+        ] {
+            check_all(name, &[Tunnel::Tor], &outside);
         }
         check_all("a.example", &tunnels(None, false), &Ok(()));
         check_all("127.0.0.1", &tunnels(None, true), &Ok(()));

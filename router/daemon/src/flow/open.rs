@@ -34,6 +34,9 @@ const DNS_IDLE: Duration = Duration::from_secs(20);
 const DNS_PORT: u16 = 53;
 /// An onion passes up to eight links.
 const ONION_TIMEOUT: Duration = Duration::from_secs(30);
+/// An onion service of Tor is met over six relays, after its descriptor was fetched over four; and at
+/// the start the way into the network comes first.
+const TOR_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A tunnel that stands, and what the plan said about it.
 #[derive(Debug)]
@@ -202,7 +205,7 @@ fn request(
         target: trip.asked.target.clone(),
         service: trip.conn.service.clone(),
         isolation: match tunnel.kind() {
-            TunnelKind::Onion => isolation(trip.asked, marks),
+            TunnelKind::Onion | TunnelKind::Tor => isolation(trip.asked, marks),
             TunnelKind::Direct | TunnelKind::Relay | TunnelKind::Socks | TunnelKind::Block => {
                 String::new()
             }
@@ -269,6 +272,7 @@ fn is_local(tunnel: &Tunnel) -> bool {
 fn timeout(tunnel: &Tunnel, marks: &Marks) -> Duration {
     let default = match tunnel.kind() {
         TunnelKind::Onion => ONION_TIMEOUT,
+        TunnelKind::Tor => TOR_TIMEOUT,
         TunnelKind::Direct | TunnelKind::Socks | TunnelKind::Relay | TunnelKind::Block => TIMEOUT,
     };
     marks.timeout.unwrap_or(default)

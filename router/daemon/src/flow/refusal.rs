@@ -189,6 +189,7 @@ fn failed_on_the_way(error: &OpenError, tunnel: &Tunnel) -> bool {
         // Else it is a relay that speaks.
         OpenError::Refused { node, .. } => !is_end(node.id),
         OpenError::Upstream { source, .. } => source.word().is_none(),
+        OpenError::Tor(failure) => !failure.is_of_target(),
         OpenError::Hop { .. }
         | OpenError::Broken { .. }
         | OpenError::NoPath(_)
@@ -206,18 +207,19 @@ fn end(tunnel: &Tunnel) -> Option<NodeId> {
     match tunnel {
         Tunnel::Direct { to, .. } | Tunnel::Onion { to, .. } => *to,
         Tunnel::Relay { to, .. } => Some(*to),
-        Tunnel::Socks { .. } | Tunnel::Block { .. } => None,
+        Tunnel::Socks { .. } | Tunnel::Tor | Tunnel::Block { .. } => None,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use wormholes_proto::SocksClientError;
+    use wormholes_tor::TorError;
 
     use super::*;
     use crate::{
         ban::Ban, carrier::LinkError, dial::DialError, names::NodeName, peers::ConnectError,
-        pipe::PipeError, tunnel::UpstreamError,
+        pipe::PipeError, tor::TorFailure, tunnel::UpstreamError,
     };
 
     const PEER: NodeId = NodeId::from_bytes([1; 32]);
@@ -377,6 +379,21 @@ mod tests {
         ] {
             check(&exits, &error, behind_an_exit);
             check(&services, &error, of_a_service);
+        }
+    }
+
+    #[test]
+    fn tor_speaks_of_the_target_or_of_itself() {
+        for (failure, expected) in [
+            (TorFailure::Stopped, WAY),
+            (TorFailure::Tor(TorError::NoExit), WAY),
+            (TorFailure::Tor(TorError::Refused), REFUSED),
+            (TorFailure::Tor(TorError::NameNotFound), NAME),
+            (TorFailure::Tor(TorError::NoService), HOST),
+            (TorFailure::Tor(TorError::PrivateAddress), BLOCKED),
+            (TorFailure::Tor(TorError::TimedOut), TIME),
+        ] {
+            check(&[Tunnel::Tor], &OpenError::Tor(failure), expected);
         }
     }
 

@@ -14,6 +14,7 @@ const WORDS: &[&str] = &[
     "0640",
     "0660",
     "0666",
+    "absent",
     "accept",
     "added",
     "block",
@@ -23,6 +24,7 @@ const WORDS: &[&str] = &[
     "crowded",
     "debug",
     "direct",
+    "disabled",
     "embed",
     "error",
     "exit",
@@ -45,6 +47,7 @@ const WORDS: &[&str] = &[
     "plugin",
     "public",
     "quic",
+    "ready",
     "refused",
     "relay",
     "resolve",
@@ -52,9 +55,12 @@ const WORDS: &[&str] = &[
     "service",
     "socks",
     "socks5",
+    "starting",
+    "stopped",
     "tcp",
     "text",
     "timeout",
+    "tor",
     "trace",
     "udp",
     "unreachable",
@@ -62,7 +68,7 @@ const WORDS: &[&str] = &[
 ];
 
 /// Tables whose keys are names that somebody gave.
-const NAMED: [&str; 3] = ["users", "sets", "plugin"];
+const NAMED: [&str; 4] = ["users", "sets", "plugin", "onion_clients"];
 
 /// A text, or what stands for it.
 pub(crate) fn text(text: &str) -> Cow<'static, str> {

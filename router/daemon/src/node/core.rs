@@ -229,6 +229,7 @@ impl NodeCore {
         self.metrics.set_tasks(tasks);
         self.metrics.set_flows(&self.flows.totals());
         self.metrics.set_network(self.network.counters());
+        self.metrics.set_tor(self.network.tor());
         self.metrics.set_peers(self.round_trips());
         self.metrics.render(&plugins)
     }
@@ -257,7 +258,7 @@ pub(crate) fn assemble(
     let (policy, rule_events) = PolicyHost::start(
         &config.rules,
         known_peers.collect(),
-        Granted::to(&config.plugins),
+        Granted::to(&config.plugins, &config.tor),
         Deciders::new().map_err(NodeError::Deciders)?,
         Arc::clone(&metrics),
         Arc::clone(&events),

@@ -17,6 +17,7 @@ use super::{
         OperationInfo, OperationList, OperationListParams, OperationParams, OperationStarted,
         OperationWaitParams, UserInfo, UserList, UserParams, UserRemoveParams,
     },
+    peer::{InviteReport, PeerInfo, PeerList},
     plugin::{
         PluginAskParams, PluginDead, PluginHealth, PluginInfo, PluginList, PluginLog,
         PluginLogParams, PluginParams, PluginRemoveParams, PluginRemoved,
@@ -26,9 +27,10 @@ use super::{
         PluginRecordingParams, PluginRecordingPiece,
     },
     report::{
-        BugReport, ConfigReport, DecisionList, Explanation, FlowList, InviteReport, KeyInfo,
-        NetReport, PeerInfo, PeerList, PingReport, RoleReport, ScriptReport, Status, Subscribed,
+        BugReport, ConfigReport, DecisionList, Explanation, FlowList, KeyInfo, NetReport,
+        PingReport, RoleReport, ScriptReport, Status, Subscribed,
     },
+    tor::{TorCircuits, TorReport, TorService, TorServiceParams},
 };
 
 /// Beyond most calls' own bounds: it frees the connection when one of them fails to hold.
@@ -227,6 +229,12 @@ methods! {
     "relay" Relay(NoParams) Observer -> RoleReport, "The role of carrying others' ciphertext.";
     "hop" Hop(NoParams) Observer -> RoleReport, "The role of peeling onion layers.";
     "exit" Exit(NoParams) Observer -> RoleReport, "The role of dialling targets for others.";
+    "tor.status" TorStatus(NoParams) Observer -> TorReport, "How the node stands with Tor, and its onion services.";
+    "tor.start" TorStart(NoParams) Operator -> TorReport, "Starts Tor after it was stopped, or failed.";
+    "tor.stop" TorStop(NoParams) Operator -> TorReport, "Stops Tor, and cuts what goes through it.";
+    "tor.new_identity" TorNewIdentity(NoParams) Operator -> TorReport, "Has streams from now on share no circuit with those before.";
+    "tor.new_onion" TorNewOnion(TorServiceParams) Operator -> TorService, "Gives an onion service another address, and forgets the one before.";
+    "tor.circuits" TorCircuits(NoParams) Operator -> TorCircuits, "Circuits of Tor that carry streams of this node.";
     "plugin.list" PluginList(NoParams) Observer -> PluginList, "The plugins that run here.";
     "plugin.health" PluginHealth(PluginParams) Operator -> PluginHealth, "What a plugin says of itself.";
     "plugin.start" PluginStart(PluginParams) Operator -> PluginInfo, "Has a plugin that was parked or stopped go on.";

@@ -66,6 +66,12 @@ fn register_makers(engine: &mut Engine) {
             tunnel.server = Some(socks_server(server)?);
             ScriptResult::Ok(Draft::single(&context, tunnel))
         })
+        .register_fn("tor", |context: NativeCallContext| {
+            tor(&context, &Map::new())
+        })
+        .register_fn("tor", |context: NativeCallContext, options: Map| {
+            tor(&context, &options)
+        })
         .register_fn("block", |context: NativeCallContext| block(&context, ""))
         .register_fn("block", |context: NativeCallContext, why: &str| {
             block(&context, why)
@@ -146,7 +152,7 @@ fn register_aims(engine: &mut Engine) {
                 TunnelKind::Direct | TunnelKind::Relay | TunnelKind::Onion => {
                     tunnel.end_at(peer.view.id)
                 }
-
+                TunnelKind::Tor => check_after_tor("to"),
                 TunnelKind::Socks | TunnelKind::Block => {
                     Err(format!("{}() does not end at a peer", tunnel.kind.as_str()))
                 }
@@ -155,7 +161,7 @@ fn register_aims(engine: &mut Engine) {
         .register_fn("via", |plan: &mut Draft, peer: Peer| {
             plan.aim("via", |tunnel| match tunnel.kind {
                 TunnelKind::Relay | TunnelKind::Onion => tunnel.begin_at(peer.view.id),
-
+                TunnelKind::Tor => check_after_tor("via"),
                 TunnelKind::Direct => {
                     Err("direct() passes no node: write peer.relayed(via)".to_owned())
                 }
@@ -170,6 +176,7 @@ fn register_aims(engine: &mut Engine) {
                     tunnel.exit = true;
                     Ok(())
                 }
+                TunnelKind::Tor => check_after_tor("exit"),
                 TunnelKind::Socks | TunnelKind::Block => {
                     Err(format!("{}() has no exit", tunnel.kind.as_str()))
                 }
@@ -262,6 +269,51 @@ fn onion(
     draft.mark(|fresh| {
         fresh.clone_from(&marks);
         Ok(())
+    })
+}
+
+fn tor(context: &NativeCallContext, options: &Map) -> ScriptResult<Draft> {
+    let mut isolate = Vec::new();
+    for (key, value) in options {
+        check_tor_option(key, value)?;
+        isolate = isolation_keys(value)?;
+    }
+    let mut draft = Draft::single(context, DraftTunnel::new(TunnelKind::Tor));
+    draft.mark(|marks| {
+        marks.isolate.clone_from(&isolate);
+        Ok(())
+    })
+}
+
+/// Whether `tor()` has an option of this name.
+pub(crate) fn check_tor_option_name(name: &str) -> Result<(), String> {
+    match name {
+        "isolate" => Ok(()),
+        "exit_country" => Err(
+            "tor() cannot keep to exit_country: this build has no geoip, which knows where exits are"
+                .to_owned(),
+        ),
+        _ => Err(format!("tor() knows the option isolate, not {name}")),
+    }
+}
+
+/// Whether `tor()` has an option of this name, and takes this value for it.
+pub(crate) fn check_tor_option(name: &str, value: &Dynamic) -> Result<(), String> {
+    check_tor_option_name(name)?;
+    isolation_keys(value).map(drop)
+}
+
+/// Whether `method` may follow `tor()`, as far as that depends on Tor.
+pub(crate) fn check_after_tor(method: &str) -> Result<(), String> {
+    Err(match method {
+        "to" => "tor() does not end at a peer: one whose [[peer]] has an onion address is reached \
+                 through it by peer.direct() or best()"
+            .to_owned(),
+        "via" => "tor() passes no node: Tor chooses its relays itself".to_owned(),
+        "exit" => "tor() has no exit() to ask for: one of Tor's exits dials the target".to_owned(),
+        "carrier" => "tor() goes to no node: there is nothing to carry".to_owned(),
+        "pad" => "tor() cannot pad; relay() and onion() can".to_owned(),
+        _ => return Ok(()),
     })
 }
 

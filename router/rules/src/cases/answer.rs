@@ -95,7 +95,8 @@ impl Answer {
             Tunnel::Direct { .. }
             | Tunnel::Relay { .. }
             | Tunnel::Onion { .. }
-            | Tunnel::Socks { .. } => None,
+            | Tunnel::Socks { .. }
+            | Tunnel::Tor => None,
         });
         match (&self.what, blocked) {
             (What::Deny(why), _) | (_, Some(why)) => why.as_str().into(),
@@ -167,6 +168,7 @@ impl Answer {
                 flag(*exit, " exit")
             ),
             Tunnel::Socks { server } => format!("socks {server}"),
+            Tunnel::Tor => "tor".to_owned(),
             Tunnel::Block { why } => format!("block {why}").trim_end().to_owned(),
         }
     }

@@ -81,6 +81,7 @@ impl Tunnel {
                 format!("onion({hops}){}{}{friends}", end(to, *exit), via(by))
             }
             Self::Socks { server } => format!("socks {server}"),
+            Self::Tor => "tor".to_owned(),
             Self::Block { why } => format!("block: {why}"),
         }
     }

@@ -69,6 +69,7 @@ pub(super) const HOST: &[(&str, &[&str])] = &[
     ("tag", &["tag(key, value)"]),
     ("timeout", &["plan.timeout(time)"]),
     ("to", &["plan.to(peer)"]),
+    ("tor", &["tor()", "tor(choices)"]),
     ("via", &["plan.via(node)"]),
 ];
 
@@ -100,11 +101,13 @@ fn count(form: &str) -> usize {
 /// What is wrong with `expr` as an argument of `name`. `place` is its number and how many there are,
 /// both with the object.
 pub(super) fn check_argument(name: &str, place: (usize, usize), expr: &Expr) -> Vec<Fault> {
-    if let ("onion", Expr::Map(options, _)) = (name, expr) {
+    if let ("onion" | "tor", Expr::Map(options, _)) = (name, expr) {
         let checked = options.0.iter().map(|(key, value)| {
-            let checked = match value.get_literal_value(None) {
-                Some(value) => plans::check_onion_option(&key.name, &value),
-                None => plans::check_onion_option_name(&key.name),
+            let checked = match (name, value.get_literal_value(None)) {
+                ("tor", Some(value)) => plans::check_tor_option(&key.name, &value),
+                ("tor", None) => plans::check_tor_option_name(&key.name),
+                (_, Some(value)) => plans::check_onion_option(&key.name, &value),
+                (_, None) => plans::check_onion_option_name(&key.name),
             };
             fault(key.pos, checked.err())
         });
@@ -186,6 +189,7 @@ mod tests {
     const WORDS: &str = r#"
         let who = "bob"; let peer = peer(who); let node = peer; let relay = peer;
         let plan = onion(3); let hops = 3; let options = #{ isolate: 1, from: "any" };
+        let choices = #{ isolate: [1, ()] };
         let text = "text"; let start = "e"; let end = "e"; let why = "why"; let length = 8;
         let fill = 'x'; let name = "set"; let names = [name]; let value = "x.example";
         let key = "key"; let keys = [key]; let level = "info"; let n = 1; let amount = 1;

@@ -128,6 +128,7 @@ impl DraftTunnel {
             TunnelKind::Socks => Tunnel::Socks {
                 server: server.ok_or("socks() needs an address")?,
             },
+            TunnelKind::Tor => Tunnel::Tor,
             TunnelKind::Block => Tunnel::Block { why },
         })
     }
@@ -141,7 +142,7 @@ impl DraftStep {
             let has_node = match kind {
                 TunnelKind::Relay | TunnelKind::Onion => true,
                 TunnelKind::Direct => tunnel.to.is_some(),
-                TunnelKind::Socks | TunnelKind::Block => false,
+                TunnelKind::Socks | TunnelKind::Tor | TunnelKind::Block => false,
             };
             if self.marks.carrier.is_some() && !has_node {
                 return Err(format!(
@@ -375,6 +376,7 @@ impl Tunnel {
             | Self::Direct { .. }
             | Self::Relay { .. }
             | Self::Socks { .. }
+            | Self::Tor
             | Self::Block { .. } => None,
         }
     }

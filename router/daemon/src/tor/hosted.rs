@@ -1,0 +1,387 @@
+//! The onion services of this node: those of `[[service]]`, and the address at which its peers connect.
+
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use futures_util::StreamExt;
+use tokio::{
+    sync::{Semaphore, watch},
+    time::timeout,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use wormholes_tor::{Client, HostSettings, HostState, HostStatus, Hosted, Request};
+
+use super::{Counted, Tor, TorFailure, calls, numbers, state_folder};
+use crate::{
+    config::{Config, OnionServiceConfig, ServiceConfig},
+    network::Network,
+    serve::hidden,
+};
+
+/// What this node's own address is called beside the names of services.
+pub(crate) const NODES_OWN: &str = "peers";
+/// Streams to one service at once. Overflow rule: the newcomer is sent away.
+const MAX_STREAMS: usize = 1024;
+/// A service that could not begin, or ended by itself, is tried again after this.
+const RETRY: Duration = Duration::from_secs(30);
+/// Making a key and a name of it is quick; a service that is tried again may be in its pause.
+const RENEW_WITHIN: Duration = Duration::from_secs(10);
+
+/// An onion service of this node, as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HostedState {
+    /// Of the service, or [`NODES_OWN`].
+    pub(crate) name: String,
+    /// With `.onion`; none before it was ever up.
+    pub(crate) address: Option<String>,
+    pub(crate) port: u16,
+    pub(crate) state: HostState,
+    /// Who finds it; 0 is whoever knows its address.
+    pub(crate) clients: usize,
+    /// In the words of who has it.
+    pub(crate) problem: Option<String>,
+}
+
+/// All of them.
+#[derive(Debug)]
+pub(super) struct Services {
+    folder: PathBuf,
+    all: Vec<Arc<Service>>,
+}
+
+#[derive(Debug)]
+struct Service {
+    /// What its keys go by, without the number of its address.
+    keys: String,
+    leads_to: LeadsTo,
+    onion: OnionServiceConfig,
+    /// The least number that its address shall have.
+    wanted: watch::Sender<u32>,
+    /// The number of the address that it has, once it has one.
+    number: watch::Sender<u32>,
+    shown: Mutex<HostedState>,
+    streams: Arc<Semaphore>,
+}
+
+/// Who is at the other end.
+#[derive(Debug, Clone, Copy)]
+enum LeadsTo {
+    /// A local port.
+    Local(SocketAddr),
+    /// The carrier of this node.
+    Node,
+}
+
+impl Services {
+    pub(super) fn of(config: &Config) -> Self {
+        let named = config.services.iter().filter_map(|service| {
+            let ServiceConfig { name, target, .. } = service;
+            let onion = service.onion.clone()?;
+            let leads_to = LeadsTo::Local(*target);
+            let keys = format!("service_{name}");
+            Some(Service::new(name.as_str(), keys, leads_to, onion))
+        });
+        let own = config.tor.peers.then(|| {
+            let onion = OnionServiceConfig {
+                port: config.tor.peers_port,
+                clients: Vec::new(),
+            };
+            Service::new(NODES_OWN, NODES_OWN.to_owned(), LeadsTo::Node, onion)
+        });
+        Self {
+            folder: state_folder(config),
+            all: named.chain(own).map(Arc::new).collect(),
+        }
+    }
+
+    pub(super) fn states(&self) -> Vec<HostedState> {
+        self.all.iter().map(|it| it.shown().clone()).collect()
+    }
+
+    /// Publishes all of them, in tasks of `hosting` that end with `stop`.
+    pub(super) fn publish(
+        &self,
+        tor: &Arc<Tor>,
+        network: &Arc<Network>,
+        client: &Arc<Client>,
+        (stop, hosting): (&CancellationToken, &TaskTracker),
+    ) {
+        for service in &self.all {
+            let host = Host {
+                folder: self.folder.clone(),
+                service: Arc::clone(service),
+                tor: Arc::clone(tor),
+                network: Arc::clone(network),
+                client: Arc::clone(client),
+                stop: stop.clone(),
+                tasks: hosting.clone(),
+            };
+            let stop = stop.clone();
+            hosting.spawn(async move {
+                stop.run_until_cancelled(Box::pin(host.run())).await;
+            });
+        }
+    }
+
+    /// None of them is up any more.
+    pub(super) fn end(&self) {
+        for service in &self.all {
+            let mut shown = service.shown();
+            shown.state = HostState::Stopped;
+            shown.problem = None;
+        }
+    }
+
+    pub(super) async fn renew(
+        &self,
+        name: &str,
+        cut: &CancellationToken,
+    ) -> Result<HostedState, TorFailure> {
+        let mut named = self.all.iter();
+        let service = named.find(|service| service.shown().name == name);
+        let service = service.ok_or(TorFailure::Unknown)?;
+        let mut number = service.number.subscribe();
+        let known = numbers::current(&self.folder, &service.keys);
+        let wanted = known.max(*number.borrow()) + 1;
+        service.wanted.send_replace(wanted);
+        let renewed = timeout(RENEW_WITHIN, number.wait_for(|number| *number >= wanted));
+        match cut.run_until_cancelled(renewed).await {
+            Some(Ok(Ok(_))) => Ok(service.shown().clone()),
+            Some(Ok(Err(_)) | Err(_)) => {
+                let problem = service.shown().problem.clone();
+                Err(TorFailure::NotStarted(problem.unwrap_or_default()))
+            }
+            None => Err(TorFailure::Stopped),
+        }
+    }
+}
+
+impl Service {
+    fn new(name: &str, keys: String, leads_to: LeadsTo, onion: OnionServiceConfig) -> Self {
+        let shown = HostedState {
+            name: name.to_owned(),
+            address: None,
+            port: onion.port,
+            state: HostState::Stopped,
+            clients: onion.clients.len(),
+            problem: None,
+        };
+        Self {
+            keys,
+            leads_to,
+            onion,
+            wanted: watch::Sender::default(),
+            number: watch::Sender::default(),
+            shown: Mutex::new(shown),
+            streams: Arc::new(Semaphore::new(MAX_STREAMS)),
+        }
+    }
+
+    fn shown(&self) -> MutexGuard<'_, HostedState> {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Shows what became of it, and says it where that is new.
+    fn judge(&self, status: HostStatus) {
+        let mut shown = self.shown();
+        let service = shown.name.as_str();
+        match status.state {
+            HostState::Reachable if shown.state != HostState::Reachable => {
+                tracing::info!(service, "onion service published");
+            }
+            HostState::Unreachable if shown.state != HostState::Unreachable => {
+                tracing::warn!(service, "onion service unreachable");
+            }
+            HostState::Reachable
+            | HostState::Unreachable
+            | HostState::Publishing
+            | HostState::Stopped => {}
+        }
+        shown.state = status.state;
+        shown.problem = status.problem;
+    }
+}
+
+/// Keeps one service up.
+struct Host {
+    folder: PathBuf,
+    service: Arc<Service>,
+    tor: Arc<Tor>,
+    network: Arc<Network>,
+    client: Arc<Client>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Host {
+    async fn run(self) {
+        let service = Arc::clone(&self.service);
+        let mut wanted = service.wanted.subscribe();
+        loop {
+            let least = *wanted.borrow_and_update();
+            match self.launch(least) {
+                Ok(hosted) => self.serve(hosted, &mut wanted).await,
+                Err(problem) => {
+                    let name = service.shown().name.clone();
+                    tracing::warn!(service = name, problem, "onion service not published");
+                    service.judge(HostStatus {
+                        state: HostState::Unreachable,
+                        problem: Some(problem),
+                    });
+                }
+            }
+            // Whoever wants another address does not wait.
+            if !wanted.has_changed().unwrap_or(false) {
+                let _ = timeout(RETRY, wanted.changed()).await;
+                wanted.mark_changed();
+            }
+        }
+    }
+
+    /// Publishes it at the address that has the number `least`, or a higher one that it had already.
+    fn launch(&self, least: u32) -> Result<Hosted, String> {
+        let service = &self.service;
+        let number = numbers::current(&self.folder, &service.keys).max(least);
+        let settings = HostSettings {
+            nickname: numbers::nickname(&service.keys, number),
+            clients: service.onion.clients.clone(),
+        };
+        let hosted = self.client.host(&settings);
+        let hosted = hosted.map_err(|error| error.to_string())?;
+        let mut shown = service.shown();
+        shown.address = Some(hosted.address().to_owned());
+        shown.state = HostState::Publishing;
+        shown.problem = None;
+        drop(shown);
+        service.number.send_replace(number);
+        if let Err(error) = numbers::forget_before(&self.folder, &service.keys, number) {
+            tracing::warn!(%error, "keys of a former onion address are still there");
+        }
+        Ok(hosted)
+    }
+
+    /// Takes who comes, until the service is over or another address is wanted.
+    async fn serve(&self, mut hosted: Hosted, wanted: &mut watch::Receiver<u32>) {
+        let mut changes = hosted.watch();
+        loop {
+            let request = tokio::select! {
+                _ = wanted.changed() => {
+                    // For the loop around this one to see.
+                    wanted.mark_changed();
+                    return;
+                }
+                Some(status) = changes.next() => {
+                    self.service.judge(status);
+                    continue;
+                }
+                request = hosted.next() => request,
+            };
+            match request {
+                Some(request) => self.take(request),
+                None => return,
+            }
+        }
+    }
+
+    fn take(&self, request: Request) {
+        let place = Arc::clone(&self.service.streams).try_acquire_owned().ok();
+        let is_there = request.port() == self.service.onion.port;
+        let (Some(place), false, true) = (place, self.network.is_draining(), is_there) else {
+            self.tasks.spawn(request.refuse());
+            return;
+        };
+        let counted = Counted::incoming(&self.tor.counts);
+        let (network, cut) = (Arc::clone(&self.network), self.stop.clone());
+        let leads_to = self.service.leads_to;
+        let name = self.service.shown().name.clone();
+        let tor = Arc::clone(&self.tor);
+        let serving = async move {
+            let _place = place;
+            match leads_to {
+                LeadsTo::Local(target) => {
+                    let visit = hidden::Visit {
+                        request,
+                        cut,
+                        counted,
+                    };
+                    hidden::serve(&network, &name, target, visit).await;
+                }
+                LeadsTo::Node => tor.let_in(request, cut, counted).await,
+            }
+        };
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            stop.run_until_cancelled(Box::pin(serving)).await;
+        });
+    }
+}
+
+impl Tor {
+    /// Hands a connection of another node to the carrier.
+    async fn let_in(&self, request: Request, cut: CancellationToken, counted: Counted) {
+        let Ok(stream) = request.accept().await else {
+            return;
+        };
+        if let (Ok(call), Some(calls)) = (calls::join(stream, cut, counted), self.calls.get()) {
+            // The carrier goes with the node.
+            let _ = calls.send(call).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn services() -> Services {
+        let mut config = Config::default();
+        config.tor.peers = true;
+        let name = |name: &str| wormholes_proto::ServiceName::parse(name).unwrap();
+        let service = |text: &str, onion| ServiceConfig {
+            name: name(text),
+            target: "127.0.0.1:8080".parse().unwrap(),
+            transport: wormholes_proto::Transport::Tcp,
+            min_trust: 0,
+            onion,
+        };
+        let onion = OnionServiceConfig {
+            port: 80,
+            clients: Vec::new(),
+        };
+        config.services = vec![service("web", Some(onion)), service("ssh", None)];
+        Services::of(&config)
+    }
+
+    #[test]
+    fn what_config_names_is_shown_before_it_is_up() {
+        let states = services().states();
+        let names: Vec<_> = states
+            .iter()
+            .map(|state| (state.name.as_str(), state.port, state.state))
+            .collect();
+        let expected = [
+            ("web", 80, HostState::Stopped),
+            ("peers", 4433, HostState::Stopped),
+        ];
+        assert_eq!(names, expected);
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_a_new_address_when_tor_is_stopped() {
+        let (services, cut) = (services(), CancellationToken::new());
+        let unknown = services.renew("mail", &cut).await.unwrap_err();
+        assert_eq!(unknown, TorFailure::Unknown);
+        cut.cancel();
+        let stopped = services.renew("web", &cut).await.unwrap_err();
+        assert_eq!(stopped, TorFailure::Stopped);
+        assert_eq!(
+            *services.all[0].wanted.borrow(),
+            2,
+            "the first one is there"
+        );
+    }
+}
