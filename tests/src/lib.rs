@@ -34,6 +34,7 @@ mod sockets;
 mod sshd;
 mod tcp_tap;
 mod test_node;
+mod tor_network;
 mod udp_link;
 mod vitals;
 mod wait;
@@ -44,11 +45,11 @@ pub use binaries::{binary, cargo, component, output, run};
 pub use burden::Burden;
 pub use capture::{Capture, Captured};
 pub use client::{
-    Fetched, browse, curl, socks5_ask, socks5_connect, socks5_connect_as, socks5_resolve,
+    Fetched, browse, curl, curl_in, socks5_ask, socks5_connect, socks5_connect_as, socks5_resolve,
 };
 pub use crowd::Crowd;
 pub use daemon::Daemon;
-pub use exchange::{Broken, exchange};
+pub use exchange::{Broken, exchange, there_and_back};
 pub use fickle_disk::{DiskFailure, FickleDisk};
 pub use honest::{HonestFlow, Turns};
 pub use hosted::Hosted;
@@ -70,6 +71,10 @@ pub use sockets::{raise_file_limit, tcp_listeners, udp_addresses};
 pub use sshd::SshServer;
 pub use tcp_tap::TcpTap;
 pub use test_node::TestNode;
+pub use tor_network::{
+    CircuitAtExit, ExitCells, OnionKey, TOR_ECHO, TOR_WEB, TorBridge, TorClient, TorNetwork,
+    TorOnion,
+};
 pub use udp_link::{Conditions, UdpLink};
 pub use vitals::Vitals;
 pub use wait::{LIMIT, until, until_blocking, until_within};

@@ -42,6 +42,10 @@ pub(crate) const TEST_TOOLS: &[Tool] = &[
     tool("man", "man-db"),
     tool("adduser", "adduser"),
     tool("dpkg-shlibdeps", "dpkg-dev"),
+    tool("tor", "tor"),
+    tool("i2pd", "i2pd"),
+    tool("obfs4proxy", "obfs4proxy"),
+    tool("faketime", "faketime"),
 ];
 
 /// What the bench holds the router against, beside sing-box, and what installs that.
