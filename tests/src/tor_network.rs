@@ -6,6 +6,7 @@
 //! 9.73.0.1  9.74.0.1             exits: no guards, since they keep no directory
 //! 9.75.0.1                       a bridge, when one is asked for
 //! 9.90.0.1                       web.example and echo.example, and the name server
+//! 9.40.N.2                       where a neighbour's wire ends
 //! ```
 //! Authorities have the keys of `tests/tor-keys`. A network is there when all three agree on all five
 //! relays, some eight seconds after its start; what they agree on then lasts for three hours.
@@ -36,7 +37,7 @@ use tempfile::TempDir;
 use crate::{
     Setup,
     name_server::{Answers, NameServer},
-    namespace::Namespace,
+    namespace::{Link, Namespace},
     site::{EchoServer, Site},
     wait::{until, until_within},
 };
@@ -136,6 +137,24 @@ impl TorNetwork {
     pub fn node(&self, name: &str, more: &str) -> Result<Setup> {
         let setup = Setup::new(name)?.in_namespace(&self.host);
         Ok(setup.entrances().config(&self.config(more)))
+    }
+
+    /// Another host, with a wire to the relays and a way to nothing else; the site is behind exits
+    /// alone, and no other such host is within reach.
+    ///
+    /// # Errors
+    /// When the number is taken.
+    pub fn neighbour(&self, number: u8) -> Result<Namespace> {
+        let neighbour = Namespace::new()?;
+        let wire = Link {
+            first: Ipv4Addr::new(9, 40, number, 1),
+            second: Ipv4Addr::new(9, 40, number, 2),
+        };
+        neighbour.join(&self.host, wire)?;
+        // 9.64.0.0 to 9.79.255.255.
+        let via = wire.second.to_string();
+        neighbour.ip(&["route", "add", "9.64.0.0/12", "via", &via])?;
+        Ok(neighbour)
     }
 
     /// Ends the relay at this address as kill -9 does.

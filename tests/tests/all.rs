@@ -155,6 +155,14 @@ mod tidy;
 mod tidy_text;
 #[path = "all/timing.rs"]
 mod timing;
+#[path = "all/tor.rs"]
+mod tor;
+#[path = "all/tor_failures.rs"]
+mod tor_failures;
+#[path = "all/tor_onions.rs"]
+mod tor_onions;
+#[path = "all/tor_peers.rs"]
+mod tor_peers;
 #[path = "all/udp.rs"]
 mod udp;
 #[path = "all/users.rs"]
