@@ -1,6 +1,7 @@
 //! The harness of the tests, the demo and the benches: the simulated network; real daemons in
 //! throw-away folders, sites for them to reach, network namespaces, and captured packets.
 
+mod again;
 mod association;
 mod binaries;
 mod burden;
@@ -40,6 +41,7 @@ mod vitals;
 mod wait;
 pub mod workspace;
 
+pub use again::Again;
 pub use association::Association;
 pub use binaries::{binary, cargo, component, output, run};
 pub use burden::Burden;

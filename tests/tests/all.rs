@@ -155,10 +155,10 @@ mod tidy;
 mod tidy_text;
 #[path = "all/timing.rs"]
 mod timing;
-#[path = "all/tor.rs"]
-mod tor;
 #[path = "all/tor_failures.rs"]
 mod tor_failures;
+#[path = "all/tor_flows.rs"]
+mod tor_flows;
 #[path = "all/tor_onions.rs"]
 mod tor_onions;
 #[path = "all/tor_peers.rs"]
