@@ -122,12 +122,21 @@ impl TorNetwork {
 
     /// Sections of config.toml for a node that uses this network; `more` are keys of `[tor]`.
     pub fn config(&self, more: &str) -> String {
-        let authorities: Vec<_> = self.authorities.iter().map(Authority::contact).collect();
-        let fallbacks: Vec<_> = self.authorities.iter().map(Authority::fallback).collect();
+        let [authorities, fallbacks] = self.contacts();
         format!(
             "[tor]\nenabled = true\n{more}\n\
              [tor.network]\nauthorities = {authorities:?}\nfallbacks = {fallbacks:?}\n"
         )
+    }
+
+    /// Whom its clients know: authorities, as torrc has them, and fallbacks, as config.toml has them.
+    pub fn known(&self) -> Vec<String> {
+        self.contacts().concat()
+    }
+
+    fn contacts(&self) -> [Vec<String>; 2] {
+        [Authority::contact, Authority::fallback]
+            .map(|contact| self.authorities.iter().map(contact).collect())
     }
 
     /// A node on this host that uses this network, with entrances; `more` are keys of `[tor]`.
@@ -150,10 +159,8 @@ impl TorNetwork {
             first: Ipv4Addr::new(9, 40, number, 1),
             second: Ipv4Addr::new(9, 40, number, 2),
         };
-        neighbour.join(&self.host, wire)?;
         // 9.64.0.0 to 9.79.255.255.
-        let via = wire.second.to_string();
-        neighbour.ip(&["route", "add", "9.64.0.0/12", "via", &via])?;
+        neighbour.reach(&self.host, wire, "9.64.0.0/12")?;
         Ok(neighbour)
     }
 
