@@ -80,7 +80,8 @@ pub struct TorNetwork {
     pub web: Site,
     /// At [`TOR_ECHO`], port 7.
     pub echo: EchoServer,
-    _names: NameServer,
+    /// Whom the exits ask for names.
+    pub names: NameServer,
     /// What exits ask for names.
     resolver: TempDir,
     next_port: AtomicU16,
@@ -211,7 +212,7 @@ impl TorNetwork {
                 .collect::<Result<_>>()?,
             web: Site::start_in(&host, "outside", (OUTSIDE, 80).into())?,
             echo: EchoServer::start_at(&host, (OUTSIDE, 7).into())?,
-            _names: NameServer::start(names, Answers::from(answers))?,
+            names: NameServer::start(names, Answers::from(answers))?,
             resolver,
             next_port: AtomicU16::new(9150),
             host: Arc::new(host),

@@ -49,6 +49,8 @@ mod embed;
 mod endurance;
 #[path = "all/error_codes.rs"]
 mod error_codes;
+#[path = "all/escapes.rs"]
+mod escapes;
 #[path = "all/facts.rs"]
 mod facts;
 #[path = "all/features.rs"]
