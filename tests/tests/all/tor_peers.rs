@@ -19,7 +19,7 @@ const TO_PEER: &str = "fn route(c) { c.node.direct().timeout(\"60s\").closed() }
 
 /// What leaves the host, by where it goes.
 const COUNTERS: &str = "table inet bridges {
-    counter bridge { }
+    counter first { }
     counter other { }
     chain output {
         type filter hook output priority 0
@@ -28,7 +28,7 @@ const COUNTERS: &str = "table inet bridges {
         icmpv6 type {
             nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert, mld2-listener-report
         } accept
-        ip daddr 9.75.0.1 counter name bridge accept
+        ip daddr 9.75.0.1 counter name first accept
         counter name other
     }
 }";
@@ -59,7 +59,7 @@ async fn with_a_bridge_no_packet_goes_to_anybody_else() {
             fetches(host, node).await.then_some(())
         });
         fetched.await.unwrap();
-        assert!(host.counted("bridge").unwrap() > 0);
+        assert!(host.counted("first").unwrap() > 0);
     }
     bridge.kill().unwrap();
     for (host, node) in &nodes {

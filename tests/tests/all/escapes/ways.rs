@@ -121,9 +121,10 @@ impl Way {
             format!("{to} counter name right accept\n")
         });
         // To whom answers a program that was killed.
-        let told = match self.is_shut() {
-            true => "",
-            false => "ip daddr 9.8.7.1 icmp type destination-unreachable accept",
+        let told = if self.is_shut() {
+            ""
+        } else {
+            "ip daddr 9.8.7.1 icmp type destination-unreachable accept"
         };
         format!(
             "table inet escapes {{
