@@ -12,7 +12,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::binaries::output;
+use crate::{binaries::output, namespace::Namespace};
 
 /// RFC 1928, section 4.
 const CONNECT: u8 = 1;
@@ -41,7 +41,18 @@ pub struct Fetched {
 /// # Errors
 /// When curl cannot run; a failed fetch is no error here.
 pub async fn curl(proxy: &str, url: &str, more: &[&str]) -> Result<Fetched> {
-    let mut command = Command::new("curl");
+    fetch(Command::new("curl"), proxy, url, more).await
+}
+
+/// As [`curl`], on another host.
+///
+/// # Errors
+/// As of [`curl`].
+pub async fn curl_in(host: &Namespace, proxy: &str, url: &str, more: &[&str]) -> Result<Fetched> {
+    fetch(host.command("curl"), proxy, url, more).await
+}
+
+async fn fetch(mut command: Command, proxy: &str, url: &str, more: &[&str]) -> Result<Fetched> {
     command
         .args(["--silent", "--show-error", "--max-time", "60"])
         // Names of the harness's own would bypass the proxy.

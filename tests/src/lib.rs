@@ -1,6 +1,7 @@
 //! The harness of the tests, the demo and the benches: the simulated network; real daemons in
 //! throw-away folders, sites for them to reach, network namespaces, and captured packets.
 
+mod again;
 mod association;
 mod binaries;
 mod burden;
@@ -34,21 +35,23 @@ mod sockets;
 mod sshd;
 mod tcp_tap;
 mod test_node;
+mod tor_network;
 mod udp_link;
 mod vitals;
 mod wait;
 pub mod workspace;
 
+pub use again::Again;
 pub use association::Association;
 pub use binaries::{binary, cargo, component, output, run};
 pub use burden::Burden;
 pub use capture::{Capture, Captured};
 pub use client::{
-    Fetched, browse, curl, socks5_ask, socks5_connect, socks5_connect_as, socks5_resolve,
+    Fetched, browse, curl, curl_in, socks5_ask, socks5_connect, socks5_connect_as, socks5_resolve,
 };
 pub use crowd::Crowd;
 pub use daemon::Daemon;
-pub use exchange::{Broken, exchange};
+pub use exchange::{Broken, exchange, there_and_back};
 pub use fickle_disk::{DiskFailure, FickleDisk};
 pub use honest::{HonestFlow, Turns};
 pub use hosted::Hosted;
@@ -70,6 +73,10 @@ pub use sockets::{raise_file_limit, tcp_listeners, udp_addresses};
 pub use sshd::SshServer;
 pub use tcp_tap::TcpTap;
 pub use test_node::TestNode;
+pub use tor_network::{
+    CircuitAtExit, ExitCells, OnionKey, TOR_ECHO, TOR_WEB, TorBridge, TorClient, TorNetwork,
+    TorOnion,
+};
 pub use udp_link::{Conditions, UdpLink};
 pub use vitals::Vitals;
 pub use wait::{LIMIT, until, until_blocking, until_within};

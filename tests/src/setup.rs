@@ -23,6 +23,7 @@ pub struct Setup {
     pub(crate) namespace: Option<String>,
     pub(crate) names: Vec<(String, IpAddr)>,
     pub(crate) name_server: Option<IpAddr>,
+    pub(crate) clock: Option<String>,
     listen: Vec<String>,
     node: String,
     sections: String,
@@ -53,6 +54,7 @@ impl Setup {
             namespace: None,
             names: Vec::new(),
             name_server: None,
+            clock: None,
             listen: Vec::new(),
             node: String::new(),
             sections: String::new(),
@@ -214,6 +216,13 @@ impl Setup {
     #[must_use]
     pub fn name_server(mut self, address: IpAddr) -> Self {
         self.name_server = Some(address);
+        self
+    }
+
+    /// Has it tell another time than this machine: `+2h`, `-2h`.
+    #[must_use]
+    pub fn clock(mut self, offset: &str) -> Self {
+        self.clock = Some(offset.to_owned());
         self
     }
 

@@ -49,6 +49,8 @@ mod embed;
 mod endurance;
 #[path = "all/error_codes.rs"]
 mod error_codes;
+#[path = "all/escapes.rs"]
+mod escapes;
 #[path = "all/facts.rs"]
 mod facts;
 #[path = "all/features.rs"]
@@ -155,6 +157,14 @@ mod tidy;
 mod tidy_text;
 #[path = "all/timing.rs"]
 mod timing;
+#[path = "all/tor_failures.rs"]
+mod tor_failures;
+#[path = "all/tor_flows.rs"]
+mod tor_flows;
+#[path = "all/tor_onions.rs"]
+mod tor_onions;
+#[path = "all/tor_peers.rs"]
+mod tor_peers;
 #[path = "all/udp.rs"]
 mod udp;
 #[path = "all/users.rs"]

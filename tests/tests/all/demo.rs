@@ -53,6 +53,33 @@ fn every_row_of_the_demo_is_as_the_script_says() {
     assert!(progress.contains("wormholes why"), "{progress}");
 }
 
+/// One flow through each of what Tor and I2P offer, and one that a mistake keeps closed.
+#[test]
+fn every_row_of_the_demo_of_tor_and_i2p_is_as_its_script_says() {
+    let output = output(cargo().args(["xtask", "demo", "--tor", "--json"])).unwrap();
+    let progress = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{progress}");
+    let result = result(&output);
+    assert_eq!(result["ok"], true, "{result}");
+    let rows = result["rows"].as_array().unwrap();
+    let tunnels: Vec<_> = rows.iter().map(|row| row["tunnel"].as_str()).collect();
+    assert_eq!(tunnels, ["tor", "tor", "tor", "i2p", "block"].map(Some));
+    let exit = rows[0]["learned"]["site"][0].as_str().unwrap();
+    assert!(
+        ["asked by 9.73.0.1", "asked by 9.74.0.1"].contains(&exit),
+        "{exit}"
+    );
+    for onion in [&rows[1], &rows[2]] {
+        assert!(
+            onion["name"].as_str().unwrap().ends_with(".onion"),
+            "{onion}"
+        );
+    }
+    assert!(rows[3]["name"].as_str().unwrap().ends_with(".b32.i2p"));
+    let learned = rows[4]["learned"].as_object().unwrap();
+    assert!(learned.contains_key("script") && !learned.contains_key("site"));
+}
+
 /// Otherwise a request that fails for any reason would pass for a blocked one.
 #[test]
 fn the_demo_fails_when_a_name_goes_another_way() {

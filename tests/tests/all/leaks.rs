@@ -17,9 +17,9 @@ use std::{net::SocketAddr, time::Duration};
 use futures_util::future::join_all;
 use serde_json::json;
 use tokio::time::timeout;
-use wormholes_tests::until;
+use wormholes_tests::{Again, until};
 
-use programs::{Programs, curl};
+use programs::{curl, programs};
 use scene::{Client, SOCKS, Scene};
 use ways::{ALL, LEAKS, Program, Way, script};
 
@@ -64,7 +64,7 @@ fn everybody(way: &Way) -> &'static [Program] {
 
 struct Proof {
     scene: Scene,
-    programs: Vec<Programs>,
+    programs: Vec<Again<Program>>,
 }
 
 impl Proof {
@@ -74,9 +74,7 @@ impl Proof {
         eprintln!("scene: {:?}", begun.elapsed());
         let clients = scene.clients.iter();
         Self {
-            programs: clients
-                .map(|client| Programs::start(&client.host))
-                .collect(),
+            programs: clients.map(|client| programs(&client.host)).collect(),
             scene,
         }
     }

@@ -46,6 +46,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "wormholes-porter",
             "wormholes-proto",
             "wormholes-rules",
+            "wormholes-tor",
             "wormholes-wicked",
         ],
     ),

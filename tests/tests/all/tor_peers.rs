@@ -1,0 +1,148 @@
+//! Nodes that reach nothing but Tor: one that is behind a bridge, and two that are peers by their onion
+//! addresses alone. Each is on a host of its own, with a wire to the relays.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use wormholes_tests::{
+    Daemon, EchoServer, Identity, Namespace, SITE_GREETING, Setup, TOR_WEB, TorNetwork, curl_in,
+    socks5_ask, there_and_back, until_within,
+};
+
+/// To publish a service, to find it, and to open a connection over it.
+const FOUND: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(30);
+const STREAM_BYTES: usize = 1 << 20;
+
+const BY_TOR: &str = "fn route(c) { tor().timeout(\"30s\").closed() }";
+const TO_PEER: &str = "fn route(c) { c.node.direct().timeout(\"60s\").closed() }";
+
+/// What leaves the host, by where it goes.
+const COUNTERS: &str = "table inet bridges {
+    counter first { }
+    counter other { }
+    chain output {
+        type filter hook output priority 0
+        ip daddr 127.0.0.0/8 accept
+        ip6 daddr ::1 accept
+        icmpv6 type {
+            nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert, mld2-listener-report
+        } accept
+        ip daddr 9.75.0.1 counter name first accept
+        counter name other
+    }
+}";
+
+#[tokio::test]
+async fn with_a_bridge_no_packet_goes_to_anybody_else() {
+    let network = TorNetwork::start().await.unwrap();
+    let mut bridge = network.bridge().await.unwrap();
+    let hidden = format!(
+        "bridges = [{:?}]\ntransports = {{ obfs4 = \"/usr/bin/obfs4proxy\" }}",
+        bridge.obfs4
+    );
+    let plain = format!("bridges = [{:?}]", bridge.plain);
+    let mut nodes = Vec::new();
+    for (number, keys) in [(1, hidden), (2, plain)] {
+        let host = network.neighbour(number).unwrap();
+        host.nft(COUNTERS).unwrap();
+        let node = Setup::new("client")
+            .unwrap()
+            .in_namespace(&host)
+            .entrances();
+        let node = node.config(&network.config(&keys));
+        let node = node.script("rules.rhai", BY_TOR).start().await.unwrap();
+        nodes.push((host, node));
+    }
+    for (host, node) in &nodes {
+        let fetched = until_within(FOUND, "a page over the bridge", async || {
+            fetches(host, node).await.then_some(())
+        });
+        fetched.await.unwrap();
+        assert!(host.counted("first").unwrap() > 0);
+    }
+    bridge.kill().unwrap();
+    for (host, node) in &nodes {
+        assert!(!fetches(host, node).await, "a page without the bridge");
+        assert_eq!(host.counted("other").unwrap(), 0, "passed by the bridge");
+    }
+}
+
+async fn fetches(host: &Namespace, node: &Daemon) -> bool {
+    let proxy = format!("socks5h://{}", node.entrance("socks5").unwrap());
+    let url = format!("http://{TOR_WEB}/");
+    let fetched = curl_in(host, &proxy, &url, &[]).await.unwrap();
+    String::from_utf8_lossy(&fetched.body).contains(SITE_GREETING)
+}
+
+#[tokio::test]
+async fn two_nodes_that_have_nothing_but_onion_addresses_are_peers() {
+    let network = TorNetwork::start().await.unwrap();
+    let (near, far) = (network.neighbour(1).unwrap(), network.neighbour(2).unwrap());
+    let client = Identity::generate().unwrap();
+    let echo = EchoServer::start_in(&far).unwrap();
+    let friend = Setup::new("friend").unwrap().in_namespace(&far);
+    let mut friend = friend
+        .config(&network.config("peers = true\npeers_port = 4433"))
+        .peer_id("client", client.id(), 2, "")
+        .service("echo", echo.address())
+        .start()
+        .await
+        .unwrap();
+    let onion = onion_of(&friend).await;
+    let client = Setup::with_identity("client", &client).unwrap();
+    let client = client
+        .in_namespace(&near)
+        .entrances()
+        .config(&network.config(""))
+        .script("rules.rhai", TO_PEER)
+        .peer_id(
+            "friend",
+            friend.id(),
+            2,
+            &format!("addresses = [\"{onion}:4433\"]"),
+        )
+        .start()
+        .await
+        .unwrap();
+    comes_back(&near, &client).await;
+    let peers = client.call("peers", json!({})).await.unwrap();
+    let friends = peers["peers"].as_array().unwrap().iter();
+    let known: Vec<&Value> = friends.filter(|peer| peer["name"] == "friend").collect();
+    assert_eq!(known.len(), 1, "{peers}");
+    assert_eq!(
+        (&known[0]["online"], &known[0]["carrier"]),
+        (&json!(true), &json!("tcp"))
+    );
+
+    // It comes back with the address that it had.
+    friend.kill().unwrap();
+    friend.restart().await.unwrap();
+    assert_eq!(onion_of(&friend).await, onion);
+    comes_back(&near, &client).await;
+}
+
+/// The address at which a node takes its peers, once it is up.
+async fn onion_of(node: &Daemon) -> String {
+    let found = until_within(FOUND, "an onion address for peers", async || {
+        let status = node.call("tor.status", json!({})).await.ok()?;
+        let services = status["services"].as_array()?;
+        let own = |service: &&Value| service["name"] == "peers" && service["state"] == "reachable";
+        Some(services.iter().find(own)?["address"].as_str()?.to_owned())
+    });
+    found.await.unwrap()
+}
+
+/// A flow to the friend's service brings back what it is given; while they find each other, the next
+/// one does.
+async fn comes_back(host: &Namespace, client: &Daemon) {
+    let entrance = client.entrance("socks5").unwrap();
+    let echoed = until_within(FOUND, "an echo over Tor", async || {
+        let mut stream = host.connect(entrance).unwrap();
+        let reply = socks5_ask(&mut stream, "echo.friend.wh", 80).await.ok()?;
+        (reply == 0).then_some(stream)
+    });
+    let mut stream = echoed.await.unwrap();
+    let echoed = there_and_back(&mut stream, 13, STREAM_BYTES, PATIENCE).await;
+    echoed.unwrap();
+}
