@@ -17,6 +17,7 @@ pub mod onion;
 mod record;
 mod rendezvous;
 mod roles;
+pub mod sam;
 pub mod sealed;
 mod socks;
 mod stream;
