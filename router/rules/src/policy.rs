@@ -3,7 +3,7 @@
 mod asked;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     path::Path,
     sync::Arc,
@@ -71,7 +71,16 @@ pub struct LoadEnv {
     pub asked_hooks: BTreeSet<String>,
     /// Whether a plugin is told what scripts bill.
     pub is_billed: bool,
+    /// Tunnels that the node does not have, by what makes them, and what gives it some: a script that
+    /// names one is refused.
+    pub lacking: BTreeMap<&'static str, &'static str>,
 }
+
+/// For [`LoadEnv::lacking`], of a node without an I2P router.
+pub const LACKS_I2P: (&str, &str) = (
+    "i2p",
+    "set `sam` in [i2p] of the config to the address at which an I2P router takes clients",
+);
 
 /// Scripts that are checked and may be asked, in their order. Cheap to share, never changes.
 #[derive(Debug)]
@@ -142,6 +151,7 @@ impl Policy {
                     let script = Arc::new(script);
                     let sets = &env.surroundings.sets;
                     errors.extend(unknown_sets(source, &found.sets, sets));
+                    errors.extend(lacking_tunnels(source, &found, &env.lacking));
                     errors.extend(asked::faults(source, &script, &found, &env.asked_hooks));
                     if let Some(peers) = &env.known_peers {
                         warnings.extend(asked::unheard(source, &found, env.is_billed));
@@ -480,6 +490,20 @@ fn unknown_sets<'a>(
         let message = format!("no set is called \"{name}\"{hint}");
         let position = *position;
         source.fault(Fault { position, message })
+    })
+}
+
+/// Tunnels that the node does not have.
+fn lacking_tunnels<'a>(
+    source: &'a ScriptSource,
+    found: &'a Found,
+    lacking: &'a BTreeMap<&'static str, &'static str>,
+) -> impl Iterator<Item = Diagnostic> + 'a {
+    found.tunnels.iter().filter_map(move |(name, position)| {
+        let mend = lacking.get(name.as_str())?;
+        let message = format!("this node has no {name}() tunnels: {mend}");
+        let position = *position;
+        Some(source.fault(Fault { position, message }))
     })
 }
 

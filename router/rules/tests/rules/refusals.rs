@@ -298,7 +298,7 @@ fn what_is_not_built_is_refused_by_name_line_and_column() {
 
 #[test]
 fn all_faults_are_told_at_once_and_unknown_peers_are_warnings() {
-    let faults = load_error("fn route(c) { if c.port == 1 { tor() } else { i2p() } }");
+    let faults = load_error("fn route(c) { if c.port == 1 { cover() } else { geo(c.ip) } }");
     assert_eq!(faults.len(), 2, "{faults:?}");
     let faults = load_error("fn route(c) { log(\"x\"); onion(3, #{ asn: 1, carrier: \"tcp\" }) }");
     assert_eq!(faults.len(), 3, "{faults:?}");
