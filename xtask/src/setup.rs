@@ -30,6 +30,7 @@ pub(crate) const TEST_TOOLS: &[Tool] = &[
     tool("sshd", "openssh-server"),
     tool("ip", "iproute2"),
     tool("nft", "nftables"),
+    tool("i2pd", "i2pd"),
     tool("promtool", "prometheus"),
     tool("prometheus", "prometheus"),
     tool("chromium", "chromium"),

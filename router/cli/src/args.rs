@@ -84,6 +84,9 @@ pub(crate) enum Command {
     Hop,
     /// The role of dialling targets for others
     Exit,
+    /// What this node has of I2P
+    #[command(subcommand)]
+    I2p(I2pCommand),
     /// The plugins that run here; `wormholes NAME --help` shows what one of them offers
     #[command(subcommand)]
     Plugin(PluginCommand),
@@ -123,6 +126,12 @@ pub(crate) enum Command {
         /// A folder
         folder: PathBuf,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum I2pCommand {
+    /// The I2P router, the sessions at it, and the services published there
+    Status,
 }
 
 #[derive(Debug, Subcommand)]

@@ -10,7 +10,9 @@ use std::{
 use serde::Deserialize;
 use toml::Spanned;
 use wormholes_proto::control::ScriptText;
-use wormholes_rules::{LoadEnv, ScriptSource, SetRegistry, cases_path, is_cases_path, named_sets};
+use wormholes_rules::{
+    LACKS_I2P, LoadEnv, ScriptSource, SetRegistry, cases_path, is_cases_path, named_sets,
+};
 
 use crate::{args::ScriptFiles, error::CliError};
 
@@ -32,6 +34,7 @@ struct Config {
     sets: BTreeMap<String, PathBuf>,
     peers: Vec<Peer>,
     grants: Vec<Grants>,
+    has_i2p: bool,
     /// Where it names each of those files, for errors.
     places: BTreeMap<PathBuf, String>,
 }
@@ -45,6 +48,13 @@ struct Written {
     peer: Vec<Peer>,
     #[serde(default)]
     plugin: BTreeMap<String, Plugin>,
+    #[serde(default)]
+    i2p: I2p,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct I2p {
+    sam: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -107,12 +117,15 @@ impl RuleFiles {
         } else {
             add_empty_sets(&mut sets, &scripts)
         };
+        let lacking = [(has_config && !config.has_i2p, LACKS_I2P)].into_iter();
+        let lacking = lacking.filter(|(lacks, _)| *lacks);
         let names = config.peers.into_iter();
         let known_peers = names.flat_map(|peer| [peer.name, peer.id]).collect();
         let known_peers = has_config.then_some(known_peers);
         let mut env = LoadEnv {
             known_peers,
             is_billed: config.grants.iter().any(|grants| grants.usage),
+            lacking: lacking.map(|(_, tunnel)| tunnel).collect(),
             ..LoadEnv::default()
         };
         env.surroundings.sets = sets.into();
@@ -177,6 +190,7 @@ fn read_config(path: &Path) -> Result<Config, CliError> {
     let folder = path.parent().unwrap_or(Path::new(""));
     let mut config = Config {
         peers: written.peer,
+        has_i2p: written.i2p.sam.is_some(),
         grants: written
             .plugin
             .into_values()

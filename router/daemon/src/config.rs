@@ -3,6 +3,7 @@
 //! embeds a node may as well fill one in.
 
 mod hint;
+mod i2p;
 mod keys;
 mod load;
 mod plugin;
@@ -12,6 +13,7 @@ mod sections;
 mod tests;
 mod values;
 
+pub use i2p::I2pConfig;
 pub use load::{ConfigError, Problem};
 pub use plugin::PluginConfig;
 pub(crate) use plugin::http_paths;
@@ -43,6 +45,8 @@ pub struct Config {
     pub hop: HopConfig,
     /// `[exit]`
     pub exit: ExitConfig,
+    /// `[i2p]`
+    pub i2p: I2pConfig,
     /// `[plugin.NAME]`
     pub plugins: Vec<PluginConfig>,
     /// `[limits]`
@@ -137,6 +141,8 @@ pub struct ServiceConfig {
     pub transport: Transport,
     /// Lowest trust that may use it; default 2.
     pub min_trust: u8,
+    /// Publish it as a destination of I2P, to anybody who learns of that.
+    pub i2p: bool,
 }
 
 /// `[rules]`

@@ -41,6 +41,7 @@ use crate::{
     dial::Resolver,
     facts::Facts,
     gatekeeper::Gatekeeper,
+    i2p::{self, I2p},
     identity::{Identity, IdentityError},
     peers::{ConnectError, Peers, WorldCache},
     pipe::Witness,
@@ -77,6 +78,7 @@ pub struct Network {
     /// Revision of the keys in this node's record.
     published_keys: AtomicU64,
     onion: OnionClient,
+    i2p: Option<I2p>,
     relay: Role,
     relay_desk: RelayDesk,
     trunk_desk: TrunkDesk,
@@ -163,6 +165,7 @@ impl Network {
             exit: Role::new(config.exit.role.clone()),
             hop: Role::new(config.hop.role.clone()),
             onion: OnionClient::new(&config.node.data_dir),
+            i2p: I2p::new(&config.i2p, &config.node.data_dir),
             relay: Role::new(config.relay.clone()),
             relay_desk: RelayDesk::new(&config.relay, config.limits.peers),
             trunk_desk: TrunkDesk::new(),
@@ -190,6 +193,11 @@ impl Network {
         network.spawn(keep_connected(Arc::clone(&network)));
         network.spawn(keep_records(Arc::clone(&network)));
         network.spawn(moves::watch(Arc::clone(&network)));
+        network.spawn(i2p::keep(Arc::clone(&network)));
+        let published = network.config.services.iter().filter(|it| it.i2p);
+        for service in published {
+            network.spawn(i2p::publish(Arc::clone(&network), service.clone()));
+        }
         network
             .registrations
             .set(&network, &relays_in(&network.config.peers));
@@ -502,6 +510,11 @@ impl Network {
 
     pub(crate) fn onion(&self) -> &OnionClient {
         &self.onion
+    }
+
+    /// None where config.toml names no router.
+    pub(crate) fn i2p(&self) -> Option<&I2p> {
+        self.i2p.as_ref()
     }
 
     pub(crate) fn relay(&self) -> &Role {

@@ -9,6 +9,7 @@ mod cells;
 mod copy;
 mod datagrams;
 mod framed;
+mod hold;
 mod memory;
 mod pace;
 mod quic;
@@ -18,7 +19,7 @@ mod stream;
 mod tcp;
 mod toll;
 
-use std::{fmt, io::ErrorKind, os::fd::AsFd, sync::Arc, time::Duration};
+use std::{any::Any, fmt, io::ErrorKind, os::fd::AsFd, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
@@ -197,6 +198,25 @@ impl Pipe {
         Self::new(
             Source::Tcp(TcpReader::new(reader)),
             Sink::Tcp(TcpWriter::new(writer)),
+            ahead,
+        )
+    }
+
+    /// A TCP connection to something whose streams know no half-close, as I2P's; `ahead` was read from
+    /// it already. An end goes out when the other direction has ended too, or was silent for so long.
+    /// `kept` lasts as long as the pipe.
+    pub(crate) fn tcp_held(
+        stream: TcpStream,
+        ahead: Bytes,
+        silence: Duration,
+        kept: Box<dyn Any + Send + Sync>,
+    ) -> Self {
+        set_options(&stream);
+        let (reader, writer) = stream.into_split();
+        let (heard, hold) = hold::pair(silence, kept);
+        Self::new(
+            Source::Tcp(TcpReader::heard_by(reader, heard)),
+            Sink::Tcp(TcpWriter::held_by(writer, hold)),
             ahead,
         )
     }
@@ -488,10 +508,10 @@ impl PipeWriter {
         }
     }
 
-    /// Ends when the other end wants nothing more of what is due. A TCP connection never tells.
+    /// Ends when the other end wants nothing more of what is due. A TCP connection alone never tells.
     pub(crate) fn left(&self) -> BoxFuture<'static, ()> {
         match &self.sink {
-            Sink::Tcp(_) => std::future::pending().boxed(),
+            Sink::Tcp(tcp) => tcp.left(),
             Sink::Stream(stream) => stream.left(),
             Sink::Sealed(sealed) => sealed.left(),
             Sink::Onion(onion) => onion.left(),

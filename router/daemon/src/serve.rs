@@ -21,6 +21,7 @@ use wormholes_rules::{NodeView, RuleEvent, Verdict};
 
 pub(crate) use hop::HopKeys;
 pub(crate) use relay::RelayDesk;
+pub(crate) use service::Active;
 pub(crate) use trunk::TrunkDesk;
 pub use trunk::Trunks;
 

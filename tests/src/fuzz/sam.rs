@@ -46,7 +46,11 @@ pub fn sam_client(input: &[u8]) {
             assert!(sent.ends_with(&whole.rest), "the stream has other bytes");
         }
         Some(
-            SamState::NeedMore | SamState::Waiting | SamState::Session(_) | SamState::Failed(_),
+            SamState::NeedMore
+            | SamState::Waiting
+            | SamState::Greeted
+            | SamState::Session(_)
+            | SamState::Failed(_),
         )
         | None => {}
     }
@@ -62,7 +66,7 @@ fn check(destination: &Destination) {
 
 fn request(choice: u8) -> SamRequest {
     let session = SessionId::from_random([choice; 16]);
-    match choice % 3 {
+    match choice % 4 {
         0 => SamRequest::Session {
             id: session,
             keys: None,
@@ -76,7 +80,8 @@ fn request(choice: u8) -> SamRequest {
             to: I2pName::of(&Host::parse("a.i2p").unwrap()).unwrap(),
             port: 80,
         },
-        _ => SamRequest::Accept { session },
+        2 => SamRequest::Accept { session },
+        _ => SamRequest::Greeting,
     }
 }
 
@@ -103,7 +108,10 @@ fn talk<'a>(request: &SamRequest, sent: impl Iterator<Item = &'a [u8]>) -> Talke
                     assert_eq!(talked.session, None, "a second session");
                     talked.session = Some(keys);
                 }
-                end @ (SamState::Connected | SamState::Called(_) | SamState::Failed(_)) => {
+                end @ (SamState::Greeted
+                | SamState::Connected
+                | SamState::Called(_)
+                | SamState::Failed(_)) => {
                     talked.end = Some(end);
                 }
             }

@@ -24,7 +24,7 @@ pub(super) struct Section {
 type Key = (&'static str, Effect);
 
 /// What the parser knows, in the order of config.toml.
-pub(super) const SECTIONS: [Section; 14] = [
+pub(super) const SECTIONS: [Section; 15] = [
     section(
         "node",
         &[&[
@@ -65,6 +65,7 @@ pub(super) const SECTIONS: [Section; 14] = [
             ("target", Restart),
             ("network", Restart),
             ("min_trust", Restart),
+            ("i2p", Restart),
         ]],
     ),
     section(
@@ -81,6 +82,17 @@ pub(super) const SECTIONS: [Section; 14] = [
     section(
         "exit",
         &[ROLE, &[("allow", Restart), ("allow_private", Restart)]],
+    ),
+    section(
+        "i2p",
+        &[&[
+            ("sam", Restart),
+            ("length", Restart),
+            ("quantity", Restart),
+            ("spares", Restart),
+            ("sessions", Restart),
+            ("max_streams", Restart),
+        ]],
     ),
     section(
         "plugin",
@@ -131,12 +143,11 @@ pub(super) const SECTIONS: [Section; 14] = [
 ];
 
 /// Sections that a build with more in it has.
-pub(super) const ABSENT: [&str; 3] = ["tor", "i2p", "state"];
+pub(super) const ABSENT: [&str; 2] = ["tor", "state"];
 
 /// Keys, with their sections, that a build with more in it has.
-pub(super) const ABSENT_KEYS: [(&str, &str); 4] = [
+pub(super) const ABSENT_KEYS: [(&str, &str); 3] = [
     ("service", "onion"),
-    ("service", "i2p"),
     ("limits", "bytes_per_second"),
     ("limits", "memory_mib"),
 ];

@@ -16,7 +16,7 @@ use wormholes_proto::{
 use super::{
     Config, ControlConfig, DefaultRule, EntranceConfig, EntranceKind, ExitConfig, ExitRule,
     HopConfig, HttpConfig, LimitsConfig, LogConfig, MetricsConfig, NodeConfig, PeerConfig,
-    RoleConfig, RuleLines, RulesConfig, Secret, ServiceConfig, plugin,
+    RoleConfig, RuleLines, RulesConfig, Secret, ServiceConfig, i2p, plugin,
     read::{Document, Table},
     values::{carrier, file_mode, log_level},
 };
@@ -35,16 +35,18 @@ pub(super) fn config<'a>(
     document.check_sections(root);
     let one = |name| document.section(root, name);
     let many = |name| document.sections(root, name);
+    let i2p_table = one("i2p");
     let config = Config {
         file: None,
         node: node(&one("node"), folder),
         peers: peers(&many("peer")),
         entrances: entrances(&many("entrance")),
-        services: services(&many("service")),
+        services: services(&many("service"), i2p_table.has("sam")),
         rules: rules(&one("rules"), folder),
         relay: role(&one("relay")),
         hop: hop(&one("hop")),
         exit: exit(&one("exit")),
+        i2p: i2p::i2p(&i2p_table),
         plugins: plugin::plugins(document, root, folder),
         limits: limits(&one("limits")),
         http: http(&one("http"), folder),
@@ -208,7 +210,7 @@ impl EntranceConfig {
     }
 }
 
-fn services(tables: &[Table<'_>]) -> Vec<ServiceConfig> {
+fn services(tables: &[Table<'_>], has_i2p_router: bool) -> Vec<ServiceConfig> {
     let mut services: Vec<ServiceConfig> = Vec::new();
     for table in tables {
         let name = table.required("name", ServiceName::parse);
@@ -228,12 +230,15 @@ fn services(tables: &[Table<'_>]) -> Vec<ServiceConfig> {
         if services.iter().any(is_taken) {
             table.problem("name", format!("a second service {:?}", name.as_str()));
         }
-        services.push(ServiceConfig {
+        let service = ServiceConfig {
             name,
             target,
             transport,
             min_trust: trust(table, "min_trust"),
-        });
+            i2p: table.boolean("i2p").unwrap_or(false),
+        };
+        i2p::check_published(table, &service, has_i2p_router);
+        services.push(service);
     }
     services
 }
@@ -406,7 +411,7 @@ pub(super) fn path(folder: &Path, text: &str) -> Result<PathBuf, &'static str> {
     Ok(folder.join(text))
 }
 
-fn address(text: &str) -> Result<SocketAddr, &'static str> {
+pub(super) fn address(text: &str) -> Result<SocketAddr, &'static str> {
     address_with_any_port(text).and_then(|address| match address.port() {
         0 => Err("port 0 reaches nothing"),
         _ => Ok(address),

@@ -37,6 +37,7 @@ pub(super) async fn answer(
         Call::Relay(_) => encode(roles::relay(core, access)),
         Call::Hop(_) => encode(roles::hop(core)),
         Call::Exit(_) => encode(roles::exit(core)),
+        Call::I2pStatus(_) => encode(status::i2p(core, access).await),
         Call::PluginList(_) => encode(plugins::list(core)),
         Call::PluginHealth(params) => encode(plugins::health(core, &params).await?),
         Call::PluginStart(params) => encode(plugins::start(core, &params)?),
@@ -65,7 +66,7 @@ pub(super) async fn answer(
         Call::UserList(_) => encode(plugins::users(core)?),
         Call::UserRemove(params) => encode(plugins::remove_user(core, &params).await?),
         Call::Key(_) => encode(status::key(core, access)),
-        Call::BugReport(_) => encode(bugreport::report(core)?),
+        Call::BugReport(_) => encode(bugreport::report(core).await?),
         Call::Config(_) => encode(status::config(core)),
         Call::Subscribe(_) | Call::Unsubscribe(_) => {
             let message = "the connection's own matter";

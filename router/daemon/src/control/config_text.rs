@@ -5,8 +5,8 @@ use std::{fmt::Display, net::SocketAddr, time::Duration};
 use toml::Value;
 
 use crate::config::{
-    Config, DefaultRule, EntranceConfig, ExitConfig, PeerConfig, PluginConfig, RoleConfig,
-    ServiceConfig,
+    Config, DefaultRule, EntranceConfig, ExitConfig, I2pConfig, PeerConfig, PluginConfig,
+    RoleConfig, ServiceConfig,
 };
 
 /// What stands for a password.
@@ -24,6 +24,7 @@ pub(crate) fn config_text(config: &Config) -> String {
     role(text.section("[relay]"), &config.relay);
     role(text.section("[hop]"), &config.hop.role).key("allow_private", config.hop.allow_private);
     exit(text.section("[exit]"), &config.exit);
+    i2p(text.section("[i2p]"), &config.i2p);
     rest(&mut text, config);
     text.0
 }
@@ -101,7 +102,8 @@ fn service(text: &mut Text, service: &ServiceConfig) {
         .key("name", service.name.to_string())
         .key("target", service.target.to_string())
         .key("network", service.transport.as_str())
-        .count("min_trust", service.min_trust);
+        .count("min_trust", service.min_trust)
+        .key("i2p", service.i2p);
 }
 
 fn rules(text: &mut Text, config: &Config) {
@@ -135,6 +137,15 @@ fn exit(text: &mut Text, exit: &ExitConfig) {
     role(text, &exit.role)
         .key("allow", list(&exit.allow))
         .key("allow_private", exit.allow_private);
+}
+
+fn i2p(text: &mut Text, i2p: &I2pConfig) {
+    text.optional("sam", i2p.sam.as_ref().map(SocketAddr::to_string))
+        .count("length", i2p.tunnels.length)
+        .count("quantity", i2p.tunnels.quantity)
+        .count("spares", i2p.spares)
+        .count("sessions", i2p.sessions)
+        .count("max_streams", i2p.max_streams);
 }
 
 fn rest(text: &mut Text, config: &Config) {
@@ -247,6 +258,18 @@ name = "web"
 target = "127.0.0.1:6"
 network = "udp"
 min_trust = 1
+[[service]]
+name = "blog"
+target = "127.0.0.1:7"
+min_trust = 0
+i2p = true
+[i2p]
+sam = "127.0.0.1:7656"
+length = 1
+quantity = 2
+spares = 3
+sessions = 4
+max_streams = 5
 [plugin.echo]
 wasm = "/echo.wasm"
 sha256 = "0101010101010101010101010101010101010101010101010101010101010101"

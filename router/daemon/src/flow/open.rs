@@ -34,6 +34,8 @@ const DNS_IDLE: Duration = Duration::from_secs(20);
 const DNS_PORT: u16 = 53;
 /// An onion passes up to eight links.
 const ONION_TIMEOUT: Duration = Duration::from_secs(30);
+/// A destination that has to be made first takes a router some 20 s, or 40.
+const I2P_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A tunnel that stands, and what the plan said about it.
 #[derive(Debug)]
@@ -202,7 +204,7 @@ fn request(
         target: trip.asked.target.clone(),
         service: trip.conn.service.clone(),
         isolation: match tunnel.kind() {
-            TunnelKind::Onion => isolation(trip.asked, marks),
+            TunnelKind::Onion | TunnelKind::I2p => isolation(trip.asked, marks),
             TunnelKind::Direct | TunnelKind::Relay | TunnelKind::Socks | TunnelKind::Block => {
                 String::new()
             }
@@ -269,6 +271,7 @@ fn is_local(tunnel: &Tunnel) -> bool {
 fn timeout(tunnel: &Tunnel, marks: &Marks) -> Duration {
     let default = match tunnel.kind() {
         TunnelKind::Onion => ONION_TIMEOUT,
+        TunnelKind::I2p => I2P_TIMEOUT,
         TunnelKind::Direct | TunnelKind::Socks | TunnelKind::Relay | TunnelKind::Block => TIMEOUT,
     };
     marks.timeout.unwrap_or(default)

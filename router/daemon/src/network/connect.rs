@@ -494,6 +494,7 @@ pub(super) mod tests {
                 target: target.local_addr().unwrap(),
                 transport: Transport::Tcp,
                 min_trust: 2,
+                i2p: false,
             };
             let serves = || network_with(|config| config.services = vec![service.clone()]);
             let mut nodes = [serves(), serves()];

@@ -140,6 +140,7 @@ fn waiting(running: &Config, read: &Config) -> Vec<String> {
         ("relay", running.relay == read.relay),
         ("hop", running.hop == read.hop),
         ("exit", running.exit == read.exit),
+        ("i2p", running.i2p == read.i2p),
         ("limits", running.limits == read.limits),
         ("http", running.http == read.http),
         ("control", running.control == read.control),

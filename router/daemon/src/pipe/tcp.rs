@@ -12,6 +12,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
+use futures_util::{FutureExt, future::BoxFuture};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest, ReadBuf},
     net::tcp::{OwnedReadHalf, OwnedWriteHalf},
@@ -19,6 +20,7 @@ use tokio::{
 
 use super::{
     BATCH_CHUNKS, PipeError, READ_BYTES, broken,
+    hold::{Heard, Hold},
     splice::{self, Piece},
 };
 
@@ -39,11 +41,15 @@ pub(super) struct TcpReader {
     /// So much came last that more is best taken as a piece.
     is_bulk: bool,
     can_splice: bool,
+    /// The other direction waits for what comes here.
+    heard: Option<Heard>,
 }
 
 pub(super) struct TcpWriter {
     /// Taken when the direction ended well.
     half: Option<OwnedWriteHalf>,
+    /// What its end waits for.
+    hold: Option<Hold>,
 }
 
 impl TcpReader {
@@ -54,6 +60,20 @@ impl TcpReader {
             says_much: false,
             is_bulk: false,
             can_splice: true,
+            heard: None,
+        }
+    }
+
+    pub(super) fn heard_by(half: OwnedReadHalf, heard: Heard) -> Self {
+        Self {
+            heard: Some(heard),
+            ..Self::new(half)
+        }
+    }
+
+    fn tell(&self, has_ended: bool) {
+        if let Some(heard) = &self.heard {
+            heard.tell(has_ended);
         }
     }
 
@@ -69,6 +89,7 @@ impl TcpReader {
             Ok(piece) => {
                 let bytes = piece.as_ref().map_or(0, Piece::bytes);
                 self.is_bulk = bytes >= MIN_READ_BYTES;
+                self.tell(false);
                 Ok(piece)
             }
             Err(error) if splice::is_unable(&error) => {
@@ -87,6 +108,7 @@ impl TcpReader {
         let chunk = chunk.map_err(|error| broken(&error))?;
         self.says_much |= chunk.len() >= MIN_READ_BYTES;
         self.is_bulk = chunk.len() >= READ_BYTES;
+        self.tell(chunk.is_empty());
         Ok((!chunk.is_empty()).then_some(chunk))
     }
 
@@ -124,7 +146,16 @@ impl TcpReader {
 
 impl TcpWriter {
     pub(super) fn new(half: OwnedWriteHalf) -> Self {
-        Self { half: Some(half) }
+        Self {
+            half: Some(half),
+            hold: None,
+        }
+    }
+
+    pub(super) fn held_by(half: OwnedWriteHalf, hold: Hold) -> Self {
+        let mut writer = Self::new(half);
+        writer.hold = Some(hold);
+        writer
     }
 
     pub(super) async fn write_chunks(&mut self, chunks: &mut [Bytes]) -> Result<(), PipeError> {
@@ -157,9 +188,20 @@ impl TcpWriter {
     }
 
     pub(super) async fn finish(&mut self) -> Result<(), PipeError> {
+        if let Some(hold) = &mut self.hold {
+            hold.released().await;
+        }
         match self.half.take() {
             Some(mut half) => half.shutdown().await.map_err(|error| broken(&error)),
             None => Ok(()),
+        }
+    }
+
+    /// Ends when the stream behind the connection is gone; a TCP connection alone never tells.
+    pub(super) fn left(&self) -> BoxFuture<'static, ()> {
+        match &self.hold {
+            Some(hold) => hold.left().boxed(),
+            None => std::future::pending().boxed(),
         }
     }
 }

@@ -76,10 +76,10 @@ pub(super) async fn serve(
 }
 
 /// Counts a flow while it lives, also when it is dropped.
-struct Active<'a>(&'a std::sync::atomic::AtomicUsize);
+pub(crate) struct Active<'a>(&'a std::sync::atomic::AtomicUsize);
 
 impl<'a> Active<'a> {
-    fn new(count: &'a std::sync::atomic::AtomicUsize) -> Self {
+    pub(crate) fn new(count: &'a std::sync::atomic::AtomicUsize) -> Self {
         count.fetch_add(1, Relaxed);
         Self(count)
     }

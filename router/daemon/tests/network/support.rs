@@ -95,6 +95,7 @@ pub(crate) fn service(name: &str, target: SocketAddr) -> ServiceConfig {
         target,
         transport: Transport::Tcp,
         min_trust: 2,
+        i2p: false,
     }
 }
 

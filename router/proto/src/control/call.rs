@@ -13,6 +13,7 @@ use super::{
     },
     event::EventKind,
     frame::{ErrorCode, RpcError},
+    i2p::I2pReport,
     operation::{
         OperationInfo, OperationList, OperationListParams, OperationParams, OperationStarted,
         OperationWaitParams, UserInfo, UserList, UserParams, UserRemoveParams,
@@ -21,13 +22,14 @@ use super::{
         PluginAskParams, PluginDead, PluginHealth, PluginInfo, PluginList, PluginLog,
         PluginLogParams, PluginParams, PluginRemoveParams, PluginRemoved,
     },
+    reach::{NetReport, PingReport},
     recording::{
         PluginAdvanceParams, PluginAdvanced, PluginRecordParams, PluginRecording,
         PluginRecordingParams, PluginRecordingPiece,
     },
     report::{
         BugReport, ConfigReport, DecisionList, Explanation, FlowList, InviteReport, KeyInfo,
-        NetReport, PeerInfo, PeerList, PingReport, RoleReport, ScriptReport, Status, Subscribed,
+        PeerInfo, PeerList, RoleReport, ScriptReport, Status, Subscribed,
     },
 };
 
@@ -227,6 +229,7 @@ methods! {
     "relay" Relay(NoParams) Observer -> RoleReport, "The role of carrying others' ciphertext.";
     "hop" Hop(NoParams) Observer -> RoleReport, "The role of peeling onion layers.";
     "exit" Exit(NoParams) Observer -> RoleReport, "The role of dialling targets for others.";
+    "i2p.status" I2pStatus(NoParams) Observer -> I2pReport, "The I2P router, the sessions at it, and the services published there.";
     "plugin.list" PluginList(NoParams) Observer -> PluginList, "The plugins that run here.";
     "plugin.health" PluginHealth(PluginParams) Operator -> PluginHealth, "What a plugin says of itself.";
     "plugin.start" PluginStart(PluginParams) Operator -> PluginInfo, "Has a plugin that was parked or stopped go on.";

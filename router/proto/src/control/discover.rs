@@ -85,7 +85,7 @@ mod tests {
 
     /// Frozen: a method that goes, or asks for more rights, breaks people's programs.
     /// All methods, and who may call them.
-    const METHODS: [&str; 49] = [
+    const METHODS: [&str; 50] = [
         "rpc.discover observer",
         "status observer",
         "peers observer",
@@ -103,6 +103,7 @@ mod tests {
         "relay observer",
         "hop observer",
         "exit observer",
+        "i2p.status observer",
         "plugin.list observer",
         "plugin.health operator",
         "plugin.start operator",

@@ -36,6 +36,8 @@ pub enum SamState {
     NeedMore,
     /// It did what it was asked, and nothing is due: somebody may call, or the session goes on.
     Waiting,
+    /// It is there, which is all that was asked.
+    Greeted,
     /// The session stands; these are its keys. It ends with the connection.
     Session(DestinationKeys),
     /// The stream stands; the unconsumed input belongs to it.
@@ -63,6 +65,11 @@ impl SamClient {
             phase: Phase::Hello,
         };
         (client, HELLO)
+    }
+
+    /// Whether the router answered the greeting: it is there, and speaks SAM.
+    pub fn is_greeted(&self) -> bool {
+        self.phase != Phase::Hello
     }
 
     /// Takes what the router has sent and was not consumed before.
@@ -115,6 +122,10 @@ impl SamClient {
                 reply.check()?;
                 let version = reply.value("VERSION").and_then(version);
                 let version = version.ok_or(SamError::Malformed("version"))?;
+                if let SamRequest::Greeting = self.request {
+                    self.phase = Phase::Done;
+                    return Ok(SamState::Greeted);
+                }
                 let request = self.request.line(version >= PORTS);
                 send.extend_from_slice(request.as_bytes());
                 self.phase = Phase::Answer;
@@ -130,6 +141,7 @@ impl SamClient {
         let reply = Reply::read(line, self.request.answer())?;
         reply.check()?;
         match &self.request {
+            SamRequest::Greeting => Ok(SamState::Greeted),
             SamRequest::Session { keys, .. } => {
                 let told = reply.value("DESTINATION").map(DestinationKeys::parse);
                 let told = told.and_then(Result::ok);
@@ -164,7 +176,9 @@ impl SamClient {
                 self.phase = Phase::Done;
                 Ok(SamState::Called(caller))
             }
-            SamRequest::Session { .. } | SamRequest::Connect { .. } => Ok(SamState::Waiting),
+            SamRequest::Greeting | SamRequest::Session { .. } | SamRequest::Connect { .. } => {
+                Ok(SamState::Waiting)
+            }
         }
     }
 }
@@ -263,6 +277,13 @@ mod tests {
         let (sent, state, _) = feed(&connect(), newer.as_bytes());
         assert_eq!(state, SamState::NeedMore);
         assert!(sent.ends_with(" TO_PORT=80\n"), "{sent}");
+    }
+
+    #[test]
+    fn a_router_that_is_only_greeted_is_asked_for_nothing() {
+        let (sent, state, _) = feed(&SamRequest::Greeting, HELLO_REPLY.as_bytes());
+        assert_eq!(state, SamState::Greeted);
+        assert_eq!(sent.as_bytes(), HELLO);
     }
 
     #[test]

@@ -14,6 +14,8 @@ pub const MAX_TUNNEL_QUANTITY: u8 = 16;
 /// What one connection to the router is for.
 #[derive(Debug, Clone)]
 pub enum SamRequest {
+    /// Nothing: whether a router is there, and speaks.
+    Greeting,
     /// A session: it lives as long as the connection.
     Session {
         /// Names it in other requests.
@@ -85,6 +87,7 @@ impl SamRequest {
     /// The line. A router of before 3.2 knows no ports.
     pub(super) fn line(&self, knows_ports: bool) -> String {
         match self {
+            Self::Greeting => String::new(),
             Self::Session { id, keys, tunnels } => session(id, keys.as_ref(), *tunnels),
             Self::Connect { session, to, port } => {
                 let to_port = match knows_ports {
@@ -103,6 +106,7 @@ impl SamRequest {
     /// What the router's answer begins with.
     pub(super) fn answer(&self) -> &'static str {
         match self {
+            Self::Greeting => "HELLO REPLY",
             Self::Session { .. } => "SESSION STATUS",
             Self::Connect { .. } | Self::Accept { .. } => "STREAM STATUS",
         }

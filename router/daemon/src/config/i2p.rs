@@ -1,0 +1,103 @@
+//! `[i2p]`: the I2P router that this node uses, and how much of it.
+
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use wormholes_proto::{
+    Transport,
+    sam::{MAX_TUNNEL_LENGTH, MAX_TUNNEL_QUANTITY, TunnelSettings},
+};
+use wormholes_rules::LACKS_I2P;
+
+use super::{Config, ServiceConfig, read::Table, sections};
+
+/// Destinations beyond this are more than a router bears: each has tunnels of its own.
+const MAX_SESSIONS: u64 = 256;
+/// Made ahead, they build tunnels for nobody.
+const MAX_SPARES: u64 = 16;
+/// Streams beyond this are typing errors.
+const MAX_STREAMS: u64 = 100_000;
+
+/// `[i2p]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct I2pConfig {
+    /// Where an I2P router takes clients that speak SAM; none: this node has no I2P.
+    pub sam: Option<SocketAddr>,
+    /// The tunnels of sessions for which a plan says nothing else.
+    pub tunnels: TunnelSettings,
+    /// Sessions that are made ahead, for each kind of tunnels that plans ask for.
+    pub spares: usize,
+    /// Sessions at once, in all.
+    pub sessions: usize,
+    /// Streams that others have with the published services at once.
+    pub max_streams: usize,
+}
+
+impl Default for I2pConfig {
+    fn default() -> Self {
+        Self {
+            sam: None,
+            tunnels: TunnelSettings {
+                length: 3,
+                quantity: 3,
+            },
+            spares: 2,
+            sessions: 32,
+            max_streams: 256,
+        }
+    }
+}
+
+impl Config {
+    /// Tunnels that this node does not have, and what gives it some: scripts may not name them.
+    pub(crate) fn lacking_tunnels(&self) -> BTreeMap<&'static str, &'static str> {
+        let lacking = [(self.i2p.sam.is_none(), LACKS_I2P)];
+        let lacking = lacking.into_iter().filter(|(lacks, _)| *lacks);
+        lacking.map(|(_, tunnel)| tunnel).collect()
+    }
+}
+
+pub(super) fn i2p(table: &Table<'_>) -> I2pConfig {
+    let default = I2pConfig::default();
+    let small = |key, low, high| {
+        let number = table.integer(key, low..=u64::from(high))?;
+        u8::try_from(number).ok()
+    };
+    let (length, quantity) = (default.tunnels.length, default.tunnels.quantity);
+    I2pConfig {
+        sam: table.parsed("sam", sections::address),
+        tunnels: TunnelSettings {
+            length: small("length", 0, MAX_TUNNEL_LENGTH).unwrap_or(length),
+            quantity: small("quantity", 1, MAX_TUNNEL_QUANTITY).unwrap_or(quantity),
+        },
+        spares: table
+            .count("spares", 0..=MAX_SPARES)
+            .unwrap_or(default.spares),
+        sessions: table
+            .count("sessions", 1..=MAX_SESSIONS)
+            .unwrap_or(default.sessions),
+        max_streams: table
+            .count("max_streams", 1..=MAX_STREAMS)
+            .unwrap_or(default.max_streams),
+    }
+}
+
+/// What stands in the way of publishing `service`, if it is to be.
+pub(super) fn check_published(table: &Table<'_>, service: &ServiceConfig, has_router: bool) {
+    if !service.i2p {
+        return;
+    }
+    if !has_router {
+        table.problem("i2p", "no I2P router is known: set `sam` in [i2p]");
+    }
+    if service.transport == Transport::Udp {
+        table.problem(
+            "i2p",
+            "I2P carries streams: publish a service of network \"tcp\"",
+        );
+    }
+    if service.min_trust > 0 {
+        let message = "whoever comes over I2P is a stranger: set `min_trust = 0`, which opens the \
+                       service to all nodes that may connect, too";
+        table.problem("i2p", message);
+    }
+}
