@@ -87,6 +87,9 @@ pub(crate) enum Command {
     /// Tor: start and stop it, take a new identity, give onion services new addresses
     #[command(subcommand)]
     Tor(TorCommand),
+    /// What this node has of I2P
+    #[command(subcommand)]
+    I2p(I2pCommand),
     /// The plugins that run here; `wormholes NAME --help` shows what one of them offers
     #[command(subcommand)]
     Plugin(PluginCommand),
@@ -126,6 +129,12 @@ pub(crate) enum Command {
         /// A folder
         folder: PathBuf,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum I2pCommand {
+    /// The I2P router, the sessions at it, and the services published there
+    Status,
 }
 
 #[derive(Debug, Subcommand)]

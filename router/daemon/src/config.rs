@@ -3,6 +3,7 @@
 //! embeds a node may as well fill one in.
 
 mod hint;
+mod i2p;
 mod keys;
 mod load;
 mod plugin;
@@ -13,6 +14,7 @@ mod tests;
 mod tor;
 mod values;
 
+pub use i2p::I2pConfig;
 pub use load::{ConfigError, Problem};
 pub use plugin::PluginConfig;
 pub(crate) use plugin::http_paths;
@@ -23,6 +25,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration}
 
 use wormholes_proto::CarrierKind;
 use wormholes_proto::{NodeId, OnionAddress, ServiceName, Target, Transport};
+use wormholes_rules::{BUILD_LACKS_TOR, LACKS_I2P, LACKS_TOR};
 
 /// Everything that an operator can set.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -49,6 +52,8 @@ pub struct Config {
     pub plugins: Vec<PluginConfig>,
     /// `[tor]`
     pub tor: TorConfig,
+    /// `[i2p]`
+    pub i2p: I2pConfig,
     /// `[limits]`
     pub limits: LimitsConfig,
     /// `[http]`
@@ -145,6 +150,8 @@ pub struct ServiceConfig {
     pub min_trust: u8,
     /// It is an onion service of Tor too.
     pub onion: Option<OnionServiceConfig>,
+    /// It is a destination of I2P too.
+    pub i2p: bool,
 }
 
 /// `[rules]`
@@ -299,6 +306,22 @@ pub struct LogConfig {
     pub json: bool,
     /// Mask targets and addresses; default on.
     pub mask: bool,
+}
+
+impl Config {
+    /// Tunnels that this node does not have, each with why: scripts may not name them.
+    pub(crate) fn lacking_tunnels(&self) -> BTreeMap<&'static str, &'static str> {
+        let lacks_tor = match wormholes_tor::IS_HERE {
+            true => LACKS_TOR,
+            false => BUILD_LACKS_TOR,
+        };
+        let lacking = [
+            (!self.tor.enabled, lacks_tor),
+            (self.i2p.sam.is_none(), LACKS_I2P),
+        ];
+        let lacking = lacking.into_iter().filter(|(lacks, _)| *lacks);
+        lacking.map(|(_, tunnel)| tunnel).collect()
+    }
 }
 
 impl PeerConfig {

@@ -13,6 +13,7 @@ mod facts;
 mod flow;
 mod gatekeeper;
 mod gateway;
+mod i2p;
 mod identity;
 mod log;
 mod metrics;
@@ -37,17 +38,18 @@ mod usage;
 pub use carrier::{CarrierError, LinkError, TlsError};
 pub use config::{
     Config, ConfigError, ControlConfig, DefaultRule, EntranceConfig, EntranceKind, ExitConfig,
-    ExitRule, HopConfig, HttpConfig, LimitsConfig, LogConfig, MetricsConfig, NodeConfig,
+    ExitRule, HopConfig, HttpConfig, I2pConfig, LimitsConfig, LogConfig, MetricsConfig, NodeConfig,
     OnionServiceConfig, PeerConfig, PluginConfig, Problem, RoleConfig, RuleLines, RulesConfig,
     Secret, ServiceConfig, TorConfig,
 };
 pub use control::{BindControlError, ReadAddedError};
-pub use counters::{Counters, DroppedDatagrams, RoleCounters};
+pub use counters::{Counters, DroppedDatagrams, I2pCounters, RoleCounters};
 pub use dial::DialError;
 pub use entrance::{EntranceError, origin_form, proxy_target};
 pub use flow::{Decided, Flow, FlowTable, Forbidden, Moved, Refusal, Story, Totals, Tried};
 pub use gatekeeper::{Gatekeeper, OpenGate};
 pub use gateway::GatewayError;
+pub use i2p::I2pError;
 pub use identity::IdentityError;
 pub use log::{LogError, LogGuard, init as init_log};
 pub use metrics::MetricsError;

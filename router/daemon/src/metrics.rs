@@ -101,6 +101,10 @@ pub(crate) struct Metrics {
     carried_bytes: IntCounterVec,
     /// Datagrams of UDP flows that were dropped here, by `reason`.
     datagrams_dropped: IntCounterVec,
+    /// Sessions at an I2P router, by `outcome` (`made`, `failed`; `lost` were made, and ended by it).
+    i2p_sessions: IntCounterVec,
+    /// Sessions at an I2P router that stand.
+    pub(crate) i2p_sessions_open: IntGauge,
     /// Tasks of the runtime that the node is on; of a program that embeds it, its own too.
     tasks_alive: IntGauge,
     tor: tor::TorMetrics,
@@ -226,6 +230,13 @@ impl Metrics {
                 "Datagrams of UDP flows that were dropped here",
                 &["reason"],
             )?,
+            i2p_sessions: declare.counters(
+                "i2p_sessions_total",
+                "Sessions at the I2P router that were made, failed or were lost",
+                &["outcome"],
+            )?,
+            i2p_sessions_open: declare
+                .gauge("i2p_sessions_open", "Sessions at the I2P router that stand")?,
             tasks_alive: declare.gauge("tasks_alive", "Tasks of the process's runtime")?,
             tor: tor::TorMetrics::declare(&declare)?,
             peers_connected: declare.gauge("peers_connected", "Peers with a connection")?,
@@ -318,6 +329,13 @@ impl Metrics {
             ("failed", &counters.circuits_failed),
         ] {
             self.catch_up(&self.onion_circuits, &[outcome], count.load(Relaxed));
+        }
+        for (outcome, count) in [
+            ("made", &counters.i2p.sessions_made),
+            ("failed", &counters.i2p.sessions_failed),
+            ("lost", &counters.i2p.sessions_lost),
+        ] {
+            self.catch_up(&self.i2p_sessions, &[outcome], count.load(Relaxed));
         }
         for (reason, count) in counters.dropped.by_reason() {
             self.catch_up(&self.datagrams_dropped, &[reason], count);

@@ -41,6 +41,7 @@ use crate::{
     dial::Resolver,
     facts::Facts,
     gatekeeper::Gatekeeper,
+    i2p::{self, I2p},
     identity::{Identity, IdentityError},
     peers::{ConnectError, Peers, WorldCache},
     pipe::Witness,
@@ -78,6 +79,7 @@ pub struct Network {
     /// Revision of the keys in this node's record.
     published_keys: AtomicU64,
     onion: OnionClient,
+    i2p: Option<I2p>,
     relay: Role,
     relay_desk: RelayDesk,
     trunk_desk: TrunkDesk,
@@ -165,6 +167,7 @@ impl Network {
             exit: Role::new(config.exit.role.clone()),
             hop: Role::new(config.hop.role.clone()),
             onion: OnionClient::new(&config.node.data_dir),
+            i2p: I2p::new(&config.i2p, &config.node.data_dir),
             relay: Role::new(config.relay.clone()),
             relay_desk: RelayDesk::new(&config.relay, config.limits.peers),
             trunk_desk: TrunkDesk::new(),
@@ -202,6 +205,7 @@ impl Network {
         self.spawn(keep_connected(Arc::clone(self)));
         self.spawn(keep_records(Arc::clone(self)));
         self.spawn(moves::watch(Arc::clone(self)));
+        i2p::begin(self);
         self.registrations.set(self, &relays_in(&self.config.peers));
     }
 
@@ -514,6 +518,11 @@ impl Network {
 
     pub(crate) fn onion(&self) -> &OnionClient {
         &self.onion
+    }
+
+    /// None where config.toml names no router.
+    pub(crate) fn i2p(&self) -> Option<&I2p> {
+        self.i2p.as_ref()
     }
 
     pub(crate) fn relay(&self) -> &Role {

@@ -9,6 +9,7 @@ mod cells;
 mod copy;
 mod datagrams;
 mod framed;
+mod hold;
 mod memory;
 mod pace;
 mod quic;
@@ -19,7 +20,7 @@ mod tcp;
 mod toll;
 mod tor;
 
-use std::{fmt, io::ErrorKind, os::fd::AsFd, sync::Arc, time::Duration};
+use std::{any::Any, fmt, io::ErrorKind, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
@@ -40,6 +41,7 @@ pub use datagrams::DatagramPipe;
 pub(crate) use datagrams::{ProgramEnd, Queue, Room, enlarge_buffer};
 pub use memory::MemoryEnd;
 pub use pace::Pace;
+pub(crate) use tcp::{keep_alive, set_options};
 pub(crate) use toll::Toll;
 
 use cells::{HopReader, OnionReader, OnionWriter};
@@ -60,11 +62,6 @@ use crate::{
 const BATCH_CHUNKS: usize = 32;
 /// Read sizes of TCP and memory pipes: larger ones gained nothing on loopback.
 const READ_BYTES: usize = 64 << 10;
-
-/// A silent TCP connection is probed after this; programs keep theirs idle for hours.
-const KEEPALIVE: Duration = Duration::from_secs(120);
-/// Between probes, of which the system sends some nine.
-const KEEPALIVE_RETRY: Duration = Duration::from_secs(15);
 
 /// Both directions.
 #[derive(Debug)]
@@ -205,6 +202,20 @@ impl Pipe {
             Sink::Tcp(TcpWriter::new(writer)),
             ahead,
         )
+    }
+
+    /// A TCP connection to something whose streams know no half-close, as I2P's; `ahead` was read from
+    /// it already. Who has said all is held to have ended when the other end has, or was silent for so long.
+    /// `kept` lasts as long as the pipe.
+    pub(crate) fn tcp_held(
+        stream: TcpStream,
+        ahead: Bytes,
+        silence: Duration,
+        kept: Box<dyn Any + Send + Sync>,
+    ) -> Self {
+        set_options(&stream);
+        let (reader, writer) = tcp::held(stream.into_split(), silence, kept);
+        Self::new(Source::Tcp(reader), Sink::Tcp(writer), ahead)
     }
 
     /// A stream in memory, and its other end.
@@ -524,10 +535,10 @@ impl PipeWriter {
         }
     }
 
-    /// Ends when the other end wants nothing more of what is due. A TCP connection never tells.
+    /// Ends when the other end wants nothing more of what is due. A TCP connection alone never tells.
     pub(crate) fn left(&self) -> BoxFuture<'static, ()> {
         match &self.sink {
-            Sink::Tcp(_) => std::future::pending().boxed(),
+            Sink::Tcp(tcp) => tcp.left(),
             Sink::Stream(stream) => stream.left(),
             Sink::Sealed(sealed) => sealed.left(),
             Sink::Onion(onion) => onion.left(),
@@ -542,22 +553,6 @@ impl PipeWriter {
         // Writers that did not finish abort when dropped.
         drop(self);
     }
-}
-
-/// For a TCP connection, or for a listener, whose connections have its options (Linux; tcp(7)): one
-/// call in the place of four for each of them.
-pub(crate) fn set_options(socket: &impl AsFd) {
-    // Small messages go at once; without it they only go later.
-    let _ = socket2::SockRef::from(socket).set_tcp_nodelay(true);
-    keep_alive(socket);
-}
-
-/// An end that vanished without a word gives its place back, if late.
-pub(crate) fn keep_alive(socket: &impl AsFd) {
-    let keepalive = socket2::TcpKeepalive::new()
-        .with_time(KEEPALIVE)
-        .with_interval(KEEPALIVE_RETRY);
-    let _ = socket2::SockRef::from(socket).set_tcp_keepalive(&keepalive);
 }
 
 pub(crate) fn broken(error: &std::io::Error) -> PipeError {

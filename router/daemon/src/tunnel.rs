@@ -1,6 +1,7 @@
 //! Opens tunnels: one match over their kinds, and one error that says what may be done about it.
 
 mod direct;
+mod i2p;
 mod onion;
 mod relay;
 mod socks;
@@ -29,6 +30,7 @@ use onion::OnionPlan;
 use crate::{
     carrier::{Link, LinkError},
     dial::DialError,
+    i2p::{I2pError, WantedTunnels},
     names::NodeName,
     network::{Network, Wanted},
     peers::ConnectError,
@@ -45,7 +47,7 @@ pub struct TunnelRequest {
     pub target: Target,
     /// For tunnels that end at a peer's service: which; none is its default.
     pub service: Option<ServiceName>,
-    /// Flows with different keys share no circuit. Only onions and Tor look at it; empty for the
+    /// Flows with different keys share no circuit. Only onions, Tor and I2P look at it; empty for the
     /// others.
     pub isolation: String,
     /// How long opening may take.
@@ -162,6 +164,14 @@ pub enum OpenError {
     /// Tor, or what is behind it.
     #[error("tor: {0}")]
     Tor(#[from] TorFailure),
+    /// The I2P router refused, or did not do its part.
+    #[error("I2P router {router}: {source}")]
+    I2p {
+        /// Which one.
+        router: SocketAddr,
+        /// What it said or did.
+        source: I2pError,
+    },
     /// Nobody that can serve as what the plan wants is known.
     #[error("{0}")]
     NoWay(&'static str),
@@ -199,10 +209,12 @@ impl OpenError {
             Self::Blocked(_) => Place::Rule,
             Self::Dial(_) | Self::NoPath(_) | Self::NoWay(_) | Self::TimedOut(_) => Place::Local,
             Self::Connect { .. } | Self::Broken { .. } => Place::Peer,
+            Self::I2p { source, .. } if source.word().is_none() => Place::Local,
             Self::Refused { .. }
             | Self::NoServiceForStrangers { .. }
             | Self::Hop { .. }
             | Self::NoCircuit { .. }
+            | Self::I2p { .. }
             | Self::Upstream { .. } => Place::Remote,
             Self::Tor(failure) if failure.is_of_target() => Place::Remote,
             Self::Tor(_) => Place::Local,
@@ -222,6 +234,7 @@ impl OpenError {
             | Self::Connect { .. }
             | Self::Broken { .. }
             | Self::NoPath(_)
+            | Self::I2p { .. }
             | Self::Upstream { .. }
             | Self::Tor(_)
             | Self::NoWay(_)
@@ -242,6 +255,7 @@ impl OpenError {
             | Self::Dial(_)
             | Self::NoPath(_)
             | Self::NoCircuit { .. }
+            | Self::I2p { .. }
             | Self::Upstream { .. }
             | Self::Tor(_)
             | Self::NoWay(_)
@@ -256,6 +270,7 @@ impl OpenError {
             Self::Dial(error) => error.reason(),
             Self::Connect { source, .. } => source.reason(),
             Self::Refused { reason, .. } => *reason,
+            Self::I2p { source, .. } => source.word().unwrap_or(Reason::Unreachable),
             Self::Upstream { source, .. } => source.word().unwrap_or(Reason::Unreachable),
             Self::NoServiceForStrangers { .. } => Reason::NoService,
             Self::Tor(failure) => failure.reason(),
@@ -352,6 +367,17 @@ async fn open_any(
                 onion::ask(network, plan, isolation, &open, request.timeout).await?;
             Ok(opened(pipe, path, TunnelKind::Onion))
         }
+        Tunnel::I2p {
+            keep,
+            length,
+            quantity,
+        } => {
+            let wanted = WantedTunnels {
+                length: *length,
+                quantity: *quantity,
+            };
+            i2p::open(network, keep.as_deref(), wanted, request).await
+        }
         Tunnel::Socks { server } => match request.transport {
             Transport::Tcp => socks::open(network, *server, &request.target).await,
             Transport::Udp => Err(OpenError::NoWay(
@@ -402,6 +428,9 @@ async fn resolve_any(
             let last = path.last().copied().unwrap_or_else(|| network.id());
             decode_addresses(network, last, &body)
         }
+        Tunnel::I2p { .. } => Err(OpenError::NoWay(
+            "names of I2P have no addresses to look up",
+        )),
         Tunnel::Socks { .. } => Err(OpenError::NoWay("a SOCKS server looks no names up")),
         Tunnel::Tor => tor::resolve(network, request).await,
         Tunnel::Block { why } => Err(OpenError::Blocked(why.clone())),
@@ -425,6 +454,7 @@ fn onion_plan(tunnel: &Tunnel, first: Wanted) -> Result<OnionPlan, OpenError> {
         }),
         Tunnel::Direct { .. }
         | Tunnel::Relay { .. }
+        | Tunnel::I2p { .. }
         | Tunnel::Socks { .. }
         | Tunnel::Tor
         | Tunnel::Block { .. } => Err(OpenError::NoWay("not an onion tunnel")),

@@ -18,6 +18,7 @@ mod onion_address;
 mod record;
 mod rendezvous;
 mod roles;
+pub mod sam;
 pub mod sealed;
 mod socks;
 mod stream;

@@ -20,7 +20,8 @@ pub use decision::{
 };
 pub use plan::{Jitter, Marks, Plan, Step, Tunnel, TunnelKind};
 pub use policy::{
-    LoadEnv, Needs, Policy, ScriptSource, Surroundings, TOR_ABSENT, TOR_OFF, named_sets,
+    BUILD_LACKS_TOR, LACKS_I2P, LACKS_TOR, LoadEnv, Needs, Policy, ScriptSource, Surroundings,
+    named_sets,
 };
 pub use recording::{Answer, Question, Reads, Recording};
 pub use replay::{NotRecorded, Replayed};

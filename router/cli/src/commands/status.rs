@@ -43,6 +43,11 @@ pub(super) fn render(status: &Status, style: Style) -> String {
     if let Some(tor) = &status.tor {
         text += &field("tor", &progress(tor));
     }
+    if let Some(i2p) = &status.i2p {
+        let (ready, making, users) = (i2p.ready, i2p.making, i2p.users);
+        let sessions = format!("{ready} sessions, {making} being made, {users} in use");
+        text += &field("i2p", &sessions);
+    }
     let (known, connected) = (status.peers_known, status.peers_connected);
     text += &field("peers", &format!("{known} known, {connected} connected"));
     for (name, value) in flows(&status.flows) {
@@ -153,7 +158,7 @@ mod tests {
     use wormholes_proto::{
         NodeId,
         control::{
-            Access, EntranceInfo, RelayRegistration, RolesSummary, ScriptDiagnostic,
+            Access, EntranceInfo, I2pSummary, RelayRegistration, RolesSummary, ScriptDiagnostic,
             ScriptErrorInfo, ScriptFile, ServiceInfo,
         },
     };
@@ -202,6 +207,11 @@ mod tests {
                 };
                 20
             ],
+            i2p: Some(I2pSummary {
+                ready: 256,
+                making: 16,
+                users: usize::MAX,
+            }),
             flows: FlowTotals {
                 open: u64::MAX,
                 ..FlowTotals::default()

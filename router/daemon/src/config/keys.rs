@@ -24,7 +24,7 @@ pub(super) struct Section {
 type Key = (&'static str, Effect);
 
 /// What the parser knows, in the order of config.toml.
-pub(super) const SECTIONS: [Section; 16] = [
+pub(super) const SECTIONS: [Section; 17] = [
     section(
         "node",
         &[&[
@@ -68,6 +68,7 @@ pub(super) const SECTIONS: [Section; 16] = [
             ("onion", Restart),
             ("onion_port", Restart),
             ("onion_clients", Restart),
+            ("i2p", Restart),
         ]],
     ),
     section(
@@ -117,6 +118,17 @@ pub(super) const SECTIONS: [Section; 16] = [
         ]],
     ),
     section(
+        "i2p",
+        &[&[
+            ("sam", Restart),
+            ("length", Restart),
+            ("quantity", Restart),
+            ("spares", Restart),
+            ("sessions", Restart),
+            ("max_streams", Restart),
+        ]],
+    ),
+    section(
         "limits",
         &[&[
             ("flows", Restart),
@@ -154,14 +166,11 @@ pub(super) const SECTIONS: [Section; 16] = [
 ];
 
 /// Sections that a build with more in it has.
-pub(super) const ABSENT: [&str; 2] = ["i2p", "state"];
+pub(super) const ABSENT: [&str; 1] = ["state"];
 
 /// Keys, with their sections, that a build with more in it has.
-pub(super) const ABSENT_KEYS: [(&str, &str); 3] = [
-    ("service", "i2p"),
-    ("limits", "bytes_per_second"),
-    ("limits", "memory_mib"),
-];
+pub(super) const ABSENT_KEYS: [(&str, &str); 2] =
+    [("limits", "bytes_per_second"), ("limits", "memory_mib")];
 
 /// What every role has.
 const ROLE: &[Key] = &[

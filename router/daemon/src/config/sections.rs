@@ -16,7 +16,7 @@ use wormholes_proto::{
 use super::{
     Config, ControlConfig, DefaultRule, EntranceConfig, EntranceKind, ExitConfig, ExitRule,
     HopConfig, HttpConfig, LimitsConfig, LogConfig, MetricsConfig, NodeConfig, PeerConfig,
-    RoleConfig, RuleLines, RulesConfig, Secret, ServiceConfig, TorConfig, plugin,
+    RoleConfig, RuleLines, RulesConfig, Secret, ServiceConfig, TorConfig, i2p, plugin,
     read::{Document, Table},
     tor::{self, PeerAddress},
     values::{carrier, file_mode, log_level},
@@ -38,11 +38,12 @@ pub(super) fn config<'a>(
     let many = |name| document.sections(root, name);
     let node = node(&one("node"), folder);
     let tor = tor::tor(document, root, folder, &node);
+    let i2p = one("i2p");
     let config = Config {
         file: None,
         peers: peers(&many("peer"), &node, &tor),
         entrances: entrances(&many("entrance")),
-        services: services(&many("service"), &tor),
+        services: services(&many("service"), &tor, i2p.has("sam")),
         rules: rules(&one("rules"), folder),
         relay: role(&one("relay")),
         hop: hop(&one("hop")),
@@ -50,6 +51,7 @@ pub(super) fn config<'a>(
         plugins: plugin::plugins(document, root, folder),
         node,
         tor,
+        i2p: i2p::i2p(&i2p),
         limits: limits(&one("limits")),
         http: http(&one("http"), folder),
         control: control(&one("control"), folder),
@@ -216,7 +218,7 @@ impl EntranceConfig {
     }
 }
 
-fn services(tables: &[Table<'_>], tor: &TorConfig) -> Vec<ServiceConfig> {
+fn services(tables: &[Table<'_>], tor: &TorConfig, has_i2p_router: bool) -> Vec<ServiceConfig> {
     let mut services: Vec<ServiceConfig> = Vec::new();
     for table in tables {
         let name = table.required("name", ServiceName::parse);
@@ -242,11 +244,33 @@ fn services(tables: &[Table<'_>], tor: &TorConfig) -> Vec<ServiceConfig> {
             transport,
             min_trust: trust(table, "min_trust"),
             onion: tor::onion_service(table, target.port()),
+            i2p: table.boolean("i2p").unwrap_or(false),
         };
         tor::check_service(table, &service, tor);
+        i2p::check_service(table, &service, has_i2p_router);
         services.push(service);
     }
     services
+}
+
+/// Whether a service can be published by its `key` in `network`: that carries streams, and tells of
+/// nobody who he is.
+pub(super) fn check_published(
+    table: &Table<'_>,
+    service: &ServiceConfig,
+    (key, network): (&str, &str),
+) {
+    if service.transport == Transport::Udp {
+        let message = format!("{network} carries streams: publish a service of network \"tcp\"");
+        table.problem(key, message);
+    }
+    if service.min_trust > 0 {
+        let message = format!(
+            "who comes through {network} is nobody: set `min_trust = 0`, which opens the service \
+             to all nodes that may connect, too"
+        );
+        table.problem(key, message);
+    }
 }
 
 fn rules(table: &Table<'_>, folder: &Path) -> RulesConfig {
@@ -417,7 +441,7 @@ pub(super) fn path(folder: &Path, text: &str) -> Result<PathBuf, &'static str> {
     Ok(folder.join(text))
 }
 
-fn address(text: &str) -> Result<SocketAddr, &'static str> {
+pub(super) fn address(text: &str) -> Result<SocketAddr, &'static str> {
     address_with_any_port(text).and_then(|address| match address.port() {
         0 => Err("port 0 reaches nothing"),
         _ => Ok(address),

@@ -41,6 +41,7 @@ fn the_shipped_config_shows_each_default() {
     config.node.family = None;
     config.control.socket = None;
     config.metrics.listen = None;
+    config.i2p.sam = None;
     config.http = HttpConfig::default();
     config.tor.state_dir = None;
     config.tor.network = None;
@@ -147,7 +148,6 @@ fn unknown_keys_are_named_with_the_nearest_known_one() {
 #[test]
 fn what_a_later_build_has_is_named_as_such() {
     for (text, line, what) in [
-        ("[i2p]\nsam = '127.0.0.1:7656'", 1, "[i2p]"),
         ("[state]\nbackend = 'redb'", 1, "[state]"),
         (
             "[limits]\nbytes_per_second = 1",
@@ -159,7 +159,6 @@ fn what_a_later_build_has_is_named_as_such() {
             3,
             "`memory_mib` in [limits]",
         ),
-        ("[[service]]\ni2p = false", 2, "`i2p` in [service]"),
         ("[[entrance]]\nkind = 'dns'", 2, "entrance of kind \"dns\""),
         (
             "[node]\nnetworks = ['ours']",
@@ -279,6 +278,28 @@ fn parts_that_do_not_fit_together_are_refused() {
         4,
         "expected \"tcp\" or \"udp\"",
     );
+}
+
+#[test]
+fn a_service_that_cannot_be_published_over_i2p_is_refused() {
+    let service = |more: &str, router: &str| {
+        format!("[[service]]\nname = 'a'\ntarget = '127.0.0.1:1'\ni2p = true\n{more}\n{router}")
+    };
+    let router = "[i2p]\nsam = '127.0.0.1:7656'";
+    check(&service("min_trust = 0", ""), 4, "set `sam` in [i2p]");
+    check(&service("", router), 4, "set `min_trust = 0`");
+    check(
+        &service("min_trust = 0\nnetwork = 'udp'", router),
+        4,
+        "I2P carries streams",
+    );
+    let good = Config::parse(&service("min_trust = 0", router), Path::new("/")).unwrap();
+    assert!(good.services[0].i2p);
+    let lacks = |config: &Config, tunnel: &str| config.lacking_tunnels().contains_key(tunnel);
+    assert!(!lacks(&good, "i2p") && lacks(&good, "tor"));
+    assert!(lacks(&Config::default(), "i2p"));
+    check("[i2p]\nlength = 8", 2, "8 is outside 0 to 7");
+    check("[i2p]\nquantity = 0", 2, "0 is outside 1 to 16");
 }
 
 #[test]
@@ -429,7 +450,7 @@ fn an_onion_service_is_for_everybody_and_says_so() {
         6,
         "needs Tor: set `enabled = true`",
     );
-    check(&format!("{whole}network = 'udp'"), 6, "Tor carries no UDP");
+    check(&format!("{whole}network = 'udp'"), 6, "Tor carries streams");
     check(
         &whole.replace("onion = true", ""),
         8,

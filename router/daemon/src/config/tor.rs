@@ -12,7 +12,7 @@ use wormholes_tor::{Authority, Authorization, Fallback, PrivateNetwork, check_br
 use super::{
     NodeConfig, PeerConfig, ServiceConfig,
     read::{Document, Table},
-    sections::path,
+    sections::{check_published, path},
 };
 
 /// A service of this name would be taken for the node's own address, where that is published.
@@ -166,14 +166,7 @@ pub(super) fn check_service(table: &Table<'_>, service: &ServiceConfig, tor: &To
     if !tor.enabled {
         table.problem("onion", "needs Tor: set `enabled = true` under [tor]");
     }
-    if service.transport != wormholes_proto::Transport::Tcp {
-        table.problem("onion", "Tor carries no UDP");
-    }
-    if service.min_trust > 0 {
-        let message = "who comes through Tor is nobody: set `min_trust = 0` to let everybody in \
-                       who finds it, and `onion_clients` to be found by some only";
-        table.problem("onion", message);
-    }
+    check_published(table, service, ("onion", "Tor"));
     if tor.peers && service.name.as_str() == PEERS {
         let message = "with `peers = true` under [tor], \"peers\" is the node's own address";
         table.problem("name", message);

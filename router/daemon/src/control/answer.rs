@@ -43,6 +43,7 @@ pub(super) async fn answer(
         Call::TorNewIdentity(_) => encode(tor::new_identity(core, access)?),
         Call::TorNewOnion(params) => encode(tor::new_onion(core, access, &params).await?),
         Call::TorCircuits(_) => encode(tor::circuits(core)),
+        Call::I2pStatus(_) => encode(status::i2p(core, access).await),
         Call::PluginList(_) => encode(plugins::list(core)),
         Call::PluginHealth(params) => encode(plugins::health(core, &params).await?),
         Call::PluginStart(params) => encode(plugins::start(core, &params)?),
@@ -71,7 +72,7 @@ pub(super) async fn answer(
         Call::UserList(_) => encode(plugins::users(core)?),
         Call::UserRemove(params) => encode(plugins::remove_user(core, &params).await?),
         Call::Key(_) => encode(status::key(core, access)),
-        Call::BugReport(_) => encode(bugreport::report(core)?),
+        Call::BugReport(_) => encode(bugreport::report(core).await?),
         Call::Config(_) => encode(status::config(core)),
         Call::Subscribe(_) | Call::Unsubscribe(_) => Err(not_here()),
     }

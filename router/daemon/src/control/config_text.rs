@@ -5,8 +5,8 @@ use std::{fmt::Display, net::SocketAddr, time::Duration};
 use toml::Value;
 
 use crate::config::{
-    Config, DefaultRule, EntranceConfig, ExitConfig, PeerConfig, PluginConfig, RoleConfig,
-    ServiceConfig, TorConfig,
+    Config, DefaultRule, EntranceConfig, ExitConfig, I2pConfig, PeerConfig, PluginConfig,
+    RoleConfig, ServiceConfig, TorConfig,
 };
 
 /// What stands for a password.
@@ -25,6 +25,7 @@ pub(crate) fn config_text(config: &Config) -> String {
     role(text.section("[hop]"), &config.hop.role).key("allow_private", config.hop.allow_private);
     exit(text.section("[exit]"), &config.exit);
     tor(&mut text, &config.tor);
+    i2p(text.section("[i2p]"), &config.i2p);
     rest(&mut text, config);
     text.0
 }
@@ -106,7 +107,8 @@ fn service(text: &mut Text, service: &ServiceConfig) {
         .key("target", service.target.to_string())
         .key("network", service.transport.as_str())
         .count("min_trust", service.min_trust)
-        .key("onion", service.onion.is_some());
+        .key("onion", service.onion.is_some())
+        .key("i2p", service.i2p);
     if let Some(onion) = &service.onion {
         let clients = onion.clients.iter();
         let clients: toml::Table = clients
@@ -171,6 +173,15 @@ fn exit(text: &mut Text, exit: &ExitConfig) {
     role(text, &exit.role)
         .key("allow", list(&exit.allow))
         .key("allow_private", exit.allow_private);
+}
+
+fn i2p(text: &mut Text, i2p: &I2pConfig) {
+    text.optional("sam", i2p.sam.as_ref().map(SocketAddr::to_string))
+        .count("length", i2p.tunnels.length)
+        .count("quantity", i2p.tunnels.quantity)
+        .count("spares", i2p.spares)
+        .count("sessions", i2p.sessions)
+        .count("max_streams", i2p.max_streams);
 }
 
 fn rest(text: &mut Text, config: &Config) {
@@ -290,6 +301,11 @@ min_trust = 0
 onion = true
 onion_port = 80
 onion_clients = { ann = "descriptor:x25519:ZPRRMIV6DV6SJFL7SFBSVLJ5VUNPGCDFEVZ7M23LTLVTCCXJQBKA" }
+[[service]]
+name = "blog"
+target = "127.0.0.1:8"
+min_trust = 0
+i2p = true
 [plugin.echo]
 wasm = "/echo.wasm"
 sha256 = "0101010101010101010101010101010101010101010101010101010101010101"
@@ -322,6 +338,13 @@ state_dir = "/tor"
 peers = true
 peers_port = 23
 transports = { obfs4 = "/obfs4proxy" }
+[i2p]
+sam = "127.0.0.1:7656"
+length = 1
+quantity = 2
+spares = 3
+sessions = 4
+max_streams = 5
 [limits]
 flows = 15
 opening_per_target = 14

@@ -56,6 +56,7 @@ pub(super) async fn netcheck(core: &Arc<NodeCore>) -> NetReport {
         .await;
     checks.extend(reached);
     checks.extend(registration_checks(core));
+    checks.extend(i2p_checks(core).await);
     NetReport { checks }
 }
 
@@ -164,6 +165,33 @@ fn registration_checks(core: &NodeCore) -> Vec<Check> {
             }),
         })
         .collect()
+}
+
+async fn i2p_checks(core: &NodeCore) -> Vec<Check> {
+    let Some(i2p) = core.network.i2p() else {
+        return Vec::new();
+    };
+    let report = i2p.report(&core.config, false).await;
+    let ready = report.sessions.iter().filter(|it| it.ready).count();
+    let check = |name: String, error: Option<String>, good: String, hint: &str| Check {
+        kind: "i2p".to_owned(),
+        name,
+        ok: error.is_none(),
+        hint: error.is_some().then(|| hint.to_owned()),
+        detail: error.unwrap_or(good),
+    };
+    let router = check(
+        i2p.router().to_string(),
+        report.error,
+        format!("it answers; {ready} sessions stand"),
+        "start an I2P router, with SAM on; `sam` in [i2p] says where",
+    );
+    let services = report.services.into_iter().map(|service| {
+        let good = "published".to_owned();
+        let hint = "a new session takes a router 20 s and more";
+        check(service.name, service.error, good, hint)
+    });
+    [router].into_iter().chain(services).collect()
 }
 
 fn millis(time: Duration) -> f64 {

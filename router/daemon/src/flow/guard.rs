@@ -6,7 +6,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use thiserror::Error;
-use wormholes_proto::{Host, NodeId, Target, Transport, is_special_use};
+use wormholes_proto::{Host, NodeId, Target, Transport, is_special_use, sam::I2pName};
 use wormholes_rules::Tunnel;
 
 use crate::network::Network;
@@ -17,6 +17,9 @@ pub enum Forbidden {
     /// Dialled from here, by an exit or by a SOCKS server, the name would reach a resolver.
     #[error("{0} tunnels would show this special-use name to an outside resolver")]
     SpecialUse(&'static str),
+    /// I2P has its own names, and this is none of them.
+    #[error("i2p tunnels lead to names that end with .i2p, and nowhere else")]
+    NotOfI2p,
     /// Looked up, the name would reach a resolver.
     #[error("special-use names are not looked up")]
     Lookup,
@@ -48,6 +51,10 @@ pub enum Forbidden {
 /// # Errors
 /// [`Forbidden`].
 pub(super) fn check(host: &Host, node: Option<NodeId>, tunnel: &Tunnel) -> Result<(), Forbidden> {
+    if let Tunnel::I2p { .. } = tunnel {
+        let is_of_i2p = I2pName::of(host).is_some();
+        return is_of_i2p.then_some(()).ok_or(Forbidden::NotOfI2p);
+    }
     let Some(name) = host.name().filter(|name| is_special_use(name)) else {
         return Ok(());
     };
@@ -60,6 +67,7 @@ pub(super) fn check(host: &Host, node: Option<NodeId>, tunnel: &Tunnel) -> Resul
             | Tunnel::Relay { .. }
             | Tunnel::Onion { .. }
             | Tunnel::Tor
+            | Tunnel::I2p { .. }
             | Tunnel::Socks { .. } => Err(Forbidden::SpecialUse(tunnel.kind().as_str())),
         };
     };
@@ -78,7 +86,7 @@ pub(super) fn check(host: &Host, node: Option<NodeId>, tunnel: &Tunnel) -> Resul
 /// [`Forbidden::ShowsNode`].
 pub(super) fn check_hides(tunnel: &Tunnel) -> Result<(), Forbidden> {
     match tunnel {
-        Tunnel::Onion { .. } | Tunnel::Tor | Tunnel::Block { .. } => Ok(()),
+        Tunnel::Onion { .. } | Tunnel::Tor | Tunnel::I2p { .. } | Tunnel::Block { .. } => Ok(()),
         Tunnel::Direct { .. } | Tunnel::Relay { .. } | Tunnel::Socks { .. } => {
             Err(Forbidden::ShowsNode(tunnel.kind().as_str()))
         }
@@ -152,6 +160,7 @@ pub(super) fn service_end(tunnel: &Tunnel) -> Option<NodeId> {
         Tunnel::Direct { exit: true, .. }
         | Tunnel::Relay { exit: true, .. }
         | Tunnel::Onion { exit: true, .. }
+        | Tunnel::I2p { .. }
         | Tunnel::Socks { .. }
         | Tunnel::Tor
         | Tunnel::Block { .. } => None,
@@ -233,6 +242,30 @@ mod tests {
         }
         check_all("a.example", &tunnels(None, false), &Ok(()));
         check_all("127.0.0.1", &tunnels(None, true), &Ok(()));
+    }
+
+    #[test]
+    fn i2p_leads_to_its_own_names_and_nowhere_else() {
+        let i2p = Tunnel::I2p {
+            keep: None,
+            length: None,
+            quantity: None,
+        };
+        let i2p = std::slice::from_ref(&i2p);
+        check_all("site.i2p", i2p, &Ok(()));
+        check_all("abc.b32.i2p", i2p, &Ok(()));
+        for name in [
+            "a.example",
+            "x.onion",
+            "web.bob.wh",
+            "printer.local",
+            "i2p",
+            "192.0.2.1",
+            "127.0.0.1",
+            "::1",
+        ] {
+            check_all(name, i2p, &Err(Forbidden::NotOfI2p));
+        }
     }
 
     #[test]

@@ -37,6 +37,8 @@ const ONION_TIMEOUT: Duration = Duration::from_secs(30);
 /// An onion service of Tor is met over six relays, after its descriptor was fetched over four; and at
 /// the start the way into the network comes first.
 const TOR_TIMEOUT: Duration = Duration::from_secs(60);
+/// A destination that has to be made first takes a router some 20 s, or 40.
+const I2P_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A tunnel that stands, and what the plan said about it.
 #[derive(Debug)]
@@ -205,7 +207,7 @@ fn request(
         target: trip.asked.target.clone(),
         service: trip.conn.service.clone(),
         isolation: match tunnel.kind() {
-            TunnelKind::Onion | TunnelKind::Tor => isolation(trip.asked, marks),
+            TunnelKind::Onion | TunnelKind::Tor | TunnelKind::I2p => isolation(trip.asked, marks),
             TunnelKind::Direct | TunnelKind::Relay | TunnelKind::Socks | TunnelKind::Block => {
                 String::new()
             }
@@ -273,6 +275,7 @@ fn timeout(tunnel: &Tunnel, marks: &Marks) -> Duration {
     let default = match tunnel.kind() {
         TunnelKind::Onion => ONION_TIMEOUT,
         TunnelKind::Tor => TOR_TIMEOUT,
+        TunnelKind::I2p => I2P_TIMEOUT,
         TunnelKind::Direct | TunnelKind::Socks | TunnelKind::Relay | TunnelKind::Block => TIMEOUT,
     };
     marks.timeout.unwrap_or(default)

@@ -498,6 +498,7 @@ pub(super) mod tests {
                 transport: Transport::Tcp,
                 min_trust: 2,
                 onion: None,
+                i2p: false,
             };
             let serves = || network_with(|config| config.services = vec![service.clone()]);
             let mut nodes = [serves(), serves()];

@@ -117,7 +117,7 @@ impl NodeCore {
         if let Some(Ok(config)) = self.config.file.as_deref().map(Config::load) {
             self.set_restart_for(self.waiting(&config));
         }
-        let granted = Granted::to(&self.plugin_configs(), &self.config.tor);
+        let granted = Granted::to(&self.plugin_configs());
         self.policy.grant(granted, &self.all_peers());
     }
 
@@ -141,6 +141,7 @@ fn waiting(running: &Config, read: &Config) -> Vec<String> {
         ("hop", running.hop == read.hop),
         ("exit", running.exit == read.exit),
         ("tor", running.tor == read.tor),
+        ("i2p", running.i2p == read.i2p),
         ("limits", running.limits == read.limits),
         ("http", running.http == read.http),
         ("control", running.control == read.control),

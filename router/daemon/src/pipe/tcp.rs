@@ -4,14 +4,19 @@
 //! half as many system calls.
 
 use std::{
+    any::Any,
     cell::RefCell,
     future::poll_fn,
     io::{self, ErrorKind, IoSlice},
+    os::fd::AsFd,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::{Buf, Bytes, BytesMut};
+use futures_util::{FutureExt, future::BoxFuture};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest, ReadBuf},
     net::tcp::{OwnedReadHalf, OwnedWriteHalf},
@@ -19,11 +24,16 @@ use tokio::{
 
 use super::{
     BATCH_CHUNKS, PipeError, READ_BYTES, broken,
+    hold::Ends,
     splice::{self, Piece},
 };
 
 /// Below this, a new buffer costs less than the smaller reads.
 const MIN_READ_BYTES: usize = 16 << 10;
+/// A silent TCP connection is probed after this; programs keep theirs idle for hours.
+const KEEPALIVE: Duration = Duration::from_secs(120);
+/// Between probes, of which the system sends some nine.
+const KEEPALIVE_RETRY: Duration = Duration::from_secs(15);
 
 thread_local! {
     /// What says little is read here and copied: most flows never say enough for a buffer of their
@@ -39,11 +49,41 @@ pub(super) struct TcpReader {
     /// So much came last that more is best taken as a piece.
     is_bulk: bool,
     can_splice: bool,
+    held: Option<Arc<Held>>,
 }
 
 pub(super) struct TcpWriter {
     /// Taken when the direction ended well.
     half: Option<OwnedWriteHalf>,
+    held: Option<Arc<Held>>,
+}
+
+/// Of a connection to something whose streams know no half-close.
+struct Held {
+    ends: Ends,
+    /// What lasts as long as the stream.
+    _kept: Box<dyn Any + Send + Sync>,
+}
+
+/// Both directions of a connection whose ends are held back; so much silence stands for an end.
+pub(super) fn held(
+    (reader, writer): (OwnedReadHalf, OwnedWriteHalf),
+    silence: Duration,
+    kept: Box<dyn Any + Send + Sync>,
+) -> (TcpReader, TcpWriter) {
+    let held = Arc::new(Held {
+        ends: Ends::new(silence, silence),
+        _kept: kept,
+    });
+    let reader = TcpReader {
+        held: Some(Arc::clone(&held)),
+        // A piece is waited for without an ear for silence.
+        can_splice: false,
+        ..TcpReader::new(reader)
+    };
+    let mut writer = TcpWriter::new(writer);
+    writer.held = Some(held);
+    (reader, writer)
 }
 
 impl TcpReader {
@@ -54,6 +94,7 @@ impl TcpReader {
             says_much: false,
             is_bulk: false,
             can_splice: true,
+            held: None,
         }
     }
 
@@ -80,14 +121,37 @@ impl TcpReader {
     }
 
     pub(super) async fn read_chunk(&mut self) -> Result<Option<Bytes>, PipeError> {
-        let chunk = match self.says_much {
-            true => self.read_much().await,
-            false => poll_fn(|context| self.poll_scratch(context)).await,
+        let chunk = match self.held.clone() {
+            // Boxed: other connections would hold room for it.
+            Some(held) => Box::pin(self.read_held(&held.ends)).await,
+            None => self.read().await,
         };
         let chunk = chunk.map_err(|error| broken(&error))?;
         self.says_much |= chunk.len() >= MIN_READ_BYTES;
         self.is_bulk = chunk.len() >= READ_BYTES;
         Ok((!chunk.is_empty()).then_some(chunk))
+    }
+
+    async fn read(&mut self) -> io::Result<Bytes> {
+        match self.says_much {
+            true => self.read_much().await,
+            false => poll_fn(|context| self.poll_scratch(context)).await,
+        }
+    }
+
+    async fn read_held(&mut self, ends: &Ends) -> io::Result<Bytes> {
+        if ends.is_over() {
+            return Ok(Bytes::new());
+        }
+        let chunk = tokio::select! {
+            biased;
+            chunk = self.read() => chunk?,
+            () = ends.fell_silent() => Bytes::new(),
+        };
+        if chunk.is_empty() {
+            ends.end();
+        }
+        Ok(chunk)
     }
 
     /// Unlike a try, it leaves out the look for more after a read that found all there was.
@@ -124,7 +188,10 @@ impl TcpReader {
 
 impl TcpWriter {
     pub(super) fn new(half: OwnedWriteHalf) -> Self {
-        Self { half: Some(half) }
+        Self {
+            half: Some(half),
+            held: None,
+        }
     }
 
     pub(super) async fn write_chunks(&mut self, chunks: &mut [Bytes]) -> Result<(), PipeError> {
@@ -157,22 +224,52 @@ impl TcpWriter {
     }
 
     pub(super) async fn finish(&mut self) -> Result<(), PipeError> {
+        if let Some(held) = self.held.as_ref().filter(|held| !held.ends.is_over()) {
+            held.ends.say_all();
+            return Ok(());
+        }
         match self.half.take() {
             Some(mut half) => half.shutdown().await.map_err(|error| broken(&error)),
             None => Ok(()),
         }
     }
+
+    /// Ends when the stream behind the connection is gone; a TCP connection alone never tells.
+    pub(super) fn left(&self) -> BoxFuture<'static, ()> {
+        match &self.held {
+            Some(held) => held.ends.left().boxed(),
+            None => std::future::pending().boxed(),
+        }
+    }
 }
 
-/// A direction that did not end well is reset: a FIN would pass for its end.
+/// A direction that did not end well is reset: a FIN would pass for its end. One whose end was held back
+/// has it now.
 impl Drop for TcpWriter {
     fn drop(&mut self) {
-        if let Some(half) = self.half.take() {
-            let _ =
-                socket2::SockRef::from(half.as_ref()).set_linger(Some(std::time::Duration::ZERO));
+        let held = self.held.as_ref();
+        let has_said_all = held.is_some_and(|held| held.ends.has_said_all());
+        if let Some(half) = self.half.take().filter(|_| !has_said_all) {
+            let _ = socket2::SockRef::from(half.as_ref()).set_linger(Some(Duration::ZERO));
             half.forget();
         }
     }
+}
+
+/// For a TCP connection, or for a listener, whose connections have its options (Linux; tcp(7)): one
+/// call in the place of four for each of them.
+pub(crate) fn set_options(socket: &impl AsFd) {
+    // Small messages go at once; without it they only go later.
+    let _ = socket2::SockRef::from(socket).set_tcp_nodelay(true);
+    keep_alive(socket);
+}
+
+/// An end that vanished without a word gives its place back, if late.
+pub(crate) fn keep_alive(socket: &impl AsFd) {
+    let keepalive = socket2::TcpKeepalive::new()
+        .with_time(KEEPALIVE)
+        .with_interval(KEEPALIVE_RETRY);
+    let _ = socket2::SockRef::from(socket).set_tcp_keepalive(&keepalive);
 }
 
 /// Drops what was written from the front; empty chunks at the front go too.

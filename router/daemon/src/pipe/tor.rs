@@ -1,32 +1,25 @@
 //! A stream through Tor, as a pipe.
 //!
-//! Tor has no half-close: an END ends both directions. So who asked, and has said all, sends none
-//! before the other end has, or was silent for a while: else the answer would be lost. Who was asked
-//! sends it as soon as he has answered, as every onion service does.
+//! Tor has no half-close: an END ends both directions. So the end of who asked is held back ([`Ends`]):
+//! else the answer would be lost. Who was asked sends it as soon as he has answered, as every onion
+//! service does.
 
 use std::{
     cell::RefCell,
     future::poll_fn,
     io,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
-use tokio::{
-    io::{AsyncRead, AsyncWriteExt, ReadBuf},
-    sync::Notify,
-    time::sleep,
-};
+use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio_util::sync::CancellationToken;
 use wormholes_tor::{Stream, StreamReader, StreamWriter};
 
-use super::{PipeError, READ_BYTES, broken};
+use super::{PipeError, READ_BYTES, broken, hold::Ends};
 use crate::tor::Counted;
 
 /// Nothing more is to be expected of who was silent for so long after all was said to him.
@@ -41,7 +34,7 @@ thread_local! {
 
 pub(super) struct TorReader {
     stream: StreamReader,
-    ends: Arc<Ends>,
+    shared: Arc<Shared>,
     /// It broke behind what was read last.
     failed: Option<io::Error>,
     has_ended: bool,
@@ -50,7 +43,7 @@ pub(super) struct TorReader {
 pub(super) struct TorWriter {
     /// None when nobody hears it any more.
     stream: Option<StreamWriter>,
-    ends: Arc<Ends>,
+    shared: Arc<Shared>,
     at_end: AtEnd,
 }
 
@@ -63,13 +56,9 @@ enum AtEnd {
     Close,
 }
 
-/// How far the two directions are.
-struct Ends {
-    /// This end has said all.
-    has_said_all: AtomicBool,
-    said_all: Notify,
-    /// The stream is over, in both directions.
-    over: CancellationToken,
+/// What both directions look at.
+struct Shared {
+    ends: Ends,
     /// Tor is stopped.
     cut: CancellationToken,
     _counted: Counted,
@@ -99,40 +88,23 @@ fn pair(
     cut: CancellationToken,
     counted: Counted,
 ) -> (TorReader, TorWriter) {
-    let ends = Arc::new(Ends {
-        has_said_all: AtomicBool::new(false),
-        said_all: Notify::new(),
-        over: CancellationToken::new(),
+    let shared = Arc::new(Shared {
+        ends: Ends::new(SILENCE, LINGER),
         cut,
         _counted: counted,
     });
     let reader = TorReader {
         stream: stream.reader,
-        ends: Arc::clone(&ends),
+        shared: Arc::clone(&shared),
         failed: None,
         has_ended: false,
     };
     let writer = TorWriter {
         stream: Some(stream.writer),
-        ends,
+        shared,
         at_end,
     };
     (reader, writer)
-}
-
-impl Ends {
-    /// Ends when the other end was silent for too long after this one has said all. Whoever waits
-    /// anew waits the whole time.
-    async fn fell_silent(&self) {
-        while !self.has_said_all.load(Relaxed) {
-            let mut said_all = std::pin::pin!(self.said_all.notified());
-            said_all.as_mut().enable();
-            if !self.has_said_all.load(Relaxed) {
-                said_all.await;
-            }
-        }
-        sleep(SILENCE).await;
-    }
 }
 
 impl TorReader {
@@ -142,23 +114,23 @@ impl TorReader {
         }
         let Self {
             stream,
-            ends,
+            shared,
             failed,
             ..
         } = self;
         let read = tokio::select! {
             biased;
             read = poll_fn(|context| poll_chunk(stream, failed, context)) => read,
-            () = ends.cut.cancelled() => return Err(PipeError::Reset),
-            () = ends.over.cancelled() => Ok(Bytes::new()),
-            () = ends.fell_silent() => Ok(Bytes::new()),
+            () = shared.cut.cancelled() => return Err(PipeError::Reset),
+            () = shared.ends.over() => Ok(Bytes::new()),
+            () = shared.ends.fell_silent() => Ok(Bytes::new()),
         };
         let chunk = read.map_err(|error| broken(&error))?;
         if !chunk.is_empty() {
             return Ok(Some(chunk));
         }
         self.has_ended = true;
-        self.ends.over.cancel();
+        self.shared.ends.end();
         Ok(None)
     }
 }
@@ -202,8 +174,8 @@ impl TorWriter {
         };
         let written = tokio::select! {
             biased;
-            () = self.ends.cut.cancelled() => return Err(PipeError::Reset),
-            () = self.ends.over.cancelled() => return Ok(()),
+            () = self.shared.cut.cancelled() => return Err(PipeError::Reset),
+            () = self.shared.ends.over() => return Ok(()),
             written = write => written,
         };
         if written.is_err() {
@@ -215,31 +187,26 @@ impl TorWriter {
     }
 
     pub(super) async fn finish(&mut self) -> Result<(), PipeError> {
-        if self.at_end == AtEnd::Wait && !self.ends.over.is_cancelled() {
-            self.ends.has_said_all.store(true, Relaxed);
-            self.ends.said_all.notify_waiters();
+        if self.at_end == AtEnd::Wait && !self.shared.ends.is_over() {
+            self.shared.ends.say_all();
             return Ok(());
         }
         if let Some(stream) = &mut self.stream {
             // Whoever has closed it already needs no END.
             let closing = stream.shutdown();
-            drop(self.ends.cut.run_until_cancelled(closing).await);
+            drop(self.shared.cut.run_until_cancelled(closing).await);
         }
         self.stream = None;
-        self.ends.over.cancel();
+        self.shared.ends.end();
         Ok(())
     }
 
     /// Ends some time after the other end closed the stream, or when Tor is stopped.
     pub(super) fn left(&self) -> impl Future<Output = ()> + Send + use<> {
-        let (over, cut) = (self.ends.over.clone(), self.ends.cut.clone());
+        let (left, cut) = (self.shared.ends.left(), self.shared.cut.clone());
         async move {
-            let over = async {
-                over.cancelled().await;
-                sleep(LINGER).await;
-            };
             tokio::select! {
-                () = over => {}
+                () = left => {}
                 () = cut.cancelled() => {}
             }
         }

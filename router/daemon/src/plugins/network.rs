@@ -181,6 +181,7 @@ fn call_error(refusal: &Refusal) -> CallError {
     let is_final = match refusal {
         Refusal::Forbidden(forbidden) => match forbidden {
             Forbidden::SpecialUse(_)
+            | Forbidden::NotOfI2p
             | Forbidden::Lookup
             | Forbidden::OwnSocket
             | Forbidden::Loop

@@ -11,10 +11,10 @@ use thiserror::Error;
 use wormholes_proto::control::{ScriptDiagnostic, ScriptText};
 use wormholes_rules::{
     Diagnostic, LoadEnv, Policy, RuleState, ScriptSource, SetError, SetRegistry, Surroundings,
-    TOR_ABSENT, TOR_OFF, cases_path, run_tests,
+    cases_path, run_tests,
 };
 
-use crate::config::{Config, PluginConfig, RulesConfig, TorConfig};
+use crate::config::{Config, PluginConfig, RulesConfig};
 
 /// A script is read by people; a larger file is none.
 const MAX_SCRIPT_BYTES: u64 = 1 << 20;
@@ -71,8 +71,7 @@ pub enum Scripts {
     Given(Vec<ScriptText>),
 }
 
-/// What plugins have to do with rules, as config.toml grants it; and what the node lacks that scripts
-/// may ask for.
+/// What plugins have to do with rules, as config.toml grants it.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Granted {
     /// Facts that they may publish.
@@ -81,23 +80,16 @@ pub(crate) struct Granted {
     hooks: BTreeSet<String>,
     /// Whether one is told what scripts bill.
     usage: bool,
-    /// See [`LoadEnv::lacks`].
-    lacks: BTreeMap<&'static str, &'static str>,
 }
 
 impl Granted {
-    pub(crate) fn to(plugins: &[PluginConfig], tor: &TorConfig) -> Self {
-        let why = match wormholes_tor::IS_HERE {
-            true => TOR_OFF,
-            false => TOR_ABSENT,
-        };
+    pub(crate) fn to(plugins: &[PluginConfig]) -> Self {
         let grants = || plugins.iter().map(|plugin| &plugin.grants);
         let facts: BTreeSet<_> = grants().flat_map(|it| &it.facts).cloned().collect();
         Self {
             facts: Arc::new(facts),
             hooks: grants().flat_map(|it| &it.rules).cloned().collect(),
             usage: grants().any(|it| it.usage),
-            lacks: (!tor.enabled).then_some(("tor", why)).into_iter().collect(),
         }
     }
 }
@@ -262,20 +254,22 @@ pub fn check(config: &Config) -> Result<Vec<Diagnostic>, LoadError> {
     let sources = Sources::read(&config.rules)?;
     let peers = config.peers.iter();
     let known_peers = peers.flat_map(|peer| [peer.name.clone(), peer.id.to_string()]);
-    let (known_peers, granted) = (
-        known_peers.collect(),
-        Granted::to(&config.plugins, &config.tor),
-    );
-    let policy = compile(&sources, &Arc::default(), known_peers, &granted, false)?;
+    let (known_peers, granted) = (known_peers.collect(), Granted::to(&config.plugins));
+    let lacking = config.lacking_tunnels();
+    let state = Arc::default();
+    let policy = compile(&sources, &state, known_peers, (&granted, &lacking), false)?;
     Ok(policy.warnings().to_vec())
 }
+
+/// See [`LoadEnv::lacking`].
+pub(crate) type Lacking = BTreeMap<&'static str, &'static str>;
 
 /// Compiles and checks `sources`, and runs their tests.
 pub(super) fn compile(
     sources: &Sources,
     state: &Arc<RuleState>,
     known_peers: Vec<String>,
-    granted: &Granted,
+    (granted, lacking): (&Granted, &Lacking),
     records: bool,
 ) -> Result<Policy, LoadError> {
     let mut sets = SetRegistry::default();
@@ -293,7 +287,7 @@ pub(super) fn compile(
         records,
         asked_hooks: granted.hooks.clone(),
         is_billed: granted.usage,
-        lacks: granted.lacks.clone(),
+        lacking: lacking.clone(),
     };
     let policy = Policy::load(&sources.scripts, &env).map_err(LoadError::Scripts)?;
     let failures = sources.failed_cases();

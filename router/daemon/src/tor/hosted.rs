@@ -19,6 +19,7 @@ use super::{Counted, Tor, TorFailure, calls, numbers, state_folder};
 use crate::{
     config::{Config, OnionServiceConfig, ServiceConfig},
     network::Network,
+    pipe::Pipe,
     serve::hidden,
 };
 
@@ -303,12 +304,12 @@ impl Host {
             let _place = place;
             match leads_to {
                 LeadsTo::Local(target) => {
-                    let visit = hidden::Visit {
+                    let visit = Visit {
                         request,
                         cut,
                         counted,
                     };
-                    hidden::serve(&network, &name, target, visit).await;
+                    receive(&network, &name, target, visit).await;
                 }
                 LeadsTo::Node => tor.let_in(request, cut, counted).await,
             }
@@ -318,6 +319,34 @@ impl Host {
             stop.run_until_cancelled(Box::pin(serving)).await;
         });
     }
+}
+
+/// Somebody who comes to a service.
+struct Visit {
+    /// What he wants.
+    request: Request,
+    /// When Tor stops.
+    cut: CancellationToken,
+    /// Counts him.
+    counted: Counted,
+}
+
+/// Joins whoever comes with the service `name` at `target`. Where nobody answers there he is sent away
+/// as from a port that the onion service does not have.
+async fn receive(network: &Network, name: &str, target: SocketAddr, visit: Visit) {
+    let _serving = network.serving();
+    let Some(far) = hidden::reach(network, name, target).await else {
+        return visit.request.refuse().await;
+    };
+    let stream = match visit.request.accept().await {
+        Ok(stream) => stream,
+        Err(error) => {
+            tracing::debug!(service = name, %error, "whoever came through Tor has left");
+            return;
+        }
+    };
+    let near = Pipe::tor_hosted(stream, visit.cut, visit.counted);
+    hidden::join(network, name, near, far).await;
 }
 
 impl Tor {
@@ -347,6 +376,7 @@ mod tests {
             transport: wormholes_proto::Transport::Tcp,
             min_trust: 0,
             onion,
+            i2p: false,
         };
         let onion = OnionServiceConfig {
             port: 80,

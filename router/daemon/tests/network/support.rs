@@ -96,6 +96,7 @@ pub(crate) fn service(name: &str, target: SocketAddr) -> ServiceConfig {
         transport: Transport::Tcp,
         min_trust: 2,
         onion: None,
+        i2p: false,
     }
 }
 

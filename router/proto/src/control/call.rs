@@ -13,6 +13,7 @@ use super::{
     },
     event::EventKind,
     frame::{ErrorCode, RpcError},
+    i2p::I2pReport,
     operation::{
         OperationInfo, OperationList, OperationListParams, OperationParams, OperationStarted,
         OperationWaitParams, UserInfo, UserList, UserParams, UserRemoveParams,
@@ -22,13 +23,14 @@ use super::{
         PluginAskParams, PluginDead, PluginHealth, PluginInfo, PluginList, PluginLog,
         PluginLogParams, PluginParams, PluginRemoveParams, PluginRemoved,
     },
+    reach::{NetReport, PingReport},
     recording::{
         PluginAdvanceParams, PluginAdvanced, PluginRecordParams, PluginRecording,
         PluginRecordingParams, PluginRecordingPiece,
     },
     report::{
-        BugReport, ConfigReport, DecisionList, Explanation, FlowList, KeyInfo, NetReport,
-        PingReport, RoleReport, ScriptReport, Status, Subscribed,
+        BugReport, ConfigReport, DecisionList, Explanation, FlowList, KeyInfo, RoleReport,
+        ScriptReport, Status, Subscribed,
     },
     tor::{TorCircuits, TorReport, TorService, TorServiceParams},
 };
@@ -235,6 +237,7 @@ methods! {
     "tor.new_identity" TorNewIdentity(NoParams) Operator -> TorReport, "Has streams from now on share no circuit with those before.";
     "tor.new_onion" TorNewOnion(TorServiceParams) Operator -> TorService, "Gives an onion service another address, and forgets the one before.";
     "tor.circuits" TorCircuits(NoParams) Operator -> TorCircuits, "Circuits of Tor that carry streams of this node.";
+    "i2p.status" I2pStatus(NoParams) Observer -> I2pReport, "The I2P router, the sessions at it, and the services published there.";
     "plugin.list" PluginList(NoParams) Observer -> PluginList, "The plugins that run here.";
     "plugin.health" PluginHealth(PluginParams) Operator -> PluginHealth, "What a plugin says of itself.";
     "plugin.start" PluginStart(PluginParams) Operator -> PluginInfo, "Has a plugin that was parked or stopped go on.";

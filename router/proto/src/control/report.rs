@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{call::Access, event::EventKind, tor::TorSummary};
+use super::{call::Access, event::EventKind, i2p::I2pSummary, tor::TorSummary};
 use crate::id::NodeId;
 
 /// The version of this protocol. Additions keep it; what would mislead an older client does not.
@@ -55,6 +55,9 @@ pub struct Status {
     /// How it stands with Tor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tor: Option<TorSummary>,
+    /// Its sessions at an I2P router; none where it has no such router.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub i2p: Option<I2pSummary>,
     /// What the caller may do here.
     pub access: Access,
 }
@@ -276,46 +279,6 @@ pub struct StepTried {
     pub failed_at: Option<PathNode>,
     /// How long it took.
     pub took_ms: u64,
-}
-
-/// What `ping` returns.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct PingReport {
-    /// The peer's name.
-    pub name: String,
-    /// Who it is.
-    #[schemars(with = "String")]
-    pub id: NodeId,
-    /// From asking to answer over the connection.
-    pub rtt_ms: f64,
-    /// The other end of the connection; none when it was reached through a relay.
-    pub address: Option<SocketAddr>,
-    /// The name of the relay between; none when it was reached straight.
-    pub relay: Option<String>,
-    /// The connection was made for this; how long that took.
-    pub connect_ms: Option<f64>,
-}
-
-/// What `netcheck` returns.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct NetReport {
-    /// All that was looked at.
-    pub checks: Vec<Check>,
-}
-
-/// One thing that was looked at.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Check {
-    /// `listen`, `peer`, `relay`, `registration`, `socket`.
-    pub kind: String,
-    /// Which.
-    pub name: String,
-    /// It is as it should be.
-    pub ok: bool,
-    /// What was found.
-    pub detail: String,
-    /// What may be done about it.
-    pub hint: Option<String>,
 }
 
 /// What `script.decisions` returns.

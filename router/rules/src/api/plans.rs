@@ -1,14 +1,18 @@
 //! Plans as scripts build them: makers and methods.
 
 mod draft;
+mod i2p;
 
 use std::net::SocketAddr;
 
 use rhai::{Array, Dynamic, Engine, ImmutableString, Map, NativeCallContext};
 use wormholes_proto::{CarrierKind, NodeId, onion::MAX_HOPS};
 
-pub(crate) use self::draft::{Draft, NOT_A_STEP};
 use self::draft::{DraftTunnel, Inner};
+pub(crate) use self::{
+    draft::{Draft, NOT_A_STEP},
+    i2p::{check_i2p_setting, check_i2p_setting_name, check_i2p_settings},
+};
 use crate::{
     api::objects::Peer,
     plan::{Marks, TunnelKind},
@@ -28,6 +32,7 @@ const BEST_DIRECT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(
 pub(crate) fn register(engine: &mut Engine) {
     engine.register_type_with_name::<Draft>("Plan");
     register_makers(engine);
+    i2p::register(engine);
     register_peer_makers(engine);
     register_joins(engine);
     register_aims(engine);
@@ -153,7 +158,7 @@ fn register_aims(engine: &mut Engine) {
                     tunnel.end_at(peer.view.id)
                 }
                 TunnelKind::Tor => check_after_tor("to"),
-                TunnelKind::Socks | TunnelKind::Block => {
+                TunnelKind::I2p | TunnelKind::Socks | TunnelKind::Block => {
                     Err(format!("{}() does not end at a peer", tunnel.kind.as_str()))
                 }
             })
@@ -165,7 +170,7 @@ fn register_aims(engine: &mut Engine) {
                 TunnelKind::Direct => {
                     Err("direct() passes no node: write peer.relayed(via)".to_owned())
                 }
-                TunnelKind::Socks | TunnelKind::Block => {
+                TunnelKind::I2p | TunnelKind::Socks | TunnelKind::Block => {
                     Err(format!("{}() passes no node", tunnel.kind.as_str()))
                 }
             })
@@ -177,7 +182,7 @@ fn register_aims(engine: &mut Engine) {
                     Ok(())
                 }
                 TunnelKind::Tor => check_after_tor("exit"),
-                TunnelKind::Socks | TunnelKind::Block => {
+                TunnelKind::I2p | TunnelKind::Socks | TunnelKind::Block => {
                     Err(format!("{}() has no exit", tunnel.kind.as_str()))
                 }
             })

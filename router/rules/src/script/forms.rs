@@ -33,6 +33,7 @@ pub(super) const HOST: &[(&str, &[&str])] = &[
     ("for_time", &["allow().for_time(time)"]),
     ("has", &["set(name).has(value)"]),
     ("hash", &["hash(text)"]),
+    ("i2p", &["i2p()", "i2p(settings)"]),
     ("idle", &["allow().idle(time)"]),
     ("isolate", &["plan.isolate(keys)"]),
     ("jitter", &["plan.jitter(shape)"]),
@@ -113,6 +114,18 @@ pub(super) fn check_argument(name: &str, place: (usize, usize), expr: &Expr) -> 
         });
         return checked.flatten().collect();
     }
+    if let ("i2p", Expr::Map(settings, position)) = (name, expr) {
+        let names = settings.0.iter().map(|(key, _)| key.name.as_str());
+        let together = fault(*position, plans::check_i2p_settings(names).err());
+        let each = settings.0.iter().map(|(key, value)| {
+            let checked = match value.get_literal_value(None) {
+                Some(value) => plans::check_i2p_setting(&key.name, &value),
+                None => plans::check_i2p_setting_name(&key.name),
+            };
+            fault(key.pos, checked.err())
+        });
+        return together.into_iter().chain(each.flatten()).collect();
+    }
     if let ("or" | "step" | "race" | "need", Expr::FnCall(call, position)) = (name, expr)
         && matches!(call.name.as_str(), "pass" | "need")
     {
@@ -137,6 +150,7 @@ fn check_literal(name: &str, place: (usize, usize), value: &Dynamic) -> Result<(
             Ok(hops) => plans::hop_count(hops).map(drop),
             Err(found) => Err(format!("onion() takes a number of hops, not {found}")),
         },
+        ("i2p", _) => Err("i2p() takes settings: i2p(#{ length: 2 })".to_owned()),
         ("peers" | "relays", 0) if !value.is_fnptr() => {
             Err(format!("{name}() takes a closure: {name}(|r| r.up)"))
         }
@@ -195,7 +209,7 @@ mod tests {
         let key = "key"; let keys = [key]; let level = "info"; let n = 1; let amount = 1;
         let limit = 2; let time = "1m"; let window = time; let ttl = time; let rate = "1MB/s";
         let size = "1MB"; let bytes = 512; let shape = "exp 30ms"; let random = 7;
-        let server = "127.0.0.1:1080"; let carrier = "tcp";
+        let server = "127.0.0.1:1080"; let carrier = "tcp"; let settings = #{ isolate: 1 };
     "#;
 
     #[test]

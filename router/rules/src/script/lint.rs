@@ -55,8 +55,8 @@ pub(crate) struct Found {
     pub(crate) uncalled: Vec<String>,
     /// Where it calls `bill`.
     pub(crate) bills: Vec<Position>,
-    /// Tunnels that not every node has.
-    pub(crate) makers: Vec<(&'static str, Position)>,
+    /// Where it makes tunnels that not every node has, and what with.
+    pub(crate) tunnels: Vec<(String, Position)>,
 }
 
 /// What a script may name beyond the common names.
@@ -343,7 +343,7 @@ impl<'a> Linter<'a> {
                 self.fault(position, message);
             }
             ("bill", _) => self.found.bills.push(position),
-            ("tor", false) => self.found.makers.push(("tor", position)),
+            ("tor" | "i2p", false) => self.found.tunnels.push((name.to_owned(), position)),
             ("set", false) => self.literal(first, |found| &mut found.sets),
             ("peer" | "relay", false) | ("relayed", true) => {
                 self.literal(first, |found| &mut found.peers)

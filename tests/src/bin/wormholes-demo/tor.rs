@@ -82,6 +82,30 @@ pub(crate) async fn show() -> Result<Vec<Row>> {
     Ok(rows)
 }
 
+/// What is asked for, and which tunnel leads there.
+async fn cases(onion: &TorOnion, here: &Daemon, there: &Daemon) -> Result<Vec<Case>> {
+    let case = |what, host: &str, tunnel| Case {
+        what,
+        host: host.to_owned(),
+        tunnel,
+    };
+    Ok(vec![
+        case("a site behind a Tor exit", TOR_WEB, "tor"),
+        case("an onion service of C tor", &onion.address, "tor"),
+        case(
+            "an onion service of a node",
+            &published(here, "tor.status").await?,
+            "tor",
+        ),
+        case(
+            "a destination of I2P",
+            &published(there, "i2p.status").await?,
+            "i2p",
+        ),
+        case("a name whose rule has a mistake", MISTAKE, "block"),
+    ])
+}
+
 impl Stage {
     async fn start() -> Result<Self> {
         let (tor, i2p) = tokio::try_join!(TorNetwork::start(), I2pNetwork::start())?;
@@ -118,26 +142,7 @@ impl Stage {
             client.start(),
             tor.onion_service(site, &[]),
         )?;
-        let case = |what, host: &str, tunnel| Case {
-            what,
-            host: host.to_owned(),
-            tunnel,
-        };
-        let cases = vec![
-            case("a site behind a Tor exit", TOR_WEB, "tor"),
-            case("an onion service of C tor", &onion.address, "tor"),
-            case(
-                "an onion service of a node",
-                &published(&here, "tor.status").await?,
-                "tor",
-            ),
-            case(
-                "a destination of I2P",
-                &published(&there, "i2p.status").await?,
-                "i2p",
-            ),
-            case("a name whose rule has a mistake", MISTAKE, "block"),
-        ];
+        let cases = cases(&onion, &here, &there).await?;
         Ok(Self {
             tor,
             _i2p: i2p,

@@ -16,6 +16,10 @@ const MAX_STEPS: usize = 16;
 /// Tunnels that race in one step.
 const MAX_RACERS: usize = 4;
 
+/// Flows from one destination are known as one caller's.
+pub(super) const KEPT_AND_ISOLATED: &str = "i2p() keeps a destination or isolates, not both: who is \
+                                            called knows all flows of a kept one as one caller's";
+
 /// Why a plan refuses what follows it.
 pub(crate) const NOT_A_STEP: &str = "pass() and need() are answers of their own, not steps";
 
@@ -56,7 +60,16 @@ pub(super) struct DraftTunnel {
     pub(super) hops: u8,
     pub(super) friends_only: bool,
     pub(super) server: Option<SocketAddr>,
+    pub(super) i2p: I2pSettings,
     pub(super) why: String,
+}
+
+/// What `i2p()` was told.
+#[derive(Debug, Clone, Default)]
+pub(super) struct I2pSettings {
+    pub(super) keep: Option<String>,
+    pub(super) length: Option<u8>,
+    pub(super) quantity: Option<u8>,
 }
 
 impl DraftTunnel {
@@ -69,6 +82,7 @@ impl DraftTunnel {
             hops: 0,
             friends_only: false,
             server: None,
+            i2p: I2pSettings::default(),
             why: String::new(),
         }
     }
@@ -104,6 +118,7 @@ impl DraftTunnel {
             hops,
             friends_only,
             server,
+            i2p,
             why,
         } = self;
         if exit && to.is_none() && kind == TunnelKind::Direct {
@@ -125,6 +140,11 @@ impl DraftTunnel {
                 exit,
                 friends_only,
             },
+            TunnelKind::I2p => Tunnel::I2p {
+                keep: i2p.keep,
+                length: i2p.length,
+                quantity: i2p.quantity,
+            },
             TunnelKind::Socks => Tunnel::Socks {
                 server: server.ok_or("socks() needs an address")?,
             },
@@ -142,7 +162,7 @@ impl DraftStep {
             let has_node = match kind {
                 TunnelKind::Relay | TunnelKind::Onion => true,
                 TunnelKind::Direct => tunnel.to.is_some(),
-                TunnelKind::Socks | TunnelKind::Tor | TunnelKind::Block => false,
+                TunnelKind::Socks | TunnelKind::Tor | TunnelKind::I2p | TunnelKind::Block => false,
             };
             if self.marks.carrier.is_some() && !has_node {
                 return Err(format!(
@@ -159,6 +179,9 @@ impl DraftStep {
             }
             if !self.marks.isolate.is_empty() && kind == TunnelKind::Socks {
                 return Err("socks() cannot isolate: its server is not told".to_owned());
+            }
+            if !self.marks.isolate.is_empty() && tunnel.i2p.keep.is_some() {
+                return Err(KEPT_AND_ISOLATED.to_owned());
             }
         }
         Ok(())
@@ -341,7 +364,7 @@ impl Plan {
                 ));
             }
             let kinds = step.tunnels.iter().map(Tunnel::kind);
-            if let Some(weaker) = kinds.clone().find(|kind| *kind < first) {
+            if let Some(weaker) = kinds.clone().find(|kind| kind.is_weaker_than(first)) {
                 return Err(format!(
                     "a closed plan that begins with {} may not go on with {}, which is weaker",
                     first.as_str(),
@@ -375,6 +398,7 @@ impl Tunnel {
             Self::Onion { .. }
             | Self::Direct { .. }
             | Self::Relay { .. }
+            | Self::I2p { .. }
             | Self::Socks { .. }
             | Self::Tor
             | Self::Block { .. } => None,

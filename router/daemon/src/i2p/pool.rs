@@ -1,0 +1,326 @@
+//! Which sessions there are, whose they are, and which are made ahead.
+//!
+//! The table is bounded by `sessions` of the config. When it is full, a spare makes room, then the
+//! session that nobody has used for longest; where all are in use, the next flow is refused.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
+use wormholes_proto::sam::TunnelSettings;
+
+use super::{
+    I2pError, Owner, WantedTunnels,
+    session::{InUse, Session},
+};
+use crate::config::I2pConfig;
+
+/// As long as the paths of an onion: whoever comes back later is somebody else to whom it calls.
+const MAX_IDLE: Duration = Duration::from_secs(600);
+/// Kinds of tunnels that sessions are made ahead for; the one not asked for longest goes.
+const MAX_KINDS: usize = 4;
+/// After a session that could not be made ahead; twice as long each time, up to [`LONGEST_PAUSE`].
+const PAUSE: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// All sessions.
+#[derive(Debug)]
+pub(super) struct Pool {
+    table: Mutex<Table>,
+    default: TunnelSettings,
+    max_spares: usize,
+    max_sessions: usize,
+    /// Something may be missing.
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    slots: HashMap<Key, Slot>,
+    spares: Vec<Arc<Session>>,
+    /// Tunnels of the spares that are being made.
+    making: Vec<TunnelSettings>,
+    /// What plans ask for beside the default, and when they did last.
+    kinds: Vec<(TunnelSettings, Instant)>,
+    failures: u32,
+    /// No spare is made until then.
+    pause_until: Option<Instant>,
+}
+
+/// What tells sessions apart: of a kept destination there is but one, whatever its tunnels.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Key {
+    owner: Owner,
+    tunnels: Option<TunnelSettings>,
+}
+
+/// Filled when a session is made, or is not.
+pub(super) type Made = Option<Result<Arc<Session>, I2pError>>;
+
+#[derive(Debug)]
+enum Slot {
+    Making(watch::Receiver<Made>),
+    Ready(Arc<Session>),
+}
+
+/// What there is for a flow.
+pub(super) enum Found {
+    Ready(InUse),
+    Making(watch::Receiver<Made>),
+    /// Nothing so far: whoever gets the place makes it.
+    Place(Place, watch::Receiver<Made>),
+}
+
+/// A place in the table, for a session to be made.
+#[derive(Debug)]
+pub(super) struct Place {
+    key: Key,
+    tunnels: TunnelSettings,
+    made: watch::Sender<Made>,
+}
+
+/// A session, for a report.
+#[derive(Debug)]
+pub(super) struct Listed {
+    pub(super) owner: Option<Owner>,
+    /// None: it is being made.
+    pub(super) session: Option<Arc<Session>>,
+}
+
+impl Place {
+    pub(super) fn owner(&self) -> &Owner {
+        &self.key.owner
+    }
+
+    pub(super) fn tunnels(&self) -> TunnelSettings {
+        self.tunnels
+    }
+}
+
+impl Pool {
+    pub(super) fn new(config: &I2pConfig) -> Self {
+        Self {
+            table: Mutex::default(),
+            default: config.tunnels,
+            max_spares: config.spares,
+            max_sessions: config.sessions,
+            changed: Notify::new(),
+        }
+    }
+
+    /// The session of `owner`, or a place for it.
+    ///
+    /// # Errors
+    /// [`I2pError::Full`], [`I2pError::OtherTunnels`].
+    pub(super) fn find(&self, owner: &Owner, wanted: WantedTunnels) -> Result<Found, I2pError> {
+        let tunnels = wanted.settled(self.default);
+        let key = Key {
+            owner: owner.clone(),
+            tunnels: match owner {
+                Owner::Kept(_) => None,
+                Owner::Flows(_) => Some(tunnels),
+            },
+        };
+        let mut table = self.lock();
+        table.drop_ended();
+        match table.slots.get(&key) {
+            Some(Slot::Ready(session)) if wanted.fits(session.tunnels()) => {
+                return Ok(Found::Ready(InUse::new(Arc::clone(session))));
+            }
+            Some(Slot::Ready(session)) if session.users() > 0 => {
+                return Err(I2pError::OtherTunnels(name_of(owner)));
+            }
+            Some(Slot::Making(made)) => return Ok(Found::Making(made.clone())),
+            // Nobody uses the one with other tunnels: it makes room.
+            Some(Slot::Ready(_)) => {
+                table.slots.remove(&key);
+            }
+            None => {}
+        }
+        if let Owner::Flows(_) = owner {
+            table.asks_for(tunnels, self.default);
+            self.changed.notify_one();
+            if let Some(spare) = table.take_spare(tunnels) {
+                let in_use = InUse::new(Arc::clone(&spare));
+                table.slots.insert(key, Slot::Ready(spare));
+                return Ok(Found::Ready(in_use));
+            }
+        }
+        table.make_room(self.max_sessions)?;
+        let (sender, made) = watch::channel(None);
+        table.slots.insert(key.clone(), Slot::Making(made.clone()));
+        let place = Place {
+            key,
+            tunnels,
+            made: sender,
+        };
+        Ok(Found::Place(place, made))
+    }
+
+    /// Fills a place, or gives it back.
+    pub(super) fn fill(&self, place: Place, made: Result<Arc<Session>, I2pError>) {
+        let mut table = self.lock();
+        match &made {
+            Ok(session) => {
+                let ready = Slot::Ready(Arc::clone(session));
+                table.slots.insert(place.key, ready);
+            }
+            Err(_) => {
+                table.slots.remove(&place.key);
+            }
+        }
+        drop(table);
+        place.made.send_replace(Some(made));
+    }
+
+    /// Ends what nobody has used for long, and gives the tunnels of each spare that shall be made.
+    pub(super) fn missing_spares(&self) -> Vec<TunnelSettings> {
+        let mut table = self.lock();
+        table.drop_ended();
+        table.drop_idle(self.default);
+        if table
+            .pause_until
+            .is_some_and(|until| Instant::now() < until)
+        {
+            return Vec::new();
+        }
+        let mut missing = Vec::new();
+        let kinds = table.kinds.iter().map(|(kind, _)| *kind);
+        let kinds: Vec<_> = [self.default].into_iter().chain(kinds).collect();
+        for kind in kinds {
+            while table.spares_of(kind) < self.max_spares && table.count() < self.max_sessions {
+                table.making.push(kind);
+                missing.push(kind);
+            }
+        }
+        missing
+    }
+
+    /// Takes a spare that was made, or the failure; true with the first of several.
+    pub(super) fn add_spare(&self, tunnels: TunnelSettings, made: Option<Arc<Session>>) -> bool {
+        let mut table = self.lock();
+        if let Some(at) = table.making.iter().position(|making| *making == tunnels) {
+            table.making.swap_remove(at);
+        }
+        let Some(session) = made else {
+            let pause = PAUSE.saturating_mul(1 << table.failures.min(5));
+            table.pause_until = Some(Instant::now() + pause.min(LONGEST_PAUSE));
+            table.failures = table.failures.saturating_add(1);
+            return table.failures == 1;
+        };
+        table.failures = 0;
+        table.pause_until = None;
+        table.spares.push(session);
+        drop(table);
+        self.changed.notify_one();
+        false
+    }
+
+    /// Waits until something may be missing.
+    pub(super) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// All sessions, spares last.
+    pub(super) fn list(&self) -> Vec<Listed> {
+        let table = self.lock();
+        let slots = table.slots.iter().map(|(key, slot)| Listed {
+            owner: Some(key.owner.clone()),
+            session: match slot {
+                Slot::Making(_) => None,
+                Slot::Ready(session) => Some(Arc::clone(session)),
+            },
+        });
+        let spares = table.spares.iter().map(|spare| Listed {
+            owner: None,
+            session: Some(Arc::clone(spare)),
+        });
+        let making = table.making.iter().map(|_| Listed {
+            owner: None,
+            session: None,
+        });
+        slots.chain(spares).chain(making).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    fn count(&self) -> usize {
+        self.slots.len() + self.spares.len() + self.making.len()
+    }
+
+    fn spares_of(&self, tunnels: TunnelSettings) -> usize {
+        let ready = self.spares.iter().filter(|it| it.tunnels() == tunnels);
+        let making = self.making.iter().filter(|making| **making == tunnels);
+        ready.count() + making.count()
+    }
+
+    fn take_spare(&mut self, tunnels: TunnelSettings) -> Option<Arc<Session>> {
+        let mut spares = self.spares.iter();
+        let at = spares.position(|spare| spare.tunnels() == tunnels)?;
+        Some(self.spares.swap_remove(at))
+    }
+
+    fn drop_ended(&mut self) {
+        self.spares.retain(|spare| !spare.has_ended());
+        self.slots.retain(|_, slot| match slot {
+            Slot::Making(_) => true,
+            Slot::Ready(session) => !session.has_ended(),
+        });
+    }
+
+    fn drop_idle(&mut self, default: TunnelSettings) {
+        self.slots.retain(|_, slot| match slot {
+            Slot::Making(_) => true,
+            Slot::Ready(session) => session.idle() < MAX_IDLE,
+        });
+        self.kinds.retain(|(_, asked)| asked.elapsed() < MAX_IDLE);
+        let kinds = &self.kinds;
+        self.spares.retain(|spare| {
+            let tunnels = spare.tunnels();
+            tunnels == default || kinds.iter().any(|(kind, _)| *kind == tunnels)
+        });
+    }
+
+    /// A plan asks for such tunnels.
+    fn asks_for(&mut self, tunnels: TunnelSettings, default: TunnelSettings) {
+        self.kinds.retain(|(kind, _)| *kind != tunnels);
+        if tunnels != default {
+            self.kinds.push((tunnels, Instant::now()));
+        }
+        if self.kinds.len() > MAX_KINDS {
+            self.kinds.remove(0);
+        }
+    }
+
+    fn make_room(&mut self, max: usize) -> Result<(), I2pError> {
+        if self.count() < max || self.spares.pop().is_some() {
+            return Ok(());
+        }
+        let idle = self.slots.iter().filter_map(|(key, slot)| match slot {
+            Slot::Ready(session) if session.users() == 0 => Some((session.idle(), key)),
+            Slot::Ready(_) | Slot::Making(_) => None,
+        });
+        let longest = idle.max_by_key(|(idle, _)| *idle);
+        let key = longest.map(|(_, key)| key.clone());
+        let key = key.ok_or(I2pError::Full(max))?;
+        self.slots.remove(&key);
+        Ok(())
+    }
+}
+
+fn name_of(owner: &Owner) -> String {
+    match owner {
+        Owner::Kept(name) => name.to_string(),
+        Owner::Flows(_) => String::new(),
+    }
+}

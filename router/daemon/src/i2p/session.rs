@@ -1,0 +1,145 @@
+//! A session that stands at the router, and who uses it.
+
+use std::{
+    ops::Deref,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use wormholes_proto::sam::{Destination, SessionId, TunnelSettings};
+
+use super::client::Talk;
+use crate::network::Network;
+
+/// A session. It ends when it is dropped, or when the router ends it.
+#[derive(Debug)]
+pub(super) struct Session {
+    id: SessionId,
+    destination: Destination,
+    tunnels: TunnelSettings,
+    users: AtomicUsize,
+    /// When somebody last began or ceased to use it.
+    used: Mutex<Instant>,
+    ended: CancellationToken,
+    /// Ends the task that holds its connection.
+    _end: DropGuard,
+}
+
+/// A session that somebody uses.
+#[derive(Debug)]
+pub(super) struct InUse(Arc<Session>);
+
+impl Session {
+    /// Takes over a connection on which a session was made.
+    pub(super) fn hold(
+        network: &Arc<Network>,
+        mut talk: Talk,
+        id: SessionId,
+        (destination, tunnels): (Destination, TunnelSettings),
+    ) -> Arc<Self> {
+        let (ended, end) = (CancellationToken::new(), CancellationToken::new());
+        let (tell, asked) = (ended.clone().drop_guard(), end.clone());
+        let counters = Arc::clone(network.counters());
+        network.spawn(async move {
+            if let Some(over) = asked.run_until_cancelled(talk.later()).await {
+                counters.i2p.sessions_lost.fetch_add(1, Relaxed);
+                let error = over.err();
+                tracing::debug!(
+                    error = error.map(tracing::field::display),
+                    "an I2P session ended"
+                );
+            }
+            drop(tell);
+        });
+        Arc::new(Self {
+            id,
+            destination,
+            tunnels,
+            users: AtomicUsize::new(0),
+            used: Mutex::new(Instant::now()),
+            ended,
+            _end: end.drop_guard(),
+        })
+    }
+
+    pub(super) fn id(&self) -> &SessionId {
+        &self.id
+    }
+
+    pub(super) fn destination(&self) -> &Destination {
+        &self.destination
+    }
+
+    pub(super) fn tunnels(&self) -> TunnelSettings {
+        self.tunnels
+    }
+
+    /// Whether the router ended it.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.is_cancelled()
+    }
+
+    /// It counts as ended from now on: nobody is given it any more.
+    pub(super) fn end(&self) {
+        self.ended.cancel();
+    }
+
+    /// Waits until it has ended. Cancel-safe.
+    pub(super) async fn ended(&self) {
+        self.ended.cancelled().await;
+    }
+
+    pub(super) fn users(&self) -> usize {
+        self.users.load(Relaxed)
+    }
+
+    /// How long nobody has used it; nothing while somebody does.
+    pub(super) fn idle(&self) -> Duration {
+        match self.users() {
+            0 => self.used().elapsed(),
+            _ => Duration::ZERO,
+        }
+    }
+
+    fn used(&self) -> Instant {
+        *self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn touch(&self) {
+        *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+}
+
+impl InUse {
+    pub(super) fn new(session: Arc<Session>) -> Self {
+        session.users.fetch_add(1, Relaxed);
+        session.touch();
+        Self(session)
+    }
+}
+
+impl Clone for InUse {
+    fn clone(&self) -> Self {
+        Self::new(Arc::clone(&self.0))
+    }
+}
+
+impl Deref for InUse {
+    type Target = Session;
+
+    fn deref(&self) -> &Session {
+        &self.0
+    }
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        self.0.touch();
+        self.0.users.fetch_sub(1, Relaxed);
+    }
+}

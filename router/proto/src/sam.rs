@@ -1,0 +1,25 @@
+//! SAM, the protocol by which programs use an I2P router (version 3.1 and later, streams alone): the
+//! lines that a client and the router exchange before the bytes of a stream begin.
+//!
+//! ```text
+//! client                                        router
+//! HELLO VERSION MIN=3.1 MAX=3.3              -> <- HELLO REPLY RESULT=OK VERSION=…
+//! SESSION CREATE STYLE=STREAM ID=… …         -> <- SESSION STATUS RESULT=OK DESTINATION=keys
+//! STREAM CONNECT ID=… DESTINATION=x.i2p …    -> <- STREAM STATUS RESULT=OK, then the stream
+//! STREAM ACCEPT ID=… SILENT=false            -> <- STREAM STATUS RESULT=OK, later
+//!                                               <- the caller's destination, then the stream
+//! ```
+//! Each line is a connection's own: one for the session, which lives as long as that connection, and
+//! one for each stream. What the router says is bounded and believed in nothing but its own part.
+
+mod client;
+mod destination;
+mod line;
+mod request;
+
+pub use client::{SamClient, SamState, SamStep};
+pub use destination::{Destination, DestinationError, DestinationKeys, MAX_DESTINATION_KEYS_BYTES};
+pub use line::{MAX_SAM_LINE_BYTES, SamError, SamRefusal};
+pub use request::{
+    I2pName, MAX_TUNNEL_LENGTH, MAX_TUNNEL_QUANTITY, SamRequest, SessionId, TunnelSettings,
+};
