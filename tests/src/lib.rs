@@ -14,6 +14,7 @@ pub mod fuzz;
 mod honest;
 mod hosted;
 mod hosts;
+mod i2p_network;
 mod identity;
 pub mod liar;
 mod log;
@@ -26,6 +27,7 @@ mod overlay;
 mod plugin_host;
 mod priority;
 mod rpc;
+mod sam_peer;
 mod setup;
 pub mod sim;
 mod site;
@@ -44,7 +46,8 @@ pub use binaries::{binary, cargo, component, output, run};
 pub use burden::Burden;
 pub use capture::{Capture, Captured};
 pub use client::{
-    Fetched, browse, curl, socks5_ask, socks5_connect, socks5_connect_as, socks5_resolve,
+    Fetched, browse, curl, socks5_ask, socks5_ask_as, socks5_connect, socks5_connect_as,
+    socks5_resolve,
 };
 pub use crowd::Crowd;
 pub use daemon::Daemon;
@@ -52,6 +55,7 @@ pub use exchange::{Broken, exchange};
 pub use fickle_disk::{DiskFailure, FickleDisk};
 pub use honest::{HonestFlow, Turns};
 pub use hosted::Hosted;
+pub use i2p_network::{I2P_NAME, I2pNetwork, I2pTunnels};
 pub use identity::Identity;
 pub use log::LogLines;
 pub use long_path::LongPath;
@@ -63,6 +67,7 @@ pub use overlay::{Overlay, OverlayWay};
 pub use plugin_host::{HostNetwork, PluginHost};
 pub use priority::Foremost;
 pub use rpc::{Events, RpcError, call};
+pub use sam_peer::SamPeer;
 pub use setup::Setup;
 pub use site::{EchoServer, SITE_GREETING, Site, SiteRequest};
 pub use size::{anonymous_bytes, is_soak, resident_bytes, soak_rounds, soak_time};

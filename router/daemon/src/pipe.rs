@@ -19,7 +19,7 @@ mod stream;
 mod tcp;
 mod toll;
 
-use std::{any::Any, fmt, io::ErrorKind, os::fd::AsFd, sync::Arc, time::Duration};
+use std::{fmt, io::ErrorKind, os::fd::AsFd, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
@@ -37,6 +37,7 @@ pub(crate) use copy::watch;
 pub use copy::{CopyEnd, CopyLimits, CopyStop, FlowBytes, Witness, copy};
 pub use datagrams::DatagramPipe;
 pub(crate) use datagrams::{ProgramEnd, Queue, Room, enlarge_buffer};
+pub(crate) use hold::Held;
 pub use memory::MemoryEnd;
 pub use pace::Pace;
 pub(crate) use toll::Toll;
@@ -204,16 +205,16 @@ impl Pipe {
 
     /// A TCP connection to something whose streams know no half-close, as I2P's; `ahead` was read from
     /// it already. An end goes out when the other direction has ended too, or was silent for so long.
-    /// `kept` lasts as long as the pipe.
+    /// `held` lasts as long as the pipe.
     pub(crate) fn tcp_held(
         stream: TcpStream,
         ahead: Bytes,
         silence: Duration,
-        kept: Box<dyn Any + Send + Sync>,
+        held: Box<dyn Held>,
     ) -> Self {
         set_options(&stream);
         let (reader, writer) = stream.into_split();
-        let (heard, hold) = hold::pair(silence, kept);
+        let (heard, hold) = hold::pair(silence, held);
         Self::new(
             Source::Tcp(TcpReader::heard_by(reader, heard)),
             Sink::Tcp(TcpWriter::held_by(writer, hold)),

@@ -2,52 +2,67 @@
 //! as I2P's: to end what one side says there ends what the other one has yet to say. So an end waits
 //! until the other direction has ended too, or was silent for some time.
 
-use std::{any::Any, time::Duration};
+use std::{fmt, time::Duration};
 
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
 };
 
+/// What a stream holds while it lasts.
+pub(crate) trait Held: fmt::Debug + Send + Sync {
+    /// The stream is over; whether anything came on it.
+    fn over(&self, was_heard: bool);
+}
+
 /// Told by the direction that comes in.
 pub(super) struct Heard {
-    ended: watch::Sender<bool>,
-    /// What lasts as long as the stream.
-    _kept: Box<dyn Any + Send + Sync>,
+    said: watch::Sender<Said>,
+    held: Box<dyn Held>,
 }
 
 /// Waited for by the direction that goes out.
 pub(super) struct Hold {
-    ended: watch::Receiver<bool>,
+    said: watch::Receiver<Said>,
     silence: Duration,
 }
 
+/// What came so far.
+#[derive(Debug, Clone, Copy, Default)]
+struct Said {
+    something: bool,
+    has_ended: bool,
+}
+
 /// Both, for a stream on which so much silence stands for an end.
-pub(super) fn pair(silence: Duration, kept: Box<dyn Any + Send + Sync>) -> (Heard, Hold) {
-    let (sender, receiver) = watch::channel(false);
-    let heard = Heard {
-        ended: sender,
-        _kept: kept,
-    };
-    let hold = Hold {
-        ended: receiver,
-        silence,
-    };
-    (heard, hold)
+pub(super) fn pair(silence: Duration, held: Box<dyn Held>) -> (Heard, Hold) {
+    let (sender, said) = watch::channel(Said::default());
+    let heard = Heard { said: sender, held };
+    (heard, Hold { said, silence })
 }
 
 impl Heard {
     /// Something came, or the end.
     pub(super) fn tell(&self, has_ended: bool) {
-        self.ended.send_replace(has_ended);
+        self.said.send_modify(|said| {
+            said.something |= !has_ended;
+            said.has_ended = has_ended;
+        });
+    }
+}
+
+impl Drop for Heard {
+    fn drop(&mut self) {
+        let was_heard = self.said.borrow().something;
+        self.held.over(was_heard);
     }
 }
 
 impl Hold {
     /// Ends when this direction may. Cancel-safe.
     pub(super) async fn released(&mut self) {
-        while !*self.ended.borrow_and_update() {
-            match timeout(self.silence, self.ended.changed()).await {
+        while !self.said.borrow_and_update().has_ended {
+            match timeout(self.silence, self.said.changed()).await {
                 Ok(Ok(())) => {}
                 // Nobody reads any more, or nothing comes.
                 Ok(Err(_)) | Err(_) => return,
@@ -58,10 +73,10 @@ impl Hold {
     /// Ends some time after the other direction did: the stream is gone, whoever still holds on to
     /// its near end.
     pub(super) fn left(&self) -> impl Future<Output = ()> + Send + use<> {
-        let (mut ended, silence) = (self.ended.clone(), self.silence);
+        let (mut said, silence) = (self.said.clone(), self.silence);
         async move {
             // Who reads no more has left, too.
-            drop(ended.wait_for(|ended| *ended).await);
+            drop(said.wait_for(|said| said.has_ended).await);
             sleep(silence).await;
         }
     }
@@ -83,9 +98,16 @@ mod tests {
 
     const SILENCE: Duration = Duration::from_secs(10);
 
+    #[derive(Debug)]
+    struct Nothing;
+
+    impl Held for Nothing {
+        fn over(&self, _: bool) {}
+    }
+
     #[tokio::test(start_paused = true)]
     async fn an_end_waits_for_the_other_one_or_for_silence() {
-        let (heard, mut hold) = pair(SILENCE, Box::new(()));
+        let (heard, mut hold) = pair(SILENCE, Box::new(Nothing));
         let start = Instant::now();
         hold.released().await;
         assert_eq!(start.elapsed(), SILENCE);
@@ -115,7 +137,7 @@ mod tests {
     /// A copy between a program and something like an I2P router, and their outer ends.
     async fn flow(silence: Duration) -> (TcpStream, TcpStream, tokio::task::JoinHandle<CopyEnd>) {
         let ((program, near), (far, router)) = (tcp().await, tcp().await);
-        let far = Pipe::tcp_held(far, Bytes::new(), silence, Box::new(()));
+        let far = Pipe::tcp_held(far, Bytes::new(), silence, Box::new(Nothing));
         let task = tokio::spawn(async move {
             let bytes = FlowBytes::default();
             copy(Pipe::tcp(near), far, &CopyLimits::default(), &bytes).await
