@@ -127,6 +127,20 @@ pub async fn socks5_ask(stream: &mut TcpStream, host: &str, port: u16) -> Result
     Ok(request(stream, CONNECT, host, port).await?.code)
 }
 
+/// As [`socks5_ask`], with a user name (RFC 1929) that tells a script what is wanted.
+///
+/// # Errors
+/// As [`socks5_ask`].
+pub async fn socks5_ask_as(
+    user: &str,
+    stream: &mut TcpStream,
+    host: &str,
+    port: u16,
+) -> Result<u8> {
+    greet(stream, Some(user)).await?;
+    Ok(request(stream, CONNECT, host, port).await?.code)
+}
+
 /// Asks for an address of `host` on a new connection to a SOCKS5 entrance.
 ///
 /// # Errors

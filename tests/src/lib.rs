@@ -15,6 +15,7 @@ pub mod fuzz;
 mod honest;
 mod hosted;
 mod hosts;
+mod i2p_network;
 mod identity;
 pub mod liar;
 mod log;
@@ -27,6 +28,7 @@ mod overlay;
 mod plugin_host;
 mod priority;
 mod rpc;
+mod sam_peer;
 mod setup;
 pub mod sim;
 mod site;
@@ -47,7 +49,8 @@ pub use binaries::{binary, cargo, component, output, run};
 pub use burden::Burden;
 pub use capture::{Capture, Captured};
 pub use client::{
-    Fetched, browse, curl, curl_in, socks5_ask, socks5_connect, socks5_connect_as, socks5_resolve,
+    Fetched, browse, curl, curl_in, socks5_ask, socks5_ask_as, socks5_connect, socks5_connect_as,
+    socks5_resolve,
 };
 pub use crowd::Crowd;
 pub use daemon::Daemon;
@@ -55,6 +58,7 @@ pub use exchange::{Broken, exchange, there_and_back};
 pub use fickle_disk::{DiskFailure, FickleDisk};
 pub use honest::{HonestFlow, Turns};
 pub use hosted::Hosted;
+pub use i2p_network::{I2P_NAME, I2pNetwork, I2pTunnels};
 pub use identity::Identity;
 pub use log::LogLines;
 pub use long_path::LongPath;
@@ -66,6 +70,7 @@ pub use overlay::{Overlay, OverlayWay};
 pub use plugin_host::{HostNetwork, PluginHost};
 pub use priority::Foremost;
 pub use rpc::{Events, RpcError, call};
+pub use sam_peer::SamPeer;
 pub use setup::Setup;
 pub use site::{EchoServer, SITE_GREETING, Site, SiteRequest};
 pub use size::{anonymous_bytes, is_soak, resident_bytes, soak_rounds, soak_time};

@@ -63,6 +63,8 @@ mod gateway;
 mod hooks;
 #[path = "all/hostile_scripts.rs"]
 mod hostile_scripts;
+#[path = "all/i2p.rs"]
+mod i2p;
 #[path = "all/kills.rs"]
 mod kills;
 #[path = "all/kit.rs"]

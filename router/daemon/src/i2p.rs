@@ -31,7 +31,7 @@ use self::{
     keys::KeyFolder,
     pool::{Found, Pool},
     publish::Published,
-    session::InUse,
+    session::{Asked, InUse},
 };
 use crate::{config::I2pConfig, network::Network, pipe::Pipe};
 
@@ -120,8 +120,8 @@ impl I2p {
             match self.ask(request).await {
                 Ok(stream) => {
                     let Stream { connection, ahead } = stream;
-                    let kept = Box::new(session);
-                    return Ok(Pipe::tcp_held(connection, ahead, ASKER_SILENCE, kept));
+                    let held = Box::new(Asked::from(session));
+                    return Ok(Pipe::tcp_held(connection, ahead, ASKER_SILENCE, held));
                 }
                 // The router began anew, and its end of the session's connection is not noticed yet.
                 Err(I2pError::Sam(SamError::Refused(SamRefusal::InvalidId))) if may_be_stale => {

@@ -20,7 +20,7 @@ mod tcp;
 mod toll;
 mod tor;
 
-use std::{any::Any, fmt, io::ErrorKind, sync::Arc, time::Duration};
+use std::{fmt, io::ErrorKind, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
@@ -39,6 +39,7 @@ pub(crate) use copy::watch;
 pub use copy::{CopyEnd, CopyLimits, CopyStop, FlowBytes, Witness, copy};
 pub use datagrams::DatagramPipe;
 pub(crate) use datagrams::{ProgramEnd, Queue, Room, enlarge_buffer};
+pub(crate) use hold::Held;
 pub use memory::MemoryEnd;
 pub use pace::Pace;
 pub(crate) use tcp::{keep_alive, set_options};
@@ -206,15 +207,16 @@ impl Pipe {
 
     /// A TCP connection to something whose streams know no half-close, as I2P's; `ahead` was read from
     /// it already. Who has said all is held to have ended when the other end has, or was silent for so long.
-    /// `kept` lasts as long as the pipe.
+    /// `held` lasts as long as the pipe.
     pub(crate) fn tcp_held(
         stream: TcpStream,
         ahead: Bytes,
         silence: Duration,
-        kept: Box<dyn Any + Send + Sync>,
+        held: Box<dyn Held>,
     ) -> Self {
         set_options(&stream);
-        let (reader, writer) = tcp::held(stream.into_split(), silence, kept);
+        let was_heard = !ahead.is_empty();
+        let (reader, writer) = tcp::held(stream.into_split(), silence, was_heard, held);
         Self::new(Source::Tcp(reader), Sink::Tcp(writer), ahead)
     }
 

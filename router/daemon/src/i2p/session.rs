@@ -14,7 +14,12 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use wormholes_proto::sam::{Destination, SessionId, TunnelSettings};
 
 use super::client::Talk;
-use crate::network::Network;
+use crate::{network::Network, pipe::Held};
+
+/// Who was asked and says nothing for so long, until the asker gave up, may have gone and come back:
+/// routers keep the way to a destination for ten minutes, whether or not it still leads there. A new
+/// session asks for it anew.
+const UNHEARD: Duration = Duration::from_secs(20);
 
 /// A session. It ends when it is dropped, or when the router ends it.
 #[derive(Debug)]
@@ -79,6 +84,11 @@ impl Session {
         self.tunnels
     }
 
+    /// Whether more than one use it.
+    fn is_shared(&self) -> bool {
+        self.users() > 1
+    }
+
     /// Whether the router ended it.
     pub(super) fn has_ended(&self) -> bool {
         self.ended.is_cancelled()
@@ -113,6 +123,36 @@ impl Session {
     fn touch(&self) {
         *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
+}
+
+/// A session that somebody uses for a stream of this side's.
+#[derive(Debug)]
+pub(super) struct Asked {
+    session: InUse,
+    since: Instant,
+}
+
+impl From<InUse> for Asked {
+    fn from(session: InUse) -> Self {
+        Self {
+            session,
+            since: Instant::now(),
+        }
+    }
+}
+
+impl Held for Asked {
+    fn over(&self, was_heard: bool) {
+        let was_waited_for = self.since.elapsed() >= UNHEARD;
+        if !was_heard && was_waited_for && !self.session.is_shared() {
+            tracing::debug!("a session over which nobody answers is given up");
+            self.session.end();
+        }
+    }
+}
+
+impl Held for InUse {
+    fn over(&self, _: bool) {}
 }
 
 impl InUse {

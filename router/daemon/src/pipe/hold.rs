@@ -3,12 +3,19 @@
 //! the other end has ended too, or was silent for some time.
 
 use std::{
+    fmt,
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     time::Duration,
 };
 
 use tokio::{sync::Notify, time::sleep};
 use tokio_util::sync::CancellationToken;
+
+/// What a stream holds while it lasts.
+pub(crate) trait Held: fmt::Debug + Send + Sync {
+    /// The stream is over; whether anything came on it.
+    fn over(&self, was_heard: bool);
+}
 
 /// How far the two directions of a stream are.
 pub(super) struct Ends {
@@ -97,6 +104,13 @@ mod tests {
 
     const SILENCE: Duration = Duration::from_secs(10);
 
+    #[derive(Debug)]
+    struct Nothing;
+
+    impl Held for Nothing {
+        fn over(&self, _: bool) {}
+    }
+
     #[tokio::test(start_paused = true)]
     async fn silence_counts_from_when_all_is_said_and_while_somebody_listens() {
         let ends = Ends::new(SILENCE, SILENCE);
@@ -123,7 +137,7 @@ mod tests {
     /// A copy between a program and something like an I2P router, and their outer ends.
     async fn flow(silence: Duration) -> (TcpStream, TcpStream, tokio::task::JoinHandle<CopyEnd>) {
         let ((program, near), (far, router)) = (tcp().await, tcp().await);
-        let far = Pipe::tcp_held(far, Bytes::new(), silence, Box::new(()));
+        let far = Pipe::tcp_held(far, Bytes::new(), silence, Box::new(Nothing));
         let task = tokio::spawn(async move {
             let bytes = FlowBytes::default();
             copy(Pipe::tcp(near), far, &CopyLimits::default(), &bytes).await

@@ -4,13 +4,15 @@
 //! half as many system calls.
 
 use std::{
-    any::Any,
     cell::RefCell,
     future::poll_fn,
     io::{self, ErrorKind, IoSlice},
     os::fd::AsFd,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -24,7 +26,7 @@ use tokio::{
 
 use super::{
     BATCH_CHUNKS, PipeError, READ_BYTES, broken,
-    hold::Ends,
+    hold::{Ends, Held},
     splice::{self, Piece},
 };
 
@@ -49,41 +51,53 @@ pub(super) struct TcpReader {
     /// So much came last that more is best taken as a piece.
     is_bulk: bool,
     can_splice: bool,
-    held: Option<Arc<Held>>,
+    /// Its ends are held back.
+    shared: Option<Arc<Shared>>,
 }
 
 pub(super) struct TcpWriter {
     /// Taken when the direction ended well.
     half: Option<OwnedWriteHalf>,
-    held: Option<Arc<Held>>,
+    /// Its ends are held back.
+    shared: Option<Arc<Shared>>,
 }
 
-/// Of a connection to something whose streams know no half-close.
-struct Held {
+/// What both directions look at, of a connection to something whose streams know no half-close.
+struct Shared {
     ends: Ends,
+    /// Something came.
+    was_heard: AtomicBool,
     /// What lasts as long as the stream.
-    _kept: Box<dyn Any + Send + Sync>,
+    held: Box<dyn Held>,
 }
 
 /// Both directions of a connection whose ends are held back; so much silence stands for an end.
 pub(super) fn held(
     (reader, writer): (OwnedReadHalf, OwnedWriteHalf),
     silence: Duration,
-    kept: Box<dyn Any + Send + Sync>,
+    was_heard: bool,
+    held: Box<dyn Held>,
 ) -> (TcpReader, TcpWriter) {
-    let held = Arc::new(Held {
+    let shared = Arc::new(Shared {
         ends: Ends::new(silence, silence),
-        _kept: kept,
+        was_heard: was_heard.into(),
+        held,
     });
     let reader = TcpReader {
-        held: Some(Arc::clone(&held)),
+        shared: Some(Arc::clone(&shared)),
         // A piece is waited for without an ear for silence.
         can_splice: false,
         ..TcpReader::new(reader)
     };
     let mut writer = TcpWriter::new(writer);
-    writer.held = Some(held);
+    writer.shared = Some(shared);
     (reader, writer)
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.held.over(self.was_heard.load(Relaxed));
+    }
 }
 
 impl TcpReader {
@@ -94,7 +108,7 @@ impl TcpReader {
             says_much: false,
             is_bulk: false,
             can_splice: true,
-            held: None,
+            shared: None,
         }
     }
 
@@ -121,9 +135,9 @@ impl TcpReader {
     }
 
     pub(super) async fn read_chunk(&mut self) -> Result<Option<Bytes>, PipeError> {
-        let chunk = match self.held.clone() {
+        let chunk = match self.shared.clone() {
             // Boxed: other connections would hold room for it.
-            Some(held) => Box::pin(self.read_held(&held.ends)).await,
+            Some(shared) => Box::pin(self.read_held(&shared)).await,
             None => self.read().await,
         };
         let chunk = chunk.map_err(|error| broken(&error))?;
@@ -139,7 +153,8 @@ impl TcpReader {
         }
     }
 
-    async fn read_held(&mut self, ends: &Ends) -> io::Result<Bytes> {
+    async fn read_held(&mut self, shared: &Shared) -> io::Result<Bytes> {
+        let ends = &shared.ends;
         if ends.is_over() {
             return Ok(Bytes::new());
         }
@@ -148,8 +163,9 @@ impl TcpReader {
             chunk = self.read() => chunk?,
             () = ends.fell_silent() => Bytes::new(),
         };
-        if chunk.is_empty() {
-            ends.end();
+        match chunk.is_empty() {
+            true => ends.end(),
+            false => shared.was_heard.store(true, Relaxed),
         }
         Ok(chunk)
     }
@@ -190,7 +206,7 @@ impl TcpWriter {
     pub(super) fn new(half: OwnedWriteHalf) -> Self {
         Self {
             half: Some(half),
-            held: None,
+            shared: None,
         }
     }
 
@@ -224,8 +240,9 @@ impl TcpWriter {
     }
 
     pub(super) async fn finish(&mut self) -> Result<(), PipeError> {
-        if let Some(held) = self.held.as_ref().filter(|held| !held.ends.is_over()) {
-            held.ends.say_all();
+        let ends = self.shared.as_ref().map(|shared| &shared.ends);
+        if let Some(ends) = ends.filter(|ends| !ends.is_over()) {
+            ends.say_all();
             return Ok(());
         }
         match self.half.take() {
@@ -236,8 +253,8 @@ impl TcpWriter {
 
     /// Ends when the stream behind the connection is gone; a TCP connection alone never tells.
     pub(super) fn left(&self) -> BoxFuture<'static, ()> {
-        match &self.held {
-            Some(held) => held.ends.left().boxed(),
+        match &self.shared {
+            Some(shared) => shared.ends.left().boxed(),
             None => std::future::pending().boxed(),
         }
     }
@@ -247,8 +264,8 @@ impl TcpWriter {
 /// has it now.
 impl Drop for TcpWriter {
     fn drop(&mut self) {
-        let held = self.held.as_ref();
-        let has_said_all = held.is_some_and(|held| held.ends.has_said_all());
+        let shared = self.shared.as_ref();
+        let has_said_all = shared.is_some_and(|shared| shared.ends.has_said_all());
         if let Some(half) = self.half.take().filter(|_| !has_said_all) {
             let _ = socket2::SockRef::from(half.as_ref()).set_linger(Some(Duration::ZERO));
             half.forget();
