@@ -237,13 +237,13 @@ impl PluginHost {
     /// When it is closed, or either cannot be done.
     pub async fn reload(&self) -> Result<Duration> {
         let host = self.host.as_ref().context("it is open")?;
-        host.remove(self.name()?, false).await?;
+        host.remove(self.name(), false).await?;
         self.load_in(host).await
     }
 
     /// How long it took.
     async fn load_in(&self, host: &Host) -> Result<Duration> {
-        let name = self.name()?;
+        let name = self.name();
         let path = workspace::root().join(&self.plugin).join("plugin.toml");
         let manifest = fs::read_to_string(&path)?;
         let grants = Manifest::parse(&manifest)?.capabilities;
@@ -257,12 +257,6 @@ impl PluginHost {
         let start = Instant::now();
         host.load(name, source, terms).await?;
         Ok(start.elapsed())
-    }
-
-    fn name(&self) -> Result<&str> {
-        let name = Path::new(&self.plugin).file_name();
-        let name = name.and_then(|name| name.to_str());
-        name.context("a plugin has a folder")
     }
 
     /// Ends it; what it answered is durable.
