@@ -200,7 +200,8 @@ impl TorNetwork {
             host.ip(&["address", "add", &format!("{ip}/32"), "dev", "lo"])?;
         }
         let names = host.enter(|| Ok(UdpSocket::bind((OUTSIDE, 53))?))?;
-        let answers = [TOR_WEB, TOR_ECHO].map(|name| (name.to_owned(), vec![vec![OUTSIDE.into()]]));
+        let answers =
+            [TOR_WEB, TOR_ECHO].map(|name| (name.to_owned(), vec![vec![IpAddr::V4(OUTSIDE)]]));
         let resolver = TempDir::with_prefix("wormholes-tor-")?;
         let said = format!("nameserver {OUTSIDE}\n");
         std::fs::write(resolver.path().join("resolv.conf"), said)?;

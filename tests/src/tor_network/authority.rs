@@ -36,7 +36,7 @@ impl Authority {
 
     /// Reads the keys of authority `number`, and has it sign a certificate.
     pub(super) fn read(number: u8) -> Result<Self> {
-        let name = NAMES
+        let name = *NAMES
             .get(usize::from(number))
             .context("no such authority")?;
         let certificate = certificate(name)?;
@@ -123,6 +123,7 @@ fn certificate(name: &str) -> Result<String> {
         .arg("-c")
         .arg(&made)
         .stdin(Stdio::piped())
+        .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
         .context("cannot start tor-gencert")?;

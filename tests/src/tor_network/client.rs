@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, DirBuilder},
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     os::unix::fs::DirBuilderExt as _,
     time::{Duration, Instant},
 };
@@ -150,11 +150,6 @@ impl TorClient {
         self.socks
     }
 
-    /// Its process.
-    pub fn pid(&self) -> u32 {
-        self.process.id()
-    }
-
     /// Builds a circuit of three hops, the last of them an exit; how long that took.
     ///
     /// # Errors
@@ -193,9 +188,6 @@ impl TorOnion {
 }
 
 impl TorBridge {
-    /// Where it is.
-    pub const IP: IpAddr = IpAddr::V4(BRIDGE);
-
     /// Ends it as kill -9 does.
     ///
     /// # Errors

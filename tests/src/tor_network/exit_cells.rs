@@ -38,7 +38,7 @@ struct Seen {
 }
 
 impl ExitCells {
-    pub(super) async fn watch(exits: impl Iterator<Item = &TorProcess>) -> Result<Self> {
+    pub(super) async fn watch<'a>(exits: impl Iterator<Item = &'a TorProcess>) -> Result<Self> {
         let seen = Arc::new(Mutex::new(Seen::default()));
         let mut readers = Vec::new();
         for (exit, process) in exits.enumerate() {

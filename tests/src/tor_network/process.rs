@@ -81,10 +81,6 @@ impl TorProcess {
         self.name.starts_with("exit")
     }
 
-    pub(super) fn id(&self) -> u32 {
-        self.child.id()
-    }
-
     pub(super) fn folder(&self) -> &Path {
         self.folder.path()
     }

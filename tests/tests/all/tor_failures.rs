@@ -54,7 +54,7 @@ async fn without_a_consensus_flows_wait_their_time_and_take_the_next_step_or_non
     let network = TorNetwork::without_consensus().await.unwrap();
     let client = network.node("client", "").unwrap();
     let client = client.script("rules.rhai", SCRIPT).start().await.unwrap();
-    let mut scene = Scene { network, client };
+    let scene = Scene { network, client };
     scene.takes_the_next_step_or_none().await;
     let status = scene.client.call("tor.status", json!({})).await.unwrap();
     assert_eq!(status["state"], "starting", "{status}");
@@ -162,7 +162,7 @@ impl Scene {
     }
 
     /// There is no way through Tor.
-    async fn takes_the_next_step_or_none(&mut self) {
+    async fn takes_the_next_step_or_none(&self) {
         let before = self.network.web.requests().len();
         let entrance = self.client.entrance("socks5").unwrap();
         let url = format!("http://{}/", self.network.web.address());

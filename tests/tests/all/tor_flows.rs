@@ -108,20 +108,13 @@ async fn fetch(
     exits.next_circuit(PAGE_CELLS).await.unwrap()
 }
 
-const BY_USER: &str = r#"
-fn route(c) {
-    switch c.user {
-        "open" => tor().timeout("20s").or(block("no Tor")),
-        _ => tor().timeout("60s").closed(),
-    }
-}
-"#;
+const BY_TOR: &str = "fn route(c) { tor().timeout(\"60s\").closed() }";
 
 #[tokio::test]
 async fn programs_use_tor_by_both_proxies_and_what_may_not_go_there_is_refused() {
     let network = TorNetwork::start().await.unwrap();
     let node = network.node("client", "").unwrap();
-    let node = node.script("rules.rhai", BY_USER).start().await.unwrap();
+    let node = node.script("rules.rhai", BY_TOR).start().await.unwrap();
     let url = format!("http://{TOR_WEB}/");
     for kind in ["socks5", "http"] {
         let scheme = if kind == "http" { "http" } else { "socks5h" };
@@ -189,7 +182,7 @@ async fn datagrams_are_refused(network: &TorNetwork, node: &Daemon) {
     assert!(said.contains("UDP does not go through Tor"), "{why}");
 }
 
-/// Stopped, Tor opens nothing and the plan's next step is taken; started again, it does.
+/// Stopped, Tor opens nothing, and says who starts it; started again, it does.
 async fn stopped_and_started(network: &TorNetwork, node: &Daemon) {
     node.cli(&["tor", "stop"]).unwrap();
     let state = async || {
@@ -198,7 +191,7 @@ async fn stopped_and_started(network: &TorNetwork, node: &Daemon) {
     };
     assert_eq!(state().await, "stopped");
     let entrance = node.entrance("socks5").unwrap();
-    let proxy = format!("socks5h://open:x@{entrance}");
+    let proxy = format!("socks5h://{entrance}");
     let url = format!("http://{TOR_WEB}/");
     let mut events = node.events().await.unwrap();
     let fetched = curl_in(network.host(), &proxy, &url, &[]).await.unwrap();

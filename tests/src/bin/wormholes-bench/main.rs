@@ -33,11 +33,7 @@ mod task;
 mod tor;
 mod turns;
 
-use std::{
-    env,
-    net::{IpAddr, Ipv4Addr},
-    process::ExitCode,
-};
+use std::{env, process::ExitCode};
 
 use anyhow::{Result, bail};
 use data_encoding::HEXLOWER;
@@ -67,8 +63,8 @@ async fn main() -> ExitCode {
         ["router", options @ ..] => router(options).await,
         ["plugins", options @ ..] => plugins(options).await,
         ["tor", options @ ..] => tor(options).await,
-        ["load"] => load(Ipv4Addr::LOCALHOST.into()).await,
-        ["load", ip] => load(ip.parse()?).await,
+        ["load"] => load("127.0.0.1").await,
+        ["load", ip] => load(ip).await,
         ["arti", target, network @ ..] => arti(target, network).await,
         ["far-end", target] => far_end(target).await,
         ["near-end", address, certificate] => near_end(address, certificate).await,
@@ -164,9 +160,9 @@ fn show(rows: &[Row], json: bool) -> Result<ExitCode> {
 }
 
 /// Says where it listens, and takes the load until it is killed.
-async fn load(ip: IpAddr) -> Result<ExitCode> {
+async fn load(ip: &str) -> Result<ExitCode> {
     raise_file_limit(OPEN_FILES)?;
-    println!("{}", load::start_server(ip).await?);
+    println!("{}", load::start_server(ip.parse()?).await?);
     std::future::pending().await
 }
 

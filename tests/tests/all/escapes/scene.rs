@@ -8,7 +8,7 @@
 //! ```
 
 use std::{
-    net::{Ipv4Addr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, UdpSocket},
     sync::Arc,
     time::Duration,
 };
@@ -67,7 +67,7 @@ impl Scene {
         let names = internet
             .enter(|| Ok(UdpSocket::bind((INTERNET, 53))?))
             .unwrap();
-        let answers = Answers::from([(TOR_WEB.to_owned(), vec![vec![INTERNET.into()]])]);
+        let answers = Answers::from([(TOR_WEB.to_owned(), vec![vec![IpAddr::V4(INTERNET)]])]);
         let names = NameServer::start(names, answers).unwrap();
         let hidden = Site::start_in(i2p.host(), "hidden", (Ipv4Addr::LOCALHOST, 0).into());
         let hidden = hidden.unwrap();
