@@ -223,7 +223,7 @@ impl Tor {
         let (client, cut) = self.client().await?;
         let looking = client.resolve(&host.to_string(), group);
         drop(client);
-        Ok(unless_cut(&cut, looking).await?)
+        unless_cut(&cut, looking).await
     }
 
     /// Calls a peer at the onion address that `placeholder` stands for.

@@ -70,10 +70,10 @@ impl Book {
             circuit.streams = circuit.streams.saturating_sub(1);
         }
         let is_idle = |circuit: &Circuit| circuit.streams == 0;
-        if circuits.iter().filter(|circuit| is_idle(circuit)).count() > MAX_IDLE {
-            if let Some(oldest) = circuits.iter().position(is_idle) {
-                circuits.remove(oldest);
-            }
+        if circuits.iter().filter(|circuit| is_idle(circuit)).count() > MAX_IDLE
+            && let Some(oldest) = circuits.iter().position(is_idle)
+        {
+            circuits.remove(oldest);
         }
     }
 

@@ -13,7 +13,7 @@ pub(super) fn render(report: &I2pReport, style: Style) -> String {
     let field = |name: &str, value: &str| field(style, name, value);
     let Some(router) = report.router else {
         let mend = "`sam` under [i2p] names an I2P router";
-        return field("router", "none") + &field("", mend);
+        return [field("router", "none"), field("", mend)].concat();
     };
     let state = match &report.error {
         Some(error) => format!("{router}: NO, {error}"),
@@ -32,7 +32,8 @@ pub(super) fn render(report: &I2pReport, style: Style) -> String {
     for session in &report.sessions {
         table.row(row(session));
     }
-    text + &table.render(style)
+    text += &table.render(style);
+    text
 }
 
 fn published(service: &I2pServiceInfo) -> String {

@@ -26,10 +26,12 @@ fn render(report: &TorReport, style: Style) -> String {
     let mut text = field("state", &state(report));
     match report.state {
         TorState::Absent => {
-            return text + &field("", "this wormholed was built without the feature `tor`");
+            text += &field("", "this wormholed was built without the feature `tor`");
+            return text;
         }
         TorState::Disabled => {
-            return text + &field("", "`enabled = true` under [tor] turns it on");
+            text += &field("", "`enabled = true` under [tor] turns it on");
+            return text;
         }
         TorState::Stopped | TorState::Starting | TorState::Ready | TorState::Failed => {}
     }

@@ -181,7 +181,7 @@ impl Answer {
                 parts
                     .into_iter()
                     .flatten()
-                    .fold("i2p".to_owned(), |text, part| text + &part)
+                    .fold("i2p".to_owned(), |text, part| text + part.as_str())
             }
             Tunnel::Socks { server } => format!("socks {server}"),
             Tunnel::Tor => "tor".to_owned(),

@@ -92,7 +92,7 @@ impl Tunnel {
                 parts
                     .into_iter()
                     .flatten()
-                    .fold("i2p".to_owned(), |text, part| text + &part)
+                    .fold("i2p".to_owned(), |text, part| text + part.as_str())
             }
             Self::Socks { server } => format!("socks {server}"),
             Self::Tor => "tor".to_owned(),
