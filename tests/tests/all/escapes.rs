@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde_json::json;
-use wormholes_tests::{Again, TOR_WEB, until};
+use wormholes_tests::{Again, until};
 
 use programs::{Program, browser_shows, programs};
 use scene::Scene;

@@ -231,7 +231,8 @@ async fn is_cut(fetch: &mut Child) {
 async fn until_shown(host: &Namespace, client: &Daemon, from: &str) {
     let proxy = format!("socks5h://{}", client.entrance("socks5").unwrap());
     let url = format!("http://{from}/");
-    let shown = until_within(FOUND, &format!("{url} through Tor"), async || {
+    let wanted = format!("{url} through Tor");
+    let shown = until_within(FOUND, &wanted, async || {
         let fetched = curl_in(host, &proxy, &url, &[]).await.ok()?;
         let page = String::from_utf8_lossy(&fetched.body);
         page.contains(SITE_GREETING).then_some(())
