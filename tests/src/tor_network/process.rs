@@ -1,8 +1,9 @@
 //! A running `tor`, in a folder of its own.
 
 use std::{
-    fs,
+    fs::{self, Permissions},
     net::IpAddr,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
@@ -29,7 +30,11 @@ pub(super) struct TorProcess {
 
 /// A folder that only its owner enters, as tor wants it.
 pub(super) fn folder() -> Result<TempDir> {
-    TempDir::with_prefix("wormholes-tor-").context("cannot make a folder for a tor")
+    // For a socket of control tor wants a folder that nobody else reads.
+    let private = Permissions::from_mode(0o700);
+    let mut folder = tempfile::Builder::new();
+    let folder = folder.prefix("wormholes-tor-").permissions(private);
+    folder.tempdir().context("cannot make a folder for a tor")
 }
 
 /// Where in it tor keeps what it knows.
