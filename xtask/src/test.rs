@@ -24,16 +24,18 @@ const TIME_LIMIT: Duration = Duration::from_secs(50 * 60);
 const BUILD: [&str; 4] = ["build", "--workspace", "--all-targets", "--locked"];
 
 /// Tests that measure, or use a machine up, are run by themselves, one after the other.
-const MEASURING: [&str; 11] = [
+const MEASURING: [&str; 13] = [
     "attrition::",
     "bad_input::",
     "endurance::",
     "hostile_scripts::",
     "leaks::",
     "lies::storm::",
+    "loops::",
     "marks::",
     "moves::",
     "onion_build::",
+    "plugins_js::",
     "relay_open::",
     "wicked_plugins::",
 ];
