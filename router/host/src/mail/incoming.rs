@@ -299,7 +299,20 @@ impl Office {
     pub(super) fn reopen_in(&mut self, owner: &Owner, key: &InKey) {
         let id = self.in_ids.remove(&(owner.home, key.clone()));
         if let Some(channel) = id.and_then(|id| self.ins.remove(&id)) {
-            channel.kill();
+            self.refuse(&channel, ChannelRefusal::Busy);
+        }
+    }
+
+    /// What was known of a channel is forgotten: its sender hears it wherever he has opened it, and
+    /// asks again.
+    fn refuse(&mut self, channel: &In, reason: ChannelRefusal) {
+        channel.kill();
+        for (trunk, number) in &channel.numbers {
+            if let Some(standing) = self.trunks.get_mut(trunk) {
+                standing.ins.remove(number);
+            }
+            let number = *number;
+            self.send(*trunk, Frame::ChannelRefused { number, reason });
         }
     }
 
@@ -313,21 +326,14 @@ impl Office {
         self.in_ids.retain(|(home, _), _| home.instance != instance);
     }
 
-    /// A principal is gone: whoever sends to it hears of it when he asks again.
+    /// A principal is gone: whoever sends to it hears of it.
     pub(super) fn forget_ins_of(&mut self, home: Home) {
         self.cursors.remove(&home);
         let of = self.in_ids.extract_if(|(of, _), _| *of == home);
         let ids: Vec<_> = of.map(|(_, id)| id).collect();
         for id in ids {
             if let Some(channel) = self.ins.remove(&id) {
-                channel.kill();
-                for (trunk, number) in &channel.numbers {
-                    if let Some(standing) = self.trunks.get_mut(trunk) {
-                        standing.ins.remove(number);
-                    }
-                    let (number, reason) = (*number, ChannelRefusal::NoPrincipal);
-                    self.send(*trunk, Frame::ChannelRefused { number, reason });
-                }
+                self.refuse(&channel, ChannelRefusal::NoPrincipal);
             }
         }
     }
