@@ -77,6 +77,11 @@ impl Authority {
         format!("{ip}:{} id={fingerprint} ed25519={ed25519}", torrc::OR_PORT)
     }
 
+    /// As its torrc names relays.
+    pub(super) fn as_relay(&self) -> String {
+        format!("${}", self.fingerprint)
+    }
+
     /// Puts its keys where a tor in `folder` looks for them.
     pub(super) fn write_keys(&self, folder: &TempDir) -> Result<()> {
         let keys = process::data(folder.path()).join("keys");

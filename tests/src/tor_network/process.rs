@@ -1,6 +1,7 @@
 //! A running `tor`, in a folder of its own.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, Permissions},
     net::IpAddr,
     os::unix::fs::PermissionsExt as _,
@@ -57,7 +58,7 @@ impl TorProcess {
         torrc: &str,
     ) -> Result<Self> {
         let file = folder.path().join("torrc");
-        fs::write(&file, format!("{torrc}{}", nickname(name)))?;
+        fs::write(&file, format!("{torrc}Nickname {name}\n"))?;
         let mut child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "ip", "netns", "exec", host.name()])
             .args(["tor", "--defaults-torrc", "/dev/null", "-f"])
@@ -107,6 +108,16 @@ impl TorProcess {
         Some(text.lines().filter(|line| line.starts_with("r ")).count())
     }
 
+    /// How many relays have said who they are, as it keeps it on disk.
+    pub(super) fn descriptors(&self) -> usize {
+        let data = data(self.folder());
+        let kept = ["cached-descriptors", "cached-descriptors.new"];
+        let texts = kept.map(|file| fs::read_to_string(data.join(file)).unwrap_or_default());
+        let lines = texts.iter().flat_map(|text| text.lines());
+        let names = lines.filter_map(|line| line.strip_prefix("router ")?.split(' ').next());
+        names.collect::<BTreeSet<_>>().len()
+    }
+
     /// Who it is as a relay, once it runs.
     pub(super) async fn fingerprint(&self) -> Result<String> {
         let file = data(self.folder()).join("fingerprint");
@@ -149,10 +160,6 @@ impl Drop for TorProcess {
     fn drop(&mut self) {
         let _ended_before = self.kill();
     }
-}
-
-fn nickname(name: &str) -> String {
-    format!("Nickname {name}\n")
 }
 
 /// Asks a tor, and hears what it tells (control-spec).

@@ -30,16 +30,24 @@ pub(super) fn relay(ip: Ipv4Addr) -> String {
     )
 }
 
-/// The first vote is due within five seconds, which `TestingTorNetwork` allows; the next ones come as
-/// seldom as in the public network, so that nothing changes while a test runs.
-pub(super) fn authority(ip: Ipv4Addr) -> String {
+/// By control: an authority votes within five seconds, and again until it agrees with the others.
+pub(super) const VOTE: &str = "SETCONF TestingV3AuthInitialVotingInterval=5";
+
+/// Authorities vote when they are told to: what the first vote does not know, they would not know for
+/// an hour.
+///
+/// Once they agree, authorities vote as seldom as in the public network, so that nothing changes while
+/// a test runs. `directories` alone are where onion services are looked up: whoever keeps no directory
+/// takes none of them.
+pub(super) fn authority(ip: Ipv4Addr, directories: &str) -> String {
     format!(
         "AuthoritativeDirectory 1\nV3AuthoritativeDirectory 1\nDirPort {ip}:{DIR_PORT}\n\
          ExitRelay 0\nExitPolicy reject *:*\n\
          V3AuthVotingInterval 3600\nV3AuthVoteDelay 4\nV3AuthDistDelay 4\nV3AuthNIntervalsValid 3\n\
-         TestingV3AuthInitialVotingInterval 5\nTestingV3AuthInitialVoteDelay 2\n\
+         TestingV3AuthInitialVotingInterval 1800\nTestingV3AuthInitialVoteDelay 2\n\
          TestingV3AuthInitialDistDelay 2\n\
-         TestingDirAuthVoteExit *\nTestingDirAuthVoteGuard *\nTestingDirAuthVoteHSDir *\n\
+         TestingDirAuthVoteExit *\nTestingDirAuthVoteGuard *\n\
+         TestingDirAuthVoteHSDir {directories}\nTestingDirAuthVoteHSDirIsStrict 1\n\
          TestingMinExitFlagThreshold 0\nTestingMinFastFlagThreshold 0\nAuthDirMaxServersPerAddr 0\n"
     )
 }

@@ -158,7 +158,10 @@ async fn callers_are_told_apart(scene: &Scene, named: &SamPeer) {
     for caller in [ann, bob, kept] {
         assert!(shown.contains(caller), "{caller} is not among {shown:?}");
     }
-    assert_eq!(kept_sessions(&scene.caller).await, std::slice::from_ref(kept));
+    assert_eq!(
+        kept_sessions(&scene.caller).await,
+        std::slice::from_ref(kept)
+    );
 }
 
 async fn settings_reach_the_router(scene: &Scene, named: &SamPeer) {

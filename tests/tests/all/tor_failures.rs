@@ -51,7 +51,7 @@ async fn a_killed_daemon_ends_the_flows_through_it_and_the_next_find_another_way
 /// Nothing ever comes of the bootstrap, and nothing but flows through Tor feels it.
 #[tokio::test]
 async fn without_a_consensus_flows_wait_their_time_and_take_the_next_step_or_none() {
-    let network = TorNetwork::without_consensus().await.unwrap();
+    let network = TorNetwork::without_consensus().unwrap();
     let client = network.node("client", "").unwrap();
     let client = client.script("rules.rhai", SCRIPT).start().await.unwrap();
     let scene = Scene { network, client };

@@ -58,6 +58,7 @@ async fn onion_services_of_both_are_reached_from_both_and_move_to_a_new_address(
     assert_eq!(socks5_ask(&mut stream, &echo, 80).await.unwrap(), 0);
     let echoed = there_and_back(&mut stream, 11, STREAM_BYTES, PATIENCE).await;
     echoed.unwrap();
+    drop(stream);
 
     host.cli(&["tor", "new-onion", "web"]).unwrap();
     let moved = published(&host, "web", &web).await;
