@@ -171,5 +171,7 @@ mod tor_peers;
 mod udp;
 #[path = "all/users.rs"]
 mod users;
+#[path = "all/watched.rs"]
+mod watched;
 #[path = "all/wicked_plugins.rs"]
 mod wicked_plugins;

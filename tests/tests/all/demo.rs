@@ -20,16 +20,11 @@ const STRANGER: u32 = 65_534;
 
 #[test]
 fn every_row_of_the_demo_is_as_the_script_says() {
-    let output = output(cargo().args(["xtask", "demo", "--json"])).unwrap();
-    let progress = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{progress}");
-    let result = result(&output);
-    assert_eq!(result["ok"], true, "{result}");
-    let rows = result["rows"].as_array().unwrap();
+    let (rows, progress) = shown(&["--json"]);
     let tunnels: Vec<_> = rows.iter().map(|row| row["tunnel"].as_str()).collect();
     let expected = ["direct", "relay", "onion", "block"].map(Some);
     assert_eq!(tunnels, expected);
-    for row in rows {
+    for row in &rows {
         assert!(
             row["rule"].as_str().unwrap().starts_with("rules.rhai:"),
             "{row}"
@@ -56,12 +51,7 @@ fn every_row_of_the_demo_is_as_the_script_says() {
 /// One flow through each of what Tor and I2P offer, and one that a mistake keeps closed.
 #[test]
 fn every_row_of_the_demo_of_tor_and_i2p_is_as_its_script_says() {
-    let output = output(cargo().args(["xtask", "demo", "--tor", "--json"])).unwrap();
-    let progress = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{progress}");
-    let result = result(&output);
-    assert_eq!(result["ok"], true, "{result}");
-    let rows = result["rows"].as_array().unwrap();
+    let (rows, _) = shown(&["--tor", "--json"]);
     let tunnels: Vec<_> = rows.iter().map(|row| row["tunnel"].as_str()).collect();
     assert_eq!(tunnels, ["tor", "tor", "tor", "i2p", "block"].map(Some));
     let exit = rows[0]["learned"]["site"][0].as_str().unwrap();
@@ -201,6 +191,16 @@ fn what_installs_for_the_demo_says_nothing_in_its_result() {
     assert_eq!(said.lines().count(), 1, "{said}");
     let error = result(&output)["error"].to_string();
     assert!(error.contains("still missing after installing: curl"));
+}
+
+/// The rows of a demo that went well, and what it said of its progress.
+fn shown(words: &[&str]) -> (Vec<Value>, String) {
+    let output = output(cargo().args(["xtask", "demo"]).args(words)).unwrap();
+    let progress = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{progress}");
+    let result = result(&output);
+    assert_eq!(result["ok"], true, "{result}");
+    (result["rows"].as_array().unwrap().clone(), progress)
 }
 
 /// What `--json` printed.

@@ -1,10 +1,8 @@
 //! `wormholes status`: on a terminal one screen of 24 lines; elsewhere lines in full.
 
-use wormholes_proto::control::{
-    FlowTotals, RoleSummary, ScriptReport, Status, TorState, TorSummary,
-};
+use wormholes_proto::control::{FlowTotals, RoleSummary, ScriptReport, Status};
 
-use super::{NAME_COLUMNS, field, script::last_error};
+use super::{NAME_COLUMNS, field, script::last_error, tor};
 use crate::{
     format::{self, list},
     output::Style,
@@ -40,8 +38,8 @@ pub(super) fn render(status: &Status, style: Style) -> String {
     text += &field("services", &services);
     text += &field("roles", &roles(status));
     text += &field("relayed by", &list(relays(status), "none asked"));
-    if let Some(tor) = &status.tor {
-        text += &field("tor", &progress(tor));
+    if let Some(summary) = &status.tor {
+        text += &field("tor", &tor::state(summary.state, summary.progress_percent));
     }
     if let Some(i2p) = &status.i2p {
         let (ready, making, users) = (i2p.ready, i2p.making, i2p.users);
@@ -63,17 +61,6 @@ pub(super) fn render(status: &Status, style: Style) -> String {
     }
     text += &field("you", &format!("{} of this node", status.access));
     text
-}
-
-fn progress(tor: &TorSummary) -> String {
-    match tor.state {
-        TorState::Starting => format!("starting, {} %", tor.progress_percent),
-        TorState::Absent
-        | TorState::Disabled
-        | TorState::Stopped
-        | TorState::Ready
-        | TorState::Failed => tor.state.as_str().to_owned(),
-    }
 }
 
 fn flows(totals: &FlowTotals) -> [(&'static str, String); 3] {
@@ -159,7 +146,7 @@ mod tests {
         NodeId,
         control::{
             Access, EntranceInfo, I2pSummary, RelayRegistration, RolesSummary, ScriptDiagnostic,
-            ScriptErrorInfo, ScriptFile, ServiceInfo,
+            ScriptErrorInfo, ScriptFile, ServiceInfo, TorState, TorSummary,
         },
     };
 

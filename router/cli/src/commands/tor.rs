@@ -23,7 +23,7 @@ pub(super) fn run(context: &mut Context<'_>, command: TorCommand) -> Result<(), 
 
 fn render(report: &TorReport, style: Style) -> String {
     let field = |name: &str, value: &str| field(style, name, value);
-    let mut text = field("state", &state(report));
+    let mut text = field("state", &state(report.state, report.progress_percent));
     match report.state {
         TorState::Absent => {
             text += &field("", "this wormholed was built without the feature `tor`");
@@ -52,14 +52,15 @@ fn render(report: &TorReport, style: Style) -> String {
     text
 }
 
-fn state(report: &TorReport) -> String {
-    match report.state {
-        TorState::Starting => format!("starting, {} %", report.progress_percent),
+/// How far it is, too, on its way into the network.
+pub(super) fn state(state: TorState, percent: u8) -> String {
+    match state {
+        TorState::Starting => format!("starting, {percent} %"),
         TorState::Absent
         | TorState::Disabled
         | TorState::Stopped
         | TorState::Ready
-        | TorState::Failed => report.state.as_str().to_owned(),
+        | TorState::Failed => state.as_str().to_owned(),
     }
 }
 

@@ -49,6 +49,7 @@ pub(super) fn i2p(table: &Table<'_>) -> I2pConfig {
         let number = table.integer(key, low..=u64::from(high))?;
         u8::try_from(number).ok()
     };
+    let count = |key, range, default| table.count(key, range).unwrap_or(default);
     let (length, quantity) = (default.tunnels.length, default.tunnels.quantity);
     I2pConfig {
         sam: table.parsed("sam", sections::address),
@@ -56,15 +57,9 @@ pub(super) fn i2p(table: &Table<'_>) -> I2pConfig {
             length: small("length", 0, MAX_TUNNEL_LENGTH).unwrap_or(length),
             quantity: small("quantity", 1, MAX_TUNNEL_QUANTITY).unwrap_or(quantity),
         },
-        spares: table
-            .count("spares", 0..=MAX_SPARES)
-            .unwrap_or(default.spares),
-        sessions: table
-            .count("sessions", 1..=MAX_SESSIONS)
-            .unwrap_or(default.sessions),
-        max_streams: table
-            .count("max_streams", 1..=MAX_STREAMS)
-            .unwrap_or(default.max_streams),
+        spares: count("spares", 0..=MAX_SPARES, default.spares),
+        sessions: count("sessions", 1..=MAX_SESSIONS, default.sessions),
+        max_streams: count("max_streams", 1..=MAX_STREAMS, default.max_streams),
     }
 }
 

@@ -3,7 +3,10 @@
 
 use std::{collections::HashMap, net::SocketAddr};
 
-use tokio::{io::copy_bidirectional, net::UnixStream};
+use tokio::{
+    io::{self, copy_bidirectional},
+    net::UnixStream,
+};
 use tokio_util::sync::CancellationToken;
 use wormholes_proto::OnionAddress;
 use wormholes_tor::{Stream, TorError};
@@ -38,12 +41,13 @@ impl<'a> FromIterator<&'a OnionAddress> for Book {
 /// # Errors
 /// [`TorFailure`] when the system has no more sockets.
 pub(super) fn join(
-    mut stream: Stream,
+    stream: Stream,
     cut: CancellationToken,
     counted: Counted,
 ) -> Result<UnixStream, TorFailure> {
     let (near, mut far) =
         UnixStream::pair().map_err(|error| TorError::Other(error.kind().to_string()))?;
+    let mut stream = io::join(stream.reader, stream.writer);
     // It ends with either end of the connection, and with Tor: nobody needs to wait for it.
     tokio::spawn(async move {
         let copying = copy_bidirectional(&mut stream, &mut far);

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use tokio::{process::Command, time::timeout};
 use wormholes_tests::{Again, Namespace, SITE_GREETING, TOR_WEB, socks5_resolve};
 
-use super::scene::{FORWARD, HTTP, SOCKS};
+use crate::watched::{FORWARD, HTTP, SOCKS};
 
 /// How long a program waits, in seconds; longer than any plan takes.
 const PATIENCE: &str = "12";

@@ -1,6 +1,7 @@
 //! The ways that flows are told to take, each with where packets may go for it.
 
 use super::programs::Program::{self, Connect, Dig, I2p, Onion, Resolve, ResolveHidden, Web};
+use crate::watched::AT_HOME;
 
 /// One way, and the client that takes it.
 pub(super) struct Way {
@@ -132,12 +133,7 @@ impl Way {
                 counter escaped {{ }}
                 chain output {{
                     type filter hook output priority 0
-                    ip daddr 127.0.0.0/8 accept
-                    ip6 daddr ::1 accept
-                    icmpv6 type {{
-                        nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert,
-                        mld2-listener-report
-                    }} accept
+                    {AT_HOME}
                     {}
                     {told}
                     counter name escaped

@@ -8,10 +8,8 @@ use tokio::{process::Command, time::timeout};
 use wormholes_proto::{Host, Target};
 use wormholes_tests::{Again, Association, Namespace, socks5_resolve};
 
-use super::{
-    scene::{FORWARD, HTTP, INTERNET, SIXTH, SOCKS},
-    ways::Program,
-};
+use super::{scene::SIXTH, ways::Program};
+use crate::watched::{FORWARD, HTTP, INTERNET, SOCKS};
 
 /// How long a program waits for a page or an address, in seconds; longer than any plan takes.
 const PATIENCE: &str = "10";
