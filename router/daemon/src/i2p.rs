@@ -162,6 +162,7 @@ impl I2p {
             SamState::NeedMore
             | SamState::Waiting
             | SamState::Greeted
+            | SamState::Found
             | SamState::Session(_)
             | SamState::Called(_)
             | SamState::Failed(_) => Err(I2pError::Sam(SamError::Malformed("no stream"))),

@@ -49,6 +49,7 @@ pub fn sam_client(input: &[u8]) {
             SamState::NeedMore
             | SamState::Waiting
             | SamState::Greeted
+            | SamState::Found
             | SamState::Session(_)
             | SamState::Failed(_),
         )
@@ -66,7 +67,7 @@ fn check(destination: &Destination) {
 
 fn request(choice: u8) -> SamRequest {
     let session = SessionId::from_random([choice; 16]);
-    match choice % 4 {
+    match choice % 5 {
         0 => SamRequest::Session {
             id: session,
             keys: None,
@@ -81,7 +82,10 @@ fn request(choice: u8) -> SamRequest {
             port: 80,
         },
         2 => SamRequest::Accept { session },
-        _ => SamRequest::Greeting,
+        3 => SamRequest::Greeting,
+        _ => SamRequest::Lookup {
+            name: I2pName::of(&Host::parse("a.i2p").unwrap()).unwrap(),
+        },
     }
 }
 
@@ -109,6 +113,7 @@ fn talk<'a>(request: &SamRequest, sent: impl Iterator<Item = &'a [u8]>) -> Talke
                     talked.session = Some(keys);
                 }
                 end @ (SamState::Greeted
+                | SamState::Found
                 | SamState::Connected
                 | SamState::Called(_)
                 | SamState::Failed(_)) => {

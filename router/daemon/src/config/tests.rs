@@ -133,9 +133,9 @@ fn unknown_keys_are_named_with_the_nearest_known_one() {
     check("name = 'x'", 1, "unknown section or key `name`");
     check("[tor]\nenable = true", 2, "did you mean `enabled`?");
     check(
-        "[tor.network]\nauthority = []",
+        "[tor.network]\nauthorites = []",
         2,
-        "unknown key `authority` in [tor.network]; did you mean `authorities`?",
+        "unknown key `authorites` in [tor.network]; did you mean `authorities`?",
     );
     check(
         "fallbacks = []",

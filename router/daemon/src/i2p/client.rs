@@ -106,6 +106,7 @@ impl Talk {
             state @ (SamState::NeedMore
             | SamState::Waiting
             | SamState::Greeted
+            | SamState::Found
             | SamState::Session(_)
             | SamState::Connected
             | SamState::Called(_)) => Ok(state),

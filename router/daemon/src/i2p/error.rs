@@ -37,6 +37,9 @@ pub enum I2pError {
     /// The file of a kept destination's key.
     #[error("the key of a kept destination: {0}")]
     Key(String),
+    /// What was published is not found, though the session stands.
+    #[error("it did not make the destination known to others; it is published anew")]
+    NotKnown,
     /// The node stops.
     #[error("the router of this node stops")]
     Stopping,

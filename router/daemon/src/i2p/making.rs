@@ -138,6 +138,7 @@ async fn create(
             SamState::NeedMore
             | SamState::Waiting
             | SamState::Greeted
+            | SamState::Found
             | SamState::Connected
             | SamState::Called(_)
             | SamState::Failed(_) => Err(SamError::Malformed("no session").into()),

@@ -16,7 +16,7 @@ use tokio::{
 };
 use wormholes_proto::{
     ServiceName,
-    sam::{Destination, SamError, SamRefusal, SamRequest, SamState},
+    sam::{Destination, I2pName, SamError, SamRefusal, SamRequest, SamState},
 };
 
 use super::{I2p, I2pError, Owner, Stream, WantedTunnels, client::Talk, session::InUse};
@@ -54,17 +54,26 @@ impl Published {
     }
 }
 
+/// How long a router may take to make a destination known to others. i2pd (2.45) tries when the first
+/// tunnels stand; where those that lead out are missing then, it tries again in ten minutes.
+const KNOWN_WITHIN: Duration = Duration::from_secs(60);
+/// It is asked this often whether it is.
+const LOOK: Duration = Duration::from_secs(2);
+
 /// Keeps a service published, for as long as the node takes requests.
 pub(super) async fn publish(network: Arc<Network>, service: ServiceConfig) {
     let Some(i2p) = network.i2p() else { return };
     let name = &service.name;
     let mut pause = PAUSE;
+    let mut is_doubted = true;
     loop {
         let begun = Instant::now();
         let over = network
-            .until_drain(published(&network, i2p, &service))
+            .until_drain(published(&network, i2p, &service, is_doubted))
             .await;
         let Some(error) = over else { return };
+        // A router that looks destinations up for sessions alone never finds it: it is asked once.
+        is_doubted = !matches!(error, I2pError::NotKnown);
         if begun.elapsed() > STEADY {
             pause = PAUSE;
         }
@@ -79,17 +88,62 @@ pub(super) async fn publish(network: Arc<Network>, service: ServiceConfig) {
     }
 }
 
-/// Publishes a service and serves who calls, until that fails.
-async fn published(network: &Arc<Network>, i2p: &I2p, service: &ServiceConfig) -> I2pError {
+/// Publishes a service and serves who calls, until that fails; or, if that is doubted, until it turns
+/// out that nobody can find it.
+async fn published(
+    network: &Arc<Network>,
+    i2p: &I2p,
+    service: &ServiceConfig,
+    is_doubted: bool,
+) -> I2pError {
     let owner = Owner::Kept(service.name.clone());
     let session = i2p.session(network, &owner, WantedTunnels::default()).await;
     let session = match session {
         Ok(session) => session,
         Err(error) => return error,
     };
-    let destination = session.destination().clone();
-    i2p.published.set(&service.name, Ok(destination));
-    tracing::info!(service = %service.name, "the service is published over I2P");
+    let known = async {
+        if is_doubted && !is_known(i2p, &session).await {
+            return;
+        }
+        let destination = session.destination().clone();
+        i2p.published.set(&service.name, Ok(destination));
+        tracing::info!(service = %service.name, "the service is published over I2P");
+        std::future::pending().await
+    };
+    tokio::select! {
+        error = serve_callers(network, i2p, service, &session) => error,
+        () = known => {
+            session.end();
+            I2pError::NotKnown
+        }
+    }
+}
+
+/// Whether others find a destination, as soon as they do.
+async fn is_known(i2p: &I2p, session: &InUse) -> bool {
+    let found = async {
+        loop {
+            let name = I2pName::of_destination(session.destination());
+            let request = SamRequest::Lookup { name };
+            if let Ok(mut talk) = Talk::begin(i2p.router, request).await
+                && let Ok(SamState::Found) = talk.answer().await
+            {
+                return;
+            }
+            sleep(LOOK).await;
+        }
+    };
+    timeout(KNOWN_WITHIN, found).await.is_ok()
+}
+
+/// Serves who calls, until that fails.
+async fn serve_callers(
+    network: &Arc<Network>,
+    i2p: &I2p,
+    service: &ServiceConfig,
+    session: &InUse,
+) -> I2pError {
     loop {
         // Closed never: the room lives as long as the node.
         let place = Arc::clone(&i2p.places).acquire_owned().await;
@@ -97,7 +151,7 @@ async fn published(network: &Arc<Network>, i2p: &I2p, service: &ServiceConfig) -
             return I2pError::Stopping;
         };
         let called = tokio::select! {
-            called = next_call(i2p, &session) => called,
+            called = next_call(i2p, session) => called,
             () = session.ended() => Err(I2pError::HungUp),
         };
         match called {
@@ -155,6 +209,7 @@ async fn next_call(i2p: &I2p, session: &InUse) -> Result<Stream, I2pError> {
         SamState::NeedMore
         | SamState::Waiting
         | SamState::Greeted
+        | SamState::Found
         | SamState::Session(_)
         | SamState::Connected
         | SamState::Failed(_) => Err(SamError::Malformed("no caller").into()),

@@ -40,6 +40,8 @@ pub enum SamState {
     Greeted,
     /// The session stands; these are its keys. It ends with the connection.
     Session(DestinationKeys),
+    /// The destination that was looked for is found.
+    Found,
     /// The stream stands; the unconsumed input belongs to it.
     Connected,
     /// Somebody called; the unconsumed input belongs to the stream.
@@ -154,6 +156,10 @@ impl SamClient {
                 self.phase = Phase::Waiting;
                 Ok(SamState::Session(told))
             }
+            SamRequest::Lookup { .. } => {
+                self.phase = Phase::Done;
+                Ok(SamState::Found)
+            }
             SamRequest::Connect { .. } => {
                 self.phase = Phase::Done;
                 Ok(SamState::Connected)
@@ -176,9 +182,10 @@ impl SamClient {
                 self.phase = Phase::Done;
                 Ok(SamState::Called(caller))
             }
-            SamRequest::Greeting | SamRequest::Session { .. } | SamRequest::Connect { .. } => {
-                Ok(SamState::Waiting)
-            }
+            SamRequest::Greeting
+            | SamRequest::Session { .. }
+            | SamRequest::Lookup { .. }
+            | SamRequest::Connect { .. } => Ok(SamState::Waiting),
         }
     }
 }
@@ -284,6 +291,19 @@ mod tests {
         let (sent, state, _) = feed(&SamRequest::Greeting, HELLO_REPLY.as_bytes());
         assert_eq!(state, SamState::Greeted);
         assert_eq!(sent.as_bytes(), HELLO);
+    }
+
+    #[test]
+    fn a_destination_is_found_or_not() {
+        let lookup = SamRequest::Lookup {
+            name: I2pName::of(&Host::parse("a.i2p").unwrap()).unwrap(),
+        };
+        let found = destination();
+        let input = format!("{HELLO_REPLY}NAMING REPLY RESULT=OK NAME=a.i2p VALUE={found}\n");
+        assert_eq!(feed(&lookup, input.as_bytes()).1, SamState::Found);
+        let input = format!("{HELLO_REPLY}NAMING REPLY RESULT=INVALID_KEY NAME=a.i2p\n");
+        let refused = SamError::Refused(SamRefusal::InvalidKey);
+        assert_eq!(feed(&lookup, input.as_bytes()).1, SamState::Failed(refused));
     }
 
     #[test]

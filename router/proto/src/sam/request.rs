@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use super::destination::DestinationKeys;
+use super::destination::{Destination, DestinationKeys};
 use crate::target::Host;
 
 /// Hops of one tunnel: what routers build at most.
@@ -24,6 +24,11 @@ pub enum SamRequest {
         keys: Option<DestinationKeys>,
         /// Its tunnels.
         tunnels: TunnelSettings,
+    },
+    /// Nothing but whether a destination is found, as anybody else would look for it.
+    Lookup {
+        /// Its name, or its short name.
+        name: I2pName,
     },
     /// A stream to somebody.
     Connect {
@@ -77,6 +82,11 @@ impl I2pName {
         (!label.is_empty() && name.bytes().all(is_plain)).then(|| Self(name.to_owned()))
     }
 
+    /// The short name of a destination, by which everybody finds it.
+    pub fn of_destination(destination: &Destination) -> Self {
+        Self(destination.short_name().to_owned())
+    }
+
     /// As the router is asked for it.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -89,6 +99,7 @@ impl SamRequest {
         match self {
             Self::Greeting => String::new(),
             Self::Session { id, keys, tunnels } => session(id, keys.as_ref(), *tunnels),
+            Self::Lookup { name } => format!("NAMING LOOKUP NAME={}\n", name.0),
             Self::Connect { session, to, port } => {
                 let to_port = match knows_ports {
                     true => format!(" TO_PORT={port}"),
@@ -108,6 +119,7 @@ impl SamRequest {
         match self {
             Self::Greeting => "HELLO REPLY",
             Self::Session { .. } => "SESSION STATUS",
+            Self::Lookup { .. } => "NAMING REPLY",
             Self::Connect { .. } | Self::Accept { .. } => "STREAM STATUS",
         }
     }
@@ -199,6 +211,10 @@ mod tests {
         let line = format!("STREAM CONNECT {id} DESTINATION=a.i2p SILENT=false");
         assert_eq!(connect.line(false), format!("{line}\n"));
         assert_eq!(connect.line(true), format!("{line} TO_PORT=80\n"));
+        let lookup = SamRequest::Lookup {
+            name: I2pName::of(&Host::parse("a.i2p").unwrap()).unwrap(),
+        };
+        assert_eq!(lookup.line(true), "NAMING LOOKUP NAME=a.i2p\n");
         let accept = SamRequest::Accept { session };
         assert_eq!(
             accept.line(true),

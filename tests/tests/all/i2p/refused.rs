@@ -127,8 +127,10 @@ async fn a_script_that_names_i2p_is_refused_where_there_is_no_router() {
     let client = client.start().await.unwrap();
     let script = client.folder().join("rules.rhai");
     std::fs::write(script, "fn route(c) {\n  i2p()\n}").unwrap();
-    let refused = client.call("script.load", json!({})).await.unwrap_err();
-    let refused = refused.to_string();
+    let mut load = client.cli_command(&["script", "load"]).unwrap();
+    let refused = load.output().unwrap();
+    assert!(!refused.status.success());
+    let refused = String::from_utf8_lossy(&refused.stderr);
     assert!(refused.contains("rules.rhai:2:3"), "{refused}");
     assert!(refused.contains("set `sam` in [i2p]"), "{refused}");
     let check = |more: &str| {

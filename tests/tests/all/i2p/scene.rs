@@ -68,9 +68,15 @@ impl Scene {
         }
     }
 
-    /// Has the caller make the session of each user, all at once.
+    /// Has the caller make the session of each user, all at once. A destination that was published a
+    /// moment ago is not found by every router yet.
     pub(super) async fn make_sessions(&self, target: &str) {
-        let opening = USERS.map(|user| self.open(user, target, 80));
+        let opening = USERS.map(|user| async move {
+            let opened = until_within(PATIENCE, "a stream by I2P", async || {
+                (self.ask(user, target, 80).await == 0).then_some(())
+            });
+            opened.await.unwrap();
+        });
         futures_util::future::join_all(opening).await;
     }
 
@@ -110,7 +116,14 @@ impl Scene {
         let served = until_within(PATIENCE, "a page by I2P", async || {
             (!self.fetch(url).await.is_empty()).then_some(())
         });
-        served.await.unwrap();
+        if let Err(error) = served.await {
+            let mut events = self.caller.events().await.unwrap();
+            self.fetch(url).await;
+            let refused = events.next(|event| event["kind"] == "flow-refused").await;
+            let flow = refused.unwrap()["flow"].clone();
+            let why = self.caller.call("why", json!({ "flow": flow })).await;
+            panic!("{error}: {}", why.unwrap()["steps"]);
+        }
     }
 }
 
