@@ -165,7 +165,7 @@ async fn callers_are_told_apart(scene: &Scene, named: &SamPeer) {
 }
 
 async fn settings_reach_the_router(scene: &Scene, named: &SamPeer) {
-    for (user, expected) in [("ann", (1, 2)), ("long", (2, 3)), ("none", (0, 1))] {
+    for (user, expected) in [("ann", (1, 4)), ("long", (2, 3)), ("none", (0, 1))] {
         let caller = called_by(scene, named, user).await;
         let (length, quantity) = expected;
         let expected = I2pTunnels {

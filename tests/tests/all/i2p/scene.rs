@@ -116,20 +116,14 @@ impl Scene {
         let served = until_within(PATIENCE, "a page by I2P", async || {
             (!self.fetch(url).await.is_empty()).then_some(())
         });
-        if let Err(error) = served.await {
-            let mut events = self.caller.events().await.unwrap();
-            self.fetch(url).await;
-            let refused = events.next(|event| event["kind"] == "flow-refused").await;
-            let flow = refused.unwrap()["flow"].clone();
-            let why = self.caller.call("why", json!({ "flow": flow })).await;
-            panic!("{error}: {}", why.unwrap()["steps"]);
-        }
+        served.await.unwrap();
     }
 }
 
-/// Where a node's router is, and tunnels that are made quickly.
+/// Where a node's router is, and tunnels that are made quickly. i2pd publishes nothing for minutes where
+/// all tunnels that lead in stand before the first that leads out: with four of each that is rare.
 fn section(sam: SocketAddr, spares: usize) -> String {
-    format!("[i2p]\nsam = \"{sam}\"\nlength = 1\nquantity = 2\nspares = {spares}\n")
+    format!("[i2p]\nsam = \"{sam}\"\nlength = 1\nquantity = 4\nspares = {spares}\n")
 }
 
 async fn status(node: &Daemon) -> Value {
