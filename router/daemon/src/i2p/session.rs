@@ -127,12 +127,12 @@ impl Session {
 
 /// A session that somebody uses for a stream of this side's.
 #[derive(Debug)]
-pub(super) struct Asked {
+pub(super) struct AskedStream {
     session: InUse,
     since: Instant,
 }
 
-impl From<InUse> for Asked {
+impl From<InUse> for AskedStream {
     fn from(session: InUse) -> Self {
         Self {
             session,
@@ -141,7 +141,7 @@ impl From<InUse> for Asked {
     }
 }
 
-impl Held for Asked {
+impl Held for AskedStream {
     fn over(&self, was_heard: bool) {
         let was_waited_for = self.since.elapsed() >= UNHEARD;
         if !was_heard && was_waited_for && !self.session.is_shared() {
