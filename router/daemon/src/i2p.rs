@@ -177,8 +177,4 @@ impl WantedTunnels {
             quantity: self.quantity.unwrap_or(default.quantity),
         }
     }
-
-    fn fits(self, tunnels: TunnelSettings) -> bool {
-        self.settled(tunnels) == tunnels
-    }
 }

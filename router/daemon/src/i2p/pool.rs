@@ -65,11 +65,12 @@ pub(super) type Made = Option<Result<Arc<Session>, I2pError>>;
 
 #[derive(Debug)]
 enum Slot {
-    Making(watch::Receiver<Made>),
+    Making(TunnelSettings, watch::Receiver<Made>),
     Ready(Arc<Session>),
 }
 
-/// What there is for a flow.
+/// What there is for a flow, with the tunnels that it asks for.
+#[derive(Debug)]
 pub(super) enum Found {
     Ready(InUse),
     Making(watch::Receiver<Made>),
@@ -130,15 +131,10 @@ impl Pool {
         let mut table = self.lock();
         table.drop_ended();
         match table.slots.get(&key) {
-            Some(Slot::Ready(session)) if wanted.fits(session.tunnels()) => {
-                return Ok(Found::Ready(InUse::new(Arc::clone(session))));
-            }
-            Some(Slot::Ready(session)) if session.users() > 0 => {
-                return Err(I2pError::OtherTunnels(name_of(owner)));
-            }
-            Some(Slot::Making(made)) => return Ok(Found::Making(made.clone())),
+            Some(slot) if slot.tunnels() == tunnels => return Ok(slot.found()),
+            Some(slot) if slot.is_in_use() => return Err(I2pError::OtherTunnels(name_of(owner))),
             // Nobody uses the one with other tunnels: it makes room.
-            Some(Slot::Ready(_)) => {
+            Some(_) => {
                 table.slots.remove(&key);
             }
             None => {}
@@ -154,7 +150,8 @@ impl Pool {
         }
         table.make_room(self.max_sessions)?;
         let (sender, made) = watch::channel(None);
-        table.slots.insert(key.clone(), Slot::Making(made.clone()));
+        let making = Slot::Making(tunnels, made.clone());
+        table.slots.insert(key.clone(), making);
         let place = Place {
             key,
             tunnels,
@@ -233,7 +230,7 @@ impl Pool {
         let slots = table.slots.iter().map(|(key, slot)| Listed {
             owner: Some(key.owner.clone()),
             session: match slot {
-                Slot::Making(_) => None,
+                Slot::Making(..) => None,
                 Slot::Ready(session) => Some(Arc::clone(session)),
             },
         });
@@ -250,6 +247,29 @@ impl Pool {
 
     fn lock(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Slot {
+    fn tunnels(&self) -> TunnelSettings {
+        match self {
+            Self::Making(tunnels, _) => *tunnels,
+            Self::Ready(session) => session.tunnels(),
+        }
+    }
+
+    fn is_in_use(&self) -> bool {
+        match self {
+            Self::Making(..) => true,
+            Self::Ready(session) => session.users() > 0,
+        }
+    }
+
+    fn found(&self) -> Found {
+        match self {
+            Self::Making(_, made) => Found::Making(made.clone()),
+            Self::Ready(session) => Found::Ready(InUse::new(Arc::clone(session))),
+        }
     }
 }
 
@@ -273,14 +293,14 @@ impl Table {
     fn drop_ended(&mut self) {
         self.spares.retain(|spare| !spare.has_ended());
         self.slots.retain(|_, slot| match slot {
-            Slot::Making(_) => true,
+            Slot::Making(..) => true,
             Slot::Ready(session) => !session.has_ended(),
         });
     }
 
     fn drop_idle(&mut self, default: TunnelSettings) {
         self.slots.retain(|_, slot| match slot {
-            Slot::Making(_) => true,
+            Slot::Making(..) => true,
             Slot::Ready(session) => session.idle() < MAX_IDLE,
         });
         self.kinds.retain(|(_, asked)| asked.elapsed() < MAX_IDLE);
@@ -308,7 +328,7 @@ impl Table {
         }
         let idle = self.slots.iter().filter_map(|(key, slot)| match slot {
             Slot::Ready(session) if session.users() == 0 => Some((session.idle(), key)),
-            Slot::Ready(_) | Slot::Making(_) => None,
+            Slot::Ready(_) | Slot::Making(..) => None,
         });
         let longest = idle.max_by_key(|(idle, _)| *idle);
         let key = longest.map(|(_, key)| key.clone());
@@ -322,5 +342,79 @@ fn name_of(owner: &Owner) -> String {
     match owner {
         Owner::Kept(name) => name.to_string(),
         Owner::Flows(_) => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wormholes_proto::ServiceName;
+
+    use super::*;
+    use crate::i2p::session::tests::session;
+
+    /// What a plan asks for that says nothing of tunnels.
+    const UNSAID: WantedTunnels = WantedTunnels {
+        length: None,
+        quantity: None,
+    };
+
+    fn pool(spares: usize, sessions: usize) -> Pool {
+        Pool::new(&I2pConfig {
+            spares,
+            sessions,
+            ..I2pConfig::default()
+        })
+    }
+
+    fn kept() -> Owner {
+        Owner::Kept(ServiceName::parse("blog").unwrap())
+    }
+
+    fn hops(length: u8) -> WantedTunnels {
+        WantedTunnels {
+            length: Some(length),
+            ..UNSAID
+        }
+    }
+
+    fn place(found: Result<Found, I2pError>) -> Place {
+        let Ok(Found::Place(place, _)) = found else {
+            panic!("{found:?}");
+        };
+        place
+    }
+
+    fn ready(found: Result<Found, I2pError>) -> InUse {
+        let Ok(Found::Ready(session)) = found else {
+            panic!("{found:?}");
+        };
+        session
+    }
+
+    #[test]
+    fn a_kept_destination_has_the_tunnels_that_were_asked_for() {
+        let pool = pool(0, 4);
+        let is_refused = |wanted| {
+            let found = pool.find(&kept(), wanted);
+            matches!(found, Err(I2pError::OtherTunnels(name)) if name == "blog")
+        };
+        let made = place(pool.find(&kept(), hops(0)));
+        assert!(is_refused(UNSAID), "it is made without hops");
+        let found = pool.find(&kept(), hops(0));
+        assert!(matches!(found, Ok(Found::Making(_))), "{found:?}");
+        let tunnels = made.tunnels();
+        pool.fill(made, Ok(session(tunnels)));
+        let user = ready(pool.find(&kept(), hops(0)));
+        assert!(is_refused(UNSAID), "it stands without hops");
+        assert!(is_refused(hops(1)), "it stands without hops");
+        drop(user);
+
+        // Nobody uses it.
+        let made = place(pool.find(&kept(), UNSAID));
+        let config = I2pConfig::default().tunnels;
+        assert_eq!(made.tunnels(), config);
+        pool.fill(made, Ok(session(config)));
+        let _user = ready(pool.find(&kept(), hops(config.length)));
+        assert!(is_refused(hops(0)), "it stands with hops");
     }
 }

@@ -61,6 +61,15 @@ impl Session {
             }
             drop(tell);
         });
+        Self::new(id, (destination, tunnels), (ended, end))
+    }
+
+    /// One that ends when the first token is cancelled; the second is, when it is dropped.
+    fn new(
+        id: SessionId,
+        (destination, tunnels): (Destination, TunnelSettings),
+        (ended, end): (CancellationToken, CancellationToken),
+    ) -> Arc<Self> {
         Arc::new(Self {
             id,
             destination,
@@ -181,5 +190,18 @@ impl Drop for InUse {
     fn drop(&mut self) {
         self.0.touch();
         self.0.users.fetch_sub(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A session with such tunnels, at no router.
+    pub(in crate::i2p) fn session(tunnels: TunnelSettings) -> Arc<Session> {
+        let text = format!("{}BQAEAAcAAA==", "A".repeat(512));
+        let destination = Destination::parse(&text).unwrap();
+        let (id, tokens) = (SessionId::from_random([0; 16]), Default::default());
+        Session::new(id, (destination, tunnels), tokens)
     }
 }
