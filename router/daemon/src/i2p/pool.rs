@@ -32,7 +32,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// All sessions.
 #[derive(Debug)]
 pub(super) struct Pool {
-    table: Mutex<Table>,
+    table: Arc<Mutex<Table>>,
     default: TunnelSettings,
     max_spares: usize,
     max_sessions: usize,
@@ -78,9 +78,10 @@ pub(super) enum Found {
     Place(Place, watch::Receiver<Made>),
 }
 
-/// A place in the table, for a session to be made.
+/// A place in the table, for a session to be made. Who drops it gives it back.
 #[derive(Debug)]
 pub(super) struct Place {
+    table: Arc<Mutex<Table>>,
     key: Key,
     tunnels: TunnelSettings,
     made: watch::Sender<Made>,
@@ -102,12 +103,38 @@ impl Place {
     pub(super) fn tunnels(&self) -> TunnelSettings {
         self.tunnels
     }
+
+    /// Fills it, or gives it back with the reason.
+    pub(super) fn fill(self, made: Result<Arc<Session>, I2pError>) {
+        let mut table = lock(&self.table);
+        match &made {
+            Ok(session) => {
+                let ready = Slot::Ready(Arc::clone(session));
+                table.slots.insert(self.key.clone(), ready);
+            }
+            Err(_) => {
+                table.slots.remove(&self.key);
+            }
+        }
+        drop(table);
+        self.made.send_replace(Some(made));
+    }
+}
+
+/// Whoever was to make the session panicked or was stopped: the next flow has it made anew.
+impl Drop for Place {
+    fn drop(&mut self) {
+        let was_filled = self.made.borrow().is_some();
+        if !was_filled {
+            lock(&self.table).slots.remove(&self.key);
+        }
+    }
 }
 
 impl Pool {
     pub(super) fn new(config: &I2pConfig) -> Self {
         Self {
-            table: Mutex::default(),
+            table: Arc::default(),
             default: config.tunnels,
             max_spares: config.spares,
             max_sessions: config.sessions,
@@ -153,27 +180,12 @@ impl Pool {
         let making = Slot::Making(tunnels, made.clone());
         table.slots.insert(key.clone(), making);
         let place = Place {
+            table: Arc::clone(&self.table),
             key,
             tunnels,
             made: sender,
         };
         Ok(Found::Place(place, made))
-    }
-
-    /// Fills a place, or gives it back.
-    pub(super) fn fill(&self, place: Place, made: Result<Arc<Session>, I2pError>) {
-        let mut table = self.lock();
-        match &made {
-            Ok(session) => {
-                let ready = Slot::Ready(Arc::clone(session));
-                table.slots.insert(place.key, ready);
-            }
-            Err(_) => {
-                table.slots.remove(&place.key);
-            }
-        }
-        drop(table);
-        place.made.send_replace(Some(made));
     }
 
     /// Ends what nobody has used for long, and gives the tunnels of each spare that shall be made.
@@ -246,8 +258,12 @@ impl Pool {
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.table)
     }
+}
+
+fn lock(table: &Mutex<Table>) -> MutexGuard<'_, Table> {
+    table.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Slot {
@@ -403,7 +419,7 @@ mod tests {
         let found = pool.find(&kept(), hops(0));
         assert!(matches!(found, Ok(Found::Making(_))), "{found:?}");
         let tunnels = made.tunnels();
-        pool.fill(made, Ok(session(tunnels)));
+        made.fill(Ok(session(tunnels)));
         let user = ready(pool.find(&kept(), hops(0)));
         assert!(is_refused(UNSAID), "it stands without hops");
         assert!(is_refused(hops(1)), "it stands without hops");
@@ -413,8 +429,24 @@ mod tests {
         let made = place(pool.find(&kept(), UNSAID));
         let config = I2pConfig::default().tunnels;
         assert_eq!(made.tunnels(), config);
-        pool.fill(made, Ok(session(config)));
+        made.fill(Ok(session(config)));
         let _user = ready(pool.find(&kept(), hops(config.length)));
         assert!(is_refused(hops(0)), "it stands with hops");
+    }
+
+    #[tokio::test]
+    async fn a_place_that_nobody_fills_is_given_back() {
+        let pool = pool(0, 1);
+        let Ok(Found::Place(lost, mut made)) = pool.find(&kept(), UNSAID) else {
+            panic!("a place");
+        };
+        drop(lost);
+        assert!(made.wait_for(Option::is_some).await.is_err());
+
+        let failed = place(pool.find(&kept(), UNSAID));
+        failed.fill(Err(I2pError::HungUp));
+        let made = place(pool.find(&kept(), UNSAID));
+        made.fill(Ok(session(I2pConfig::default().tunnels)));
+        ready(pool.find(&kept(), UNSAID));
     }
 }
