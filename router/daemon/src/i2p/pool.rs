@@ -188,7 +188,8 @@ impl Pool {
         Ok(Found::Place(place, made))
     }
 
-    /// Ends what nobody has used for long, and gives the tunnels of each spare that shall be made.
+    /// Ends what nobody has used for long, and gives the tunnels of each spare that shall be made. The last
+    /// free place is left to flows: a spare makes room for none of them while it is being made.
     pub(super) fn missing_spares(&self) -> Vec<TunnelSettings> {
         let mut table = self.lock();
         table.drop_ended();
@@ -203,7 +204,7 @@ impl Pool {
         let kinds = table.kinds.iter().map(|(kind, _)| *kind);
         let kinds: Vec<_> = [self.default].into_iter().chain(kinds).collect();
         for kind in kinds {
-            while table.spares_of(kind) < self.max_spares && table.count() < self.max_sessions {
+            while table.spares_of(kind) < self.max_spares && table.count() + 1 < self.max_sessions {
                 table.making.push(kind);
                 missing.push(kind);
             }
@@ -448,5 +449,19 @@ mod tests {
         let made = place(pool.find(&kept(), UNSAID));
         made.fill(Ok(session(I2pConfig::default().tunnels)));
         ready(pool.find(&kept(), UNSAID));
+    }
+
+    #[test]
+    fn spares_leave_the_last_free_place_to_flows() {
+        let pool = pool(4, 3);
+        let flows = |key: &str| Owner::Flows(key.to_owned());
+        assert_eq!(pool.missing_spares().len(), 2);
+        let _ann = place(pool.find(&flows("ann"), UNSAID));
+        let full = pool.find(&flows("bob"), UNSAID);
+        assert!(matches!(full, Err(I2pError::Full(3))), "{full:?}");
+        let tunnels = I2pConfig::default().tunnels;
+        pool.add_spare(tunnels, None);
+        assert!(pool.missing_spares().is_empty(), "it failed just now");
+        let _bob = place(pool.find(&flows("bob"), UNSAID));
     }
 }
