@@ -387,6 +387,10 @@ mod tests {
         Owner::Kept(ServiceName::parse("blog").unwrap())
     }
 
+    fn flows(key: &str) -> Owner {
+        Owner::Flows(key.to_owned())
+    }
+
     fn hops(length: u8) -> WantedTunnels {
         WantedTunnels {
             length: Some(length),
@@ -454,7 +458,6 @@ mod tests {
     #[test]
     fn spares_leave_the_last_free_place_to_flows() {
         let pool = pool(4, 3);
-        let flows = |key: &str| Owner::Flows(key.to_owned());
         assert_eq!(pool.missing_spares().len(), 2);
         let _ann = place(pool.find(&flows("ann"), UNSAID));
         let full = pool.find(&flows("bob"), UNSAID);
@@ -463,5 +466,29 @@ mod tests {
         pool.add_spare(tunnels, None);
         assert!(pool.missing_spares().is_empty(), "it failed just now");
         let _bob = place(pool.find(&flows("bob"), UNSAID));
+    }
+
+    #[test]
+    fn a_spare_goes_to_the_first_flow_that_asks_for_its_tunnels() {
+        let pool = pool(1, 8);
+        let tunnels = I2pConfig::default().tunnels;
+        assert_eq!(pool.missing_spares(), [tunnels]);
+        assert!(pool.missing_spares().is_empty(), "it is being made");
+        let spare = session(tunnels);
+        pool.add_spare(tunnels, Some(Arc::clone(&spare)));
+        assert!(pool.missing_spares().is_empty(), "it stands");
+
+        // Who keeps a destination has its own.
+        drop(place(pool.find(&kept(), UNSAID)));
+        drop(place(pool.find(&flows("ann"), hops(0))));
+        let ann = ready(pool.find(&flows("ann"), UNSAID));
+        assert!(std::ptr::eq(&*ann, &*spare));
+        let again = ready(pool.find(&flows("ann"), hops(tunnels.length)));
+        assert_eq!(again.users(), 2, "it is hers from now on");
+        drop(place(pool.find(&flows("bob"), UNSAID)));
+
+        // Another is made, and one for the tunnels that a plan asked for.
+        let none = hops(0).settled(tunnels);
+        assert_eq!(pool.missing_spares(), [tunnels, none]);
     }
 }
