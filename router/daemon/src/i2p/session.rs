@@ -95,7 +95,7 @@ impl Session {
     }
 
     /// Whether more than one use it.
-    fn is_shared(&self) -> bool {
+    pub(super) fn is_shared(&self) -> bool {
         self.users() > 1
     }
 
