@@ -31,7 +31,7 @@ use self::{
     keys::KeyFolder,
     pool::{Found, Pool},
     publish::Published,
-    session::{Asked, InUse},
+    session::{AskedStream, InUse},
 };
 use crate::{config::I2pConfig, network::Network, pipe::Pipe};
 
@@ -120,7 +120,7 @@ impl I2p {
             match self.ask(request).await {
                 Ok(stream) => {
                     let Stream { connection, ahead } = stream;
-                    let held = Box::new(Asked::from(session));
+                    let held = Box::new(AskedStream(session));
                     return Ok(Pipe::tcp_held(connection, ahead, ASKER_SILENCE, held));
                 }
                 // The router began anew, and its end of the session's connection is not noticed yet.
@@ -176,9 +176,5 @@ impl WantedTunnels {
             length: self.length.unwrap_or(default.length),
             quantity: self.quantity.unwrap_or(default.quantity),
         }
-    }
-
-    fn fits(self, tunnels: TunnelSettings) -> bool {
-        self.settled(tunnels) == tunnels
     }
 }

@@ -11,6 +11,13 @@
 //! ```
 //! Each line is a connection's own: one for the session, which lives as long as that connection, and
 //! one for each stream. What the router says is bounded and believed in nothing but its own part.
+//!
+//! Why not the crate `yosemite` (0.6.3): its sessions and streams connect and read by themselves, to
+//! 127.0.0.1 alone, and keep the lines private, so that these are neither fuzzed nor tested without
+//! sockets. It reads lines of any length, and panics at some that no router means to send. It does not
+//! know the results DUPLICATED_DEST, INVALID_ID and ALREADY_ACCEPTING, which tell here whether a kept
+//! destination is to be waited for or made anew, and does not compare the keys that it is told of with
+//! those that it asked for.
 
 mod client;
 mod destination;

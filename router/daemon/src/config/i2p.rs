@@ -51,7 +51,7 @@ pub(super) fn i2p(table: &Table<'_>) -> I2pConfig {
     };
     let count = |key, range, default| table.count(key, range).unwrap_or(default);
     let (length, quantity) = (default.tunnels.length, default.tunnels.quantity);
-    I2pConfig {
+    let i2p = I2pConfig {
         sam: table.parsed("sam", sections::address),
         tunnels: TunnelSettings {
             length: small("length", 0, MAX_TUNNEL_LENGTH).unwrap_or(length),
@@ -60,7 +60,21 @@ pub(super) fn i2p(table: &Table<'_>) -> I2pConfig {
         spares: count("spares", 0..=MAX_SPARES, default.spares),
         sessions: count("sessions", 1..=MAX_SESSIONS, default.sessions),
         max_streams: count("max_streams", 1..=MAX_STREAMS, default.max_streams),
+    };
+    if i2p.spares >= i2p.sessions {
+        let key = if table.has("spares") {
+            "spares"
+        } else {
+            "sessions"
+        };
+        let (spares, sessions) = (i2p.spares, i2p.sessions);
+        let message = format!(
+            "{spares} spares among {sessions} sessions leave none for flows: make `spares` lower than \
+             `sessions`"
+        );
+        table.problem(key, message);
     }
+    i2p
 }
 
 /// Whether a service can be what its config says, as far as that has to do with I2P.

@@ -303,6 +303,16 @@ fn a_service_that_cannot_be_published_over_i2p_is_refused() {
 }
 
 #[test]
+fn spares_leave_sessions_for_flows() {
+    let none_left = "2 spares among 2 sessions leave none for flows";
+    check("[i2p]\nsessions = 2\nspares = 2", 3, none_left);
+    check("[i2p]\nsessions = 2", 2, none_left);
+    for good in ["sessions = 3", "sessions = 1\nspares = 0"] {
+        Config::parse(&format!("[i2p]\n{good}"), Path::new("/")).unwrap();
+    }
+}
+
+#[test]
 fn entrances_that_strangers_could_use_are_refused() {
     let entrance = |kind: &str, listen: &str, more: &str| {
         format!("[[entrance]]\nkind = '{kind}'\nlisten = '{listen}'\n{more}\n")

@@ -41,6 +41,13 @@ pub enum Forbidden {
     /// The caller is known by an alias, and this tunnel would show the node.
     #[error("a message under an alias travels by an onion alone: {0} tunnels show the node")]
     ShowsNode(&'static str),
+    /// The caller is known by an alias, and whoever is called knows all flows of a kept destination as
+    /// one caller's.
+    #[error(
+        "a message under an alias does not travel from a kept destination, which is known: leave \
+         `keep` out of i2p()"
+    )]
+    KeptDestination,
     /// The name means no node that is known here.
     #[error("no node of that name is known here")]
     UnknownNode,
@@ -83,10 +90,14 @@ pub(super) fn check(host: &Host, node: Option<NodeId>, tunnel: &Tunnel) -> Resul
 /// Whether `tunnel` keeps to itself which node opens it.
 ///
 /// # Errors
-/// [`Forbidden::ShowsNode`].
+/// [`Forbidden::ShowsNode`], [`Forbidden::KeptDestination`].
 pub(super) fn check_hides(tunnel: &Tunnel) -> Result<(), Forbidden> {
     match tunnel {
-        Tunnel::Onion { .. } | Tunnel::Tor | Tunnel::I2p { .. } | Tunnel::Block { .. } => Ok(()),
+        Tunnel::Onion { .. }
+        | Tunnel::Tor
+        | Tunnel::I2p { keep: None, .. }
+        | Tunnel::Block { .. } => Ok(()),
+        Tunnel::I2p { keep: Some(_), .. } => Err(Forbidden::KeptDestination),
         Tunnel::Direct { .. } | Tunnel::Relay { .. } | Tunnel::Socks { .. } => {
             Err(Forbidden::ShowsNode(tunnel.kind().as_str()))
         }
@@ -265,6 +276,26 @@ mod tests {
             "::1",
         ] {
             check_all(name, i2p, &Err(Forbidden::NotOfI2p));
+        }
+    }
+
+    #[test]
+    fn a_message_under_an_alias_leaves_by_nothing_that_is_known_as_this_nodes() {
+        let i2p = |keep: Option<&str>| Tunnel::I2p {
+            keep: keep.map(str::to_owned),
+            length: None,
+            quantity: None,
+        };
+        let kept = check_hides(&i2p(Some("blog")));
+        assert_eq!(kept, Err(Forbidden::KeptDestination));
+        for hiding in [i2p(None), Tunnel::Tor] {
+            assert_eq!(check_hides(&hiding), Ok(()), "{hiding:?}");
+        }
+        for tunnel in tunnels(Some(BOB), false) {
+            let kind = tunnel.kind().as_str();
+            let shows = Err(Forbidden::ShowsNode(kind));
+            let expected = if kind == "onion" { Ok(()) } else { shows };
+            assert_eq!(check_hides(&tunnel), expected, "{tunnel:?}");
         }
     }
 

@@ -31,7 +31,7 @@ pub enum I2pError {
     /// A kept destination has one set of tunnels.
     #[error(
         "the kept destination {0} is in use with other tunnels: give its length and quantity alike \
-         in all plans, or in none"
+         in all plans, and in none where a service of that name is published"
     )]
     OtherTunnels(String),
     /// The file of a kept destination's key.

@@ -38,7 +38,7 @@ pub(super) async fn make_for(network: Arc<Network>, place: Place) {
         Owner::Flows(_) => None,
     };
     let made = make(&network, i2p, kept.as_ref(), place.tunnels()).await;
-    i2p.pool.fill(place, made);
+    place.fill(made);
 }
 
 /// Keeps spares ready, for as long as the node runs.

@@ -32,7 +32,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// All sessions.
 #[derive(Debug)]
 pub(super) struct Pool {
-    table: Mutex<Table>,
+    table: Arc<Mutex<Table>>,
     default: TunnelSettings,
     max_spares: usize,
     max_sessions: usize,
@@ -65,11 +65,12 @@ pub(super) type Made = Option<Result<Arc<Session>, I2pError>>;
 
 #[derive(Debug)]
 enum Slot {
-    Making(watch::Receiver<Made>),
+    Making(TunnelSettings, watch::Receiver<Made>),
     Ready(Arc<Session>),
 }
 
-/// What there is for a flow.
+/// What there is for a flow, with the tunnels that it asks for.
+#[derive(Debug)]
 pub(super) enum Found {
     Ready(InUse),
     Making(watch::Receiver<Made>),
@@ -77,9 +78,10 @@ pub(super) enum Found {
     Place(Place, watch::Receiver<Made>),
 }
 
-/// A place in the table, for a session to be made.
+/// A place in the table, for a session to be made. Who drops it gives it back.
 #[derive(Debug)]
 pub(super) struct Place {
+    table: Arc<Mutex<Table>>,
     key: Key,
     tunnels: TunnelSettings,
     made: watch::Sender<Made>,
@@ -101,12 +103,38 @@ impl Place {
     pub(super) fn tunnels(&self) -> TunnelSettings {
         self.tunnels
     }
+
+    /// Fills it, or gives it back with the reason.
+    pub(super) fn fill(self, made: Result<Arc<Session>, I2pError>) {
+        let mut table = lock(&self.table);
+        match &made {
+            Ok(session) => {
+                let ready = Slot::Ready(Arc::clone(session));
+                table.slots.insert(self.key.clone(), ready);
+            }
+            Err(_) => {
+                table.slots.remove(&self.key);
+            }
+        }
+        drop(table);
+        self.made.send_replace(Some(made));
+    }
+}
+
+/// Whoever was to make the session panicked or was stopped: the next flow has it made anew.
+impl Drop for Place {
+    fn drop(&mut self) {
+        let was_filled = self.made.borrow().is_some();
+        if !was_filled {
+            lock(&self.table).slots.remove(&self.key);
+        }
+    }
 }
 
 impl Pool {
     pub(super) fn new(config: &I2pConfig) -> Self {
         Self {
-            table: Mutex::default(),
+            table: Arc::default(),
             default: config.tunnels,
             max_spares: config.spares,
             max_sessions: config.sessions,
@@ -130,15 +158,10 @@ impl Pool {
         let mut table = self.lock();
         table.drop_ended();
         match table.slots.get(&key) {
-            Some(Slot::Ready(session)) if wanted.fits(session.tunnels()) => {
-                return Ok(Found::Ready(InUse::new(Arc::clone(session))));
-            }
-            Some(Slot::Ready(session)) if session.users() > 0 => {
-                return Err(I2pError::OtherTunnels(name_of(owner)));
-            }
-            Some(Slot::Making(made)) => return Ok(Found::Making(made.clone())),
+            Some(slot) if slot.tunnels() == tunnels => return Ok(slot.found()),
+            Some(slot) if slot.is_in_use() => return Err(I2pError::OtherTunnels(name_of(owner))),
             // Nobody uses the one with other tunnels: it makes room.
-            Some(Slot::Ready(_)) => {
+            Some(_) => {
                 table.slots.remove(&key);
             }
             None => {}
@@ -154,8 +177,10 @@ impl Pool {
         }
         table.make_room(self.max_sessions)?;
         let (sender, made) = watch::channel(None);
-        table.slots.insert(key.clone(), Slot::Making(made.clone()));
+        let making = Slot::Making(tunnels, made.clone());
+        table.slots.insert(key.clone(), making);
         let place = Place {
+            table: Arc::clone(&self.table),
             key,
             tunnels,
             made: sender,
@@ -163,23 +188,8 @@ impl Pool {
         Ok(Found::Place(place, made))
     }
 
-    /// Fills a place, or gives it back.
-    pub(super) fn fill(&self, place: Place, made: Result<Arc<Session>, I2pError>) {
-        let mut table = self.lock();
-        match &made {
-            Ok(session) => {
-                let ready = Slot::Ready(Arc::clone(session));
-                table.slots.insert(place.key, ready);
-            }
-            Err(_) => {
-                table.slots.remove(&place.key);
-            }
-        }
-        drop(table);
-        place.made.send_replace(Some(made));
-    }
-
-    /// Ends what nobody has used for long, and gives the tunnels of each spare that shall be made.
+    /// Ends what nobody has used for long, and gives the tunnels of each spare that shall be made. The last
+    /// free place is left to flows: a spare makes room for none of them while it is being made.
     pub(super) fn missing_spares(&self) -> Vec<TunnelSettings> {
         let mut table = self.lock();
         table.drop_ended();
@@ -194,7 +204,7 @@ impl Pool {
         let kinds = table.kinds.iter().map(|(kind, _)| *kind);
         let kinds: Vec<_> = [self.default].into_iter().chain(kinds).collect();
         for kind in kinds {
-            while table.spares_of(kind) < self.max_spares && table.count() < self.max_sessions {
+            while table.spares_of(kind) < self.max_spares && table.count() + 1 < self.max_sessions {
                 table.making.push(kind);
                 missing.push(kind);
             }
@@ -233,7 +243,7 @@ impl Pool {
         let slots = table.slots.iter().map(|(key, slot)| Listed {
             owner: Some(key.owner.clone()),
             session: match slot {
-                Slot::Making(_) => None,
+                Slot::Making(..) => None,
                 Slot::Ready(session) => Some(Arc::clone(session)),
             },
         });
@@ -249,7 +259,34 @@ impl Pool {
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.table)
+    }
+}
+
+fn lock(table: &Mutex<Table>) -> MutexGuard<'_, Table> {
+    table.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Slot {
+    fn tunnels(&self) -> TunnelSettings {
+        match self {
+            Self::Making(tunnels, _) => *tunnels,
+            Self::Ready(session) => session.tunnels(),
+        }
+    }
+
+    fn is_in_use(&self) -> bool {
+        match self {
+            Self::Making(..) => true,
+            Self::Ready(session) => session.users() > 0,
+        }
+    }
+
+    fn found(&self) -> Found {
+        match self {
+            Self::Making(_, made) => Found::Making(made.clone()),
+            Self::Ready(session) => Found::Ready(InUse::new(Arc::clone(session))),
+        }
     }
 }
 
@@ -273,14 +310,14 @@ impl Table {
     fn drop_ended(&mut self) {
         self.spares.retain(|spare| !spare.has_ended());
         self.slots.retain(|_, slot| match slot {
-            Slot::Making(_) => true,
+            Slot::Making(..) => true,
             Slot::Ready(session) => !session.has_ended(),
         });
     }
 
     fn drop_idle(&mut self, default: TunnelSettings) {
         self.slots.retain(|_, slot| match slot {
-            Slot::Making(_) => true,
+            Slot::Making(..) => true,
             Slot::Ready(session) => session.idle() < MAX_IDLE,
         });
         self.kinds.retain(|(_, asked)| asked.elapsed() < MAX_IDLE);
@@ -308,7 +345,7 @@ impl Table {
         }
         let idle = self.slots.iter().filter_map(|(key, slot)| match slot {
             Slot::Ready(session) if session.users() == 0 => Some((session.idle(), key)),
-            Slot::Ready(_) | Slot::Making(_) => None,
+            Slot::Ready(_) | Slot::Making(..) => None,
         });
         let longest = idle.max_by_key(|(idle, _)| *idle);
         let key = longest.map(|(_, key)| key.clone());
@@ -322,5 +359,136 @@ fn name_of(owner: &Owner) -> String {
     match owner {
         Owner::Kept(name) => name.to_string(),
         Owner::Flows(_) => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wormholes_proto::ServiceName;
+
+    use super::*;
+    use crate::i2p::session::tests::session;
+
+    /// What a plan asks for that says nothing of tunnels.
+    const UNSAID: WantedTunnels = WantedTunnels {
+        length: None,
+        quantity: None,
+    };
+
+    fn pool(spares: usize, sessions: usize) -> Pool {
+        Pool::new(&I2pConfig {
+            spares,
+            sessions,
+            ..I2pConfig::default()
+        })
+    }
+
+    fn kept() -> Owner {
+        Owner::Kept(ServiceName::parse("blog").unwrap())
+    }
+
+    fn flows(key: &str) -> Owner {
+        Owner::Flows(key.to_owned())
+    }
+
+    fn hops(length: u8) -> WantedTunnels {
+        WantedTunnels {
+            length: Some(length),
+            ..UNSAID
+        }
+    }
+
+    fn place(found: Result<Found, I2pError>) -> Place {
+        let Ok(Found::Place(place, _)) = found else {
+            panic!("{found:?}");
+        };
+        place
+    }
+
+    fn ready(found: Result<Found, I2pError>) -> InUse {
+        let Ok(Found::Ready(session)) = found else {
+            panic!("{found:?}");
+        };
+        session
+    }
+
+    #[test]
+    fn a_kept_destination_has_the_tunnels_that_were_asked_for() {
+        let pool = pool(0, 4);
+        let is_refused = |wanted| {
+            let found = pool.find(&kept(), wanted);
+            matches!(found, Err(I2pError::OtherTunnels(name)) if name == "blog")
+        };
+        let made = place(pool.find(&kept(), hops(0)));
+        assert!(is_refused(UNSAID), "it is made without hops");
+        let found = pool.find(&kept(), hops(0));
+        assert!(matches!(found, Ok(Found::Making(_))), "{found:?}");
+        let tunnels = made.tunnels();
+        made.fill(Ok(session(tunnels)));
+        let user = ready(pool.find(&kept(), hops(0)));
+        assert!(is_refused(UNSAID), "it stands without hops");
+        assert!(is_refused(hops(1)), "it stands without hops");
+        drop(user);
+
+        // Nobody uses it.
+        let made = place(pool.find(&kept(), UNSAID));
+        let config = I2pConfig::default().tunnels;
+        assert_eq!(made.tunnels(), config);
+        made.fill(Ok(session(config)));
+        let _user = ready(pool.find(&kept(), hops(config.length)));
+        assert!(is_refused(hops(0)), "it stands with hops");
+    }
+
+    #[tokio::test]
+    async fn a_place_that_nobody_fills_is_given_back() {
+        let pool = pool(0, 1);
+        let Ok(Found::Place(lost, mut made)) = pool.find(&kept(), UNSAID) else {
+            panic!("a place");
+        };
+        drop(lost);
+        assert!(made.wait_for(Option::is_some).await.is_err());
+
+        let failed = place(pool.find(&kept(), UNSAID));
+        failed.fill(Err(I2pError::HungUp));
+        let made = place(pool.find(&kept(), UNSAID));
+        made.fill(Ok(session(I2pConfig::default().tunnels)));
+        ready(pool.find(&kept(), UNSAID));
+    }
+
+    #[test]
+    fn spares_leave_the_last_free_place_to_flows() {
+        let pool = pool(4, 3);
+        assert_eq!(pool.missing_spares().len(), 2);
+        let _ann = place(pool.find(&flows("ann"), UNSAID));
+        let full = pool.find(&flows("bob"), UNSAID);
+        assert!(matches!(full, Err(I2pError::Full(3))), "{full:?}");
+        let tunnels = I2pConfig::default().tunnels;
+        pool.add_spare(tunnels, None);
+        assert!(pool.missing_spares().is_empty(), "it failed just now");
+        let _bob = place(pool.find(&flows("bob"), UNSAID));
+    }
+
+    #[test]
+    fn a_spare_goes_to_the_first_flow_that_asks_for_its_tunnels() {
+        let pool = pool(1, 8);
+        let tunnels = I2pConfig::default().tunnels;
+        assert_eq!(pool.missing_spares(), [tunnels]);
+        assert!(pool.missing_spares().is_empty(), "it is being made");
+        let spare = session(tunnels);
+        pool.add_spare(tunnels, Some(Arc::clone(&spare)));
+        assert!(pool.missing_spares().is_empty(), "it stands");
+
+        // Who keeps a destination has its own.
+        drop(place(pool.find(&kept(), UNSAID)));
+        drop(place(pool.find(&flows("ann"), hops(0))));
+        let ann = ready(pool.find(&flows("ann"), UNSAID));
+        assert!(std::ptr::eq(&*ann, &*spare));
+        let again = ready(pool.find(&flows("ann"), hops(tunnels.length)));
+        assert_eq!(again.users(), 2, "it is hers from now on");
+        drop(place(pool.find(&flows("bob"), UNSAID)));
+
+        // Another is made, and one for the tunnels that a plan asked for.
+        let none = hops(0).settled(tunnels);
+        assert_eq!(pool.missing_spares(), [tunnels, none]);
     }
 }

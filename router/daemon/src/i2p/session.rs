@@ -16,9 +16,10 @@ use wormholes_proto::sam::{Destination, SessionId, TunnelSettings};
 use super::client::Talk;
 use crate::{network::Network, pipe::Held};
 
-/// Who was asked and says nothing for so long, until the asker gave up, may have gone and come back:
-/// routers keep the way to a destination for ten minutes, whether or not it still leads there. A new
-/// session asks for it anew.
+/// Who was asked and says nothing for so long behind what was said last, until the asker gave up, may
+/// have gone and come back: routers keep the way to a destination for ten minutes, whether or not it
+/// still leads there. A new session asks for it anew. SAM does not tell what the other end took, so that
+/// who meant to be heard alone, and was silent for so long before the end, is taken for such an asker.
 const UNHEARD: Duration = Duration::from_secs(20);
 
 /// A session. It ends when it is dropped, or when the router ends it.
@@ -61,6 +62,15 @@ impl Session {
             }
             drop(tell);
         });
+        Self::new(id, (destination, tunnels), (ended, end))
+    }
+
+    /// One that ends when the first token is cancelled; the second is, when it is dropped.
+    fn new(
+        id: SessionId,
+        (destination, tunnels): (Destination, TunnelSettings),
+        (ended, end): (CancellationToken, CancellationToken),
+    ) -> Arc<Self> {
         Arc::new(Self {
             id,
             destination,
@@ -85,7 +95,7 @@ impl Session {
     }
 
     /// Whether more than one use it.
-    fn is_shared(&self) -> bool {
+    pub(super) fn is_shared(&self) -> bool {
         self.users() > 1
     }
 
@@ -127,32 +137,20 @@ impl Session {
 
 /// A session that somebody uses for a stream of this side's.
 #[derive(Debug)]
-pub(super) struct Asked {
-    session: InUse,
-    since: Instant,
-}
+pub(super) struct AskedStream(pub(super) InUse);
 
-impl From<InUse> for Asked {
-    fn from(session: InUse) -> Self {
-        Self {
-            session,
-            since: Instant::now(),
-        }
-    }
-}
-
-impl Held for Asked {
-    fn over(&self, was_heard: bool) {
-        let was_waited_for = self.since.elapsed() >= UNHEARD;
-        if !was_heard && was_waited_for && !self.session.is_shared() {
+impl Held for AskedStream {
+    fn over(&self, unanswered: Option<Duration>) {
+        let was_waited_for = unanswered.is_some_and(|silence| silence >= UNHEARD);
+        if was_waited_for && !self.0.is_shared() {
             tracing::debug!("a session over which nobody answers is given up");
-            self.session.end();
+            self.0.end();
         }
     }
 }
 
 impl Held for InUse {
-    fn over(&self, _: bool) {}
+    fn over(&self, _: Option<Duration>) {}
 }
 
 impl InUse {
@@ -181,5 +179,36 @@ impl Drop for InUse {
     fn drop(&mut self) {
         self.0.touch();
         self.0.users.fetch_sub(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::config::I2pConfig;
+
+    /// A session with such tunnels, at no router.
+    pub(in crate::i2p) fn session(tunnels: TunnelSettings) -> Arc<Session> {
+        let text = format!("{}BQAEAAcAAA==", "A".repeat(512));
+        let destination = Destination::parse(&text).unwrap();
+        let (id, tokens) = (SessionId::from_random([0; 16]), Default::default());
+        Session::new(id, (destination, tunnels), tokens)
+    }
+
+    #[test]
+    fn a_session_ends_with_the_only_stream_if_that_waited_long_for_an_answer() {
+        let has_ended = |unanswered, others| {
+            let session = session(I2pConfig::default().tunnels);
+            let _others = vec![InUse::new(Arc::clone(&session)); others];
+            AskedStream(InUse::new(Arc::clone(&session))).over(unanswered);
+            session.has_ended()
+        };
+        assert!(has_ended(Some(UNHEARD), 0));
+        assert!(!has_ended(Some(UNHEARD), 1), "others hear something");
+        assert!(
+            !has_ended(Some(UNHEARD / 2), 0),
+            "it has just said something"
+        );
+        assert!(!has_ended(None, 0), "it was answered");
     }
 }

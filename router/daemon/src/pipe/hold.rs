@@ -13,8 +13,9 @@ use tokio_util::sync::CancellationToken;
 
 /// What a stream holds while it lasts.
 pub(crate) trait Held: fmt::Debug + Send + Sync {
-    /// The stream is over; whether anything came on it.
-    fn over(&self, was_heard: bool);
+    /// The stream is over. Where nothing ever came on it: how long ago the last was taken that this end
+    /// said, or the stream began.
+    fn over(&self, unanswered: Option<Duration>);
 }
 
 /// How far the two directions of a stream are.
@@ -90,13 +91,16 @@ impl Ends {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
+    use std::{
+        net::Ipv4Addr,
+        sync::{Arc, Mutex},
+    };
 
     use bytes::Bytes;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         net::{TcpListener, TcpStream},
-        time::{Instant, timeout},
+        time::{Instant, advance, timeout},
     };
 
     use super::*;
@@ -108,7 +112,17 @@ mod tests {
     struct Nothing;
 
     impl Held for Nothing {
-        fn over(&self, _: bool) {}
+        fn over(&self, _: Option<Duration>) {}
+    }
+
+    /// Keeps what it is told at the end.
+    #[derive(Debug, Clone, Default)]
+    struct Told(Arc<Mutex<Option<Option<Duration>>>>);
+
+    impl Held for Told {
+        fn over(&self, unanswered: Option<Duration>) {
+            *self.0.lock().unwrap() = Some(unanswered);
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -178,5 +192,26 @@ mod tests {
         assert_eq!(program.read(&mut [0; 1]).await.unwrap(), 0);
         let stop = task.await.unwrap().stop;
         assert_eq!(stop, Some(CopyStop::Far(PipeError::Reset)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_not_answered_counts_from_what_was_said_last() {
+        for is_answered in [false, true] {
+            let (near, mut router) = tcp().await;
+            let told = Told::default();
+            let held = Box::new(told.clone());
+            let mut pipe = Pipe::tcp_held(near, Bytes::new(), SILENCE, held);
+            advance(SILENCE * 2).await;
+            let said = pipe.writer.write_chunk(Bytes::from_static(b"log")).await;
+            said.unwrap();
+            if is_answered {
+                router.write_all(b"ok").await.unwrap();
+                assert!(pipe.reader.read_chunk().await.unwrap().is_some());
+            }
+            advance(SILENCE).await;
+            drop(pipe);
+            let unanswered = (!is_answered).then_some(SILENCE);
+            assert_eq!(*told.0.lock().unwrap(), Some(unanswered));
+        }
     }
 }

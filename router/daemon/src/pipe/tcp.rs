@@ -10,7 +10,7 @@ use std::{
     os::fd::AsFd,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
@@ -22,6 +22,7 @@ use futures_util::{FutureExt, future::BoxFuture};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest, ReadBuf},
     net::tcp::{OwnedReadHalf, OwnedWriteHalf},
+    time::Instant,
 };
 
 use super::{
@@ -67,6 +68,8 @@ struct Shared {
     ends: Ends,
     /// Something came.
     was_heard: AtomicBool,
+    /// When the last was taken that this end said; before that, when the stream began.
+    said: Mutex<Instant>,
     /// What lasts as long as the stream.
     held: Box<dyn Held>,
 }
@@ -81,6 +84,7 @@ pub(super) fn held(
     let shared = Arc::new(Shared {
         ends: Ends::new(silence, silence),
         was_heard: was_heard.into(),
+        said: Mutex::new(Instant::now()),
         held,
     });
     let reader = TcpReader {
@@ -94,9 +98,17 @@ pub(super) fn held(
     (reader, writer)
 }
 
+impl Shared {
+    fn says(&self) {
+        *self.said.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+}
+
 impl Drop for Shared {
     fn drop(&mut self) {
-        self.held.over(self.was_heard.load(Relaxed));
+        let said = *self.said.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let was_heard = self.was_heard.load(Relaxed);
+        self.held.over((!was_heard).then(|| said.elapsed()));
     }
 }
 
@@ -225,6 +237,9 @@ impl TcpWriter {
                 Pin::new(&mut *half).poll_write_vectored(context, used)
             });
             let written = written.await.map_err(|error| broken(&error))?;
+            if let Some(shared) = &self.shared {
+                shared.says();
+            }
             rest = advance(rest, written);
         }
         Ok(())
@@ -236,6 +251,9 @@ impl TcpWriter {
         let socket = half.as_ref();
         let sent = socket.async_io(Interest::WRITABLE, || piece.drain(socket));
         let sent = sent.await.map_err(|error| broken(&error))?;
+        if let Some(shared) = &self.shared {
+            shared.says();
+        }
         Ok(sent as u64)
     }
 

@@ -187,7 +187,7 @@ fn call_error(refusal: &Refusal) -> CallError {
             | Forbidden::Loop
             | Forbidden::OtherNode => true,
             // By the hour, a script may choose another tunnel.
-            Forbidden::ShowsNode(_) => false,
+            Forbidden::ShowsNode(_) | Forbidden::KeptDestination => false,
             // Nodes become known, and move.
             Forbidden::UnknownNode | Forbidden::Told(..) => false,
         },

@@ -96,6 +96,46 @@ fn nothing_weaker_follows_i2p_in_a_closed_plan() {
 }
 
 #[test]
+fn nothing_of_fewer_hops_follows_in_a_closed_plan() {
+    let i2p = |length: u8| format!("i2p(#{{ length: {length} }})");
+    let [none, one, three] = [i2p(0), i2p(1), i2p(3)];
+    let [none, one, three] = [none.as_str(), one.as_str(), three.as_str()];
+    let unsaid = "i2p()";
+    for (first, then, expected) in [
+        (
+            three,
+            none,
+            "begins with i2p() may not go on with i2p() of no",
+        ),
+        (three, one, "with i2p() of fewer hops"),
+        (unsaid, none, "of no hops"),
+        ("tor()", none, "begins with tor() may not go on with i2p()"),
+        ("onion(3)", none, "begins with onion() may not go on with"),
+    ] {
+        let error = planned(&format!("{first}.or({then}).closed()")).unwrap_err();
+        assert!(error.contains(expected), "{first}, {then}: {error}");
+        planned(&format!("{first}.or({then})")).unwrap();
+        let error = planned(&format!("{first}.or(block(\"no\").or({then})).closed()"));
+        assert!(error.unwrap_err().contains("hops"), "{first}, {then}");
+    }
+    for (first, then) in [
+        (none, none),
+        (none, unsaid),
+        (one, three),
+        (three, three),
+        (three, unsaid),
+        (unsaid, one),
+        ("tor()", one),
+        ("onion(3)", one),
+        ("relay(\"r1\").to(peer(\"bob\"))", none),
+    ] {
+        planned(&format!("{first}.or({then}).closed()")).unwrap();
+    }
+    let raced = planned(&format!("{three}.race({none}).closed()")).unwrap_err();
+    assert!(raced.contains("of no hops"), "{raced}");
+}
+
+#[test]
 fn a_node_without_a_router_refuses_a_script_that_names_i2p() {
     let source = ScriptSource {
         name: "s.rhai".to_owned(),

@@ -360,7 +360,8 @@ impl Plan {
         for step in &self.steps {
             if let Some(weaker) = step.tunnels.iter().find_map(|one| one.weakness(asked)) {
                 return Err(format!(
-                    "a closed plan that begins with onion() may not go on with one {weaker}"
+                    "a closed plan that begins with {}() may not go on with {weaker}",
+                    first.as_str()
                 ));
             }
             let kinds = step.tunnels.iter().map(Tunnel::kind);
@@ -380,29 +381,52 @@ impl Plan {
 }
 
 impl Tunnel {
-    /// What an onion lacks of the one that was asked for.
+    /// What this one lacks of the one that was asked for, as far as their kinds do not tell.
     fn weakness(&self, asked: &Self) -> Option<&'static str> {
-        let Self::Onion {
-            hops: wanted,
-            friends_only: among_friends,
-            ..
-        } = asked
-        else {
-            return None;
-        };
         match self {
-            Self::Onion { hops, .. } if hops < wanted => Some("of fewer hops"),
-            Self::Onion { friends_only, .. } if !friends_only && *among_friends => {
-                Some("that leaves the friends")
-            }
-            Self::Onion { .. }
-            | Self::Direct { .. }
+            Self::Onion {
+                hops, friends_only, ..
+            } => onion_weakness(*hops, *friends_only, asked),
+            Self::I2p { length, .. } => i2p_weakness((*length)?, asked),
+            Self::Direct { .. }
             | Self::Relay { .. }
-            | Self::I2p { .. }
             | Self::Socks { .. }
             | Self::Tor
             | Self::Block { .. } => None,
         }
+    }
+}
+
+fn onion_weakness(hops: u8, friends_only: bool, asked: &Tunnel) -> Option<&'static str> {
+    let Tunnel::Onion {
+        hops: wanted,
+        friends_only: among_friends,
+        ..
+    } = asked
+    else {
+        return None;
+    };
+    if hops < *wanted {
+        return Some("one of fewer hops");
+    }
+    (*among_friends && !friends_only).then_some("one that leaves the friends")
+}
+
+/// I2P tunnels of no hops show the router beside this node to whoever is called.
+fn i2p_weakness(length: u8, asked: &Tunnel) -> Option<&'static str> {
+    let wanted = match asked {
+        // The config says how many, which is not known here.
+        Tunnel::I2p { length, .. } => length.unwrap_or(1),
+        Tunnel::Onion { .. } | Tunnel::Tor => 1,
+        Tunnel::Direct { .. }
+        | Tunnel::Relay { .. }
+        | Tunnel::Socks { .. }
+        | Tunnel::Block { .. } => 0,
+    };
+    match length {
+        0 if wanted > 0 => Some("i2p() of no hops, which hides nothing"),
+        _ if length < wanted => Some("i2p() of fewer hops"),
+        _ => None,
     }
 }
 
