@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use wormholes_tests::{
     Daemon, EchoServer, Identity, Namespace, SITE_GREETING, Setup, TOR_WEB, TorNetwork, curl_in,
-    socks5_ask, there_and_back, until_within,
+    output, socks5_ask, there_and_back, until, until_within,
 };
 
 /// To publish a service, to find it, and to open a connection over it.
@@ -79,33 +79,70 @@ async fn fetches(host: &Namespace, node: &Daemon) -> bool {
 async fn two_nodes_that_have_nothing_but_onion_addresses_are_peers() {
     let network = TorNetwork::start().await.unwrap();
     let (near, far) = (network.neighbour(1).unwrap(), network.neighbour(2).unwrap());
-    let client = Identity::generate().unwrap();
     let echo = EchoServer::start_in(&far).unwrap();
-    let friend = Setup::new("friend").unwrap().in_namespace(&far);
-    let mut friend = friend
+    let (mut friend, client) = friends(&network, (&near, &far), &echo).await;
+    let onion = onion_of(&friend).await;
+    let at_onion = format!("friend at {onion}:4433: ");
+    is_pinged(&client, "friend", &at_onion).await;
+    comes_back(&near, &client).await;
+    is_pinged(&client, "friend", &at_onion).await;
+    is_pinged(&friend, "client", "client through Tor: ").await;
+    shows_the_onion(&client, &onion).await;
+
+    // It comes back with the address that it had.
+    friend.kill().unwrap();
+    friend.restart().await.unwrap();
+    assert_eq!(onion_of(&friend).await, onion);
+    comes_back(&near, &client).await;
+
+    // Where Tor is what lacks, a ping says so.
+    client.cli(&["tor", "stop"]).unwrap();
+    let told = until("a ping to miss Tor", async || {
+        let said = complaint(&client, "friend");
+        said.contains("`wormholes tor start`").then_some(())
+    });
+    told.await.unwrap();
+    client.cli(&["tor", "start"]).unwrap();
+    is_pinged(&client, "friend", &at_onion).await;
+}
+
+/// Peers on these hosts, one of which publishes its onion address, with a service, and the other knows
+/// it.
+async fn friends(
+    network: &TorNetwork,
+    (near, far): (&Namespace, &Namespace),
+    echo: &EchoServer,
+) -> (Daemon, Daemon) {
+    let client = Identity::generate().unwrap();
+    let friend = Setup::new("friend").unwrap().in_namespace(far);
+    let friend = friend
         .config(&network.config("peers = true\npeers_port = 4433"))
         .peer_id("client", client.id(), 2, "")
         .service("echo", echo.address())
         .start()
         .await
         .unwrap();
-    let onion = onion_of(&friend).await;
+    let addresses = format!("addresses = [\"{}:4433\"]", onion_of(&friend).await);
     let client = Setup::with_identity("client", &client).unwrap();
     let client = client
-        .in_namespace(&near)
+        .in_namespace(near)
         .entrances()
         .config(&network.config(""))
         .script("rules.rhai", TO_PEER)
-        .peer_id(
-            "friend",
-            friend.id(),
-            2,
-            &format!("addresses = [\"{onion}:4433\"]"),
-        )
+        .peer_id("friend", friend.id(), 2, &addresses)
         .start()
         .await
         .unwrap();
-    comes_back(&near, &client).await;
+    (friend, client)
+}
+
+/// What stands for the address inside is shown nowhere.
+async fn shows_the_onion(client: &Daemon, onion: &str) {
+    for words in ["peers", "netcheck"] {
+        let said = client.cli(&[words]).unwrap();
+        assert!(said.contains(&format!("{onion}:4433")), "{words}: {said}");
+        assert!(!said.contains("[100:"), "{words}: {said}");
+    }
     let peers = client.call("peers", json!({})).await.unwrap();
     let friends = peers["peers"].as_array().unwrap().iter();
     let known: Vec<&Value> = friends.filter(|peer| peer["name"] == "friend").collect();
@@ -114,12 +151,22 @@ async fn two_nodes_that_have_nothing_but_onion_addresses_are_peers() {
         (&known[0]["online"], &known[0]["carrier"]),
         (&json!(true), &json!("tcp"))
     );
+}
 
-    // It comes back with the address that it had.
-    friend.kill().unwrap();
-    friend.restart().await.unwrap();
-    assert_eq!(onion_of(&friend).await, onion);
-    comes_back(&near, &client).await;
+/// A ping says this; while they find each other, the next one does.
+async fn is_pinged(node: &Daemon, peer: &str, told: &str) {
+    let pinged = until_within(FOUND, told, async || {
+        let said = node.cli(&["ping", peer, "--count", "1"]).ok()?;
+        said.starts_with(told).then_some(())
+    });
+    pinged.await.unwrap();
+}
+
+/// What a ping that fails says.
+fn complaint(node: &Daemon, peer: &str) -> String {
+    let mut ping = node.cli_command(&["ping", peer, "--count", "1"]).unwrap();
+    let said = output(&mut ping).unwrap().stderr;
+    String::from_utf8_lossy(&said).into_owned()
 }
 
 /// The address at which a node takes its peers, once it is up.

@@ -8,14 +8,14 @@ use wormholes_proto::control::{Check, NetReport, PeerParams, PingReport, RpcErro
 use super::{
     answer::failed,
     peers,
-    reach::{Reached, Way, reach},
+    reach::{Reached, Way, may_need_tor, reach},
 };
 use crate::{carrier, config::PeerConfig, node::NodeCore};
 
 /// Peers that are tried at once; the others wait for their turn.
 const MAX_AT_ONCE: usize = 32;
 /// Peers that are tried at all: with those at once and the time for each, a check ends in two
-/// minutes.
+/// minutes. Through Tor each may take one of them, so that there is one turn.
 const MAX_TRIED: usize = 256;
 
 pub(super) async fn ping(
@@ -30,34 +30,50 @@ pub(super) async fn ping(
             unreached.why, unreached.hint
         ))
     })?;
-    let (address, relay) = match reached.way {
-        Way::Straight(address) => (Some(address), None),
-        Way::Relay(relay) => (None, Some(core.network.view(relay).name.clone())),
-    };
-    Ok(PingReport {
+    let mut report = PingReport {
         name: node.name.clone(),
         id: node.id,
         rtt_ms: millis(reached.round_trip),
-        address,
-        relay,
+        address: None,
+        tor: false,
+        onion: None,
+        relay: None,
         connect_ms: reached.connected.map(millis),
-    })
+    };
+    match reached.way {
+        Way::Straight(address) => report.address = Some(address),
+        Way::Tor(onion) => {
+            report.tor = true;
+            report.onion = onion.map(|onion| onion.to_string());
+        }
+        Way::Relay(relay) => report.relay = Some(core.network.view(relay).name.clone()),
+    }
+    Ok(report)
 }
 
 pub(super) async fn netcheck(core: &Arc<NodeCore>) -> NetReport {
     let mut checks = listen_checks(core);
     checks.push(buffer_check());
-    let mut peers = core.all_peers();
-    peers.truncate(MAX_TRIED);
-    let reached: Vec<Check> = stream::iter(peers)
-        .map(|peer| peer_check(Arc::clone(core), peer))
-        .buffered(MAX_AT_ONCE)
-        .collect()
-        .await;
-    checks.extend(reached);
+    checks.extend(peer_checks(core).await);
     checks.extend(registration_checks(core));
     checks.extend(i2p_checks(core).await);
     NetReport { checks }
+}
+
+async fn peer_checks(core: &Arc<NodeCore>) -> Vec<Check> {
+    let peers = core.all_peers().into_iter();
+    let (mut by_tor, mut others): (Vec<_>, Vec<_>) =
+        peers.partition(|peer| may_need_tor(core, peer.id));
+    by_tor.truncate(MAX_AT_ONCE);
+    others.truncate(MAX_TRIED);
+    let check = |peers: Vec<PeerConfig>| {
+        stream::iter(peers)
+            .map(move |peer| peer_check(Arc::clone(core), peer))
+            .buffered(MAX_AT_ONCE)
+            .collect::<Vec<Check>>()
+    };
+    let (others, by_tor) = tokio::join!(check(others), check(by_tor));
+    [others, by_tor].concat()
 }
 
 fn listen_checks(core: &NodeCore) -> Vec<Check> {
@@ -69,7 +85,11 @@ fn listen_checks(core: &NodeCore) -> Vec<Check> {
             kind: "listen".to_owned(),
             name: "-".to_owned(),
             ok: true,
-            detail: "nowhere: this node only dials".to_owned(),
+            detail: match core.config.tor.peers {
+                true => "nowhere but at its onion address",
+                false => "nowhere: this node only dials",
+            }
+            .to_owned(),
             hint: None,
         }];
     }
@@ -128,9 +148,11 @@ fn buffer_check() -> Check {
 async fn peer_check(core: Arc<NodeCore>, peer: PeerConfig) -> Check {
     let reached = reach(&core, peer.id).await;
     let found = |reached: &Reached| {
-        let way = match reached.way {
+        let way = match &reached.way {
             Way::Straight(address) => address.to_string(),
-            Way::Relay(relay) => format!("through {}", core.network.view(relay).name),
+            Way::Tor(Some(onion)) => onion.to_string(),
+            Way::Tor(None) => "through Tor".to_owned(),
+            Way::Relay(relay) => format!("through {}", core.network.view(*relay).name),
         };
         format!("{way}, {:.1} ms", millis(reached.round_trip))
     };
