@@ -16,7 +16,7 @@ use tokio::{
     time::timeout,
 };
 use wormholes_tests::{
-    Daemon, Namespace, SITE_GREETING, Site, TOR_WEB, TorNetwork, curl_in, until_within,
+    Daemon, Namespace, SITE_GREETING, Site, TOR_WEB, TorNetwork, curl_in, output, until_within,
 };
 
 /// A cut is told at once; an end that nobody tells of, after a time-out of Tor's.
@@ -66,6 +66,12 @@ async fn without_a_consensus_flows_wait_their_time_and_take_the_next_step_or_non
         .unwrap();
     let said = why["steps"][0]["error"].as_str().unwrap();
     assert!(said.contains("not ready within"), "{why}");
+    let netcheck = output(&mut scene.client.cli_command(&["netcheck"]).unwrap()).unwrap();
+    let said = String::from_utf8_lossy(&netcheck.stdout);
+    assert!(!netcheck.status.success(), "{said}");
+    for part in [" % of its way into the network", "`bridges` in [tor]"] {
+        assert!(said.contains(part), "{part} in {said}");
+    }
 }
 
 /// Certificates and the consensus say when they hold; two hours are within what Tor bears.

@@ -88,6 +88,7 @@ async fn two_nodes_that_have_nothing_but_onion_addresses_are_peers() {
     is_pinged(&client, "friend", &at_onion).await;
     is_pinged(&friend, "client", "client through Tor: ").await;
     shows_the_onion(&client, &onion).await;
+    tells_how_tor_is(&friend, &onion);
 
     // It comes back with the address that it had.
     friend.kill().unwrap();
@@ -98,10 +99,17 @@ async fn two_nodes_that_have_nothing_but_onion_addresses_are_peers() {
     // Where Tor is what lacks, a ping says so.
     client.cli(&["tor", "stop"]).unwrap();
     let told = until("a ping to miss Tor", async || {
-        let said = complaint(&client, "friend");
+        let said = output_of(&client, &["ping", "friend", "--count", "1"]).stderr;
+        let said = String::from_utf8_lossy(&said);
         said.contains("`wormholes tor start`").then_some(())
     });
     told.await.unwrap();
+    let checks = output_of(&client, &["netcheck"]).stdout;
+    let checks = String::from_utf8_lossy(&checks).into_owned();
+    assert!(
+        checks.contains("tor network: `wormholes tor start`"),
+        "{checks}"
+    );
     client.cli(&["tor", "start"]).unwrap();
     is_pinged(&client, "friend", &at_onion).await;
 }
@@ -162,11 +170,26 @@ async fn is_pinged(node: &Daemon, peer: &str, told: &str) {
     pinged.await.unwrap();
 }
 
-/// What a ping that fails says.
-fn complaint(node: &Daemon, peer: &str) -> String {
-    let mut ping = node.cli_command(&["ping", peer, "--count", "1"]).unwrap();
-    let said = output(&mut ping).unwrap().stderr;
-    String::from_utf8_lossy(&said).into_owned()
+/// The checks say it; a bug report too, but not where the node is.
+fn tells_how_tor_is(friend: &Daemon, onion: &str) {
+    let checks = friend.cli(&["netcheck"]).unwrap();
+    for part in ["through Tor, ", "ready; ", "others find it"] {
+        assert!(checks.contains(part), "{part} in {checks}");
+    }
+    let report = friend.cli(&["bugreport"]).unwrap();
+    for part in ["state = \"ready\"", "services[0].state = \"reachable\""] {
+        assert!(
+            report.contains(&format!("\ntor.{part}")),
+            "{part} in {report}"
+        );
+    }
+    let name = onion.trim_end_matches(".onion");
+    assert!(!report.contains(name), "{report}");
+}
+
+/// What a command says, whether it succeeds or not.
+fn output_of(node: &Daemon, words: &[&str]) -> std::process::Output {
+    output(&mut node.cli_command(words).unwrap()).unwrap()
 }
 
 /// The address at which a node takes its peers, once it is up.

@@ -3,12 +3,16 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream};
-use wormholes_proto::control::{Check, NetReport, PeerParams, PingReport, RpcError};
+use wormholes_proto::control::{
+    Access, Check, NetReport, PeerParams, PingReport, RpcError, TorService, TorServiceState,
+    TorState,
+};
 
 use super::{
     answer::failed,
     peers,
     reach::{Reached, Way, may_need_tor, reach},
+    tor,
 };
 use crate::{carrier, config::PeerConfig, node::NodeCore};
 
@@ -56,6 +60,7 @@ pub(super) async fn netcheck(core: &Arc<NodeCore>) -> NetReport {
     checks.push(buffer_check());
     checks.extend(peer_checks(core).await);
     checks.extend(registration_checks(core));
+    checks.extend(tor_checks(core));
     checks.extend(i2p_checks(core).await);
     NetReport { checks }
 }
@@ -189,31 +194,81 @@ fn registration_checks(core: &NodeCore) -> Vec<Check> {
         .collect()
 }
 
+/// Whether Tor is ready, and others find what is here, where config.toml has it on.
+fn tor_checks(core: &NodeCore) -> Vec<Check> {
+    let report = tor::status(core, Access::Operator);
+    let (found, hint) = match report.state {
+        TorState::Absent | TorState::Disabled => return Vec::new(),
+        TorState::Ready => (
+            Ok(format!("ready; {} streams are open", report.streams)),
+            "",
+        ),
+        TorState::Starting => {
+            let mut told = format!("{} % of its way into the network", report.progress_percent);
+            for why in [report.blocked, report.error].into_iter().flatten() {
+                told += &format!("; {why}");
+            }
+            let hint = "is the clock right, and is Tor blocked here? `bridges` in [tor] are a way \
+                        around";
+            (Err(told), hint)
+        }
+        TorState::Stopped => (
+            Err("a command stopped it".to_owned()),
+            "`wormholes tor start` starts it",
+        ),
+        TorState::Failed => (
+            Err(report.error.unwrap_or_default()),
+            "mend that, then `wormholes tor start`",
+        ),
+    };
+    let network = check("tor", "network".to_owned(), found, hint);
+    let services = report.services.into_iter().map(onion_check);
+    [network].into_iter().chain(services).collect()
+}
+
+fn onion_check(service: TorService) -> Check {
+    let problem = service.problem;
+    let problem = problem.map_or_else(String::new, |problem| format!("; {problem}"));
+    let found = match service.state {
+        TorServiceState::Reachable => Ok(format!("others find it{problem}")),
+        TorServiceState::Publishing => Err(format!("not published so far{problem}")),
+        TorServiceState::Unreachable => Err(format!("others do not find it{problem}")),
+        TorServiceState::Stopped => Err(format!("not published while Tor is not ready{problem}")),
+    };
+    let hint = "once Tor is ready that takes up to a minute, and it is tried again and again";
+    check("tor", service.name, found, hint)
+}
+
 async fn i2p_checks(core: &NodeCore) -> Vec<Check> {
     let Some(i2p) = core.network.i2p() else {
         return Vec::new();
     };
     let report = i2p.report(&core.config, false).await;
     let ready = report.sessions.iter().filter(|it| it.ready).count();
-    let check = |name: String, error: Option<String>, good: String, hint: &str| Check {
-        kind: "i2p".to_owned(),
-        name,
-        ok: error.is_none(),
-        hint: error.is_some().then(|| hint.to_owned()),
-        detail: error.unwrap_or(good),
-    };
+    let answers = Ok(format!("it answers; {ready} sessions stand"));
     let router = check(
+        "i2p",
         i2p.router().to_string(),
-        report.error,
-        format!("it answers; {ready} sessions stand"),
+        report.error.map_or(answers, Err),
         "start an I2P router, with SAM on; `sam` in [i2p] says where",
     );
     let services = report.services.into_iter().map(|service| {
-        let good = "published".to_owned();
+        let found = service.error.map_or(Ok("published".to_owned()), Err);
         let hint = "a new session takes a router 20 s and more";
-        check(service.name, service.error, good, hint)
+        check("i2p", service.name, found, hint)
     });
     [router].into_iter().chain(services).collect()
+}
+
+/// What was found, or else what is wrong, with what may be done about it.
+fn check(kind: &str, name: String, found: Result<String, String>, hint: &str) -> Check {
+    Check {
+        kind: kind.to_owned(),
+        name,
+        ok: found.is_ok(),
+        hint: found.is_err().then(|| hint.to_owned()),
+        detail: found.unwrap_or_else(|wrong| wrong),
+    }
 }
 
 fn millis(time: Duration) -> f64 {

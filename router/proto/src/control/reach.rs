@@ -41,7 +41,7 @@ pub struct NetReport {
 /// One thing that was looked at.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Check {
-    /// `listen`, `buffers`, `peer`, `relay`, `i2p`.
+    /// `listen`, `buffers`, `peer`, `relay`, `tor`, `i2p`.
     pub kind: String,
     /// Which.
     pub name: String,
