@@ -9,6 +9,8 @@ use wormholes_tests::{
     output, socks5_ask, there_and_back, until, until_within,
 };
 
+use crate::watched::AT_HOME;
+
 /// To publish a service, to find it, and to open a connection over it.
 const FOUND: Duration = Duration::from_secs(90);
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -17,21 +19,31 @@ const STREAM_BYTES: usize = 1 << 20;
 const BY_TOR: &str = "fn route(c) { tor().timeout(\"30s\").closed() }";
 const TO_PEER: &str = "fn route(c) { c.node.direct().timeout(\"60s\").closed() }";
 
-/// What leaves the host, by where it goes.
-const COUNTERS: &str = "table inet bridges {
-    counter first { }
-    counter other { }
-    chain output {
-        type filter hook output priority 0
-        ip daddr 127.0.0.0/8 accept
-        ip6 daddr ::1 accept
-        icmpv6 type {
-            nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert, mld2-listener-report
-        } accept
-        ip daddr 9.75.0.1 counter name first accept
-        counter name other
-    }
-}";
+/// Authorities and exits: all that there is of the network.
+const RELAYS: &str = "{ 9.70.0.1, 9.71.0.1, 9.72.0.1, 9.73.0.1, 9.74.0.1 }";
+const BRIDGE: &str = "9.75.0.1";
+
+/// Counts what leaves the host: to `relays`, as nft tells them, and elsewhere.
+fn watch(host: &Namespace, relays: &str) {
+    let counters = format!(
+        "table inet watched {{
+            counter relays {{ }}
+            counter other {{ }}
+            chain output {{
+                type filter hook output priority 0
+                {AT_HOME}
+                ip daddr {relays} counter name relays accept
+                counter name other
+            }}
+        }}"
+    );
+    host.nft(&counters).unwrap();
+}
+
+fn calls_only_relays(host: &Namespace) {
+    assert!(host.counted("relays").unwrap() > 0);
+    assert_eq!(host.counted("other").unwrap(), 0, "packets elsewhere");
+}
 
 #[tokio::test]
 async fn with_a_bridge_no_packet_goes_to_anybody_else() {
@@ -45,7 +57,7 @@ async fn with_a_bridge_no_packet_goes_to_anybody_else() {
     let mut nodes = Vec::new();
     for (number, keys) in [(1, hidden), (2, plain)] {
         let host = network.neighbour(number).unwrap();
-        host.nft(COUNTERS).unwrap();
+        watch(&host, BRIDGE);
         let node = Setup::new("client")
             .unwrap()
             .in_namespace(&host)
@@ -59,12 +71,12 @@ async fn with_a_bridge_no_packet_goes_to_anybody_else() {
             fetches(host, node).await.then_some(())
         });
         fetched.await.unwrap();
-        assert!(host.counted("first").unwrap() > 0);
+        calls_only_relays(host);
     }
     bridge.kill().unwrap();
     for (host, node) in &nodes {
         assert!(!fetches(host, node).await, "a page without the bridge");
-        assert_eq!(host.counted("other").unwrap(), 0, "passed by the bridge");
+        calls_only_relays(host);
     }
 }
 
@@ -79,6 +91,9 @@ async fn fetches(host: &Namespace, node: &Daemon) -> bool {
 async fn two_nodes_that_have_nothing_but_onion_addresses_are_peers() {
     let network = TorNetwork::start().await.unwrap();
     let (near, far) = (network.neighbour(1).unwrap(), network.neighbour(2).unwrap());
+    for host in [&near, &far] {
+        watch(host, RELAYS);
+    }
     let echo = EchoServer::start_in(&far).unwrap();
     let (mut friend, client) = friends(&network, (&near, &far), &echo).await;
     let onion = onion_of(&friend).await;
@@ -112,6 +127,9 @@ async fn two_nodes_that_have_nothing_but_onion_addresses_are_peers() {
     );
     client.cli(&["tor", "start"]).unwrap();
     is_pinged(&client, "friend", &at_onion).await;
+    for host in [&near, &far] {
+        calls_only_relays(host);
+    }
 }
 
 /// Peers on these hosts, one of which publishes its onion address, with a service, and the other knows
