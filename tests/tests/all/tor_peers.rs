@@ -3,13 +3,17 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 use wormholes_tests::{
     Daemon, EchoServer, Identity, Namespace, SITE_GREETING, Setup, TOR_WEB, TorNetwork, curl_in,
     output, socks5_ask, there_and_back, until, until_within,
 };
 
-use crate::watched::AT_HOME;
+use crate::{
+    long_fetch::{is_cut, long_fetch},
+    watched::AT_HOME,
+};
 
 /// To publish a service, to find it, and to open a connection over it.
 const FOUND: Duration = Duration::from_secs(90);
@@ -73,7 +77,15 @@ async fn with_a_bridge_no_packet_goes_to_anybody_else() {
         fetched.await.unwrap();
         calls_only_relays(host);
     }
+    let fetching = nodes
+        .iter()
+        .enumerate()
+        .map(|(number, (host, node))| long_fetch(host, node, (&network.web, TOR_WEB), number));
+    let mut fetching = join_all(fetching).await;
     bridge.kill().unwrap();
+    for fetch in &mut fetching {
+        is_cut(fetch).await;
+    }
     for (host, node) in &nodes {
         assert!(!fetches(host, node).await, "a page without the bridge");
         calls_only_relays(host);
