@@ -79,6 +79,8 @@ mod leaks;
 mod ledgers;
 #[path = "all/lies.rs"]
 mod lies;
+#[path = "all/long_fetch.rs"]
+mod long_fetch;
 #[path = "all/loops.rs"]
 mod loops;
 #[path = "all/marks.rs"]

@@ -64,7 +64,7 @@ pub(crate) enum Command {
         #[arg(value_parser = flow_number)]
         flow: u64,
     },
-    /// Measure the round trip to a peer, straight or through a relay
+    /// Measure the round trip to a peer, straight, at its onion address or through a relay
     Ping {
         /// Petname, node id, or the beginning of one
         peer: String,

@@ -24,8 +24,7 @@ use tokio::{
     net::{TcpListener, UnixStream},
     sync::mpsc,
 };
-use wormholes_proto::CarrierKind;
-use wormholes_proto::{NodeId, Reason};
+use wormholes_proto::{CarrierKind, NodeId, Reason, is_placeholder};
 
 use crate::{ban::Transport, counters::Counters, identity::Identity, tor::Tor};
 
@@ -138,7 +137,7 @@ pub enum LinkError {
         address: SocketAddr,
     },
     /// Somebody else answered, or the handshake broke.
-    #[error("handshake with {address} failed: {why}")]
+    #[error("handshake {} failed: {why}", with_whom(.address))]
     Handshake {
         /// With whom.
         address: SocketAddr,
@@ -417,6 +416,14 @@ impl Families {
     }
 }
 
+/// What stands for an onion address tells nobody anything.
+fn with_whom(address: &SocketAddr) -> String {
+    match is_placeholder(address) {
+        true => "through Tor".to_owned(),
+        false => format!("with {address}"),
+    }
+}
+
 /// Binds a UDP and a TCP socket with one port number, as far as they are wanted.
 fn bind_both(
     address: SocketAddr,
@@ -466,6 +473,19 @@ mod tests {
     use super::*;
 
     const ALL: [CarrierKind; 2] = CarrierKind::ALL;
+
+    #[test]
+    fn a_handshake_through_tor_is_told_without_what_stands_for_the_address() {
+        let failed = |address: &str| LinkError::Handshake {
+            address: address.parse().unwrap(),
+            is_our_no: true,
+            why: "too slow".to_owned(),
+        };
+        let told = failed("[100::707:707:707:707]:4433").to_string();
+        assert_eq!(told, "handshake through Tor failed: too slow");
+        let told = failed("192.0.2.1:4433").to_string();
+        assert_eq!(told, "handshake with 192.0.2.1:4433 failed: too slow");
+    }
 
     /// The port of a listener names its node to whoever ever met it.
     #[tokio::test]

@@ -231,6 +231,13 @@ async fn what_is_kept_for_i2p_survives_kill_9_and_flows_come_back_when_routers_d
     scene.until_served(&page).await;
 
     let long = long_fetch(&scene, &blog).await;
+    scene.network.kill(0).unwrap();
+    brings_no_more(long).await;
+    scene.network.restart(0).await.unwrap();
+    assert_eq!(published(&scene.publisher, "blog").await, blog);
+    scene.until_served(&page).await;
+
+    let long = long_fetch(&scene, &blog).await;
     scene.caller.kill().unwrap();
     ends_early(long).await;
     scene.caller.restart().await.unwrap();

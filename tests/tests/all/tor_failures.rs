@@ -6,26 +6,19 @@ mod without_tor;
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    process::Stdio,
     time::Duration,
 };
 
 use serde_json::json;
-use tokio::{
-    process::{Child, Command},
-    time::timeout,
-};
+use tokio::process::Child;
 use wormholes_tests::{
-    Daemon, Namespace, SITE_GREETING, Site, TOR_WEB, TorNetwork, curl_in, until_within,
+    Daemon, Namespace, SITE_GREETING, Site, TOR_WEB, TorNetwork, curl_in, output, until_within,
 };
 
-/// A cut is told at once; an end that nobody tells of, after a time-out of Tor's.
-const CUT: Duration = Duration::from_secs(60);
+use crate::long_fetch::{is_cut, long_fetch};
+
 /// To find another way, on a busy machine.
 const FOUND: Duration = Duration::from_secs(90);
-/// A page that takes a minute at the rate at which it is fetched.
-const LONG_PAGE_BYTES: usize = 60_000_000;
-const LONG_RATE: &str = "1M";
 
 /// The user of a flow says whether it may go without Tor.
 const SCRIPT: &str = r#"
@@ -66,6 +59,12 @@ async fn without_a_consensus_flows_wait_their_time_and_take_the_next_step_or_non
         .unwrap();
     let said = why["steps"][0]["error"].as_str().unwrap();
     assert!(said.contains("not ready within"), "{why}");
+    let netcheck = output(&mut scene.client.cli_command(&["netcheck"]).unwrap()).unwrap();
+    let said = String::from_utf8_lossy(&netcheck.stdout);
+    assert!(!netcheck.status.success(), "{said}");
+    for part in [" % of its way into the network", "`bridges` in [tor]"] {
+        assert!(said.contains(part), "{part} in {said}");
+    }
 }
 
 /// Certificates and the consensus say when they hold; two hours are within what Tor bears.
@@ -189,42 +188,9 @@ impl Scene {
         assert_eq!(came, [self.network.web.address().ip()]);
     }
 
-    /// A fetch that is under way, of page `number`; on a busy machine it may not open at once.
-    async fn long_fetch(&self, site: &Site, host: &str, number: usize) -> Child {
-        let path = format!("/bytes/{}", LONG_PAGE_BYTES + number);
-        let proxy = format!("socks5h://{}", self.client.entrance("socks5").unwrap());
-        let url = format!("http://{host}{path}");
-        let start = || long_curl(self.network.host(), &proxy, &url);
-        let mut fetch = start();
-        until_within(FOUND, &format!("{url} to be under way"), async || {
-            if fetch.try_wait().unwrap().is_some() {
-                fetch = start();
-            }
-            let requests = site.requests();
-            let found = requests.iter().any(|request| request.path == path);
-            found.then_some(())
-        })
-        .await
-        .unwrap();
-        fetch
+    async fn long_fetch(&self, site: &Site, name: &str, number: usize) -> Child {
+        long_fetch(self.network.host(), &self.client, (site, name), number).await
     }
-}
-
-fn long_curl(host: &Namespace, proxy: &str, url: &str) -> Child {
-    let mut command = host.command("curl");
-    command
-        .args(["--silent", "--fail", "--noproxy", "", "--proxy", proxy])
-        .args(["--limit-rate", LONG_RATE, url])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null());
-    Command::from(command).kill_on_drop(true).spawn().unwrap()
-}
-
-/// An end in order would look like the page's.
-async fn is_cut(fetch: &mut Child) {
-    let ended = timeout(CUT, fetch.wait()).await;
-    let status = ended.expect("the fetch goes on").unwrap();
-    assert!(!status.success(), "the fetch ended well");
 }
 
 /// Fetches the front page, again and again.

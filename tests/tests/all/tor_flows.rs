@@ -6,6 +6,10 @@ use std::{
 };
 
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::timeout,
+};
 use wormholes_proto::{Host, Target};
 use wormholes_tests::{
     Association, CircuitAtExit, Daemon, ExitCells, SITE_GREETING, TOR_ECHO, TOR_WEB, TorNetwork,
@@ -27,14 +31,15 @@ fn route(c) {
         "plain" => tor().closed(),
         "shared-1" | "shared-2" => tor(#{ isolate: "shared" }).closed(),
         "label" => tor(#{ isolate: c.label }).closed(),
-        "list" => tor(#{ isolate: [c.label, c.host] }).closed(),
+        "list-1" | "list-2" => tor(#{ isolate: [c.host, c.label] }).closed(),
+        "list-3" => tor(#{ isolate: ["another host", "list-1"] }).closed(),
         "app" => tor(#{ isolate: c.app }).closed(),
         _ => block("not in this test"),
     }
 }
 "#;
 /// Groups, and for each of their flows the label of its entrance and its user.
-const FLOWS: [(&str, &[(&str, &str)]); 7] = [
+const FLOWS: [(&str, &[(&str, &str)]); 9] = [
     (
         "plain",
         &[("plain", ""), ("plain", ""), ("plain", ""), ("plain", "")],
@@ -43,8 +48,21 @@ const FLOWS: [(&str, &[(&str, &str)]); 7] = [
     ("plain of bob", &[("plain", "bob:x@")]),
     ("shared", &[("shared-1", ""), ("shared-2", "")]),
     ("label", &[("label", "")]),
-    ("list", &[("list", "")]),
-    ("app", &[("app", "")]),
+    (
+        "list",
+        &[
+            ("list-1", ""),
+            ("list-1", ""),
+            ("list-1", ""),
+            ("list-1", ""),
+        ],
+    ),
+    ("list that ends otherwise", &[("list-2", "")]),
+    ("list that begins otherwise", &[("list-3", "")]),
+    (
+        "curl",
+        &[("app", ""), ("app", ""), ("app", ""), ("app", "")],
+    ),
 ];
 
 /// Circuits are told apart by the exits: what the client says of itself proves nothing.
@@ -53,7 +71,10 @@ async fn flows_share_a_circuit_within_their_group_alone_and_none_with_an_old_ide
     let network = TorNetwork::start().await.unwrap();
     let mut exits = network.exit_cells().await.unwrap();
     let mut node = network.node("client", "").unwrap();
-    for label in ["plain", "shared-1", "shared-2", "label", "list", "app"] {
+    let labels = [
+        "plain", "shared-1", "shared-2", "label", "list-1", "list-2", "list-3", "app",
+    ];
+    for label in labels {
         node = node.config(&format!(
             "[[entrance]]\nkind = \"socks5\"\nlisten = \"127.0.0.1:0\"\nlabel = {label:?}"
         ));
@@ -66,10 +87,14 @@ async fn flows_share_a_circuit_within_their_group_alone_and_none_with_an_old_ide
             groups.entry(group).or_default().insert(circuit);
         }
     }
+    let circuit = fetch_by_hand(&network, &node, &mut exits, "app").await;
+    groups.insert("another program", BTreeSet::from([circuit]));
     let n_circuits: usize = groups.values().map(BTreeSet::len).sum();
     let all: BTreeSet<_> = groups.values().flatten().cloned().collect();
     assert_eq!(all.len(), n_circuits, "groups share a circuit: {groups:#?}");
-    assert!(groups["plain"].len() < 4, "nothing is shared: {groups:#?}");
+    for group in ["plain", "list", "curl"] {
+        assert!(groups[group].len() < 4, "nothing is shared: {groups:#?}");
+    }
 
     node.cli(&["tor", "new-identity"]).unwrap();
     for (label, user) in [("plain", ""), ("shared-1", ""), ("plain", "ann:x@")] {
@@ -105,6 +130,24 @@ async fn fetch(
     let url = format!("http://{TOR_WEB}/bytes/{PAGE_BYTES}");
     let fetched = curl_in(network.host(), &proxy, &url, &[]).await.unwrap();
     assert_eq!(fetched.body.len(), PAGE_BYTES, "{label}: {}", fetched.error);
+    exits.next_circuit(PAGE_CELLS).await.unwrap()
+}
+
+/// The same by another program than curl: this one.
+async fn fetch_by_hand(
+    network: &TorNetwork,
+    node: &Daemon,
+    exits: &mut ExitCells,
+    label: &str,
+) -> CircuitAtExit {
+    let entrance = node.entrance(label).unwrap();
+    let mut stream = network.host().connect(entrance).unwrap();
+    assert_eq!(socks5_ask(&mut stream, TOR_WEB, 80).await.unwrap(), 0);
+    let request = format!("GET /bytes/{PAGE_BYTES} HTTP/1.1\r\nHost: {TOR_WEB}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut page = vec![0; PAGE_BYTES];
+    let read = timeout(PATIENCE, stream.read_exact(&mut page)).await;
+    read.unwrap().unwrap();
     exits.next_circuit(PAGE_CELLS).await.unwrap()
 }
 

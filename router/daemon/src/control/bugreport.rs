@@ -9,7 +9,7 @@ use wormholes_proto::control::{Access, BugReport, ProcessInfo, RpcError};
 
 use super::{
     answer::{encode, failed},
-    peers, roles, status,
+    peers, roles, status, tor,
 };
 use crate::{log, node::NodeCore};
 
@@ -24,6 +24,7 @@ pub(super) async fn report(core: &NodeCore) -> Result<BugReport, RpcError> {
         "relay": encode(roles::relay(core, Access::Operator))?,
         "hop": encode(roles::hop(core))?,
         "exit": encode(roles::exit(core))?,
+        "tor": encode(tor::status(core, Access::Operator))?,
         "i2p": encode(status::i2p(core, Access::Operator).await)?,
     });
     let metrics = core.render_metrics_without_names().map_err(failed)?;

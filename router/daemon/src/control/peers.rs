@@ -123,7 +123,7 @@ fn is_own(core: &NodeCore, text: &str) -> bool {
 }
 
 /// Where a node may be dialled: what the config says, then its own record.
-pub(super) fn addresses(core: &NodeCore, id: NodeId) -> Vec<SocketAddr> {
+fn addresses(core: &NodeCore, id: NodeId) -> Vec<SocketAddr> {
     let known = core.network.peers().known();
     let mut addresses = known
         .get(&id)

@@ -17,8 +17,14 @@ pub struct PingReport {
     pub id: NodeId,
     /// From asking to answer over the connection.
     pub rtt_ms: f64,
-    /// The other end of the connection; none when it was reached through a relay.
+    /// The other end of the connection; none when it was reached through a relay, or through Tor.
     pub address: Option<SocketAddr>,
+    /// The connection goes through Tor.
+    #[serde(default)]
+    pub tor: bool,
+    /// The onion address that it leads to; none when the peer called.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub onion: Option<String>,
     /// The name of the relay between; none when it was reached straight.
     pub relay: Option<String>,
     /// The connection was made for this; how long that took.
@@ -35,7 +41,7 @@ pub struct NetReport {
 /// One thing that was looked at.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Check {
-    /// `listen`, `buffers`, `peer`, `relay`, `i2p`.
+    /// `listen`, `buffers`, `peer`, `relay`, `tor`, `i2p`.
     pub kind: String,
     /// Which.
     pub name: String,

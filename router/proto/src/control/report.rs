@@ -453,7 +453,7 @@ pub struct BugReport {
     pub status: Value,
     /// As [`PeerList`], of at most 200 nodes.
     pub peers: Value,
-    /// As [`RoleReport`]: relay, hop, exit.
+    /// As [`RoleReport`]: relay, hop, exit; and what `tor.status` and `i2p.status` return: tor, i2p.
     pub roles: Value,
     /// As Prometheus reads them.
     pub metrics: String,
