@@ -21,6 +21,9 @@ use crate::{network::Network, pipe::Held};
 /// still leads there. A new session asks for it anew. SAM does not tell what the other end took, so that
 /// who meant to be heard alone, and was silent for so long before the end, is taken for such an asker.
 const UNHEARD: Duration = Duration::from_secs(20);
+/// So many streams one after the other without an answer tell it of a session that others use too, who
+/// may be heard.
+const UNHEARD_AMONG_OTHERS: usize = 2;
 
 /// A session. It ends when it is dropped, or when the router ends it.
 #[derive(Debug)]
@@ -29,6 +32,8 @@ pub(super) struct Session {
     destination: Destination,
     tunnels: TunnelSettings,
     users: AtomicUsize,
+    /// Streams that nobody answered, since one was.
+    unheard: AtomicUsize,
     /// When somebody last began or ceased to use it.
     used: Mutex<Instant>,
     ended: CancellationToken,
@@ -76,6 +81,7 @@ impl Session {
             destination,
             tunnels,
             users: AtomicUsize::new(0),
+            unheard: AtomicUsize::new(0),
             used: Mutex::new(Instant::now()),
             ended,
             _end: end.drop_guard(),
@@ -141,8 +147,15 @@ pub(super) struct AskedStream(pub(super) InUse);
 
 impl Held for AskedStream {
     fn over(&self, unanswered: Option<Duration>) {
-        let was_waited_for = unanswered.is_some_and(|silence| silence >= UNHEARD);
-        if was_waited_for && !self.0.is_shared() {
+        let Some(silence) = unanswered else {
+            self.0.unheard.store(0, Relaxed);
+            return;
+        };
+        if silence < UNHEARD {
+            return;
+        }
+        let unheard = self.0.unheard.fetch_add(1, Relaxed) + 1;
+        if !self.0.is_shared() || unheard >= UNHEARD_AMONG_OTHERS {
             tracing::debug!("a session over which nobody answers is given up");
             self.0.end();
         }
@@ -193,6 +206,19 @@ pub(super) mod tests {
         let destination = Destination::parse(&text).unwrap();
         let (id, tokens) = (SessionId::from_random([0; 16]), Default::default());
         Session::new(id, (destination, tunnels), tokens)
+    }
+
+    #[test]
+    fn a_session_of_several_ends_when_two_in_turn_hear_nothing() {
+        let session = session(I2pConfig::default().tunnels);
+        let _other = InUse::new(Arc::clone(&session));
+        let over = |unanswered| AskedStream(InUse::new(Arc::clone(&session))).over(unanswered);
+        for unanswered in [Some(UNHEARD), None, Some(UNHEARD), Some(UNHEARD / 2)] {
+            over(unanswered);
+        }
+        assert!(!session.has_ended(), "one was answered between");
+        over(Some(UNHEARD));
+        assert!(session.has_ended());
     }
 
     #[test]
