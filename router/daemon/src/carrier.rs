@@ -325,9 +325,8 @@ impl Carrier {
                 dialled.await.map(Connection::Quic)
             }
             CarrierKind::Tcp => {
-                let tls = Arc::clone(&caller.tcp);
                 let source = self.source_for(address.ip());
-                let dialled = self.tcp.dial(tls, id, address, source).await;
+                let dialled = self.tcp.dial(caller, id, address, source).await;
                 dialled.map(Connection::Tcp)
             }
         };

@@ -29,7 +29,7 @@ use tokio::{
     sync::{mpsc, watch},
 };
 use tokio_util::sync::CancellationToken;
-use wormholes_proto::{Host, Reason, Target};
+use wormholes_proto::{Host, Reason, Target, tcp::LinkToken};
 use wormholes_tor::{Circuit, Client, Progress, Settings, TorError};
 
 pub(crate) use counts::{Counted, Counts};
@@ -226,16 +226,20 @@ impl Tor {
         unless_cut(&cut, looking).await
     }
 
-    /// Calls a peer at the onion address that `placeholder` stands for.
+    /// Calls a peer at the onion address that `placeholder` stands for; `throw_away` is the link, where
+    /// it is made under a throw-away key.
     ///
     /// # Errors
     /// [`TorFailure`].
-    pub(crate) async fn call(&self, placeholder: SocketAddr) -> Result<UnixStream, TorFailure> {
+    pub(crate) async fn call(
+        &self,
+        placeholder: SocketAddr,
+        throw_away: Option<LinkToken>,
+    ) -> Result<UnixStream, TorFailure> {
         let onion = self.lock_onions().find(&placeholder);
         let onion = onion.ok_or(TorFailure::Unknown)?;
         let (client, cut) = self.client().await?;
-        // All connections of a link may be on one circuit, and nothing else is on it.
-        let group = format!("peer {}", onion.host());
+        let group = calls::group(&onion, throw_away);
         let opening = client.connect(onion.host(), onion.port(), &group);
         drop(client);
         let stream = unless_cut(&cut, opening).await?;
@@ -452,7 +456,7 @@ mod tests {
     #[tokio::test]
     async fn only_onion_addresses_of_peers_are_called() {
         let stranger = "[100::1:2:3:4]:4433".parse().unwrap();
-        let refused = tor(true).call(stranger).await.unwrap_err();
+        let refused = tor(true).call(stranger, None).await.unwrap_err();
         assert_eq!(refused, TorFailure::Unknown);
     }
 }

@@ -8,7 +8,7 @@ use tokio::{
     net::UnixStream,
 };
 use tokio_util::sync::CancellationToken;
-use wormholes_proto::OnionAddress;
+use wormholes_proto::{OnionAddress, tcp::LinkToken};
 use wormholes_tor::{Stream, TorError};
 
 use super::{Counted, TorFailure};
@@ -32,6 +32,16 @@ impl<'a> FromIterator<&'a OnionAddress> for Book {
                 .map(|onion| (onion.placeholder(), onion.clone()))
                 .collect(),
         )
+    }
+}
+
+/// Connections of this node's own link to a peer may be on one circuit, and nothing else is on it. A link
+/// under a throw-away key has its own circuits: by a shared one the peer would know whose it is.
+pub(super) fn group(onion: &OnionAddress, throw_away: Option<LinkToken>) -> String {
+    let peer = format!("peer {}", onion.host());
+    match throw_away {
+        None => peer,
+        Some(LinkToken(token)) => format!("{peer} {:x}", u128::from_be_bytes(token)),
     }
 }
 
@@ -62,10 +72,25 @@ pub(super) fn join(
 mod tests {
     use super::*;
 
+    fn onion() -> OnionAddress {
+        let onion = "a".repeat(55) + "d.onion:4433";
+        onion.parse().unwrap()
+    }
+
+    #[test]
+    fn links_under_throw_away_keys_share_no_circuit_with_any_other() {
+        let onion = onion();
+        let [own, one, other] = [None, Some(1), Some(2)].map(|number| {
+            let link = number.map(|number| LinkToken([number; 16]));
+            assert_eq!(group(&onion, link), group(&onion, link));
+            group(&onion, link)
+        });
+        assert!(own != one && own != other && one != other);
+    }
+
     #[test]
     fn a_placeholder_leads_back_to_its_address() {
-        let onion = "a".repeat(55) + "d.onion:4433";
-        let onion: OnionAddress = onion.parse().unwrap();
+        let onion = onion();
         let book: Book = [&onion].into_iter().collect();
         assert_eq!(book.find(&onion.placeholder()), Some(onion.clone()));
         let mut other = onion.placeholder();
