@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use wormholes_proto::{Host, Target};
 use wormholes_tests::{
     Association, CircuitAtExit, Daemon, ExitCells, SITE_GREETING, TOR_ECHO, TOR_WEB, TorNetwork,
-    curl_in, is_soak, socks5_ask, there_and_back, until, until_within,
+    curl_in, is_soak, socks5_ask, socks5_resolve, there_and_back, until, until_within,
 };
 
 /// A plan's time for a bootstrap and a circuit on a busy machine.
@@ -151,7 +151,8 @@ async fn bytes_come_back(network: &TorNetwork, node: &Daemon) {
 /// The exit would dial what is local to itself.
 async fn local_addresses_are_refused(network: &TorNetwork, node: &Daemon) {
     let entrance = node.entrance("socks5").unwrap();
-    for target in ["127.0.0.1", "10.1.2.3", "::1"] {
+    let names = ["localhost", "printer.localhost"];
+    for target in ["127.0.0.1", "10.1.2.3", "::1"].into_iter().chain(names) {
         let mut events = node.events().await.unwrap();
         let mut stream = network.host().connect(entrance).unwrap();
         let reply = socks5_ask(&mut stream, target, 80).await.unwrap();
@@ -160,6 +161,14 @@ async fn local_addresses_are_refused(network: &TorNetwork, node: &Daemon) {
         let why = why(node, &refused.unwrap()).await;
         assert_eq!(why["tunnel"], Value::Null, "{why}");
     }
+    for name in names {
+        let mut stream = network.host().connect(entrance).unwrap();
+        let found = socks5_resolve(&mut stream, name).await;
+        assert!(found.is_err(), "{name}: {found:?}");
+    }
+    let asked = network.names.asked();
+    let local = |name: &String| name.ends_with("localhost");
+    assert!(!asked.iter().any(local), "an exit heard of it: {asked:?}");
 }
 
 async fn datagrams_are_refused(network: &TorNetwork, node: &Daemon) {
