@@ -6,6 +6,11 @@ use std::{
 };
 
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
 use wormholes_proto::{Host, Target};
 use wormholes_tests::{
     Association, CircuitAtExit, Daemon, ExitCells, SITE_GREETING, TOR_ECHO, TOR_WEB, TorNetwork,
@@ -16,6 +21,10 @@ use wormholes_tests::{
 const OPEN: Duration = Duration::from_secs(60);
 /// Of a stream on which nothing comes.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// More than fits into all buffers on the way.
+const UNREAD_BYTES: usize = 60_000_000;
+/// A flow that has not moved in so many looks has stalled.
+const STILL_LOOKS: usize = 10;
 /// A page of this size comes in 200 cells of at most 498 bytes and a few more.
 const PAGE_BYTES: usize = 100_000;
 const PAGE_CELLS: u64 = 200;
@@ -191,9 +200,41 @@ async fn datagrams_are_refused(network: &TorNetwork, node: &Daemon) {
     assert!(said.contains("UDP does not go through Tor"), "{why}");
 }
 
-/// Stopped, Tor opens nothing, and says who starts it; started again, it does.
+/// Whose program takes nothing more of what comes.
+async fn unread_flow(network: &TorNetwork, node: &Daemon) -> TcpStream {
+    let entrance = node.entrance("socks5").unwrap();
+    let mut stream = network.host().connect(entrance).unwrap();
+    assert_eq!(socks5_ask(&mut stream, TOR_WEB, 80).await.unwrap(), 0);
+    let request = format!("GET /bytes/{UNREAD_BYTES} HTTP/1.1\r\nHost: {TOR_WEB}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let (mut last, mut still) = (0, 0);
+    until_within(OPEN, "a flow that nobody reads to stall", async || {
+        let flows = node.call("flows", json!({})).await.unwrap();
+        let bytes = flows["flows"][0]["bytes_received"].as_u64()?;
+        still = if bytes == last { still + 1 } else { 0 };
+        last = bytes;
+        (bytes > 0 && still == STILL_LOOKS).then_some(())
+    })
+    .await
+    .unwrap();
+    stream
+}
+
+/// Stopped, Tor ends what goes through it, also what waits for its program; it opens nothing, and says
+/// who starts it; started again, it does.
 async fn stopped_and_started(network: &TorNetwork, node: &Daemon) {
+    let mut unread = unread_flow(network, node).await;
     node.cli(&["tor", "stop"]).unwrap();
+    until("all flows to end", async || {
+        let flows = node.call("flows", json!({})).await.unwrap();
+        (flows["open"] == 0).then_some(())
+    })
+    .await
+    .unwrap();
+    let mut page = Vec::new();
+    let ended = timeout(PATIENCE, unread.read_to_end(&mut page)).await;
+    let ended = ended.expect("the connection stands");
+    assert!(ended.is_err() && page.len() < UNREAD_BYTES, "{ended:?}");
     let state = async || {
         let status = node.call("tor.status", json!({})).await.unwrap();
         status["state"].as_str().unwrap().to_owned()
