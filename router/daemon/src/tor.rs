@@ -98,6 +98,9 @@ pub enum TorFailure {
     /// It did not start.
     #[error("it did not start: {0}")]
     NotStarted(String),
+    /// An onion service has no new address.
+    #[error("no new address, the one before stays: {0}")]
+    NotRenewed(String),
     /// It did not get into the network in time.
     #[error(
         "not ready within {} ms: {percent} % of its way into the network{}",
@@ -272,7 +275,7 @@ impl Tor {
     /// when it has it, which is before others find it there.
     ///
     /// # Errors
-    /// [`TorFailure`] where Tor is not ready.
+    /// [`TorFailure`] where Tor is not ready, or the address stays.
     pub(crate) async fn renew(&self, service: &str) -> Result<HostedState, TorFailure> {
         let standing = self.standing();
         if standing.phase != Phase::Ready {
@@ -316,9 +319,11 @@ impl TorFailure {
     /// The one reason of the wire's list that stands for it.
     pub(crate) fn reason(&self) -> Reason {
         match self {
-            Self::Disabled | Self::Stopped | Self::NotStarted(_) | Self::Unknown => {
-                Reason::Unreachable
-            }
+            Self::Disabled
+            | Self::Stopped
+            | Self::NotStarted(_)
+            | Self::NotRenewed(_)
+            | Self::Unknown => Reason::Unreachable,
             Self::NotReady { .. } => Reason::TimedOut,
             Self::Tor(error) => match error {
                 TorError::Refused => Reason::ConnectionRefused,
@@ -344,6 +349,7 @@ impl TorFailure {
             Self::Disabled
             | Self::Stopped
             | Self::NotStarted(_)
+            | Self::NotRenewed(_)
             | Self::NotReady { .. }
             | Self::Unknown => false,
             Self::Tor(error) => match error {

@@ -9,7 +9,7 @@ use std::{
 
 use futures_util::StreamExt;
 use tokio::{
-    sync::{Semaphore, watch},
+    sync::{Semaphore, mpsc, oneshot},
     time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -29,7 +29,9 @@ pub(crate) const NODES_OWN: &str = "peers";
 const MAX_STREAMS: usize = 1024;
 /// A service that could not begin, or ended by itself, is tried again after this.
 const RETRY: Duration = Duration::from_secs(30);
-/// Making a key and a name of it is quick; a service that is tried again may be in its pause.
+/// Addresses that are wanted of one service at once. Overflow rule: the next one waits.
+const MAX_RENEWALS: usize = 1;
+/// Making a key and a name of it is quick.
 const RENEW_WITHIN: Duration = Duration::from_secs(10);
 
 /// An onion service of this node, as it is.
@@ -60,13 +62,17 @@ struct Service {
     keys: String,
     leads_to: LeadsTo,
     onion: OnionServiceConfig,
-    /// The least number that its address shall have.
-    wanted: watch::Sender<u32>,
-    /// The number of the address that it has, once it has one.
-    number: watch::Sender<u32>,
+    /// Who wants another address for it; seen to by whoever keeps it up.
+    renewals: (
+        mpsc::Sender<Renewal>,
+        tokio::sync::Mutex<mpsc::Receiver<Renewal>>,
+    ),
     shown: Mutex<HostedState>,
     streams: Arc<Semaphore>,
 }
+
+/// Tells whoever wants another address what came of it.
+type Renewal = oneshot::Sender<Result<(), String>>;
 
 /// Who is at the other end.
 #[derive(Debug, Clone, Copy)]
@@ -145,19 +151,19 @@ impl Services {
         let mut named = self.all.iter();
         let service = named.find(|service| service.shown().name == name);
         let service = service.ok_or(TorFailure::Unknown)?;
-        let mut number = service.number.subscribe();
-        let known = numbers::current(&self.folder, &service.keys);
-        let wanted = known.max(*number.borrow()) + 1;
-        service.wanted.send_replace(wanted);
-        let renewed = timeout(RENEW_WITHIN, number.wait_for(|number| *number >= wanted));
-        match cut.run_until_cancelled(renewed).await {
-            Some(Ok(Ok(_))) => Ok(service.shown().clone()),
-            Some(Ok(Err(_)) | Err(_)) => {
-                let problem = service.shown().problem.clone();
-                Err(TorFailure::NotStarted(problem.unwrap_or_default()))
-            }
-            None => Err(TorFailure::Stopped),
-        }
+        let (renewal, renewed) = oneshot::channel();
+        let renewing = async {
+            // Its receiver lives as long as the service.
+            let _ = service.renewals.0.send(renewal).await;
+            renewed.await
+        };
+        let renewing = cut.run_until_cancelled(timeout(RENEW_WITHIN, renewing));
+        let late = |_| TorFailure::NotRenewed("it took too long".to_owned());
+        let told = renewing.await.ok_or(TorFailure::Stopped)?.map_err(late)?;
+        // Who would have told has ended with Tor.
+        let told = told.map_err(|_| TorFailure::Stopped)?;
+        told.map_err(TorFailure::NotRenewed)?;
+        Ok(service.shown().clone())
     }
 }
 
@@ -171,12 +177,12 @@ impl Service {
             clients: onion.clients.len(),
             problem: None,
         };
+        let (renewals, wanted) = mpsc::channel(MAX_RENEWALS);
         Self {
             keys,
             leads_to,
             onion,
-            wanted: watch::Sender::default(),
-            number: watch::Sender::default(),
+            renewals: (renewals, tokio::sync::Mutex::new(wanted)),
             shown: Mutex::new(shown),
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
         }
@@ -220,33 +226,65 @@ struct Host {
 
 impl Host {
     async fn run(self) {
-        let service = Arc::clone(&self.service);
-        let mut wanted = service.wanted.subscribe();
+        // The one before has ended by now.
+        let mut renewals = self.service.renewals.1.lock().await;
+        let mut hosted = self.publish();
         loop {
-            let least = *wanted.borrow_and_update();
-            match self.launch(least) {
-                Ok(hosted) => self.serve(hosted, &mut wanted).await,
-                Err(problem) => {
-                    let name = service.shown().name.clone();
-                    tracing::warn!(service = name, problem, "onion service not published");
-                    service.judge(HostStatus {
-                        state: HostState::Unreachable,
-                        problem: Some(problem),
-                    });
-                }
+            if let Some(hosted) = hosted {
+                self.serve(hosted, &mut renewals).await;
             }
             // Whoever wants another address does not wait.
-            if !wanted.has_changed().unwrap_or(false) {
-                let _ = timeout(RETRY, wanted.changed()).await;
-                wanted.mark_changed();
+            hosted = match timeout(RETRY, renewals.recv()).await {
+                Ok(Some(renewal)) => self.renew(renewal),
+                Ok(None) | Err(_) => self.publish(),
+            };
+        }
+    }
+
+    /// Publishes it at the address that it has.
+    fn publish(&self) -> Option<Hosted> {
+        let service = &self.service;
+        match self.launch(numbers::current(&self.folder, &service.keys)) {
+            Ok(hosted) => Some(hosted),
+            Err(problem) => {
+                let name = service.shown().name.clone();
+                tracing::warn!(service = name, problem, "onion service not published");
+                service.judge(HostStatus {
+                    state: HostState::Unreachable,
+                    problem: Some(problem),
+                });
+                None
             }
         }
     }
 
-    /// Publishes it at the address that has the number `least`, or a higher one that it had already.
-    fn launch(&self, least: u32) -> Result<Hosted, String> {
+    /// Publishes it at another address, in whose place the one that it has goes; where that fails,
+    /// everything stays.
+    fn renew(&self, renewal: Renewal) -> Option<Hosted> {
+        // Who was told that it took too long shall not find it done.
+        if renewal.is_closed() {
+            return None;
+        }
+        let keys = &self.service.keys;
+        let number = numbers::current(&self.folder, keys) + 1;
+        let (told, hosted) = match self.launch(number) {
+            Ok(hosted) => (Ok(()), Some(hosted)),
+            Err(problem) => {
+                // The highest number would count from the next start on.
+                if let Err(error) = numbers::forget(&self.folder, keys, number) {
+                    tracing::warn!(%error, "keys of an onion address that failed are still there");
+                }
+                (Err(problem), None)
+            }
+        };
+        // He may have gone just now.
+        let _ = renewal.send(told);
+        hosted
+    }
+
+    /// Publishes it at the address that has this number, and forgets the keys of all before.
+    fn launch(&self, number: u32) -> Result<Hosted, String> {
         let service = &self.service;
-        let number = numbers::current(&self.folder, &service.keys).max(least);
         let settings = HostSettings {
             nickname: numbers::nickname(&service.keys, number),
             clients: service.onion.clients.clone(),
@@ -258,22 +296,23 @@ impl Host {
         shown.state = HostState::Publishing;
         shown.problem = None;
         drop(shown);
-        service.number.send_replace(number);
         if let Err(error) = numbers::forget_before(&self.folder, &service.keys, number) {
             tracing::warn!(%error, "keys of a former onion address are still there");
         }
         Ok(hosted)
     }
 
-    /// Takes who comes, until the service is over or another address is wanted.
-    async fn serve(&self, mut hosted: Hosted, wanted: &mut watch::Receiver<u32>) {
+    /// Takes who comes, until the service is over.
+    async fn serve(&self, mut hosted: Hosted, renewals: &mut mpsc::Receiver<Renewal>) {
         let mut changes = hosted.watch();
         loop {
             let request = tokio::select! {
-                _ = wanted.changed() => {
-                    // For the loop around this one to see.
-                    wanted.mark_changed();
-                    return;
+                Some(renewal) = renewals.recv() => {
+                    if let Some(renewed) = self.renew(renewal) {
+                        hosted = renewed;
+                        changes = hosted.watch();
+                    }
+                    continue;
                 }
                 Some(status) = changes.next() => {
                     self.service.judge(status);
@@ -408,10 +447,37 @@ mod tests {
         cut.cancel();
         let stopped = services.renew("web", &cut).await.unwrap_err();
         assert_eq!(stopped, TorFailure::Stopped);
-        assert_eq!(
-            *services.all[0].wanted.borrow(),
-            2,
-            "the first one is there"
-        );
+    }
+
+    #[tokio::test]
+    async fn who_wants_a_new_address_is_told_what_came_of_it() {
+        let (services, cut) = (services(), CancellationToken::new());
+        let mut wanted = services.all[0].renewals.1.lock().await;
+        for (told, expected) in [
+            (Ok(()), None),
+            (
+                Err("no room".to_owned()),
+                Some(TorFailure::NotRenewed("no room".to_owned())),
+            ),
+        ] {
+            let (renewed, ()) = tokio::join!(services.renew("web", &cut), async {
+                let renewal = wanted.recv().await.unwrap();
+                renewal.send(told).unwrap();
+            });
+            assert_eq!(renewed.err(), expected);
+        }
+        let (stopped, ()) = tokio::join!(services.renew("web", &cut), async {
+            drop(wanted.recv().await);
+        });
+        assert_eq!(stopped.unwrap_err(), TorFailure::Stopped);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_done_any_more_for_whoever_was_told_that_it_took_too_long() {
+        let services = services();
+        let late = services.renew("web", &CancellationToken::new()).await;
+        assert!(matches!(late, Err(TorFailure::NotRenewed(_))), "{late:?}");
+        let mut wanted = services.all[0].renewals.1.lock().await;
+        assert!(wanted.recv().await.unwrap().is_closed());
     }
 }
