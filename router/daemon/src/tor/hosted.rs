@@ -331,7 +331,9 @@ impl Host {
         let place = Arc::clone(&self.service.streams).try_acquire_owned().ok();
         let is_there = request.port() == self.service.onion.port;
         let (Some(place), false, true) = (place, self.network.is_draining(), is_there) else {
-            self.tasks.spawn(request.refuse());
+            let refusing = self.stop.clone();
+            let refusing = refusing.run_until_cancelled_owned(request.refuse());
+            self.tasks.spawn(refusing);
             return;
         };
         let counted = Counted::incoming(&self.tor.counts);
