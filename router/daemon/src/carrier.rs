@@ -37,7 +37,7 @@ pub(crate) use datagrams::Lane;
 pub(crate) use link::Link;
 pub(crate) use quic::granted_buffers;
 pub(crate) use streams::OpenStream;
-pub(crate) use tcp::Lease;
+pub(crate) use tcp::{Lease, descriptor_share};
 pub use tls::TlsError;
 
 /// Streams that a peer may have open at once beside the circuits of roles; more wait at its side.

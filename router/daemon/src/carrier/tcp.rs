@@ -113,7 +113,7 @@ impl TcpCarrier {
     /// Takes calls at `listeners`. The limit of open files is read here, once: whoever raises it
     /// does so before.
     pub(super) fn new(listeners: Vec<TcpListener>, tls: ServerConfig) -> Self {
-        let share = share_of(getrlimit(Resource::Nofile).current);
+        let share = descriptor_share();
         let places = |max: usize| Sources::new(max, max.div_ceil(SHARE));
         let (sender, receiver) = mpsc::channel(MAX_TOR_CALLS);
         Self {
@@ -377,6 +377,11 @@ impl Call {
 fn is_silence(error: ErrorKind) -> bool {
     use ErrorKind::{ConnectionRefused, ConnectionReset, TimedOut};
     [TimedOut, ConnectionRefused, ConnectionReset].contains(&error)
+}
+
+/// The descriptors that this process may have are shared out in parts of this size.
+pub(crate) fn descriptor_share() -> usize {
+    share_of(getrlimit(Resource::Nofile).current)
 }
 
 /// How much of a limit of open files, none being without end, is for one of those that share it.

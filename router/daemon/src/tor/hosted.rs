@@ -9,7 +9,7 @@ use std::{
 
 use futures_util::StreamExt;
 use tokio::{
-    sync::{Semaphore, mpsc, oneshot},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -17,6 +17,7 @@ use wormholes_tor::{Client, HostSettings, HostState, HostStatus, Hosted, Request
 
 use super::{Counted, Tor, TorFailure, calls, numbers, state_folder};
 use crate::{
+    carrier::descriptor_share,
     config::{Config, OnionServiceConfig, ServiceConfig},
     network::Network,
     pipe::Pipe,
@@ -27,6 +28,8 @@ use crate::{
 pub(crate) const NODES_OWN: &str = "peers";
 /// Streams to one service at once. Overflow rule: the newcomer is sent away.
 const MAX_STREAMS: usize = 1024;
+/// What a connection at the node's own address takes: both ends of a pair of sockets.
+const DESCRIPTORS: usize = 2;
 /// A service that could not begin, or ended by itself, is tried again after this.
 const RETRY: Duration = Duration::from_secs(30);
 /// Addresses that are wanted of one service at once. Overflow rule: the next one waits.
@@ -81,6 +84,17 @@ enum LeadsTo {
     Local(SocketAddr),
     /// The carrier of this node.
     Node,
+}
+
+impl LeadsTo {
+    /// The node's own address has a share of the descriptors; strangers get half of that at most, as from
+    /// any other source, so that there is room for peers.
+    fn max_streams(self) -> usize {
+        match self {
+            Self::Local(_) => MAX_STREAMS,
+            Self::Node => (descriptor_share() / DESCRIPTORS).min(Semaphore::MAX_PERMITS),
+        }
+    }
 }
 
 impl Services {
@@ -184,7 +198,7 @@ impl Service {
             onion,
             renewals: (renewals, tokio::sync::Mutex::new(wanted)),
             shown: Mutex::new(shown),
-            streams: Arc::new(Semaphore::new(MAX_STREAMS)),
+            streams: Arc::new(Semaphore::new(leads_to.max_streams())),
         }
     }
 
@@ -342,7 +356,6 @@ impl Host {
         let name = self.service.shown().name.clone();
         let tor = Arc::clone(&self.tor);
         let serving = async move {
-            let _place = place;
             match leads_to {
                 LeadsTo::Local(target) => {
                     let visit = Visit {
@@ -351,8 +364,9 @@ impl Host {
                         counted,
                     };
                     receive(&network, &name, target, visit).await;
+                    drop(place);
                 }
-                LeadsTo::Node => tor.let_in(request, cut, counted).await,
+                LeadsTo::Node => tor.let_in(request, cut, (counted, place)).await,
             }
         };
         let stop = self.stop.clone();
@@ -391,12 +405,17 @@ async fn receive(network: &Network, name: &str, target: SocketAddr, visit: Visit
 }
 
 impl Tor {
-    /// Hands a connection of another node to the carrier.
-    async fn let_in(&self, request: Request, cut: CancellationToken, counted: Counted) {
+    /// Hands a connection of another node to the carrier; `held` lasts as long as that.
+    async fn let_in(
+        &self,
+        request: Request,
+        cut: CancellationToken,
+        held: (Counted, OwnedSemaphorePermit),
+    ) {
         let Ok(stream) = request.accept().await else {
             return;
         };
-        if let (Ok(call), Some(calls)) = (calls::join(stream, cut, counted), self.calls.get()) {
+        if let (Ok(call), Some(calls)) = (calls::join(stream, cut, held), self.calls.get()) {
             // The carrier goes with the node.
             let _ = calls.send(call).await;
         }
@@ -439,6 +458,12 @@ mod tests {
             ("peers", 4433, HostState::Stopped),
         ];
         assert_eq!(names, expected);
+    }
+
+    #[test]
+    fn connections_at_the_nodes_own_address_take_a_share_of_the_descriptors() {
+        let most = LeadsTo::Node.max_streams();
+        assert!(most > 0 && most * DESCRIPTORS <= descriptor_share());
     }
 
     #[tokio::test]
