@@ -277,11 +277,17 @@ impl Tor {
     /// # Errors
     /// [`TorFailure`] where Tor is not ready, or the address stays.
     pub(crate) async fn renew(&self, service: &str) -> Result<HostedState, TorFailure> {
-        let standing = self.standing();
-        if standing.phase != Phase::Ready {
-            return Err(not_there(&standing));
-        }
-        self.services.renew(service, &standing.cut).await
+        // Of how it stands no more is held meanwhile: with the client, its folder would be.
+        let cut = {
+            let standing = self.standing();
+            match standing.phase {
+                Phase::Ready => standing.cut,
+                Phase::Disabled | Phase::Stopped | Phase::Starting | Phase::Failed => {
+                    return Err(not_there(&standing));
+                }
+            }
+        };
+        self.services.renew(service, &cut).await
     }
 
     /// What a flow is told that waited for so long, where it is Tor that was not ready.

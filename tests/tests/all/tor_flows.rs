@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs::File,
     time::Duration,
 };
 
@@ -251,6 +252,7 @@ async fn stopped_and_started(network: &TorNetwork, node: &Daemon) {
     let said = why["steps"][0]["error"].as_str().unwrap();
     assert!(said.contains("wormholes tor start"), "{why}");
 
+    a_taken_folder_is_reported(node).await;
     node.cli(&["tor", "start"]).unwrap();
     until_within(OPEN, "Tor to be ready again", async || {
         (state().await == "ready").then_some(())
@@ -263,6 +265,21 @@ async fn stopped_and_started(network: &TorNetwork, node: &Daemon) {
     })
     .await
     .unwrap();
+}
+
+/// Another process has the folder that Tor needs.
+async fn a_taken_folder_is_reported(node: &Daemon) {
+    let lock = node.folder().join("data/tor/state/state/state.lock");
+    let lock = File::open(lock).unwrap();
+    lock.try_lock().expect("stopped, it has let go of it");
+    let refused = node.cli(&["tor", "start"]).unwrap_err();
+    let said = format!("{refused:#}");
+    assert!(said.contains("it is in use"), "{said}");
+    let status = node.call("tor.status", json!({})).await.unwrap();
+    let error = status["error"].as_str().unwrap_or_default();
+    let is_told = status["state"] == "failed" && error.contains("it is in use");
+    assert!(is_told, "{status}");
+    lock.unlock().unwrap();
 }
 
 async fn why(node: &Daemon, event: &Value) -> Value {
