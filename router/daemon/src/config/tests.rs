@@ -491,6 +491,9 @@ fn tor_is_told_of_its_network_by_lines_of_a_torrc() {
         1,
         "`authorities` in [tor.network]: missing",
     );
+    let empty = "[tor.network]\nauthorities = []\nfallbacks = []";
+    check(empty, 2, "`authorities` in [tor.network]: missing");
+    check(empty, 3, "`fallbacks` in [tor.network]: missing");
     check(
         &network.replace("v3ident=", "v="),
         2,

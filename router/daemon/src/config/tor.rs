@@ -117,25 +117,22 @@ pub(super) fn tor<'a>(
 }
 
 fn private_network(table: &Table<'_>) -> PrivateNetwork {
-    let network = PrivateNetwork {
-        authorities: table
-            .list("authorities", str::parse::<Authority>)
-            .unwrap_or_default(),
-        fallbacks: table
-            .list("fallbacks", str::parse::<Fallback>)
-            .unwrap_or_default(),
-        allow_private: table.boolean("allow_private").unwrap_or(false),
-    };
+    let authorities = table.list("authorities", str::parse::<Authority>);
+    let fallbacks = table.list("fallbacks", str::parse::<Fallback>);
     for (key, is_empty) in [
-        ("authorities", network.authorities.is_empty()),
-        ("fallbacks", network.fallbacks.is_empty()),
+        ("authorities", authorities.as_ref().map(Vec::is_empty)),
+        ("fallbacks", fallbacks.as_ref().map(Vec::is_empty)),
     ] {
         // What cannot be read is a problem of its own.
-        if is_empty && !table.has(key) {
+        if is_empty.unwrap_or(!table.has(key)) {
             table.problem(key, "missing: a network of one's own has some");
         }
     }
-    network
+    PrivateNetwork {
+        authorities: authorities.unwrap_or_default(),
+        fallbacks: fallbacks.unwrap_or_default(),
+        allow_private: table.boolean("allow_private").unwrap_or(false),
+    }
 }
 
 /// `onion`, `onion_port` and `onion_clients` of a service whose other keys were read.
