@@ -1,7 +1,6 @@
 //! The onion services of this node: those of `[[service]]`, and the address at which its peers connect.
 
 use std::{
-    net::SocketAddr,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -21,7 +20,7 @@ use crate::{
     config::{Config, OnionServiceConfig, ServiceConfig},
     network::Network,
     pipe::Pipe,
-    serve::hidden,
+    serve::hidden::Hidden,
 };
 
 /// What this node's own address is called beside the names of services.
@@ -78,10 +77,10 @@ struct Service {
 type Renewal = oneshot::Sender<Result<(), String>>;
 
 /// Who is at the other end.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 enum LeadsTo {
     /// A local port.
-    Local(SocketAddr),
+    Local(Hidden),
     /// The carrier of this node.
     Node,
 }
@@ -89,7 +88,7 @@ enum LeadsTo {
 impl LeadsTo {
     /// The node's own address has a share of the descriptors; strangers get half of that at most, as from
     /// any other source, so that there is room for peers.
-    fn max_streams(self) -> usize {
+    fn max_streams(&self) -> usize {
         match self {
             Self::Local(_) => MAX_STREAMS,
             Self::Node => (descriptor_share() / DESCRIPTORS).min(Semaphore::MAX_PERMITS),
@@ -102,7 +101,7 @@ impl Services {
         let named = config.services.iter().filter_map(|service| {
             let ServiceConfig { name, target, .. } = service;
             let onion = service.onion.clone()?;
-            let leads_to = LeadsTo::Local(*target);
+            let leads_to = LeadsTo::Local(Hidden::new(name.clone(), *target));
             let keys = format!("service_{name}");
             Some(Service::new(name.as_str(), keys, leads_to, onion))
         });
@@ -192,13 +191,14 @@ impl Service {
             problem: None,
         };
         let (renewals, wanted) = mpsc::channel(MAX_RENEWALS);
+        let streams = Arc::new(Semaphore::new(leads_to.max_streams()));
         Self {
             keys,
             leads_to,
             onion,
             renewals: (renewals, tokio::sync::Mutex::new(wanted)),
             shown: Mutex::new(shown),
-            streams: Arc::new(Semaphore::new(leads_to.max_streams())),
+            streams,
         }
     }
 
@@ -350,23 +350,18 @@ impl Host {
             self.tasks.spawn(refusing);
             return;
         };
-        let counted = Counted::incoming(&self.tor.counts);
-        let (network, cut) = (Arc::clone(&self.network), self.stop.clone());
-        let leads_to = self.service.leads_to;
-        let name = self.service.shown().name.clone();
-        let tor = Arc::clone(&self.tor);
+        let visit = Visit {
+            request,
+            cut: self.stop.clone(),
+            counted: Counted::incoming(&self.tor.counts),
+            place,
+        };
+        let (network, tor) = (Arc::clone(&self.network), Arc::clone(&self.tor));
+        let service = Arc::clone(&self.service);
         let serving = async move {
-            match leads_to {
-                LeadsTo::Local(target) => {
-                    let visit = Visit {
-                        request,
-                        cut,
-                        counted,
-                    };
-                    receive(&network, &name, target, visit).await;
-                    drop(place);
-                }
-                LeadsTo::Node => tor.let_in(request, cut, (counted, place)).await,
+            match &service.leads_to {
+                LeadsTo::Local(hidden) => receive(&network, hidden, visit).await,
+                LeadsTo::Node => tor.let_in(visit).await,
             }
         };
         let stop = self.stop.clone();
@@ -384,38 +379,37 @@ struct Visit {
     cut: CancellationToken,
     /// Counts him.
     counted: Counted,
+    /// His, as long as he is there.
+    place: OwnedSemaphorePermit,
 }
 
-/// Joins whoever comes with the service `name` at `target`. Where nobody answers there he is sent away
-/// as from a port that the onion service does not have.
-async fn receive(network: &Network, name: &str, target: SocketAddr, visit: Visit) {
+/// Joins whoever comes with a service. Where nobody answers there he is sent away as from a port that
+/// the onion service does not have.
+async fn receive(network: &Network, service: &Hidden, visit: Visit) {
     let _serving = network.serving();
-    let Some(far) = hidden::reach(network, name, target).await else {
+    let Some(far) = service.reach(network).await else {
         return visit.request.refuse().await;
     };
     let stream = match visit.request.accept().await {
         Ok(stream) => stream,
         Err(error) => {
-            tracing::debug!(service = name, %error, "whoever came through Tor has left");
+            tracing::debug!(service = %service.name(), %error, "whoever came through Tor has left");
             return;
         }
     };
     let near = Pipe::tor_hosted(stream, visit.cut, visit.counted);
-    hidden::join(network, name, near, far).await;
+    service.join(network, near, far).await;
+    drop(visit.place);
 }
 
 impl Tor {
-    /// Hands a connection of another node to the carrier; `held` lasts as long as that.
-    async fn let_in(
-        &self,
-        request: Request,
-        cut: CancellationToken,
-        held: (Counted, OwnedSemaphorePermit),
-    ) {
-        let Ok(stream) = request.accept().await else {
+    /// Hands a connection of another node to the carrier.
+    async fn let_in(&self, visit: Visit) {
+        let Ok(stream) = visit.request.accept().await else {
             return;
         };
-        if let (Ok(call), Some(calls)) = (calls::join(stream, cut, held), self.calls.get()) {
+        let held = (visit.counted, visit.place);
+        if let (Ok(call), Some(calls)) = (calls::join(stream, visit.cut, held), self.calls.get()) {
             // The carrier goes with the node.
             let _ = calls.send(call).await;
         }
