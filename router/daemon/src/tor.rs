@@ -33,9 +33,9 @@ use wormholes_proto::{Host, Reason, Target, tcp::LinkToken};
 use wormholes_tor::{Circuit, Client, Progress, Settings, TorError};
 
 pub(crate) use counts::{Counted, Counts};
-pub(crate) use hosted::{HostedState, NODES_OWN};
+pub(crate) use hosted::HostedState;
 
-use self::{calls::Book, hosted::Services, life::Run};
+use self::{calls::Onions, hosted::Services, life::Run};
 use crate::{
     config::{Config, PeerConfig},
     pipe::Pipe,
@@ -78,7 +78,7 @@ pub(crate) struct Tor {
     /// Held while it starts or stops.
     run: tokio::sync::Mutex<Option<Run>>,
     services: Services,
-    onions: Mutex<Book>,
+    onions: Mutex<Onions>,
     /// Where connections to this node's own onion address are handed in.
     calls: OnceLock<mpsc::Sender<UnixStream>>,
     counts: Arc<Counts>,
@@ -316,7 +316,7 @@ impl Tor {
         }
     }
 
-    fn lock_onions(&self) -> MutexGuard<'_, Book> {
+    fn lock_onions(&self) -> MutexGuard<'_, Onions> {
         self.onions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

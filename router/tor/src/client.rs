@@ -19,7 +19,7 @@ use tor_llcrypto::pk::curve25519::StaticSecret;
 use tor_rtcompat::PreferredRuntime;
 
 use crate::{
-    circuits::Book,
+    circuits::Circuits,
     config,
     error::{TorError, whole},
     hosting::Hosted,
@@ -36,7 +36,7 @@ pub struct Client {
     arti: Arc<Arti>,
     /// Shares all with the one above but its circuits, which no other one had or will have.
     identity: Mutex<Arc<Arti>>,
-    circuits: Arc<Book>,
+    circuits: Arc<Circuits>,
 }
 
 /// Streams of one group may share circuits.
@@ -128,7 +128,7 @@ impl Client {
 
     /// The circuits that carry streams of this client, and some that did.
     pub fn circuits(&self) -> Vec<Circuit> {
-        self.circuits.circuits()
+        self.circuits.all()
     }
 
     /// Publishes an onion service, with the keys that the folder has under its nickname, or new ones.

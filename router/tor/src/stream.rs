@@ -16,7 +16,7 @@ use tokio::{
 };
 use tor_cell::relaycell::msg::EndReason;
 
-use crate::circuits::Book;
+use crate::circuits::Circuits;
 
 /// What lasts as long as either half of a stream.
 type Held = Arc<dyn fmt::Debug + Send + Sync>;
@@ -48,8 +48,8 @@ pub struct StreamWriter {
 
 impl Stream {
     /// A stream that this client opened.
-    pub(crate) fn opened(stream: DataStream, book: &Arc<Book>) -> Self {
-        let place = Arc::new(book.enter(&stream));
+    pub(crate) fn opened(stream: DataStream, circuits: &Arc<Circuits>) -> Self {
+        let place = Arc::new(circuits.enter(&stream));
         Self::new(stream, place)
     }
 

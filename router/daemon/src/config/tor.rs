@@ -15,8 +15,9 @@ use super::{
     sections::{check_published, path},
 };
 
-/// A service of this name would be taken for the node's own address, where that is published.
-const PEERS: &str = "peers";
+/// What the node's own onion address is called beside the names of services: no service may be called so
+/// where that is published.
+pub(crate) const NODES_OWN: &str = "peers";
 /// Bridges of one node: Tor uses a few of them.
 const MAX_BRIDGES: usize = 64;
 /// The port of QUIC and TCP between nodes; at an onion address it tells nobody anything.
@@ -164,7 +165,7 @@ pub(super) fn check_service(table: &Table<'_>, service: &ServiceConfig, tor: &To
         table.problem("onion", "needs Tor: set `enabled = true` under [tor]");
     }
     check_published(table, service, ("onion", "Tor"));
-    if tor.peers && service.name.as_str() == PEERS {
+    if tor.peers && service.name.as_str() == NODES_OWN {
         let message = "with `peers = true` under [tor], \"peers\" is the node's own address";
         table.problem("name", message);
     }

@@ -15,16 +15,16 @@ use super::TorFailure;
 
 /// Onion addresses of peers, by what stands for them.
 #[derive(Debug, Default)]
-pub(super) struct Book(HashMap<SocketAddr, OnionAddress>);
+pub(super) struct Onions(HashMap<SocketAddr, OnionAddress>);
 
-impl Book {
+impl Onions {
     /// The address that `placeholder` stands for.
     pub(super) fn find(&self, placeholder: &SocketAddr) -> Option<OnionAddress> {
         self.0.get(placeholder).cloned()
     }
 }
 
-impl<'a> FromIterator<&'a OnionAddress> for Book {
+impl<'a> FromIterator<&'a OnionAddress> for Onions {
     fn from_iter<I: IntoIterator<Item = &'a OnionAddress>>(onions: I) -> Self {
         let onions = onions.into_iter();
         Self(
@@ -127,10 +127,10 @@ mod tests {
     #[test]
     fn a_placeholder_leads_back_to_its_address() {
         let onion = onion();
-        let book: Book = [&onion].into_iter().collect();
-        assert_eq!(book.find(&onion.placeholder()), Some(onion.clone()));
+        let onions: Onions = [&onion].into_iter().collect();
+        assert_eq!(onions.find(&onion.placeholder()), Some(onion.clone()));
         let mut other = onion.placeholder();
         other.set_port(1);
-        assert_eq!(book.find(&other), None);
+        assert_eq!(onions.find(&other), None);
     }
 }

@@ -17,14 +17,12 @@ use wormholes_tor::{Client, HostSettings, HostState, HostStatus, Hosted, Request
 use super::{Counted, Tor, TorFailure, calls, numbers, state_folder};
 use crate::{
     carrier::descriptor_share,
-    config::{Config, OnionServiceConfig, ServiceConfig},
+    config::{Config, NODES_OWN, OnionServiceConfig, ServiceConfig},
     network::Network,
     pipe::Pipe,
     serve::hidden::Hidden,
 };
 
-/// What this node's own address is called beside the names of services.
-pub(crate) const NODES_OWN: &str = "peers";
 /// Streams to one service at once. Overflow rule: the newcomer is sent away.
 const MAX_STREAMS: usize = 1024;
 /// What a connection at the node's own address takes: both ends of a pair of sockets.
