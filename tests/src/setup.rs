@@ -4,6 +4,7 @@ use std::{
     fmt::Write as _,
     fs,
     net::IpAddr,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
@@ -246,6 +247,8 @@ impl Setup {
             binaries::share_compiled(&self.folder.path().join("data/plugins"))?;
         }
         fs::write(&path, text).context("cannot write config.toml")?;
+        // With secrets in it no other mode is taken.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
         Ok(path)
     }
 

@@ -36,7 +36,7 @@ pub(crate) use datagrams::Lane;
 pub(crate) use link::Link;
 pub(crate) use quic::granted_buffers;
 pub(crate) use streams::OpenStream;
-pub(crate) use tcp::Lease;
+pub(crate) use tcp::{Lease, descriptor_share};
 pub use tls::TlsError;
 
 /// Streams that a peer may have open at once beside the circuits of roles; more wait at its side.
@@ -324,9 +324,8 @@ impl Carrier {
                 dialled.await.map(Connection::Quic)
             }
             CarrierKind::Tcp => {
-                let tls = Arc::clone(&caller.tcp);
                 let source = self.source_for(address.ip());
-                let dialled = self.tcp.dial(tls, id, address, source).await;
+                let dialled = self.tcp.dial(caller, id, address, source).await;
                 dialled.map(Connection::Tcp)
             }
         };

@@ -19,6 +19,7 @@ pub use load::{ConfigError, Problem};
 pub use plugin::PluginConfig;
 pub(crate) use plugin::http_paths;
 pub(crate) use sections::petname;
+pub(crate) use tor::NODES_OWN;
 pub use tor::{OnionServiceConfig, TorConfig};
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};

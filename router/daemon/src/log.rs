@@ -4,6 +4,8 @@
 //! debug and trace, which somebody turned on to look at one machine, show them.
 
 pub(crate) mod harmless;
+#[cfg(test)]
+pub(crate) mod kept;
 mod recent;
 mod writer;
 

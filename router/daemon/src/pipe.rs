@@ -8,6 +8,7 @@
 mod cells;
 mod copy;
 mod datagrams;
+mod error;
 mod framed;
 mod hold;
 mod memory;
@@ -20,11 +21,10 @@ mod tcp;
 mod toll;
 mod tor;
 
-use std::{fmt, io::ErrorKind, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
-use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use wormholes_proto::{
@@ -39,6 +39,8 @@ pub(crate) use copy::watch;
 pub use copy::{CopyEnd, CopyLimits, CopyStop, FlowBytes, Witness, copy};
 pub use datagrams::DatagramPipe;
 pub(crate) use datagrams::{ProgramEnd, Queue, Room, enlarge_buffer};
+pub use error::PipeError;
+pub(crate) use error::broken;
 pub(crate) use hold::Held;
 pub use memory::MemoryEnd;
 pub use pace::Pace;
@@ -111,36 +113,6 @@ enum Sink {
     Onion(Box<OnionWriter>),
     Memory(MemoryWriter),
     Tor(Box<TorWriter>),
-}
-
-/// A direction that broke.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum PipeError {
-    /// The other end broke it off.
-    #[error("reset by the other end")]
-    Reset,
-    /// It ended where more was due.
-    #[error("cut off")]
-    Cut,
-    /// What came breaks its format or does not verify.
-    #[error("malformed: {0}")]
-    Malformed(&'static str),
-    /// What carries it broke.
-    #[error("broken: {0}")]
-    Broken(String),
-    /// As many bytes as this node's limit allows have moved.
-    #[error("byte limit reached")]
-    Limit,
-}
-
-impl PipeError {
-    /// Whether the other end broke the protocol, rather than just off.
-    pub(crate) fn is_breach(&self) -> bool {
-        match self {
-            Self::Cut | Self::Malformed(_) => true,
-            Self::Reset | Self::Broken(_) | Self::Limit => false,
-        }
-    }
 }
 
 impl Side {
@@ -549,20 +521,21 @@ impl PipeWriter {
         }
     }
 
+    /// Ends when what carries the stream is stopped here, as only Tor is, whatever anybody waits for.
+    pub(crate) fn cut(&self) -> BoxFuture<'static, ()> {
+        match &self.sink {
+            Sink::Tor(tor) => tor.cut().boxed(),
+            Sink::Tcp(_) | Sink::Stream(_) | Sink::Sealed(_) | Sink::Onion(_) | Sink::Memory(_) => {
+                std::future::pending().boxed()
+            }
+        }
+    }
+
     /// Breaks this direction off, so that the other end learns that something is missing. An end
     /// in memory only sees its stream end.
     pub fn abort(self) {
         // Writers that did not finish abort when dropped.
         drop(self);
-    }
-}
-
-pub(crate) fn broken(error: &std::io::Error) -> PipeError {
-    let kind = error.kind();
-    if kind == ErrorKind::ConnectionReset || kind == ErrorKind::BrokenPipe {
-        PipeError::Reset
-    } else {
-        PipeError::Broken(kind.to_string())
     }
 }
 

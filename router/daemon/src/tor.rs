@@ -29,13 +29,13 @@ use tokio::{
     sync::{mpsc, watch},
 };
 use tokio_util::sync::CancellationToken;
-use wormholes_proto::{Host, Reason, Target};
+use wormholes_proto::{Host, Reason, Target, tcp::LinkToken};
 use wormholes_tor::{Circuit, Client, Progress, Settings, TorError};
 
 pub(crate) use counts::{Counted, Counts};
-pub(crate) use hosted::{HostedState, NODES_OWN};
+pub(crate) use hosted::HostedState;
 
-use self::{calls::Book, hosted::Services, life::Run};
+use self::{calls::Onions, hosted::Services, life::Run};
 use crate::{
     config::{Config, PeerConfig},
     pipe::Pipe,
@@ -78,7 +78,7 @@ pub(crate) struct Tor {
     /// Held while it starts or stops.
     run: tokio::sync::Mutex<Option<Run>>,
     services: Services,
-    onions: Mutex<Book>,
+    onions: Mutex<Onions>,
     /// Where connections to this node's own onion address are handed in.
     calls: OnceLock<mpsc::Sender<UnixStream>>,
     counts: Arc<Counts>,
@@ -98,6 +98,9 @@ pub enum TorFailure {
     /// It did not start.
     #[error("it did not start: {0}")]
     NotStarted(String),
+    /// An onion service has no new address.
+    #[error("no new address, the one before stays: {0}")]
+    NotRenewed(String),
     /// It did not get into the network in time.
     #[error(
         "not ready within {} ms: {percent} % of its way into the network{}",
@@ -226,16 +229,20 @@ impl Tor {
         unless_cut(&cut, looking).await
     }
 
-    /// Calls a peer at the onion address that `placeholder` stands for.
+    /// Calls a peer at the onion address that `placeholder` stands for; `throw_away` is the link, where
+    /// it is made under a throw-away key.
     ///
     /// # Errors
     /// [`TorFailure`].
-    pub(crate) async fn call(&self, placeholder: SocketAddr) -> Result<UnixStream, TorFailure> {
+    pub(crate) async fn call(
+        &self,
+        placeholder: SocketAddr,
+        throw_away: Option<LinkToken>,
+    ) -> Result<UnixStream, TorFailure> {
         let onion = self.lock_onions().find(&placeholder);
         let onion = onion.ok_or(TorFailure::Unknown)?;
         let (client, cut) = self.client().await?;
-        // All connections of a link may be on one circuit, and nothing else is on it.
-        let group = format!("peer {}", onion.host());
+        let group = calls::group(&onion, throw_away);
         let opening = client.connect(onion.host(), onion.port(), &group);
         drop(client);
         let stream = unless_cut(&cut, opening).await?;
@@ -268,13 +275,19 @@ impl Tor {
     /// when it has it, which is before others find it there.
     ///
     /// # Errors
-    /// [`TorFailure`] where Tor is not ready.
+    /// [`TorFailure`] where Tor is not ready, or the address stays.
     pub(crate) async fn renew(&self, service: &str) -> Result<HostedState, TorFailure> {
-        let standing = self.standing();
-        if standing.phase != Phase::Ready {
-            return Err(not_there(&standing));
-        }
-        self.services.renew(service, &standing.cut).await
+        // Of how it stands no more is held meanwhile: with the client, its folder would be.
+        let cut = {
+            let standing = self.standing();
+            match standing.phase {
+                Phase::Ready => standing.cut,
+                Phase::Disabled | Phase::Stopped | Phase::Starting | Phase::Failed => {
+                    return Err(not_there(&standing));
+                }
+            }
+        };
+        self.services.renew(service, &cut).await
     }
 
     /// What a flow is told that waited for so long, where it is Tor that was not ready.
@@ -303,7 +316,7 @@ impl Tor {
         }
     }
 
-    fn lock_onions(&self) -> MutexGuard<'_, Book> {
+    fn lock_onions(&self) -> MutexGuard<'_, Onions> {
         self.onions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -312,9 +325,11 @@ impl TorFailure {
     /// The one reason of the wire's list that stands for it.
     pub(crate) fn reason(&self) -> Reason {
         match self {
-            Self::Disabled | Self::Stopped | Self::NotStarted(_) | Self::Unknown => {
-                Reason::Unreachable
-            }
+            Self::Disabled
+            | Self::Stopped
+            | Self::NotStarted(_)
+            | Self::NotRenewed(_)
+            | Self::Unknown => Reason::Unreachable,
             Self::NotReady { .. } => Reason::TimedOut,
             Self::Tor(error) => match error {
                 TorError::Refused => Reason::ConnectionRefused,
@@ -340,6 +355,7 @@ impl TorFailure {
             Self::Disabled
             | Self::Stopped
             | Self::NotStarted(_)
+            | Self::NotRenewed(_)
             | Self::NotReady { .. }
             | Self::Unknown => false,
             Self::Tor(error) => match error {
@@ -452,7 +468,7 @@ mod tests {
     #[tokio::test]
     async fn only_onion_addresses_of_peers_are_called() {
         let stranger = "[100::1:2:3:4]:4433".parse().unwrap();
-        let refused = tor(true).call(stranger).await.unwrap_err();
+        let refused = tor(true).call(stranger, None).await.unwrap_err();
         assert_eq!(refused, TorFailure::Unknown);
     }
 }

@@ -120,8 +120,8 @@ impl Client {
         match self.0 {}
     }
 
-    /// Ends the client.
-    pub fn stop(self) -> BoxFuture<'static, ()> {
+    /// Ends when the client has let go of its folder.
+    pub fn stopped(&self) -> BoxFuture<'static, ()> {
         match self.0 {}
     }
 }

@@ -17,17 +17,17 @@ const MAX_IDLE: usize = 64;
 
 /// Circuits that carried a stream, the last seen last.
 #[derive(Debug, Default)]
-pub(crate) struct Book(Mutex<VecDeque<Circuit>>);
+pub(crate) struct Circuits(Mutex<VecDeque<Circuit>>);
 
 /// An open stream's place; dropping it says that the stream is over.
 #[derive(Debug)]
 pub(crate) struct Place {
-    book: Arc<Book>,
+    circuits: Arc<Circuits>,
     /// None where arti does not tell.
     circuit: Option<String>,
 }
 
-impl Book {
+impl Circuits {
     /// Counts a stream.
     pub(crate) fn enter(self: &Arc<Self>, stream: &DataStream) -> Place {
         let tunnel = stream.client_stream_ctrl().and_then(|ctrl| ctrl.tunnel());
@@ -39,13 +39,13 @@ impl Book {
             id
         });
         Place {
-            book: Arc::clone(self),
+            circuits: Arc::clone(self),
             circuit,
         }
     }
 
     /// All that are remembered.
-    pub(crate) fn circuits(&self) -> Vec<Circuit> {
+    pub(crate) fn all(&self) -> Vec<Circuit> {
         self.lock().iter().cloned().collect()
     }
 
@@ -85,7 +85,7 @@ impl Book {
 impl Drop for Place {
     fn drop(&mut self) {
         if let Some(circuit) = &self.circuit {
-            self.book.ended(circuit);
+            self.circuits.ended(circuit);
         }
     }
 }
@@ -103,15 +103,15 @@ mod tests {
 
     #[test]
     fn circuits_are_remembered_while_they_carry_and_a_while_after() {
-        let book = Book::default();
-        book.opened("busy", vec!["a".to_owned()]);
+        let circuits = Circuits::default();
+        circuits.opened("busy", vec!["a".to_owned()]);
         for number in 0..=MAX_IDLE {
             let id = number.to_string();
-            book.opened(&id, Vec::new());
-            book.ended(&id);
+            circuits.opened(&id, Vec::new());
+            circuits.ended(&id);
         }
-        book.opened("busy", Vec::new());
-        let circuits = book.circuits();
+        circuits.opened("busy", Vec::new());
+        let circuits = circuits.all();
         assert_eq!(circuits.len(), MAX_IDLE + 1, "the first idle one is gone");
         assert_eq!((circuits[0].streams, circuits[0].opened), (2, 2));
         assert_eq!(circuits[0].relays, ["a"]);

@@ -1,7 +1,9 @@
 //! A client of the Tor network.
 
 use std::{
-    fmt, io,
+    fmt,
+    fs::{File, TryLockError},
+    io,
     net::IpAddr,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -17,7 +19,7 @@ use tor_llcrypto::pk::curve25519::StaticSecret;
 use tor_rtcompat::PreferredRuntime;
 
 use crate::{
-    circuits::Book,
+    circuits::Circuits,
     config,
     error::{TorError, whole},
     hosting::Hosted,
@@ -34,7 +36,7 @@ pub struct Client {
     arti: Arc<Arti>,
     /// Shares all with the one above but its circuits, which no other one had or will have.
     identity: Mutex<Arc<Arti>>,
-    circuits: Arc<Book>,
+    circuits: Arc<Circuits>,
 }
 
 /// Streams of one group may share circuits.
@@ -126,7 +128,7 @@ impl Client {
 
     /// The circuits that carry streams of this client, and some that did.
     pub fn circuits(&self) -> Vec<Circuit> {
-        self.circuits.circuits()
+        self.circuits.all()
     }
 
     /// Publishes an onion service, with the keys that the folder has under its nickname, or new ones.
@@ -138,12 +140,10 @@ impl Client {
         Hosted::launch(&self.arti, settings)
     }
 
-    /// Ends the client; done when it has let go of its folder, for the next one. Whatever holds a
-    /// stream of it has to let go first.
-    pub fn stop(self) -> BoxFuture<'static, ()> {
-        let stopped = self.arti.wait_for_stop();
-        drop(self);
-        stopped.boxed()
+    /// Ends when the client has let go of its folder, for the next one: after all who hold it, or a
+    /// stream of it, have let go of that.
+    pub fn stopped(&self) -> BoxFuture<'static, ()> {
+        self.arti.wait_for_stop().boxed()
     }
 
     fn identity(&self) -> Arc<Arti> {
@@ -163,6 +163,7 @@ impl fmt::Debug for Client {
 
 async fn create(settings: &Settings) -> Result<Client, TorError> {
     let config = config::of(settings)?;
+    check_free(&settings.folder)?;
     forget_authorizations(&settings.folder)?;
     let builder = TorClient::builder();
     let builder = builder
@@ -179,6 +180,29 @@ async fn create(settings: &Settings) -> Result<Client, TorError> {
         arti,
         circuits: Arc::default(),
     })
+}
+
+/// Arti takes its folder as soon as it is made. Where another has it, it goes on without, keeps no guards
+/// and hosts nothing, and says so in its log alone. Who comes between this look and arti's is not seen.
+fn check_free(folder: &Path) -> Result<(), TorError> {
+    let state = config::state_folder(folder).join("state");
+    let Ok(lock) = File::open(state.join("state.lock")) else {
+        // Nobody ever had it. What else is wrong with it arti says.
+        return Ok(());
+    };
+    match lock.try_lock() {
+        Err(TryLockError::WouldBlock) => {
+            let why =
+                "it is in use, by another process or by what was stopped and has not ended yet";
+            Err(TorError::Folder(format!("{}: {why}", folder.display())))
+        }
+        Err(TryLockError::Error(_)) => Ok(()),
+        Ok(()) => {
+            // A child that is just being made would hold on to it.
+            let _ = lock.unlock();
+            Ok(())
+        }
+    }
 }
 
 /// Keys for onion services are those of the settings, and none that were there before.
@@ -227,6 +251,22 @@ mod tests {
         assert_eq!(group("a").join_same_type(&group("a")), Some(group("a")));
         assert!(!group("a").compatible_same_type(&group("b")));
         assert_eq!(group("a").join_same_type(&group("b")), None);
+    }
+
+    #[test]
+    fn a_folder_that_another_has_is_not_used() {
+        let folder = std::env::temp_dir().join(format!("wormholes-taken-{}", std::process::id()));
+        assert_eq!(check_free(&folder), Ok(()), "nobody was there");
+        let state = folder.join("state/state");
+        std::fs::create_dir_all(&state).unwrap();
+        let lock = File::create(state.join("state.lock")).unwrap();
+        assert_eq!(check_free(&folder), Ok(()));
+        lock.try_lock().expect("a look at it takes nothing");
+        let taken = check_free(&folder);
+        assert!(matches!(taken, Err(TorError::Folder(_))), "{taken:?}");
+        lock.unlock().unwrap();
+        assert_eq!(check_free(&folder), Ok(()));
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]

@@ -10,8 +10,8 @@ use futures_util::{
 };
 use safelog::DisplayRedacted;
 use tokio::{
-    sync::{Semaphore, mpsc},
-    time::timeout,
+    sync::{Semaphore, mpsc, watch},
+    time::{sleep, timeout},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tor_cell::relaycell::msg::{Connected, End, EndReason};
@@ -36,6 +36,9 @@ const MAX_CALLERS: usize = 512;
 const MAX_WAITING: usize = 64;
 /// A caller is met where he waits, three hops away, or not at all.
 const MEET_WITHIN: Duration = Duration::from_secs(60);
+/// A caller who has had no stream open for so long, from the beginning or since his last one, gives his
+/// place back: else a few hundred who want nothing would keep all others out.
+const IDLE_LIMIT: Duration = Duration::from_secs(60);
 
 /// An onion service that is hosted here, until this is dropped.
 pub struct Hosted {
@@ -49,6 +52,8 @@ pub struct Hosted {
 pub struct Request {
     request: StreamRequest,
     port: u16,
+    /// Its caller has a stream open as long as this is there.
+    open: watch::Receiver<()>,
 }
 
 impl Hosted {
@@ -100,11 +105,12 @@ impl Request {
     /// # Errors
     /// [`TorError`] when the caller is gone.
     pub fn accept(self) -> BoxFuture<'static, Result<Stream, TorError>> {
-        let accepting = self.request.accept(Connected::new_empty());
+        let Self { request, open, .. } = self;
+        let accepting = request.accept(Connected::new_empty());
         async move {
             let stream = accepting.await;
             stream
-                .map(Stream::taken)
+                .map(|stream| Stream::taken(stream, open))
                 .map_err(|error| TorError::Other(whole(&error)))
         }
         .boxed()
@@ -212,21 +218,43 @@ async fn take_callers(
     }
 }
 
+/// Passes on what one caller asks for, until he leaves or has wanted nothing for too long.
 async fn pass_on(
     mut streams: impl FuturesStream<Item = StreamRequest> + Unpin,
     sender: mpsc::Sender<Request>,
 ) {
-    while let Some(request) = streams.next().await {
+    // Each stream that is open has a receiver.
+    let open = watch::Sender::new(());
+    loop {
+        let request = tokio::select! {
+            request = streams.next() => request,
+            () = fell_idle(&open) => return,
+        };
+        let Some(request) = request else {
+            return;
+        };
         let IncomingStreamRequest::Begin(begin) = request.request() else {
             // Nothing else is for an onion service: whoever asks for it breaks the protocol.
             let _ = request.shutdown_circuit();
             return;
         };
         let port = begin.port();
-        if sender.send(Request { request, port }).await.is_err() {
+        let open = open.subscribe();
+        let request = Request {
+            request,
+            port,
+            open,
+        };
+        if sender.send(request).await.is_err() {
             return;
         }
     }
+}
+
+/// Ends when no stream has been open for too long.
+async fn fell_idle(open: &watch::Sender<()>) {
+    open.closed().await;
+    sleep(IDLE_LIMIT).await;
 }
 
 impl fmt::Debug for Hosted {
@@ -243,7 +271,27 @@ impl fmt::Debug for Request {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::Instant;
+
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_who_wants_nothing_gives_his_place_back() {
+        let start = Instant::now();
+        let (sender, _requests) = mpsc::channel(1);
+        let nothing = futures_util::stream::pending::<StreamRequest>().boxed();
+        pass_on(nothing, sender).await;
+        assert!(start.elapsed() >= IDLE_LIMIT, "{:?}", start.elapsed());
+
+        let open = watch::Sender::new(());
+        let stream = open.subscribe();
+        let busy = timeout(IDLE_LIMIT * 2, fell_idle(&open)).await;
+        assert!(busy.is_err(), "he has a stream");
+        drop(stream);
+        let start = Instant::now();
+        fell_idle(&open).await;
+        assert!(start.elapsed() >= IDLE_LIMIT, "{:?}", start.elapsed());
+    }
 
     #[test]
     fn a_service_that_was_up_is_taken_to_be_up_while_arti_begins_anew() {

@@ -2,6 +2,7 @@
 //! and arti sends it when the writer is shut down or both halves are dropped.
 
 use std::{
+    fmt,
     io::{self, ErrorKind},
     pin::Pin,
     sync::Arc,
@@ -9,10 +10,16 @@ use std::{
 };
 
 use arti_client::{DataReader, DataStream, DataWriter};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::watch,
+};
 use tor_cell::relaycell::msg::EndReason;
 
-use crate::circuits::{Book, Place};
+use crate::circuits::Circuits;
+
+/// What lasts as long as either half of a stream.
+type Held = Arc<dyn fmt::Debug + Send + Sync>;
 
 /// A stream through Tor.
 #[derive(Debug)]
@@ -29,39 +36,40 @@ pub struct Stream {
 pub struct StreamReader {
     reader: DataReader,
     has_ended: bool,
-    _place: Option<Arc<Place>>,
+    _held: Held,
 }
 
 /// What goes out. Cells are filled before they go: flush when nothing follows soon.
 #[derive(Debug)]
 pub struct StreamWriter {
     writer: DataWriter,
-    _place: Option<Arc<Place>>,
+    _held: Held,
 }
 
 impl Stream {
     /// A stream that this client opened.
-    pub(crate) fn opened(stream: DataStream, book: &Arc<Book>) -> Self {
-        let place = Arc::new(book.enter(&stream));
-        Self::new(stream, Some(place))
+    pub(crate) fn opened(stream: DataStream, circuits: &Arc<Circuits>) -> Self {
+        let place = Arc::new(circuits.enter(&stream));
+        Self::new(stream, place)
     }
 
-    /// A stream that somebody opened to an onion service here.
-    pub(crate) fn taken(stream: DataStream) -> Self {
-        Self::new(stream, None)
+    /// A stream that somebody opened to an onion service here; `open` says as long as it lasts that it
+    /// is open.
+    pub(crate) fn taken(stream: DataStream, open: watch::Receiver<()>) -> Self {
+        Self::new(stream, Arc::new(open))
     }
 
-    fn new(stream: DataStream, place: Option<Arc<Place>>) -> Self {
+    fn new(stream: DataStream, held: Held) -> Self {
         let (reader, writer) = stream.split();
         Self {
             reader: StreamReader {
                 reader,
                 has_ended: false,
-                _place: place.clone(),
+                _held: Arc::clone(&held),
             },
             writer: StreamWriter {
                 writer,
-                _place: place,
+                _held: held,
             },
         }
     }

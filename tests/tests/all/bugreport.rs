@@ -92,8 +92,6 @@ async fn node(peer: &Identity) -> Daemon {
         "[plugin.instance-fennel]\nwasm = \"echo/wormholes_echo.wasm\"\n\
          grants = { state = true, scratch = true, timers = true }",
     );
-    let config = setup.write_config().unwrap();
-    fs::set_permissions(config, fs::Permissions::from_mode(0o600)).unwrap();
     setup
         .name("target-apple.example", Ipv4Addr::LOCALHOST.into())
         .start()

@@ -2,24 +2,30 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs::File,
     time::Duration,
 };
 
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
     time::timeout,
 };
 use wormholes_proto::{Host, Target};
 use wormholes_tests::{
     Association, CircuitAtExit, Daemon, ExitCells, SITE_GREETING, TOR_ECHO, TOR_WEB, TorNetwork,
-    curl_in, is_soak, socks5_ask, there_and_back, until, until_within,
+    curl_in, is_soak, socks5_ask, socks5_resolve, there_and_back, until, until_within,
 };
 
 /// A plan's time for a bootstrap and a circuit on a busy machine.
 const OPEN: Duration = Duration::from_secs(60);
 /// Of a stream on which nothing comes.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// More than fits into all buffers on the way.
+const UNREAD_BYTES: usize = 60_000_000;
+/// A flow that has not moved in so many looks has stalled.
+const STILL_LOOKS: usize = 10;
 /// A page of this size comes in 200 cells of at most 498 bytes and a few more.
 const PAGE_BYTES: usize = 100_000;
 const PAGE_CELLS: u64 = 200;
@@ -194,7 +200,8 @@ async fn bytes_come_back(network: &TorNetwork, node: &Daemon) {
 /// The exit would dial what is local to itself.
 async fn local_addresses_are_refused(network: &TorNetwork, node: &Daemon) {
     let entrance = node.entrance("socks5").unwrap();
-    for target in ["127.0.0.1", "10.1.2.3", "::1"] {
+    let names = ["localhost", "printer.localhost"];
+    for target in ["127.0.0.1", "10.1.2.3", "::1"].into_iter().chain(names) {
         let mut events = node.events().await.unwrap();
         let mut stream = network.host().connect(entrance).unwrap();
         let reply = socks5_ask(&mut stream, target, 80).await.unwrap();
@@ -203,6 +210,14 @@ async fn local_addresses_are_refused(network: &TorNetwork, node: &Daemon) {
         let why = why(node, &refused.unwrap()).await;
         assert_eq!(why["tunnel"], Value::Null, "{why}");
     }
+    for name in names {
+        let mut stream = network.host().connect(entrance).unwrap();
+        let found = socks5_resolve(&mut stream, name).await;
+        assert!(found.is_err(), "{name}: {found:?}");
+    }
+    let asked = network.names.asked();
+    let local = |name: &String| name.ends_with("localhost");
+    assert!(!asked.iter().any(local), "an exit heard of it: {asked:?}");
 }
 
 async fn datagrams_are_refused(network: &TorNetwork, node: &Daemon) {
@@ -225,9 +240,41 @@ async fn datagrams_are_refused(network: &TorNetwork, node: &Daemon) {
     assert!(said.contains("UDP does not go through Tor"), "{why}");
 }
 
-/// Stopped, Tor opens nothing, and says who starts it; started again, it does.
+/// Whose program takes nothing more of what comes.
+async fn unread_flow(network: &TorNetwork, node: &Daemon) -> TcpStream {
+    let entrance = node.entrance("socks5").unwrap();
+    let mut stream = network.host().connect(entrance).unwrap();
+    assert_eq!(socks5_ask(&mut stream, TOR_WEB, 80).await.unwrap(), 0);
+    let request = format!("GET /bytes/{UNREAD_BYTES} HTTP/1.1\r\nHost: {TOR_WEB}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let (mut last, mut still) = (0, 0);
+    until_within(OPEN, "a flow that nobody reads to stall", async || {
+        let flows = node.call("flows", json!({})).await.unwrap();
+        let bytes = flows["flows"][0]["bytes_received"].as_u64()?;
+        still = if bytes == last { still + 1 } else { 0 };
+        last = bytes;
+        (bytes > 0 && still == STILL_LOOKS).then_some(())
+    })
+    .await
+    .unwrap();
+    stream
+}
+
+/// Stopped, Tor ends what goes through it, also what waits for its program; it opens nothing, and says
+/// who starts it; started again, it does.
 async fn stopped_and_started(network: &TorNetwork, node: &Daemon) {
+    let mut unread = unread_flow(network, node).await;
     node.cli(&["tor", "stop"]).unwrap();
+    until("all flows to end", async || {
+        let flows = node.call("flows", json!({})).await.unwrap();
+        (flows["open"] == 0).then_some(())
+    })
+    .await
+    .unwrap();
+    let mut page = Vec::new();
+    let ended = timeout(PATIENCE, unread.read_to_end(&mut page)).await;
+    let ended = ended.expect("the connection stands");
+    assert!(ended.is_err() && page.len() < UNREAD_BYTES, "{ended:?}");
     let state = async || {
         let status = node.call("tor.status", json!({})).await.unwrap();
         status["state"].as_str().unwrap().to_owned()
@@ -244,6 +291,7 @@ async fn stopped_and_started(network: &TorNetwork, node: &Daemon) {
     let said = why["steps"][0]["error"].as_str().unwrap();
     assert!(said.contains("wormholes tor start"), "{why}");
 
+    a_taken_folder_is_reported(node).await;
     node.cli(&["tor", "start"]).unwrap();
     until_within(OPEN, "Tor to be ready again", async || {
         (state().await == "ready").then_some(())
@@ -256,6 +304,21 @@ async fn stopped_and_started(network: &TorNetwork, node: &Daemon) {
     })
     .await
     .unwrap();
+}
+
+/// Another process has the folder that Tor needs.
+async fn a_taken_folder_is_reported(node: &Daemon) {
+    let lock = node.folder().join("data/tor/state/state/state.lock");
+    let lock = File::open(lock).unwrap();
+    lock.try_lock().expect("stopped, it has let go of it");
+    let refused = node.cli(&["tor", "start"]).unwrap_err();
+    let said = format!("{refused:#}");
+    assert!(said.contains("it is in use"), "{said}");
+    let status = node.call("tor.status", json!({})).await.unwrap();
+    let error = status["error"].as_str().unwrap_or_default();
+    let is_told = status["state"] == "failed" && error.contains("it is in use");
+    assert!(is_told, "{status}");
+    lock.unlock().unwrap();
 }
 
 async fn why(node: &Daemon, event: &Value) -> Value {

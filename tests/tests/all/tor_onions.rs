@@ -1,7 +1,7 @@
 //! Onion services: this router and C tor as hosts and as clients of each other, in a private Tor
 //! network. C tor with itself is in the harness's own test.
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{fs, net::Ipv4Addr, time::Duration};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -60,6 +60,8 @@ async fn onion_services_of_both_are_reached_from_both_and_move_to_a_new_address(
     echoed.unwrap();
     drop(stream);
 
+    stays_where_no_new_address_is_to_be_had(&host, &web).await;
+    shows(&network, &socks, &web, PLAIN).await;
     host.cli(&["tor", "new-onion", "web"]).unwrap();
     let moved = published(&host, "web", &web).await;
     shows(&network, &socks, &moved, PLAIN).await;
@@ -100,7 +102,7 @@ async fn a_service_that_asks_for_a_key_is_found_by_those_who_have_it_alone() {
     let ignorant = ignorant.script("rules.rhai", BY_TOR).start();
     let folder = TempDir::with_prefix("wormholes-tor-").unwrap();
     let key = folder.path().join("alice.auth_private");
-    std::fs::write(key, alice.secret(&ours)).unwrap();
+    fs::write(key, alice.secret(&ours)).unwrap();
     let more = format!("ClientOnionAuthDir {}\n", folder.path().display());
     let (knowing, ignorant, c_knowing, c_ignorant) =
         tokio::try_join!(knowing, ignorant, network.client(&more), network.client("")).unwrap();
@@ -124,6 +126,20 @@ async fn a_service_that_asks_for_a_key_is_found_by_those_who_have_it_alone() {
     let why = ignorant.call("why", json!({ "flow": 1 })).await.unwrap();
     let said = why["steps"][0]["error"].as_str().unwrap();
     assert!(said.contains("asks for a key"), "{why}");
+}
+
+/// A file is where the state of the next address would go.
+async fn stays_where_no_new_address_is_to_be_had(host: &Daemon, web: &str) {
+    let file = host.folder().join("data/tor/state/hss/service_web_2");
+    fs::write(&file, "").unwrap();
+    let refused = host.cli(&["tor", "new-onion", "web"]).unwrap_err();
+    let said = format!("{refused:#}");
+    assert!(said.contains("the one before stays"), "{said}");
+    let keys = host.folder().join("data/tor/state/keystore/hss");
+    assert!(!keys.join("service_web_2").exists(), "of no use to anybody");
+    assert!(keys.join("service_web_1").exists());
+    assert_eq!(published(host, "web", "").await, web);
+    fs::remove_file(&file).unwrap();
 }
 
 fn service(name: &str, target: std::net::SocketAddr, more: &str) -> String {

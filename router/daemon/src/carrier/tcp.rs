@@ -33,7 +33,7 @@ use wormholes_proto::{
     tcp::{LinkToken, PREFACE_BYTES, Preface, Purpose},
 };
 
-use super::{Families, HANDSHAKE_TIMEOUT, LinkError};
+use super::{Caller, Families, HANDSHAKE_TIMEOUT, LinkError};
 use crate::{pipe::PipeError, sources::Sources, tor::Tor};
 
 pub(crate) use lease::Lease;
@@ -105,13 +105,15 @@ pub(super) struct Call {
     rtt: Duration,
     /// For an onion address.
     tor: Option<Arc<Tor>>,
+    /// The link, where it is made under a throw-away key.
+    throw_away: Option<LinkToken>,
 }
 
 impl TcpCarrier {
     /// Takes calls at `listeners`. The limit of open files is read here, once: whoever raises it
     /// does so before.
     pub(super) fn new(listeners: Vec<TcpListener>, tls: ServerConfig) -> Self {
-        let share = share_of(getrlimit(Resource::Nofile).current);
+        let share = descriptor_share();
         let places = |max: usize| Sources::new(max, max.div_ceil(SHARE));
         let (sender, receiver) = mpsc::channel(MAX_TOR_CALLS);
         Self {
@@ -222,20 +224,21 @@ impl TcpCarrier {
     /// [`LinkError`] when nobody answers in time or another node does.
     pub(super) async fn dial(
         &self,
-        tls: Arc<ClientConfig>,
+        caller: &Caller,
         id: NodeId,
         address: SocketAddr,
         source: Option<IpAddr>,
     ) -> Result<Arc<TcpLink>, LinkError> {
+        let token = LinkToken(rand::random());
         let mut call = Call {
-            tls,
+            tls: Arc::clone(&caller.tcp),
             id,
             address,
             source,
             rtt: Duration::ZERO,
             tor: self.tor.get().cloned(),
+            throw_away: caller.throw_away.then_some(token),
         };
-        let token = LinkToken(rand::random());
         let preface = Preface {
             purpose: Purpose::Control,
             link: token,
@@ -340,7 +343,7 @@ impl Call {
         if is_placeholder(&address) {
             let none = || LinkError::Tor("it is off here".to_owned());
             let tor = self.tor.as_ref().ok_or_else(none)?;
-            let called = tor.call(address).await;
+            let called = tor.call(address, self.throw_away).await;
             return called
                 .map(Wire::Tor)
                 .map_err(|error| LinkError::Tor(error.to_string()));
@@ -374,6 +377,11 @@ impl Call {
 fn is_silence(error: ErrorKind) -> bool {
     use ErrorKind::{ConnectionRefused, ConnectionReset, TimedOut};
     [TimedOut, ConnectionRefused, ConnectionReset].contains(&error)
+}
+
+/// The descriptors that this process may have are shared out in parts of this size.
+pub(crate) fn descriptor_share() -> usize {
+    share_of(getrlimit(Resource::Nofile).current)
 }
 
 /// How much of a limit of open files, none being without end, is for one of those that share it.

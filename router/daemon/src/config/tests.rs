@@ -376,21 +376,30 @@ fn paths_start_at_the_config_files_folder() {
 }
 
 #[test]
-fn a_file_with_passwords_must_be_the_owners_alone() {
+fn a_file_with_secrets_must_be_the_owners_alone() {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("config.toml");
-    let text = "[[entrance]]\nkind='http'\nlisten='127.0.0.1:0'\nusers={a='b'}\n";
-    std::fs::write(&path, text).unwrap();
     let set_mode = |mode| {
         let mode = std::fs::Permissions::from_mode(mode);
         std::fs::set_permissions(&path, mode).unwrap();
     };
+    let (service, key) = ("a".repeat(56), "A".repeat(52));
+    for text in [
+        "[[entrance]]\nkind='http'\nlisten='127.0.0.1:0'\nusers={a='b'}\n".to_owned(),
+        format!("[tor]\nauthorizations = ['{service}:descriptor:x25519:{key}']\n"),
+        format!("[tor]\nbridges = ['9.70.0.9:5200 {}']\n", "0A".repeat(20)),
+    ] {
+        std::fs::write(&path, &text).unwrap();
+        set_mode(0o644);
+        let error = Config::load(&path).unwrap_err().to_string();
+        assert!(error.contains("chmod 600"), "{text}: {error}");
+        set_mode(0o600);
+        assert_eq!(Config::load(&path).unwrap().file.as_ref(), Some(&path));
+    }
+    std::fs::write(&path, "[tor]\nauthorizations = []\nbridges = []\n").unwrap();
     set_mode(0o644);
-    let error = Config::load(&path).unwrap_err().to_string();
-    assert!(error.contains("chmod 600"), "{error}");
-    set_mode(0o600);
-    assert_eq!(Config::load(&path).unwrap().file.as_ref(), Some(&path));
+    assert!(Config::load(&path).is_ok(), "nothing is secret in it");
 }
 
 #[test]
@@ -492,6 +501,9 @@ fn tor_is_told_of_its_network_by_lines_of_a_torrc() {
         1,
         "`authorities` in [tor.network]: missing",
     );
+    let empty = "[tor.network]\nauthorities = []\nfallbacks = []";
+    check(empty, 2, "`authorities` in [tor.network]: missing");
+    check(empty, 3, "`fallbacks` in [tor.network]: missing");
     check(
         &network.replace("v3ident=", "v="),
         2,

@@ -15,8 +15,9 @@ use super::{
     sections::{check_published, path},
 };
 
-/// A service of this name would be taken for the node's own address, where that is published.
-const PEERS: &str = "peers";
+/// What the node's own onion address is called beside the names of services: no service may be called so
+/// where that is published.
+pub(crate) const NODES_OWN: &str = "peers";
 /// Bridges of one node: Tor uses a few of them.
 const MAX_BRIDGES: usize = 64;
 /// The port of QUIC and TCP between nodes; at an onion address it tells nobody anything.
@@ -117,25 +118,22 @@ pub(super) fn tor<'a>(
 }
 
 fn private_network(table: &Table<'_>) -> PrivateNetwork {
-    let network = PrivateNetwork {
-        authorities: table
-            .list("authorities", str::parse::<Authority>)
-            .unwrap_or_default(),
-        fallbacks: table
-            .list("fallbacks", str::parse::<Fallback>)
-            .unwrap_or_default(),
-        allow_private: table.boolean("allow_private").unwrap_or(false),
-    };
+    let authorities = table.list("authorities", str::parse::<Authority>);
+    let fallbacks = table.list("fallbacks", str::parse::<Fallback>);
     for (key, is_empty) in [
-        ("authorities", network.authorities.is_empty()),
-        ("fallbacks", network.fallbacks.is_empty()),
+        ("authorities", authorities.as_ref().map(Vec::is_empty)),
+        ("fallbacks", fallbacks.as_ref().map(Vec::is_empty)),
     ] {
         // What cannot be read is a problem of its own.
-        if is_empty && !table.has(key) {
+        if is_empty.unwrap_or(!table.has(key)) {
             table.problem(key, "missing: a network of one's own has some");
         }
     }
-    network
+    PrivateNetwork {
+        authorities: authorities.unwrap_or_default(),
+        fallbacks: fallbacks.unwrap_or_default(),
+        allow_private: table.boolean("allow_private").unwrap_or(false),
+    }
 }
 
 /// `onion`, `onion_port` and `onion_clients` of a service whose other keys were read.
@@ -167,7 +165,7 @@ pub(super) fn check_service(table: &Table<'_>, service: &ServiceConfig, tor: &To
         table.problem("onion", "needs Tor: set `enabled = true` under [tor]");
     }
     check_published(table, service, ("onion", "Tor"));
-    if tor.peers && service.name.as_str() == PEERS {
+    if tor.peers && service.name.as_str() == NODES_OWN {
         let message = "with `peers = true` under [tor], \"peers\" is the node's own address";
         table.problem("name", message);
     }

@@ -10,8 +10,9 @@ use wormholes_tor::HostState;
 
 use super::answer::failed;
 use crate::{
+    config::NODES_OWN,
     node::NodeCore,
-    tor::{HostedState, NODES_OWN, Phase, TorFailure},
+    tor::{HostedState, Phase, TorFailure},
 };
 
 pub(super) fn summary(core: &NodeCore) -> TorSummary {

@@ -20,6 +20,9 @@ pub enum Forbidden {
     /// I2P has its own names, and this is none of them.
     #[error("i2p tunnels lead to names that end with .i2p, and nowhere else")]
     NotOfI2p,
+    /// To an exit the name means the exit itself.
+    #[error("localhost is nothing for Tor: it would mean the exit")]
+    Localhost,
     /// Looked up, the name would reach a resolver.
     #[error("special-use names are not looked up")]
     Lookup,
@@ -85,6 +88,40 @@ pub(super) fn check(host: &Host, node: Option<NodeId>, tunnel: &Tunnel) -> Resul
         Some(_) => Err(Forbidden::OtherNode),
         None => Err(Forbidden::UnknownNode),
     }
+}
+
+/// Whether an exit of Tor may be asked for `host`: names that mean this machine would mean the exit there.
+/// Addresses of that kind Tor refuses by itself.
+///
+/// # Errors
+/// [`Forbidden::Localhost`].
+pub(super) fn check_localhost(
+    network: &Network,
+    host: &Host,
+    tunnel: &Tunnel,
+) -> Result<(), Forbidden> {
+    let private = network.config().tor.network.as_ref();
+    if private.is_some_and(|network| network.allow_private) {
+        return Ok(());
+    }
+    match tunnel {
+        Tunnel::Tor if host.name().is_some_and(is_localhost) => Err(Forbidden::Localhost),
+        // I2P leads to its own names alone; what another node dials, its ban list is for.
+        Tunnel::Tor
+        | Tunnel::Direct { .. }
+        | Tunnel::Relay { .. }
+        | Tunnel::Onion { .. }
+        | Tunnel::I2p { .. }
+        | Tunnel::Socks { .. }
+        | Tunnel::Block { .. } => Ok(()),
+    }
+}
+
+/// Names that mean whoever looks them up (RFC 6761, section 6.3).
+fn is_localhost(name: &str) -> bool {
+    // A program that embeds a node may make a `Host::Name` without `Host::parse`.
+    let name = name.trim_end_matches('.').to_ascii_lowercase();
+    name == "localhost" || name.ends_with(".localhost")
 }
 
 /// Whether `tunnel` keeps to itself which node opens it.
@@ -270,6 +307,7 @@ mod tests {
             "x.onion",
             "web.bob.wh",
             "printer.local",
+            "localhost",
             "i2p",
             "192.0.2.1",
             "127.0.0.1",
@@ -322,6 +360,38 @@ mod tests {
             &Err(Forbidden::UnknownNode),
         );
         check_all("x.onion", &tunnels(Some(EVE), false), &Ok(()));
+    }
+
+    #[tokio::test]
+    async fn no_exit_of_tor_is_asked_for_localhost_unless_it_may_be() {
+        for allow_private in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let mut config = Config::default();
+            config.node.data_dir = dir.path().join("data");
+            config.tor.network = Some(wormholes_tor::PrivateNetwork {
+                allow_private,
+                ..Default::default()
+            });
+            let (options, gate) = (NetworkOptions::default(), Arc::new(OpenGate));
+            let network = Network::start(config, options, gate, Arc::default()).unwrap();
+            let check = |name: &str, tunnel: &Tunnel| {
+                check_localhost(&network, &Host::Name(name.to_owned()), tunnel)
+            };
+            let forbidden = match allow_private {
+                true => Ok(()),
+                false => Err(Forbidden::Localhost),
+            };
+            for name in ["localhost", "a.localhost", "a.b.localhost", "A.LocalHost."] {
+                assert_eq!(check(name, &Tunnel::Tor), forbidden, "{name}");
+                for tunnel in tunnels(Some(BOB), true) {
+                    assert_eq!(check(name, &tunnel), Ok(()), "{name}");
+                }
+            }
+            for name in ["localhost.example", "notlocalhost", "a.example"] {
+                assert_eq!(check(name, &Tunnel::Tor), Ok(()), "{name}");
+            }
+            network.shutdown().await;
+        }
     }
 
     /// Whether a node with this setting would dial `ips` on another's word.

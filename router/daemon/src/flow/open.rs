@@ -104,9 +104,15 @@ pub(super) async fn lookup(trip: &Trip<'_>, plan: &Plan) -> Result<Found, Refusa
         tokio::time::sleep(step.marks.delay.unwrap_or_default()).await;
         for tunnel in &step.tunnels {
             let start = trip.tries(tunnel);
-            let request = request(trip, tunnel, &step.marks, patience);
-            let found = trip.core.network.resolve(tunnel, &request).await;
             let what = format!("look-up through {}", describe(trip.core, tunnel));
+            let (network, host) = (&trip.core.network, &trip.asked.target.host);
+            if let Err(forbidden) = guard::check_localhost(network, host, tunnel) {
+                trip.tried(what, start, Some(&forbidden), None);
+                refusal = forbidden.into();
+                continue;
+            }
+            let request = request(trip, tunnel, &step.marks, patience);
+            let found = network.resolve(tunnel, &request).await;
             let error = found.as_ref().err();
             trip.tried(what, start, error, error.and_then(OpenError::node));
             match found {
@@ -220,7 +226,9 @@ fn request(
 
 /// Holds a tunnel against what no script can lift.
 fn check(trip: &Trip<'_>, tunnel: &Tunnel) -> Result<(), Forbidden> {
-    guard::check(&trip.asked.target.host, trip.conn.node, tunnel)?;
+    let (network, host) = (&trip.core.network, &trip.asked.target.host);
+    guard::check(host, trip.conn.node, tunnel)?;
+    guard::check_localhost(network, host, tunnel)?;
     if trip
         .asked
         .plugin
@@ -231,7 +239,7 @@ fn check(trip: &Trip<'_>, tunnel: &Tunnel) -> Result<(), Forbidden> {
     }
     if trip.told && is_local(tunnel) {
         let (transport, port) = (trip.asked.transport, trip.asked.target.port);
-        guard::check_told(&trip.core.network, transport, &trip.conn.ips, port)?;
+        guard::check_told(network, transport, &trip.conn.ips, port)?;
     }
     Ok(())
 }

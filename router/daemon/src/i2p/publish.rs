@@ -21,7 +21,7 @@ use wormholes_proto::{
 };
 
 use super::{I2p, I2pError, Owner, Stream, WantedTunnels, client::Talk, session::InUse};
-use crate::{config::ServiceConfig, network::Network, pipe::Pipe, serve::hidden};
+use crate::{config::ServiceConfig, network::Network, pipe::Pipe, serve::hidden::Hidden};
 
 /// A service that ended its side is done, as far as its caller is silent: most close both.
 const SERVICE_SILENCE: Duration = Duration::from_millis(250);
@@ -82,7 +82,8 @@ impl Pauses {
 /// Keeps a service published, for as long as the node takes requests.
 pub(super) async fn publish(network: Arc<Network>, service: ServiceConfig) {
     let Some(i2p) = network.i2p() else { return };
-    let name = &service.name;
+    let service = Arc::new(Hidden::new(service.name, service.target));
+    let name = service.name();
     let mut pauses = Pauses::default();
     let mut is_doubted = true;
     loop {
@@ -109,10 +110,10 @@ pub(super) async fn publish(network: Arc<Network>, service: ServiceConfig) {
 async fn published(
     network: &Arc<Network>,
     i2p: &I2p,
-    service: &ServiceConfig,
+    service: &Arc<Hidden>,
     is_doubted: bool,
 ) -> I2pError {
-    let owner = Owner::Kept(service.name.clone());
+    let owner = Owner::Kept(service.name().clone());
     let session = i2p.session(network, &owner, WantedTunnels::default()).await;
     let session = match session {
         Ok(session) => session,
@@ -124,8 +125,8 @@ async fn published(
             return;
         }
         let destination = session.destination().clone();
-        i2p.published.set(&service.name, Ok(destination));
-        tracing::info!(service = %service.name, "the service is published over I2P");
+        i2p.published.set(service.name(), Ok(destination));
+        tracing::info!(service = %service.name(), "the service is published over I2P");
         std::future::pending().await
     };
     tokio::select! {
@@ -171,7 +172,7 @@ async fn found(i2p: &I2p, session: &InUse) {
 async fn serve_callers(
     network: &Arc<Network>,
     i2p: &I2p,
-    service: &ServiceConfig,
+    service: &Arc<Hidden>,
     (session, was_called): (&InUse, &CancellationToken),
 ) -> I2pError {
     let mut pauses = Pauses::default();
@@ -191,7 +192,7 @@ async fn serve_callers(
                     place,
                     session: session.clone(),
                 };
-                network.spawn(serve(Arc::clone(network), service.clone(), call));
+                network.spawn(serve(Arc::clone(network), Arc::clone(service), call));
             }
             Err(error @ I2pError::Sam(SamError::Refused(SamRefusal::InvalidId))) => {
                 session.end();
@@ -201,9 +202,9 @@ async fn serve_callers(
                 drop(place);
                 let pause = pauses.after(begun.elapsed());
                 if pause == PAUSE {
-                    tracing::warn!(service = %service.name, %error, "no caller by I2P is taken");
+                    tracing::warn!(service = %service.name(), %error, "no caller by I2P is taken");
                 } else {
-                    tracing::debug!(service = %service.name, %error, "no caller by I2P is taken");
+                    tracing::debug!(service = %service.name(), %error, "no caller by I2P is taken");
                 }
                 sleep(pause).await;
             }
@@ -257,20 +258,19 @@ async fn next_call(i2p: &I2p, session: &InUse) -> Result<Stream, I2pError> {
 }
 
 /// Joins a caller with the service.
-async fn serve(network: Arc<Network>, service: ServiceConfig, call: Call) {
+async fn serve(network: Arc<Network>, service: Arc<Hidden>, call: Call) {
     let _serving = network.serving();
     let Call {
         stream,
         place,
         session,
     } = call;
-    let name = service.name.as_str();
-    let Some(far) = hidden::reach(&network, name, service.target).await else {
+    let Some(far) = service.reach(&network).await else {
         return;
     };
     let Stream { connection, ahead } = stream;
     let near = Pipe::tcp_held(connection, ahead, SERVICE_SILENCE, Box::new(session));
-    hidden::join(&network, name, near, far).await;
+    service.join(&network, near, far).await;
     drop(place);
 }
 

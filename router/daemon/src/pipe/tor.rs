@@ -120,8 +120,8 @@ impl TorReader {
         } = self;
         let read = tokio::select! {
             biased;
-            read = poll_fn(|context| poll_chunk(stream, failed, context)) => read,
             () = shared.cut.cancelled() => return Err(PipeError::Reset),
+            read = poll_fn(|context| poll_chunk(stream, failed, context)) => read,
             () = shared.ends.over() => Ok(Bytes::new()),
             () = shared.ends.fell_silent() => Ok(Bytes::new()),
         };
@@ -199,6 +199,11 @@ impl TorWriter {
         self.stream = None;
         self.shared.ends.end();
         Ok(())
+    }
+
+    /// Ends when Tor is stopped.
+    pub(super) fn cut(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.shared.cut.clone().cancelled_owned()
     }
 
     /// Ends some time after the other end closed the stream, or when Tor is stopped.

@@ -182,6 +182,7 @@ fn call_error(refusal: &Refusal) -> CallError {
         Refusal::Forbidden(forbidden) => match forbidden {
             Forbidden::SpecialUse(_)
             | Forbidden::NotOfI2p
+            | Forbidden::Localhost
             | Forbidden::Lookup
             | Forbidden::OwnSocket
             | Forbidden::Loop

@@ -1,7 +1,6 @@
 //! The onion services of this node: those of `[[service]]`, and the address at which its peers connect.
 
 use std::{
-    net::SocketAddr,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -9,7 +8,7 @@ use std::{
 
 use futures_util::StreamExt;
 use tokio::{
-    sync::{Semaphore, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -17,19 +16,22 @@ use wormholes_tor::{Client, HostSettings, HostState, HostStatus, Hosted, Request
 
 use super::{Counted, Tor, TorFailure, calls, numbers, state_folder};
 use crate::{
-    config::{Config, OnionServiceConfig, ServiceConfig},
+    carrier::descriptor_share,
+    config::{Config, NODES_OWN, OnionServiceConfig, ServiceConfig},
     network::Network,
     pipe::Pipe,
-    serve::hidden,
+    serve::hidden::Hidden,
 };
 
-/// What this node's own address is called beside the names of services.
-pub(crate) const NODES_OWN: &str = "peers";
 /// Streams to one service at once. Overflow rule: the newcomer is sent away.
 const MAX_STREAMS: usize = 1024;
+/// What a connection at the node's own address takes: both ends of a pair of sockets.
+const DESCRIPTORS: usize = 2;
 /// A service that could not begin, or ended by itself, is tried again after this.
 const RETRY: Duration = Duration::from_secs(30);
-/// Making a key and a name of it is quick; a service that is tried again may be in its pause.
+/// Addresses that are wanted of one service at once. Overflow rule: the next one waits.
+const MAX_RENEWALS: usize = 1;
+/// Making a key and a name of it is quick.
 const RENEW_WITHIN: Duration = Duration::from_secs(10);
 
 /// An onion service of this node, as it is.
@@ -60,21 +62,36 @@ struct Service {
     keys: String,
     leads_to: LeadsTo,
     onion: OnionServiceConfig,
-    /// The least number that its address shall have.
-    wanted: watch::Sender<u32>,
-    /// The number of the address that it has, once it has one.
-    number: watch::Sender<u32>,
+    /// Who wants another address for it; seen to by whoever keeps it up.
+    renewals: (
+        mpsc::Sender<Renewal>,
+        tokio::sync::Mutex<mpsc::Receiver<Renewal>>,
+    ),
     shown: Mutex<HostedState>,
     streams: Arc<Semaphore>,
 }
 
+/// Tells whoever wants another address what came of it.
+type Renewal = oneshot::Sender<Result<(), String>>;
+
 /// Who is at the other end.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 enum LeadsTo {
     /// A local port.
-    Local(SocketAddr),
+    Local(Hidden),
     /// The carrier of this node.
     Node,
+}
+
+impl LeadsTo {
+    /// The node's own address has a share of the descriptors; strangers get half of that at most, as from
+    /// any other source, so that there is room for peers.
+    fn max_streams(&self) -> usize {
+        match self {
+            Self::Local(_) => MAX_STREAMS,
+            Self::Node => (descriptor_share() / DESCRIPTORS).min(Semaphore::MAX_PERMITS),
+        }
+    }
 }
 
 impl Services {
@@ -82,7 +99,7 @@ impl Services {
         let named = config.services.iter().filter_map(|service| {
             let ServiceConfig { name, target, .. } = service;
             let onion = service.onion.clone()?;
-            let leads_to = LeadsTo::Local(*target);
+            let leads_to = LeadsTo::Local(Hidden::new(name.clone(), *target));
             let keys = format!("service_{name}");
             Some(Service::new(name.as_str(), keys, leads_to, onion))
         });
@@ -145,19 +162,19 @@ impl Services {
         let mut named = self.all.iter();
         let service = named.find(|service| service.shown().name == name);
         let service = service.ok_or(TorFailure::Unknown)?;
-        let mut number = service.number.subscribe();
-        let known = numbers::current(&self.folder, &service.keys);
-        let wanted = known.max(*number.borrow()) + 1;
-        service.wanted.send_replace(wanted);
-        let renewed = timeout(RENEW_WITHIN, number.wait_for(|number| *number >= wanted));
-        match cut.run_until_cancelled(renewed).await {
-            Some(Ok(Ok(_))) => Ok(service.shown().clone()),
-            Some(Ok(Err(_)) | Err(_)) => {
-                let problem = service.shown().problem.clone();
-                Err(TorFailure::NotStarted(problem.unwrap_or_default()))
-            }
-            None => Err(TorFailure::Stopped),
-        }
+        let (renewal, renewed) = oneshot::channel();
+        let renewing = async {
+            // Its receiver lives as long as the service.
+            let _ = service.renewals.0.send(renewal).await;
+            renewed.await
+        };
+        let renewing = cut.run_until_cancelled(timeout(RENEW_WITHIN, renewing));
+        let late = |_| TorFailure::NotRenewed("it took too long".to_owned());
+        let told = renewing.await.ok_or(TorFailure::Stopped)?.map_err(late)?;
+        // Who would have told has ended with Tor.
+        let told = told.map_err(|_| TorFailure::Stopped)?;
+        told.map_err(TorFailure::NotRenewed)?;
+        Ok(service.shown().clone())
     }
 }
 
@@ -171,14 +188,15 @@ impl Service {
             clients: onion.clients.len(),
             problem: None,
         };
+        let (renewals, wanted) = mpsc::channel(MAX_RENEWALS);
+        let streams = Arc::new(Semaphore::new(leads_to.max_streams()));
         Self {
             keys,
             leads_to,
             onion,
-            wanted: watch::Sender::default(),
-            number: watch::Sender::default(),
+            renewals: (renewals, tokio::sync::Mutex::new(wanted)),
             shown: Mutex::new(shown),
-            streams: Arc::new(Semaphore::new(MAX_STREAMS)),
+            streams,
         }
     }
 
@@ -220,33 +238,65 @@ struct Host {
 
 impl Host {
     async fn run(self) {
-        let service = Arc::clone(&self.service);
-        let mut wanted = service.wanted.subscribe();
+        // The one before has ended by now.
+        let mut renewals = self.service.renewals.1.lock().await;
+        let mut hosted = self.publish();
         loop {
-            let least = *wanted.borrow_and_update();
-            match self.launch(least) {
-                Ok(hosted) => self.serve(hosted, &mut wanted).await,
-                Err(problem) => {
-                    let name = service.shown().name.clone();
-                    tracing::warn!(service = name, problem, "onion service not published");
-                    service.judge(HostStatus {
-                        state: HostState::Unreachable,
-                        problem: Some(problem),
-                    });
-                }
+            if let Some(hosted) = hosted {
+                self.serve(hosted, &mut renewals).await;
             }
             // Whoever wants another address does not wait.
-            if !wanted.has_changed().unwrap_or(false) {
-                let _ = timeout(RETRY, wanted.changed()).await;
-                wanted.mark_changed();
+            hosted = match timeout(RETRY, renewals.recv()).await {
+                Ok(Some(renewal)) => self.renew(renewal),
+                Ok(None) | Err(_) => self.publish(),
+            };
+        }
+    }
+
+    /// Publishes it at the address that it has.
+    fn publish(&self) -> Option<Hosted> {
+        let service = &self.service;
+        match self.launch(numbers::current(&self.folder, &service.keys)) {
+            Ok(hosted) => Some(hosted),
+            Err(problem) => {
+                let name = service.shown().name.clone();
+                tracing::warn!(service = name, problem, "onion service not published");
+                service.judge(HostStatus {
+                    state: HostState::Unreachable,
+                    problem: Some(problem),
+                });
+                None
             }
         }
     }
 
-    /// Publishes it at the address that has the number `least`, or a higher one that it had already.
-    fn launch(&self, least: u32) -> Result<Hosted, String> {
+    /// Publishes it at another address, in whose place the one that it has goes; where that fails,
+    /// everything stays.
+    fn renew(&self, renewal: Renewal) -> Option<Hosted> {
+        // Who was told that it took too long shall not find it done.
+        if renewal.is_closed() {
+            return None;
+        }
+        let keys = &self.service.keys;
+        let number = numbers::current(&self.folder, keys) + 1;
+        let (told, hosted) = match self.launch(number) {
+            Ok(hosted) => (Ok(()), Some(hosted)),
+            Err(problem) => {
+                // The highest number would count from the next start on.
+                if let Err(error) = numbers::forget(&self.folder, keys, number) {
+                    tracing::warn!(%error, "keys of an onion address that failed are still there");
+                }
+                (Err(problem), None)
+            }
+        };
+        // He may have gone just now.
+        let _ = renewal.send(told);
+        hosted
+    }
+
+    /// Publishes it at the address that has this number, and forgets the keys of all before.
+    fn launch(&self, number: u32) -> Result<Hosted, String> {
         let service = &self.service;
-        let number = numbers::current(&self.folder, &service.keys).max(least);
         let settings = HostSettings {
             nickname: numbers::nickname(&service.keys, number),
             clients: service.onion.clients.clone(),
@@ -258,22 +308,23 @@ impl Host {
         shown.state = HostState::Publishing;
         shown.problem = None;
         drop(shown);
-        service.number.send_replace(number);
         if let Err(error) = numbers::forget_before(&self.folder, &service.keys, number) {
             tracing::warn!(%error, "keys of a former onion address are still there");
         }
         Ok(hosted)
     }
 
-    /// Takes who comes, until the service is over or another address is wanted.
-    async fn serve(&self, mut hosted: Hosted, wanted: &mut watch::Receiver<u32>) {
+    /// Takes who comes, until the service is over.
+    async fn serve(&self, mut hosted: Hosted, renewals: &mut mpsc::Receiver<Renewal>) {
         let mut changes = hosted.watch();
         loop {
             let request = tokio::select! {
-                _ = wanted.changed() => {
-                    // For the loop around this one to see.
-                    wanted.mark_changed();
-                    return;
+                Some(renewal) = renewals.recv() => {
+                    if let Some(renewed) = self.renew(renewal) {
+                        hosted = renewed;
+                        changes = hosted.watch();
+                    }
+                    continue;
                 }
                 Some(status) = changes.next() => {
                     self.service.judge(status);
@@ -292,26 +343,23 @@ impl Host {
         let place = Arc::clone(&self.service.streams).try_acquire_owned().ok();
         let is_there = request.port() == self.service.onion.port;
         let (Some(place), false, true) = (place, self.network.is_draining(), is_there) else {
-            self.tasks.spawn(request.refuse());
+            let refusing = self.stop.clone();
+            let refusing = refusing.run_until_cancelled_owned(request.refuse());
+            self.tasks.spawn(refusing);
             return;
         };
-        let counted = Counted::incoming(&self.tor.counts);
-        let (network, cut) = (Arc::clone(&self.network), self.stop.clone());
-        let leads_to = self.service.leads_to;
-        let name = self.service.shown().name.clone();
-        let tor = Arc::clone(&self.tor);
+        let visit = Visit {
+            request,
+            cut: self.stop.clone(),
+            counted: Counted::incoming(&self.tor.counts),
+            place,
+        };
+        let (network, tor) = (Arc::clone(&self.network), Arc::clone(&self.tor));
+        let service = Arc::clone(&self.service);
         let serving = async move {
-            let _place = place;
-            match leads_to {
-                LeadsTo::Local(target) => {
-                    let visit = Visit {
-                        request,
-                        cut,
-                        counted,
-                    };
-                    receive(&network, &name, target, visit).await;
-                }
-                LeadsTo::Node => tor.let_in(request, cut, counted).await,
+            match &service.leads_to {
+                LeadsTo::Local(hidden) => receive(&network, hidden, visit).await,
+                LeadsTo::Node => tor.let_in(visit).await,
             }
         };
         let stop = self.stop.clone();
@@ -329,33 +377,37 @@ struct Visit {
     cut: CancellationToken,
     /// Counts him.
     counted: Counted,
+    /// His, as long as he is there.
+    place: OwnedSemaphorePermit,
 }
 
-/// Joins whoever comes with the service `name` at `target`. Where nobody answers there he is sent away
-/// as from a port that the onion service does not have.
-async fn receive(network: &Network, name: &str, target: SocketAddr, visit: Visit) {
+/// Joins whoever comes with a service. Where nobody answers there he is sent away as from a port that
+/// the onion service does not have.
+async fn receive(network: &Network, service: &Hidden, visit: Visit) {
     let _serving = network.serving();
-    let Some(far) = hidden::reach(network, name, target).await else {
+    let Some(far) = service.reach(network).await else {
         return visit.request.refuse().await;
     };
     let stream = match visit.request.accept().await {
         Ok(stream) => stream,
         Err(error) => {
-            tracing::debug!(service = name, %error, "whoever came through Tor has left");
+            tracing::debug!(service = %service.name(), %error, "whoever came through Tor has left");
             return;
         }
     };
     let near = Pipe::tor_hosted(stream, visit.cut, visit.counted);
-    hidden::join(network, name, near, far).await;
+    service.join(network, near, far).await;
+    drop(visit.place);
 }
 
 impl Tor {
     /// Hands a connection of another node to the carrier.
-    async fn let_in(&self, request: Request, cut: CancellationToken, counted: Counted) {
-        let Ok(stream) = request.accept().await else {
+    async fn let_in(&self, visit: Visit) {
+        let Ok(stream) = visit.request.accept().await else {
             return;
         };
-        if let (Ok(call), Some(calls)) = (calls::join(stream, cut, counted), self.calls.get()) {
+        let held = (visit.counted, visit.place);
+        if let (Ok(call), Some(calls)) = (calls::join(stream, visit.cut, held), self.calls.get()) {
             // The carrier goes with the node.
             let _ = calls.send(call).await;
         }
@@ -400,6 +452,12 @@ mod tests {
         assert_eq!(names, expected);
     }
 
+    #[test]
+    fn connections_at_the_nodes_own_address_take_a_share_of_the_descriptors() {
+        let most = LeadsTo::Node.max_streams();
+        assert!(most > 0 && most * DESCRIPTORS <= descriptor_share());
+    }
+
     #[tokio::test]
     async fn nobody_waits_for_a_new_address_when_tor_is_stopped() {
         let (services, cut) = (services(), CancellationToken::new());
@@ -408,10 +466,37 @@ mod tests {
         cut.cancel();
         let stopped = services.renew("web", &cut).await.unwrap_err();
         assert_eq!(stopped, TorFailure::Stopped);
-        assert_eq!(
-            *services.all[0].wanted.borrow(),
-            2,
-            "the first one is there"
-        );
+    }
+
+    #[tokio::test]
+    async fn who_wants_a_new_address_is_told_what_came_of_it() {
+        let (services, cut) = (services(), CancellationToken::new());
+        let mut wanted = services.all[0].renewals.1.lock().await;
+        for (told, expected) in [
+            (Ok(()), None),
+            (
+                Err("no room".to_owned()),
+                Some(TorFailure::NotRenewed("no room".to_owned())),
+            ),
+        ] {
+            let (renewed, ()) = tokio::join!(services.renew("web", &cut), async {
+                let renewal = wanted.recv().await.unwrap();
+                renewal.send(told).unwrap();
+            });
+            assert_eq!(renewed.err(), expected);
+        }
+        let (stopped, ()) = tokio::join!(services.renew("web", &cut), async {
+            drop(wanted.recv().await);
+        });
+        assert_eq!(stopped.unwrap_err(), TorFailure::Stopped);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_done_any_more_for_whoever_was_told_that_it_took_too_long() {
+        let services = services();
+        let late = services.renew("web", &CancellationToken::new()).await;
+        assert!(matches!(late, Err(TorFailure::NotRenewed(_))), "{late:?}");
+        let mut wanted = services.all[0].renewals.1.lock().await;
+        assert!(wanted.recv().await.unwrap().is_closed());
     }
 }

@@ -8,14 +8,14 @@ use tokio::time::{sleep, timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use wormholes_tor::{Client, Progress, Settings};
 
-use super::{Phase, Standing, Tor, TorFailure};
+use super::{Phase, Standing, Tor, TorFailure, not_there};
 use crate::network::Network;
 
 /// The pauses between tries to get into the network; arti itself tries many times in each.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// A client that does not let go of its folder by then is left alone: the next one finds it taken, and
-/// says so.
+/// does not start before it is free.
 const LET_GO_WITHIN: Duration = Duration::from_secs(10);
 /// What is said of the way into the network, in percent.
 const SAID_STEPS: u8 = 5;
@@ -35,10 +35,11 @@ impl Tor {
         }
     }
 
-    /// Starts it in the background; nothing happens where it runs.
+    /// Starts it; nothing happens where it runs. Done when a client is there, which finds its way into
+    /// the network in the background.
     ///
     /// # Errors
-    /// [`TorFailure::Disabled`].
+    /// [`TorFailure`] where config.toml does not have it on, or none can be made.
     pub(crate) async fn start(self: &Arc<Self>, network: &Arc<Network>) -> Result<(), TorFailure> {
         let settings = self.settings.clone().ok_or(TorFailure::Disabled)?;
         let mut run = self.run.lock().await;
@@ -49,7 +50,17 @@ impl Tor {
             before.end().await;
         }
         *run = Some(self.launch(network, settings));
-        Ok(())
+        // It may be stopped meanwhile.
+        drop(run);
+        let mut standing = self.standing.subscribe();
+        let is_made = |it: &Standing| it.client.is_some() || it.phase != Phase::Starting;
+        let made = standing.wait_for(is_made).await;
+        // Its sender is this one's own.
+        let made = made.map_err(|_| TorFailure::Stopped)?.clone();
+        match made.phase {
+            Phase::Starting | Phase::Ready => Ok(()),
+            Phase::Disabled | Phase::Stopped | Phase::Failed => Err(not_there(&made)),
+        }
     }
 
     fn launch(self: &Arc<Self>, network: &Arc<Network>, settings: Settings) -> Run {
@@ -119,10 +130,9 @@ impl Tor {
         self.services.end();
         hosting.close();
         hosting.wait().await;
-        // Whoever just began to ask it for something holds it for a moment: then nobody waits.
-        if let Some(client) = Arc::into_inner(client)
-            && timeout(LET_GO_WITHIN, client.stop()).await.is_err()
-        {
+        let stopped = client.stopped();
+        drop(client);
+        if timeout(LET_GO_WITHIN, stopped).await.is_err() {
             tracing::warn!("Tor did not let go of its folder in time");
         }
     }

@@ -24,10 +24,21 @@ pub(super) fn nickname(service: &str, number: u32) -> String {
 pub(super) fn forget_before(folder: &Path, service: &str, number: u32) -> io::Result<()> {
     for older in numbers(folder, service) {
         if older < number {
-            fs::remove_dir_all(keys(folder).join(nickname(service, older)))?;
+            forget(folder, service, older)?;
         }
     }
     Ok(())
+}
+
+/// Deletes the keys of one address, where there are any.
+///
+/// # Errors
+/// Files that cannot be deleted.
+pub(super) fn forget(folder: &Path, service: &str, number: u32) -> io::Result<()> {
+    match fs::remove_dir_all(keys(folder).join(nickname(service, number))) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 fn numbers(folder: &Path, service: &str) -> Vec<u32> {
@@ -74,5 +85,8 @@ mod tests {
         left.sort();
         assert_eq!(left, ["service_web-2_30", "service_web_10", "x"]);
         assert_eq!(nickname("service_web", 10), "service_web_10");
+        forget(folder, "service_web", 10).unwrap();
+        forget(folder, "service_web", 10).expect("it is as it shall be");
+        assert_eq!(current(folder, "service_web"), 1);
     }
 }
