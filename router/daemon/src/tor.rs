@@ -26,7 +26,7 @@ use std::{
 use thiserror::Error;
 use tokio::{
     net::UnixStream,
-    sync::{mpsc, watch},
+    sync::{OnceCell, mpsc, watch},
 };
 use tokio_util::sync::CancellationToken;
 use wormholes_proto::{Host, Reason, Target, tcp::LinkToken};
@@ -74,6 +74,8 @@ pub(crate) struct Standing {
 pub(crate) struct Tor {
     /// None where config.toml does not have it on.
     settings: Option<Settings>,
+    /// Made at the first start.
+    client: OnceCell<Arc<Client>>,
     standing: watch::Sender<Standing>,
     /// Held while it starts or stops.
     run: tokio::sync::Mutex<Option<Run>>,
@@ -132,6 +134,7 @@ impl Tor {
         };
         let tor = Self {
             settings,
+            client: OnceCell::new(),
             standing: watch::Sender::new(Standing {
                 phase,
                 progress: Progress::default(),

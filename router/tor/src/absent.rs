@@ -120,8 +120,13 @@ impl Client {
         match self.0 {}
     }
 
-    /// Ends when the client has let go of its folder.
-    pub fn stopped(&self) -> BoxFuture<'static, ()> {
+    /// Does nothing by itself until it is woken.
+    pub fn rest(&self) {
+        match self.0 {}
+    }
+
+    /// Goes on after a rest.
+    pub fn wake(&self) {
         match self.0 {}
     }
 }

@@ -10,8 +10,8 @@ use std::{
 };
 
 use arti_client::{
-    BootstrapBehavior, HsId, KeystoreSelector, StreamPrefs, TorClient, isolation::IsolationHelper,
-    status::BootstrapStatus,
+    BootstrapBehavior, DormantMode, HsId, KeystoreSelector, StreamPrefs, TorClient,
+    isolation::IsolationHelper, status::BootstrapStatus,
 };
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::BoxStream};
 use tor_hscrypto::pk::HsClientDescEncSecretKey;
@@ -140,10 +140,16 @@ impl Client {
         Hosted::launch(&self.arti, settings)
     }
 
-    /// Ends when the client has let go of its folder, for the next one: after all who hold it, or a
-    /// stream of it, have let go of that.
-    pub fn stopped(&self) -> BoxFuture<'static, ()> {
-        self.arti.wait_for_stop().boxed()
+    /// Does nothing by itself until it is woken. What opens streams from then on shares no circuit with
+    /// what did before.
+    pub fn rest(&self) {
+        self.take_new_identity();
+        self.arti.set_dormant(DormantMode::Soft);
+    }
+
+    /// Goes on after a rest.
+    pub fn wake(&self) {
+        self.arti.set_dormant(DormantMode::Normal);
     }
 
     fn identity(&self) -> Arc<Arti> {

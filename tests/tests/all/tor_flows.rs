@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::File,
     time::Duration,
 };
 
@@ -291,7 +290,7 @@ async fn stopped_and_started(network: &TorNetwork, node: &Daemon) {
     let said = why["steps"][0]["error"].as_str().unwrap();
     assert!(said.contains("wormholes tor start"), "{why}");
 
-    a_taken_folder_is_reported(node).await;
+    a_taken_folder_is_reported(network, node).await;
     node.cli(&["tor", "start"]).unwrap();
     until_within(OPEN, "Tor to be ready again", async || {
         (state().await == "ready").then_some(())
@@ -307,18 +306,21 @@ async fn stopped_and_started(network: &TorNetwork, node: &Daemon) {
 }
 
 /// Another process has the folder that Tor needs.
-async fn a_taken_folder_is_reported(node: &Daemon) {
-    let lock = node.folder().join("data/tor/state/state/state.lock");
-    let lock = File::open(lock).unwrap();
-    lock.try_lock().expect("stopped, it has let go of it");
-    let refused = node.cli(&["tor", "start"]).unwrap_err();
+async fn a_taken_folder_is_reported(network: &TorNetwork, node: &Daemon) {
+    let taken = node.folder().join("data/tor");
+    let other = network.node("other", &format!("state_dir = {taken:?}"));
+    let other = other.unwrap().script("rules.rhai", BY_TOR);
+    let other = other.start().await.unwrap();
+    let status = until("Tor to fail", async || {
+        let status = other.call("tor.status", json!({})).await.unwrap();
+        (status["state"] == "failed").then_some(status)
+    });
+    let status = status.await.unwrap();
+    let error = status["error"].as_str().unwrap_or_default();
+    assert!(error.contains("it is in use"), "{status}");
+    let refused = other.cli(&["tor", "start"]).unwrap_err();
     let said = format!("{refused:#}");
     assert!(said.contains("it is in use"), "{said}");
-    let status = node.call("tor.status", json!({})).await.unwrap();
-    let error = status["error"].as_str().unwrap_or_default();
-    let is_told = status["state"] == "failed" && error.contains("it is in use");
-    assert!(is_told, "{status}");
-    lock.unlock().unwrap();
 }
 
 async fn why(node: &Daemon, event: &Value) -> Value {

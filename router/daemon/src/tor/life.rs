@@ -4,7 +4,7 @@ use std::{pin::pin, sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
 use rustls::crypto::CryptoProvider;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use wormholes_tor::{Client, Progress, Settings};
 
@@ -14,9 +14,6 @@ use crate::network::Network;
 /// The pauses between tries to get into the network; arti itself tries many times in each.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// A client that does not let go of its folder by then is left alone: the next one finds it taken, and
-/// does not start before it is free.
-const LET_GO_WITHIN: Duration = Duration::from_secs(10);
 /// What is said of the way into the network, in percent.
 const SAID_STEPS: u8 = 5;
 
@@ -79,7 +76,9 @@ impl Tor {
         Run { stop, tasks }
     }
 
-    /// Stops it, and cuts all streams through it. Done when it has let go of its folder.
+    /// Stops it, and cuts all streams through it. The client stays and rests: arti lets go of its folder
+    /// with the process alone, and a second client would find it taken. Its connections to relays, on
+    /// which nothing moves, end within minutes.
     ///
     /// # Errors
     /// [`TorFailure::Disabled`].
@@ -105,10 +104,13 @@ impl Tor {
         settings: Settings,
         stop: CancellationToken,
     ) {
-        let making = Client::create(&settings);
+        let making = self.client.get_or_try_init(async || {
+            let client = Client::create(&settings).await;
+            client.map(Arc::new)
+        });
         let client = match stop.run_until_cancelled(making).await {
             None => return,
-            Some(Ok(client)) => Arc::new(client),
+            Some(Ok(client)) => Arc::clone(client),
             Some(Err(error)) => {
                 tracing::error!(%error, "Tor did not start");
                 self.standing.send_modify(|standing| {
@@ -118,6 +120,7 @@ impl Tor {
                 return;
             }
         };
+        client.wake();
         self.standing
             .send_modify(|standing| standing.client = Some(Arc::clone(&client)));
         let hosting = TaskTracker::new();
@@ -130,11 +133,7 @@ impl Tor {
         self.services.end();
         hosting.close();
         hosting.wait().await;
-        let stopped = client.stopped();
-        drop(client);
-        if timeout(LET_GO_WITHIN, stopped).await.is_err() {
-            tracing::warn!("Tor did not let go of its folder in time");
-        }
+        client.rest();
     }
 
     /// Follows how far the client is, for as long as it lives.

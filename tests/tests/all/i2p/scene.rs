@@ -99,12 +99,17 @@ impl Scene {
         (stream, reply.unwrap())
     }
 
-    /// What curl fetches through the caller's entrance.
+    /// What curl fetches through the caller's entrance, as ann.
     pub(super) async fn fetch(&self, url: &str) -> String {
         let entrance = self.caller.entrance("socks5").unwrap();
         let mut curl = self.network.host().command("curl");
-        curl.args(["--silent", "--show-error", "--max-time", "45"])
-            .args(["--noproxy", "", "--proxy", &format!("socks5h://{entrance}")])
+        curl.args(["--silent", "--show-error", "--max-time", "25"])
+            .args([
+                "--noproxy",
+                "",
+                "--proxy",
+                &format!("socks5h://ann:x@{entrance}"),
+            ])
             .arg(url);
         let fetched = tokio::task::spawn_blocking(move || output(&mut curl)).await;
         let fetched = fetched.unwrap().unwrap();
