@@ -15,8 +15,9 @@ use crate::{
     watched::AT_HOME,
 };
 
-/// To publish a service, to find it, and to open a connection over it.
-const FOUND: Duration = Duration::from_secs(90);
+/// To publish a service, which arti does no oftener than once a minute, to find it, and to open a connection
+/// over it.
+const FOUND: Duration = Duration::from_secs(240);
 const PATIENCE: Duration = Duration::from_secs(30);
 const STREAM_BYTES: usize = 1 << 20;
 
