@@ -12,7 +12,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::binaries::output;
+use crate::{binaries::output, namespace::Namespace};
 
 /// RFC 1928, section 4.
 const CONNECT: u8 = 1;
@@ -41,7 +41,18 @@ pub struct Fetched {
 /// # Errors
 /// When curl cannot run; a failed fetch is no error here.
 pub async fn curl(proxy: &str, url: &str, more: &[&str]) -> Result<Fetched> {
-    let mut command = Command::new("curl");
+    fetch(Command::new("curl"), proxy, url, more).await
+}
+
+/// As [`curl`], on another host.
+///
+/// # Errors
+/// As of [`curl`].
+pub async fn curl_in(host: &Namespace, proxy: &str, url: &str, more: &[&str]) -> Result<Fetched> {
+    fetch(host.command("curl"), proxy, url, more).await
+}
+
+async fn fetch(mut command: Command, proxy: &str, url: &str, more: &[&str]) -> Result<Fetched> {
     command
         .args(["--silent", "--show-error", "--max-time", "60"])
         // Names of the harness's own would bypass the proxy.
@@ -113,6 +124,20 @@ pub async fn socks5_connect_as(
 /// When the entrance does not speak SOCKS5.
 pub async fn socks5_ask(stream: &mut TcpStream, host: &str, port: u16) -> Result<u8> {
     greet(stream, None).await?;
+    Ok(request(stream, CONNECT, host, port).await?.code)
+}
+
+/// As [`socks5_ask`], with a user name (RFC 1929) that tells a script what is wanted.
+///
+/// # Errors
+/// As [`socks5_ask`].
+pub async fn socks5_ask_as(
+    user: &str,
+    stream: &mut TcpStream,
+    host: &str,
+    port: u16,
+) -> Result<u8> {
+    greet(stream, Some(user)).await?;
     Ok(request(stream, CONNECT, host, port).await?.code)
 }
 

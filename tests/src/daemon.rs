@@ -285,6 +285,27 @@ impl Drop for Daemon {
     }
 }
 
+/// The words that run a program which tells another time, where one is wanted. Not Debian's `faketime`,
+/// which would stand between: the process that is started is the one that is killed.
+fn clock(setup: &Setup) -> Result<Vec<OsString>> {
+    let Some(offset) = &setup.clock else {
+        return Ok(Vec::new());
+    };
+    let library = |folder: std::io::Result<std::fs::DirEntry>| {
+        let library = folder.ok()?.path().join("faketime/libfaketimeMT.so.1");
+        library.exists().then_some(library)
+    };
+    let library = std::fs::read_dir("/usr/lib")?.find_map(library);
+    let library = library.context("this machine has no libfaketime")?;
+    Ok(vec![
+        "env".into(),
+        format!("LD_PRELOAD={}", library.display()).into(),
+        format!("FAKETIME={offset}").into(),
+        // How long something takes is not what is told differently.
+        "FAKETIME_DONT_FAKE_MONOTONIC=1".into(),
+    ])
+}
+
 /// Starts the process; it dies with the thread that started it, should that be killed.
 fn spawn(setup: &Setup) -> Result<(Child, LogLines)> {
     let mut words: Vec<OsString> = ["setpriv", "--pdeathsig", "KILL"].map(Into::into).to_vec();
@@ -296,6 +317,7 @@ fn spawn(setup: &Setup) -> Result<(Child, LogLines)> {
         &setup.names,
         setup.name_server,
     )?);
+    words.extend(clock(setup)?);
     words.push(binaries::binary("wormholed")?.into());
     let (program, arguments) = words.split_first().context("no program")?;
     let mut child = Command::new(program)

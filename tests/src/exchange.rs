@@ -73,6 +73,51 @@ pub async fn exchange(
     same.then_some(()).ok_or(Broken::Changed)
 }
 
+/// Sends `n_bytes`, told by `seed`, in one go, and reads what comes back meanwhile: its hash must be
+/// theirs. The stream is not closed, since not every way has a half-close.
+///
+/// # Errors
+/// [`Broken`]; when nothing came for `patience`.
+pub async fn there_and_back(
+    stream: &mut TcpStream,
+    seed: u64,
+    n_bytes: usize,
+    patience: Duration,
+) -> Result<(), Broken> {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let (mut sent, mut back) = (Context::new(&SHA256), Context::new(&SHA256));
+    let (mut reader, mut writer) = stream.split();
+    let sending = async {
+        let mut piece = vec![0; PIECE_BYTES];
+        let mut left = n_bytes;
+        while left > 0 {
+            let piece = piece.get_mut(..left.min(PIECE_BYTES)).unwrap_or_default();
+            random.fill_bytes(piece);
+            sent.update(piece);
+            writer.write_all(piece).await.map_err(Broken::Cut)?;
+            left -= piece.len();
+        }
+        writer.flush().await.map_err(Broken::Cut)
+    };
+    let reading = async {
+        let mut piece = vec![0; PIECE_BYTES];
+        let mut left = n_bytes;
+        while left > 0 {
+            let read = timeout(patience, reader.read(&mut piece)).await;
+            let read = read.map_err(|_| Broken::Stalled)?.map_err(Broken::Cut)?;
+            if read == 0 {
+                return Err(Broken::Short);
+            }
+            back.update(piece.get(..read).unwrap_or_default());
+            left = left.saturating_sub(read);
+        }
+        Ok(())
+    };
+    tokio::try_join!(sending, reading)?;
+    let same = sent.finish().as_ref() == back.finish().as_ref();
+    same.then_some(()).ok_or(Broken::Changed)
+}
+
 /// Sends a piece and fills it with what comes back.
 async fn trip(stream: &mut TcpStream, piece: &mut [u8]) -> Result<(), Broken> {
     stream.write_all(piece).await.map_err(Broken::Cut)?;

@@ -27,6 +27,7 @@ mod plugin_calls;
 mod plugin_recording;
 mod record;
 mod rules;
+mod sam;
 mod sealed;
 mod socks;
 mod stream;
@@ -46,6 +47,7 @@ pub use plugin_calls::plugin_calls;
 pub use plugin_recording::plugin_recording;
 pub use record::{record, record_set};
 pub use rules::{recording, script};
+pub use sam::sam_client;
 pub use sealed::{sealed_frames, sealed_hello};
 pub use socks::{socks_client, socks_datagram, socks_server};
 pub use stream::{answer, open};
@@ -57,7 +59,7 @@ pub use trunk::trunk_frames;
 pub type Check = fn(&[u8]);
 
 /// Every function by its name, which its program and its folder in `tests/fuzz/corpus` have too.
-pub const TARGETS: [(&str, Check); 28] = [
+pub const TARGETS: [(&str, Check); 29] = [
     ("answer", answer),
     ("blob_frames", blob_frames),
     ("cells", cells),
@@ -76,6 +78,7 @@ pub const TARGETS: [(&str, Check); 28] = [
     ("record", record),
     ("record_set", record_set),
     ("recording", recording),
+    ("sam_client", sam_client),
     ("script", script),
     ("sealed_frames", sealed_frames),
     ("sealed_hello", sealed_hello),

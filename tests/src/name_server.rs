@@ -1,8 +1,9 @@
 //! A name server that answers as it is told to, and differently from time to time.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, UdpSocket},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use anyhow::Result;
@@ -18,7 +19,10 @@ pub type Answers = BTreeMap<String, Vec<Vec<IpAddr>>>;
 
 /// A running name server; it ends with this.
 #[derive(Debug)]
-pub struct NameServer(JoinHandle<()>);
+pub struct NameServer {
+    asked: Arc<Mutex<BTreeSet<String>>>,
+    task: JoinHandle<()>,
+}
 
 impl NameServer {
     /// Answers at `socket`. Nothing it says may be kept: its times to live are 0.
@@ -28,24 +32,36 @@ impl NameServer {
     pub fn start(socket: UdpSocket, mut answers: Answers) -> Result<Self> {
         socket.set_nonblocking(true)?;
         let socket = tokio::net::UdpSocket::from_std(socket)?;
-        Ok(Self(tokio::spawn(async move {
+        let asked = Arc::<Mutex<BTreeSet<String>>>::default();
+        let seen = Arc::clone(&asked);
+        let task = tokio::spawn(async move {
             let mut query = [0; 512];
             while let Ok((len, from)) = socket.recv_from(&mut query).await {
-                let reply = query
-                    .get(..len)
-                    .and_then(|query| reply(query, &mut answers));
-                if let Some(reply) = reply {
+                let query = query.get(..len).unwrap_or_default();
+                if let Some((name, ..)) = query.get(HEADER_BYTES..).and_then(question) {
+                    seen.lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .insert(name);
+                }
+                if let Some(reply) = reply(query, &mut answers) {
                     // Who asked may be gone.
                     let _ = socket.send_to(&reply, from).await;
                 }
             }
-        })))
+        });
+        Ok(Self { asked, task })
+    }
+
+    /// The names that it was asked for, in lower case.
+    pub fn asked(&self) -> BTreeSet<String> {
+        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.clone()
     }
 }
 
 impl Drop for NameServer {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
     }
 }
 

@@ -159,6 +159,15 @@ impl Namespace {
         done.unwrap_or_else(|panic| resume_unwind(panic))
     }
 
+    /// Joins it to another host by a wire, over which it reaches `network`.
+    ///
+    /// # Errors
+    /// When an address is taken, or it has a way there.
+    pub fn reach(&self, other: &Self, link: Link, network: &str) -> Result<()> {
+        self.join(other, link)?;
+        self.ip(&["route", "add", network, "via", &link.second.to_string()])
+    }
+
     /// Joins two hosts by a wire.
     ///
     /// # Errors

@@ -4,6 +4,7 @@ use std::{
     fmt::Write as _,
     fs,
     net::IpAddr,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
@@ -23,6 +24,7 @@ pub struct Setup {
     pub(crate) namespace: Option<String>,
     pub(crate) names: Vec<(String, IpAddr)>,
     pub(crate) name_server: Option<IpAddr>,
+    pub(crate) clock: Option<String>,
     listen: Vec<String>,
     node: String,
     sections: String,
@@ -53,6 +55,7 @@ impl Setup {
             namespace: None,
             names: Vec::new(),
             name_server: None,
+            clock: None,
             listen: Vec::new(),
             node: String::new(),
             sections: String::new(),
@@ -217,6 +220,13 @@ impl Setup {
         self
     }
 
+    /// Has it tell another time than this machine: `+2h`, `-2h`.
+    #[must_use]
+    pub fn clock(mut self, offset: &str) -> Self {
+        self.clock = Some(offset.to_owned());
+        self
+    }
+
     /// Writes config.toml and starts the daemon; returns when it answers.
     ///
     /// # Errors
@@ -237,6 +247,8 @@ impl Setup {
             binaries::share_compiled(&self.folder.path().join("data/plugins"))?;
         }
         fs::write(&path, text).context("cannot write config.toml")?;
+        // With secrets in it no other mode is taken.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
         Ok(path)
     }
 

@@ -49,6 +49,8 @@ mod embed;
 mod endurance;
 #[path = "all/error_codes.rs"]
 mod error_codes;
+#[path = "all/escapes.rs"]
+mod escapes;
 #[path = "all/facts.rs"]
 mod facts;
 #[path = "all/features.rs"]
@@ -61,6 +63,8 @@ mod gateway;
 mod hooks;
 #[path = "all/hostile_scripts.rs"]
 mod hostile_scripts;
+#[path = "all/i2p.rs"]
+mod i2p;
 #[path = "all/kills.rs"]
 mod kills;
 #[path = "all/kit.rs"]
@@ -75,6 +79,8 @@ mod leaks;
 mod ledgers;
 #[path = "all/lies.rs"]
 mod lies;
+#[path = "all/long_fetch.rs"]
+mod long_fetch;
 #[path = "all/loops.rs"]
 mod loops;
 #[path = "all/marks.rs"]
@@ -155,9 +161,19 @@ mod tidy;
 mod tidy_text;
 #[path = "all/timing.rs"]
 mod timing;
+#[path = "all/tor_failures.rs"]
+mod tor_failures;
+#[path = "all/tor_flows.rs"]
+mod tor_flows;
+#[path = "all/tor_onions.rs"]
+mod tor_onions;
+#[path = "all/tor_peers.rs"]
+mod tor_peers;
 #[path = "all/udp.rs"]
 mod udp;
 #[path = "all/users.rs"]
 mod users;
+#[path = "all/watched.rs"]
+mod watched;
 #[path = "all/wicked_plugins.rs"]
 mod wicked_plugins;

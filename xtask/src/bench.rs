@@ -33,6 +33,8 @@ enum Part {
     Router,
     /// Events, commits, messages and instances of plugins.
     Plugins,
+    /// Flows through Tor beside bare arti and C tor, and onions beside three hops of Tor.
+    Tor,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
@@ -44,6 +46,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         })?),
         Part::Plugins => {
             stages.run("setup", setup::bench_plugin)?;
+            None
+        }
+        Part::Tor => {
+            stages.run("setup", || setup::packages(setup::TOR_BENCH_TOOLS))?;
             None
         }
     };
@@ -59,6 +65,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         .arg(match arguments.part {
             Part::Router => "router",
             Part::Plugins => "plugins",
+            Part::Tor => "tor",
         });
     if arguments.json {
         bench.arg("--json");

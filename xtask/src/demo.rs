@@ -21,6 +21,9 @@ pub(crate) struct Arguments {
     /// Print one JSON object on the last line of standard output.
     #[arg(long)]
     json: bool,
+    /// Show Tor and I2P instead, in private networks of their own.
+    #[arg(long, conflicts_with = "stay")]
+    tor: bool,
     /// Leave the network up until Ctrl-C and print commands to play with it.
     #[arg(long)]
     stay: bool,
@@ -44,6 +47,9 @@ fn prepare(arguments: &Arguments) -> Result<Command> {
     let mut stages = Stages::new();
     stages.run("setup", || {
         setup::packages(setup::DEMO_TOOLS)?;
+        if arguments.tor {
+            setup::packages(setup::TOR_DEMO_TOOLS)?;
+        }
         setup::may_capture()
     })?;
     stages.run("build", || {
@@ -54,6 +60,9 @@ fn prepare(arguments: &Arguments) -> Result<Command> {
     demo.env("WORMHOLES_BIN_DIR", &binaries);
     if arguments.json {
         demo.arg("--json");
+    }
+    if arguments.tor {
+        demo.arg("--tor");
     }
     if arguments.stay {
         demo.arg("--stay");

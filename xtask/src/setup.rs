@@ -42,6 +42,10 @@ pub(crate) const TEST_TOOLS: &[Tool] = &[
     tool("man", "man-db"),
     tool("adduser", "adduser"),
     tool("dpkg-shlibdeps", "dpkg-dev"),
+    tool("tor", "tor"),
+    tool("i2pd", "i2pd"),
+    tool("obfs4proxy", "obfs4proxy"),
+    tool("faketime", "faketime"),
 ];
 
 /// What the bench holds the router against, beside sing-box, and what installs that.
@@ -54,6 +58,16 @@ pub(crate) const BENCH_TOOLS: &[Tool] = &[
 
 /// What the demo starts beside the nodes.
 pub(crate) const DEMO_TOOLS: &[Tool] = &[tool("curl", "curl")];
+
+/// What the demo of Tor and I2P starts beside that.
+pub(crate) const TOR_DEMO_TOOLS: &[Tool] = &[
+    tool("ip", "iproute2"),
+    tool("tor", "tor"),
+    tool("i2pd", "i2pd"),
+];
+
+/// What the bench of Tor starts.
+pub(crate) const TOR_BENCH_TOOLS: &[Tool] = &[tool("ip", "iproute2"), tool("tor", "tor")];
 
 /// What a static build is made with: the C of the cryptography is compiled and linked by it.
 pub(crate) const STATIC_TOOLS: &[Tool] = &[tool("musl-gcc", "musl-tools"), tool("cmake", "cmake")];

@@ -41,7 +41,8 @@ const MEASURING: [&str; 13] = [
 ];
 
 /// Tests that take minutes and show nothing about a change of the code that others do not.
-pub(crate) const ONLY_IN_SOAKS: [&str; 1] = ["package::static_programs"];
+pub(crate) const ONLY_IN_SOAKS: [&str; 2] =
+    ["package::static_programs", "tor_failures::without_tor"];
 
 /// How much is repeated of what a failed test said.
 const REASON_LINES: usize = 12;

@@ -64,7 +64,7 @@ pub(crate) enum Command {
         #[arg(value_parser = flow_number)]
         flow: u64,
     },
-    /// Measure the round trip to a peer, straight or through a relay
+    /// Measure the round trip to a peer, straight, at its onion address or through a relay
     Ping {
         /// Petname, node id, or the beginning of one
         peer: String,
@@ -84,6 +84,12 @@ pub(crate) enum Command {
     Hop,
     /// The role of dialling targets for others
     Exit,
+    /// Tor: start and stop it, take a new identity, give onion services new addresses
+    #[command(subcommand)]
+    Tor(TorCommand),
+    /// What this node has of I2P
+    #[command(subcommand)]
+    I2p(I2pCommand),
     /// The plugins that run here; `wormholes NAME --help` shows what one of them offers
     #[command(subcommand)]
     Plugin(PluginCommand),
@@ -126,6 +132,12 @@ pub(crate) enum Command {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum I2pCommand {
+    /// The I2P router, the sessions at it, and the services published there
+    Status,
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum PeerCommand {
     /// Add a peer by the invite that it printed
     Add {
@@ -145,6 +157,25 @@ pub(crate) enum PeerCommand {
         /// Petname, node id, or the beginning of one
         peer: String,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TorCommand {
+    /// How far it is, and the onion services of this node with their addresses
+    Status,
+    /// Start it after it was stopped, or failed
+    Start,
+    /// Stop it, and cut what goes through it, until it is started again
+    Stop,
+    /// Have connections from now on share no circuit with those before
+    NewIdentity,
+    /// Give an onion service another address; nobody finds it at the one before any more
+    NewOnion {
+        /// As `tor status` shows it; `peers` is the address at which peers of this node connect
+        service: String,
+    },
+    /// Circuits that carry connections of this node
+    Circuits,
 }
 
 #[derive(Debug, Subcommand)]

@@ -6,6 +6,7 @@ mod consent;
 mod events;
 mod explain;
 mod flows;
+mod i2p;
 mod network;
 mod node;
 mod offline;
@@ -22,6 +23,7 @@ mod replay;
 mod roles;
 mod script;
 mod status;
+mod tor;
 mod users;
 
 use std::{
@@ -35,7 +37,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use wormholes_proto::control::{Call, FlowParams, FlowsParams, NoParams};
 
 use crate::{
-    args::{Args, Command, OpArgs},
+    args::{Args, Command, I2pCommand, OpArgs},
     client::Client,
     error::CliError,
     format,
@@ -80,6 +82,10 @@ pub(crate) fn run(args: Args, output: &mut Output) -> Result<(), CliError> {
         Command::Relay => context.show(&Call::Relay(NoParams {}), roles::render),
         Command::Hop => context.show(&Call::Hop(NoParams {}), roles::render),
         Command::Exit => context.show(&Call::Exit(NoParams {}), roles::render),
+        Command::Tor(command) => tor::run(&mut context, command),
+        Command::I2p(I2pCommand::Status) => {
+            context.show(&Call::I2pStatus(NoParams {}), i2p::render)
+        }
         Command::Plugin(command) => plugins::run(&mut context, command),
         Command::Op(OpArgs { user, command }) => {
             context.user = user.or(context.user);

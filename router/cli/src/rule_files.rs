@@ -10,7 +10,9 @@ use std::{
 use serde::Deserialize;
 use toml::Spanned;
 use wormholes_proto::control::ScriptText;
-use wormholes_rules::{LoadEnv, ScriptSource, SetRegistry, cases_path, is_cases_path, named_sets};
+use wormholes_rules::{
+    LACKS_I2P, LACKS_TOR, LoadEnv, ScriptSource, SetRegistry, cases_path, is_cases_path, named_sets,
+};
 
 use crate::{args::ScriptFiles, error::CliError};
 
@@ -32,6 +34,8 @@ struct Config {
     sets: BTreeMap<String, PathBuf>,
     peers: Vec<Peer>,
     grants: Vec<Grants>,
+    /// Tunnels that its node does not have, as far as it tells.
+    lacking: BTreeMap<&'static str, &'static str>,
     /// Where it names each of those files, for errors.
     places: BTreeMap<PathBuf, String>,
 }
@@ -45,6 +49,21 @@ struct Written {
     peer: Vec<Peer>,
     #[serde(default)]
     plugin: BTreeMap<String, Plugin>,
+    #[serde(default)]
+    tor: WrittenTor,
+    #[serde(default)]
+    i2p: WrittenI2p,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct WrittenTor {
+    #[serde(default)]
+    enabled: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct WrittenI2p {
+    sam: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -113,6 +132,7 @@ impl RuleFiles {
         let mut env = LoadEnv {
             known_peers,
             is_billed: config.grants.iter().any(|grants| grants.usage),
+            lacking: config.lacking,
             ..LoadEnv::default()
         };
         env.surroundings.sets = sets.into();
@@ -175,6 +195,11 @@ fn read_config(path: &Path) -> Result<Config, CliError> {
         message: error.to_string(),
     })?;
     let folder = path.parent().unwrap_or(Path::new(""));
+    let lacking = [
+        (!written.tor.enabled, LACKS_TOR),
+        (written.i2p.sam.is_none(), LACKS_I2P),
+    ];
+    let lacking = lacking.into_iter().filter(|(lacks, _)| *lacks);
     let mut config = Config {
         peers: written.peer,
         grants: written
@@ -182,6 +207,7 @@ fn read_config(path: &Path) -> Result<Config, CliError> {
             .into_values()
             .map(|plugin| plugin.grants)
             .collect(),
+        lacking: lacking.map(|(_, tunnel)| tunnel).collect(),
         ..Config::default()
     };
     let mut named = |key: &str, file: &Spanned<PathBuf>| {

@@ -20,21 +20,23 @@ use std::{
 };
 
 use thiserror::Error;
-use tokio::net::{TcpListener, TcpStream};
-use wormholes_proto::CarrierKind;
-use wormholes_proto::{NodeId, Reason};
+use tokio::{
+    net::{TcpListener, UnixStream},
+    sync::mpsc,
+};
+use wormholes_proto::{CarrierKind, NodeId, Reason, is_placeholder};
 
-use crate::{ban::Transport, counters::Counters, identity::Identity};
+use crate::{ban::Transport, counters::Counters, identity::Identity, tor::Tor};
 
 use link::Connection;
 use quic::QuicCarrier;
-use tcp::TcpCarrier;
+use tcp::{TcpCarrier, Wire};
 
 pub(crate) use datagrams::Lane;
 pub(crate) use link::Link;
 pub(crate) use quic::granted_buffers;
 pub(crate) use streams::OpenStream;
-pub(crate) use tcp::Lease;
+pub(crate) use tcp::{Lease, descriptor_share};
 pub use tls::TlsError;
 
 /// Streams that a peer may have open at once beside the circuits of roles; more wait at its side.
@@ -75,7 +77,7 @@ pub(crate) struct Carrier {
 #[derive(Debug)]
 pub(crate) enum Incoming {
     Quic(Box<quinn::Incoming>),
-    Tcp(TcpStream, SocketAddr),
+    Tcp(Wire, SocketAddr),
 }
 
 /// Which addresses a socket reaches.
@@ -135,7 +137,7 @@ pub enum LinkError {
         address: SocketAddr,
     },
     /// Somebody else answered, or the handshake broke.
-    #[error("handshake with {address} failed: {why}")]
+    #[error("handshake {} failed: {why}", with_whom(.address))]
     Handshake {
         /// With whom.
         address: SocketAddr,
@@ -152,6 +154,9 @@ pub enum LinkError {
         /// In the carrier's words.
         why: String,
     },
+    /// Nobody was reached at an onion address.
+    #[error("not reached through Tor: {0}")]
+    Tor(String),
     /// The other node shut the door.
     #[error("closed by the node: {0}")]
     Closed(Reason),
@@ -261,6 +266,12 @@ impl Carrier {
         })
     }
 
+    /// Dials onion addresses through `tor` from now on. Returns where that hands in the connections
+    /// that come to this node's own.
+    pub(crate) fn use_tor(&self, tor: Arc<Tor>) -> mpsc::Sender<UnixStream> {
+        self.tcp.use_tor(tor)
+    }
+
     /// Where this node listens, with the ports that the system chose.
     pub(crate) fn listen_addresses(&self) -> Vec<SocketAddr> {
         let mut addresses = self.quic.listen_addresses();
@@ -313,9 +324,8 @@ impl Carrier {
                 dialled.await.map(Connection::Quic)
             }
             CarrierKind::Tcp => {
-                let tls = Arc::clone(&caller.tcp);
                 let source = self.source_for(address.ip());
-                let dialled = self.tcp.dial(tls, id, address, source).await;
+                let dialled = self.tcp.dial(caller, id, address, source).await;
                 dialled.map(Connection::Tcp)
             }
         };
@@ -340,7 +350,7 @@ impl Carrier {
     pub(crate) async fn accept(&self) -> Option<Incoming> {
         tokio::select! {
             incoming = self.quic.accept() => incoming.map(|incoming| Incoming::Quic(Box::new(incoming))),
-            (stream, address) = self.tcp.accept() => Some(Incoming::Tcp(stream, address)),
+            (wire, address) = self.tcp.accept() => Some(Incoming::Tcp(wire, address)),
         }
     }
 
@@ -359,8 +369,8 @@ impl Carrier {
                 let taken = self.quic.handshake(*incoming).await;
                 taken.map(|(id, quic)| Some(Link::new(id, Connection::Quic(quic), &self.counters)))
             }
-            Incoming::Tcp(stream, address) => {
-                let taken = self.tcp.handshake(stream, address, is_peer).await;
+            Incoming::Tcp(wire, address) => {
+                let taken = self.tcp.handshake(wire, address, is_peer).await;
                 taken.map(|new| {
                     new.map(|(id, tcp)| Link::new(id, Connection::Tcp(tcp), &self.counters))
                 })
@@ -402,6 +412,14 @@ impl Families {
             Self::V6 => ip.is_ipv6(),
             Self::Both => true,
         }
+    }
+}
+
+/// What stands for an onion address tells nobody anything.
+fn with_whom(address: &SocketAddr) -> String {
+    match is_placeholder(address) {
+        true => "through Tor".to_owned(),
+        false => format!("with {address}"),
     }
 }
 
@@ -454,6 +472,19 @@ mod tests {
     use super::*;
 
     const ALL: [CarrierKind; 2] = CarrierKind::ALL;
+
+    #[test]
+    fn a_handshake_through_tor_is_told_without_what_stands_for_the_address() {
+        let failed = |address: &str| LinkError::Handshake {
+            address: address.parse().unwrap(),
+            is_our_no: true,
+            why: "too slow".to_owned(),
+        };
+        let told = failed("[100::707:707:707:707]:4433").to_string();
+        assert_eq!(told, "handshake through Tor failed: too slow");
+        let told = failed("192.0.2.1:4433").to_string();
+        assert_eq!(told, "handshake with 192.0.2.1:4433 failed: too slow");
+    }
 
     /// The port of a listener names its node to whoever ever met it.
     #[tokio::test]

@@ -3,6 +3,7 @@
 //! embeds a node may as well fill one in.
 
 mod hint;
+mod i2p;
 mod keys;
 mod load;
 mod plugin;
@@ -10,17 +11,22 @@ mod read;
 mod sections;
 #[cfg(test)]
 mod tests;
+mod tor;
 mod values;
 
+pub use i2p::I2pConfig;
 pub use load::{ConfigError, Problem};
 pub use plugin::PluginConfig;
 pub(crate) use plugin::http_paths;
 pub(crate) use sections::petname;
+pub(crate) use tor::NODES_OWN;
+pub use tor::{OnionServiceConfig, TorConfig};
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use wormholes_proto::CarrierKind;
-use wormholes_proto::{NodeId, ServiceName, Target, Transport};
+use wormholes_proto::{NodeId, OnionAddress, ServiceName, Target, Transport};
+use wormholes_rules::{BUILD_LACKS_TOR, LACKS_I2P, LACKS_TOR};
 
 /// Everything that an operator can set.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -45,6 +51,10 @@ pub struct Config {
     pub exit: ExitConfig,
     /// `[plugin.NAME]`
     pub plugins: Vec<PluginConfig>,
+    /// `[tor]`
+    pub tor: TorConfig,
+    /// `[i2p]`
+    pub i2p: I2pConfig,
     /// `[limits]`
     pub limits: LimitsConfig,
     /// `[http]`
@@ -86,6 +96,8 @@ pub struct PeerConfig {
     pub id: NodeId,
     /// Where to dial it; may be empty when `via` names relays.
     pub addresses: Vec<SocketAddr>,
+    /// Where to dial it through Tor, when none of its other addresses answers.
+    pub onions: Vec<OnionAddress>,
     /// 0 stranger, 1 friend of a friend, 2 friend (default), 3 own device.
     pub trust: u8,
     /// Petnames of relays that it is registered with.
@@ -137,6 +149,10 @@ pub struct ServiceConfig {
     pub transport: Transport,
     /// Lowest trust that may use it; default 2.
     pub min_trust: u8,
+    /// It is an onion service of Tor too.
+    pub onion: Option<OnionServiceConfig>,
+    /// It is a destination of I2P too.
+    pub i2p: bool,
 }
 
 /// `[rules]`
@@ -291,6 +307,30 @@ pub struct LogConfig {
     pub json: bool,
     /// Mask targets and addresses; default on.
     pub mask: bool,
+}
+
+impl Config {
+    /// Tunnels that this node does not have, each with why: scripts may not name them.
+    pub(crate) fn lacking_tunnels(&self) -> BTreeMap<&'static str, &'static str> {
+        let lacks_tor = match wormholes_tor::IS_HERE {
+            true => LACKS_TOR,
+            false => BUILD_LACKS_TOR,
+        };
+        let lacking = [
+            (!self.tor.enabled, lacks_tor),
+            (self.i2p.sam.is_none(), LACKS_I2P),
+        ];
+        let lacking = lacking.into_iter().filter(|(lacks, _)| *lacks);
+        lacking.map(|(_, tunnel)| tunnel).collect()
+    }
+}
+
+impl PeerConfig {
+    /// All that it may be dialled at: its addresses, and what stands for those of Tor.
+    pub fn ways(&self) -> impl Iterator<Item = SocketAddr> {
+        let onions = self.onions.iter().map(OnionAddress::placeholder);
+        self.addresses.iter().copied().chain(onions)
+    }
 }
 
 impl Secret {

@@ -23,6 +23,7 @@ mod rules;
 mod seats;
 mod socket;
 mod status;
+mod tor;
 
 use std::{path::Path, sync::Arc, time::Duration};
 

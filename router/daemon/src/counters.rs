@@ -40,6 +40,19 @@ pub struct Counters {
     pub frames_refused: AtomicU64,
     /// Datagrams that went nowhere.
     pub dropped: DroppedDatagrams,
+    /// Sessions at an I2P router.
+    pub i2p: I2pCounters,
+}
+
+/// Sessions of this node at an I2P router.
+#[derive(Debug, Default)]
+pub struct I2pCounters {
+    /// That came to be.
+    pub sessions_made: AtomicU64,
+    /// That could not be made.
+    pub sessions_failed: AtomicU64,
+    /// That the router ended.
+    pub sessions_lost: AtomicU64,
 }
 
 impl Counters {

@@ -4,6 +4,8 @@
 //! debug and trace, which somebody turned on to look at one machine, show them.
 
 pub(crate) mod harmless;
+#[cfg(test)]
+pub(crate) mod kept;
 mod recent;
 mod writer;
 
@@ -21,6 +23,9 @@ pub(crate) use recent::lines as recent_lines;
 pub use writer::LogGuard;
 
 use recent::Recent;
+
+/// `tor_netdir` finds few relays in every small network, and says so again and again.
+const QUIET_TOR: &str = "arti=warn,arti_client=warn,tor_=warn,tor_netdir=error";
 
 /// Set once by [`init`]; a process has one log, however many nodes it embeds.
 static SHOW: AtomicBool = AtomicBool::new(false);
@@ -49,7 +54,7 @@ pub fn init(config: &LogConfig) -> Result<LogGuard, LogError> {
 
     let (writer, guard) = writer::start(std::io::stderr())?;
     let builder = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::try_new(&config.level)?)
+        .with_env_filter(filter(&config.level)?)
         .with_writer(writer)
         // A terminal that was closed takes no lines, and a complaint about that would panic.
         .log_internal_errors(false);
@@ -61,6 +66,24 @@ pub fn init(config: &LogConfig) -> Result<LogGuard, LogError> {
     }
     SHOW.store(!config.mask, Ordering::Relaxed);
     Ok(guard)
+}
+
+/// The filter of the config. Of Tor's own words, which are many and name relays, only those that
+/// matter, unless the config asks for them by name.
+fn filter(level: &str) -> Result<EnvFilter, tracing_subscriber::filter::ParseError> {
+    let directives = || level.split(',').map(str::trim);
+    let is_for_tor = |target: &str| target.starts_with("arti") || target.starts_with("tor_");
+    // Where less than warnings is said of all, there is nothing to leave out.
+    let is_chatty = |directive: &str| {
+        let levels = ["warn", "info", "debug", "trace"];
+        levels
+            .iter()
+            .any(|chatty| chatty.eq_ignore_ascii_case(directive))
+    };
+    match directives().any(is_chatty) && !directives().any(is_for_tor) {
+        true => EnvFilter::try_new(format!("{level},{QUIET_TOR}")),
+        false => EnvFilter::try_new(level),
+    }
 }
 
 /// Shows `value` only where `[log] mask` is off.
@@ -84,6 +107,18 @@ impl<T: fmt::Display> fmt::Display for Masked<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tor_is_quiet_unless_it_is_asked_for() {
+        let text = |level: &str| filter(level).unwrap().to_string();
+        for level in ["info", "warn,wormholed=debug"] {
+            assert!(text(level).contains("tor_netdir=error"), "{level}");
+        }
+        assert!(!text("info,tor_circmgr=debug").contains("tor_netdir"));
+        for level in ["off", "error", "wormholed=debug"] {
+            assert!(!text(level).contains("tor_"), "{level}");
+        }
+    }
 
     #[test]
     fn values_are_masked_unless_the_config_shows_them() {

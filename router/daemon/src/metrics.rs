@@ -6,16 +6,17 @@
 use std::sync::{Arc, Mutex, atomic::Ordering::Relaxed};
 
 use prometheus::{
-    Encoder, Error, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
-    IntGauge, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
+    Encoder, Error, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter,
+    IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
 };
 use wormholes_host::{Commit, InstanceReport, Observer};
 use wormholes_rules::HOOKS;
 
-use crate::{counters::Counters, flow::Totals};
+use crate::{counters::Counters, flow::Totals, tor::Tor};
 
 mod plugins;
 mod serve;
+mod tor;
 
 pub use serve::MetricsError;
 pub(crate) use serve::MetricsServer;
@@ -100,8 +101,13 @@ pub(crate) struct Metrics {
     carried_bytes: IntCounterVec,
     /// Datagrams of UDP flows that were dropped here, by `reason`.
     datagrams_dropped: IntCounterVec,
+    /// Sessions at an I2P router, by `outcome` (`made`, `failed`; `lost` were made, and ended by it).
+    i2p_sessions: IntCounterVec,
+    /// Sessions at an I2P router that stand.
+    pub(crate) i2p_sessions_open: IntGauge,
     /// Tasks of the runtime that the node is on; of a program that embeds it, its own too.
     tasks_alive: IntGauge,
+    tor: tor::TorMetrics,
     /// Peers with a standing connection.
     pub(crate) peers_connected: IntGauge,
     /// Round trips to connected peers, by `stat` (`min`, `median`, `max`).
@@ -224,7 +230,15 @@ impl Metrics {
                 "Datagrams of UDP flows that were dropped here",
                 &["reason"],
             )?,
+            i2p_sessions: declare.counters(
+                "i2p_sessions_total",
+                "Sessions at the I2P router that were made, failed or were lost",
+                &["outcome"],
+            )?,
+            i2p_sessions_open: declare
+                .gauge("i2p_sessions_open", "Sessions at the I2P router that stand")?,
             tasks_alive: declare.gauge("tasks_alive", "Tasks of the process's runtime")?,
+            tor: tor::TorMetrics::declare(&declare)?,
             peers_connected: declare.gauge("peers_connected", "Peers with a connection")?,
             peer_rtt: declare.float_gauges(
                 "peer_rtt_seconds",
@@ -316,6 +330,13 @@ impl Metrics {
         ] {
             self.catch_up(&self.onion_circuits, &[outcome], count.load(Relaxed));
         }
+        for (outcome, count) in [
+            ("made", &counters.i2p.sessions_made),
+            ("failed", &counters.i2p.sessions_failed),
+            ("lost", &counters.i2p.sessions_lost),
+        ] {
+            self.catch_up(&self.i2p_sessions, &[outcome], count.load(Relaxed));
+        }
         for (reason, count) in counters.dropped.by_reason() {
             self.catch_up(&self.datagrams_dropped, &[reason], count);
         }
@@ -334,6 +355,17 @@ impl Metrics {
                 self.catch_up(&self.circuits_refused, &[role, &reason], count);
             }
         }
+    }
+
+    /// Takes how it stands with Tor, and what it counted since the last time.
+    pub(crate) fn set_tor(&self, tor: &Tor) {
+        self.tor.set(tor);
+        for (direction, count) in tor.counts().by_direction() {
+            self.catch_up(&self.tor.streams, &[direction], count);
+        }
+        let _alone = self.catching_up.lock();
+        let (before, now) = (self.tor.identities.get(), tor.identities() - 1);
+        self.tor.identities.inc_by(now.saturating_sub(before));
     }
 
     /// Raises a counter to `count`, which is counted elsewhere and never falls.
@@ -394,6 +426,10 @@ impl Declare<'_> {
         self.register(IntGaugeVec::new(opts(name, help), labels)?)
     }
 
+    fn float_gauge(&self, name: &str, help: &str) -> Result<Gauge, Error> {
+        self.register(Gauge::with_opts(opts(name, help))?)
+    }
+
     fn float_gauges(&self, name: &str, help: &str, labels: &[&str]) -> Result<GaugeVec, Error> {
         self.register(GaugeVec::new(opts(name, help), labels)?)
     }
@@ -443,6 +479,23 @@ mod tests {
             r#"wormholes_peer_rtt_seconds{stat="median"} 0.02"#,
             "wormholes_peers_connected 3",
             r#"wormholes_script_errors_total{hook="route"} 0"#,
+        ] {
+            assert!(text.contains(line), "{line} in {text}");
+        }
+    }
+
+    #[test]
+    fn tor_is_counted_where_it_is_off_too() {
+        let metrics = Metrics::new().unwrap();
+        metrics.set_tor(&Tor::new(&crate::config::Config::default()));
+        let text = String::from_utf8(metrics.render(&[]).unwrap()).unwrap();
+        for line in [
+            "wormholes_tor_ready 0",
+            "wormholes_tor_bootstrap_ratio 0",
+            r#"wormholes_tor_streams_total{direction="out"} 0"#,
+            r#"wormholes_tor_streams_total{direction="in"} 0"#,
+            "wormholes_tor_new_identities_total 0",
+            "wormholes_tor_services_reachable 0",
         ] {
             assert!(text.contains(line), "{line} in {text}");
         }

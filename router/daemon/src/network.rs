@@ -41,6 +41,7 @@ use crate::{
     dial::Resolver,
     facts::Facts,
     gatekeeper::Gatekeeper,
+    i2p::{self, I2p},
     identity::{Identity, IdentityError},
     peers::{ConnectError, Peers, WorldCache},
     pipe::Witness,
@@ -48,6 +49,7 @@ use crate::{
     registration::Registrations,
     role::{Role, RoleStatus},
     serve::{self, HopKeys, RelayDesk, TrunkDesk, Trunks},
+    tor::Tor,
     tunnel::{self, OnionClient, OpenError, Opened, TunnelRequest},
     usage::UsageBook,
 };
@@ -77,9 +79,11 @@ pub struct Network {
     /// Revision of the keys in this node's record.
     published_keys: AtomicU64,
     onion: OnionClient,
+    i2p: Option<I2p>,
     relay: Role,
     relay_desk: RelayDesk,
     trunk_desk: TrunkDesk,
+    tor: Arc<Tor>,
     registrations: Registrations,
     rounds: Rounds,
     /// Some are new, or lost.
@@ -163,9 +167,11 @@ impl Network {
             exit: Role::new(config.exit.role.clone()),
             hop: Role::new(config.hop.role.clone()),
             onion: OnionClient::new(&config.node.data_dir),
+            i2p: I2p::new(&config.i2p, &config.node.data_dir),
             relay: Role::new(config.relay.clone()),
             relay_desk: RelayDesk::new(&config.relay, config.limits.peers),
             trunk_desk: TrunkDesk::new(),
+            tor: Tor::new(&config),
             registrations: Registrations::default(),
             rounds: Rounds::default(),
             peers_changed: watch::Sender::default(),
@@ -185,15 +191,22 @@ impl Network {
             gatekeeper,
             counters,
         });
-        network.keep_places();
-        network.spawn(serve::listen(Arc::clone(&network)));
-        network.spawn(keep_connected(Arc::clone(&network)));
-        network.spawn(keep_records(Arc::clone(&network)));
-        network.spawn(moves::watch(Arc::clone(&network)));
-        network
-            .registrations
-            .set(&network, &relays_in(&network.config.peers));
+        network.begin();
         Ok(network)
+    }
+
+    /// Has all begin that goes on by itself.
+    fn begin(self: &Arc<Self>) {
+        self.keep_places();
+        self.tor
+            .hand_in_at(self.carrier.use_tor(Arc::clone(&self.tor)));
+        self.tor.begin(self);
+        self.spawn(serve::listen(Arc::clone(self)));
+        self.spawn(keep_connected(Arc::clone(self)));
+        self.spawn(keep_records(Arc::clone(self)));
+        self.spawn(moves::watch(Arc::clone(self)));
+        i2p::begin(self);
+        self.registrations.set(self, &relays_in(&self.config.peers));
     }
 
     /// This node's id.
@@ -238,6 +251,7 @@ impl Network {
     pub fn set_peers(self: &Arc<Self>, peers: &[PeerConfig]) {
         let before = self.peers.known();
         self.peers.set_known(peers);
+        self.tor.use_peers(peers);
         self.keep_places();
         self.publish();
         self.registrations.set(self, &relays_in(peers));
@@ -363,6 +377,8 @@ impl Network {
     pub async fn shutdown(&self) {
         self.stop.cancel();
         self.carrier.close().await;
+        // Where it is off there is nothing to stop.
+        let _ = self.tor.stop().await;
         self.tasks.close();
         self.tasks.wait().await;
     }
@@ -504,6 +520,11 @@ impl Network {
         &self.onion
     }
 
+    /// None where config.toml names no router.
+    pub(crate) fn i2p(&self) -> Option<&I2p> {
+        self.i2p.as_ref()
+    }
+
     pub(crate) fn relay(&self) -> &Role {
         &self.relay
     }
@@ -518,6 +539,10 @@ impl Network {
 
     pub(crate) fn trunk_desk(&self) -> &TrunkDesk {
         &self.trunk_desk
+    }
+
+    pub(crate) fn tor(&self) -> &Arc<Tor> {
+        &self.tor
     }
 
     /// A secret of this node for one purpose.

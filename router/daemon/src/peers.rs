@@ -136,7 +136,9 @@ impl ConnectError {
                 LinkError::Closed(reason) => *reason,
                 LinkError::NoAnswer { .. } | LinkError::Silent => Reason::TimedOut,
                 LinkError::Handshake { .. } => Reason::Handshake,
-                LinkError::Address { .. } | LinkError::Lost(_) => Reason::Unreachable,
+                LinkError::Address { .. } | LinkError::Tor(_) | LinkError::Lost(_) => {
+                    Reason::Unreachable
+                }
             },
         }
     }
@@ -500,6 +502,7 @@ mod tests {
             name: format!("peer{byte}"),
             id: id(byte),
             addresses: Vec::new(),
+            onions: Vec::new(),
             trust: 2,
             via: Vec::new(),
             register: false,

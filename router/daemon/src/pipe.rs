@@ -8,7 +8,9 @@
 mod cells;
 mod copy;
 mod datagrams;
+mod error;
 mod framed;
+mod hold;
 mod memory;
 mod pace;
 mod quic;
@@ -17,13 +19,14 @@ mod splice;
 mod stream;
 mod tcp;
 mod toll;
+mod tor;
 
-use std::{fmt, io::ErrorKind, os::fd::AsFd, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
-use thiserror::Error;
 use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
 use wormholes_proto::{
     Answer, MAX_ANSWER_BYTES, MAX_OPEN_BYTES, Open, Transport, decode_answer, decode_open,
     encode_answer, encode_open,
@@ -36,8 +39,12 @@ pub(crate) use copy::watch;
 pub use copy::{CopyEnd, CopyLimits, CopyStop, FlowBytes, Witness, copy};
 pub use datagrams::DatagramPipe;
 pub(crate) use datagrams::{ProgramEnd, Queue, Room, enlarge_buffer};
+pub use error::PipeError;
+pub(crate) use error::broken;
+pub(crate) use hold::Held;
 pub use memory::MemoryEnd;
 pub use pace::Pace;
+pub(crate) use tcp::{keep_alive, set_options};
 pub(crate) use toll::Toll;
 
 use cells::{HopReader, OnionReader, OnionWriter};
@@ -45,10 +52,12 @@ use memory::{MemoryReader, MemoryWriter};
 use sealed::{SealedReader, SealedWriter};
 use stream::{StreamReader, StreamWriter};
 use tcp::{TcpReader, TcpWriter};
+use tor::{TorReader, TorWriter};
 
 use crate::{
     carrier::{Lease, OpenStream},
     counters::Counters,
+    tor::Counted,
 };
 
 /// Chunks that one read may yield. QUIC gives a chunk per packet: 32 of them make 45 KiB for one
@@ -56,11 +65,6 @@ use crate::{
 const BATCH_CHUNKS: usize = 32;
 /// Read sizes of TCP and memory pipes: larger ones gained nothing on loopback.
 const READ_BYTES: usize = 64 << 10;
-
-/// A silent TCP connection is probed after this; programs keep theirs idle for hours.
-const KEEPALIVE: Duration = Duration::from_secs(120);
-/// Between probes, of which the system sends some nine.
-const KEEPALIVE_RETRY: Duration = Duration::from_secs(15);
 
 /// Both directions.
 #[derive(Debug)]
@@ -99,6 +103,7 @@ enum Source {
     Onion(Box<OnionReader>),
     Hop(Box<HopReader>),
     Memory(MemoryReader),
+    Tor(Box<TorReader>),
 }
 
 enum Sink {
@@ -107,36 +112,7 @@ enum Sink {
     Sealed(Box<SealedWriter>),
     Onion(Box<OnionWriter>),
     Memory(MemoryWriter),
-}
-
-/// A direction that broke.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum PipeError {
-    /// The other end broke it off.
-    #[error("reset by the other end")]
-    Reset,
-    /// It ended where more was due.
-    #[error("cut off")]
-    Cut,
-    /// What came breaks its format or does not verify.
-    #[error("malformed: {0}")]
-    Malformed(&'static str),
-    /// What carries it broke.
-    #[error("broken: {0}")]
-    Broken(String),
-    /// As many bytes as this node's limit allows have moved.
-    #[error("byte limit reached")]
-    Limit,
-}
-
-impl PipeError {
-    /// Whether the other end broke the protocol, rather than just off.
-    pub(crate) fn is_breach(&self) -> bool {
-        match self {
-            Self::Cut | Self::Malformed(_) => true,
-            Self::Reset | Self::Broken(_) | Self::Limit => false,
-        }
-    }
+    Tor(Box<TorWriter>),
 }
 
 impl Side {
@@ -201,11 +177,49 @@ impl Pipe {
         )
     }
 
+    /// A TCP connection to something whose streams know no half-close, as I2P's; `ahead` was read from
+    /// it already. Who has said all is held to have ended when the other end has, or was silent for so long.
+    /// `held` lasts as long as the pipe.
+    pub(crate) fn tcp_held(
+        stream: TcpStream,
+        ahead: Bytes,
+        silence: Duration,
+        held: Box<dyn Held>,
+    ) -> Self {
+        set_options(&stream);
+        let was_heard = !ahead.is_empty();
+        let (reader, writer) = tcp::held(stream.into_split(), silence, was_heard, held);
+        Self::new(Source::Tcp(reader), Sink::Tcp(writer), ahead)
+    }
+
     /// A stream in memory, and its other end.
     pub fn memory() -> (Self, MemoryEnd) {
         let (reader, writer, far) = memory::pair();
         let near = Self::new(Source::Memory(reader), Sink::Memory(writer), Bytes::new());
         (near, far)
+    }
+
+    /// A stream that this node opened through Tor, until `cut` is called.
+    pub(crate) fn tor(
+        stream: wormholes_tor::Stream,
+        cut: CancellationToken,
+        counted: Counted,
+    ) -> Self {
+        Self::through_tor(tor::opened(stream, cut, counted))
+    }
+
+    /// A stream that somebody opened to an onion service here.
+    pub(crate) fn tor_hosted(
+        stream: wormholes_tor::Stream,
+        cut: CancellationToken,
+        counted: Counted,
+    ) -> Self {
+        Self::through_tor(tor::hosted(stream, cut, counted))
+    }
+
+    fn through_tor((reader, writer): (TorReader, TorWriter)) -> Self {
+        let (source, sink) = (Source::Tor(Box::new(reader)), Sink::Tor(Box::new(writer)));
+        Self::new(source, sink, Bytes::new())
     }
 
     pub(crate) fn quic(send: quinn::SendStream, recv: quinn::RecvStream, open: OpenStream) -> Self {
@@ -296,6 +310,7 @@ impl PipeReader {
             Source::Onion(onion) => onion.read_chunk().await,
             Source::Hop(hop) => hop.read_chunk().await,
             Source::Memory(memory) => memory.read_chunk().await,
+            Source::Tor(tor) => tor.read_chunk().await,
         }
     }
 
@@ -365,7 +380,8 @@ impl PipeReader {
             | Source::Stream(_)
             | Source::Sealed(_)
             | Source::Hop(_)
-            | Source::Memory(_) => self.read_frame(MAX_OPEN_BYTES - 2).await?,
+            | Source::Memory(_)
+            | Source::Tor(_) => self.read_frame(MAX_OPEN_BYTES - 2).await?,
         };
         decode_open(&frame).map_err(|_| PipeError::Malformed("request"))
     }
@@ -381,7 +397,8 @@ impl PipeReader {
             | Source::Stream(_)
             | Source::Sealed(_)
             | Source::Hop(_)
-            | Source::Memory(_) => self.read_frame(MAX_ANSWER_BYTES - 2).await?,
+            | Source::Memory(_)
+            | Source::Tor(_) => self.read_frame(MAX_ANSWER_BYTES - 2).await?,
         };
         decode_answer(&frame).map_err(|_| PipeError::Malformed("answer"))
     }
@@ -404,7 +421,9 @@ impl PipeReader {
             Source::Stream(stream) => stream.aborted().await,
             Source::Sealed(sealed) => sealed.aborted().await,
             Source::Onion(onion) => onion.aborted().await,
-            Source::Hop(_) | Source::Tcp(_) | Source::Memory(_) => std::future::pending().await,
+            Source::Hop(_) | Source::Tcp(_) | Source::Memory(_) | Source::Tor(_) => {
+                std::future::pending().await
+            }
         }
     }
 
@@ -412,7 +431,7 @@ impl PipeReader {
     pub(crate) fn shares_room(&self) -> bool {
         match self.source {
             Source::Stream(_) | Source::Sealed(_) | Source::Onion(_) | Source::Hop(_) => true,
-            Source::Tcp(_) | Source::Memory(_) => false,
+            Source::Tcp(_) | Source::Memory(_) | Source::Tor(_) => false,
         }
     }
 }
@@ -437,6 +456,7 @@ impl PipeWriter {
             Sink::Sealed(sealed) => sealed.write_chunks(chunks).await,
             Sink::Onion(onion) => onion.write_chunks(chunks).await,
             Sink::Memory(memory) => memory.write_chunks(chunks).await,
+            Sink::Tor(tor) => tor.write_chunks(chunks).await,
         }
     }
 
@@ -459,7 +479,7 @@ impl PipeWriter {
     async fn greet(&mut self, kind: MessageKind, message: Vec<u8>) -> Result<(), PipeError> {
         match &mut self.sink {
             Sink::Onion(onion) => onion.send_greeting(kind, &message).await,
-            Sink::Tcp(_) | Sink::Stream(_) | Sink::Sealed(_) | Sink::Memory(_) => {
+            Sink::Tcp(_) | Sink::Stream(_) | Sink::Sealed(_) | Sink::Memory(_) | Sink::Tor(_) => {
                 self.write_chunk(message.into()).await
             }
         }
@@ -470,7 +490,7 @@ impl PipeWriter {
         match &mut self.sink {
             Sink::Sealed(sealed) => sealed.set_padding(pad_bytes),
             Sink::Onion(onion) => onion.set_padding(pad_bytes),
-            Sink::Tcp(_) | Sink::Stream(_) | Sink::Memory(_) => {}
+            Sink::Tcp(_) | Sink::Stream(_) | Sink::Memory(_) | Sink::Tor(_) => {}
         }
     }
 
@@ -485,17 +505,29 @@ impl PipeWriter {
             Sink::Sealed(sealed) => sealed.finish().await,
             Sink::Onion(onion) => onion.finish().await,
             Sink::Memory(memory) => memory.finish().await,
+            Sink::Tor(tor) => tor.finish().await,
         }
     }
 
-    /// Ends when the other end wants nothing more of what is due. A TCP connection never tells.
+    /// Ends when the other end wants nothing more of what is due. A TCP connection alone never tells.
     pub(crate) fn left(&self) -> BoxFuture<'static, ()> {
         match &self.sink {
-            Sink::Tcp(_) => std::future::pending().boxed(),
+            Sink::Tcp(tcp) => tcp.left(),
             Sink::Stream(stream) => stream.left(),
             Sink::Sealed(sealed) => sealed.left(),
             Sink::Onion(onion) => onion.left(),
             Sink::Memory(memory) => memory.left().boxed(),
+            Sink::Tor(tor) => tor.left().boxed(),
+        }
+    }
+
+    /// Ends when what carries the stream is stopped here, as only Tor is, whatever anybody waits for.
+    pub(crate) fn cut(&self) -> BoxFuture<'static, ()> {
+        match &self.sink {
+            Sink::Tor(tor) => tor.cut().boxed(),
+            Sink::Tcp(_) | Sink::Stream(_) | Sink::Sealed(_) | Sink::Onion(_) | Sink::Memory(_) => {
+                std::future::pending().boxed()
+            }
         }
     }
 
@@ -504,31 +536,6 @@ impl PipeWriter {
     pub fn abort(self) {
         // Writers that did not finish abort when dropped.
         drop(self);
-    }
-}
-
-/// For a TCP connection, or for a listener, whose connections have its options (Linux; tcp(7)): one
-/// call in the place of four for each of them.
-pub(crate) fn set_options(socket: &impl AsFd) {
-    // Small messages go at once; without it they only go later.
-    let _ = socket2::SockRef::from(socket).set_tcp_nodelay(true);
-    keep_alive(socket);
-}
-
-/// An end that vanished without a word gives its place back, if late.
-pub(crate) fn keep_alive(socket: &impl AsFd) {
-    let keepalive = socket2::TcpKeepalive::new()
-        .with_time(KEEPALIVE)
-        .with_interval(KEEPALIVE_RETRY);
-    let _ = socket2::SockRef::from(socket).set_tcp_keepalive(&keepalive);
-}
-
-pub(crate) fn broken(error: &std::io::Error) -> PipeError {
-    let kind = error.kind();
-    if kind == ErrorKind::ConnectionReset || kind == ErrorKind::BrokenPipe {
-        PipeError::Reset
-    } else {
-        PipeError::Broken(kind.to_string())
     }
 }
 
@@ -541,6 +548,7 @@ impl fmt::Debug for PipeReader {
             Source::Onion(_) => "onion",
             Source::Hop(_) => "hop",
             Source::Memory(_) => "memory",
+            Source::Tor(_) => "tor",
         };
         f.debug_tuple("PipeReader").field(&kind).finish()
     }
@@ -554,6 +562,7 @@ impl fmt::Debug for PipeWriter {
             Sink::Sealed(_) => "sealed",
             Sink::Onion(_) => "onion",
             Sink::Memory(_) => "memory",
+            Sink::Tor(_) => "tor",
         };
         f.debug_tuple("PipeWriter").field(&kind).finish()
     }

@@ -33,7 +33,7 @@ use crate::{
 };
 
 pub(crate) use deciders::Deciders;
-pub(crate) use load::Granted;
+pub(crate) use load::{Granted, Lacking};
 pub use load::{LoadError, Scripts, check};
 pub(crate) use watch::watch;
 
@@ -91,6 +91,7 @@ pub struct PolicyHost {
     taken_over: Notify,
     state: Arc<RuleState>,
     granted: Mutex<Granted>,
+    lacking: Lacking,
     ring: DecisionRing,
     errors: Mutex<VecDeque<ScriptError>>,
     error_count: AtomicU64,
@@ -114,7 +115,7 @@ impl PolicyHost {
     pub(crate) fn start(
         config: &RulesConfig,
         known_peers: Vec<String>,
-        granted: Granted,
+        (granted, lacking): (Granted, Lacking),
         deciders: Deciders,
         metrics: Arc<Metrics>,
         events: Arc<Events>,
@@ -122,7 +123,8 @@ impl PolicyHost {
         let state = Arc::new(RuleState::default());
         let sources = Sources::read(config)?;
         let ring = DecisionRing::new(config.record_decisions);
-        let policy = load::compile(&sources, &state, known_peers, &granted, ring.keeps())?;
+        let env = (&granted, &lacking);
+        let policy = load::compile(&sources, &state, known_peers, env, ring.keeps())?;
         let first = Generation::new(1, config.clone(), policy, sources);
         let (rule_events, receiver) = mpsc::channel(MAX_EVENTS);
         metrics.policy_generation.set(1);
@@ -134,6 +136,7 @@ impl PolicyHost {
             taken_over: Notify::new(),
             state,
             granted: Mutex::new(granted),
+            lacking,
             ring,
             errors: Mutex::default(),
             error_count: AtomicU64::new(0),
@@ -246,7 +249,7 @@ impl PolicyHost {
             sources,
             &self.state,
             known_peers,
-            &granted,
+            (&granted, &self.lacking),
             self.ring.keeps(),
         )
     }

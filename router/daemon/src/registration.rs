@@ -154,11 +154,8 @@ async fn register(network: &Arc<Network>, relay: NodeId) -> Result<Link, String>
 
 #[cfg(test)]
 mod tests {
-    use std::io::{self, Write};
-
     use tempfile::TempDir;
     use tokio::time::{Instant, timeout};
-    use tracing_subscriber::fmt::MakeWriter;
     use wormholes_proto::{CarrierKind, Reason};
 
     use super::*;
@@ -167,39 +164,11 @@ mod tests {
         config::{Config, PeerConfig},
         gatekeeper::OpenGate,
         identity::Identity,
+        log::kept::Kept,
         network::{NetworkOptions, Wanted},
     };
 
     const LIMIT: Duration = Duration::from_secs(60);
-
-    /// What is logged.
-    #[derive(Debug, Clone, Default)]
-    struct Log(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Log {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    impl MakeWriter<'_> for Log {
-        type Writer = Self;
-
-        fn make_writer(&self) -> Self {
-            self.clone()
-        }
-    }
-
-    impl Log {
-        fn times(&self, message: &str) -> usize {
-            let log = self.0.lock().unwrap();
-            String::from_utf8_lossy(&log).matches(message).count()
-        }
-    }
 
     fn network() -> (TempDir, Arc<Network>) {
         let dir = tempfile::tempdir().unwrap();
@@ -237,9 +206,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_relay_that_serves_no_more_is_told_once_and_a_needless_connection_not() {
-        let log = Log::default();
-        let subscriber = tracing_subscriber::fmt().with_writer(log.clone()).finish();
-        let _logging = tracing::subscriber::set_default(subscriber);
+        let (log, _logging) = Kept::begin();
         let ((_dir, network), identity) = (network(), Identity::throw_away().unwrap());
         let listen = [([127, 0, 0, 1], 0).into()];
         let relay = Carrier::bind(&listen, &[CarrierKind::Quic], &identity, Arc::default());
@@ -249,6 +216,7 @@ mod tests {
             name: "relay".to_owned(),
             id: identity.id(),
             addresses: vec![address],
+            onions: Vec::new(),
             trust: 2,
             via: Vec::new(),
             register: true,

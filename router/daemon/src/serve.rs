@@ -4,6 +4,7 @@
 //! relay or an onion asks inside for targets and services only.
 
 mod exit;
+pub(crate) mod hidden;
 mod hop;
 mod records;
 mod relay;

@@ -1,9 +1,11 @@
 //! Opens tunnels: one match over their kinds, and one error that says what may be done about it.
 
 mod direct;
+mod i2p;
 mod onion;
 mod relay;
 mod socks;
+mod tor;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -28,10 +30,12 @@ use onion::OnionPlan;
 use crate::{
     carrier::{Link, LinkError},
     dial::DialError,
+    i2p::{I2pError, WantedTunnels},
     names::NodeName,
     network::{Network, Wanted},
     peers::ConnectError,
     pipe::{Pipe, PipeError, Side},
+    tor::TorFailure,
 };
 
 /// What a flow wants of a tunnel.
@@ -43,7 +47,8 @@ pub struct TunnelRequest {
     pub target: Target,
     /// For tunnels that end at a peer's service: which; none is its default.
     pub service: Option<ServiceName>,
-    /// Flows with different keys share no circuit. Only onions look at it; empty for the others.
+    /// Flows with different keys share no circuit. Only onions, Tor and I2P look at it; empty for the
+    /// others.
     pub isolation: String,
     /// How long opening may take.
     pub timeout: Duration,
@@ -156,6 +161,17 @@ pub enum OpenError {
         /// What it said or did.
         source: UpstreamError,
     },
+    /// Tor, or what is behind it.
+    #[error("tor: {0}")]
+    Tor(#[from] TorFailure),
+    /// The I2P router refused, or did not do its part.
+    #[error("I2P router {router}: {source}")]
+    I2p {
+        /// Which one.
+        router: SocketAddr,
+        /// What it said or did.
+        source: I2pError,
+    },
     /// Nobody that can serve as what the plan wants is known.
     #[error("{0}")]
     NoWay(&'static str),
@@ -193,11 +209,15 @@ impl OpenError {
             Self::Blocked(_) => Place::Rule,
             Self::Dial(_) | Self::NoPath(_) | Self::NoWay(_) | Self::TimedOut(_) => Place::Local,
             Self::Connect { .. } | Self::Broken { .. } => Place::Peer,
+            Self::I2p { source, .. } if source.word().is_none() => Place::Local,
             Self::Refused { .. }
             | Self::NoServiceForStrangers { .. }
             | Self::Hop { .. }
             | Self::NoCircuit { .. }
+            | Self::I2p { .. }
             | Self::Upstream { .. } => Place::Remote,
+            Self::Tor(failure) if failure.is_of_target() => Place::Remote,
+            Self::Tor(_) => Place::Local,
         };
         let remedy = match self {
             Self::Blocked(_) => Remedy::GiveUp,
@@ -214,7 +234,9 @@ impl OpenError {
             | Self::Connect { .. }
             | Self::Broken { .. }
             | Self::NoPath(_)
+            | Self::I2p { .. }
             | Self::Upstream { .. }
+            | Self::Tor(_)
             | Self::NoWay(_)
             | Self::TimedOut(_) => Remedy::OtherTunnel,
         };
@@ -233,7 +255,9 @@ impl OpenError {
             | Self::Dial(_)
             | Self::NoPath(_)
             | Self::NoCircuit { .. }
+            | Self::I2p { .. }
             | Self::Upstream { .. }
+            | Self::Tor(_)
             | Self::NoWay(_)
             | Self::TimedOut(_) => None,
         }
@@ -246,8 +270,10 @@ impl OpenError {
             Self::Dial(error) => error.reason(),
             Self::Connect { source, .. } => source.reason(),
             Self::Refused { reason, .. } => *reason,
+            Self::I2p { source, .. } => source.word().unwrap_or(Reason::Unreachable),
             Self::Upstream { source, .. } => source.word().unwrap_or(Reason::Unreachable),
             Self::NoServiceForStrangers { .. } => Reason::NoService,
+            Self::Tor(failure) => failure.reason(),
             Self::Hop { reason, .. } => match reason {
                 Reason::Malformed
                 | Reason::Unsupported
@@ -295,7 +321,14 @@ pub(crate) async fn open(
 ) -> Result<Opened, OpenError> {
     let timeout = request.timeout;
     let opened = tokio::time::timeout(timeout, open_any(network, tunnel, request)).await;
-    opened.unwrap_or(Err(OpenError::TimedOut(timeout)))
+    opened.unwrap_or_else(|_| Err(too_late(network, tunnel, timeout)))
+}
+
+/// The time was over; where that is Tor's fault, how far it is.
+fn too_late(network: &Network, tunnel: &Tunnel, timeout: Duration) -> OpenError {
+    let late = matches!(tunnel, Tunnel::Tor).then(|| network.tor().lateness(timeout));
+    late.flatten()
+        .map_or(OpenError::TimedOut(timeout), OpenError::Tor)
 }
 
 async fn open_any(
@@ -334,6 +367,17 @@ async fn open_any(
                 onion::ask(network, plan, isolation, &open, request.timeout).await?;
             Ok(opened(pipe, path, TunnelKind::Onion))
         }
+        Tunnel::I2p {
+            keep,
+            length,
+            quantity,
+        } => {
+            let wanted = WantedTunnels {
+                length: *length,
+                quantity: *quantity,
+            };
+            i2p::open(network, keep.as_deref(), wanted, request).await
+        }
         Tunnel::Socks { server } => match request.transport {
             Transport::Tcp => socks::open(network, *server, &request.target).await,
             Transport::Udp => Err(OpenError::NoWay(
@@ -341,6 +385,7 @@ async fn open_any(
                  another tunnel",
             )),
         },
+        Tunnel::Tor => tor::open(network, request).await,
         Tunnel::Block { why } => Err(OpenError::Blocked(why.clone())),
     }
 }
@@ -356,7 +401,7 @@ pub(crate) async fn resolve(
 ) -> Result<Vec<IpAddr>, OpenError> {
     let timeout = request.timeout;
     let found = tokio::time::timeout(timeout, resolve_any(network, tunnel, request)).await;
-    found.unwrap_or(Err(OpenError::TimedOut(timeout)))
+    found.unwrap_or_else(|_| Err(too_late(network, tunnel, timeout)))
 }
 
 async fn resolve_any(
@@ -383,7 +428,11 @@ async fn resolve_any(
             let last = path.last().copied().unwrap_or_else(|| network.id());
             decode_addresses(network, last, &body)
         }
+        Tunnel::I2p { .. } => Err(OpenError::NoWay(
+            "names of I2P have no addresses to look up",
+        )),
         Tunnel::Socks { .. } => Err(OpenError::NoWay("a SOCKS server looks no names up")),
+        Tunnel::Tor => tor::resolve(network, request).await,
         Tunnel::Block { why } => Err(OpenError::Blocked(why.clone())),
     }
 }
@@ -405,7 +454,9 @@ fn onion_plan(tunnel: &Tunnel, first: Wanted) -> Result<OnionPlan, OpenError> {
         }),
         Tunnel::Direct { .. }
         | Tunnel::Relay { .. }
+        | Tunnel::I2p { .. }
         | Tunnel::Socks { .. }
+        | Tunnel::Tor
         | Tunnel::Block { .. } => Err(OpenError::NoWay("not an onion tunnel")),
     }
 }

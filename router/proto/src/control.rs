@@ -19,10 +19,14 @@ mod call;
 mod discover;
 mod event;
 mod frame;
+mod i2p;
 mod operation;
+mod peer;
 mod plugin;
+mod reach;
 mod recording;
 mod report;
+mod tor;
 
 pub use blob::{
     BlobAppendParams, BlobBeginParams, BlobBytes, BlobInfo, BlobParams, BlobReadParams, BlobUpload,
@@ -38,26 +42,32 @@ pub use frame::{
     Request, RequestId, RpcError, decode_incoming, decode_request, encode_event, encode_progress,
     encode_request, encode_response,
 };
+pub use i2p::{I2pReport, I2pServiceInfo, I2pSessionInfo, I2pSummary};
 pub use operation::{
     OperationInfo, OperationList, OperationListParams, OperationParams, OperationStarted,
     OperationWaitParams, UserInfo, UserList, UserParams, UserRemoveParams, UserStanding,
 };
+pub use peer::{InviteReport, PeerInfo, PeerList, PeerSource};
 pub use plugin::{
     PluginArgument, PluginArgumentKind, PluginAskParams, PluginCommand, PluginCondition,
     PluginDead, PluginDeadLetter, PluginHealth, PluginInfo, PluginList, PluginLog, PluginLogLine,
     PluginLogParams, PluginParams, PluginProgress, PluginRemoveParams, PluginRemoved,
     RESERVED_INSTANCES, is_instance_name,
 };
+pub use reach::{Check, NetReport, PingReport};
 pub use recording::{
     PluginAdvanceParams, PluginAdvanced, PluginRecordAction, PluginRecordParams, PluginRecording,
     PluginRecordingParams, PluginRecordingPiece, PluginReplay, PluginReplayLine, PluginReplayed,
     PluginVerdict,
 };
 pub use report::{
-    Because, BugReport, Check, ConfigReport, DecisionInfo, DecisionList, DecisionRecord,
-    EntranceInfo, Explanation, FlowInfo, FlowList, FlowState, FlowTotals, InviteReport, KeyInfo,
-    NetReport, OnionKeyInfo, PROTOCOL_VERSION, PathNode, PeerInfo, PeerList, PeerSource,
-    PingReport, ProcessInfo, RelayRegistration, RoleLimits, RoleReport, RoleSummary, RolesSummary,
-    RuleName, ScriptDiagnostic, ScriptErrorInfo, ScriptFile, ScriptReport, ServiceInfo, Status,
-    StepTried, Subscribed,
+    Because, BugReport, ConfigReport, DecisionInfo, DecisionList, DecisionRecord, EntranceInfo,
+    Explanation, FlowInfo, FlowList, FlowState, FlowTotals, KeyInfo, OnionKeyInfo,
+    PROTOCOL_VERSION, PathNode, ProcessInfo, RelayRegistration, RoleLimits, RoleReport,
+    RoleSummary, RolesSummary, RuleName, ScriptDiagnostic, ScriptErrorInfo, ScriptFile,
+    ScriptReport, ServiceInfo, Status, StepTried, Subscribed,
+};
+pub use tor::{
+    TorCircuit, TorCircuits, TorReport, TorService, TorServiceParams, TorServiceState, TorState,
+    TorSummary,
 };

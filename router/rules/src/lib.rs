@@ -19,7 +19,10 @@ pub use decision::{
     Decision, Diagnostic, Level, Message, Outcome, RuleRef, Trace, VerdictDecision,
 };
 pub use plan::{Jitter, Marks, Plan, Step, Tunnel, TunnelKind};
-pub use policy::{LoadEnv, Needs, Policy, ScriptSource, Surroundings, named_sets};
+pub use policy::{
+    BUILD_LACKS_TOR, LACKS_I2P, LACKS_TOR, LoadEnv, Needs, Policy, ScriptSource, Surroundings,
+    named_sets,
+};
 pub use recording::{Answer, Question, Reads, Recording};
 pub use replay::{NotRecorded, Replayed};
 pub use script::{

@@ -58,6 +58,17 @@ pub enum Tunnel {
         /// Take hops only among friends (trust 2 and more).
         friends_only: bool,
     },
+    /// The Tor network: to an onion service, or by an exit, given names unresolved.
+    Tor,
+    /// A stream of I2P, to a name that its router finds.
+    I2p {
+        /// The kept destination that it comes from; none takes one that ends with its session.
+        keep: Option<String>,
+        /// Hops of each I2P tunnel; none takes the config's.
+        length: Option<u8>,
+        /// I2P tunnels of each direction; none takes the config's.
+        quantity: Option<u8>,
+    },
     /// An upstream SOCKS5 server, given names unresolved.
     Socks {
         /// Its address.
@@ -70,7 +81,7 @@ pub enum Tunnel {
     },
 }
 
-/// The kinds of tunnels, weakest first: the order that `.closed()` compares by.
+/// The kinds of tunnels, weakest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TunnelKind {
@@ -82,6 +93,10 @@ pub enum TunnelKind {
     Relay,
     /// No hop sees both ends.
     Onion,
+    /// Nor does one of Tor's relays, among which there is a crowd to hide in.
+    Tor,
+    /// Nor does anybody in I2P, where there is a crowd too.
+    I2p,
     /// The flow ends here: as strong as it gets.
     Block,
 }
@@ -89,7 +104,7 @@ pub enum TunnelKind {
 /// Limits and marks on a step. `None` is: no limit, no mark.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Marks {
-    /// How long opening may take; the daemon's default is 15 s, an onion's 30 s.
+    /// How long opening may take; the daemon's default is 15 s, an onion's 30 s, Tor's and I2P's 60 s.
     pub timeout: Option<Duration>,
     /// Wait before opening.
     pub delay: Option<Duration>,
@@ -133,6 +148,8 @@ impl Tunnel {
             Self::Socks { .. } => TunnelKind::Socks,
             Self::Relay { .. } => TunnelKind::Relay,
             Self::Onion { .. } => TunnelKind::Onion,
+            Self::Tor => TunnelKind::Tor,
+            Self::I2p { .. } => TunnelKind::I2p,
             Self::Block { .. } => TunnelKind::Block,
         }
     }
@@ -150,6 +167,23 @@ impl Jitter {
 }
 
 impl TunnelKind {
+    /// Whether it may not follow `first` in a closed plan.
+    pub fn is_weaker_than(self, first: Self) -> bool {
+        self.rank() < first.rank()
+    }
+
+    /// Its place in the order of strength. Tor and I2P share one: either may stand in for the other.
+    fn rank(self) -> u8 {
+        match self {
+            Self::Direct => 0,
+            Self::Socks => 1,
+            Self::Relay => 2,
+            Self::Onion => 3,
+            Self::Tor | Self::I2p => 4,
+            Self::Block => 5,
+        }
+    }
+
     /// The word for it in scripts, metrics and tables.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -157,6 +191,8 @@ impl TunnelKind {
             Self::Socks => "socks",
             Self::Relay => "relay",
             Self::Onion => "onion",
+            Self::Tor => "tor",
+            Self::I2p => "i2p",
             Self::Block => "block",
         }
     }

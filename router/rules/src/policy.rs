@@ -3,7 +3,7 @@
 mod asked;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     path::Path,
     sync::Arc,
@@ -34,6 +34,23 @@ use crate::{
 
 /// Bytes of an error that a decision carries.
 const MAX_ERROR_BYTES: usize = 512;
+
+/// For [`LoadEnv::lacking`], of a node whose config.toml does not have Tor on.
+pub const LACKS_TOR: (&str, &str) = (
+    "tor",
+    "needs Tor, which is off here: set `enabled = true` in [tor] of the config",
+);
+/// For [`LoadEnv::lacking`], of a daemon that was built without Tor.
+pub const BUILD_LACKS_TOR: (&str, &str) = (
+    "tor",
+    "needs Tor, and this build has no Tor: take a wormholed with the feature `tor`",
+);
+/// For [`LoadEnv::lacking`], of a node without an I2P router.
+pub const LACKS_I2P: (&str, &str) = (
+    "i2p",
+    "needs an I2P router, and none is known here: set `sam` in [i2p] of the config to the address \
+     at which it takes clients",
+);
 
 /// A script as it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,6 +88,9 @@ pub struct LoadEnv {
     pub asked_hooks: BTreeSet<String>,
     /// Whether a plugin is told what scripts bill.
     pub is_billed: bool,
+    /// Tunnels that the node does not have, by what makes them, each with why: a script that names one
+    /// is refused.
+    pub lacking: BTreeMap<&'static str, &'static str>,
 }
 
 /// Scripts that are checked and may be asked, in their order. Cheap to share, never changes.
@@ -142,6 +162,7 @@ impl Policy {
                     let script = Arc::new(script);
                     let sets = &env.surroundings.sets;
                     errors.extend(unknown_sets(source, &found.sets, sets));
+                    errors.extend(lacking_tunnels(source, &found, &env.lacking));
                     errors.extend(asked::faults(source, &script, &found, &env.asked_hooks));
                     if let Some(peers) = &env.known_peers {
                         warnings.extend(asked::unheard(source, &found, env.is_billed));
@@ -480,6 +501,20 @@ fn unknown_sets<'a>(
         let message = format!("no set is called \"{name}\"{hint}");
         let position = *position;
         source.fault(Fault { position, message })
+    })
+}
+
+/// Tunnels that `source` names and the node does not have.
+fn lacking_tunnels<'a>(
+    source: &'a ScriptSource,
+    found: &'a Found,
+    lacking: &'a BTreeMap<&'static str, &'static str>,
+) -> impl Iterator<Item = Diagnostic> + 'a {
+    found.tunnels.iter().filter_map(move |(name, position)| {
+        let why = lacking.get(name.as_str())?;
+        let message = format!("{name}() {why}");
+        let position = *position;
+        Some(source.fault(Fault { position, message }))
     })
 }
 

@@ -30,6 +30,10 @@ const PLANTED: &[&str] = &[
     "198.51.100.0",
     "127.66.0.1",
     "127.67.0.1",
+    "127.68.0.1",
+    "0123456789ABCDEF0123456789ABCDEF01234567",
+    "client-sorrel",
+    "ZPRRMIV6DV6SJFL7SFBSVLJ5VUNPGCDFEVZ7M23LTLVTCCXJQBKA",
 ];
 
 /// Logs, tags, and reads a set on each decision; one of its targets is an error.
@@ -56,6 +60,12 @@ users = { user-medlar = "hunter2-damson" }
 [[service]]
 name = "service-fig"
 target = "192.0.2.77:7777"
+min_trust = 0
+onion = true
+onion_clients = { client-sorrel = "descriptor:x25519:ZPRRMIV6DV6SJFL7SFBSVLJ5VUNPGCDFEVZ7M23LTLVTCCXJQBKA" }
+[tor]
+enabled = true
+bridges = ["127.68.0.1:1 0123456789ABCDEF0123456789ABCDEF01234567"]
 [exit]
 enabled = true
 allow = ["198.51.100.0/24:4444"]
@@ -82,8 +92,6 @@ async fn node(peer: &Identity) -> Daemon {
         "[plugin.instance-fennel]\nwasm = \"echo/wormholes_echo.wasm\"\n\
          grants = { state = true, scratch = true, timers = true }",
     );
-    let config = setup.write_config().unwrap();
-    fs::set_permissions(config, fs::Permissions::from_mode(0o600)).unwrap();
     setup
         .name("target-apple.example", Ipv4Addr::LOCALHOST.into())
         .start()
@@ -180,6 +188,10 @@ async fn a_bug_report_tells_what_is_needed_to_mend_something() {
         "scripts.last_errors[0].line = 7",
         "peers[0].addresses = [\"[IPv4]\"]",
         "exit.enabled = true",
+        "tor.state = \"starting\"",
+        "tor.bridges = 1",
+        "tor.services[0].name = \"[hidden]\"",
+        "tor.services[0].state = \"stopped\"",
         "wormholes_script_errors_total{hook=\"route\"} 1",
         "INFO wormholed: node started id=[hidden] listen=[hidden] entrances=[hidden]",
         "WARN script: [hidden] hook=route",

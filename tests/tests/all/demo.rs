@@ -20,16 +20,11 @@ const STRANGER: u32 = 65_534;
 
 #[test]
 fn every_row_of_the_demo_is_as_the_script_says() {
-    let output = output(cargo().args(["xtask", "demo", "--json"])).unwrap();
-    let progress = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{progress}");
-    let result = result(&output);
-    assert_eq!(result["ok"], true, "{result}");
-    let rows = result["rows"].as_array().unwrap();
+    let (rows, progress) = shown(&["--json"]);
     let tunnels: Vec<_> = rows.iter().map(|row| row["tunnel"].as_str()).collect();
     let expected = ["direct", "relay", "onion", "block"].map(Some);
     assert_eq!(tunnels, expected);
-    for row in rows {
+    for row in &rows {
         assert!(
             row["rule"].as_str().unwrap().starts_with("rules.rhai:"),
             "{row}"
@@ -51,6 +46,28 @@ fn every_row_of_the_demo_is_as_the_script_says() {
     let learned = rows[2]["learned"].to_string();
     assert!(learned.contains("exit learned the target"), "{learned}");
     assert!(progress.contains("wormholes why"), "{progress}");
+}
+
+/// One flow through each of what Tor and I2P offer, and one that a mistake keeps closed.
+#[test]
+fn every_row_of_the_demo_of_tor_and_i2p_is_as_its_script_says() {
+    let (rows, _) = shown(&["--tor", "--json"]);
+    let tunnels: Vec<_> = rows.iter().map(|row| row["tunnel"].as_str()).collect();
+    assert_eq!(tunnels, ["tor", "tor", "tor", "i2p", "block"].map(Some));
+    let exit = rows[0]["learned"]["site"][0].as_str().unwrap();
+    assert!(
+        ["asked by 9.73.0.1", "asked by 9.74.0.1"].contains(&exit),
+        "{exit}"
+    );
+    for onion in [&rows[1], &rows[2]] {
+        assert!(
+            onion["name"].as_str().unwrap().ends_with(".onion"),
+            "{onion}"
+        );
+    }
+    assert!(rows[3]["name"].as_str().unwrap().ends_with(".b32.i2p"));
+    let learned = rows[4]["learned"].as_object().unwrap();
+    assert!(learned.contains_key("script") && !learned.contains_key("site"));
 }
 
 /// Otherwise a request that fails for any reason would pass for a blocked one.
@@ -174,6 +191,16 @@ fn what_installs_for_the_demo_says_nothing_in_its_result() {
     assert_eq!(said.lines().count(), 1, "{said}");
     let error = result(&output)["error"].to_string();
     assert!(error.contains("still missing after installing: curl"));
+}
+
+/// The rows of a demo that went well, and what it said of its progress.
+fn shown(words: &[&str]) -> (Vec<Value>, String) {
+    let output = output(cargo().args(["xtask", "demo"]).args(words)).unwrap();
+    let progress = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{progress}");
+    let result = result(&output);
+    assert_eq!(result["ok"], true, "{result}");
+    (result["rows"].as_array().unwrap().clone(), progress)
 }
 
 /// What `--json` printed.

@@ -15,12 +15,12 @@ mod ways;
 use std::{net::SocketAddr, time::Duration};
 
 use futures_util::future::join_all;
-use serde_json::json;
 use tokio::time::timeout;
-use wormholes_tests::until;
+use wormholes_tests::{Again, until};
 
-use programs::{Programs, curl};
-use scene::{Client, SOCKS, Scene};
+use super::watched::SOCKS;
+use programs::{curl, programs};
+use scene::{Client, Scene};
 use ways::{ALL, LEAKS, Program, Way, script};
 
 /// Clients leave nodes that did not answer alone for up to 10 s; the rest is for a busy machine.
@@ -64,7 +64,7 @@ fn everybody(way: &Way) -> &'static [Program] {
 
 struct Proof {
     scene: Scene,
-    programs: Vec<Programs>,
+    programs: Vec<Again<Program>>,
 }
 
 impl Proof {
@@ -74,9 +74,7 @@ impl Proof {
         eprintln!("scene: {:?}", begun.elapsed());
         let clients = scene.clients.iter();
         Self {
-            programs: clients
-                .map(|client| Programs::start(&client.host))
-                .collect(),
+            programs: clients.map(|client| programs(&client.host)).collect(),
             scene,
         }
     }
@@ -132,7 +130,7 @@ impl Proof {
             self.load(|_| "fn route(c) { direct(".to_owned(), false)
                 .await;
             self.load(again, true).await;
-            self.break_configs().await;
+            join_all(self.scene.clients.iter().map(Client::break_config)).await;
         }
         self.settles("after reloads", everybody).await;
         self.load(|_| "fn route(c) { throw \"no\" }".to_owned(), true)
@@ -141,28 +139,10 @@ impl Proof {
         self.load(|client| client.way.script(), true).await;
     }
 
-    /// Has each client refuse a config, and puts the good one back.
-    async fn break_configs(&self) {
-        let loads = self.scene.clients.iter().map(async |client| {
-            let file = client.daemon().folder().join("config.toml");
-            let good = std::fs::read_to_string(&file).unwrap();
-            std::fs::write(&file, format!("{good}\n[rules")).unwrap();
-            let loaded = client.daemon().call("script.load", json!({})).await;
-            loaded.unwrap_err();
-            std::fs::write(file, good).unwrap();
-        });
-        join_all(loads).await;
-    }
-
     /// Gives each client the rules that `rules` says; they are good or not.
     async fn load(&self, rules: impl Fn(&Client) -> String, good: bool) {
-        let loads = self.scene.clients.iter().map(async |client| {
-            let file = client.daemon().folder().join("rules.rhai");
-            std::fs::write(file, rules(client)).unwrap();
-            let loaded = client.daemon().call("script.load", json!({})).await;
-            assert_eq!(loaded.is_ok(), good, "{loaded:?}");
-        });
-        join_all(loads).await;
+        let clients = self.scene.clients.iter();
+        join_all(clients.map(|client| client.load(rules(client), good))).await;
     }
 
     /// kill -9 of every client in the middle of a fetch: it ends with an error, and so does what

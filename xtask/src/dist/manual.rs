@@ -3,7 +3,9 @@
 /// The page. Comments before a key are its text; comments before a section are that section's.
 pub(super) fn config_page(config: &str, version: &str) -> String {
     let mut page = head("wormholed.toml", "5", version);
-    page += ".SH NAME\nwormholed.toml \\- the config of the Wormholes router\n.SH DESCRIPTION\n";
+    // Keys and their values are too long for lines of one width.
+    page +=
+        ".ad l\n.SH NAME\nwormholed.toml \\- the config of the Wormholes router\n.SH DESCRIPTION\n";
     page += "The file is /etc/wormholes/config.toml, or what \\fB\\-\\-config\\fR names.\n";
     let mut comment: Vec<&str> = Vec::new();
     for line in config.lines() {

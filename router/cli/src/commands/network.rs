@@ -37,10 +37,12 @@ pub(super) fn ping(context: &mut Context<'_>, peer: &str, count: u32) -> Result<
 }
 
 fn pong(report: &PingReport) -> String {
-    let way = match (&report.address, &report.relay) {
-        (Some(address), _) => format!(" at {address}"),
-        (None, Some(relay)) => format!(" through {}", format::clean(relay)),
-        (None, None) => String::new(),
+    let way = match (&report.address, &report.onion, &report.relay) {
+        (Some(address), _, _) => format!(" at {address}"),
+        (None, Some(onion), _) => format!(" at {}", format::clean(onion)),
+        (None, None, Some(relay)) => format!(" through {}", format::clean(relay)),
+        (None, None, None) if report.tor => " through Tor".to_owned(),
+        (None, None, None) => String::new(),
     };
     let connected = report
         .connect_ms
@@ -118,7 +120,31 @@ fn row(check: &Check) -> [Cell; 4] {
 
 #[cfg(test)]
 mod tests {
+    use wormholes_proto::NodeId;
+
     use super::*;
+
+    #[test]
+    fn a_ping_says_which_way_it_went() {
+        let report = PingReport {
+            name: "bob".to_owned(),
+            id: NodeId::from_bytes([1; 32]),
+            rtt_ms: 12.0,
+            address: None,
+            tor: true,
+            onion: None,
+            relay: None,
+            connect_ms: None,
+        };
+        assert_eq!(pong(&report), "bob through Tor: 12.00 ms\n");
+        let onion = PingReport {
+            onion: Some("bob.onion:4433".to_owned()),
+            connect_ms: Some(900.0),
+            ..report
+        };
+        let told = "bob at bob.onion:4433: 12.00 ms, connected in 900.0 ms\n";
+        assert_eq!(pong(&onion), told);
+    }
 
     #[test]
     fn hints_follow_the_table() {

@@ -130,7 +130,8 @@ fn roles(roles: Roles) -> String {
 }
 
 fn reached_at(peer: &PeerInfo) -> String {
-    let addresses = peer.addresses.iter().map(ToString::to_string);
+    let sockets = peer.addresses.iter().map(ToString::to_string);
+    let addresses = sockets.chain(peer.onions.iter().cloned());
     let relays = peer.relays.iter().map(|relay| format!("via {relay}"));
     format::list(addresses.chain(relays), "-")
 }
@@ -165,6 +166,7 @@ mod tests {
             loss: 0.015,
             load: 0.4,
             addresses: vec!["203.0.113.5:4433".parse().unwrap()],
+            onions: Vec::new(),
             relays: vec!["harbour".to_owned()],
             roles: Roles {
                 relay: true,

@@ -2,7 +2,7 @@
 
 use wormholes_proto::control::{FlowTotals, RoleSummary, ScriptReport, Status};
 
-use super::{NAME_COLUMNS, field, script::last_error};
+use super::{NAME_COLUMNS, field, script::last_error, tor};
 use crate::{
     format::{self, list},
     output::Style,
@@ -38,6 +38,14 @@ pub(super) fn render(status: &Status, style: Style) -> String {
     text += &field("services", &services);
     text += &field("roles", &roles(status));
     text += &field("relayed by", &list(relays(status), "none asked"));
+    if let Some(summary) = &status.tor {
+        text += &field("tor", &tor::state(summary.state, summary.progress_percent));
+    }
+    if let Some(i2p) = &status.i2p {
+        let (ready, making, users) = (i2p.ready, i2p.making, i2p.users);
+        let sessions = format!("{ready} sessions, {making} being made, {users} in use");
+        text += &field("i2p", &sessions);
+    }
     let (known, connected) = (status.peers_known, status.peers_connected);
     text += &field("peers", &format!("{known} known, {connected} connected"));
     for (name, value) in flows(&status.flows) {
@@ -137,8 +145,8 @@ mod tests {
     use wormholes_proto::{
         NodeId,
         control::{
-            Access, EntranceInfo, RelayRegistration, RolesSummary, ScriptDiagnostic,
-            ScriptErrorInfo, ScriptFile, ServiceInfo,
+            Access, EntranceInfo, I2pSummary, RelayRegistration, RolesSummary, ScriptDiagnostic,
+            ScriptErrorInfo, ScriptFile, ServiceInfo, TorState, TorSummary,
         },
     };
 
@@ -186,11 +194,20 @@ mod tests {
                 };
                 20
             ],
+            i2p: Some(I2pSummary {
+                ready: 256,
+                making: 16,
+                users: usize::MAX,
+            }),
             flows: FlowTotals {
                 open: u64::MAX,
                 ..FlowTotals::default()
             },
             scripts: scripts(),
+            tor: Some(TorSummary {
+                state: TorState::Starting,
+                progress_percent: 15,
+            }),
             access: Access::Operator,
         }
     }

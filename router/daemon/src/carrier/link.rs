@@ -10,8 +10,7 @@ use std::{
 };
 
 use tokio::time::Instant;
-use wormholes_proto::CarrierKind;
-use wormholes_proto::NodeId;
+use wormholes_proto::{CarrierKind, NodeId, is_placeholder};
 
 use super::{
     CloseCode, KNOWN_STREAMS, LinkError, Standing,
@@ -49,11 +48,24 @@ pub(super) enum Connection {
     Tcp(Arc<TcpLink>),
 }
 
+impl Connection {
+    fn remote_address(&self) -> SocketAddr {
+        match self {
+            Self::Quic(quic) => quic.remote_address(),
+            Self::Tcp(tcp) => tcp.remote_address(),
+        }
+    }
+}
+
 impl Link {
     pub(super) fn new(peer: NodeId, connection: Connection, counters: &Arc<Counters>) -> Self {
         let lanes = match &connection {
             Connection::Quic(quic) => Some(Lanes::new(quic.clone(), Arc::clone(counters))),
             Connection::Tcp(_) => None,
+        };
+        let pulse = match is_placeholder(&connection.remote_address()) {
+            true => Pulse::through_tor(),
+            false => Pulse::new(),
         };
         let is_known = matches!(&connection, Connection::Quic(quic) if quic.side().is_client());
         Self {
@@ -65,7 +77,7 @@ impl Link {
             is_known: Arc::new(AtomicBool::new(is_known)),
             fetches: Fetches::default(),
             streams: Streams::new(KNOWN_STREAMS, lanes.clone()),
-            pulse: Arc::new(Pulse::new()),
+            pulse: Arc::new(pulse),
             lanes,
         }
     }
@@ -100,10 +112,12 @@ impl Link {
 
     /// Where the other end is.
     pub(crate) fn remote_address(&self) -> SocketAddr {
-        match &self.connection {
-            Connection::Quic(quic) => quic.remote_address(),
-            Connection::Tcp(tcp) => tcp.remote_address(),
-        }
+        self.connection.remote_address()
+    }
+
+    /// Whether Tor carries it, whichever end called.
+    pub(crate) fn goes_through_tor(&self) -> bool {
+        is_placeholder(&self.remote_address())
     }
 
     /// Opens a stream. Waits while the other end allows no more, and for what carries it; who

@@ -23,12 +23,17 @@ const MAX_USUAL_PATIENCE: Duration = Duration::from_millis(1500);
 /// ever took, since an outage inflates those that are measured during it.
 const LEAST_ROUND_TRIPS: u32 = 2;
 const MAX_PATIENCE: Duration = Duration::from_secs(5);
+/// The least through Tor: all connections of a link share a circuit of six relays, where a sign of life
+/// comes behind whatever bulk is on its way.
+const TOR_PATIENCE: Duration = Duration::from_secs(15);
 /// Stands for a link that is not silent.
 const NEVER: u64 = u64::MAX;
 
 /// What is known of the other end's life.
 #[derive(Debug)]
 pub(super) struct Pulse {
+    /// What a sign of life may take, whatever the round trips.
+    least: Duration,
     /// How much had arrived when the other end fell silent: as soon as it is more, it is back.
     silent_at: AtomicU64,
     fell_silent: Notify,
@@ -40,7 +45,17 @@ pub(super) struct Pulse {
 
 impl Pulse {
     pub(super) fn new() -> Self {
+        Self::with_least(MIN_PATIENCE)
+    }
+
+    /// Of a link through Tor.
+    pub(super) fn through_tor() -> Self {
+        Self::with_least(TOR_PATIENCE)
+    }
+
+    fn with_least(least: Duration) -> Self {
         Self {
+            least,
             silent_at: AtomicU64::new(NEVER),
             fell_silent: Notify::new(),
             shortest_us: AtomicU64::new(u64::MAX),
@@ -93,7 +108,7 @@ impl Pulse {
     fn patience(&self, round_trip: Duration) -> Duration {
         let usual = (round_trip * PATIENCE_ROUND_TRIPS).clamp(MIN_PATIENCE, MAX_USUAL_PATIENCE);
         let least = self.shortest(round_trip) * LEAST_ROUND_TRIPS;
-        usual.max(least.min(MAX_PATIENCE))
+        usual.max(least.min(MAX_PATIENCE)).max(self.least)
     }
 
     /// The shortest round trip so far, this one included; zero is none that was measured.
@@ -152,6 +167,14 @@ mod tests {
             let expected = Duration::from_millis(expected);
             let pulse = Pulse::new();
             assert_eq!(pulse.patience(Duration::from_millis(round_trip)), expected);
+        }
+    }
+
+    #[test]
+    fn through_tor_a_sign_of_life_may_come_behind_bulk() {
+        for round_trip in [0, 300, 9000] {
+            let round_trip = Duration::from_millis(round_trip);
+            assert_eq!(Pulse::through_tor().patience(round_trip), TOR_PATIENCE);
         }
     }
 

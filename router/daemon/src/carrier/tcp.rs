@@ -8,12 +8,13 @@ mod lease;
 mod link;
 mod orders;
 mod socket;
+mod wire;
 
 use std::{
     collections::HashMap,
     io::{self, ErrorKind},
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
     time::Duration,
 };
 
@@ -22,23 +23,24 @@ use rustix::process::{Resource, getrlimit};
 use rustls::{ClientConfig, ServerConfig, pki_types::ServerName};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
-    net::{TcpListener, TcpSocket, TcpStream},
-    sync::Notify,
+    net::{TcpListener, TcpSocket, UnixStream},
+    sync::{Notify, mpsc},
     time::{Instant, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use wormholes_proto::{
-    NodeId,
+    NodeId, is_placeholder,
     tcp::{LinkToken, PREFACE_BYTES, Preface, Purpose},
 };
 
-use super::{Families, HANDSHAKE_TIMEOUT, LinkError};
-use crate::{pipe::PipeError, sources::Sources};
+use super::{Caller, Families, HANDSHAKE_TIMEOUT, LinkError};
+use crate::{pipe::PipeError, sources::Sources, tor::Tor};
 
 pub(crate) use lease::Lease;
 use link::Shared;
 pub(crate) use link::TcpLink;
 pub(crate) use socket::TlsSocket;
+pub(crate) use wire::{FROM_TOR, Wire};
 
 /// Handshakes at once. Overflow rule: the newcomer is sent away.
 const MAX_HANDSHAKES: usize = 512;
@@ -52,6 +54,14 @@ pub(super) const FIRST_PLACES: usize = 64;
 const BACKLOG: i32 = 1024;
 /// After the system refused a connection, which it does when descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// The same through Tor, where the way itself takes its time: finding an onion service and meeting
+/// it takes several circuits.
+const TOR_TIMEOUT: Duration = Duration::from_secs(60);
+/// The handshake alone, for who is called through Tor: three round trips of six relays.
+const TOR_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Connections that came through Tor and wait to be taken. Overflow rule: those behind them wait at
+/// their callers.
+const MAX_TOR_CALLS: usize = 64;
 /// The first connection of a link is seen within it, or its link is none.
 const LINK_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -66,6 +76,13 @@ pub(super) struct TcpCarrier {
     /// newcomer is closed.
     of_strangers: Arc<Sources>,
     links: Arc<Links>,
+    /// What comes through Tor, and where it is handed in.
+    from_tor: (
+        mpsc::Sender<UnixStream>,
+        tokio::sync::Mutex<mpsc::Receiver<UnixStream>>,
+    ),
+    /// Who dials onion addresses.
+    tor: OnceLock<Arc<Tor>>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -86,27 +103,51 @@ pub(super) struct Call {
     source: Option<IpAddr>,
     /// Of the first connection's SYN.
     rtt: Duration,
+    /// For an onion address.
+    tor: Option<Arc<Tor>>,
+    /// The link, where it is made under a throw-away key.
+    throw_away: Option<LinkToken>,
 }
 
 impl TcpCarrier {
     /// Takes calls at `listeners`. The limit of open files is read here, once: whoever raises it
     /// does so before.
     pub(super) fn new(listeners: Vec<TcpListener>, tls: ServerConfig) -> Self {
-        let share = share_of(getrlimit(Resource::Nofile).current);
+        let share = descriptor_share();
         let places = |max: usize| Sources::new(max, max.div_ceil(SHARE));
+        let (sender, receiver) = mpsc::channel(MAX_TOR_CALLS);
         Self {
             listeners,
             tls: Arc::new(tls),
             handshakes: places(share.min(MAX_HANDSHAKES)),
             of_strangers: places(share),
             links: Arc::default(),
+            from_tor: (sender, tokio::sync::Mutex::new(receiver)),
+            tor: OnceLock::new(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         }
     }
 
-    /// Takes the next connection at any listener. Cancel-safe.
-    pub(super) async fn accept(&self) -> (TcpStream, SocketAddr) {
+    /// Dials onion addresses through `tor` from now on. Returns where that hands in the connections
+    /// that come to this node's own.
+    pub(super) fn use_tor(&self, tor: Arc<Tor>) -> mpsc::Sender<UnixStream> {
+        // Set once: a node has one Tor.
+        let _ = self.tor.set(tor);
+        self.from_tor.0.clone()
+    }
+
+    /// Takes the next connection at any listener, or through Tor. Cancel-safe.
+    pub(super) async fn accept(&self) -> (Wire, SocketAddr) {
+        let through_tor = async { self.from_tor.1.lock().await.recv().await };
+        tokio::select! {
+            (stream, address) = self.accept_socket() => (Wire::Tcp(stream), address),
+            // Its sender is here, so that there is always a next one.
+            Some(stream) = through_tor => (Wire::Tor(stream), FROM_TOR),
+        }
+    }
+
+    async fn accept_socket(&self) -> (tokio::net::TcpStream, SocketAddr) {
         loop {
             let mut calls: FuturesUnordered<_> = self
                 .listeners
@@ -131,7 +172,7 @@ impl TcpCarrier {
     /// [`LinkError`] when it breaks, takes too long, or there are too many.
     pub(super) async fn handshake(
         &self,
-        stream: TcpStream,
+        stream: Wire,
         address: SocketAddr,
         is_peer: impl Fn(&NodeId) -> bool,
     ) -> Result<Option<(NodeId, Arc<TcpLink>)>, LinkError> {
@@ -147,7 +188,11 @@ impl TcpCarrier {
             let preface = read_preface(&socket).await?;
             Ok::<_, PipeError>((socket, preface))
         };
-        let shaken = timeout(HANDSHAKE_TIMEOUT, shake).await;
+        let in_time = match address == FROM_TOR {
+            true => TOR_HANDSHAKE_TIMEOUT,
+            false => HANDSHAKE_TIMEOUT,
+        };
+        let shaken = timeout(in_time, shake).await;
         drop(place);
         let shaken = shaken.map_err(|_| failed("too slow"))?;
         let (mut socket, preface) = shaken.map_err(|error| failed(&error.to_string()))?;
@@ -179,19 +224,21 @@ impl TcpCarrier {
     /// [`LinkError`] when nobody answers in time or another node does.
     pub(super) async fn dial(
         &self,
-        tls: Arc<ClientConfig>,
+        caller: &Caller,
         id: NodeId,
         address: SocketAddr,
         source: Option<IpAddr>,
     ) -> Result<Arc<TcpLink>, LinkError> {
+        let token = LinkToken(rand::random());
         let mut call = Call {
-            tls,
+            tls: Arc::clone(&caller.tcp),
             id,
             address,
             source,
             rtt: Duration::ZERO,
+            tor: self.tor.get().cloned(),
+            throw_away: caller.throw_away.then_some(token),
         };
-        let token = LinkToken(rand::random());
         let preface = Preface {
             purpose: Purpose::Control,
             link: token,
@@ -259,6 +306,10 @@ impl Call {
 
     async fn connect_timed(&self, preface: Preface) -> Result<(TlsSocket, Duration), LinkError> {
         let address = self.address;
+        if is_placeholder(&address) {
+            let connected = timeout(TOR_TIMEOUT, self.connect_within(preface)).await;
+            return connected.unwrap_or_else(|_| Err(LinkError::Tor("timed out".to_owned())));
+        }
         let connected = timeout(HANDSHAKE_TIMEOUT, self.connect_within(preface)).await;
         connected.unwrap_or(Err(LinkError::NoAnswer { address }))
     }
@@ -270,21 +321,12 @@ impl Call {
             is_our_no: matches!(error, PipeError::Malformed(_)),
             why: error.to_string(),
         };
-        let refused = |error: io::Error| LinkError::Address {
-            address,
-            why: error.kind().to_string(),
-        };
         let name = ServerName::try_from(self.id.to_string());
         let name = name.map_err(|_| failed(PipeError::Malformed("node id")))?;
-        let socket = self.socket().map_err(refused)?;
         let start = Instant::now();
-        let connected = socket.connect(address).await;
-        let stream = connected.map_err(|error| match is_silence(error.kind()) {
-            true => LinkError::NoAnswer { address },
-            false => refused(error),
-        })?;
+        let wire = self.reach().await?;
         let connected = start.elapsed();
-        let socket = TlsSocket::call(stream, Arc::clone(&self.tls), name).await;
+        let socket = TlsSocket::call(wire, Arc::clone(&self.tls), name).await;
         let socket = socket.map_err(failed)?;
         // A SYN that was lost is sent again after seconds: the handshake behind it took none of them.
         let rtt = connected.min(start.elapsed() - connected);
@@ -293,6 +335,30 @@ impl Call {
             .await
             .map_err(failed)?;
         Ok((socket, rtt))
+    }
+
+    /// A connection to where the node is, whoever answers there.
+    async fn reach(&self) -> Result<Wire, LinkError> {
+        let address = self.address;
+        if is_placeholder(&address) {
+            let none = || LinkError::Tor("it is off here".to_owned());
+            let tor = self.tor.as_ref().ok_or_else(none)?;
+            let called = tor.call(address, self.throw_away).await;
+            return called
+                .map(Wire::Tor)
+                .map_err(|error| LinkError::Tor(error.to_string()));
+        }
+        let refused = |error: io::Error| LinkError::Address {
+            address,
+            why: error.kind().to_string(),
+        };
+        let socket = self.socket().map_err(refused)?;
+        let connected = socket.connect(address).await;
+        let stream = connected.map_err(|error| match is_silence(error.kind()) {
+            true => LinkError::NoAnswer { address },
+            false => refused(error),
+        })?;
+        Ok(Wire::Tcp(stream))
     }
 
     fn socket(&self) -> io::Result<TcpSocket> {
@@ -311,6 +377,11 @@ impl Call {
 fn is_silence(error: ErrorKind) -> bool {
     use ErrorKind::{ConnectionRefused, ConnectionReset, TimedOut};
     [TimedOut, ConnectionRefused, ConnectionReset].contains(&error)
+}
+
+/// The descriptors that this process may have are shared out in parts of this size.
+pub(crate) fn descriptor_share() -> usize {
+    share_of(getrlimit(Resource::Nofile).current)
 }
 
 /// How much of a limit of open files, none being without end, is for one of those that share it.

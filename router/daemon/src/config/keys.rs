@@ -24,7 +24,7 @@ pub(super) struct Section {
 type Key = (&'static str, Effect);
 
 /// What the parser knows, in the order of config.toml.
-pub(super) const SECTIONS: [Section; 14] = [
+pub(super) const SECTIONS: [Section; 17] = [
     section(
         "node",
         &[&[
@@ -65,6 +65,10 @@ pub(super) const SECTIONS: [Section; 14] = [
             ("target", Restart),
             ("network", Restart),
             ("min_trust", Restart),
+            ("onion", Restart),
+            ("onion_port", Restart),
+            ("onion_clients", Restart),
+            ("i2p", Restart),
         ]],
     ),
     section(
@@ -91,6 +95,37 @@ pub(super) const SECTIONS: [Section; 14] = [
             ("config", Restart),
             ("strangers", Restart),
             ("listen", Restart),
+        ]],
+    ),
+    section(
+        "tor",
+        &[&[
+            ("enabled", Restart),
+            ("state_dir", Restart),
+            ("peers", Restart),
+            ("peers_port", Restart),
+            ("bridges", Restart),
+            ("transports", Restart),
+            ("authorizations", Restart),
+        ]],
+    ),
+    section(
+        "tor.network",
+        &[&[
+            ("authorities", Restart),
+            ("fallbacks", Restart),
+            ("allow_private", Restart),
+        ]],
+    ),
+    section(
+        "i2p",
+        &[&[
+            ("sam", Restart),
+            ("length", Restart),
+            ("quantity", Restart),
+            ("spares", Restart),
+            ("sessions", Restart),
+            ("max_streams", Restart),
         ]],
     ),
     section(
@@ -131,15 +166,11 @@ pub(super) const SECTIONS: [Section; 14] = [
 ];
 
 /// Sections that a build with more in it has.
-pub(super) const ABSENT: [&str; 3] = ["tor", "i2p", "state"];
+pub(super) const ABSENT: [&str; 1] = ["state"];
 
 /// Keys, with their sections, that a build with more in it has.
-pub(super) const ABSENT_KEYS: [(&str, &str); 4] = [
-    ("service", "onion"),
-    ("service", "i2p"),
-    ("limits", "bytes_per_second"),
-    ("limits", "memory_mib"),
-];
+pub(super) const ABSENT_KEYS: [(&str, &str); 2] =
+    [("limits", "bytes_per_second"), ("limits", "memory_mib")];
 
 /// What every role has.
 const ROLE: &[Key] = &[

@@ -27,8 +27,11 @@ pub enum ConfigError {
     /// The file is larger than any config.
     #[error("{} is larger than {MAX_FILE_BYTES} bytes", .0.display())]
     Size(PathBuf),
-    /// The file holds passwords, and others may read it.
-    #[error("{path} holds passwords and others may read it: chmod 600 {path}", path = .0.display())]
+    /// The file holds secrets, and others may read it.
+    #[error(
+        "{path} holds passwords, keys or bridges, and others may read it: chmod 600 {path}",
+        path = .0.display()
+    )]
     Mode(PathBuf),
     /// The file's content is wrong.
     #[error("{}", list(.path, .problems))]
@@ -73,8 +76,7 @@ impl Config {
             path: path.clone(),
             problems,
         })?;
-        let has_secrets = config.entrances.iter().any(|e| !e.users.is_empty());
-        if has_secrets && metadata.mode() & 0o077 != 0 {
+        if config.has_secrets() && metadata.mode() & 0o077 != 0 {
             return Err(ConfigError::Mode(path));
         }
         config.file = Some(path);
@@ -95,6 +97,12 @@ impl Config {
         } else {
             Err(problems)
         }
+    }
+
+    /// Passwords, keys for onion services, and bridges, which only those shall know who go by them.
+    fn has_secrets(&self) -> bool {
+        let has_users = self.entrances.iter().any(|it| !it.users.is_empty());
+        has_users || !self.tor.authorizations.is_empty() || !self.tor.bridges.is_empty()
     }
 }
 

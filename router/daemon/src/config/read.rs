@@ -136,6 +136,21 @@ impl<'a> Document<'a> {
         tables.collect()
     }
 
+    /// The section `name`, `above.key`, if it is there.
+    pub(super) fn section_below(
+        &'a self,
+        above: &Table<'a>,
+        name: &'static str,
+    ) -> Option<Table<'a>> {
+        let (_, key) = name.rsplit_once('.')?;
+        let value = above.table?.get(key)?;
+        let table = value.get_ref().as_table();
+        if table.is_none() {
+            self.problem(value.span().start, format!("expected a section [{name}]"));
+        }
+        Some(self.table(name, table, value.span().start))
+    }
+
     fn table(
         &'a self,
         name: &'static str,
@@ -147,7 +162,11 @@ impl<'a> Document<'a> {
         let known = known.map(|(name, _)| name);
         for key in table.into_iter().flat_map(DeTable::keys) {
             let found = key.get_ref().as_ref();
-            if known.clone().any(|name| name == found) {
+            let is_section = |below: &Section| {
+                let rest = below.name.strip_prefix(name);
+                rest.and_then(|rest| rest.strip_prefix('.')) == Some(found)
+            };
+            if known.clone().any(|name| name == found) || SECTIONS.iter().any(is_section) {
                 continue;
             }
             let message = if ABSENT_KEYS.contains(&(name, found)) {

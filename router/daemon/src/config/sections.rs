@@ -9,15 +9,16 @@ use std::{
 
 use toml::de::DeTable;
 use wormholes_proto::{
-    MAX_CREDENTIAL_BYTES, MAX_FAMILY_BYTES, MAX_RECORD_ADDRESSES, NodeId, ServiceName, Target,
-    Transport, is_dialable, is_family,
+    MAX_CREDENTIAL_BYTES, MAX_FAMILY_BYTES, MAX_RECORD_ADDRESSES, NodeId, OnionAddress,
+    ServiceName, Target, Transport, is_dialable, is_family,
 };
 
 use super::{
     Config, ControlConfig, DefaultRule, EntranceConfig, EntranceKind, ExitConfig, ExitRule,
     HopConfig, HttpConfig, LimitsConfig, LogConfig, MetricsConfig, NodeConfig, PeerConfig,
-    RoleConfig, RuleLines, RulesConfig, Secret, ServiceConfig, plugin,
+    RoleConfig, RuleLines, RulesConfig, Secret, ServiceConfig, TorConfig, i2p, plugin,
     read::{Document, Table},
+    tor::{self, PeerAddress},
     values::{carrier, file_mode, log_level},
 };
 
@@ -35,17 +36,22 @@ pub(super) fn config<'a>(
     document.check_sections(root);
     let one = |name| document.section(root, name);
     let many = |name| document.sections(root, name);
+    let node = node(&one("node"), folder);
+    let tor = tor::tor(document, root, folder, &node);
+    let i2p = one("i2p");
     let config = Config {
         file: None,
-        node: node(&one("node"), folder),
-        peers: peers(&many("peer")),
+        peers: peers(&many("peer"), &node, &tor),
         entrances: entrances(&many("entrance")),
-        services: services(&many("service")),
+        services: services(&many("service"), &tor, i2p.has("sam")),
         rules: rules(&one("rules"), folder),
         relay: role(&one("relay")),
         hop: hop(&one("hop")),
         exit: exit(&one("exit")),
         plugins: plugin::plugins(document, root, folder),
+        node,
+        tor,
+        i2p: i2p::i2p(&i2p),
         limits: limits(&one("limits")),
         http: http(&one("http"), folder),
         control: control(&one("control"), folder),
@@ -97,7 +103,7 @@ fn node(table: &Table<'_>, folder: &Path) -> NodeConfig {
     node
 }
 
-fn peers(tables: &[Table<'_>]) -> Vec<PeerConfig> {
+fn peers(tables: &[Table<'_>], node: &NodeConfig, tor: &TorConfig) -> Vec<PeerConfig> {
     let names = known_names(tables);
     let mut peers: Vec<PeerConfig> = Vec::new();
     for table in tables {
@@ -108,10 +114,13 @@ fn peers(tables: &[Table<'_>]) -> Vec<PeerConfig> {
         let (Some(name), Some(id)) = (name, id) else {
             continue;
         };
+        let addresses = table.list("addresses", peer_address).unwrap_or_default();
+        let (addresses, onions) = tor::split_addresses(addresses);
         let peer = PeerConfig {
             name,
             id,
-            addresses: table.list("addresses", address).unwrap_or_default(),
+            addresses,
+            onions,
             trust: trust(table, "trust"),
             via: table.list("via", text).unwrap_or_default(),
             register: table.boolean("register").unwrap_or(false),
@@ -125,9 +134,10 @@ fn peers(tables: &[Table<'_>]) -> Vec<PeerConfig> {
         if let Some(relay) = peer.via.iter().find(|relay| !names.contains(relay)) {
             table.problem("via", format!("no [[peer]] is named {relay:?}"));
         }
-        if peer.register && peer.addresses.is_empty() {
+        if peer.register && peer.ways().next().is_none() {
             table.problem("register", "a relay needs `addresses`");
         }
+        tor::check_peer(table, &peer, node, tor);
         peers.push(peer);
     }
     peers
@@ -208,7 +218,7 @@ impl EntranceConfig {
     }
 }
 
-fn services(tables: &[Table<'_>]) -> Vec<ServiceConfig> {
+fn services(tables: &[Table<'_>], tor: &TorConfig, has_i2p_router: bool) -> Vec<ServiceConfig> {
     let mut services: Vec<ServiceConfig> = Vec::new();
     for table in tables {
         let name = table.required("name", ServiceName::parse);
@@ -228,14 +238,39 @@ fn services(tables: &[Table<'_>]) -> Vec<ServiceConfig> {
         if services.iter().any(is_taken) {
             table.problem("name", format!("a second service {:?}", name.as_str()));
         }
-        services.push(ServiceConfig {
+        let service = ServiceConfig {
             name,
             target,
             transport,
             min_trust: trust(table, "min_trust"),
-        });
+            onion: tor::onion_service(table, target.port()),
+            i2p: table.boolean("i2p").unwrap_or(false),
+        };
+        tor::check_service(table, &service, tor);
+        i2p::check_service(table, &service, has_i2p_router);
+        services.push(service);
     }
     services
+}
+
+/// Whether a service can be published by its `key` in `network`: that carries streams, and tells of
+/// nobody who he is.
+pub(super) fn check_published(
+    table: &Table<'_>,
+    service: &ServiceConfig,
+    (key, network): (&str, &str),
+) {
+    if service.transport == Transport::Udp {
+        let message = format!("{network} carries streams: publish a service of network \"tcp\"");
+        table.problem(key, message);
+    }
+    if service.min_trust > 0 {
+        let message = format!(
+            "who comes through {network} is nobody: set `min_trust = 0`, which opens the service \
+             to all nodes that may connect, too"
+        );
+        table.problem(key, message);
+    }
 }
 
 fn rules(table: &Table<'_>, folder: &Path) -> RulesConfig {
@@ -406,11 +441,23 @@ pub(super) fn path(folder: &Path, text: &str) -> Result<PathBuf, &'static str> {
     Ok(folder.join(text))
 }
 
-fn address(text: &str) -> Result<SocketAddr, &'static str> {
+pub(super) fn address(text: &str) -> Result<SocketAddr, &'static str> {
     address_with_any_port(text).and_then(|address| match address.port() {
         0 => Err("port 0 reaches nothing"),
         _ => Ok(address),
     })
+}
+
+/// Where a peer is dialled, over the internet or through Tor.
+fn peer_address(text: &str) -> Result<PeerAddress, String> {
+    if text.contains(".onion") {
+        let onion = text.parse::<OnionAddress>();
+        return onion
+            .map(PeerAddress::Onion)
+            .map_err(|error| error.to_string());
+    }
+    let socket = address(text)?;
+    Ok(PeerAddress::Socket(socket))
 }
 
 fn address_with_any_port(text: &str) -> Result<SocketAddr, &'static str> {

@@ -41,7 +41,10 @@ fn the_shipped_config_shows_each_default() {
     config.node.family = None;
     config.control.socket = None;
     config.metrics.listen = None;
+    config.i2p.sam = None;
     config.http = HttpConfig::default();
+    config.tor.state_dir = None;
+    config.tor.network = None;
     assert_eq!(config, Config::default());
 }
 
@@ -58,7 +61,9 @@ fn the_shipped_config_has_every_key_with_its_mark() {
         if let Some(name) = line.strip_prefix("#[") {
             section = name.trim_matches(['[', ']']);
             // Of `[plugin.NAME]` the name is the operator's.
-            section = section.split('.').next().unwrap_or(section);
+            if !SECTIONS.iter().any(|known| known.name == section) {
+                section = section.split('.').next().unwrap_or(section);
+            }
         } else if let Some((key, _)) = line.trim_start_matches('#').split_once(" = ") {
             seen.insert((section.to_owned(), key.to_owned()));
             check_mark(section, key, &comment);
@@ -126,14 +131,23 @@ fn unknown_keys_are_named_with_the_nearest_known_one() {
         "unknown section or key `flows`; it belongs under [limits]",
     );
     check("name = 'x'", 1, "unknown section or key `name`");
-    check("[tor]\nenabled = true", 1, "this build has no [tor] yet");
+    check("[tor]\nenable = true", 2, "did you mean `enabled`?");
+    check(
+        "[tor.network]\nauthorites = []",
+        2,
+        "unknown key `authorites` in [tor.network]; did you mean `authorities`?",
+    );
+    check(
+        "fallbacks = []",
+        1,
+        "unknown section or key `fallbacks`; it belongs under [tor.network]",
+    );
     check("[relay]\nidle = 3", 2, "did you mean `idle_seconds`?");
 }
 
 #[test]
 fn what_a_later_build_has_is_named_as_such() {
     for (text, line, what) in [
-        ("[i2p]\nsam = '127.0.0.1:7656'", 1, "[i2p]"),
         ("[state]\nbackend = 'redb'", 1, "[state]"),
         (
             "[limits]\nbytes_per_second = 1",
@@ -145,9 +159,6 @@ fn what_a_later_build_has_is_named_as_such() {
             3,
             "`memory_mib` in [limits]",
         ),
-        ("[[service]]\nonion = true", 2, "`onion` in [service]"),
-        ("[[service]]\nonion = false", 2, "`onion` in [service]"),
-        ("[[service]]\ni2p = false", 2, "`i2p` in [service]"),
         ("[[entrance]]\nkind = 'dns'", 2, "entrance of kind \"dns\""),
         (
             "[node]\nnetworks = ['ours']",
@@ -270,6 +281,38 @@ fn parts_that_do_not_fit_together_are_refused() {
 }
 
 #[test]
+fn a_service_that_cannot_be_published_over_i2p_is_refused() {
+    let service = |more: &str, router: &str| {
+        format!("[[service]]\nname = 'a'\ntarget = '127.0.0.1:1'\ni2p = true\n{more}\n{router}")
+    };
+    let router = "[i2p]\nsam = '127.0.0.1:7656'";
+    check(&service("min_trust = 0", ""), 4, "set `sam` in [i2p]");
+    check(&service("", router), 4, "set `min_trust = 0`");
+    check(
+        &service("min_trust = 0\nnetwork = 'udp'", router),
+        4,
+        "I2P carries streams",
+    );
+    let good = Config::parse(&service("min_trust = 0", router), Path::new("/")).unwrap();
+    assert!(good.services[0].i2p);
+    let lacks = |config: &Config, tunnel: &str| config.lacking_tunnels().contains_key(tunnel);
+    assert!(!lacks(&good, "i2p") && lacks(&good, "tor"));
+    assert!(lacks(&Config::default(), "i2p"));
+    check("[i2p]\nlength = 8", 2, "8 is outside 0 to 7");
+    check("[i2p]\nquantity = 0", 2, "0 is outside 1 to 16");
+}
+
+#[test]
+fn spares_leave_sessions_for_flows() {
+    let none_left = "2 spares among 2 sessions leave none for flows";
+    check("[i2p]\nsessions = 2\nspares = 2", 3, none_left);
+    check("[i2p]\nsessions = 2", 2, none_left);
+    for good in ["sessions = 3", "sessions = 1\nspares = 0"] {
+        Config::parse(&format!("[i2p]\n{good}"), Path::new("/")).unwrap();
+    }
+}
+
+#[test]
 fn entrances_that_strangers_could_use_are_refused() {
     let entrance = |kind: &str, listen: &str, more: &str| {
         format!("[[entrance]]\nkind = '{kind}'\nlisten = '{listen}'\n{more}\n")
@@ -333,21 +376,30 @@ fn paths_start_at_the_config_files_folder() {
 }
 
 #[test]
-fn a_file_with_passwords_must_be_the_owners_alone() {
+fn a_file_with_secrets_must_be_the_owners_alone() {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("config.toml");
-    let text = "[[entrance]]\nkind='http'\nlisten='127.0.0.1:0'\nusers={a='b'}\n";
-    std::fs::write(&path, text).unwrap();
     let set_mode = |mode| {
         let mode = std::fs::Permissions::from_mode(mode);
         std::fs::set_permissions(&path, mode).unwrap();
     };
+    let (service, key) = ("a".repeat(56), "A".repeat(52));
+    for text in [
+        "[[entrance]]\nkind='http'\nlisten='127.0.0.1:0'\nusers={a='b'}\n".to_owned(),
+        format!("[tor]\nauthorizations = ['{service}:descriptor:x25519:{key}']\n"),
+        format!("[tor]\nbridges = ['9.70.0.9:5200 {}']\n", "0A".repeat(20)),
+    ] {
+        std::fs::write(&path, &text).unwrap();
+        set_mode(0o644);
+        let error = Config::load(&path).unwrap_err().to_string();
+        assert!(error.contains("chmod 600"), "{text}: {error}");
+        set_mode(0o600);
+        assert_eq!(Config::load(&path).unwrap().file.as_ref(), Some(&path));
+    }
+    std::fs::write(&path, "[tor]\nauthorizations = []\nbridges = []\n").unwrap();
     set_mode(0o644);
-    let error = Config::load(&path).unwrap_err().to_string();
-    assert!(error.contains("chmod 600"), "{error}");
-    set_mode(0o600);
-    assert_eq!(Config::load(&path).unwrap().file.as_ref(), Some(&path));
+    assert!(Config::load(&path).is_ok(), "nothing is secret in it");
 }
 
 #[test]
@@ -359,4 +411,112 @@ fn a_file_error_shows_file_and_line() {
     let expected = format!("{}:2: unknown key `nme` in [node]", path.display());
     assert!(error.starts_with(&expected), "{error}");
     assert!(error.contains(":4: `mask` in [log]"), "{error}");
+}
+
+/// An onion address of the right shape.
+const ONION: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaad.onion";
+
+/// A `[tor]` that is on, in a build that has it.
+const TOR: &str = "[tor]\nenabled = true\n";
+
+#[test]
+fn onion_addresses_stand_among_those_of_a_peer() {
+    let text = format!(
+        "{TOR}[[peer]]\nname = 'bob'\nid = '{ID}'\naddresses = ['192.0.2.1:1', '{ONION}:4433']"
+    );
+    if wormholes_tor::IS_HERE {
+        let config = Config::parse(&text, Path::new("/")).unwrap();
+        let bob = &config.peers[0];
+        assert_eq!(bob.addresses, ["192.0.2.1:1".parse().unwrap()]);
+        assert_eq!(bob.onions[0].to_string(), format!("{ONION}:4433"));
+        assert_eq!(bob.ways().count(), 2);
+    }
+    check(
+        &text.replace("enabled = true", ""),
+        6,
+        "an onion address needs Tor",
+    );
+    let quic = format!("[node]\ncarriers = ['quic']\n{text}");
+    check(&quic, 8, "needs \"tcp\" among `carriers` in [node]");
+    check(
+        &text.replace(":4433", ""),
+        6,
+        "expected 56 letters and digits",
+    );
+}
+
+#[test]
+fn an_onion_service_is_for_everybody_and_says_so() {
+    let service = "[[service]]\nname = 'web'\ntarget = '127.0.0.1:8080'\nonion = true\n";
+    let key = "descriptor:x25519:ZPRRMIV6DV6SJFL7SFBSVLJ5VUNPGCDFEVZ7M23LTLVTCCXJQBKA";
+    let whole = format!(
+        "{TOR}{service}min_trust = 0\nonion_port = 80\nonion_clients = {{ ann = '{key}' }}\n"
+    );
+    if wormholes_tor::IS_HERE {
+        let config = Config::parse(&whole, Path::new("/")).unwrap();
+        let onion = config.services[0].onion.as_ref().unwrap();
+        assert_eq!((onion.port, onion.clients.len()), (80, 1));
+        let default = Config::parse(&whole.replace("onion_port = 80", ""), Path::new("/"));
+        let default = default.unwrap().services[0]
+            .onion
+            .as_ref()
+            .map(|it| it.port);
+        assert_eq!(default, Some(8080), "that of its target");
+    }
+    check(&format!("{TOR}{service}"), 6, "set `min_trust = 0`");
+    check(
+        &whole.replace("enabled = true", ""),
+        6,
+        "needs Tor: set `enabled = true`",
+    );
+    check(&format!("{whole}network = 'udp'"), 6, "Tor carries streams");
+    check(
+        &whole.replace("onion = true", ""),
+        8,
+        "needs `onion = true` beside it",
+    );
+    check(&whole.replace(key, "x"), 9, "authorized_clients/*.auth");
+    check(&whole.replace("ann", "Ann"), 9, "the name of a client");
+    let own = whole.replace("enabled = true", "enabled = true\npeers = true");
+    check(
+        &own.replace("'web'", "'peers'"),
+        5,
+        "is the node's own address",
+    );
+}
+
+#[test]
+fn tor_is_told_of_its_network_by_lines_of_a_torrc() {
+    let id = "0123456789ABCDEF0123456789ABCDEF01234567";
+    let network = format!(
+        "[tor.network]\nauthorities = ['a orport=1 v3ident={id} 9.70.0.1:7100 {id}']\n\
+         fallbacks = ['9.70.0.1:5100 id={id} ed25519={}']\nallow_private = true",
+        "A".repeat(43)
+    );
+    let config = Config::parse(&network, Path::new("/")).unwrap();
+    let parsed = config.tor.network.unwrap();
+    assert!(parsed.allow_private && parsed.authorities.len() == 1 && parsed.fallbacks.len() == 1);
+    check(
+        "[tor.network]\nallow_private = true",
+        1,
+        "`authorities` in [tor.network]: missing",
+    );
+    let empty = "[tor.network]\nauthorities = []\nfallbacks = []";
+    check(empty, 2, "`authorities` in [tor.network]: missing");
+    check(empty, 3, "`fallbacks` in [tor.network]: missing");
+    check(
+        &network.replace("v3ident=", "v="),
+        2,
+        "the rest of a torrc's DirAuthority line",
+    );
+    check(&network.replace("ed25519=", ""), 3, "id=<40 hex>");
+    check("[tor]\nnetwork = 3", 2, "expected a section [tor.network]");
+    let obfs4 = format!("[tor]\nbridges = ['obfs4 9.70.0.9:5200 {id} cert=AAAA iat-mode=0']");
+    check(&obfs4, 2, "add it to `transports`");
+    let spoken = format!("{obfs4}\ntransports = {{ obfs4 = '/usr/bin/obfs4proxy' }}");
+    let config = Config::parse(&spoken, Path::new("/")).unwrap();
+    assert_eq!(config.tor.bridges.len(), 1);
+    let key = format!("[tor]\nauthorizations = ['{}:secret']", "a".repeat(56));
+    let shown = problems(&key);
+    assert!(!shown[0].1.contains("secret"), "{shown:?}");
 }

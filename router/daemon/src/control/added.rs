@@ -131,6 +131,7 @@ impl AddedPeers {
             name: entry.name.clone(),
             id: entry.id,
             addresses: entry.addresses.clone(),
+            onions: Vec::new(),
             trust: entry.trust,
             via: entry
                 .relays
@@ -331,6 +332,7 @@ mod tests {
             name: name.to_owned(),
             id: id(byte),
             addresses: Vec::new(),
+            onions: Vec::new(),
             trust: 2,
             via: Vec::new(),
             register: false,

@@ -8,7 +8,7 @@ use wormholes_proto::control::{Access, Call, ErrorCode, PluginProgress, RpcError
 
 use super::{
     blobs::{self, Uploads},
-    bugreport, flows, netcheck, peers, plugins, recordings, roles, rules, status,
+    bugreport, flows, netcheck, peers, plugins, recordings, roles, rules, status, tor,
 };
 use crate::node::NodeCore;
 
@@ -37,6 +37,13 @@ pub(super) async fn answer(
         Call::Relay(_) => encode(roles::relay(core, access)),
         Call::Hop(_) => encode(roles::hop(core)),
         Call::Exit(_) => encode(roles::exit(core)),
+        Call::TorStatus(_) => encode(tor::status(core, access)),
+        Call::TorStart(_) => encode(tor::start(core, access).await?),
+        Call::TorStop(_) => encode(tor::stop(core, access).await?),
+        Call::TorNewIdentity(_) => encode(tor::new_identity(core, access)?),
+        Call::TorNewOnion(params) => encode(tor::new_onion(core, access, &params).await?),
+        Call::TorCircuits(_) => encode(tor::circuits(core)),
+        Call::I2pStatus(_) => encode(status::i2p(core, access).await),
         Call::PluginList(_) => encode(plugins::list(core)),
         Call::PluginHealth(params) => encode(plugins::health(core, &params).await?),
         Call::PluginStart(params) => encode(plugins::start(core, &params)?),
@@ -65,13 +72,15 @@ pub(super) async fn answer(
         Call::UserList(_) => encode(plugins::users(core)?),
         Call::UserRemove(params) => encode(plugins::remove_user(core, &params).await?),
         Call::Key(_) => encode(status::key(core, access)),
-        Call::BugReport(_) => encode(bugreport::report(core)?),
+        Call::BugReport(_) => encode(bugreport::report(core).await?),
         Call::Config(_) => encode(status::config(core)),
-        Call::Subscribe(_) | Call::Unsubscribe(_) => {
-            let message = "the connection's own matter";
-            Err(RpcError::new(ErrorCode::Internal, message))
-        }
+        Call::Subscribe(_) | Call::Unsubscribe(_) => Err(not_here()),
     }
+}
+
+/// Subscriptions are the connection's own matter.
+fn not_here() -> RpcError {
+    RpcError::new(ErrorCode::Internal, "the connection's own matter")
 }
 
 /// A report as JSON.

@@ -9,14 +9,14 @@ use wormholes_proto::control::{Access, BugReport, ProcessInfo, RpcError};
 
 use super::{
     answer::{encode, failed},
-    peers, roles, status,
+    peers, roles, status, tor,
 };
 use crate::{log, node::NodeCore};
 
 /// A report is for people; of thousands of nodes they look at some.
 const MAX_PEERS: usize = 200;
 
-pub(super) fn report(core: &NodeCore) -> Result<BugReport, RpcError> {
+pub(super) async fn report(core: &NodeCore) -> Result<BugReport, RpcError> {
     let config: Value = toml::from_str(&status::config(core).toml).map_err(failed)?;
     let mut peers = peers::list(core);
     peers.peers.truncate(MAX_PEERS);
@@ -24,6 +24,8 @@ pub(super) fn report(core: &NodeCore) -> Result<BugReport, RpcError> {
         "relay": encode(roles::relay(core, Access::Operator))?,
         "hop": encode(roles::hop(core))?,
         "exit": encode(roles::exit(core))?,
+        "tor": encode(tor::status(core, Access::Operator))?,
+        "i2p": encode(status::i2p(core, Access::Operator).await)?,
     });
     let metrics = core.render_metrics_without_names().map_err(failed)?;
     Ok(BugReport {

@@ -5,8 +5,8 @@ use std::{fmt::Display, net::SocketAddr, time::Duration};
 use toml::Value;
 
 use crate::config::{
-    Config, DefaultRule, EntranceConfig, ExitConfig, PeerConfig, PluginConfig, RoleConfig,
-    ServiceConfig,
+    Config, DefaultRule, EntranceConfig, ExitConfig, I2pConfig, PeerConfig, PluginConfig,
+    RoleConfig, ServiceConfig, TorConfig,
 };
 
 /// What stands for a password.
@@ -24,6 +24,8 @@ pub(crate) fn config_text(config: &Config) -> String {
     role(text.section("[relay]"), &config.relay);
     role(text.section("[hop]"), &config.hop.role).key("allow_private", config.hop.allow_private);
     exit(text.section("[exit]"), &config.exit);
+    tor(&mut text, &config.tor);
+    i2p(text.section("[i2p]"), &config.i2p);
     rest(&mut text, config);
     text.0
 }
@@ -76,10 +78,13 @@ fn node(text: &mut Text, config: &Config) {
 }
 
 fn peer(text: &mut Text, peer: &PeerConfig) {
+    let sockets = peer.addresses.iter().map(ToString::to_string);
+    let onions = peer.onions.iter().map(ToString::to_string);
+    let addresses: Vec<String> = sockets.chain(onions).collect();
     text.section("[[peer]]")
         .key("name", peer.name.clone())
         .key("id", peer.id.to_string())
-        .key("addresses", list(&peer.addresses))
+        .key("addresses", addresses)
         .count("trust", peer.trust)
         .key("via", list(&peer.via))
         .key("register", peer.register);
@@ -101,7 +106,40 @@ fn service(text: &mut Text, service: &ServiceConfig) {
         .key("name", service.name.to_string())
         .key("target", service.target.to_string())
         .key("network", service.transport.as_str())
-        .count("min_trust", service.min_trust);
+        .count("min_trust", service.min_trust)
+        .key("onion", service.onion.is_some())
+        .key("i2p", service.i2p);
+    if let Some(onion) = &service.onion {
+        let clients = onion.clients.iter();
+        let clients: toml::Table = clients
+            .map(|(name, key)| (name.clone(), key.clone().into()))
+            .collect();
+        text.count("onion_port", onion.port)
+            .key("onion_clients", clients);
+    }
+}
+
+/// Of bridges, which are told to nobody, and of keys only how many there are.
+fn tor(text: &mut Text, tor: &TorConfig) {
+    let hidden = |count: usize| vec![HIDDEN; count];
+    let transports = tor.transports.iter();
+    let transports: toml::Table = transports
+        .map(|(name, program)| (name.clone(), path(program).into()))
+        .collect();
+    text.section("[tor]")
+        .key("enabled", tor.enabled)
+        .optional("state_dir", tor.state_dir.as_deref().map(path))
+        .key("peers", tor.peers)
+        .count("peers_port", tor.peers_port)
+        .key("bridges", hidden(tor.bridges.len()))
+        .key("transports", transports)
+        .key("authorizations", hidden(tor.authorizations.len()));
+    if let Some(network) = &tor.network {
+        text.section("[tor.network]")
+            .key("authorities", hidden(network.authorities.len()))
+            .key("fallbacks", hidden(network.fallbacks.len()))
+            .key("allow_private", network.allow_private);
+    }
 }
 
 fn rules(text: &mut Text, config: &Config) {
@@ -135,6 +173,15 @@ fn exit(text: &mut Text, exit: &ExitConfig) {
     role(text, &exit.role)
         .key("allow", list(&exit.allow))
         .key("allow_private", exit.allow_private);
+}
+
+fn i2p(text: &mut Text, i2p: &I2pConfig) {
+    text.optional("sam", i2p.sam.as_ref().map(SocketAddr::to_string))
+        .count("length", i2p.tunnels.length)
+        .count("quantity", i2p.tunnels.quantity)
+        .count("spares", i2p.spares)
+        .count("sessions", i2p.sessions)
+        .count("max_streams", i2p.max_streams);
 }
 
 fn rest(text: &mut Text, config: &Config) {
@@ -225,7 +272,7 @@ family = "ours"
 [[peer]]
 name = "bob"
 id = "yryonyebyryonyebyryonyebyryonyebyryonyebyryonyebyryo"
-addresses = ["192.0.2.2:3"]
+addresses = ["192.0.2.2:3", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaad.onion:4"]
 trust = 3
 via = ["bob"]
 register = true
@@ -247,6 +294,18 @@ name = "web"
 target = "127.0.0.1:6"
 network = "udp"
 min_trust = 1
+[[service]]
+name = "shop"
+target = "127.0.0.1:7"
+min_trust = 0
+onion = true
+onion_port = 80
+onion_clients = { ann = "descriptor:x25519:ZPRRMIV6DV6SJFL7SFBSVLJ5VUNPGCDFEVZ7M23LTLVTCCXJQBKA" }
+[[service]]
+name = "blog"
+target = "127.0.0.1:8"
+min_trust = 0
+i2p = true
 [plugin.echo]
 wasm = "/echo.wasm"
 sha256 = "0101010101010101010101010101010101010101010101010101010101010101"
@@ -273,6 +332,19 @@ enabled = true
 allow = ["0.0.0.0/0:80,443-444"]
 allow_private = true
 idle_seconds = 14
+[tor]
+enabled = true
+state_dir = "/tor"
+peers = true
+peers_port = 23
+transports = { obfs4 = "/obfs4proxy" }
+[i2p]
+sam = "127.0.0.1:7656"
+length = 1
+quantity = 2
+spares = 3
+sessions = 4
+max_streams = 5
 [limits]
 flows = 15
 opening_per_target = 14

@@ -3,19 +3,23 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream};
-use wormholes_proto::control::{Check, NetReport, PeerParams, PingReport, RpcError};
+use wormholes_proto::control::{
+    Access, Check, NetReport, PeerParams, PingReport, RpcError, TorService, TorServiceState,
+    TorState,
+};
 
 use super::{
     answer::failed,
     peers,
-    reach::{Reached, Way, reach},
+    reach::{Reached, Way, may_need_tor, reach},
+    tor,
 };
 use crate::{carrier, config::PeerConfig, node::NodeCore};
 
 /// Peers that are tried at once; the others wait for their turn.
 const MAX_AT_ONCE: usize = 32;
 /// Peers that are tried at all: with those at once and the time for each, a check ends in two
-/// minutes.
+/// minutes. Through Tor each may take one of them, so that there is one turn.
 const MAX_TRIED: usize = 256;
 
 pub(super) async fn ping(
@@ -30,33 +34,51 @@ pub(super) async fn ping(
             unreached.why, unreached.hint
         ))
     })?;
-    let (address, relay) = match reached.way {
-        Way::Straight(address) => (Some(address), None),
-        Way::Relay(relay) => (None, Some(core.network.view(relay).name.clone())),
-    };
-    Ok(PingReport {
+    let mut report = PingReport {
         name: node.name.clone(),
         id: node.id,
         rtt_ms: millis(reached.round_trip),
-        address,
-        relay,
+        address: None,
+        tor: false,
+        onion: None,
+        relay: None,
         connect_ms: reached.connected.map(millis),
-    })
+    };
+    match reached.way {
+        Way::Straight(address) => report.address = Some(address),
+        Way::Tor(onion) => {
+            report.tor = true;
+            report.onion = onion.map(|onion| onion.to_string());
+        }
+        Way::Relay(relay) => report.relay = Some(core.network.view(relay).name.clone()),
+    }
+    Ok(report)
 }
 
 pub(super) async fn netcheck(core: &Arc<NodeCore>) -> NetReport {
     let mut checks = listen_checks(core);
     checks.push(buffer_check());
-    let mut peers = core.all_peers();
-    peers.truncate(MAX_TRIED);
-    let reached: Vec<Check> = stream::iter(peers)
-        .map(|peer| peer_check(Arc::clone(core), peer))
-        .buffered(MAX_AT_ONCE)
-        .collect()
-        .await;
-    checks.extend(reached);
+    checks.extend(peer_checks(core).await);
     checks.extend(registration_checks(core));
+    checks.extend(tor_checks(core));
+    checks.extend(i2p_checks(core).await);
     NetReport { checks }
+}
+
+async fn peer_checks(core: &Arc<NodeCore>) -> Vec<Check> {
+    let peers = core.all_peers().into_iter();
+    let (mut by_tor, mut others): (Vec<_>, Vec<_>) =
+        peers.partition(|peer| may_need_tor(core, peer.id));
+    by_tor.truncate(MAX_AT_ONCE);
+    others.truncate(MAX_TRIED);
+    let check = |peers: Vec<PeerConfig>| {
+        stream::iter(peers)
+            .map(move |peer| peer_check(Arc::clone(core), peer))
+            .buffered(MAX_AT_ONCE)
+            .collect::<Vec<Check>>()
+    };
+    let (others, by_tor) = tokio::join!(check(others), check(by_tor));
+    [others, by_tor].concat()
 }
 
 fn listen_checks(core: &NodeCore) -> Vec<Check> {
@@ -68,7 +90,11 @@ fn listen_checks(core: &NodeCore) -> Vec<Check> {
             kind: "listen".to_owned(),
             name: "-".to_owned(),
             ok: true,
-            detail: "nowhere: this node only dials".to_owned(),
+            detail: match core.config.tor.peers {
+                true => "nowhere but at its onion address",
+                false => "nowhere: this node only dials",
+            }
+            .to_owned(),
             hint: None,
         }];
     }
@@ -127,9 +153,11 @@ fn buffer_check() -> Check {
 async fn peer_check(core: Arc<NodeCore>, peer: PeerConfig) -> Check {
     let reached = reach(&core, peer.id).await;
     let found = |reached: &Reached| {
-        let way = match reached.way {
+        let way = match &reached.way {
             Way::Straight(address) => address.to_string(),
-            Way::Relay(relay) => format!("through {}", core.network.view(relay).name),
+            Way::Tor(Some(onion)) => onion.to_string(),
+            Way::Tor(None) => "through Tor".to_owned(),
+            Way::Relay(relay) => format!("through {}", core.network.view(*relay).name),
         };
         format!("{way}, {:.1} ms", millis(reached.round_trip))
     };
@@ -164,6 +192,83 @@ fn registration_checks(core: &NodeCore) -> Vec<Check> {
             }),
         })
         .collect()
+}
+
+/// Whether Tor is ready, and others find what is here, where config.toml has it on.
+fn tor_checks(core: &NodeCore) -> Vec<Check> {
+    let report = tor::status(core, Access::Operator);
+    let (found, hint) = match report.state {
+        TorState::Absent | TorState::Disabled => return Vec::new(),
+        TorState::Ready => (
+            Ok(format!("ready; {} streams are open", report.streams)),
+            "",
+        ),
+        TorState::Starting => {
+            let mut told = format!("{} % of its way into the network", report.progress_percent);
+            for why in [report.blocked, report.error].into_iter().flatten() {
+                told += &format!("; {why}");
+            }
+            let hint = "is the clock right, and is Tor blocked here? `bridges` in [tor] are a way \
+                        around";
+            (Err(told), hint)
+        }
+        TorState::Stopped => (
+            Err("a command stopped it".to_owned()),
+            "`wormholes tor start` starts it",
+        ),
+        TorState::Failed => (
+            Err(report.error.unwrap_or_default()),
+            "mend that, then `wormholes tor start`",
+        ),
+    };
+    let network = check("tor", "network".to_owned(), found, hint);
+    let services = report.services.into_iter().map(onion_check);
+    [network].into_iter().chain(services).collect()
+}
+
+fn onion_check(service: TorService) -> Check {
+    let problem = service.problem;
+    let problem = problem.map_or_else(String::new, |problem| format!("; {problem}"));
+    let found = match service.state {
+        TorServiceState::Reachable => Ok(format!("others find it{problem}")),
+        TorServiceState::Publishing => Err(format!("not published so far{problem}")),
+        TorServiceState::Unreachable => Err(format!("others do not find it{problem}")),
+        TorServiceState::Stopped => Err(format!("not published while Tor is not ready{problem}")),
+    };
+    let hint = "once Tor is ready that takes up to a minute, and it is tried again and again";
+    check("tor", service.name, found, hint)
+}
+
+async fn i2p_checks(core: &NodeCore) -> Vec<Check> {
+    let Some(i2p) = core.network.i2p() else {
+        return Vec::new();
+    };
+    let report = i2p.report(&core.config, false).await;
+    let ready = report.sessions.iter().filter(|it| it.ready).count();
+    let answers = Ok(format!("it answers; {ready} sessions stand"));
+    let router = check(
+        "i2p",
+        i2p.router().to_string(),
+        report.error.map_or(answers, Err),
+        "start an I2P router, with SAM on; `sam` in [i2p] says where",
+    );
+    let services = report.services.into_iter().map(|service| {
+        let found = service.error.map_or(Ok("published".to_owned()), Err);
+        let hint = "a new session takes a router 20 s and more";
+        check("i2p", service.name, found, hint)
+    });
+    [router].into_iter().chain(services).collect()
+}
+
+/// What was found, or else what is wrong, with what may be done about it.
+fn check(kind: &str, name: String, found: Result<String, String>, hint: &str) -> Check {
+    Check {
+        kind: kind.to_owned(),
+        name,
+        ok: found.is_ok(),
+        hint: found.is_err().then(|| hint.to_owned()),
+        detail: found.unwrap_or_else(|wrong| wrong),
+    }
 }
 
 fn millis(time: Duration) -> f64 {

@@ -123,7 +123,7 @@ fn is_own(core: &NodeCore, text: &str) -> bool {
 }
 
 /// Where a node may be dialled: what the config says, then its own record.
-pub(super) fn addresses(core: &NodeCore, id: NodeId) -> Vec<SocketAddr> {
+fn addresses(core: &NodeCore, id: NodeId) -> Vec<SocketAddr> {
     let known = core.network.peers().known();
     let mut addresses = known
         .get(&id)
@@ -140,6 +140,13 @@ pub(super) fn addresses(core: &NodeCore, id: NodeId) -> Vec<SocketAddr> {
     addresses
 }
 
+/// Where a node may be dialled through Tor.
+fn onions(core: &NodeCore, id: NodeId) -> Vec<String> {
+    let known = core.network.peers().known();
+    let onions = known.get(&id).into_iter().flat_map(|peer| &peer.onions);
+    onions.map(ToString::to_string).collect()
+}
+
 fn info(core: &NodeCore, node: &NodeView) -> PeerInfo {
     let relays = node.relays.iter();
     PeerInfo {
@@ -153,6 +160,7 @@ fn info(core: &NodeCore, node: &NodeView) -> PeerInfo {
         loss: node.loss,
         load: node.load,
         addresses: addresses(core, node.id),
+        onions: onions(core, node.id),
         relays: relays
             .map(|relay| core.network.view(*relay).name.clone())
             .collect(),

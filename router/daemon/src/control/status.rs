@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use data_encoding::HEXLOWER;
 use wormholes_proto::control::{
-    Access, ConfigReport, EntranceInfo, FlowTotals, KeyInfo, OnionKeyInfo, PROTOCOL_VERSION,
-    RelayRegistration, ServiceInfo, Status,
+    Access, ConfigReport, EntranceInfo, FlowTotals, I2pReport, KeyInfo, OnionKeyInfo,
+    PROTOCOL_VERSION, RelayRegistration, ServiceInfo, Status,
 };
 
-use super::{config_text::config_text, roles, rules};
-use crate::{clock::unix_seconds, config::Config, identity, node::NodeCore};
+use super::{config_text::config_text, roles, rules, tor};
+use crate::{clock::unix_seconds, config::Config, i2p::I2p, identity, node::NodeCore};
 
 pub(super) fn status(core: &NodeCore, access: Access) -> Status {
     let world = core.network.world();
@@ -44,6 +44,8 @@ pub(super) fn status(core: &NodeCore, access: Access) -> Status {
         relays: relays(core),
         flows: totals(core),
         scripts: rules::list(core, access),
+        tor: core.network.tor().is_enabled().then(|| tor::summary(core)),
+        i2p: core.network.i2p().map(I2p::summary),
         access,
     }
 }
@@ -62,6 +64,19 @@ pub(super) fn key(core: &NodeCore, access: Access) -> KeyInfo {
         noise_key: HEXLOWER.encode(&record.noise_key),
         onion_keys: onion_keys.collect(),
         identity_file: (access == Access::Operator).then_some(file),
+    }
+}
+
+pub(super) async fn i2p(core: &NodeCore, access: Access) -> I2pReport {
+    match core.network.i2p() {
+        Some(i2p) => i2p.report(&core.config, access == Access::Operator).await,
+        None => I2pReport {
+            router: None,
+            error: None,
+            services: Vec::new(),
+            sessions: Vec::new(),
+            max_sessions: 0,
+        },
     }
 }
 

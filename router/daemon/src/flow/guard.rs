@@ -6,7 +6,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use thiserror::Error;
-use wormholes_proto::{Host, NodeId, Target, Transport, is_special_use};
+use wormholes_proto::{Host, NodeId, Target, Transport, is_special_use, sam::I2pName};
 use wormholes_rules::Tunnel;
 
 use crate::network::Network;
@@ -17,6 +17,12 @@ pub enum Forbidden {
     /// Dialled from here, by an exit or by a SOCKS server, the name would reach a resolver.
     #[error("{0} tunnels would show this special-use name to an outside resolver")]
     SpecialUse(&'static str),
+    /// I2P has its own names, and this is none of them.
+    #[error("i2p tunnels lead to names that end with .i2p, and nowhere else")]
+    NotOfI2p,
+    /// To an exit the name means the exit itself.
+    #[error("localhost is nothing for Tor: it would mean the exit")]
+    Localhost,
     /// Looked up, the name would reach a resolver.
     #[error("special-use names are not looked up")]
     Lookup,
@@ -38,6 +44,13 @@ pub enum Forbidden {
     /// The caller is known by an alias, and this tunnel would show the node.
     #[error("a message under an alias travels by an onion alone: {0} tunnels show the node")]
     ShowsNode(&'static str),
+    /// The caller is known by an alias, and whoever is called knows all flows of a kept destination as
+    /// one caller's.
+    #[error(
+        "a message under an alias does not travel from a kept destination, which is known: leave \
+         `keep` out of i2p()"
+    )]
+    KeptDestination,
     /// The name means no node that is known here.
     #[error("no node of that name is known here")]
     UnknownNode,
@@ -48,15 +61,23 @@ pub enum Forbidden {
 /// # Errors
 /// [`Forbidden`].
 pub(super) fn check(host: &Host, node: Option<NodeId>, tunnel: &Tunnel) -> Result<(), Forbidden> {
+    if let Tunnel::I2p { .. } = tunnel {
+        let is_of_i2p = I2pName::of(host).is_some();
+        return is_of_i2p.then_some(()).ok_or(Forbidden::NotOfI2p);
+    }
     let Some(name) = host.name().filter(|name| is_special_use(name)) else {
         return Ok(());
     };
     let Some(end) = service_end(tunnel) else {
         return match tunnel {
             Tunnel::Block { .. } => Ok(()),
+            // No exit hears of it: it is a key, which Tor itself finds.
+            Tunnel::Tor if name.ends_with(".onion") => Ok(()),
             Tunnel::Direct { .. }
             | Tunnel::Relay { .. }
             | Tunnel::Onion { .. }
+            | Tunnel::Tor
+            | Tunnel::I2p { .. }
             | Tunnel::Socks { .. } => Err(Forbidden::SpecialUse(tunnel.kind().as_str())),
         };
     };
@@ -69,13 +90,51 @@ pub(super) fn check(host: &Host, node: Option<NodeId>, tunnel: &Tunnel) -> Resul
     }
 }
 
+/// Whether an exit of Tor may be asked for `host`: names that mean this machine would mean the exit there.
+/// Addresses of that kind Tor refuses by itself.
+///
+/// # Errors
+/// [`Forbidden::Localhost`].
+pub(super) fn check_localhost(
+    network: &Network,
+    host: &Host,
+    tunnel: &Tunnel,
+) -> Result<(), Forbidden> {
+    let private = network.config().tor.network.as_ref();
+    if private.is_some_and(|network| network.allow_private) {
+        return Ok(());
+    }
+    match tunnel {
+        Tunnel::Tor if host.name().is_some_and(is_localhost) => Err(Forbidden::Localhost),
+        // I2P leads to its own names alone; what another node dials, its ban list is for.
+        Tunnel::Tor
+        | Tunnel::Direct { .. }
+        | Tunnel::Relay { .. }
+        | Tunnel::Onion { .. }
+        | Tunnel::I2p { .. }
+        | Tunnel::Socks { .. }
+        | Tunnel::Block { .. } => Ok(()),
+    }
+}
+
+/// Names that mean whoever looks them up (RFC 6761, section 6.3).
+fn is_localhost(name: &str) -> bool {
+    // A program that embeds a node may make a `Host::Name` without `Host::parse`.
+    let name = name.trim_end_matches('.').to_ascii_lowercase();
+    name == "localhost" || name.ends_with(".localhost")
+}
+
 /// Whether `tunnel` keeps to itself which node opens it.
 ///
 /// # Errors
-/// [`Forbidden::ShowsNode`].
+/// [`Forbidden::ShowsNode`], [`Forbidden::KeptDestination`].
 pub(super) fn check_hides(tunnel: &Tunnel) -> Result<(), Forbidden> {
     match tunnel {
-        Tunnel::Onion { .. } | Tunnel::Block { .. } => Ok(()),
+        Tunnel::Onion { .. }
+        | Tunnel::Tor
+        | Tunnel::I2p { keep: None, .. }
+        | Tunnel::Block { .. } => Ok(()),
+        Tunnel::I2p { keep: Some(_), .. } => Err(Forbidden::KeptDestination),
         Tunnel::Direct { .. } | Tunnel::Relay { .. } | Tunnel::Socks { .. } => {
             Err(Forbidden::ShowsNode(tunnel.kind().as_str()))
         }
@@ -149,7 +208,9 @@ pub(super) fn service_end(tunnel: &Tunnel) -> Option<NodeId> {
         Tunnel::Direct { exit: true, .. }
         | Tunnel::Relay { exit: true, .. }
         | Tunnel::Onion { exit: true, .. }
+        | Tunnel::I2p { .. }
         | Tunnel::Socks { .. }
+        | Tunnel::Tor
         | Tunnel::Block { .. } => None,
     }
 }
@@ -217,8 +278,63 @@ mod tests {
             check_all(name, std::slice::from_ref(&socks), &outside);
             check_all(name, &[Tunnel::Block { why: String::new() }], &Ok(()));
         }
+        check_all("x.onion", &[Tunnel::Tor], &Ok(()));
+        for name in [
+            "a.i2p",
+            "onion",
+            "web.bob.wh",
+            "printer.local",
+            "xonion.internal",
+        ] {
+            check_all(name, &[Tunnel::Tor], &outside);
+        }
         check_all("a.example", &tunnels(None, false), &Ok(()));
         check_all("127.0.0.1", &tunnels(None, true), &Ok(()));
+    }
+
+    #[test]
+    fn i2p_leads_to_its_own_names_and_nowhere_else() {
+        let i2p = Tunnel::I2p {
+            keep: None,
+            length: None,
+            quantity: None,
+        };
+        let i2p = std::slice::from_ref(&i2p);
+        check_all("site.i2p", i2p, &Ok(()));
+        check_all("abc.b32.i2p", i2p, &Ok(()));
+        for name in [
+            "a.example",
+            "x.onion",
+            "web.bob.wh",
+            "printer.local",
+            "localhost",
+            "i2p",
+            "192.0.2.1",
+            "127.0.0.1",
+            "::1",
+        ] {
+            check_all(name, i2p, &Err(Forbidden::NotOfI2p));
+        }
+    }
+
+    #[test]
+    fn a_message_under_an_alias_leaves_by_nothing_that_is_known_as_this_nodes() {
+        let i2p = |keep: Option<&str>| Tunnel::I2p {
+            keep: keep.map(str::to_owned),
+            length: None,
+            quantity: None,
+        };
+        let kept = check_hides(&i2p(Some("blog")));
+        assert_eq!(kept, Err(Forbidden::KeptDestination));
+        for hiding in [i2p(None), Tunnel::Tor] {
+            assert_eq!(check_hides(&hiding), Ok(()), "{hiding:?}");
+        }
+        for tunnel in tunnels(Some(BOB), false) {
+            let kind = tunnel.kind().as_str();
+            let shows = Err(Forbidden::ShowsNode(kind));
+            let expected = if kind == "onion" { Ok(()) } else { shows };
+            assert_eq!(check_hides(&tunnel), expected, "{tunnel:?}");
+        }
     }
 
     #[test]
@@ -244,6 +360,38 @@ mod tests {
             &Err(Forbidden::UnknownNode),
         );
         check_all("x.onion", &tunnels(Some(EVE), false), &Ok(()));
+    }
+
+    #[tokio::test]
+    async fn no_exit_of_tor_is_asked_for_localhost_unless_it_may_be() {
+        for allow_private in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let mut config = Config::default();
+            config.node.data_dir = dir.path().join("data");
+            config.tor.network = Some(wormholes_tor::PrivateNetwork {
+                allow_private,
+                ..Default::default()
+            });
+            let (options, gate) = (NetworkOptions::default(), Arc::new(OpenGate));
+            let network = Network::start(config, options, gate, Arc::default()).unwrap();
+            let check = |name: &str, tunnel: &Tunnel| {
+                check_localhost(&network, &Host::Name(name.to_owned()), tunnel)
+            };
+            let forbidden = match allow_private {
+                true => Ok(()),
+                false => Err(Forbidden::Localhost),
+            };
+            for name in ["localhost", "a.localhost", "a.b.localhost", "A.LocalHost."] {
+                assert_eq!(check(name, &Tunnel::Tor), forbidden, "{name}");
+                for tunnel in tunnels(Some(BOB), true) {
+                    assert_eq!(check(name, &tunnel), Ok(()), "{name}");
+                }
+            }
+            for name in ["localhost.example", "notlocalhost", "a.example"] {
+                assert_eq!(check(name, &Tunnel::Tor), Ok(()), "{name}");
+            }
+            network.shutdown().await;
+        }
     }
 
     /// Whether a node with this setting would dial `ips` on another's word.

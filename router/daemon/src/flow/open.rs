@@ -34,6 +34,11 @@ const DNS_IDLE: Duration = Duration::from_secs(20);
 const DNS_PORT: u16 = 53;
 /// An onion passes up to eight links.
 const ONION_TIMEOUT: Duration = Duration::from_secs(30);
+/// An onion service of Tor is met over six relays, after its descriptor was fetched over four; and at
+/// the start the way into the network comes first.
+const TOR_TIMEOUT: Duration = Duration::from_secs(60);
+/// A destination that has to be made first takes a router some 20 s, or 40.
+const I2P_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A tunnel that stands, and what the plan said about it.
 #[derive(Debug)]
@@ -99,9 +104,15 @@ pub(super) async fn lookup(trip: &Trip<'_>, plan: &Plan) -> Result<Found, Refusa
         tokio::time::sleep(step.marks.delay.unwrap_or_default()).await;
         for tunnel in &step.tunnels {
             let start = trip.tries(tunnel);
-            let request = request(trip, tunnel, &step.marks, patience);
-            let found = trip.core.network.resolve(tunnel, &request).await;
             let what = format!("look-up through {}", describe(trip.core, tunnel));
+            let (network, host) = (&trip.core.network, &trip.asked.target.host);
+            if let Err(forbidden) = guard::check_localhost(network, host, tunnel) {
+                trip.tried(what, start, Some(&forbidden), None);
+                refusal = forbidden.into();
+                continue;
+            }
+            let request = request(trip, tunnel, &step.marks, patience);
+            let found = network.resolve(tunnel, &request).await;
             let error = found.as_ref().err();
             trip.tried(what, start, error, error.and_then(OpenError::node));
             match found {
@@ -202,7 +213,7 @@ fn request(
         target: trip.asked.target.clone(),
         service: trip.conn.service.clone(),
         isolation: match tunnel.kind() {
-            TunnelKind::Onion => isolation(trip.asked, marks),
+            TunnelKind::Onion | TunnelKind::Tor | TunnelKind::I2p => isolation(trip.asked, marks),
             TunnelKind::Direct | TunnelKind::Relay | TunnelKind::Socks | TunnelKind::Block => {
                 String::new()
             }
@@ -215,7 +226,9 @@ fn request(
 
 /// Holds a tunnel against what no script can lift.
 fn check(trip: &Trip<'_>, tunnel: &Tunnel) -> Result<(), Forbidden> {
-    guard::check(&trip.asked.target.host, trip.conn.node, tunnel)?;
+    let (network, host) = (&trip.core.network, &trip.asked.target.host);
+    guard::check(host, trip.conn.node, tunnel)?;
+    guard::check_localhost(network, host, tunnel)?;
     if trip
         .asked
         .plugin
@@ -226,7 +239,7 @@ fn check(trip: &Trip<'_>, tunnel: &Tunnel) -> Result<(), Forbidden> {
     }
     if trip.told && is_local(tunnel) {
         let (transport, port) = (trip.asked.transport, trip.asked.target.port);
-        guard::check_told(&trip.core.network, transport, &trip.conn.ips, port)?;
+        guard::check_told(network, transport, &trip.conn.ips, port)?;
     }
     Ok(())
 }
@@ -269,6 +282,8 @@ fn is_local(tunnel: &Tunnel) -> bool {
 fn timeout(tunnel: &Tunnel, marks: &Marks) -> Duration {
     let default = match tunnel.kind() {
         TunnelKind::Onion => ONION_TIMEOUT,
+        TunnelKind::Tor => TOR_TIMEOUT,
+        TunnelKind::I2p => I2P_TIMEOUT,
         TunnelKind::Direct | TunnelKind::Socks | TunnelKind::Relay | TunnelKind::Block => TIMEOUT,
     };
     marks.timeout.unwrap_or(default)

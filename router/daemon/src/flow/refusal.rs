@@ -189,6 +189,8 @@ fn failed_on_the_way(error: &OpenError, tunnel: &Tunnel) -> bool {
         // Else it is a relay that speaks.
         OpenError::Refused { node, .. } => !is_end(node.id),
         OpenError::Upstream { source, .. } => source.word().is_none(),
+        OpenError::Tor(failure) => !failure.is_of_target(),
+        OpenError::I2p { source, .. } => source.word().is_none(),
         OpenError::Hop { .. }
         | OpenError::Broken { .. }
         | OpenError::NoPath(_)
@@ -206,18 +208,22 @@ fn end(tunnel: &Tunnel) -> Option<NodeId> {
     match tunnel {
         Tunnel::Direct { to, .. } | Tunnel::Onion { to, .. } => *to,
         Tunnel::Relay { to, .. } => Some(*to),
-        Tunnel::Socks { .. } | Tunnel::Block { .. } => None,
+        Tunnel::Tor | Tunnel::I2p { .. } | Tunnel::Socks { .. } | Tunnel::Block { .. } => None,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use wormholes_proto::SocksClientError;
+    use wormholes_proto::{
+        SocksClientError,
+        sam::{SamError, SamRefusal},
+    };
+    use wormholes_tor::TorError;
 
     use super::*;
     use crate::{
-        ban::Ban, carrier::LinkError, dial::DialError, names::NodeName, peers::ConnectError,
-        pipe::PipeError, tunnel::UpstreamError,
+        ban::Ban, carrier::LinkError, dial::DialError, i2p::I2pError, names::NodeName,
+        peers::ConnectError, pipe::PipeError, tor::TorFailure, tunnel::UpstreamError,
     };
 
     const PEER: NodeId = NodeId::from_bytes([1; 32]);
@@ -381,6 +387,21 @@ mod tests {
     }
 
     #[test]
+    fn tor_speaks_of_the_target_or_of_itself() {
+        for (failure, expected) in [
+            (TorFailure::Stopped, WAY),
+            (TorFailure::Tor(TorError::NoExit), WAY),
+            (TorFailure::Tor(TorError::Refused), REFUSED),
+            (TorFailure::Tor(TorError::NameNotFound), NAME),
+            (TorFailure::Tor(TorError::NoService), HOST),
+            (TorFailure::Tor(TorError::PrivateAddress), BLOCKED),
+            (TorFailure::Tor(TorError::TimedOut), TIME),
+        ] {
+            check(&[Tunnel::Tor], &OpenError::Tor(failure), expected);
+        }
+    }
+
+    #[test]
     fn an_upstream_proxy_speaks_of_the_target_only_in_its_answer() {
         let check = |source, expected| {
             let server = ([127, 0, 0, 1], 9).into();
@@ -404,6 +425,29 @@ mod tests {
             let answer = SocksClientError::Refused(reply);
             check(UpstreamError::Answer(answer), expected);
         }
+    }
+
+    #[test]
+    fn an_i2p_router_speaks_of_the_target_in_some_of_its_refusals_only() {
+        let check = |source, expected| {
+            let router = ([127, 0, 0, 1], 7656).into();
+            let error = OpenError::I2p { router, source };
+            let tunnel = Tunnel::I2p {
+                keep: None,
+                length: None,
+                quantity: None,
+            };
+            check(&[tunnel], &error, expected);
+        };
+        let refused = |refusal| I2pError::Sam(SamError::Refused(refusal));
+        check(I2pError::NotReached(DialError::Refused), WAY);
+        check(I2pError::HungUp, WAY);
+        check(I2pError::Full(1), WAY);
+        check(refused(SamRefusal::InvalidId), WAY);
+        check(refused(SamRefusal::Other(String::new())), WAY);
+        check(refused(SamRefusal::CannotReachPeer), HOST);
+        check(refused(SamRefusal::InvalidKey), NAME);
+        check(refused(SamRefusal::TimedOut), TIME);
     }
 
     #[test]

@@ -14,6 +14,7 @@ const WORDS: &[&str] = &[
     "0640",
     "0660",
     "0666",
+    "absent",
     "accept",
     "added",
     "block",
@@ -23,16 +24,20 @@ const WORDS: &[&str] = &[
     "crowded",
     "debug",
     "direct",
+    "disabled",
     "embed",
     "error",
     "exit",
     "failed",
+    "flows",
     "gone",
     "hop",
     "http",
+    "i2p",
     "info",
     "init",
     "json",
+    "kept",
     "learned",
     "name",
     "observer",
@@ -44,7 +49,10 @@ const WORDS: &[&str] = &[
     "peer-up",
     "plugin",
     "public",
+    "publishing",
     "quic",
+    "reachable",
+    "ready",
     "refused",
     "relay",
     "resolve",
@@ -52,9 +60,13 @@ const WORDS: &[&str] = &[
     "service",
     "socks",
     "socks5",
+    "spare",
+    "starting",
+    "stopped",
     "tcp",
     "text",
     "timeout",
+    "tor",
     "trace",
     "udp",
     "unreachable",
@@ -62,7 +74,7 @@ const WORDS: &[&str] = &[
 ];
 
 /// Tables whose keys are names that somebody gave.
-const NAMED: [&str; 3] = ["users", "sets", "plugin"];
+const NAMED: [&str; 4] = ["users", "sets", "plugin", "onion_clients"];
 
 /// A text, or what stands for it.
 pub(crate) fn text(text: &str) -> Cow<'static, str> {

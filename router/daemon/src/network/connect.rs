@@ -15,6 +15,7 @@ use super::Network;
 use crate::{
     ban::{Ban, Transport},
     carrier::Link,
+    config::PeerConfig,
     peers::{ConnectError, Dialling, Sought, Wish},
     serve,
 };
@@ -130,7 +131,8 @@ impl Network {
             return self.connect_on_hint(id, hint, check).await;
         }
         let known = self.peers.known();
-        let named = known.get(&id).map_or(&[][..], |peer| &peer.addresses);
+        let named = known.get(&id).into_iter().flat_map(PeerConfig::ways);
+        let named: Vec<SocketAddr> = named.collect();
         let mut banned = None;
         addresses.retain(|address| match check(*address) {
             Err(ban) if !named.contains(address) => {
@@ -241,7 +243,7 @@ impl Network {
         let known = self.peers.known();
         let missing = known
             .iter()
-            .filter(|peer| !peer.addresses.is_empty() && self.peers.link(&peer.id).is_none());
+            .filter(|peer| peer.ways().next().is_some() && self.peers.link(&peer.id).is_none());
         missing.map(|peer| peer.id).collect()
     }
 
@@ -264,7 +266,7 @@ impl Network {
         let mut addresses = Vec::new();
         let known = self.peers.known();
         let named = known.get(id);
-        addresses.extend(named.iter().flat_map(|peer| &peer.addresses));
+        addresses.extend(named.iter().flat_map(|peer| peer.ways()));
         if let Some(record) = self.records.get(id) {
             let own = self.own_record();
             let told = record.record().addresses.iter();
@@ -379,6 +381,7 @@ pub(super) mod tests {
             name: id.to_string(),
             id,
             addresses: address.into_iter().collect(),
+            onions: Vec::new(),
             trust: 2,
             via: Vec::new(),
             register: false,
@@ -494,6 +497,8 @@ pub(super) mod tests {
                 target: target.local_addr().unwrap(),
                 transport: Transport::Tcp,
                 min_trust: 2,
+                onion: None,
+                i2p: false,
             };
             let serves = || network_with(|config| config.services = vec![service.clone()]);
             let mut nodes = [serves(), serves()];

@@ -83,7 +83,10 @@ impl Network {
         tracing::debug!("moved or slept: connections are probed");
         self.peers.start_afresh();
         self.onion.start_afresh();
+        // Through Tor a sign of life takes its time, and all others would wait for it: such a link times out
+        // hardly later by itself.
         let links = self.all_links().into_iter();
+        let links = links.filter(|link| !link.goes_through_tor());
         let links: Vec<_> = links.map(|link| (link.acknowledged(), link)).collect();
         self.carrier.probe();
         self.moves.send_modify(|moves| *moves += 1);

@@ -229,7 +229,11 @@ impl NodeCore {
         self.metrics.set_tasks(tasks);
         self.metrics.set_flows(&self.flows.totals());
         self.metrics.set_network(self.network.counters());
+        self.metrics.set_tor(self.network.tor());
         self.metrics.set_peers(self.round_trips());
+        let sessions = self.network.i2p().map_or(0, |i2p| i2p.summary().ready);
+        let sessions = i64::try_from(sessions).unwrap_or(i64::MAX);
+        self.metrics.i2p_sessions_open.set(sessions);
         self.metrics.render(&plugins)
     }
 
@@ -257,7 +261,7 @@ pub(crate) fn assemble(
     let (policy, rule_events) = PolicyHost::start(
         &config.rules,
         known_peers.collect(),
-        Granted::to(&config.plugins),
+        (Granted::to(&config.plugins), config.lacking_tunnels()),
         Deciders::new().map_err(NodeError::Deciders)?,
         Arc::clone(&metrics),
         Arc::clone(&events),

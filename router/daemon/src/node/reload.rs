@@ -140,6 +140,8 @@ fn waiting(running: &Config, read: &Config) -> Vec<String> {
         ("relay", running.relay == read.relay),
         ("hop", running.hop == read.hop),
         ("exit", running.exit == read.exit),
+        ("tor", running.tor == read.tor),
+        ("i2p", running.i2p == read.i2p),
         ("limits", running.limits == read.limits),
         ("http", running.http == read.http),
         ("control", running.control == read.control),
@@ -167,8 +169,9 @@ fn keys(section: &str, before: &toml::Table, after: &toml::Table) -> Vec<String>
     if ["entrance", "service"].contains(&section) {
         return vec![format!("[[{section}]]")];
     }
-    if section == "plugin" {
-        return vec!["[plugin]".to_owned()];
+    // What may be secret in these is not in the text.
+    if ["plugin", "tor"].contains(&section) {
+        return vec![format!("[{section}]")];
     }
     let table = |tables: &toml::Table| {
         let table = tables.get(section).and_then(toml::Value::as_table);

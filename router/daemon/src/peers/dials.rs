@@ -12,7 +12,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
-use wormholes_proto::CarrierKind;
+use wormholes_proto::{CarrierKind, is_placeholder};
 
 use super::ConnectError;
 use crate::carrier::{Link, LinkError};
@@ -267,7 +267,10 @@ pub(crate) fn ways(
         addresses.sort_by_key(|address| *address != at);
     }
     let over_all = |address| kinds.iter().map(move |kind| (*kind, address));
-    addresses.into_iter().flat_map(over_all).collect()
+    let ways = addresses.into_iter().flat_map(over_all);
+    // Tor carries no UDP.
+    let is_way = |(kind, address): &Way| *kind == CarrierKind::Tcp || !is_placeholder(address);
+    ways.filter(is_way).collect()
 }
 
 #[cfg(test)]
@@ -302,6 +305,12 @@ mod tests {
         assert_eq!(order(Some((Quic, 0)), Some(Tcp)), [(Tcp, 1), (Tcp, 2)]);
         assert_eq!(order(None, Some(Quic)), [(Quic, 1), (Quic, 2)]);
         assert_eq!(ways(&[Tcp], None, Some(Quic), &addresses), []);
+        let onion = "[100::1:2:3:4]:4433".parse().unwrap();
+        assert_eq!(
+            ways(&CarrierKind::ALL, None, None, &[onion]),
+            [(Tcp, onion)]
+        );
+        assert_eq!(ways(&CarrierKind::ALL, None, Some(Quic), &[onion]), []);
     }
 
     #[tokio::test]

@@ -72,7 +72,7 @@ impl Peers {
     ) -> NodeView {
         let config = known.get(&id);
         let link = self.link(&id);
-        let has_address = config.is_some_and(|config| !config.addresses.is_empty())
+        let has_address = config.is_some_and(|config| config.ways().next().is_some())
             || record.is_some_and(|record| !record.addresses.is_empty());
         NodeView {
             name: config.map_or_else(|| short_id(id), |config| config.name.clone()),
@@ -141,6 +141,7 @@ mod tests {
             name: id_text[..SHORT_ID_CHARS].to_owned(),
             id: NodeId::from_bytes([0xff; 32]),
             addresses: Vec::new(),
+            onions: Vec::new(),
             trust: 2,
             via: Vec::new(),
             register: false,

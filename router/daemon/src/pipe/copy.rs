@@ -233,6 +233,7 @@ pub async fn copy(near: Pipe, far: Pipe, limits: &CopyLimits, bytes: &FlowBytes)
     }
     let shared = Shared::new(limits, bytes);
     let (near_left, far_left) = (near.writer.left(), far.writer.left());
+    let cut = cut(near.writer.cut(), far.writer.cut());
     let [up, down] = ways(
         (&mut near.reader, &mut near.writer),
         (&mut far.reader, &mut far.writer),
@@ -255,10 +256,21 @@ pub async fn copy(near: Pipe, far: Pipe, limits: &CopyLimits, bytes: &FlowBytes)
     };
     let stop = tokio::select! {
         biased;
+        // A direction that waits for the other pipe would not see it.
+        stop = cut => Some(stop),
         both = both => both.err(),
         stop = watch(limits, bytes) => Some(stop),
     };
     CopyEnd::of(bytes, stop)
+}
+
+/// Ends when what carries one of two pipes is stopped here.
+async fn cut(near: impl Future<Output = ()>, far: impl Future<Output = ()>) -> CopyStop {
+    tokio::select! {
+        biased;
+        () = near => CopyStop::Near(PipeError::Reset),
+        () = far => CopyStop::Far(PipeError::Reset),
+    }
 }
 
 /// The end of a direction, unless the one that it goes to leaves before.

@@ -175,6 +175,7 @@ impl PipeReader {
             super::Source::Tcp(_)
             | super::Source::Sealed(_)
             | super::Source::Onion(_)
+            | super::Source::Tor(_)
             | super::Source::Hop(_)
             | super::Source::Memory(_) => None,
         }

@@ -7,23 +7,36 @@ use std::{
     cell::RefCell,
     future::poll_fn,
     io::{self, ErrorKind, IoSlice},
+    os::fd::AsFd,
     pin::Pin,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::{Buf, Bytes, BytesMut};
+use futures_util::{FutureExt, future::BoxFuture};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest, ReadBuf},
     net::tcp::{OwnedReadHalf, OwnedWriteHalf},
+    time::Instant,
 };
 
 use super::{
     BATCH_CHUNKS, PipeError, READ_BYTES, broken,
+    hold::{Ends, Held},
     splice::{self, Piece},
 };
 
 /// Below this, a new buffer costs less than the smaller reads.
 const MIN_READ_BYTES: usize = 16 << 10;
+/// A silent TCP connection is probed after this; programs keep theirs idle for hours.
+const KEEPALIVE: Duration = Duration::from_secs(120);
+/// Between probes, of which the system sends some nine.
+const KEEPALIVE_RETRY: Duration = Duration::from_secs(15);
 
 thread_local! {
     /// What says little is read here and copied: most flows never say enough for a buffer of their
@@ -39,11 +52,64 @@ pub(super) struct TcpReader {
     /// So much came last that more is best taken as a piece.
     is_bulk: bool,
     can_splice: bool,
+    /// Its ends are held back.
+    shared: Option<Arc<Shared>>,
 }
 
 pub(super) struct TcpWriter {
     /// Taken when the direction ended well.
     half: Option<OwnedWriteHalf>,
+    /// Its ends are held back.
+    shared: Option<Arc<Shared>>,
+}
+
+/// What both directions look at, of a connection to something whose streams know no half-close.
+struct Shared {
+    ends: Ends,
+    /// Something came.
+    was_heard: AtomicBool,
+    /// When the last was taken that this end said; before that, when the stream began.
+    said: Mutex<Instant>,
+    /// What lasts as long as the stream.
+    held: Box<dyn Held>,
+}
+
+/// Both directions of a connection whose ends are held back; so much silence stands for an end.
+pub(super) fn held(
+    (reader, writer): (OwnedReadHalf, OwnedWriteHalf),
+    silence: Duration,
+    was_heard: bool,
+    held: Box<dyn Held>,
+) -> (TcpReader, TcpWriter) {
+    let shared = Arc::new(Shared {
+        ends: Ends::new(silence, silence),
+        was_heard: was_heard.into(),
+        said: Mutex::new(Instant::now()),
+        held,
+    });
+    let reader = TcpReader {
+        shared: Some(Arc::clone(&shared)),
+        // A piece is waited for without an ear for silence.
+        can_splice: false,
+        ..TcpReader::new(reader)
+    };
+    let mut writer = TcpWriter::new(writer);
+    writer.shared = Some(shared);
+    (reader, writer)
+}
+
+impl Shared {
+    fn says(&self) {
+        *self.said.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let said = *self.said.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let was_heard = self.was_heard.load(Relaxed);
+        self.held.over((!was_heard).then(|| said.elapsed()));
+    }
 }
 
 impl TcpReader {
@@ -54,6 +120,7 @@ impl TcpReader {
             says_much: false,
             is_bulk: false,
             can_splice: true,
+            shared: None,
         }
     }
 
@@ -80,14 +147,39 @@ impl TcpReader {
     }
 
     pub(super) async fn read_chunk(&mut self) -> Result<Option<Bytes>, PipeError> {
-        let chunk = match self.says_much {
-            true => self.read_much().await,
-            false => poll_fn(|context| self.poll_scratch(context)).await,
+        let chunk = match self.shared.clone() {
+            // Boxed: other connections would hold room for it.
+            Some(shared) => Box::pin(self.read_held(&shared)).await,
+            None => self.read().await,
         };
         let chunk = chunk.map_err(|error| broken(&error))?;
         self.says_much |= chunk.len() >= MIN_READ_BYTES;
         self.is_bulk = chunk.len() >= READ_BYTES;
         Ok((!chunk.is_empty()).then_some(chunk))
+    }
+
+    async fn read(&mut self) -> io::Result<Bytes> {
+        match self.says_much {
+            true => self.read_much().await,
+            false => poll_fn(|context| self.poll_scratch(context)).await,
+        }
+    }
+
+    async fn read_held(&mut self, shared: &Shared) -> io::Result<Bytes> {
+        let ends = &shared.ends;
+        if ends.is_over() {
+            return Ok(Bytes::new());
+        }
+        let chunk = tokio::select! {
+            biased;
+            chunk = self.read() => chunk?,
+            () = ends.fell_silent() => Bytes::new(),
+        };
+        match chunk.is_empty() {
+            true => ends.end(),
+            false => shared.was_heard.store(true, Relaxed),
+        }
+        Ok(chunk)
     }
 
     /// Unlike a try, it leaves out the look for more after a read that found all there was.
@@ -124,7 +216,10 @@ impl TcpReader {
 
 impl TcpWriter {
     pub(super) fn new(half: OwnedWriteHalf) -> Self {
-        Self { half: Some(half) }
+        Self {
+            half: Some(half),
+            shared: None,
+        }
     }
 
     pub(super) async fn write_chunks(&mut self, chunks: &mut [Bytes]) -> Result<(), PipeError> {
@@ -142,6 +237,9 @@ impl TcpWriter {
                 Pin::new(&mut *half).poll_write_vectored(context, used)
             });
             let written = written.await.map_err(|error| broken(&error))?;
+            if let Some(shared) = &self.shared {
+                shared.says();
+            }
             rest = advance(rest, written);
         }
         Ok(())
@@ -153,26 +251,60 @@ impl TcpWriter {
         let socket = half.as_ref();
         let sent = socket.async_io(Interest::WRITABLE, || piece.drain(socket));
         let sent = sent.await.map_err(|error| broken(&error))?;
+        if let Some(shared) = &self.shared {
+            shared.says();
+        }
         Ok(sent as u64)
     }
 
     pub(super) async fn finish(&mut self) -> Result<(), PipeError> {
+        let ends = self.shared.as_ref().map(|shared| &shared.ends);
+        if let Some(ends) = ends.filter(|ends| !ends.is_over()) {
+            ends.say_all();
+            return Ok(());
+        }
         match self.half.take() {
             Some(mut half) => half.shutdown().await.map_err(|error| broken(&error)),
             None => Ok(()),
         }
     }
+
+    /// Ends when the stream behind the connection is gone; a TCP connection alone never tells.
+    pub(super) fn left(&self) -> BoxFuture<'static, ()> {
+        match &self.shared {
+            Some(shared) => shared.ends.left().boxed(),
+            None => std::future::pending().boxed(),
+        }
+    }
 }
 
-/// A direction that did not end well is reset: a FIN would pass for its end.
+/// A direction that did not end well is reset: a FIN would pass for its end. One whose end was held back
+/// has it now.
 impl Drop for TcpWriter {
     fn drop(&mut self) {
-        if let Some(half) = self.half.take() {
-            let _ =
-                socket2::SockRef::from(half.as_ref()).set_linger(Some(std::time::Duration::ZERO));
+        let shared = self.shared.as_ref();
+        let has_said_all = shared.is_some_and(|shared| shared.ends.has_said_all());
+        if let Some(half) = self.half.take().filter(|_| !has_said_all) {
+            let _ = socket2::SockRef::from(half.as_ref()).set_linger(Some(Duration::ZERO));
             half.forget();
         }
     }
+}
+
+/// For a TCP connection, or for a listener, whose connections have its options (Linux; tcp(7)): one
+/// call in the place of four for each of them.
+pub(crate) fn set_options(socket: &impl AsFd) {
+    // Small messages go at once; without it they only go later.
+    let _ = socket2::SockRef::from(socket).set_tcp_nodelay(true);
+    keep_alive(socket);
+}
+
+/// An end that vanished without a word gives its place back, if late.
+pub(crate) fn keep_alive(socket: &impl AsFd) {
+    let keepalive = socket2::TcpKeepalive::new()
+        .with_time(KEEPALIVE)
+        .with_interval(KEEPALIVE_RETRY);
+    let _ = socket2::SockRef::from(socket).set_tcp_keepalive(&keepalive);
 }
 
 /// Drops what was written from the front; empty chunks at the front go too.

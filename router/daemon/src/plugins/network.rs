@@ -181,12 +181,14 @@ fn call_error(refusal: &Refusal) -> CallError {
     let is_final = match refusal {
         Refusal::Forbidden(forbidden) => match forbidden {
             Forbidden::SpecialUse(_)
+            | Forbidden::NotOfI2p
+            | Forbidden::Localhost
             | Forbidden::Lookup
             | Forbidden::OwnSocket
             | Forbidden::Loop
             | Forbidden::OtherNode => true,
             // By the hour, a script may choose another tunnel.
-            Forbidden::ShowsNode(_) => false,
+            Forbidden::ShowsNode(_) | Forbidden::KeptDestination => false,
             // Nodes become known, and move.
             Forbidden::UnknownNode | Forbidden::Told(..) => false,
         },

@@ -255,16 +255,21 @@ pub fn check(config: &Config) -> Result<Vec<Diagnostic>, LoadError> {
     let peers = config.peers.iter();
     let known_peers = peers.flat_map(|peer| [peer.name.clone(), peer.id.to_string()]);
     let (known_peers, granted) = (known_peers.collect(), Granted::to(&config.plugins));
-    let policy = compile(&sources, &Arc::default(), known_peers, &granted, false)?;
+    let lacking = config.lacking_tunnels();
+    let state = Arc::default();
+    let policy = compile(&sources, &state, known_peers, (&granted, &lacking), false)?;
     Ok(policy.warnings().to_vec())
 }
+
+/// See [`LoadEnv::lacking`].
+pub(crate) type Lacking = BTreeMap<&'static str, &'static str>;
 
 /// Compiles and checks `sources`, and runs their tests.
 pub(super) fn compile(
     sources: &Sources,
     state: &Arc<RuleState>,
     known_peers: Vec<String>,
-    granted: &Granted,
+    (granted, lacking): (&Granted, &Lacking),
     records: bool,
 ) -> Result<Policy, LoadError> {
     let mut sets = SetRegistry::default();
@@ -282,6 +287,7 @@ pub(super) fn compile(
         records,
         asked_hooks: granted.hooks.clone(),
         is_billed: granted.usage,
+        lacking: lacking.clone(),
     };
     let policy = Policy::load(&sources.scripts, &env).map_err(LoadError::Scripts)?;
     let failures = sources.failed_cases();

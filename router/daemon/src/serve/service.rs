@@ -1,6 +1,7 @@
 //! Services of this node, used by others: local ports under a name.
 
 use std::{
+    net::SocketAddr,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
@@ -12,7 +13,7 @@ use crate::{
     ban::Ban,
     dial::{self, DialError},
     network::Network,
-    pipe::{self, CopyLimits, FlowBytes, Pipe},
+    pipe::{self, CopyLimits, FlowBytes, Pipe, Side},
 };
 
 /// The service is on this machine or near it.
@@ -38,19 +39,7 @@ pub(super) async fn serve(
         counters.refuse(Reason::NoService);
         return refuse(pipe, Reason::NoService).await;
     };
-    // Through an entrance of this node its peers would pass for local programs.
-    let dialled = async {
-        if network.own_sockets().contains(transport, service.target) {
-            return Err(DialError::from(Ban::Own));
-        }
-        dial::side(
-            transport,
-            &[service.target],
-            DIAL_TIMEOUT,
-            network.counters(),
-        )
-        .await
-    };
+    let dialled = self::dial(network, transport, service.target);
     let far = match while_asked(&mut pipe, dialled).await {
         None => return,
         Some(Ok(far)) => far,
@@ -75,11 +64,27 @@ pub(super) async fn serve(
     }
 }
 
+/// Connects to a service at `target`.
+///
+/// # Errors
+/// [`DialError`] when nobody answers there.
+pub(super) async fn dial(
+    network: &Network,
+    transport: Transport,
+    target: SocketAddr,
+) -> Result<Side, DialError> {
+    // Through an entrance of this node its peers would pass for local programs.
+    if network.own_sockets().contains(transport, target) {
+        return Err(DialError::from(Ban::Own));
+    }
+    dial::side(transport, &[target], DIAL_TIMEOUT, network.counters()).await
+}
+
 /// Counts a flow while it lives, also when it is dropped.
-struct Active<'a>(&'a std::sync::atomic::AtomicUsize);
+pub(super) struct Active<'a>(&'a std::sync::atomic::AtomicUsize);
 
 impl<'a> Active<'a> {
-    fn new(count: &'a std::sync::atomic::AtomicUsize) -> Self {
+    pub(super) fn new(count: &'a std::sync::atomic::AtomicUsize) -> Self {
         count.fetch_add(1, Relaxed);
         Self(count)
     }

@@ -274,6 +274,7 @@ async fn a_hop_passes_on_to_private_addresses_that_its_config_names() {
         name: "neighbour".to_owned(),
         id: record.id(),
         addresses: Vec::new(),
+        onions: Vec::new(),
         trust: 2,
         via: Vec::new(),
         register: false,

@@ -75,6 +75,7 @@ async fn a_peer_that_invents_nodes_keeps_nobody_out() {
         name: "friend".to_owned(),
         id: honest[0].id(),
         addresses: Vec::new(),
+        onions: Vec::new(),
         trust: 2,
         via: Vec::new(),
         register: false,

@@ -95,6 +95,8 @@ pub(crate) fn service(name: &str, target: SocketAddr) -> ServiceConfig {
         target,
         transport: Transport::Tcp,
         min_trust: 2,
+        onion: None,
+        i2p: false,
     }
 }
 
@@ -104,6 +106,7 @@ pub(crate) fn peer(node: &Node) -> PeerConfig {
         name: node.name.clone(),
         id: node.network.id(),
         addresses: node.network.listen_addresses(),
+        onions: Vec::new(),
         trust: 2,
         via: Vec::new(),
         register: false,

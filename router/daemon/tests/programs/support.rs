@@ -63,6 +63,7 @@ impl TestNode {
             name: name.to_owned(),
             id: self.node.id(),
             addresses: self.node.listen_addresses(),
+            onions: Vec::new(),
             trust: 2,
             via: Vec::new(),
             register: false,

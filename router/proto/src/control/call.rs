@@ -13,22 +13,26 @@ use super::{
     },
     event::EventKind,
     frame::{ErrorCode, RpcError},
+    i2p::I2pReport,
     operation::{
         OperationInfo, OperationList, OperationListParams, OperationParams, OperationStarted,
         OperationWaitParams, UserInfo, UserList, UserParams, UserRemoveParams,
     },
+    peer::{InviteReport, PeerInfo, PeerList},
     plugin::{
         PluginAskParams, PluginDead, PluginHealth, PluginInfo, PluginList, PluginLog,
         PluginLogParams, PluginParams, PluginRemoveParams, PluginRemoved,
     },
+    reach::{NetReport, PingReport},
     recording::{
         PluginAdvanceParams, PluginAdvanced, PluginRecordParams, PluginRecording,
         PluginRecordingParams, PluginRecordingPiece,
     },
     report::{
-        BugReport, ConfigReport, DecisionList, Explanation, FlowList, InviteReport, KeyInfo,
-        NetReport, PeerInfo, PeerList, PingReport, RoleReport, ScriptReport, Status, Subscribed,
+        BugReport, ConfigReport, DecisionList, Explanation, FlowList, KeyInfo, RoleReport,
+        ScriptReport, Status, Subscribed,
     },
+    tor::{TorCircuits, TorReport, TorService, TorServiceParams},
 };
 
 /// Beyond most calls' own bounds: it frees the connection when one of them fails to hold.
@@ -227,6 +231,13 @@ methods! {
     "relay" Relay(NoParams) Observer -> RoleReport, "The role of carrying others' ciphertext.";
     "hop" Hop(NoParams) Observer -> RoleReport, "The role of peeling onion layers.";
     "exit" Exit(NoParams) Observer -> RoleReport, "The role of dialling targets for others.";
+    "tor.status" TorStatus(NoParams) Observer -> TorReport, "How the node stands with Tor, and its onion services.";
+    "tor.start" TorStart(NoParams) Operator -> TorReport, "Starts Tor after it was stopped, or failed.";
+    "tor.stop" TorStop(NoParams) Operator -> TorReport, "Stops Tor, and cuts what goes through it.";
+    "tor.new_identity" TorNewIdentity(NoParams) Operator -> TorReport, "Has streams from now on share no circuit with those before.";
+    "tor.new_onion" TorNewOnion(TorServiceParams) Operator -> TorService, "Gives an onion service another address, and forgets the one before.";
+    "tor.circuits" TorCircuits(NoParams) Operator -> TorCircuits, "Circuits of Tor that carry streams of this node.";
+    "i2p.status" I2pStatus(NoParams) Observer -> I2pReport, "The I2P router, the sessions at it, and the services published there.";
     "plugin.list" PluginList(NoParams) Observer -> PluginList, "The plugins that run here.";
     "plugin.health" PluginHealth(PluginParams) Operator -> PluginHealth, "What a plugin says of itself.";
     "plugin.start" PluginStart(PluginParams) Operator -> PluginInfo, "Has a plugin that was parked or stopped go on.";

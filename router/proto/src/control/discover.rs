@@ -85,7 +85,7 @@ mod tests {
 
     /// Frozen: a method that goes, or asks for more rights, breaks people's programs.
     /// All methods, and who may call them.
-    const METHODS: [&str; 49] = [
+    const METHODS: [&str; 56] = [
         "rpc.discover observer",
         "status observer",
         "peers observer",
@@ -103,6 +103,13 @@ mod tests {
         "relay observer",
         "hop observer",
         "exit observer",
+        "tor.status observer",
+        "tor.start operator",
+        "tor.stop operator",
+        "tor.new_identity operator",
+        "tor.new_onion operator",
+        "tor.circuits operator",
+        "i2p.status observer",
         "plugin.list observer",
         "plugin.health operator",
         "plugin.start operator",
@@ -179,7 +186,7 @@ mod tests {
         for method in discover()["methods"].as_array().unwrap() {
             let access: Access = serde_json::from_value(method["x-access"].clone()).unwrap();
             let name = method["name"].as_str().unwrap();
-            let sample = r#"{"flow":1,"peer":"p","invite":"i","instance":"n","command":"c","operation":1,"name":"u","upload":1,"bytes":"b","hash":"h"}"#;
+            let sample = r#"{"flow":1,"peer":"p","invite":"i","instance":"n","command":"c","operation":1,"name":"u","upload":1,"bytes":"b","hash":"h","service":"s"}"#;
             let sample = serde_json::from_str(sample).unwrap();
             let read = Call::read(name, Map::new())
                 .or_else(|_| Call::read(name, only(name, sample)))
@@ -195,6 +202,7 @@ mod tests {
             "plugin.ask" | "op.start" => &["instance", "command"],
             "op.wait" | "op.cancel" | "op.collect" => &["operation"],
             "user.add" | "user.remove" => &["name"],
+            "tor.new_onion" => &["service"],
             "blob.begin" => &["instance"],
             "blob.append" => &["upload", "bytes"],
             "blob.finish" => &["upload"],

@@ -6,8 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{call::Access, event::EventKind};
-use crate::{carrier::CarrierKind, id::NodeId, roles::Roles};
+use super::{call::Access, event::EventKind, i2p::I2pSummary, tor::TorSummary};
+use crate::id::NodeId;
 
 /// The version of this protocol. Additions keep it; what would mislead an older client does not.
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -52,6 +52,12 @@ pub struct Status {
     pub flows: FlowTotals,
     /// Its scripts.
     pub scripts: ScriptReport,
+    /// How it stands with Tor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tor: Option<TorSummary>,
+    /// Its sessions at an I2P router; none where it has no such router.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub i2p: Option<I2pSummary>,
     /// What the caller may do here.
     pub access: Access,
 }
@@ -122,66 +128,6 @@ pub struct FlowTotals {
     pub bytes_sent: u64,
     /// From targets to programs.
     pub bytes_received: u64,
-}
-
-/// What `peers` returns.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct PeerList {
-    /// In order of name.
-    pub peers: Vec<PeerInfo>,
-}
-
-/// A node that this one knows.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct PeerInfo {
-    /// Petname, else the beginning of its id.
-    pub name: String,
-    /// Who it is.
-    #[schemars(with = "String")]
-    pub id: NodeId,
-    /// How it is known.
-    pub source: PeerSource,
-    /// 0 stranger, 1 friend of a friend, 2 friend, 3 own device.
-    pub trust: u8,
-    /// A connection stands.
-    pub online: bool,
-    /// What carries the standing connection.
-    pub carrier: Option<CarrierKind>,
-    /// Round trip over the standing connection.
-    pub rtt_ms: Option<f64>,
-    /// Lost packets, 0 to 1, over the standing connection; TCP hides them.
-    pub loss: f64,
-    /// How full the fullest of its roles is, 0 to 1, as it said at most five minutes ago.
-    pub load: f64,
-    /// Where it may be dialled.
-    pub addresses: Vec<SocketAddr>,
-    /// Names of relays that it may be reached through.
-    pub relays: Vec<String>,
-    /// What its record offers.
-    pub roles: Roles,
-    /// The family in its record.
-    pub family: Option<String>,
-}
-
-/// How a node is known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum PeerSource {
-    /// It stands in config.toml.
-    Config,
-    /// `peer.add`.
-    Added,
-    /// From another node's record set, or it called.
-    Learned,
-}
-
-/// What `peer.invite` returns.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct InviteReport {
-    /// For the other node's `peer.add`.
-    pub invite: String,
-    /// What stands in the way of using it.
-    pub hints: Vec<String>,
 }
 
 /// What `flows` returns.
@@ -333,46 +279,6 @@ pub struct StepTried {
     pub failed_at: Option<PathNode>,
     /// How long it took.
     pub took_ms: u64,
-}
-
-/// What `ping` returns.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct PingReport {
-    /// The peer's name.
-    pub name: String,
-    /// Who it is.
-    #[schemars(with = "String")]
-    pub id: NodeId,
-    /// From asking to answer over the connection.
-    pub rtt_ms: f64,
-    /// The other end of the connection; none when it was reached through a relay.
-    pub address: Option<SocketAddr>,
-    /// The name of the relay between; none when it was reached straight.
-    pub relay: Option<String>,
-    /// The connection was made for this; how long that took.
-    pub connect_ms: Option<f64>,
-}
-
-/// What `netcheck` returns.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct NetReport {
-    /// All that was looked at.
-    pub checks: Vec<Check>,
-}
-
-/// One thing that was looked at.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Check {
-    /// `listen`, `peer`, `relay`, `registration`, `socket`.
-    pub kind: String,
-    /// Which.
-    pub name: String,
-    /// It is as it should be.
-    pub ok: bool,
-    /// What was found.
-    pub detail: String,
-    /// What may be done about it.
-    pub hint: Option<String>,
 }
 
 /// What `script.decisions` returns.
@@ -547,7 +453,7 @@ pub struct BugReport {
     pub status: Value,
     /// As [`PeerList`], of at most 200 nodes.
     pub peers: Value,
-    /// As [`RoleReport`]: relay, hop, exit.
+    /// As [`RoleReport`]: relay, hop, exit; and what `tor.status` and `i2p.status` return: tor, i2p.
     pub roles: Value,
     /// As Prometheus reads them.
     pub metrics: String,

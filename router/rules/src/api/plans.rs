@@ -1,14 +1,18 @@
 //! Plans as scripts build them: makers and methods.
 
 mod draft;
+mod i2p;
 
 use std::net::SocketAddr;
 
 use rhai::{Array, Dynamic, Engine, ImmutableString, Map, NativeCallContext};
 use wormholes_proto::{CarrierKind, NodeId, onion::MAX_HOPS};
 
-pub(crate) use self::draft::{Draft, NOT_A_STEP};
 use self::draft::{DraftTunnel, Inner};
+pub(crate) use self::{
+    draft::{Draft, NOT_A_STEP},
+    i2p::{check_i2p_setting, check_i2p_setting_name, check_i2p_settings},
+};
 use crate::{
     api::objects::Peer,
     plan::{Marks, TunnelKind},
@@ -28,6 +32,7 @@ const BEST_DIRECT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(
 pub(crate) fn register(engine: &mut Engine) {
     engine.register_type_with_name::<Draft>("Plan");
     register_makers(engine);
+    i2p::register(engine);
     register_peer_makers(engine);
     register_joins(engine);
     register_aims(engine);
@@ -65,6 +70,12 @@ fn register_makers(engine: &mut Engine) {
             let mut tunnel = DraftTunnel::new(TunnelKind::Socks);
             tunnel.server = Some(socks_server(server)?);
             ScriptResult::Ok(Draft::single(&context, tunnel))
+        })
+        .register_fn("tor", |context: NativeCallContext| {
+            tor(&context, &Map::new())
+        })
+        .register_fn("tor", |context: NativeCallContext, options: Map| {
+            tor(&context, &options)
         })
         .register_fn("block", |context: NativeCallContext| block(&context, ""))
         .register_fn("block", |context: NativeCallContext, why: &str| {
@@ -146,8 +157,8 @@ fn register_aims(engine: &mut Engine) {
                 TunnelKind::Direct | TunnelKind::Relay | TunnelKind::Onion => {
                     tunnel.end_at(peer.view.id)
                 }
-
-                TunnelKind::Socks | TunnelKind::Block => {
+                TunnelKind::Tor => check_after_tor("to"),
+                TunnelKind::I2p | TunnelKind::Socks | TunnelKind::Block => {
                     Err(format!("{}() does not end at a peer", tunnel.kind.as_str()))
                 }
             })
@@ -155,11 +166,11 @@ fn register_aims(engine: &mut Engine) {
         .register_fn("via", |plan: &mut Draft, peer: Peer| {
             plan.aim("via", |tunnel| match tunnel.kind {
                 TunnelKind::Relay | TunnelKind::Onion => tunnel.begin_at(peer.view.id),
-
+                TunnelKind::Tor => check_after_tor("via"),
                 TunnelKind::Direct => {
                     Err("direct() passes no node: write peer.relayed(via)".to_owned())
                 }
-                TunnelKind::Socks | TunnelKind::Block => {
+                TunnelKind::I2p | TunnelKind::Socks | TunnelKind::Block => {
                     Err(format!("{}() passes no node", tunnel.kind.as_str()))
                 }
             })
@@ -170,7 +181,8 @@ fn register_aims(engine: &mut Engine) {
                     tunnel.exit = true;
                     Ok(())
                 }
-                TunnelKind::Socks | TunnelKind::Block => {
+                TunnelKind::Tor => check_after_tor("exit"),
+                TunnelKind::I2p | TunnelKind::Socks | TunnelKind::Block => {
                     Err(format!("{}() has no exit", tunnel.kind.as_str()))
                 }
             })
@@ -262,6 +274,51 @@ fn onion(
     draft.mark(|fresh| {
         fresh.clone_from(&marks);
         Ok(())
+    })
+}
+
+fn tor(context: &NativeCallContext, options: &Map) -> ScriptResult<Draft> {
+    let mut isolate = Vec::new();
+    for (key, value) in options {
+        check_tor_option(key, value)?;
+        isolate = isolation_keys(value)?;
+    }
+    let mut draft = Draft::single(context, DraftTunnel::new(TunnelKind::Tor));
+    draft.mark(|marks| {
+        marks.isolate.clone_from(&isolate);
+        Ok(())
+    })
+}
+
+/// Whether `tor()` has an option of this name.
+pub(crate) fn check_tor_option_name(name: &str) -> Result<(), String> {
+    match name {
+        "isolate" => Ok(()),
+        "exit_country" => Err(
+            "tor() cannot keep to exit_country: this build has no geoip, which knows where exits are"
+                .to_owned(),
+        ),
+        _ => Err(format!("tor() knows the option isolate, not {name}")),
+    }
+}
+
+/// Whether `tor()` has an option of this name, and takes this value for it.
+pub(crate) fn check_tor_option(name: &str, value: &Dynamic) -> Result<(), String> {
+    check_tor_option_name(name)?;
+    isolation_keys(value).map(drop)
+}
+
+/// Whether `method` may follow `tor()`, as far as that depends on Tor.
+pub(crate) fn check_after_tor(method: &str) -> Result<(), String> {
+    Err(match method {
+        "to" => "tor() does not end at a peer: one whose [[peer]] has an onion address is reached \
+                 through it by peer.direct() or best()"
+            .to_owned(),
+        "via" => "tor() passes no node: Tor chooses its relays itself".to_owned(),
+        "exit" => "tor() has no exit() to ask for: one of Tor's exits dials the target".to_owned(),
+        "carrier" => "tor() goes to no node: there is nothing to carry".to_owned(),
+        "pad" => "tor() cannot pad; relay() and onion() can".to_owned(),
+        _ => return Ok(()),
     })
 }
 

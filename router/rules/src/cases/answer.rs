@@ -95,6 +95,8 @@ impl Answer {
             Tunnel::Direct { .. }
             | Tunnel::Relay { .. }
             | Tunnel::Onion { .. }
+            | Tunnel::Tor
+            | Tunnel::I2p { .. }
             | Tunnel::Socks { .. } => None,
         });
         match (&self.what, blocked) {
@@ -133,7 +135,8 @@ impl Answer {
         ])
     }
 
-    /// `direct`, `direct bob exit`, `relay bob via r1`, `onion 3 friends via r1 to bob`, …
+    /// `direct`, `direct bob exit`, `relay bob via r1`, `onion 3 friends via r1 to bob`, `i2p`,
+    /// `i2p keep blog length 2`, …
     fn tunnel_text(&self, tunnel: &Tunnel) -> String {
         let name = |id: &NodeId| self.name(id);
         let part = |word: &str, id: &Option<NodeId>| {
@@ -166,7 +169,22 @@ impl Answer {
                 part(" to ", to),
                 flag(*exit, " exit")
             ),
+            Tunnel::I2p {
+                keep,
+                length,
+                quantity,
+            } => {
+                let keep = keep.as_ref().map(|name| format!(" keep {name}"));
+                let length = length.map(|length| format!(" length {length}"));
+                let quantity = quantity.map(|quantity| format!(" quantity {quantity}"));
+                let parts = [keep, length, quantity];
+                parts
+                    .into_iter()
+                    .flatten()
+                    .fold("i2p".to_owned(), |text, part| text + part.as_str())
+            }
             Tunnel::Socks { server } => format!("socks {server}"),
+            Tunnel::Tor => "tor".to_owned(),
             Tunnel::Block { why } => format!("block {why}").trim_end().to_owned(),
         }
     }

@@ -80,7 +80,22 @@ impl Tunnel {
                 let friends = if *friends_only { " among friends" } else { "" };
                 format!("onion({hops}){}{}{friends}", end(to, *exit), via(by))
             }
+            Self::I2p {
+                keep,
+                length,
+                quantity,
+            } => {
+                let keep = keep.as_ref().map(|name| format!(" as {name}"));
+                let length = length.map(|hops| format!(", {hops} hops"));
+                let quantity = quantity.map(|count| format!(", {count} tunnels"));
+                let parts = [keep, length, quantity];
+                parts
+                    .into_iter()
+                    .flatten()
+                    .fold("i2p".to_owned(), |text, part| text + part.as_str())
+            }
             Self::Socks { server } => format!("socks {server}"),
+            Self::Tor => "tor".to_owned(),
             Self::Block { why } => format!("block: {why}"),
         }
     }

@@ -33,6 +33,7 @@ pub(super) const HOST: &[(&str, &[&str])] = &[
     ("for_time", &["allow().for_time(time)"]),
     ("has", &["set(name).has(value)"]),
     ("hash", &["hash(text)"]),
+    ("i2p", &["i2p()", "i2p(settings)"]),
     ("idle", &["allow().idle(time)"]),
     ("isolate", &["plan.isolate(keys)"]),
     ("jitter", &["plan.jitter(shape)"]),
@@ -69,6 +70,7 @@ pub(super) const HOST: &[(&str, &[&str])] = &[
     ("tag", &["tag(key, value)"]),
     ("timeout", &["plan.timeout(time)"]),
     ("to", &["plan.to(peer)"]),
+    ("tor", &["tor()", "tor(choices)"]),
     ("via", &["plan.via(node)"]),
 ];
 
@@ -100,15 +102,29 @@ fn count(form: &str) -> usize {
 /// What is wrong with `expr` as an argument of `name`. `place` is its number and how many there are,
 /// both with the object.
 pub(super) fn check_argument(name: &str, place: (usize, usize), expr: &Expr) -> Vec<Fault> {
-    if let ("onion", Expr::Map(options, _)) = (name, expr) {
+    if let ("onion" | "tor", Expr::Map(options, _)) = (name, expr) {
         let checked = options.0.iter().map(|(key, value)| {
-            let checked = match value.get_literal_value(None) {
-                Some(value) => plans::check_onion_option(&key.name, &value),
-                None => plans::check_onion_option_name(&key.name),
+            let checked = match (name, value.get_literal_value(None)) {
+                ("tor", Some(value)) => plans::check_tor_option(&key.name, &value),
+                ("tor", None) => plans::check_tor_option_name(&key.name),
+                (_, Some(value)) => plans::check_onion_option(&key.name, &value),
+                (_, None) => plans::check_onion_option_name(&key.name),
             };
             fault(key.pos, checked.err())
         });
         return checked.flatten().collect();
+    }
+    if let ("i2p", Expr::Map(settings, position)) = (name, expr) {
+        let names = settings.0.iter().map(|(key, _)| key.name.as_str());
+        let together = fault(*position, plans::check_i2p_settings(names).err());
+        let each = settings.0.iter().map(|(key, value)| {
+            let checked = match value.get_literal_value(None) {
+                Some(value) => plans::check_i2p_setting(&key.name, &value),
+                None => plans::check_i2p_setting_name(&key.name),
+            };
+            fault(key.pos, checked.err())
+        });
+        return together.into_iter().chain(each.flatten()).collect();
     }
     if let ("or" | "step" | "race" | "need", Expr::FnCall(call, position)) = (name, expr)
         && matches!(call.name.as_str(), "pass" | "need")
@@ -134,6 +150,7 @@ fn check_literal(name: &str, place: (usize, usize), value: &Dynamic) -> Result<(
             Ok(hops) => plans::hop_count(hops).map(drop),
             Err(found) => Err(format!("onion() takes a number of hops, not {found}")),
         },
+        ("i2p", _) => Err("i2p() takes settings: i2p(#{ length: 2 })".to_owned()),
         ("peers" | "relays", 0) if !value.is_fnptr() => {
             Err(format!("{name}() takes a closure: {name}(|r| r.up)"))
         }
@@ -186,12 +203,13 @@ mod tests {
     const WORDS: &str = r#"
         let who = "bob"; let peer = peer(who); let node = peer; let relay = peer;
         let plan = onion(3); let hops = 3; let options = #{ isolate: 1, from: "any" };
+        let choices = #{ isolate: [1, ()] };
         let text = "text"; let start = "e"; let end = "e"; let why = "why"; let length = 8;
         let fill = 'x'; let name = "set"; let names = [name]; let value = "x.example";
         let key = "key"; let keys = [key]; let level = "info"; let n = 1; let amount = 1;
         let limit = 2; let time = "1m"; let window = time; let ttl = time; let rate = "1MB/s";
         let size = "1MB"; let bytes = 512; let shape = "exp 30ms"; let random = 7;
-        let server = "127.0.0.1:1080"; let carrier = "tcp";
+        let server = "127.0.0.1:1080"; let carrier = "tcp"; let settings = #{ isolate: 1 };
     "#;
 
     #[test]

@@ -10,7 +10,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use rhai::{AST, ASTFlags, ASTNode, Expr, FnCallExpr, Position, Stmt};
 
 use super::{forms, hint::nearest, names, smells};
-use crate::{api::objects::fields_of, view::EVENT_KINDS};
+use crate::{
+    api::{objects::fields_of, plans},
+    view::EVENT_KINDS,
+};
 
 /// Parameters of one function, and arguments of one call.
 const MAX_ARGUMENTS: usize = 16;
@@ -52,6 +55,8 @@ pub(crate) struct Found {
     pub(crate) uncalled: Vec<String>,
     /// Where it calls `bill`.
     pub(crate) bills: Vec<Position>,
+    /// Where it makes tunnels that not every node has, and what with.
+    pub(crate) tunnels: Vec<(String, Position)>,
 }
 
 /// What a script may name beyond the common names.
@@ -239,6 +244,11 @@ impl<'a> Linter<'a> {
                 {
                     self.fault(*position, "pass() takes no methods");
                 }
+                if let Expr::FnCall(call, _) = &parts.lhs
+                    && call.name == "tor"
+                {
+                    self.follows_tor(&parts.rhs);
+                }
                 if let Expr::Variable(variable, ..) = &parts.lhs {
                     self.field_of(&variable.1, &parts.rhs);
                 }
@@ -279,6 +289,23 @@ impl<'a> Linter<'a> {
         self.fault(*position, message);
     }
 
+    /// What follows `tor()` in its chain, up to the next tunnel.
+    fn follows_tor(&mut self, rest: &Expr) {
+        let (method, rest) = match rest {
+            Expr::Dot(parts, ..) => (&parts.lhs, Some(&parts.rhs)),
+            last => (last, None),
+        };
+        let Expr::MethodCall(call, position) = method else {
+            return;
+        };
+        let checked = plans::check_after_tor(&call.name);
+        self.check(*position, checked);
+        let goes_on = !matches!(call.name.as_str(), "or" | "step" | "race");
+        if let Some(rest) = rest.filter(|_| goes_on) {
+            self.follows_tor(rest);
+        }
+    }
+
     fn call(&mut self, path: &[ASTNode], call: &FnCallExpr, position: Position, method: bool) {
         let name = call.name.as_str();
         if !call.namespace.is_empty() || call.capture_parent_scope {
@@ -316,6 +343,7 @@ impl<'a> Linter<'a> {
                 self.fault(position, message);
             }
             ("bill", _) => self.found.bills.push(position),
+            ("tor" | "i2p", false) => self.found.tunnels.push((name.to_owned(), position)),
             ("set", false) => self.literal(first, |found| &mut found.sets),
             ("peer" | "relay", false) | ("relayed", true) => {
                 self.literal(first, |found| &mut found.peers)

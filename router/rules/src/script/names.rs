@@ -90,8 +90,6 @@ const NOT_BUILT: &[(&str, &str)] = &[
         "address",
         "; a peer that is let in learns this node's record",
     ),
-    ("tor", "; onion(3) hides the sender too"),
-    ("i2p", ""),
     ("punch", "; best() takes the direct way when there is one"),
     ("stick", ""),
     ("back_after", ""),

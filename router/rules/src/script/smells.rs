@@ -40,7 +40,9 @@ const PURE: &[&str] = &[
     "starts_with",
 ];
 /// What makes a plan that leads somewhere.
-const MAKERS: &[&str] = &["best", "direct", "onion", "plan", "relayed", "socks"];
+const MAKERS: &[&str] = &[
+    "best", "direct", "i2p", "onion", "plan", "relayed", "socks", "tor",
+];
 
 /// Earlier conditions that each is held against. Overflow: later ones rule nothing out; who writes
 /// more of them asks `first_set`.

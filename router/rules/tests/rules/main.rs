@@ -5,6 +5,8 @@ mod asked;
 #[cfg(test)]
 mod common;
 #[cfg(test)]
+mod i2p;
+#[cfg(test)]
 mod policy;
 #[cfg(test)]
 mod refusals;

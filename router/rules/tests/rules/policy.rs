@@ -167,7 +167,11 @@ fn what_follows_best_holds_for_all_its_ways() {
     );
     let exits = |tunnel: &Tunnel| match tunnel {
         Tunnel::Direct { exit, .. } | Tunnel::Relay { exit, .. } => *exit,
-        Tunnel::Onion { .. } | Tunnel::Socks { .. } | Tunnel::Block { .. } => false,
+        Tunnel::Onion { .. }
+        | Tunnel::Tor
+        | Tunnel::I2p { .. }
+        | Tunnel::Socks { .. }
+        | Tunnel::Block { .. } => false,
     };
     let ways: Vec<_> = plan
         .steps

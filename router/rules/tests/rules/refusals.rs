@@ -1,16 +1,46 @@
 //! What is refused when a script is loaded, each fault at its place.
 
-use wormholes_rules::Outcome;
+use wormholes_rules::{LACKS_TOR, LoadEnv, Outcome, Policy, ScriptSource};
 
-use crate::common::{load_error, policy, route};
+use crate::common::{env, load_error, policy, route};
 
 /// The script, the line and the column of its fault, and what the message says.
 const REFUSED: &[(&str, usize, usize, &str)] = &[
     (
-        "fn route(c) {\n  tor()\n}",
+        "fn route(c) {\n  geo()\n}",
         2,
         3,
-        "`tor` is not in this build",
+        "`geo` is not in this build",
+    ),
+    (
+        "fn route(c) {\n  tor(#{ exit_country: \"de\" })\n}",
+        2,
+        10,
+        "this build has no geoip",
+    ),
+    (
+        "fn route(c) {\n  tor(#{ from: \"any\" })\n}",
+        2,
+        10,
+        "tor() knows the option isolate, not from",
+    ),
+    (
+        "fn route(c) {\n  tor().closed().to(peer(\"bob\"))\n}",
+        2,
+        18,
+        "tor() does not end at a peer",
+    ),
+    (
+        "fn route(c) {\n  tor().exit()\n}",
+        2,
+        9,
+        "tor() has no exit()",
+    ),
+    (
+        "fn route(c) {\n  tor().pad(512)\n}",
+        2,
+        9,
+        "tor() cannot pad",
     ),
     (
         "fn accept(p) {\n  allow().address(\"relay-only\")\n}",
@@ -298,7 +328,7 @@ fn what_is_not_built_is_refused_by_name_line_and_column() {
 
 #[test]
 fn all_faults_are_told_at_once_and_unknown_peers_are_warnings() {
-    let faults = load_error("fn route(c) { if c.port == 1 { tor() } else { i2p() } }");
+    let faults = load_error("fn route(c) { if c.port == 1 { geo() } else { asn() } }");
     assert_eq!(faults.len(), 2, "{faults:?}");
     let faults = load_error("fn route(c) { log(\"x\"); onion(3, #{ asn: 1, carrier: \"tcp\" }) }");
     assert_eq!(faults.len(), 3, "{faults:?}");
@@ -319,4 +349,44 @@ fn names_that_are_keys_of_the_scripts_own_maps_are_not_taken_for_fields() {
         route(script, "a.example").outcome,
         Outcome::Plan(_)
     ));
+}
+
+#[test]
+fn a_tunnel_that_the_node_lacks_is_refused_by_name_and_line() {
+    let script = "fn route(c) {\n  if c.port == 25 { return block(\"mail\"); }\n  tor()\n}";
+    let source = ScriptSource {
+        name: "test.rhai".to_owned(),
+        text: script.to_owned(),
+    };
+    let lacking = LoadEnv {
+        lacking: [LACKS_TOR].into(),
+        ..env()
+    };
+    let faults = Policy::load(std::slice::from_ref(&source), &lacking).unwrap_err();
+    let [fault] = faults.as_slice() else {
+        panic!("{faults:?}");
+    };
+    let expected = "test.rhai:3:3: tor() needs Tor, which is off here";
+    assert!(fault.to_string().starts_with(expected), "{fault}");
+    assert!(Policy::load(&[source], &env()).is_ok(), "who has it may");
+}
+
+#[test]
+fn tor_is_as_strong_as_i2p_and_stronger_than_an_onion() {
+    let refused = |plan: &str| {
+        let decision = route(&format!("fn route(c) {{ {plan} }}"), "a.example");
+        decision.trace.error
+    };
+    assert_eq!(refused("tor().or(block(\"no\")).closed()"), None);
+    assert_eq!(refused("onion(3).or(tor()).closed()"), None);
+    assert_eq!(refused("tor().or(i2p()).closed()"), None);
+    assert_eq!(refused("i2p().or(tor()).closed()"), None);
+    assert_eq!(
+        refused("tor(#{ isolate: [c.app, c.user] }).timeout(\"90s\")"),
+        None
+    );
+    let weaker = refused("tor().or(onion(3)).closed()").unwrap();
+    assert!(weaker.contains("onion, which is weaker"), "{weaker}");
+    let aimed = refused("let plan = tor(); plan.to(peer(\"bob\"))").unwrap();
+    assert!(aimed.contains("tor() does not end at a peer"), "{aimed}");
 }

@@ -35,7 +35,7 @@ fn every_shipped_script_passes_its_cases() {
         assert!(report.cases.len() >= 4, "{name} has few cases");
         count += 1;
     }
-    assert_eq!(count, 11);
+    assert_eq!(count, 13);
 }
 
 #[test]
@@ -121,9 +121,9 @@ fn faults_of_either_file_are_told() {
     let good = "fn route(c) { direct() }";
     for (script, cases, expected) in [
         (
-            "fn route(c) { tor() }",
+            "fn route(c) { geo() }",
             "test(\"x\", || 1);",
-            "s.rhai:1:15: `tor` is not in this build",
+            "s.rhai:1:15: `geo` is not in this build",
         ),
         (good, "test(\"x\", || 1)", ""),
         (good, "", "s.test.rhai: there is no test"),

@@ -48,7 +48,7 @@ impl Other {
             Self::Rival(rival) => ground.rival(rival).await?,
             Self::BareQuinn => return Ok(Subject::BareQuinn),
             Self::RawTcp => Course {
-                way: Way::Tcp(ground.load()),
+                way: Way::tcp(ground.load()),
                 pids: Vec::new(),
             },
         }))

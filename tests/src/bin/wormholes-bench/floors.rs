@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use crate::plugins;
+use crate::{plugins, tor};
 
 /// What one row must reach.
 #[derive(Debug, PartialEq)]
@@ -101,6 +101,15 @@ pub(crate) const PLUGIN_FLOORS: &[Floor] = &[
     at_most(plugins::IDLE, 32.0, Of::Unit("KiB")),
 ];
 
+/// Those of Tor.
+pub(crate) const TOR_FLOORS: &[Floor] = &[
+    at_least(tor::BULK, 0.95, Of::Other(tor::BARE_ARTI)),
+    at_most(tor::FIRST_BYTE, 1.05, Of::Other(tor::BARE_ARTI)),
+    at_least(tor::ONION_QUIC, 5.0, Of::Other(tor::C_TOR_HOPS)),
+    at_least(tor::ONION_TCP, 5.0, Of::Other(tor::C_TOR_HOPS)),
+    at_most(tor::BUILD, 0.33, Of::Other(tor::C_TOR_HOPS)),
+];
+
 const SING_BOX_DIRECT: Of = Of::Other("sing-box direct");
 const SING_BOX_CHAIN: Of = Of::Other("sing-box shadowsocks-2022, three hops");
 const BEST_OF_TLS: Of = Of::Other("the better of stunnel and sing-box shadowsocks-2022");
@@ -120,7 +129,7 @@ const fn at_most(row: &'static str, bound: f64, of: Of) -> Floor {
 
 /// The floor of the row of that name.
 pub(crate) fn floor_of(row: &str) -> Option<&'static Floor> {
-    let mut floors = FLOORS.iter().chain(PLUGIN_FLOORS);
+    let mut floors = FLOORS.iter().chain(PLUGIN_FLOORS).chain(TOR_FLOORS);
     floors.find(|floor| floor.row == row)
 }
 
@@ -169,7 +178,11 @@ mod tests {
     fn the_floors_are_those_of_the_readme() {
         let readme = workspace::root().join("tests/README.md");
         let readme = std::fs::read_to_string(readme).unwrap();
-        for (heading, floors) in [("the router", FLOORS), ("plugins", PLUGIN_FLOORS)] {
+        for (heading, floors) in [
+            ("the router", FLOORS),
+            ("plugins", PLUGIN_FLOORS),
+            ("Tor", TOR_FLOORS),
+        ] {
             let heading = format!("\n## Floors of {heading}\n");
             let (_, section) = readme.split_once(&heading).unwrap();
             let section = section.split("\n## ").next().unwrap();
@@ -193,7 +206,12 @@ mod tests {
             let under = rows.iter().filter(|row| *row == floor.row).count();
             assert_eq!(under, 1, "{}", floor.row);
         }
-        let names: BTreeSet<_> = FLOORS.iter().map(|floor| floor.row).collect();
-        assert_eq!(names.len(), FLOORS.len(), "a row has two floors");
+        for floor in TOR_FLOORS {
+            assert!(tor::ROWS.contains(&floor.row), "{}", floor.row);
+        }
+        let floors = FLOORS.iter().chain(TOR_FLOORS);
+        let names: BTreeSet<_> = floors.map(|floor| floor.row).collect();
+        let n_floors = FLOORS.len() + TOR_FLOORS.len();
+        assert_eq!(names.len(), n_floors, "a row has two floors");
     }
 }

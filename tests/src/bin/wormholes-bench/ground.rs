@@ -36,7 +36,7 @@ impl Course {
     pub(crate) fn over(client: &Daemon, entrance: &str, others: &[&Daemon]) -> Result<Self> {
         let nodes = std::iter::once(&client).chain(others);
         Ok(Self {
-            way: Way::Tcp(client.entrance(entrance)?),
+            way: Way::tcp(client.entrance(entrance)?),
             pids: nodes.map(|node| node.pid()).collect(),
         })
     }

@@ -6,7 +6,8 @@
 //! rivals and the router, so that rows differ only in what lies between.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -17,6 +18,7 @@ use tokio::{
     task::JoinSet,
 };
 use wormholes_proto::{SocksClient, SocksClientState, Target};
+use wormholes_tests::Namespace;
 
 /// What one write of the bulk clients carries.
 const BULK_WRITE_BYTES: usize = 256 << 10;
@@ -30,16 +32,13 @@ const RATE_CLIENTS: usize = 16;
 
 /// How a client gets to the server.
 #[derive(Debug, Clone)]
-pub(crate) enum Way {
-    /// A TCP connection to this address ends at the server.
-    Tcp(SocketAddr),
-    /// Through a SOCKS5 entrance.
-    Socks {
-        /// The entrance.
-        entrance: SocketAddr,
-        /// What is asked for.
-        target: Target,
-    },
+pub(crate) struct Way {
+    /// The client's host; none is this one.
+    host: Option<Arc<Namespace>>,
+    /// A TCP connection to this address ends at the server…
+    entrance: SocketAddr,
+    /// …or it is a SOCKS5 entrance, which is asked for this.
+    target: Option<Target>,
 }
 
 /// Round-trip times of one byte.
@@ -60,9 +59,9 @@ pub(crate) struct NewFlows {
     pub(crate) a_second: f64,
 }
 
-/// Starts the server; it runs until the runtime ends.
-pub(crate) async fn start_server() -> Result<SocketAddr> {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+/// Starts the server at `ip`; it runs until the runtime ends.
+pub(crate) async fn start_server(ip: IpAddr) -> Result<SocketAddr> {
+    let listener = TcpListener::bind((ip, 0)).await?;
     let address = listener.local_addr()?;
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
@@ -105,24 +104,48 @@ async fn serve(mut stream: TcpStream) -> Result<()> {
 }
 
 impl Way {
+    /// By a TCP connection that ends at the server.
+    pub(crate) fn tcp(entrance: SocketAddr) -> Self {
+        Self {
+            host: None,
+            entrance,
+            target: None,
+        }
+    }
+
+    /// Through a SOCKS5 entrance.
+    pub(crate) fn socks(entrance: SocketAddr, target: Target) -> Self {
+        Self {
+            target: Some(target),
+            ..Self::tcp(entrance)
+        }
+    }
+
+    /// The same from another host.
+    pub(crate) fn on(self, host: &Arc<Namespace>) -> Self {
+        Self {
+            host: Some(Arc::clone(host)),
+            ..self
+        }
+    }
+
     /// A connection to the server.
     pub(crate) async fn connect(&self) -> Result<TcpStream> {
-        match self {
-            Self::Tcp(address) => {
-                let stream = TcpStream::connect(address).await?;
-                stream.set_nodelay(true)?;
-                Ok(stream)
-            }
-            Self::Socks { entrance, target } => connect_socks(*entrance, target)
+        let stream = match &self.host {
+            Some(host) => host.connect(self.entrance)?,
+            None => TcpStream::connect(self.entrance).await?,
+        };
+        stream.set_nodelay(true)?;
+        match &self.target {
+            Some(target) => ask_socks(stream, target)
                 .await
                 .with_context(|| format!("by SOCKS5 to {target}")),
+            None => Ok(stream),
         }
     }
 }
 
-async fn connect_socks(entrance: SocketAddr, target: &Target) -> Result<TcpStream> {
-    let mut stream = TcpStream::connect(entrance).await?;
-    stream.set_nodelay(true)?;
+async fn ask_socks(mut stream: TcpStream, target: &Target) -> Result<TcpStream> {
     let (mut client, greeting) = SocksClient::new(target.clone(), None);
     stream.write_all(&greeting).await?;
     let mut input = Vec::new();
@@ -205,6 +228,15 @@ pub(crate) async fn echo_over(
         p50: at(50)?,
         p99: at(99)?,
     })
+}
+
+/// How long it takes from asking for a connection to a byte that came back over it.
+pub(crate) async fn first_byte(way: &Way) -> Result<Duration> {
+    let started = Instant::now();
+    let mut stream = way.connect().await?;
+    stream.write_all(b"E1").await?;
+    stream.read_u8().await?;
+    Ok(started.elapsed())
 }
 
 /// Opens connections one after the other, [`RATE_CLIENTS`] at once; each echoes a byte.

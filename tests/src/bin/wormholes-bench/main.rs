@@ -4,6 +4,8 @@
 //! the load's server and each end of the quinn forward are processes of this program. The load's
 //! clients and the bare quinn streams run here.
 
+// Futures of arti's are deep.
+#![recursion_limit = "256"]
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -11,6 +13,7 @@
 )]
 
 mod alone;
+mod arti;
 mod bulk;
 mod decisions;
 mod echo;
@@ -27,6 +30,7 @@ mod rival;
 mod route;
 mod row;
 mod task;
+mod tor;
 mod turns;
 
 use std::{env, process::ExitCode};
@@ -58,11 +62,14 @@ async fn main() -> ExitCode {
     let outcome = match arguments.as_slice() {
         ["router", options @ ..] => router(options).await,
         ["plugins", options @ ..] => plugins(options).await,
-        ["load"] => load().await,
+        ["tor", options @ ..] => tor(options).await,
+        ["load"] => load("127.0.0.1").await,
+        ["load", ip] => load(ip).await,
+        ["arti", target, network @ ..] => arti(target, network).await,
         ["far-end", target] => far_end(target).await,
         ["near-end", address, certificate] => near_end(address, certificate).await,
         _ => Err(anyhow::anyhow!(
-            "usage: wormholes-bench router|plugins [--json] [--only TEXT]"
+            "usage: wormholes-bench router|plugins|tor [--json] [--only TEXT]"
         )),
     };
     match outcome {
@@ -127,9 +134,19 @@ fn parsed<'a>(options: &[&'a str]) -> Result<(bool, &'a str)> {
 /// The rows of plugins; as those of the router.
 async fn plugins(options: &[&str]) -> Result<ExitCode> {
     let (json, only) = parsed(options)?;
-    let rows = plugins::measure(only).await?;
+    show(&plugins::measure(only).await?, json)
+}
+
+/// The rows of Tor; as those of the router.
+async fn tor(options: &[&str]) -> Result<ExitCode> {
+    let (json, only) = parsed(options)?;
+    raise_file_limit(OPEN_FILES)?;
+    show(&tor::measure(only).await?, json)
+}
+
+fn show(rows: &[Row], json: bool) -> Result<ExitCode> {
     eprintln!("{HEADING}");
-    for row in &rows {
+    for row in rows {
         eprintln!("{}", row.line());
     }
     if json {
@@ -143,9 +160,9 @@ async fn plugins(options: &[&str]) -> Result<ExitCode> {
 }
 
 /// Says where it listens, and takes the load until it is killed.
-async fn load() -> Result<ExitCode> {
+async fn load(ip: &str) -> Result<ExitCode> {
     raise_file_limit(OPEN_FILES)?;
-    println!("{}", load::start_server().await?);
+    println!("{}", load::start_server(ip.parse()?).await?);
     std::future::pending().await
 }
 
@@ -156,6 +173,12 @@ async fn far_end(target: &str) -> Result<ExitCode> {
         certificate,
     } = reference::start_far_end(target.parse()?)?;
     println!("{address} {}", HEXLOWER.encode(&certificate));
+    std::future::pending().await
+}
+
+/// Says where it listens, and forwards through Tor until it is killed.
+async fn arti(target: &str, network: &[&str]) -> Result<ExitCode> {
+    println!("{}", arti::start(target, network).await?);
     std::future::pending().await
 }
 

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Context, Result};
 use wormholes_proto::CarrierKind;
-use wormholes_tests::{Daemon, Metrics, Setup};
+use wormholes_tests::{Daemon, Metrics, Setup, until};
 
 use crate::{ground::Course, load::Way, route::Tunnel};
 
@@ -29,6 +29,9 @@ const SOCKS: &str = "[[entrance]]\nkind = \"socks5\"\nlisten = \"127.0.0.1:0\"\n
 
 /// A role with places for more flows than are measured at once.
 const ROLE: &str = "enabled = true\nmax_circuits = 8192\nmax_circuits_per_peer = 8192";
+
+/// A circuit is built in less time than that many looks take, some 60 ms.
+const EQUAL_LOOKS: usize = 5;
 
 /// The running nodes.
 #[derive(Debug)]
@@ -119,10 +122,8 @@ impl Network {
     /// As [`Self::course`].
     pub(crate) fn socks_course(&self) -> Result<Course> {
         let mut course = Course::over(&self.client, "socks5", &[&self.server])?;
-        course.way = Way::Socks {
-            entrance: self.client.entrance("socks5")?,
-            target: Tunnel::Service.target(),
-        };
+        let entrance = self.client.entrance("socks5")?;
+        course.way = Way::socks(entrance, Tunnel::Service.target());
         Ok(course)
     }
 
@@ -134,6 +135,21 @@ impl Network {
         let metrics = Metrics::read(&self.client).await;
         let metrics = metrics.context("the client's metrics")?;
         Ok(metrics.get("wormholes_onion_circuits_total{outcome=\"built\"}"))
+    }
+
+    /// Waits until the client builds no more of them.
+    ///
+    /// # Errors
+    /// As of [`Self::circuits_built`].
+    pub(crate) async fn until_built_ahead(&self) -> Result<()> {
+        let (mut last, mut equal) = (f64::NAN, 0);
+        until("circuits to be built ahead", async || {
+            let now = self.circuits_built().await.ok()?;
+            equal = if now == last { equal + 1 } else { 0 };
+            last = now;
+            (equal == EQUAL_LOOKS).then_some(())
+        })
+        .await
     }
 }
 
@@ -155,11 +171,12 @@ pub(crate) fn direct_only(load: SocketAddr) -> Result<Setup> {
 }
 
 /// A node that logs as it does by default: lines for debugging would be measured too.
-fn as_shipped(name: &str) -> Result<Setup> {
+pub(crate) fn as_shipped(name: &str) -> Result<Setup> {
     Ok(Setup::new(name)?.config("[log]"))
 }
 
-fn forward(target: impl std::fmt::Display, label: &str) -> String {
+/// A TCP entrance with that target.
+pub(crate) fn forward(target: impl std::fmt::Display, label: &str) -> String {
     format!(
         "[[entrance]]\nkind = \"tcp\"\nlisten = \"127.0.0.1:0\"\n\
          target = \"{target}\"\nlabel = \"{label}\"\n"

@@ -16,7 +16,7 @@ use tokio::{
     net::TcpStream,
     process::{Child, Command},
 };
-use wormholes_tests::until;
+use wormholes_tests::{Namespace, until};
 
 /// A program to be started, which ends with this one, however that ends.
 pub(crate) fn program(name: impl AsRef<OsStr>) -> Command {
@@ -35,7 +35,21 @@ pub(crate) fn program(name: impl AsRef<OsStr>) -> Command {
 /// # Errors
 /// When it ends without a word.
 pub(crate) async fn start_this(words: &[&str]) -> Result<(Child, String)> {
-    let mut command = program(env::current_exe()?);
+    started(program(env::current_exe()?), words).await
+}
+
+/// The same on another host.
+///
+/// # Errors
+/// As of [`start_this`].
+pub(crate) async fn start_this_on(host: &Namespace, words: &[&str]) -> Result<(Child, String)> {
+    let mut command = program("ip");
+    command.args(["netns", "exec", host.name()]);
+    command.arg(env::current_exe()?);
+    started(command, words).await
+}
+
+async fn started(mut command: Command, words: &[&str]) -> Result<(Child, String)> {
     let mut child = command.args(words).stdout(Stdio::piped()).spawn()?;
     let output = child.stdout.take().context("no output")?;
     let said = BufReader::new(output).lines().next_line().await?;

@@ -78,7 +78,7 @@ impl Running {
         let pids = children.iter().filter_map(Child::id).collect();
         Self {
             course: Course {
-                way: Way::Tcp(entrance),
+                way: Way::tcp(entrance),
                 pids,
             },
             _children: children,

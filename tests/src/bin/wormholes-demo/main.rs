@@ -14,6 +14,7 @@ mod learned;
 mod quiet;
 mod row;
 mod table;
+mod tor;
 
 use std::{
     path::{Path, PathBuf},
@@ -36,6 +37,9 @@ struct Arguments {
     /// Leave the network up until Ctrl-C and print commands to play with it.
     #[arg(long)]
     stay: bool,
+    /// Show Tor and I2P instead, in private networks of their own.
+    #[arg(long, conflicts_with_all = ["stay", "script"])]
+    tor: bool,
     /// The client's script, in place of scripts/demo.rhai, which the rows are held against.
     #[arg(long, hide = true)]
     script: Option<PathBuf>,
@@ -62,6 +66,9 @@ async fn main() -> ExitCode {
 }
 
 async fn run(arguments: &Arguments) -> Result<bool> {
+    if arguments.tor {
+        return run_tor(arguments.json).await;
+    }
     let (network, rows) = tokio::select! {
         shown = show(arguments) => shown?,
         stopped = stop_asked() => {
@@ -87,6 +94,26 @@ async fn run(arguments: &Arguments) -> Result<bool> {
     }
     if arguments.json {
         println!("{}", serde_json::json!({"ok": ok, "rows": rows}));
+    }
+    Ok(ok)
+}
+
+/// The rows of `--tor`.
+async fn run_tor(json: bool) -> Result<bool> {
+    let rows = tokio::select! {
+        shown = tor::show() => shown?,
+        stopped = stop_asked() => {
+            stopped?;
+            bail!("stopped before the end");
+        }
+    };
+    let ok = rows.iter().all(|row| row.ok);
+    let table = table::render(&rows);
+    if json {
+        eprintln!("{table}");
+        println!("{}", serde_json::json!({"ok": ok, "rows": rows}));
+    } else {
+        println!("{table}");
     }
     Ok(ok)
 }

@@ -161,7 +161,7 @@ fn complaints(case: &Case, front: &Fetched, why: &Value) -> Vec<String> {
 }
 
 /// The tunnel that stood; `block` only where the script's plan was to block.
-fn tunnel(why: &Value) -> String {
+pub(crate) fn tunnel(why: &Value) -> String {
     let taken = why.get("tunnel").and_then(Value::as_str);
     let plan = last_decision(why).and_then(|decision| decision.get("plan")?.as_str());
     let blocked = plan.is_some_and(|plan| plan.starts_with("block"));
@@ -177,12 +177,12 @@ fn promised_rule(script: &str, line: &str) -> Option<String> {
 }
 
 /// A flow is decided again when all steps failed.
-fn last_decision(why: &Value) -> Option<&Value> {
+pub(crate) fn last_decision(why: &Value) -> Option<&Value> {
     why.get("decisions")?.as_array()?.last()
 }
 
 /// The line of the last decision.
-fn rule(why: &Value) -> String {
+pub(crate) fn rule(why: &Value) -> String {
     let rule = last_decision(why).and_then(|decision| decision.get("rule"));
     let script = rule.and_then(|rule| rule.get("script")?.as_str());
     let line = rule.and_then(|rule| rule.get("line")?.as_u64());

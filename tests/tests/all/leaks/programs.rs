@@ -4,94 +4,28 @@
 use std::{process::Stdio, sync::Arc, time::Duration};
 
 use anyhow::{Result, ensure};
-use futures_util::future::join_all;
-use tokio::{
-    process::Command,
-    sync::watch,
-    task::JoinHandle,
-    time::{MissedTickBehavior, interval, timeout},
-};
+use tokio::{process::Command, time::timeout};
 use wormholes_proto::{Host, Target};
-use wormholes_tests::{Association, Namespace, socks5_resolve};
+use wormholes_tests::{Again, Association, Namespace, socks5_resolve};
 
-use super::{
-    scene::{FORWARD, HTTP, INTERNET, SIXTH, SOCKS},
-    ways::Program,
-};
+use super::{scene::SIXTH, ways::Program};
+use crate::watched::{FORWARD, HTTP, INTERNET, SOCKS};
 
 /// How long a program waits for a page or an address, in seconds; longer than any plan takes.
 const PATIENCE: &str = "10";
 /// And for a datagram: nobody tells it that it was refused.
 const DATAGRAM_PATIENCE: Duration = Duration::from_secs(3);
-/// Programs begin again at this pace, and leave the machine to the others.
-const PACE: Duration = Duration::from_millis(500);
 const PAGE_BYTES: usize = 50_000;
 /// Where a target of datagrams has an IPv6 address that nothing answers from, that one is taken.
 const ECHO: (&str, u16) = ("echo.example", 7);
 
-/// The programs of one client, each of which begins again when it has ended; dropped, they end.
-pub(super) struct Programs {
-    running: Vec<Running>,
-}
-
-struct Running {
-    program: Program,
-    turns: watch::Receiver<Turn>,
-    task: JoinHandle<()>,
-}
-
-/// What came of the latest turn.
-#[derive(Debug, Clone, Copy, Default)]
-struct Turn {
-    number: usize,
-    served: bool,
-}
-
-impl Programs {
-    /// Starts them, whether or not anybody listens.
-    pub(super) fn start(host: &Arc<Namespace>) -> Self {
-        let running = Program::ALL.map(|program| {
-            let (sender, turns) = watch::channel(Turn::default());
-            let host = Arc::clone(host);
-            let task = tokio::spawn(async move {
-                let mut pace = interval(PACE);
-                pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
-                for number in 1.. {
-                    pace.tick().await;
-                    let served = program.run(&host).await.is_ok();
-                    sender.send_replace(Turn { number, served });
-                }
-            });
-            Running {
-                program,
-                turns,
-                task,
-            }
-        });
-        Self {
-            running: running.into(),
-        }
-    }
-
-    /// Waits until each of `expected` was served, and each other was not, in a turn that began after
-    /// this call; those for which that did not come within `limit`.
-    pub(super) async fn settle(&mut self, expected: &[Program], limit: Duration) -> Vec<Program> {
-        let settling = self.running.iter_mut().map(async |running| {
-            let wanted = expected.contains(&running.program);
-            // The one that is under way began before.
-            let next = running.turns.borrow().number + 2;
-            let settles = |turn: &Turn| turn.number >= next && turn.served == wanted;
-            let settled = timeout(limit, running.turns.wait_for(settles)).await;
-            settled.is_err().then_some(running.program)
-        });
-        join_all(settling).await.into_iter().flatten().collect()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
+/// The programs of one client.
+pub(super) fn programs(host: &Arc<Namespace>) -> Again<Program> {
+    let host = Arc::clone(host);
+    Again::start(&Program::ALL, move |program| {
+        let host = Arc::clone(&host);
+        async move { program.run(&host).await }
+    })
 }
 
 impl Program {

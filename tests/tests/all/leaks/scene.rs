@@ -8,25 +8,21 @@
 //!      9.50.N.2 ============ internet ========== 9.60.0.2: a web server, a name server, an echo
 //! ```
 
-use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
-    sync::Arc,
-};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use futures_util::future::join_all;
 use tokio::task::JoinHandle;
 use wormholes_proto::NodeId;
-use wormholes_tests::{Answers, Daemon, Identity, Link, NameServer, Namespace, Setup, Site, run};
+use wormholes_tests::{Answers, Daemon, Identity, Namespace, Setup, run};
 
 use super::ways::{WAYS, Way};
+use crate::watched::{self, INTERNET, Internet, wire};
 
-/// The internet's own address: of the web server, the name server and the echo.
-pub(super) const INTERNET: Ipv4Addr = Ipv4Addr::new(9, 8, 7, 1);
+/// A client that takes one way for all its flows.
+pub(super) type Client = watched::Client<Way>;
+
 /// Nobody is there, but hosts have a way to it.
 pub(super) const SIXTH: &str = "2606:4700::7";
-/// Entrances; nobody else is on a client's host.
-pub(super) const SOCKS: u16 = 1080;
-pub(super) const HTTP: u16 = 8080;
-pub(super) const FORWARD: u16 = 5300;
 /// The upstream SOCKS5 server: a router too, but no node that the others know.
 pub(super) const PROXY: &str = "proxy";
 const UPSTREAM: SocketAddr = SocketAddr::new(IpAddr::V4(node_ip(9)), 1080);
@@ -43,15 +39,11 @@ pub(super) struct Scene {
     pub(super) internet: Internet,
     pub(super) nodes: Nodes,
     pub(super) clients: Vec<Client>,
+    _echo: Echo,
 }
 
-/// Where targets are.
-pub(super) struct Internet {
-    pub(super) host: Namespace,
-    pub(super) web: Site,
-    echoing: JoinHandle<()>,
-    _names: NameServer,
-}
+/// Sends datagrams back, at the internet's address.
+struct Echo(JoinHandle<()>);
 
 /// The other nodes, and the upstream proxy.
 pub(super) struct Nodes {
@@ -59,115 +51,82 @@ pub(super) struct Nodes {
     daemons: Vec<Daemon>,
 }
 
-/// A node whose packets are counted.
-pub(super) struct Client {
-    pub(super) way: &'static Way,
-    pub(super) host: Arc<Namespace>,
-    setup: Option<Setup>,
-    daemon: Option<Daemon>,
-}
-
 impl Scene {
     /// Everything runs, but for the clients.
     pub(super) async fn start() -> Self {
-        let (internet, nodes) = (Namespace::new().unwrap(), Namespace::new().unwrap());
+        let (internet, nodes) = (Internet::start(answers()), Namespace::new().unwrap());
         let hosts: Vec<_> = WAYS.iter().map(|_| Namespace::new().unwrap()).collect();
-        lay_wires(&internet, &nodes, &hosts);
-        let internet = Internet::start(internet);
+        lay_wires(&internet.host, &nodes, &hosts);
+        let echo = Echo::start(&internet.host);
         let setups = WAYS.iter().map(|way| Setup::new(way.name).unwrap());
         let setups: Vec<_> = setups.collect();
         let ids: Vec<_> = setups.iter().map(Setup::id).collect();
         let nodes = Nodes::start(nodes, &ids).await;
         let clients = WAYS.iter().zip(hosts).zip(setups);
         let clients = clients.map(|((way, host), setup)| {
-            host.nft(&way.counters(&nodes)).unwrap();
-            Client {
-                setup: Some(way.set_up(setup, &host, &nodes)),
-                way,
-                host: Arc::new(host),
-                daemon: None,
-            }
+            let setup = way.set_up(setup, &nodes);
+            Client::new(way, host, &way.counters(&nodes), setup, "names.example:53")
         });
         Self {
             clients: clients.collect(),
             internet,
             nodes,
+            _echo: echo,
         }
     }
 
     pub(super) async fn start_clients(&mut self) {
-        let starting = self.clients.iter_mut().map(Client::start);
-        futures_util::future::join_all(starting).await;
+        join_all(self.clients.iter_mut().map(Client::start)).await;
     }
 
     pub(super) fn kill_clients(&mut self) {
-        let running = self.clients.iter_mut().filter_map(|c| c.daemon.as_mut());
-        running.for_each(|daemon| daemon.kill().unwrap());
+        self.clients.iter_mut().for_each(Client::kill);
     }
 }
 
 fn lay_wires(internet: &Namespace, nodes: &Namespace, hosts: &[Namespace]) {
-    let wire = |net: u8, number: u8| Link {
-        first: Ipv4Addr::new(9, net, number, 1),
-        second: Ipv4Addr::new(9, net, number, 2),
-    };
-    let add = |host: &Namespace, address: String| {
-        host.ip(&["address", "add", &address, "dev", "lo"]).unwrap();
-    };
-    let route = |host: &Namespace, to: &str, link: Link| {
-        let via = link.second.to_string();
-        host.ip(&["route", "add", to, "via", &via]).unwrap();
-    };
-    add(internet, format!("{INTERNET}/32"));
     for number in (0..NODES.len() as u8).chain([9]) {
-        add(nodes, format!("{}/32", node_ip(number)));
-    }
-    nodes.join(internet, wire(60, 0)).unwrap();
-    route(nodes, "default", wire(60, 0));
-    for (number, host) in (0..).zip(hosts) {
-        host.join(nodes, wire(40, number)).unwrap();
-        host.join(internet, wire(50, number)).unwrap();
-        route(host, "9.16.0.0/12", wire(40, number));
-        route(host, "default", wire(50, number));
-        // What leaves over IPv6 comes nowhere, but it leaves.
-        host.ip(&["-6", "route", "add", "default", "dev", "lo"])
+        let address = format!("{}/32", node_ip(number));
+        nodes
+            .ip(&["address", "add", &address, "dev", "lo"])
             .unwrap();
+    }
+    nodes.reach(internet, wire(60, 0), "default").unwrap();
+    for (number, host) in (0..).zip(hosts) {
+        host.reach(nodes, wire(40, number), "9.16.0.0/12").unwrap();
+        host.reach(internet, wire(50, number), "default").unwrap();
     }
 }
 
-impl Internet {
-    fn start(host: Namespace) -> Self {
-        let web = Site::start_in(&host, "web", (INTERNET, 80).into()).unwrap();
-        let names = host.enter(|| Ok(UdpSocket::bind((INTERNET, 53))?));
-        let (fourth, sixth) = (IpAddr::V4(INTERNET), SIXTH.parse().unwrap());
-        let answers = [
-            ("web.example", vec![sixth, fourth]),
-            ("asked.example", vec![sixth, fourth]),
-            ("names.example", vec![fourth]),
-            ("echo.example", vec![fourth]),
-        ];
-        let answers = answers.map(|(name, ips)| (name.to_owned(), vec![ips]));
-        let names = NameServer::start(names.unwrap(), Answers::from(answers)).unwrap();
+fn answers() -> Answers {
+    let (fourth, sixth) = (IpAddr::V4(INTERNET), SIXTH.parse().unwrap());
+    let answers = [
+        ("web.example", vec![sixth, fourth]),
+        ("asked.example", vec![sixth, fourth]),
+        ("names.example", vec![fourth]),
+        ("echo.example", vec![fourth]),
+    ];
+    answers
+        .map(|(name, ips)| (name.to_owned(), vec![ips]))
+        .into()
+}
+
+impl Echo {
+    fn start(host: &Namespace) -> Self {
         let socket = host.udp((INTERNET, 7).into()).unwrap();
-        let echoing = tokio::spawn(async move {
+        Self(tokio::spawn(async move {
             let mut datagram = [0; 2048];
             while let Ok((len, from)) = socket.recv_from(&mut datagram).await {
                 // Who asked may be gone.
                 let _ = socket.send_to(&datagram[..len], from).await;
             }
-        });
-        Self {
-            host,
-            web,
-            echoing,
-            _names: names,
-        }
+        }))
     }
 }
 
-impl Drop for Internet {
+impl Drop for Echo {
     fn drop(&mut self) {
-        self.echoing.abort();
+        self.0.abort();
     }
 }
 
@@ -267,24 +226,4 @@ fn show(host: &Namespace, address: SocketAddr, program: SocketAddr) {
     host.nft(&rules).unwrap();
     let routed = "echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet";
     run(host.command("sh").args(["-c", routed])).unwrap();
-}
-
-impl Client {
-    /// Its node, while it runs.
-    pub(super) fn daemon(&self) -> &Daemon {
-        self.daemon.as_ref().unwrap()
-    }
-
-    /// Starts its node, or starts it again.
-    async fn start(&mut self) {
-        match (&mut self.daemon, self.setup.take()) {
-            (Some(daemon), _) => daemon.restart().await.unwrap(),
-            (none, setup) => *none = Some(setup.unwrap().start().await.unwrap()),
-        }
-    }
-
-    /// How many packets a counter of [`Way::counters`] has seen.
-    pub(super) fn counted(&self, counter: &str) -> u64 {
-        self.host.counted(counter).unwrap()
-    }
 }

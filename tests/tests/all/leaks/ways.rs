@@ -2,9 +2,10 @@
 
 use std::fmt::Write;
 
-use wormholes_tests::{Namespace, Setup};
+use wormholes_tests::Setup;
 
-use super::scene::{FORWARD, HTTP, INTERNET, NODES, Nodes, PROXY, SOCKS};
+use super::scene::{NODES, Nodes, PROXY};
+use crate::watched::AT_HOME;
 
 /// One way, and the client that takes it for all its flows.
 pub(super) struct Way {
@@ -119,14 +120,8 @@ impl Way {
     }
 
     /// The client: it knows the addresses of those that its packets may go to, and of nobody else.
-    pub(super) fn set_up(&self, setup: Setup, host: &Namespace, nodes: &Nodes) -> Setup {
-        let mut setup = setup
-            .in_namespace(host)
-            // It answers, and nobody here may ask it.
-            .name_server(INTERNET.into())
-            .node(self.keys)
-            .script("rules.rhai", &self.script())
-            .config(&entrances());
+    pub(super) fn set_up(&self, setup: Setup, nodes: &Nodes) -> Setup {
+        let mut setup = setup.node(self.keys).script("rules.rhai", &self.script());
         for name in NODES {
             let node = nodes.get(name);
             if self.first.iter().any(|(first, _)| *first == name) {
@@ -166,12 +161,7 @@ impl Way {
                 {}
                 chain output {{
                     type filter hook output priority 0
-                    ip daddr 127.0.0.0/8 accept
-                    ip6 daddr ::1 accept
-                    icmpv6 type {{
-                        nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert,
-                        mld2-listener-report
-                    }} accept
+                    {AT_HOME}
                     {right}
                     counter name leaked
                     meta l4proto {{ tcp, udp }} th dport 53 counter name names accept
@@ -197,16 +187,4 @@ pub(super) fn script(plan: &str) -> String {
             {plan}
         }}"#
     )
-}
-
-fn entrances() -> String {
-    let entrance = |kind: &str, port: u16, more: &str| {
-        format!("[[entrance]]\nkind = \"{kind}\"\nlisten = \"127.0.0.1:{port}\"\n{more}\n")
-    };
-    [
-        entrance("socks5", SOCKS, ""),
-        entrance("http", HTTP, ""),
-        entrance("udp", FORWARD, "target = \"names.example:53\""),
-    ]
-    .concat()
 }

@@ -19,12 +19,12 @@ use rustls::{
     server::UnbufferedServerConnection,
     unbuffered::{ConnectionState, UnbufferedStatus},
 };
-use tokio::net::TcpStream;
 use wormholes_proto::NodeId;
 
+use super::wire::Wire;
 use crate::{
     carrier::tls,
-    pipe::{PipeError, broken, keep_alive},
+    pipe::{PipeError, broken},
     sources::SourcePlace,
 };
 
@@ -52,7 +52,7 @@ struct Scratch {
 
 /// A connection that speaks TLS. Both directions may be used at once.
 pub(crate) struct TlsSocket {
-    socket: TcpStream,
+    socket: Wire,
     state: Mutex<State>,
     /// A stranger's.
     place: Option<SourcePlace>,
@@ -97,12 +97,12 @@ impl TlsSocket {
     /// # Errors
     /// [`PipeError`] when it breaks.
     pub(super) async fn call(
-        socket: TcpStream,
+        socket: impl Into<Wire>,
         config: Arc<ClientConfig>,
         name: ServerName<'static>,
     ) -> Result<Self, PipeError> {
         let session = UnbufferedClientConnection::new(config, name).map_err(tls_error)?;
-        Self::shake_hands(socket, Session::Client(session)).await
+        Self::shake_hands(socket.into(), Session::Client(session)).await
     }
 
     /// Does the handshake as the called.
@@ -110,17 +110,15 @@ impl TlsSocket {
     /// # Errors
     /// [`PipeError`] when it breaks.
     pub(super) async fn answer(
-        socket: TcpStream,
+        socket: impl Into<Wire>,
         config: Arc<ServerConfig>,
     ) -> Result<Self, PipeError> {
         let session = UnbufferedServerConnection::new(config).map_err(tls_error)?;
-        Self::shake_hands(socket, Session::Server(session)).await
+        Self::shake_hands(socket.into(), Session::Server(session)).await
     }
 
-    async fn shake_hands(socket: TcpStream, session: Session) -> Result<Self, PipeError> {
-        // Small messages go at once; without it they only go later.
-        let _ = socket.set_nodelay(true);
-        keep_alive(&socket);
+    async fn shake_hands(socket: Wire, session: Session) -> Result<Self, PipeError> {
+        socket.tune();
         let state = Mutex::new(State {
             session,
             incoming: Vec::new(),
@@ -254,14 +252,12 @@ impl TlsSocket {
 
     /// Ends when the connection has broken, or something has come. Cancel-safe.
     pub(crate) async fn stirred(&self) {
-        // What an error says, a read says again.
-        let _ = self.socket.peek(&mut [0]).await;
+        self.socket.stirred().await;
     }
 
     /// Breaks it off: whoever reads or writes at either end learns of it.
     pub(super) fn shut(&self) {
-        let socket = socket2::SockRef::from(&self.socket);
-        let _ = socket.shutdown(std::net::Shutdown::Both);
+        self.socket.shut();
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -280,11 +276,7 @@ impl State {
     }
 
     /// Reads once and opens the records that are whole; the number of bytes that came.
-    fn receive(
-        &mut self,
-        socket: &TcpStream,
-        scratch: &mut [u8],
-    ) -> Result<Option<usize>, PipeError> {
+    fn receive(&mut self, socket: &Wire, scratch: &mut [u8]) -> Result<Option<usize>, PipeError> {
         let begun = self.incoming.len();
         let (begin, room) = scratch.split_at_mut(begun.min(scratch.len()));
         begin.copy_from_slice(&self.incoming);
@@ -386,7 +378,7 @@ impl State {
     }
 
     /// Sends as much as the system takes; whether that was all.
-    fn send(&mut self, socket: &TcpStream) -> Result<bool, PipeError> {
+    fn send(&mut self, socket: &Wire) -> Result<bool, PipeError> {
         while !self.outgoing.is_empty() {
             match try_write(socket, &self.outgoing)? {
                 0 => return Ok(false),
@@ -475,7 +467,7 @@ fn is_whole_record(bytes: &[u8]) -> bool {
     bytes.len() >= 5 + usize::from(u16::from_be_bytes([*high, *low]))
 }
 
-fn try_write(socket: &TcpStream, bytes: &[u8]) -> Result<usize, PipeError> {
+fn try_write(socket: &Wire, bytes: &[u8]) -> Result<usize, PipeError> {
     match socket.try_write(bytes) {
         Ok(sent) => Ok(sent),
         Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),

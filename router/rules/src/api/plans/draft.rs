@@ -16,6 +16,10 @@ const MAX_STEPS: usize = 16;
 /// Tunnels that race in one step.
 const MAX_RACERS: usize = 4;
 
+/// Flows from one destination are known as one caller's.
+pub(super) const KEPT_AND_ISOLATED: &str = "i2p() keeps a destination or isolates, not both: who is \
+                                            called knows all flows of a kept one as one caller's";
+
 /// Why a plan refuses what follows it.
 pub(crate) const NOT_A_STEP: &str = "pass() and need() are answers of their own, not steps";
 
@@ -56,7 +60,16 @@ pub(super) struct DraftTunnel {
     pub(super) hops: u8,
     pub(super) friends_only: bool,
     pub(super) server: Option<SocketAddr>,
+    pub(super) i2p: I2pSettings,
     pub(super) why: String,
+}
+
+/// What `i2p()` was told.
+#[derive(Debug, Clone, Default)]
+pub(super) struct I2pSettings {
+    pub(super) keep: Option<String>,
+    pub(super) length: Option<u8>,
+    pub(super) quantity: Option<u8>,
 }
 
 impl DraftTunnel {
@@ -69,6 +82,7 @@ impl DraftTunnel {
             hops: 0,
             friends_only: false,
             server: None,
+            i2p: I2pSettings::default(),
             why: String::new(),
         }
     }
@@ -104,6 +118,7 @@ impl DraftTunnel {
             hops,
             friends_only,
             server,
+            i2p,
             why,
         } = self;
         if exit && to.is_none() && kind == TunnelKind::Direct {
@@ -125,9 +140,15 @@ impl DraftTunnel {
                 exit,
                 friends_only,
             },
+            TunnelKind::I2p => Tunnel::I2p {
+                keep: i2p.keep,
+                length: i2p.length,
+                quantity: i2p.quantity,
+            },
             TunnelKind::Socks => Tunnel::Socks {
                 server: server.ok_or("socks() needs an address")?,
             },
+            TunnelKind::Tor => Tunnel::Tor,
             TunnelKind::Block => Tunnel::Block { why },
         })
     }
@@ -141,7 +162,7 @@ impl DraftStep {
             let has_node = match kind {
                 TunnelKind::Relay | TunnelKind::Onion => true,
                 TunnelKind::Direct => tunnel.to.is_some(),
-                TunnelKind::Socks | TunnelKind::Block => false,
+                TunnelKind::Socks | TunnelKind::Tor | TunnelKind::I2p | TunnelKind::Block => false,
             };
             if self.marks.carrier.is_some() && !has_node {
                 return Err(format!(
@@ -158,6 +179,9 @@ impl DraftStep {
             }
             if !self.marks.isolate.is_empty() && kind == TunnelKind::Socks {
                 return Err("socks() cannot isolate: its server is not told".to_owned());
+            }
+            if !self.marks.isolate.is_empty() && tunnel.i2p.keep.is_some() {
+                return Err(KEPT_AND_ISOLATED.to_owned());
             }
         }
         Ok(())
@@ -336,11 +360,12 @@ impl Plan {
         for step in &self.steps {
             if let Some(weaker) = step.tunnels.iter().find_map(|one| one.weakness(asked)) {
                 return Err(format!(
-                    "a closed plan that begins with onion() may not go on with one {weaker}"
+                    "a closed plan that begins with {}() may not go on with {weaker}",
+                    first.as_str()
                 ));
             }
             let kinds = step.tunnels.iter().map(Tunnel::kind);
-            if let Some(weaker) = kinds.clone().find(|kind| *kind < first) {
+            if let Some(weaker) = kinds.clone().find(|kind| kind.is_weaker_than(first)) {
                 return Err(format!(
                     "a closed plan that begins with {} may not go on with {}, which is weaker",
                     first.as_str(),
@@ -356,27 +381,52 @@ impl Plan {
 }
 
 impl Tunnel {
-    /// What an onion lacks of the one that was asked for.
+    /// What this one lacks of the one that was asked for, as far as their kinds do not tell.
     fn weakness(&self, asked: &Self) -> Option<&'static str> {
-        let Self::Onion {
-            hops: wanted,
-            friends_only: among_friends,
-            ..
-        } = asked
-        else {
-            return None;
-        };
         match self {
-            Self::Onion { hops, .. } if hops < wanted => Some("of fewer hops"),
-            Self::Onion { friends_only, .. } if !friends_only && *among_friends => {
-                Some("that leaves the friends")
-            }
-            Self::Onion { .. }
-            | Self::Direct { .. }
+            Self::Onion {
+                hops, friends_only, ..
+            } => onion_weakness(*hops, *friends_only, asked),
+            Self::I2p { length, .. } => i2p_weakness((*length)?, asked),
+            Self::Direct { .. }
             | Self::Relay { .. }
             | Self::Socks { .. }
+            | Self::Tor
             | Self::Block { .. } => None,
         }
+    }
+}
+
+fn onion_weakness(hops: u8, friends_only: bool, asked: &Tunnel) -> Option<&'static str> {
+    let Tunnel::Onion {
+        hops: wanted,
+        friends_only: among_friends,
+        ..
+    } = asked
+    else {
+        return None;
+    };
+    if hops < *wanted {
+        return Some("one of fewer hops");
+    }
+    (*among_friends && !friends_only).then_some("one that leaves the friends")
+}
+
+/// I2P tunnels of no hops show the router beside this node to whoever is called.
+fn i2p_weakness(length: u8, asked: &Tunnel) -> Option<&'static str> {
+    let wanted = match asked {
+        // The config says how many, which is not known here.
+        Tunnel::I2p { length, .. } => length.unwrap_or(1),
+        Tunnel::Onion { .. } | Tunnel::Tor => 1,
+        Tunnel::Direct { .. }
+        | Tunnel::Relay { .. }
+        | Tunnel::Socks { .. }
+        | Tunnel::Block { .. } => 0,
+    };
+    match length {
+        0 if wanted > 0 => Some("i2p() of no hops, which hides nothing"),
+        _ if length < wanted => Some("i2p() of fewer hops"),
+        _ => None,
     }
 }
 

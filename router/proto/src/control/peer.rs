@@ -1,0 +1,71 @@
+//! What is told of other nodes.
+
+use std::net::SocketAddr;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{carrier::CarrierKind, id::NodeId, roles::Roles};
+
+/// What `peers` returns.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PeerList {
+    /// In order of name.
+    pub peers: Vec<PeerInfo>,
+}
+
+/// A node that this one knows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PeerInfo {
+    /// Petname, else the beginning of its id.
+    pub name: String,
+    /// Who it is.
+    #[schemars(with = "String")]
+    pub id: NodeId,
+    /// How it is known.
+    pub source: PeerSource,
+    /// 0 stranger, 1 friend of a friend, 2 friend, 3 own device.
+    pub trust: u8,
+    /// A connection stands.
+    pub online: bool,
+    /// What carries the standing connection.
+    pub carrier: Option<CarrierKind>,
+    /// Round trip over the standing connection.
+    pub rtt_ms: Option<f64>,
+    /// Lost packets, 0 to 1, over the standing connection; TCP hides them.
+    pub loss: f64,
+    /// How full the fullest of its roles is, 0 to 1, as it said at most five minutes ago.
+    pub load: f64,
+    /// Where it may be dialled.
+    pub addresses: Vec<SocketAddr>,
+    /// Where it may be dialled through Tor.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub onions: Vec<String>,
+    /// Names of relays that it may be reached through.
+    pub relays: Vec<String>,
+    /// What its record offers.
+    pub roles: Roles,
+    /// The family in its record.
+    pub family: Option<String>,
+}
+
+/// How a node is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PeerSource {
+    /// It stands in config.toml.
+    Config,
+    /// `peer.add`.
+    Added,
+    /// From another node's record set, or it called.
+    Learned,
+}
+
+/// What `peer.invite` returns.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct InviteReport {
+    /// For the other node's `peer.add`.
+    pub invite: String,
+    /// What stands in the way of using it.
+    pub hints: Vec<String>,
+}

@@ -1,0 +1,176 @@
+//! Onion services: this router and C tor as hosts and as clients of each other, in a private Tor
+//! network. C tor with itself is in the harness's own test.
+
+use std::{fs, net::Ipv4Addr, time::Duration};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use wormholes_tests::{
+    Daemon, OnionKey, SITE_GREETING, Site, TorNetwork, curl_in, socks5_ask, there_and_back,
+    until_within,
+};
+
+/// To publish a service, or to find one: seconds; where its introduction points change at once, a minute
+/// more, since arti uploads no oftener.
+const FOUND: Duration = Duration::from_secs(240);
+/// Of a stream on which nothing comes.
+const PATIENCE: Duration = Duration::from_secs(30);
+const STREAM_BYTES: usize = 2 << 20;
+
+/// How curl asks.
+const PLAIN: &[&str] = &[];
+const BY_CONNECT: &[&str] = &["--proxytunnel"];
+
+const BY_TOR: &str = "fn route(c) { tor().timeout(\"20s\").closed() }";
+
+#[tokio::test]
+async fn onion_services_of_both_are_reached_from_both_and_move_to_a_new_address() {
+    let network = TorNetwork::start().await.unwrap();
+    let site = Site::start_in(network.host(), "here", (Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let host = network.node("host", "").unwrap();
+    let host = host
+        .config(&service("web", site.address(), ""))
+        .config(&service("echo", network.echo.address(), ""))
+        .start();
+    let asker = network.node("asker", "").unwrap();
+    let asker = asker.script("rules.rhai", BY_TOR).start();
+    let (mut host, asker, client, c_onion) = tokio::try_join!(
+        host,
+        asker,
+        network.client(""),
+        network.onion_service(network.web.address(), &[]),
+    )
+    .unwrap();
+    let web = published(&host, "web", "").await;
+    let echo = published(&host, "echo", "").await;
+    let socks = format!("socks5h://{}", asker.entrance("socks5").unwrap());
+    let http = format!("http://{}", asker.entrance("http").unwrap());
+    for (proxy, onion, more) in [
+        (client.proxy(), &web, PLAIN),
+        (socks.clone(), &c_onion.address, PLAIN),
+        (socks.clone(), &web, PLAIN),
+        (http.clone(), &web, BY_CONNECT),
+        (http, &web, PLAIN),
+    ] {
+        shows(&network, &proxy, onion, more).await;
+    }
+    let entrance = asker.entrance("socks5").unwrap();
+    let mut stream = network.host().connect(entrance).unwrap();
+    assert_eq!(socks5_ask(&mut stream, &echo, 80).await.unwrap(), 0);
+    let echoed = there_and_back(&mut stream, 11, STREAM_BYTES, PATIENCE).await;
+    echoed.unwrap();
+    drop(stream);
+
+    stays_where_no_new_address_is_to_be_had(&host, &web).await;
+    shows(&network, &socks, &web, PLAIN).await;
+    host.cli(&["tor", "new-onion", "web"]).unwrap();
+    let moved = published(&host, "web", &web).await;
+    shows(&network, &socks, &moved, PLAIN).await;
+    shows(&network, &client.proxy(), &moved, PLAIN).await;
+    let url = format!("http://{web}/");
+    let old = curl_in(network.host(), &socks, &url, &[]).await.unwrap();
+    assert_ne!(old.exit, 0, "the old address is still served");
+
+    host.stop().await.unwrap();
+    host.restart().await.unwrap();
+    assert_eq!(
+        published(&host, "web", "").await,
+        moved,
+        "the key was not kept"
+    );
+    assert_eq!(published(&host, "echo", "").await, echo);
+    shows(&network, &socks, &moved, PLAIN).await;
+}
+
+#[tokio::test]
+async fn a_service_that_asks_for_a_key_is_found_by_those_who_have_it_alone() {
+    let network = TorNetwork::start().await.unwrap();
+    let site = Site::start_in(network.host(), "here", (Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let alice = OnionKey::ALICE;
+    let more = format!("onion_clients = {{ alice = {:?} }}", alice.public());
+    let host = network.node("host", "").unwrap();
+    let host = host.config(&service("web", site.address(), &more)).start();
+    let keys = [alice];
+    let c_onion = network.onion_service(network.web.address(), &keys);
+    let (host, c_onion) = tokio::try_join!(host, c_onion).unwrap();
+    let ours = published(&host, "web", "").await;
+    let theirs = c_onion.address.clone();
+
+    let authorizations = [alice.secret(&ours), alice.secret(&theirs)];
+    let knowing = network.node("knowing", &format!("authorizations = {authorizations:?}"));
+    let knowing = knowing.unwrap().script("rules.rhai", BY_TOR).start();
+    let ignorant = network.node("ignorant", "").unwrap();
+    let ignorant = ignorant.script("rules.rhai", BY_TOR).start();
+    let folder = TempDir::with_prefix("wormholes-tor-").unwrap();
+    let key = folder.path().join("alice.auth_private");
+    fs::write(key, alice.secret(&ours)).unwrap();
+    let more = format!("ClientOnionAuthDir {}\n", folder.path().display());
+    let (knowing, ignorant, c_knowing, c_ignorant) =
+        tokio::try_join!(knowing, ignorant, network.client(&more), network.client("")).unwrap();
+    let socks = |node: &Daemon| format!("socks5h://{}", node.entrance("socks5").unwrap());
+    shows(&network, &socks(&knowing), &theirs, PLAIN).await;
+    shows(&network, &socks(&knowing), &ours, PLAIN).await;
+    shows(&network, &c_knowing.proxy(), &ours, PLAIN).await;
+    for (proxy, onion) in [
+        (socks(&ignorant), &theirs),
+        (socks(&ignorant), &ours),
+        (c_ignorant.proxy(), &ours),
+    ] {
+        let url = format!("http://{onion}/");
+        let fetched = curl_in(network.host(), &proxy, &url, &["--max-time", "25"]).await;
+        assert_ne!(
+            fetched.unwrap().exit,
+            0,
+            "{proxy} found {onion} without a key"
+        );
+    }
+    let why = ignorant.call("why", json!({ "flow": 1 })).await.unwrap();
+    let said = why["steps"][0]["error"].as_str().unwrap();
+    assert!(said.contains("asks for a key"), "{why}");
+}
+
+/// A file is where the state of the next address would go.
+async fn stays_where_no_new_address_is_to_be_had(host: &Daemon, web: &str) {
+    let file = host.folder().join("data/tor/state/hss/service_web_2");
+    fs::write(&file, "").unwrap();
+    let refused = host.cli(&["tor", "new-onion", "web"]).unwrap_err();
+    let said = format!("{refused:#}");
+    assert!(said.contains("the one before stays"), "{said}");
+    let keys = host.folder().join("data/tor/state/keystore/hss");
+    assert!(!keys.join("service_web_2").exists(), "of no use to anybody");
+    assert!(keys.join("service_web_1").exists());
+    assert_eq!(published(host, "web", "").await, web);
+    fs::remove_file(&file).unwrap();
+}
+
+fn service(name: &str, target: std::net::SocketAddr, more: &str) -> String {
+    format!(
+        "[[service]]\nname = {name:?}\ntarget = \"{target}\"\nmin_trust = 0\nonion = true\n\
+         onion_port = 80\n{more}"
+    )
+}
+
+/// The address of a service, another one than `old`, once it is up.
+async fn published(host: &Daemon, name: &str, old: &str) -> String {
+    let what = format!("the onion service {name} to be published");
+    let published = until_within(FOUND, &what, async || {
+        let status = host.call("tor.status", json!({})).await.ok()?;
+        let services = status["services"].as_array()?;
+        let is_up = |service: &&Value| service["name"] == name && service["state"] == "reachable";
+        let address = services.iter().find(is_up)?["address"].as_str()?;
+        (address != old).then(|| address.to_owned())
+    });
+    published.await.unwrap()
+}
+
+/// Fetches the front page; where a descriptor is not everywhere yet, again.
+async fn shows(network: &TorNetwork, proxy: &str, onion: &str, more: &[&str]) {
+    let url = format!("http://{onion}/");
+    let what = format!("{url} by {proxy}");
+    let shown = until_within(FOUND, &what, async || {
+        let fetched = curl_in(network.host(), proxy, &url, more).await.ok()?;
+        let page = String::from_utf8_lossy(&fetched.body);
+        page.contains(SITE_GREETING).then_some(())
+    });
+    shown.await.unwrap();
+}
