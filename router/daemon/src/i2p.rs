@@ -120,7 +120,7 @@ impl I2p {
             match self.ask(request).await {
                 Ok(stream) => {
                     let Stream { connection, ahead } = stream;
-                    let held = Box::new(AskedStream(session));
+                    let held = Box::new(AskedStream::new(session, &owner));
                     return Ok(Pipe::tcp_held(connection, ahead, ASKER_SILENCE, held));
                 }
                 // The router began anew, and its end of the session's connection is not noticed yet.

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use wormholes_proto::sam::{Destination, SessionId, TunnelSettings};
 
-use super::client::Talk;
+use super::{Owner, client::Talk};
 use crate::{network::Network, pipe::Held};
 
 /// Who was asked and says nothing for so long behind what was said last, until the asker gave up, may
@@ -22,7 +22,8 @@ use crate::{network::Network, pipe::Held};
 /// who meant to be heard alone, and was silent for so long before the end, is taken for such an asker.
 const UNHEARD: Duration = Duration::from_secs(20);
 /// So many streams one after the other without an answer tell it of a session that others use too, who
-/// may be heard.
+/// may be heard. Never of a kept destination's: its keys are free for another session when the last of
+/// them has left, and a service that is published under it would be gone until then.
 const UNHEARD_AMONG_OTHERS: usize = 2;
 
 /// A session. It ends when it is dropped, or when the router ends it.
@@ -143,21 +144,34 @@ impl Session {
 
 /// A session that somebody uses for a stream of this side's.
 #[derive(Debug)]
-pub(super) struct AskedStream(pub(super) InUse);
+pub(super) struct AskedStream {
+    session: InUse,
+    is_kept: bool,
+}
+
+impl AskedStream {
+    pub(super) fn new(session: InUse, owner: &Owner) -> Self {
+        Self {
+            session,
+            is_kept: matches!(owner, Owner::Kept(_)),
+        }
+    }
+}
 
 impl Held for AskedStream {
     fn over(&self, unanswered: Option<Duration>) {
         let Some(silence) = unanswered else {
-            self.0.unheard.store(0, Relaxed);
+            self.session.unheard.store(0, Relaxed);
             return;
         };
         if silence < UNHEARD {
             return;
         }
-        let unheard = self.0.unheard.fetch_add(1, Relaxed) + 1;
-        if !self.0.is_shared() || unheard >= UNHEARD_AMONG_OTHERS {
+        let unheard = self.session.unheard.fetch_add(1, Relaxed) + 1;
+        let is_stale = !self.is_kept && unheard >= UNHEARD_AMONG_OTHERS;
+        if !self.session.is_shared() || is_stale {
             tracing::debug!("a session over which nobody answers is given up");
-            self.0.end();
+            self.session.end();
         }
     }
 }
@@ -197,6 +211,8 @@ impl Drop for InUse {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use wormholes_proto::ServiceName;
+
     use super::*;
     use crate::config::I2pConfig;
 
@@ -208,25 +224,35 @@ pub(super) mod tests {
         Session::new(id, (destination, tunnels), tokens)
     }
 
+    fn over(session: &Arc<Session>, owner: &Owner, unanswered: Option<Duration>) {
+        AskedStream::new(InUse::new(Arc::clone(session)), owner).over(unanswered);
+    }
+
     #[test]
     fn a_session_of_several_ends_when_two_in_turn_hear_nothing() {
         let session = session(I2pConfig::default().tunnels);
         let _other = InUse::new(Arc::clone(&session));
-        let over = |unanswered| AskedStream(InUse::new(Arc::clone(&session))).over(unanswered);
+        let ann = Owner::Flows("ann".to_owned());
         for unanswered in [Some(UNHEARD), None, Some(UNHEARD), Some(UNHEARD / 2)] {
-            over(unanswered);
+            over(&session, &ann, unanswered);
         }
         assert!(!session.has_ended(), "one was answered between");
-        over(Some(UNHEARD));
+        let kept = Owner::Kept(ServiceName::parse("blog").unwrap());
+        for _ in 0..UNHEARD_AMONG_OTHERS {
+            over(&session, &kept, Some(UNHEARD));
+        }
+        assert!(!session.has_ended(), "a service may be published there");
+        over(&session, &ann, Some(UNHEARD));
         assert!(session.has_ended());
     }
 
     #[test]
     fn a_session_ends_with_the_only_stream_if_that_waited_long_for_an_answer() {
+        let ann = Owner::Flows("ann".to_owned());
         let has_ended = |unanswered, others| {
             let session = session(I2pConfig::default().tunnels);
             let _others = vec![InUse::new(Arc::clone(&session)); others];
-            AskedStream(InUse::new(Arc::clone(&session))).over(unanswered);
+            over(&session, &ann, unanswered);
             session.has_ended()
         };
         assert!(has_ended(Some(UNHEARD), 0));
