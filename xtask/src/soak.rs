@@ -32,7 +32,7 @@ pub(crate) struct Arguments {
 }
 
 /// Every test module that has a size says so with one of these calls.
-const MARKS: [&str; 2] = ["soak_rounds(", "soak_time("];
+const MARKS: [&str; 3] = ["is_soak(", "soak_rounds(", "soak_time("];
 
 /// All targets of the fuzzers; `fuzz::` and a target's name is that one.
 const FUZZ: &str = "fuzz";

@@ -206,12 +206,15 @@ mod tests {
             let under = rows.iter().filter(|row| *row == floor.row).count();
             assert_eq!(under, 1, "{}", floor.row);
         }
+        for floor in PLUGIN_FLOORS {
+            assert!(plugins::ROWS.contains(&floor.row), "{}", floor.row);
+        }
         for floor in TOR_FLOORS {
             assert!(tor::ROWS.contains(&floor.row), "{}", floor.row);
         }
-        let floors = FLOORS.iter().chain(TOR_FLOORS);
+        let floors = FLOORS.iter().chain(PLUGIN_FLOORS).chain(TOR_FLOORS);
         let names: BTreeSet<_> = floors.map(|floor| floor.row).collect();
-        let n_floors = FLOORS.len() + TOR_FLOORS.len();
+        let n_floors = FLOORS.len() + PLUGIN_FLOORS.len() + TOR_FLOORS.len();
         assert_eq!(names.len(), n_floors, "a row has two floors");
     }
 }
