@@ -5,20 +5,25 @@
 //!   BLAKE3 of what follows, 32 B | what the compiler made
 //! ```
 //! `unsafe` is here since the engine believes what it loads: a file counts only if this user alone
-//! can write it and its digest is right. Anything else is compiled anew.
+//! can write it and its digest is right. Anything else is compiled anew. What was checked is what runs:
+//! the engine maps a copy in memory, sealed, where a mapped file could be shortened under it.
 
 #![expect(unsafe_code, reason = "the engine believes what it loads")]
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, DirBuilder, File},
     hash::{DefaultHasher, Hash, Hasher},
-    io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    io::{self, BufRead, BufReader, Read, Write},
+    os::{
+        fd::AsRawFd,
+        unix::fs::{DirBuilderExt, MetadataExt},
+    },
     path::{Path, PathBuf},
-    process,
 };
 
 use data_encoding::HEXLOWER;
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use tempfile::NamedTempFile;
 use wasmtime::{Engine, component::Component};
 
 use crate::source::Source;
@@ -28,6 +33,8 @@ const MAX_FILES: usize = 64;
 /// The largest file that is read: what the compiler makes of a component of 128 MiB.
 const MAX_BYTES: u64 = 1 << 30;
 const DIGEST_BYTES: usize = 32;
+/// Of a file, at once.
+const CHECKED_BYTES: usize = 64 << 10;
 
 /// A folder of compiled components.
 #[derive(Debug, Clone)]
@@ -61,11 +68,10 @@ impl Cache {
         source: &Source,
     ) -> wasmtime::Result<Component> {
         let path = self.folder.join(file_name(engine, &source.sha256()));
-        if let Some(kept) = read(&path)
-            && let Some(compiled) = believed(&kept)
+        if let Ok(Some(compiled)) = believed(&path)
             // SAFETY: only this user can have written it, as this code did, for the same engine; its
-            // digest says that it is whole.
-            && let Ok(component) = unsafe { Component::deserialize(engine, compiled) }
+            // digest says that it is whole, and it is sealed.
+            && let Ok(component) = unsafe { Component::deserialize_file(engine, opened(&compiled)) }
         {
             return Ok(component);
         }
@@ -85,13 +91,11 @@ impl Cache {
             .create(&self.folder)?;
         self.make_room()?;
         // Renamed: a crash leaves a file that nobody looks for.
-        let beside = path.with_extension(format!("{}.new", process::id()));
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o600);
-        let mut file = options.open(&beside)?;
+        let mut file = NamedTempFile::new_in(&self.folder)?;
         file.write_all(blake3::hash(compiled).as_bytes())?;
         file.write_all(compiled)?;
-        fs::rename(&beside, path)
+        file.persist(path)?;
+        Ok(())
     }
 
     fn make_room(&self) -> io::Result<()> {
@@ -116,24 +120,38 @@ fn file_name(engine: &Engine, component: &[u8]) -> String {
     format!("{component}-{:016x}.cwasm", settings.finish())
 }
 
-/// What was kept there, if nobody else can have written it.
-fn read(path: &Path) -> Option<Vec<u8>> {
-    let file = File::open(path).ok()?;
-    let about = file.metadata().ok()?;
+/// What the compiler made, in memory and sealed, if it is whole and nobody else can have written it.
+fn believed(path: &Path) -> io::Result<Option<File>> {
+    let mut file = File::open(path)?;
+    let about = file.metadata()?;
     let own = rustix::process::geteuid().as_raw();
     if about.uid() != own || about.mode() & 0o022 != 0 {
-        return None;
+        return Ok(None);
     }
-    let length = usize::try_from(about.len().min(MAX_BYTES)).ok()?;
-    let mut bytes = Vec::with_capacity(length);
-    file.take(MAX_BYTES).read_to_end(&mut bytes).ok()?;
-    Some(bytes)
+    let mut meant = [0; DIGEST_BYTES];
+    file.read_exact(&mut meant)?;
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let mut copy = File::from(memfd_create("compiled plugin", flags)?);
+    let mut digest = blake3::Hasher::new();
+    let mut compiled = BufReader::with_capacity(CHECKED_BYTES, file.take(MAX_BYTES));
+    loop {
+        let part = compiled.fill_buf()?;
+        let length = part.len();
+        if length == 0 {
+            break;
+        }
+        digest.update(part);
+        copy.write_all(part)?;
+        compiled.consume(length);
+    }
+    let all = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
+    fcntl_add_seals(&copy, all)?;
+    Ok((digest.finalize() == meant).then_some(copy))
 }
 
-/// What the compiler made, if it is whole.
-fn believed(kept: &[u8]) -> Option<&[u8]> {
-    let (meant, compiled) = kept.split_at_checked(DIGEST_BYTES)?;
-    (blake3::hash(compiled).as_bytes() == meant).then_some(compiled)
+/// Where the engine finds an open file: it takes a path alone.
+fn opened(file: &File) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
 #[cfg(test)]
@@ -166,8 +184,11 @@ mod tests {
         };
         let mode = fs::metadata(path).unwrap().mode();
         assert_eq!(mode & 0o777, 0o600);
-        let is_believed = || read(path).is_some_and(|kept| believed(&kept).is_some());
+        let is_believed = || matches!(believed(path), Ok(Some(_)));
         assert!(is_believed());
+        let mut sealed = believed(path).unwrap().unwrap();
+        let written = sealed.write_all(b"other code");
+        assert_eq!(written.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
 
         let whole = fs::read(path).unwrap();
         let mut damaged = whole.clone();
@@ -182,7 +203,7 @@ mod tests {
         assert_eq!(fs::read(path).unwrap(), whole, "compiled anew");
 
         fs::set_permissions(path, fs::Permissions::from_mode(0o620)).unwrap();
-        assert!(read(path).is_none(), "others can write it");
+        assert!(!is_believed(), "others can write it");
     }
 
     #[test]
