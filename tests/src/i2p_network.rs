@@ -149,6 +149,18 @@ impl I2pNetwork {
         self.router_mut(which)?.kill()
     }
 
+    /// Ends a floodfill as kill -9 does: tunnels of others lead over it, and it knows where they are.
+    ///
+    /// # Errors
+    /// When there is none of that number, or it cannot be awaited.
+    pub fn kill_floodfill(&mut self, number: u8) -> Result<()> {
+        let floodfills = self.routers.get_mut(..usize::from(FLOODFILLS));
+        let router = floodfills.and_then(|all| all.get_mut(usize::from(number)));
+        router
+            .with_context(|| format!("no floodfill {number}"))?
+            .kill()
+    }
+
     /// Starts it again.
     ///
     /// # Errors

@@ -18,7 +18,7 @@ mod session;
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use tokio::{net::TcpStream, sync::Semaphore};
+use tokio::net::TcpStream;
 use wormholes_proto::{
     ServiceName,
     sam::{I2pName, SamError, SamRefusal, SamRequest, SamState, TunnelSettings},
@@ -30,7 +30,7 @@ use self::{
     client::Talk,
     keys::KeyFolder,
     pool::{Found, Pool},
-    publish::Published,
+    publish::{Places, Published},
     session::{AskedStream, InUse},
 };
 use crate::{config::I2pConfig, network::Network, pipe::Pipe};
@@ -46,7 +46,7 @@ pub(crate) struct I2p {
     keys: KeyFolder,
     published: Published,
     /// For streams of callers.
-    places: Arc<Semaphore>,
+    places: Places,
 }
 
 /// Whose session it is.
@@ -89,7 +89,7 @@ impl I2p {
             pool: Pool::new(config),
             keys: KeyFolder::below(data_dir),
             published: Published::default(),
-            places: Arc::new(Semaphore::new(config.max_streams)),
+            places: Places::new(config.max_streams),
         })
     }
 

@@ -17,7 +17,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use wormholes_tests::{Again, until};
 
-use programs::{Program, browser_shows, programs};
+use programs::{DATAGRAM_PORT, Program, browser_shows, programs};
 use scene::Scene;
 use ways::Way;
 
@@ -33,20 +33,25 @@ async fn no_packet_of_a_flow_by_tor_or_i2p_or_a_closed_plan_leaves_by_another_wa
     proof.scene.start_clients().await;
     proof.settles("while all is well", |way| way.serves).await;
     proof.right_ways_were_taken();
-    proof.browse().await;
+    proof.datagrams_are_refused().await;
+    let (all, both) = (|_: &Way| true, &[Program::Onion, Program::I2p]);
+    proof.browse(all, both, |way| way.serves).await;
     proof.reload().await;
 
     proof.scene.i2p.kill(0).unwrap();
     let without_i2p: Expected = |way| way.serves_without_i2p;
     proof.settles("without an I2P router", without_i2p).await;
+    let had_i2p = |way: &Way| way.serves.contains(&Program::I2p);
+    proof.browse(had_i2p, &[Program::I2p], without_i2p).await;
     proof.scene.kill_clients();
     proof.settles("after kill -9", nobody).await;
     proof.scene.start_clients().await;
     proof.settles("started anew", without_i2p).await;
     proof.scene.tor.kill_all().unwrap();
-    proof
-        .settles("without Tor and I2P", |way| way.serves_without_both)
-        .await;
+    let without_both: Expected = |way| way.serves_without_both;
+    proof.settles("without Tor and I2P", without_both).await;
+    let had_tor = |way: &Way| way.serves.contains(&Program::Onion);
+    proof.browse(had_tor, &[Program::Onion], without_both).await;
     proof.no_hidden_name_was_asked();
     proof.escapes_are_counted().await;
 }
@@ -106,24 +111,46 @@ impl Proof {
         }
     }
 
-    /// A browser sends what it is told to its proxy, and knows other ways.
-    async fn browse(&self) {
-        let asking = self.scene.clients.iter().map(async |client| {
-            for (host, program) in [
-                (&self.scene.onion.address, Program::Onion),
-                (&self.scene.i2p_address, Program::I2p),
-            ] {
-                let shown = browser_shows(&client.host, &format!("http://{host}/")).await;
-                let expected = client.way.serves.contains(&program);
-                assert_eq!(shown, expected, "{}: {host} in a browser", client.way.name);
+    /// Who asks by datagrams is told nothing; the node says that it refused.
+    async fn datagrams_are_refused(&self) {
+        let looking = self.scene.clients.iter().map(async |client| {
+            let mut events = client.daemon().events().await.unwrap();
+            for name in [&self.scene.onion.address, &self.scene.i2p_address] {
+                let target = format!("{name}:{DATAGRAM_PORT}");
+                let refused = events.next(|event| {
+                    event["kind"] == "flow-refused" && event["target"] == target.as_str()
+                });
+                let refused = refused.await;
+                assert!(refused.is_ok(), "{}: {refused:?}", client.way.name);
             }
-            assert_eq!(
-                client.counted("escaped"),
-                0,
-                "{} with a browser",
-                client.way.name
-            );
         });
+        join_all(looking).await;
+    }
+
+    /// A browser sends what it is told to its proxy, and knows other ways. At each client whom `asks`
+    /// picks it asks for what `programs` ask for, and is shown what is `expected`.
+    async fn browse(&self, asks: impl Fn(&Way) -> bool, programs: &[Program], expected: Expected) {
+        let clients = self.scene.clients.iter();
+        let asking = clients
+            .filter(|client| asks(client.way))
+            .map(async |client| {
+                for program in programs {
+                    let host = if *program == Program::I2p {
+                        &self.scene.i2p_address
+                    } else {
+                        &self.scene.onion.address
+                    };
+                    let shown = browser_shows(&client.host, &format!("http://{host}/")).await;
+                    let expected = expected(client.way).contains(program);
+                    assert_eq!(shown, expected, "{}: {host} in a browser", client.way.name);
+                }
+                assert_eq!(
+                    client.counted("escaped"),
+                    0,
+                    "{} with a browser",
+                    client.way.name
+                );
+            });
         join_all(asking).await;
     }
 

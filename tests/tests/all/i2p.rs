@@ -6,7 +6,7 @@ mod refused;
 #[path = "i2p/scene.rs"]
 mod scene;
 
-use std::{collections::BTreeSet, os::unix::fs::PermissionsExt, time::Duration};
+use std::{collections::BTreeSet, io::ErrorKind, os::unix::fs::PermissionsExt, time::Duration};
 
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -17,13 +17,17 @@ use tokio::{
     net::TcpStream,
     time::timeout,
 };
-use wormholes_tests::{I2P_NAME, I2pTunnels, SITE_GREETING, SamPeer, is_soak, soak_rounds, until};
+use wormholes_tests::{I2P_NAME, I2pTunnels, SITE_GREETING, SamPeer, is_soak, until, until_within};
 
-use scene::{PATIENCE, Scene, kept_sessions, published, sessions};
+use scene::{PATIENCE, Scene, kept_sessions, published, sessions, spare, unpublished};
 
 const MIB: usize = 1 << 20;
-/// In continuous integration so many MiB each way, in a soak ten times as many.
-const BULK_MIB: usize = 10;
+/// In continuous integration so much each way, in a soak ten times as much.
+const BULK_BYTES: usize = 10 * MIB;
+/// More than all buffers on the way hold: what brings this goes on.
+const MORE_BYTES: usize = 24 * MIB;
+/// i2pd sends what nobody takes again for four minutes, and tells who said it then.
+const TOLD_WITHIN: Duration = Duration::from_secs(400);
 /// A page that takes long enough to die in.
 const LONG_PAGE_BYTES: usize = 200 * MIB;
 
@@ -47,10 +51,13 @@ async fn streams_travel_by_i2p_both_ways_and_callers_are_told_apart() {
     a_plain_client_fetches(&other, &blog).await;
     bulk_travels_both_ways(&scene, &echo).await;
     an_answer_comes_though_the_question_has_ended(&scene, &named).await;
+    let spare = a_newcomer_has_what_was_made_ahead(&scene, &named).await;
     callers_are_told_apart(&scene, &named).await;
+    keys_tell_callers_apart(&scene, &named).await;
     settings_reach_the_router(&scene, &named).await;
     names_that_nobody_knows_are_told(&scene).await;
     the_operator_sees_it(&scene, &blog);
+    another_is_made_ahead(&scene, &spare).await;
 }
 
 /// Who is no Wormholes reaches what is published here.
@@ -65,7 +72,11 @@ async fn a_plain_client_fetches(client: &SamPeer, blog: &str) {
 }
 
 async fn bulk_travels_both_ways(scene: &Scene, echo: &str) {
-    let bytes = soak_rounds(BULK_MIB) * MIB;
+    let bytes = if is_soak() {
+        10 * BULK_BYTES
+    } else {
+        BULK_BYTES
+    };
     let mut stream = scene.open("ann", echo, 7).await;
     let (mut reader, mut writer) = stream.split();
     let send = async {
@@ -122,8 +133,13 @@ async fn an_answer_comes_though_the_question_has_ended(scene: &Scene, named: &Sa
 /// Has a user of the caller's entrance call the plain client; gives the destination that it was
 /// called from.
 async fn called_by(scene: &Scene, named: &SamPeer, user: &str) -> String {
+    called_at(scene, named, (user, 80)).await
+}
+
+/// As [`called_by`], at this port, which is all the same to the plain client.
+async fn called_at(scene: &Scene, named: &SamPeer, (user, port): (&str, u16)) -> String {
     let call = async {
-        let mut stream = scene.open(user, I2P_NAME, 80).await;
+        let mut stream = scene.open(user, I2P_NAME, port).await;
         stream.write_all(b"hello").await.unwrap();
         let mut answer = [0; 2];
         stream.read_exact(&mut answer).await.unwrap();
@@ -141,6 +157,23 @@ async fn called_by(scene: &Scene, named: &SamPeer, user: &str) -> String {
     };
     let (caller, ()) = tokio::join!(accept, call);
     caller
+}
+
+/// Who was never here calls from the destination that was made ahead, so that nothing was made for
+/// him; gives it.
+async fn a_newcomer_has_what_was_made_ahead(scene: &Scene, named: &SamPeer) -> String {
+    let spare = spare(&scene.caller, "none so far").await;
+    assert_eq!(called_by(scene, named, "newcomer").await, spare);
+    assert_eq!(called_by(scene, named, "newcomer").await, spare);
+    spare
+}
+
+/// In place of the one that went to the newcomer.
+async fn another_is_made_ahead(scene: &Scene, former: &str) {
+    let another = spare(&scene.caller, former).await;
+    let shown = sessions(&scene.caller).await;
+    assert!(shown.contains(&another), "{another} is not among {shown:?}");
+    assert!(shown.iter().any(|shown| shown == former), "the newcomer's");
 }
 
 async fn callers_are_told_apart(scene: &Scene, named: &SamPeer) {
@@ -162,6 +195,20 @@ async fn callers_are_told_apart(scene: &Scene, named: &SamPeer) {
         kept_sessions(&scene.caller).await,
         std::slice::from_ref(kept)
     );
+}
+
+/// By those that a script says, whatever else tells one flow of a user from another.
+async fn keys_tell_callers_apart(scene: &Scene, named: &SamPeer) {
+    let mut callers = Vec::new();
+    for port in [80, 81, scene::BLUE_PORT, 80] {
+        callers.push(called_at(scene, named, ("keyed", port)).await);
+    }
+    let [red, red_elsewhere, blue, red_again] = callers.as_slice() else {
+        panic!("four calls");
+    };
+    assert_eq!(red, red_elsewhere);
+    assert_eq!(red, red_again);
+    assert_ne!(red, blue);
 }
 
 async fn settings_reach_the_router(scene: &Scene, named: &SamPeer) {
@@ -230,24 +277,67 @@ async fn what_is_kept_for_i2p_survives_kill_9_and_flows_come_back_when_routers_d
     scene.publisher.restart().await.unwrap();
     assert_eq!(published(&scene.publisher, "blog").await, blog);
     scene.until_served(&page).await;
+
+    let long = long_fetch(&scene, &blog).await;
+    scene.network.kill_floodfill(0).unwrap();
+    goes_on_or_ends(long).await;
+    scene.until_served(&page).await;
     // A way that leads nowhere any more takes minutes to be given up each time.
     if is_soak() {
-        the_publisher_and_its_router_come_back(&mut scene, &blog, &page).await;
+        scene.publisher.stop().await.unwrap();
+        scene.publisher.restart().await.unwrap();
+        assert_eq!(published(&scene.publisher, "blog").await, blog);
+        scene.until_served(&page).await;
+    }
+    the_publishers_router_dies(&mut scene, &blog).await;
+    if is_soak() {
+        scene.network.restart(0).await.unwrap();
+        assert_eq!(published(&scene.publisher, "blog").await, blog);
+        scene.until_served(&page).await;
     }
 }
 
-async fn the_publisher_and_its_router_come_back(scene: &mut Scene, blog: &str, page: &str) {
-    scene.publisher.stop().await.unwrap();
-    scene.publisher.restart().await.unwrap();
-    assert_eq!(published(&scene.publisher, "blog").await, blog);
-    scene.until_served(page).await;
-
+/// The publisher's node is told at once, and tells the service. The caller is told when what it said was
+/// sent again for minutes; who only listens never is, and leaves.
+async fn the_publishers_router_dies(scene: &mut Scene, blog: &str) {
+    let echo = published(&scene.publisher, "echo").await;
     let long = long_fetch(scene, blog).await;
+    let mut asking = match is_soak() {
+        true => Some(scene.open("ann", &echo, 7).await),
+        false => None,
+    };
+    assert!(scene.visitors() > 0);
     scene.network.kill(0).unwrap();
+    let left = async || (scene.visitors() == 0).then_some(());
+    until("the service to be left", left).await.unwrap();
+    unpublished(&scene.publisher, "blog").await;
     brings_no_more(long).await;
-    scene.network.restart(0).await.unwrap();
-    assert_eq!(published(&scene.publisher, "blog").await, blog);
-    scene.until_served(page).await;
+    if let Some(asking) = &mut asking {
+        is_told(asking).await;
+    }
+    drop(asking);
+    let over = async || {
+        let flows = scene.caller.call("flows", json!({})).await.unwrap();
+        (flows["open"] == 0).then_some(())
+    };
+    until("the caller's flows to end", over).await.unwrap();
+}
+
+/// Who goes on asking is told that nobody is there.
+async fn is_told(stream: &mut TcpStream) {
+    let what = "a flow that asks nobody to end";
+    let told = until_within(TOLD_WITHIN, what, async || {
+        if stream.write_all(b"?").await.is_err() {
+            return Some(());
+        }
+        let read = stream.try_read(&mut [0; 64 << 10]);
+        let is_over = match read {
+            Ok(read) => read == 0,
+            Err(error) => error.kind() != ErrorKind::WouldBlock,
+        };
+        is_over.then_some(())
+    });
+    told.await.unwrap();
 }
 
 /// A fetch that is under way.
@@ -269,6 +359,18 @@ async fn ends_early(stream: TcpStream) {
 /// It ends or is silent.
 async fn brings_no_more(stream: TcpStream) {
     assert!(rest(stream, Duration::from_secs(15)).await < LONG_PAGE_BYTES / 2);
+}
+
+/// Nobody is left waiting for what does not come.
+async fn goes_on_or_ends(mut stream: TcpStream) {
+    let (mut bytes, mut piece) = (0, vec![0; 64 << 10]);
+    while bytes < MORE_BYTES {
+        let read = timeout(PATIENCE, stream.read(&mut piece)).await;
+        match read.expect("it hangs") {
+            Ok(read @ 1..) => bytes += read,
+            Ok(0) | Err(_) => return,
+        }
+    }
 }
 
 /// How many bytes come before its end, or before it is silent for so long.

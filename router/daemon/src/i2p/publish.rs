@@ -6,22 +6,28 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
 use tokio::{
-    sync::OwnedSemaphorePermit,
+    sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use wormholes_proto::{
-    ServiceName,
+    Reason, ServiceName,
     sam::{Destination, I2pName, SamError, SamRefusal, SamRequest, SamState},
 };
 
 use super::{I2p, I2pError, Owner, Stream, WantedTunnels, client::Talk, session::InUse};
-use crate::{config::ServiceConfig, network::Network, pipe::Pipe, serve::hidden::Hidden};
+use crate::{
+    config::ServiceConfig, counters::RoleCounters, network::Network, pipe::Pipe,
+    serve::hidden::Hidden,
+};
 
 /// A service that ended its side is done, as far as its caller is silent: most close both.
 const SERVICE_SILENCE: Duration = Duration::from_millis(250);
@@ -38,6 +44,8 @@ const STEADY: Duration = Duration::from_secs(60);
 const KNOWN_WITHIN: Duration = Duration::from_secs(60);
 /// It is asked this often whether it is.
 const LOOK: Duration = Duration::from_secs(2);
+/// Whoever called waits so long for a place, as in i2pd for being accepted.
+const PLACE_TIME: Duration = Duration::from_secs(10);
 
 /// What became of each service that is to be published.
 #[derive(Debug, Default)]
@@ -57,6 +65,49 @@ impl Published {
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<ServiceName, State>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Places for streams of callers, of all services together. A service takes one for whoever called, and
+/// none for the ACCEPT that waits: those that nobody calls would hold what others need. Where none gets
+/// free in time, the caller is cut off.
+#[derive(Debug)]
+pub(super) struct Places {
+    free: Arc<Semaphore>,
+    /// The last who called got none. Strangers call as often as they like: it is told once.
+    are_taken: AtomicBool,
+}
+
+impl Places {
+    pub(super) fn new(max_streams: usize) -> Self {
+        Self {
+            free: Arc::new(Semaphore::new(max_streams)),
+            are_taken: AtomicBool::new(false),
+        }
+    }
+
+    /// One for whoever called a service; none, counted as a refusal, when none got free in time.
+    async fn take(
+        &self,
+        service: &ServiceName,
+        counters: &RoleCounters,
+    ) -> Option<OwnedSemaphorePermit> {
+        let place = Arc::clone(&self.free).acquire_owned();
+        // Closed never: the places live as long as the node.
+        let place = timeout(PLACE_TIME, place).await.ok().and_then(Result::ok);
+        let were_taken = self.are_taken.swap(place.is_none(), Relaxed);
+        if place.is_none() {
+            if were_taken {
+                tracing::debug!(%service, "no place for a caller by I2P");
+            } else {
+                tracing::warn!(
+                    %service,
+                    "no place for a caller by I2P; `max_streams` in [i2p] allows more"
+                );
+            }
+            counters.refuse(Reason::Busy);
+        }
+        place
     }
 }
 
@@ -175,18 +226,16 @@ async fn serve_callers(
     service: &Arc<Hidden>,
     (session, was_called): (&InUse, &CancellationToken),
 ) -> I2pError {
+    let counters = &network.counters().service;
     let mut pauses = Pauses::default();
     loop {
-        // Closed never: the room lives as long as the node.
-        let place = Arc::clone(&i2p.places).acquire_owned().await;
-        let Ok(place) = place else {
-            return I2pError::Stopping;
-        };
         let begun = Instant::now();
         match next_call(i2p, session).await {
             Ok(stream) => {
                 was_called.cancel();
                 pauses = Pauses::default();
+                let place = i2p.places.take(service.name(), counters).await;
+                let Some(place) = place else { continue };
                 let call = Call {
                     stream,
                     place,
@@ -199,7 +248,6 @@ async fn serve_callers(
                 return error;
             }
             Err(error) => {
-                drop(place);
                 let pause = pauses.after(begun.elapsed());
                 if pause == PAUSE {
                     tracing::warn!(service = %service.name(), %error, "no caller by I2P is taken");
@@ -277,6 +325,7 @@ async fn serve(network: Arc<Network>, service: Arc<Hidden>, call: Call) {
 #[cfg(test)]
 mod tests {
     use std::{
+        collections::BTreeSet,
         net::{Ipv4Addr, SocketAddr},
         path::Path,
     };
@@ -293,6 +342,7 @@ mod tests {
         config::{Config, I2pConfig},
         gatekeeper::OpenGate,
         i2p::session::tests::session,
+        log::kept::Kept,
         network::NetworkOptions,
     };
 
@@ -305,6 +355,27 @@ mod tests {
         assert_eq!(failed, [1, 2, 4, 8, 16, 30, 30]);
         assert_eq!(pauses.after(STEADY * 2), PAUSE);
         assert_eq!(pauses.after(STEADY), PAUSE * 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_without_a_place_is_kept_waiting_for_a_while_and_counted() {
+        let (log, _logging) = Kept::begin();
+        let (places, counters) = (Places::new(1), RoleCounters::default());
+        let blog = ServiceName::parse("blog").unwrap();
+        for (outages, refusals) in [(1, 3), (2, 6)] {
+            let first = places.take(&blog, &counters).await;
+            assert!(first.is_some());
+            for _ in 0..3 {
+                let begun = Instant::now();
+                assert!(places.take(&blog, &counters).await.is_none());
+                assert!(begun.elapsed() >= PLACE_TIME);
+            }
+            assert_eq!(counters.refused(), [(Reason::Busy, refusals)]);
+            assert_eq!(log.times("no place for a caller"), outages);
+            // Whoever leaves makes room for the one who waits.
+            let (second, ()) = tokio::join!(places.take(&blog, &counters), async { drop(first) });
+            assert!(second.is_some());
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -326,24 +397,26 @@ mod tests {
         assert!(is_known(&i2p, &session, &was_called).await);
     }
 
-    /// A node that publishes one service, by the router at this address.
-    fn publisher(router: SocketAddr) -> (TempDir, Arc<Network>) {
+    /// A node that publishes services by the router at this address, with room for one caller.
+    fn publisher(router: SocketAddr, services: &[&str]) -> (TempDir, Arc<Network>) {
         let dir = tempfile::tempdir().unwrap();
         let mut config = Config::default();
         config.node.data_dir = dir.path().join("data");
         config.i2p = I2pConfig {
             sam: Some(router),
             spares: 0,
+            max_streams: 1,
             ..I2pConfig::default()
         };
-        config.services = vec![ServiceConfig {
-            name: ServiceName::parse("blog").unwrap(),
+        let services = services.iter().map(|name| ServiceConfig {
+            name: ServiceName::parse(name).unwrap(),
             target: router,
             transport: Transport::Tcp,
             min_trust: 0,
             onion: None,
             i2p: true,
-        }];
+        });
+        config.services = services.collect();
         let (options, gate) = (NetworkOptions::default(), Arc::new(OpenGate));
         let network = Network::start(config, options, gate, Arc::default());
         (dir, network.unwrap())
@@ -361,11 +434,11 @@ mod tests {
         (!line.is_empty()).then_some((line, stream))
     }
 
-    /// What a router is asked for that answers each ACCEPT like this, until it is asked for the second
-    /// time what begins with `last`.
-    async fn asked(refusal: &str, last: &str) -> Vec<String> {
+    /// What a router is asked for by who publishes services, when it answers each ACCEPT like this, until
+    /// it is asked for the second time what begins with `last`.
+    async fn asked(services: &[&str], result: &str, last: &str) -> Vec<String> {
         let router = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let (_dir, network) = publisher(router.local_addr().unwrap());
+        let (_dir, network) = publisher(router.local_addr().unwrap(), services);
         let (public, secret) = ("A".repeat(512), "A".repeat(384));
         let answers = [
             (
@@ -373,7 +446,7 @@ mod tests {
                 format!("SESSION STATUS RESULT=OK DESTINATION={public}BQAEAAcAAA{secret}==\n"),
             ),
             ("NAMING LOOKUP", "NAMING REPLY RESULT=OK\n".to_owned()),
-            ("STREAM ACCEPT", format!("STREAM STATUS RESULT={refusal}\n")),
+            ("STREAM ACCEPT", format!("STREAM STATUS RESULT={result}\n")),
         ];
         let (mut requests, mut streams): (Vec<String>, Vec<_>) = (Vec::new(), Vec::new());
         let all = async {
@@ -402,9 +475,17 @@ mod tests {
 
     #[tokio::test]
     async fn a_session_is_made_anew_when_it_is_gone_and_not_when_an_accept_fails() {
-        let requests = asked("I2P_ERROR", "STREAM ACCEPT").await;
+        let requests = asked(&["blog"], "I2P_ERROR", "STREAM ACCEPT").await;
         assert_eq!(count(&requests, "SESSION CREATE"), 1, "{requests:?}");
-        let requests = asked("INVALID_ID", "SESSION CREATE").await;
+        let requests = asked(&["blog"], "INVALID_ID", "SESSION CREATE").await;
         assert_eq!(count(&requests, "STREAM ACCEPT"), 1, "{requests:?}");
+    }
+
+    #[tokio::test]
+    async fn services_that_nobody_calls_leave_the_places_to_others() {
+        let requests = asked(&["blog", "wiki"], "OK", "STREAM ACCEPT").await;
+        let accepts = requests.iter().filter(|it| it.starts_with("STREAM ACCEPT"));
+        let sessions: BTreeSet<_> = accepts.collect();
+        assert_eq!(sessions.len(), 2, "{requests:?}");
     }
 }

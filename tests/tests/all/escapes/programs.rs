@@ -5,12 +5,17 @@ use std::{process::Stdio, sync::Arc, time::Duration};
 use anyhow::{Result, ensure};
 use tempfile::TempDir;
 use tokio::{process::Command, time::timeout};
-use wormholes_tests::{Again, Namespace, SITE_GREETING, TOR_WEB, socks5_resolve};
+use wormholes_proto::Target;
+use wormholes_tests::{Again, Association, Namespace, SITE_GREETING, TOR_WEB, socks5_resolve};
 
 use crate::watched::{FORWARD, HTTP, SOCKS};
 
 /// How long a program waits, in seconds; longer than any plan takes.
 const PATIENCE: &str = "12";
+/// Who asks by datagrams waits no longer: nothing tells him that he was refused.
+const DATAGRAM_PATIENCE: Duration = Duration::from_secs(3);
+/// To which [`Program::Associate`] sends, and nothing else for the hidden ones.
+pub(super) const DATAGRAM_PORT: u16 = 53;
 /// A browser waits for more than one thing.
 const BROWSER_PATIENCE: Duration = Duration::from_secs(120);
 
@@ -25,8 +30,10 @@ pub(super) enum Program {
     Connect,
     /// curl at the SOCKS5 entrance, for a destination of I2P.
     I2p,
-    /// dig at a UDP entrance, for the onion service's address.
+    /// dig at a UDP entrance, for addresses of the onion service and of the destination.
     Dig,
+    /// Datagrams to both, by UDP ASSOCIATE at the SOCKS5 entrance.
+    Associate,
     /// Tor's RESOLVE, for a name that all name servers have.
     Resolve,
     /// The same for the onion service and the destination, which have no address.
@@ -68,15 +75,27 @@ impl Program {
             Self::Onion => fetch(host, &socks, &hidden.onion).await,
             Self::Connect => fetch(host, &http, &hidden.onion).await,
             Self::I2p => fetch(host, &socks, &hidden.i2p).await,
-            Self::Dig => dig(host, &hidden.onion).await,
+            Self::Dig => either(dig(host, &hidden.onion), dig(host, &hidden.i2p)).await,
+            Self::Associate => {
+                let (onion, i2p) = (associate(host, &hidden.onion), associate(host, &hidden.i2p));
+                either(onion, i2p).await
+            }
             Self::Resolve => resolve(host, TOR_WEB).await,
             Self::ResolveHidden => {
                 let (onion, i2p) = (resolve(host, &hidden.onion), resolve(host, &hidden.i2p));
-                let (onion, i2p) = tokio::join!(onion, i2p);
-                onion.or(i2p)
+                either(onion, i2p).await
             }
         }
     }
+}
+
+/// Both at once; served when one of them was.
+async fn either(
+    one: impl Future<Output = Result<()>>,
+    other: impl Future<Output = Result<()>>,
+) -> Result<()> {
+    let (one, other) = tokio::join!(one, other);
+    one.or(other)
 }
 
 async fn fetch(host: &Namespace, proxy: &str, from: &str) -> Result<()> {
@@ -108,6 +127,18 @@ async fn dig(host: &Namespace, name: &str) -> Result<()> {
     let said = String::from_utf8_lossy(&answer.stdout).into_owned();
     // Where nobody answers it says so in a comment.
     ensure!(answer.status.success() && !said.starts_with(';'), "{said}");
+    Ok(())
+}
+
+async fn associate(host: &Namespace, name: &str) -> Result<()> {
+    let target: Target = format!("{name}:{DATAGRAM_PORT}").parse()?;
+    let control = host.connect(([127, 0, 0, 1], SOCKS).into())?;
+    let socket = host.udp(([127, 0, 0, 1], 0).into())?;
+    let asking = async {
+        let association = Association::open(control, socket, None).await?;
+        association.ask(&target, b"question").await
+    };
+    timeout(DATAGRAM_PATIENCE, asking).await??;
     Ok(())
 }
 

@@ -1,6 +1,8 @@
 //! The ways that flows are told to take, each with where packets may go for it.
 
-use super::programs::Program::{self, Connect, Dig, I2p, Onion, Resolve, ResolveHidden, Web};
+use super::programs::Program::{
+    self, Associate, Connect, Dig, I2p, Onion, Resolve, ResolveHidden, Web,
+};
 use crate::watched::AT_HOME;
 
 /// One way, and the client that takes it.
@@ -34,14 +36,23 @@ pub(super) enum Right {
 const ALL: &[Right] = &[Right::Tor, Right::I2p, Right::Internet];
 /// What is asked where the rules send some flows straight: not by dig, whose datagrams hold what they
 /// are told to hold.
-const ASKED: &[Program] = &[Web, Onion, I2p, ResolveHidden];
+const ASKED: &[Program] = &[Web, Onion, I2p, ResolveHidden, Associate];
 
 pub(super) const WAYS: [Way; 6] = [
     Way {
         name: "by-tor",
         script: r#"fn route(c) { tor().timeout("6s").closed() }"#,
         right: &[Right::Tor],
-        programs: &[Web, Onion, Connect, Resolve, ResolveHidden, I2p, Dig],
+        programs: &[
+            Web,
+            Onion,
+            Connect,
+            Resolve,
+            ResolveHidden,
+            I2p,
+            Dig,
+            Associate,
+        ],
         serves: &[Web, Onion, Connect, Resolve],
         serves_without_i2p: &[Web, Onion, Connect, Resolve],
         serves_without_both: &[],
@@ -50,7 +61,7 @@ pub(super) const WAYS: [Way; 6] = [
         name: "by-i2p",
         script: r#"fn route(c) { i2p().timeout("8s").closed() }"#,
         right: &[Right::I2p],
-        programs: &[I2p, Web, Onion, ResolveHidden, Dig],
+        programs: &[I2p, Web, Onion, ResolveHidden, Dig, Associate],
         serves: &[I2p],
         serves_without_i2p: &[],
         serves_without_both: &[],
@@ -59,7 +70,7 @@ pub(super) const WAYS: [Way; 6] = [
         name: "closed",
         script: r#"fn route(c) { socks("9.8.7.2:1080").timeout("2s").closed() }"#,
         right: &[Right::Proxy],
-        programs: &[Web, Onion, I2p, Connect, ResolveHidden, Dig],
+        programs: &[Web, Onion, I2p, Connect, ResolveHidden, Dig, Associate],
         serves: &[],
         serves_without_i2p: &[],
         serves_without_both: &[],

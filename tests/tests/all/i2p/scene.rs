@@ -1,18 +1,29 @@
 //! A node that publishes, a node that calls, and their routers, on one host.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use wormholes_tests::{
-    Daemon, EchoServer, I2pNetwork, Setup, Site, output, socks5_ask_as, until_within,
+    Daemon, EchoServer, I2pNetwork, Setup, Site, output, socks5_ask_as, until, until_within,
 };
 
 /// A session takes a router 20 s or 40 s; one that it has an end left of, twice as long and more.
 pub(super) const PATIENCE: Duration = Duration::from_secs(240);
 
+/// At this port, a user who is told apart by keys has another one.
+pub(super) const BLUE_PORT: u16 = 82;
+
 const SCRIPT: &str = r#"fn route(c) {
     let rest = block("no other way");
+    if c.user == "keyed" {
+        let key = if c.port == 82 { "blue" } else { "red" };
+        let plan = i2p(#{ isolate: key, length: 0, quantity: 1 });
+        return plan.timeout("150s").or(rest).closed();
+    }
     if c.user == "keeper" { return i2p(#{ keep: "caller" }).timeout("150s").or(rest).closed(); }
     if c.user == "long" {
         return i2p(#{ length: 2, quantity: 3 }).timeout("150s").or(rest).closed();
@@ -24,7 +35,13 @@ const SCRIPT: &str = r#"fn route(c) {
     i2p().timeout("150s").or(rest).closed()
 }"#;
 /// Who is told apart by the script, or by default.
-const USERS: [&str; 6] = ["ann", "bob", "keeper", "long", "none", "bare"];
+const USERS: [&str; 7] = ["ann", "bob", "keeper", "long", "none", "bare", "keyed"];
+/// Where the site is.
+const SITE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
+/// Tunnels that are made quickly. i2pd publishes nothing for minutes where all tunnels that lead in stand
+/// before the first that leads out: with four of each that is rare.
+const LENGTH: u8 = 1;
+const QUANTITY: u8 = 4;
 
 pub(super) struct Scene {
     pub(super) publisher: Daemon,
@@ -39,7 +56,7 @@ impl Scene {
     pub(super) async fn start() -> Self {
         let network = I2pNetwork::start().await.unwrap();
         let host = network.host();
-        let site = Site::start_in(host, "the blog", ([127, 0, 0, 1], 8080).into()).unwrap();
+        let site = Site::start_in(host, "the blog", SITE).unwrap();
         let echo = EchoServer::start_in(host).unwrap();
         let service = |name: &str, target: SocketAddr| {
             format!(
@@ -116,6 +133,16 @@ impl Scene {
         String::from_utf8_lossy(&fetched.stdout).into_owned()
     }
 
+    /// How many connections the site has.
+    pub(super) fn visitors(&self) -> usize {
+        let mut ss = self.network.host().command("ss");
+        let port = format!(":{}", SITE.port());
+        ss.args(["-Htn", "state", "established", "sport", "=", &port]);
+        let listed = output(&mut ss).unwrap();
+        assert!(listed.status.success(), "{listed:?}");
+        String::from_utf8_lossy(&listed.stdout).lines().count()
+    }
+
     /// Waits until a page is served: routers and nodes that came back find each other again.
     pub(super) async fn until_served(&self, url: &str) {
         let served = until_within(PATIENCE, "a page by I2P", async || {
@@ -125,10 +152,9 @@ impl Scene {
     }
 }
 
-/// Where a node's router is, and tunnels that are made quickly. i2pd publishes nothing for minutes where
-/// all tunnels that lead in stand before the first that leads out: with four of each that is rare.
+/// Where a node's router is.
 fn section(sam: SocketAddr, spares: usize) -> String {
-    format!("[i2p]\nsam = \"{sam}\"\nlength = 1\nquantity = 4\nspares = {spares}\n")
+    format!("[i2p]\nsam = \"{sam}\"\nlength = {LENGTH}\nquantity = {QUANTITY}\nspares = {spares}\n")
 }
 
 async fn status(node: &Daemon) -> Value {
@@ -138,13 +164,38 @@ async fn status(node: &Daemon) -> Value {
 /// The destination of a published service, once there is one.
 pub(super) async fn published(node: &Daemon, service: &str) -> String {
     let what = format!("{service} to be published");
-    let published = until_within(PATIENCE, &what, async || {
-        let status = status(node).await;
-        let mut services = status["services"].as_array().unwrap().iter();
-        let found = services.find(|found| found["name"] == service).unwrap();
-        found["address"].as_str().map(str::to_owned)
-    });
+    let published = until_within(PATIENCE, &what, async || address(node, service).await);
     published.await.unwrap()
+}
+
+/// Waits until a service is published no longer.
+pub(super) async fn unpublished(node: &Daemon, service: &str) {
+    let what = format!("{service} to be published no longer");
+    let gone = until(&what, async || {
+        address(node, service).await.is_none().then_some(())
+    });
+    gone.await.unwrap();
+}
+
+async fn address(node: &Daemon, service: &str) -> Option<String> {
+    let status = status(node).await;
+    let mut services = status["services"].as_array().unwrap().iter();
+    let found = services.find(|found| found["name"] == service).unwrap();
+    found["address"].as_str().map(str::to_owned)
+}
+
+/// The destination of the session that was made ahead with the config's tunnels, once there is one, and
+/// not this one.
+pub(super) async fn spare(node: &Daemon, but: &str) -> String {
+    let is_spare = |session: &Value| {
+        let tunnels = (session["length"].as_u64(), session["quantity"].as_u64());
+        session["used_by"] == "spare" && tunnels == (Some(LENGTH.into()), Some(QUANTITY.into()))
+    };
+    let made = until_within(PATIENCE, "a session to be made ahead", async || {
+        let spares = addresses(&status(node).await, is_spare);
+        spares.into_iter().find(|spare| spare != but)
+    });
+    made.await.unwrap()
 }
 
 /// The destinations of a node's sessions.
