@@ -86,13 +86,37 @@ impl Burden {
             .await
     }
 
+    /// Lets it work, and waits until all workers are at it, whose work may be held back for long.
+    ///
+    /// # Errors
+    /// What failed, or that some do not begin.
+    pub async fn begin(&self) -> Result<()> {
+        self.works.send_replace(Some(true));
+        self.wait("a burden to begin", |state| state.busy == self.workers)
+            .await
+    }
+
+    /// Lets it rest: what is under way goes on to its end, and nothing else begins.
+    pub fn pause(&self) {
+        self.works.send_replace(Some(false));
+    }
+
     /// Lets it rest, and waits until nothing is under way.
     ///
     /// # Errors
     /// What failed, or that something does not end.
     pub async fn rest(&self) -> Result<()> {
-        self.works.send_replace(Some(false));
-        self.wait("a burden to rest", |state| state.busy == 0).await
+        self.rest_but(0).await
+    }
+
+    /// Lets it rest, and waits until no more than `most` is under way.
+    ///
+    /// # Errors
+    /// What failed, or that something does not end.
+    pub async fn rest_but(&self, most: usize) -> Result<()> {
+        self.pause();
+        self.wait("a burden to rest", |state| state.busy <= most)
+            .await
     }
 
     /// How often the work was done.

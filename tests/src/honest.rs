@@ -100,25 +100,11 @@ struct Turn {
 
 impl Default for Turns {
     fn default() -> Self {
-        Self::within(if is_soak() {
-            MAX_RATIO
-        } else {
-            MAX_RATIO_IN_CI
-        })
+        Self::within(max_ratio())
     }
 }
 
 impl Turns {
-    /// Of waits for a disk that the burden writes to, too: in continuous integration they may grow to
-    /// the fourfold.
-    pub fn of_commits() -> Self {
-        Self::within(if is_soak() {
-            MAX_RATIO
-        } else {
-            MAX_RATIO_OF_COMMITS_IN_CI
-        })
-    }
-
     fn within(max_ratio: f64) -> Self {
         Self {
             max_ratio,
@@ -144,8 +130,7 @@ impl Turns {
     /// What the burden did, in words.
     ///
     /// # Errors
-    /// When the 99th percentile grew by more than 20 %; in continuous integration, to the double, or
-    /// the fourfold of commits.
+    /// When the 99th percentile grew by more than 20 %; in continuous integration, to the double.
     pub fn check(&self, what: &str) -> Result<String> {
         let quiet: Vec<_> = self.turns.iter().map(|turn| turn.quiet).collect();
         let burdened: Vec<_> = self.turns.iter().map(|turn| turn.burdened).collect();
@@ -174,7 +159,25 @@ impl Turns {
     }
 }
 
-fn percentile(waits: &[Duration], percent: usize) -> Duration {
+/// What a burden may do here to the 99th percentile.
+pub(crate) fn max_ratio() -> f64 {
+    if is_soak() {
+        MAX_RATIO
+    } else {
+        MAX_RATIO_IN_CI
+    }
+}
+
+/// The same to that of what waits for a disk that the burden writes to.
+pub(crate) fn max_ratio_of_commits() -> f64 {
+    if is_soak() {
+        MAX_RATIO
+    } else {
+        MAX_RATIO_OF_COMMITS_IN_CI
+    }
+}
+
+pub(crate) fn percentile(waits: &[Duration], percent: usize) -> Duration {
     let mut sorted = waits.to_vec();
     sorted.sort_unstable();
     let at = sorted.len() * percent / 100;

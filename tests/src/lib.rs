@@ -27,6 +27,7 @@ mod network;
 mod overlay;
 mod plugin_host;
 mod priority;
+mod rounds;
 mod rpc;
 mod sam_peer;
 mod setup;
@@ -69,6 +70,7 @@ pub use network::{CLIENT, EXIT, FRIEND, HOPS, More, OUTSIDE, RELAY, SCRIPT_NAME,
 pub use overlay::{Overlay, OverlayWay};
 pub use plugin_host::{HostNetwork, PluginHost};
 pub use priority::Foremost;
+pub use rounds::Rounds;
 pub use rpc::{Events, RpcError, call};
 pub use sam_peer::SamPeer;
 pub use setup::Setup;

@@ -1,14 +1,23 @@
 //! Two daemons whose ledgers pay each other over a real link, under a rule script: whatever is
 //! killed, no amount is lost, doubled or late, and both books say the same.
 
+#[path = "ledgers/payers.rs"]
+mod payers;
+
+use std::sync::Arc;
+
 use anyhow::Result;
 use data_encoding::HEXLOWER;
-use rand::{Rng as _, seq::IndexedRandom as _};
+use rand::Rng as _;
+use serde::Deserialize as _;
 use serde_json::{Value, json};
+use tokio::{sync::watch, time::timeout};
 use wormholes_proto::NodeId;
 use wormholes_tests::{
-    Daemon, More, SCRIPT_NAME, Setup, TestNetwork, is_soak, soak_rounds, until, until_within,
+    Daemon, LIMIT, More, SCRIPT_NAME, Setup, TestNetwork, is_soak, soak_rounds, until, until_within,
 };
+
+use self::payers::{Oracle, Payers, Sum};
 
 /// Trunks of the ledger go straight to the peer; nothing else goes anywhere.
 const RULES: &str = r#"
@@ -20,11 +29,13 @@ const RULES: &str = r#"
 
 /// Kills in continuous integration; thirty times as many in a soak.
 const KILLS: usize = 20;
+/// Messages each way, at least.
+const MESSAGES: usize = 10_000;
+/// Where that is more: so many for each kill, so that there are always some on their way.
+const BESIDE_A_KILL: usize = 100;
 
 struct Pair {
     daemons: [Daemon; 2],
-    /// What each has paid, as the one who asked it to was answered.
-    paid: [usize; 2],
 }
 
 impl Pair {
@@ -43,17 +54,45 @@ impl Pair {
         let ann = ann.start().await.unwrap();
         Self {
             daemons: [ann, bob],
-            paid: [0, 0],
         }
     }
 
-    /// Asks one to pay the other. Without an answer it may have paid or not.
-    async fn pay(&mut self, who: usize, times: usize) -> Result<()> {
+    /// Asks one to pay the other.
+    async fn pay(&self, who: usize, times: usize) -> Result<Value> {
         let other = self.daemons[1 - who].id().to_string();
         let arguments = json!({ "node": other, "amount": 1, "times": times });
-        let count = ask(&self.daemons[who], "pay", arguments).await?;
-        self.paid[who] = usize::try_from(count.as_u64().unwrap()).unwrap();
-        Ok(())
+        ask(&self.daemons[who], "pay", arguments).await
+    }
+
+    /// Both pay until each was asked for `due` transfers in all. One may be killed at any moment of
+    /// that, with payments in its handler, in its commit and behind it, and messages and reports of the
+    /// other in the same commits; the other one pays on while it is away.
+    async fn pay_on(&mut self, due: u64, killed: Option<usize>, oracles: &mut [Oracle; 2]) {
+        let left = [0, 1].map(|who| due.saturating_sub(oracles[who].count()));
+        let begun = Arc::new(watch::Sender::new(0));
+        let [ann, bob] = &self.daemons;
+        let mut payers = [
+            Payers::start(ann, bob, left[0], &begun),
+            Payers::start(bob, ann, left[1], &begun),
+        ];
+        let mut asked = [Vec::new(), Vec::new()];
+        if let Some(who) = killed {
+            let moment = rand::rng().random_range(0..=left[0] + left[1]);
+            let mut begun = begun.subscribe();
+            let came = timeout(LIMIT, begun.wait_for(|begun| *begun >= moment)).await;
+            drop(came.expect("the payers stand still"));
+            self.daemons[who].kill().unwrap();
+            // Before it is back: else they would go on.
+            asked[who] = payers[who].end().await;
+            self.daemons[who].restart().await.unwrap();
+        }
+        for (who, mut asked) in asked.into_iter().enumerate() {
+            asked.extend(payers[who].end().await);
+            let other = self.daemons[1 - who].id();
+            let book = until("a book", async || book(&self.daemons[who]).await);
+            let book = book.await.unwrap();
+            oracles[who].take(asked, sum(&side(&book, other)["paid"]));
+        }
     }
 
     async fn kill(&mut self, who: usize) {
@@ -63,8 +102,7 @@ impl Pair {
 
     /// Both books, when nothing is on its way any more.
     async fn settled(&self) -> [Value; 2] {
-        let limit = wormholes_tests::LIMIT * 4;
-        until_within(limit, "both books agree", async || {
+        until_within(LIMIT * 4, "both books agree", async || {
             let [ann, bob] = &self.daemons;
             let books = [book(ann).await?, book(bob).await?];
             let agree = |from: usize| {
@@ -86,6 +124,11 @@ fn side(book: &Value, node: NodeId) -> &Value {
     &book["peers"][HEXLOWER.encode(node.as_bytes())]
 }
 
+fn sum(direction: &Value) -> Sum {
+    // Nothing was ever paid: no row.
+    Option::deserialize(direction).unwrap().unwrap_or_default()
+}
+
 async fn ask(daemon: &Daemon, command: &str, arguments: Value) -> Result<Value> {
     let params = json!({ "instance": "ledger", "command": command, "arguments": arguments });
     daemon.call("plugin.ask", params).await
@@ -98,41 +141,43 @@ async fn book(daemon: &Daemon) -> Option<Value> {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_ledgers_agree_though_either_daemon_is_killed_again_and_again() {
     let mut pair = Pair::start(83, r#""quic", "tcp""#).await;
+    let mut oracles = <[Oracle; 2]>::default();
     let kills = soak_rounds(KILLS);
-    for _ in 0..kills {
-        let who = rand::rng().random_range(0..2);
-        for _ in 0..rand::rng().random_range(1..6) {
-            let payer = rand::rng().random_range(0..2);
-            let times = *[1, 10, 100].choose(&mut rand::rng()).unwrap();
-            pair.pay(payer, times).await.unwrap();
-        }
-        // Somewhere between the answer and the last acknowledgement.
-        pair.kill(who).await;
+    let messages = MESSAGES.max(kills * BESIDE_A_KILL);
+    // In the last round nobody is killed, and who is behind catches up.
+    for round in 0..=kills {
+        let due = messages * (round + 1) / (kills + 1);
+        let killed = (round < kills).then(|| rand::rng().random_range(0..2));
+        pair.pay_on(due as u64, killed, &mut oracles).await;
     }
     let books = pair.settled().await;
-    let [ann, bob] = [&pair.daemons[0], &pair.daemons[1]];
-    for (book, other, paid) in [
-        (&books[0], bob, pair.paid[0]),
-        (&books[1], ann, pair.paid[1]),
-    ] {
-        assert_eq!(
-            side(book, other.id())["paid"]["count"],
-            paid,
-            "what was answered is kept"
-        );
-        assert_eq!(book["refused"], 0);
-        assert!(side(book, other.id())["halted"].is_null(), "{book:#}");
+    for (from, oracle) in oracles.iter().enumerate() {
+        let (payer, receiver) = (&pair.daemons[from], &pair.daemons[1 - from]);
+        let of_payer = side(&books[from], receiver.id());
+        let of_receiver = side(&books[1 - from], payer.id());
+        let said = [sum(&of_payer["paid"]), sum(&of_receiver["received"])];
+        assert_eq!(said, [oracle.sum(); 2], "as it is known from outside");
+        assert!(oracle.count() >= messages as u64, "{}", oracle.count());
+        assert_eq!(books[from]["refused"], 0);
+        assert!(of_payer["halted"].is_null(), "{of_payer:#}");
     }
     let balance = |book: &Value| book["balance"].as_i64().unwrap();
     assert_eq!(balance(&books[0]) + balance(&books[1]), 0);
+    let doubted: usize = oracles.iter().map(|oracle| oracle.doubted).sum();
+    assert!(doubted > 0, "no kill fell into a payment");
     if is_soak() {
-        eprintln!("{kills} kills, {:?} payments", pair.paid);
+        let counts = [0, 1].map(|from| oracles[from].count());
+        let found: usize = oracles.iter().map(|oracle| oracle.found).sum();
+        eprintln!(
+            "{kills} kills, {counts:?} messages; {doubted} payments without an answer, {found} of \
+             them paid"
+        );
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ledgers_agree_where_nodes_speak_tcp_alone() {
-    let mut pair = Pair::start(96, r#""tcp""#).await;
+    let pair = Pair::start(96, r#""tcp""#).await;
     pair.pay(0, 10).await.unwrap();
     pair.pay(1, 10).await.unwrap();
     pair.settled().await;

@@ -1,97 +1,243 @@
-//! A plugin that does its worst, on a real daemon: what it does to the flows and the plugins beside it.
+//! A plugin that does its worst, on a real daemon: what each kind of it does to the flows and the plugins
+//! beside it, one kind after the other.
 
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
-use serde_json::json;
+use anyhow::{Result, ensure};
+use serde_json::{Value, json};
 use wormholes_tests::{
-    Burden, Daemon, EchoServer, Foremost, HonestFlow, RpcError, Setup, Turns, call, soak_rounds,
+    Burden, Daemon, EchoServer, Foremost, HonestFlow, LIMIT, Rounds, RpcError, Setup, call,
+    soak_rounds, until_within,
 };
 
-/// What it is asked, in turns. It never answers the last one.
-const WORST: [&str; 13] = [
-    "loop",
-    "memory",
-    "break",
-    "write",
-    "drizzle",
-    "scratch",
-    "scratch-drizzle",
-    "timers",
-    "messages",
-    "posts",
-    "questions",
-    "log",
-    "later",
+/// All at once at one principal, which takes one event after the other: while one runs, the next ones
+/// wait and the last ones are committed, so that it has no rest.
+const WORKERS: usize = 4;
+/// Of each kind, and no more, whatever they show.
+const ROUNDS: usize = 9;
+/// Flows to an echo server, openings of others, and events of another plugin, in half a round.
+const WAITS: usize = 20;
+
+/// One way to be wicked.
+struct Kind {
+    name: &'static str,
+    /// Asked for by turns. They are alike: none has the time of the others.
+    commands: &'static [&'static str],
+    /// What the first of them is told, so that it did what it was to do.
+    told: &'static str,
+}
+
+const BROKE: &str = "the plugin failed";
+const FULL: &str = "raise limits.";
+
+static KINDS: [Kind; 15] = [
+    kind("a loop", &["loop"], BROKE),
+    kind("a trap", &["break"], BROKE),
+    kind("all memory", &["memory"], BROKE),
+    kind("durable messages", &["messages"], FULL),
+    kind("volatile messages", &["posts", "questions"], FULL),
+    kind("the log", &["log"], "logged"),
+    kind("timers", &["timers"], FULL),
+    kind("facts", &["facts"], FULL),
+    kind("state", &["write", "fill", "drizzle"], FULL),
+    kind("scratch", &["scratch", "scratch-drizzle"], FULL),
+    kind("wires", &["sockets", "room", "fetches", "credit"], FULL),
+    kind(
+        "what is not granted",
+        &[
+            "foreign-fact",
+            "foreign-hook",
+            "foreign-port",
+            "foreign-socket",
+            "foreign-answer",
+            "split",
+            "tunnel",
+            "file",
+        ],
+        "that the manifest asks for",
+    ),
+    kind(
+        "questions to the rules",
+        &["deep-question", "wild-question"],
+        "a question to the rules",
+    ),
+    kind("no answer", &["later"], "did not answer in time"),
+    kind("forged answers", &["forge"], "nobody waits"),
 ];
-/// Flows to an echo server, and events of another plugin, in one turn.
-const WAITS: usize = 100;
+
+const fn kind(name: &'static str, commands: &'static [&'static str], told: &'static str) -> Kind {
+    Kind {
+        name,
+        commands,
+        told,
+    }
+}
 
 #[tokio::test]
 async fn neither_flows_nor_other_plugins_feel_one_that_does_its_worst() {
     let _foremost = Foremost::take().await.unwrap();
-    let node = node().await;
-    let entrance = node.entrance("socks5").unwrap();
     let echo = EchoServer::start([127, 0, 0, 1].into()).await.unwrap();
-    let mut honest = HonestFlow::open(entrance, echo.address()).await.unwrap();
-    let socket = node.socket();
-    let worst = Burden::start(1, move |_, turn| {
-        let socket = socket.clone();
-        async move {
-            // It is parked again and again.
-            call(&socket, "plugin.start", json!({ "instance": "wicked" })).await?;
-            let command = WORST[turn % WORST.len()];
-            let arguments = json!({ "with": turn });
-            let ask = json!({ "instance": "wicked", "command": command, "arguments": arguments });
-            match call(&socket, "plugin.ask", ask).await {
-                Err(error) if !error.is::<RpcError>() => Err(error),
-                Ok(_) | Err(_) => Ok(()),
+    let mut felt = Vec::new();
+    for kind in &KINDS {
+        let mut scene = Scene::start(kind, &echo).await;
+        let all = scene.measure().await;
+        let name = kind.name;
+        eprintln!("{name}: {} events", scene.handled().await);
+        for (rounds, what) in all.iter().zip(["round trips", "new flows", "events"]) {
+            let said = format!("{name}: {what} {rounds}");
+            eprintln!("{said}");
+            if !rounds.are_borne() {
+                felt.push(said);
             }
-        }
-    })
-    .unwrap();
-    for _ in 0..soak_rounds(1) {
-        let mut turns = [Turns::default(), Turns::default(), Turns::of_commits()];
-        while turns.iter().any(Turns::go_on) {
-            worst.rest().await.unwrap();
-            let quiet = waits(&node, &mut honest).await;
-            worst.work().await.unwrap();
-            let burdened = waits(&node, &mut honest).await;
-            for (turns, (quiet, burdened)) in turns.iter_mut().zip(quiet.iter().zip(&burdened)) {
-                turns.take(quiet, burdened);
-            }
-        }
-        for (turns, what) in turns.iter().zip(["round trips", "new flows", "events"]) {
-            eprintln!("{}", turns.check(what).unwrap());
         }
     }
-    worst.rest().await.unwrap();
-    assert!(worst.done() >= WORST.len(), "{} turns", worst.done());
+    assert!(felt.is_empty(), "{felt:#?}");
 }
 
-async fn node() -> Daemon {
+/// A node with nothing on it but one kind of wickedness, a plugin and flows beside it.
+struct Scene {
+    worst: Burden,
+    honest: HonestFlow,
+    node: Daemon,
+}
+
+impl Scene {
+    async fn start(kind: &'static Kind, echo: &EchoServer) -> Self {
+        let node = node(kind).await;
+        let entrance = node.entrance("socks5").unwrap();
+        let honest = HonestFlow::open(entrance, echo.address()).await.unwrap();
+        let first = match ask(&node, kind, 0).await {
+            Ok(answer) => answer.to_string(),
+            Err(error) => format!("{error:#}"),
+        };
+        assert!(first.contains(kind.told), "{}: {first}", kind.name);
+        let socket = node.socket();
+        let worst = Burden::start(WORKERS, move |worker, turn| {
+            let socket = socket.clone();
+            async move {
+                // It is paused, and parked, again and again.
+                call(&socket, "plugin.start", json!({ "instance": "wicked" })).await?;
+                let params = kind.asked(turn * WORKERS + worker);
+                match call(&socket, "plugin.ask", params).await {
+                    Err(error) if !error.is::<RpcError>() => Err(error),
+                    Ok(_) | Err(_) => Ok(()),
+                }
+            }
+        });
+        Self {
+            worst: worst.unwrap(),
+            honest,
+            node,
+        }
+    }
+
+    /// Half a round without it and half a round with it, and so on: without, with, without, with. All that
+    /// was waited counts.
+    async fn measure(&mut self) -> [Rounds; 3] {
+        // What is done once is done before.
+        self.waits().await;
+        let before = self.handled().await;
+        let mut all = [Rounds::of_flows(), Rounds::of_flows(), Rounds::of_commits()];
+        for _ in 0..ROUNDS {
+            self.rest().await;
+            let quiet = self.waits().await;
+            self.worst.begin().await.unwrap();
+            let burdened = self.waits().await;
+            for (rounds, (quiet, burdened)) in all.iter_mut().zip(quiet.into_iter().zip(burdened)) {
+                rounds.take(quiet, burdened);
+            }
+        }
+        self.rest().await;
+        let handled = self.handled().await - before;
+        assert!(handled >= ROUNDS as u64, "{handled} events");
+        all
+    }
+
+    /// Has nothing of it go on, and nothing wait. What its pace holds back for seconds is refused and
+    /// not waited for, but for the one event that may be at its next try.
+    async fn rest(&self) {
+        self.worst.pause();
+        let wicked = json!({ "instance": "wicked" });
+        self.node.call("plugin.stop", wicked.clone()).await.unwrap();
+        self.worst.rest_but(1).await.unwrap();
+        self.node.call("plugin.start", wicked).await.unwrap();
+        self.worst.rest().await.unwrap();
+        until_within(LIMIT * 4, "nothing of it to wait", async || {
+            let wicked = self.wicked().await;
+            let waits = ["waiting_events", "waiting_messages"];
+            waits.iter().all(|key| wicked[key] == 0).then_some(())
+        })
+        .await
+        .unwrap();
+    }
+
+    /// Round trips of a flow that lives, the opening of others, and another plugin's events.
+    async fn waits(&mut self) -> [Vec<Duration>; 3] {
+        let count = soak_rounds(WAITS);
+        let trips = self.honest.trips(count).await.unwrap();
+        let opens = self.honest.opens(count).await.unwrap();
+        let mut events = Vec::with_capacity(count);
+        for _ in 0..count {
+            events.push(said(&self.node).await.unwrap());
+        }
+        [trips, opens, events]
+    }
+
+    /// Events that it had, however they ended.
+    async fn handled(&self) -> u64 {
+        let wicked = self.wicked().await;
+        let counts = ["events", "refused", "broken"].map(|key| wicked[key].as_u64().unwrap());
+        counts.iter().sum()
+    }
+
+    async fn wicked(&self) -> Value {
+        let list = self.node.call("plugin.list", json!({})).await.unwrap();
+        let mut plugins = list["plugins"].as_array().unwrap().iter();
+        let wicked = plugins.find(|plugin| plugin["name"] == "wicked");
+        wicked.unwrap().clone()
+    }
+}
+
+impl Kind {
+    fn asked(&self, turn: usize) -> Value {
+        let command = self.commands[turn % self.commands.len()];
+        let with = match command {
+            // One of the numbers that requests have which are open now.
+            "forge" => (1 << 32) + turn,
+            // Four of them are all that it may keep: written anew, and the fifth refused.
+            "fill" => turn % 5,
+            _ => turn,
+        };
+        let arguments = json!({ "with": with });
+        json!({ "instance": "wicked", "command": command, "arguments": arguments })
+    }
+}
+
+/// Its log has what plugins say.
+async fn node(kind: &Kind) -> Daemon {
     let setup = Setup::new("node").unwrap().entrances();
-    let setup = setup.config("[log]\nlevel = \"warn\"");
+    let setup = setup.config("[log]\nlevel = \"info\"");
     let setup = setup.script("rules.rhai", "fn route(c) { direct() }");
     let setup = setup.plugin("plugins/echo").unwrap();
-    let setup = setup.plugin("tests/wicked").unwrap();
-    setup.start().await.unwrap()
+    // A loop uses up what it has: by default so much. Floods end before, on a slow machine as well.
+    let event_ms = match kind.commands {
+        ["loop"] => "event_ms = 50",
+        _ => "event_ms = 300",
+    };
+    let setup = setup.plugin_with("tests/wicked", &[("event_ms = 300", event_ms)]);
+    setup.unwrap().start().await.unwrap()
 }
 
-/// Round trips of a flow that lives, the opening of others, and another plugin's events.
-async fn waits(node: &Daemon, honest: &mut HonestFlow) -> [Vec<Duration>; 3] {
-    let trips = honest.trips(WAITS).await.unwrap();
-    let opens = honest.opens(WAITS).await.unwrap();
-    let mut events = Vec::with_capacity(WAITS);
-    for _ in 0..WAITS {
-        events.push(said(node).await.unwrap());
-    }
-    [trips, opens, events]
+async fn ask(node: &Daemon, kind: &Kind, turn: usize) -> Result<Value> {
+    node.call("plugin.ask", kind.asked(turn)).await
 }
 
+/// How long the other plugin takes to answer, which is the right answer.
 async fn said(node: &Daemon) -> Result<Duration> {
     let start = Instant::now();
     let say = json!({ "instance": "echo", "command": "say", "arguments": { "text": "well" } });
-    node.call("plugin.ask", say).await?;
-    Ok(start.elapsed())
+    let answer = node.call("plugin.ask", say).await?;
+    let took = start.elapsed();
+    ensure!(answer["text"] == "well", "{answer}");
+    Ok(took)
 }
