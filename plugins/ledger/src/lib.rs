@@ -1,19 +1,20 @@
 //! Ledger: numbered amounts that move between nodes, each exactly once and in order. Both ends count
 //! them, so that whoever reads both books sees whether one was lost, doubled or came late.
 
+mod book;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use data_encoding::HEXLOWER_PERMISSIVE;
-use serde::{Deserialize, Serialize};
 use wormholes_plugin::{
     Address, Caller, Cell, Context, Error, Halt, Identity, Incoming, Letter, Map, Outcome, Place,
     Plugin, Reply, Request, Result, json, plugin,
 };
 
+use self::book::{Book, Peer};
+
 const TRANSFER: &str = "transfer";
 const TOTAL: &str = "total";
-/// What one event may send.
-const MAX_TIMES: u64 = 256;
 /// How long another node may take to answer.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -30,55 +31,11 @@ const REFUSED: Cell<u64> = Cell::new("refused");
 #[derive(Debug, Default)]
 pub struct Ledger;
 
-/// One amount on its way.
-#[derive(Debug, Serialize, Deserialize)]
-struct Transfer {
-    /// From 1, for each sender and receiver.
-    number: u64,
-    amount: u64,
-}
-
-/// What both directions with a node have come to.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-struct Peer {
-    paid: Sum,
-    received: Sum,
-    /// Why nothing moves any more.
-    halted: Option<String>,
-}
-
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-struct Sum {
-    count: u64,
-    amount: u64,
-    /// Differs when the order does.
-    digest: u64,
-}
-
-#[derive(Debug, Serialize)]
-struct Book {
-    balance: i64,
-    confirmed: u64,
-    refused: u64,
-    peers: BTreeMap<String, Peer>,
-}
-
-impl Sum {
-    fn add(&mut self, transfer: &Transfer) {
-        self.count = transfer.number;
-        self.amount = self.amount.wrapping_add(transfer.amount);
-        for part in [transfer.number, transfer.amount] {
-            // FNV-1a over eight bytes at once: to compare two books, not to withstand anybody.
-            self.digest = (self.digest ^ part).wrapping_mul(0x0100_0000_01b3);
-        }
-    }
-}
-
 impl Plugin for Ledger {
     fn request(&mut self, cx: &mut Context, request: Request) -> Result<Reply> {
         if let Caller::Plugin { from, .. } = &request.caller {
             let peer = PEERS.get(&id(from)?)?.unwrap_or_default();
-            return Reply::done(&peer.received.count);
+            return Reply::done(&peer.received_count());
         }
         let node = node(&request.argument::<String>("node")?)?;
         let to = Address::node(cx, node);
@@ -95,7 +52,7 @@ impl Plugin for Ledger {
             }
             "resume" => {
                 let mut peer = PEERS.get(&node.to_vec())?.unwrap_or_default();
-                peer.halted = None;
+                peer.resume();
                 PEERS.set(&node.to_vec(), &peer)?;
                 cx.reopen(&to, TRANSFER, &Identity::Node)?;
                 Reply::done(&"resumed")
@@ -128,18 +85,10 @@ impl Plugin for Ledger {
 
     fn message(&mut self, _: &mut Context, message: Incoming) -> Result<()> {
         let from = id(&message.from)?;
-        let transfer: Transfer = message.read()?;
         let mut peer = PEERS.get(&from)?.unwrap_or_default();
-        let next = peer.received.count + 1;
-        if transfer.number != next {
-            let number = transfer.number;
-            return Err(Error::failed(format!(
-                "transfer {number} came where {next} is next"
-            )));
-        }
-        peer.received.add(&transfer);
-        PEERS.set(&from, &peer)?;
-        change_balance(transfer.amount, 1)
+        let balance = BALANCE.get()?.unwrap_or_default();
+        BALANCE.set(&peer.receive(&message.read()?, balance)?)?;
+        PEERS.set(&from, &peer)
     }
 
     fn report(&mut self, _: &mut Context, _: u64, outcome: Outcome) -> Result<()> {
@@ -170,53 +119,22 @@ impl Plugin for Ledger {
     ) -> Result<()> {
         let key = id(peer)?;
         let mut peer = PEERS.get(&key)?.unwrap_or_default();
-        peer.halted = Some(
-            match reason {
-                Halt::WeWentBack => "this node runs an older copy of its store",
-                Halt::TheyWentBack => "the other node runs an older copy of its store",
-                Halt::Poison => "the receiver failed on a transfer",
-                Halt::Reopened => "the other node began anew",
-                Halt::Other => "the other node says so",
-            }
-            .to_owned(),
-        );
+        peer.halt(reason);
         PEERS.set(&key, &peer)
     }
 }
 
 fn pay(cx: &mut Context, to: &Address, node: &[u8; 32], amount: u64, times: u64) -> Result<u64> {
-    if amount == 0 || !(1..=MAX_TIMES).contains(&times) {
-        return Err(Error::invalid(
-            "an amount is at least 1, and --times 1 to 256",
-        ));
-    }
     let mut peer = PEERS.get(&node.to_vec())?.unwrap_or_default();
-    if let Some(why) = peer.halted {
-        return Err(Error::denied(format!("{why}; `resume` begins anew")));
-    }
-    for _ in 0..times {
-        let transfer = Transfer {
-            number: peer.paid.count + 1,
-            amount,
-        };
-        peer.paid.add(&transfer);
-        Letter::with(to.clone(), TRANSFER, &transfer)?
-            .report()
-            .send(cx)?;
-        change_balance(amount, -1)?;
-    }
-    PEERS.set(&node.to_vec(), &peer)?;
-    Ok(peer.paid.count)
-}
-
-fn change_balance(amount: u64, sign: i64) -> Result<()> {
-    let change = i64::try_from(amount)
-        .ok()
-        .and_then(|amount| amount.checked_mul(sign));
     let balance = BALANCE.get()?.unwrap_or_default();
-    let balance = change.and_then(|change| balance.checked_add(change));
-    let balance = balance.ok_or_else(|| Error::invalid("no book holds so large an amount"))?;
-    BALANCE.set(&balance)
+    let (transfers, balance) = peer.pay(amount, times, balance)?;
+    for transfer in &transfers {
+        let letter = Letter::with(to.clone(), TRANSFER, transfer)?;
+        letter.report().send(cx)?;
+    }
+    BALANCE.set(&balance)?;
+    PEERS.set(&node.to_vec(), &peer)?;
+    Ok(peer.paid_count())
 }
 
 fn node(text: &str) -> Result<[u8; 32]> {

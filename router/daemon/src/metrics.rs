@@ -114,7 +114,8 @@ pub(crate) struct Metrics {
     pub(crate) peer_rtt: GaugeVec,
     /// Events that were not told to scripts because too many waited.
     pub(crate) rule_events_dropped: IntCounter,
-    /// What the disk took for a commit of the plugins' store.
+    /// What the disk took for a commit of the plugins' store. One holds events of many plugins, so that
+    /// nothing of commits has the label `plugin`.
     plugin_commit: Histogram,
     /// Events of one commit.
     plugin_commit_events: Histogram,
@@ -251,12 +252,12 @@ impl Metrics {
             )?,
             plugin_commit: declare.histogram_alone(
                 "plugin_commit_seconds",
-                "What the disk took for a commit of the plugins' store",
+                "What the disk took for a commit of the store that all plugins share",
                 &COMMIT_BUCKETS_SECONDS,
             )?,
             plugin_commit_events: declare.histogram_alone(
                 "plugin_commit_events",
-                "Events of one commit of the plugins' store",
+                "Events of one commit, of whichever plugins",
                 &BATCH_BUCKETS_EVENTS,
             )?,
             plugin_commit_failures: declare.counter(

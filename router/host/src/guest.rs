@@ -527,7 +527,7 @@ impl State {
         }
         let principal = event.stamp().principal.to_string();
         let lines = &self.plugin.lines;
-        lines.push(level, principal.clone(), text);
+        lines.push(level, principal.clone(), text, &self.plugin.limits);
         let plugin = &*self.plugin.name;
         macro_rules! line {
             ($level:ident) => {

@@ -3,19 +3,25 @@
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::watch;
 use tracing::Level;
+use wormholes_proto::manifest::Limits;
 
-use crate::clock::now_ms;
+use crate::{
+    clock::now_ms,
+    pace::{Debt, Rate},
+};
 
 /// Lines of one instance. Overflow, of either bound: the oldest go.
 const MAX_LINES: usize = 1000;
 const MAX_BYTES: usize = 256 << 10;
 /// Of one line; the rest is cut.
 const MAX_LINE_BYTES: usize = 4096;
+/// A line costs something, however short it is.
+pub(crate) const LINE_BYTES: usize = 16;
 
 /// A line that a plugin said.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +50,8 @@ pub struct PluginLines {
 struct Kept {
     lines: VecDeque<PluginLine>,
     bytes: usize,
+    /// What was said, and `limits.log_kib_per_second` has not caught up with.
+    debt: Debt,
 }
 
 impl PluginLines {
@@ -54,10 +62,13 @@ impl PluginLines {
         }
     }
 
-    pub(crate) fn push(&self, level: Level, principal: String, text: &str) {
+    pub(crate) fn push(&self, level: Level, principal: String, text: &str, limits: &Limits) {
+        let said = text.len() + LINE_BYTES;
         let text = text.get(..text.floor_char_boundary(MAX_LINE_BYTES));
         let text: Arc<str> = text.unwrap_or_default().into();
         let mut kept = self.kept();
+        kept.debt
+            .add(Instant::now(), said as u64, Rate::of_log(limits));
         let number = *self.last.borrow() + 1;
         kept.bytes += text.len();
         kept.lines.push_back(PluginLine {
@@ -75,6 +86,12 @@ impl PluginLines {
         }
         // Below the lock: numbers and lines go on together.
         self.last.send_replace(number);
+    }
+
+    /// How long nothing more is to be said.
+    pub(crate) fn wait(&self, limits: &Limits) -> Option<Duration> {
+        let debt = self.kept().debt;
+        debt.wait(Instant::now(), Rate::of_log(limits))
     }
 
     /// Those with higher numbers than this, the oldest first.
@@ -107,7 +124,8 @@ mod tests {
     #[test]
     fn the_oldest_lines_go_and_long_ones_are_cut() {
         let lines = PluginLines::new();
-        let say = |text: &str| lines.push(Level::INFO, "node".to_owned(), text);
+        let limits = &Limits::default();
+        let say = |text: &str| lines.push(Level::INFO, "node".to_owned(), text, limits);
         (0..=MAX_LINES).for_each(|_| say("short"));
         let kept = lines.after(0);
         assert_eq!((kept.len(), kept[0].number), (MAX_LINES, 2));
@@ -123,7 +141,8 @@ mod tests {
         let minute = Duration::from_secs(60);
         let mut waiting = Box::pin(lines.wait_after(0, minute));
         assert!((&mut waiting).now_or_never().is_none());
-        lines.push(Level::WARN, "node".to_owned(), "hello");
+        let limits = &Limits::default();
+        lines.push(Level::WARN, "node".to_owned(), "hello", limits);
         let told = waiting.now_or_never().unwrap();
         assert_eq!(&*told[0].text, "hello");
         assert_eq!(lines.wait_after(1, minute).await, []);

@@ -31,7 +31,7 @@ use crate::{
     recording::Recorder,
     rows::{self, Home, Side, Space, principal_keys},
     store::{Snapshot, Store, StoreError},
-    transaction::{Ground, Transaction},
+    transaction::{Ground, Limit, Transaction},
     wires::MAX_FETCHES,
 };
 
@@ -55,7 +55,7 @@ pub(crate) struct Loaded {
     /// HTTP requests that it makes at once.
     pub(crate) fetches: Arc<Semaphore>,
     pub(crate) figures: Figures,
-    /// What it wrote beside others.
+    /// What it wrote, and sent.
     pub(crate) pace: Pace,
     pub(crate) letters: Letters,
     pub(crate) news: News,
@@ -352,7 +352,13 @@ impl Loaded {
             principal,
             seed,
         };
-        let transaction = Transaction::reading(stamp, ground, snapshot);
+        let mut transaction = Transaction::reading(stamp, ground, snapshot);
+        // Others wait for the answer, and nobody for the lines.
+        let (lines, limits) = (&edition.plugin().lines, &edition.manifest.limits);
+        if lines.wait(limits).is_some() {
+            self.figures.hits(&[Limit::LogRate]);
+            transaction.mute();
+        }
         let answer = match edition.code.instantiate().await {
             Ok(instance) => instance.answer(query, transaction).await,
             Err(fault) => Err(fault),

@@ -216,6 +216,17 @@ pub(crate) struct Letter {
     pub(crate) body: Bytes,
 }
 
+impl Parcel {
+    /// What its body has.
+    pub(crate) fn body_bytes(&self) -> usize {
+        match self {
+            Self::Durable { row, .. } => row.body.as_ref().map_or(0, Bytes::len),
+            Self::Post(letter) | Self::Ask { letter, .. } => letter.body.len(),
+            Self::FetchBlob { .. } | Self::Unfetch { .. } | Self::Reopened { .. } => 0,
+        }
+    }
+}
+
 impl OutKey {
     /// The channel that comes the other way.
     pub(crate) fn back(&self) -> InKey {

@@ -85,7 +85,7 @@ pub(crate) struct Actor {
     busy: Instant,
     /// Timers and tasks take turns: one that is due again at once keeps nobody out.
     after_timer: bool,
-    /// Its plugin wrote too much: an event waits.
+    /// Its plugin wrote, sent or logged too much: an event waits.
     is_held_back: bool,
     is_over: bool,
     /// Where its events are recorded.
@@ -192,8 +192,8 @@ impl Actor {
             let next = if let Some(refusal) = self.health.closed() {
                 self.is_held_back = false;
                 self.next_while_closed(refusal).await
-            } else if let Some(wait) = self.held_back() {
-                self.next_while_held_back(wait).await
+            } else if let Some(held) = self.held_back() {
+                self.next_while_held_back(held).await
             } else {
                 self.is_held_back = false;
                 self.next().await

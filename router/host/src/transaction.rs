@@ -28,6 +28,7 @@ use wormholes_proto::NodeId;
 
 use crate::{
     event::{ErrorCode, Event, Refusal, Stamp},
+    lines::LINE_BYTES,
     memory::{Memory, Sealed, Timer},
     message::Parcel,
     operations::Change,
@@ -110,6 +111,10 @@ pub enum Limit {
     Room,
     /// Bytes that a plugin writes a second, beside others.
     Pace,
+    /// Messages of a plugin a second, and their bytes.
+    MessageRate,
+    /// Bytes of a plugin's log lines a second.
+    LogRate,
 }
 
 /// What a transaction needs to know of its principal and its plugin.
@@ -289,12 +294,16 @@ impl Transaction {
 
     /// Whether so many more bytes may be logged.
     pub(crate) fn charge_log(&mut self, bytes: usize) -> Result<(), Refusal> {
-        // A line costs something, however short it is.
-        self.logged_bytes = self.logged_bytes.saturating_add(bytes + 16);
+        self.logged_bytes = self.logged_bytes.saturating_add(bytes + LINE_BYTES);
         if self.logged_bytes > self.ground.limits.log_bytes() {
             return Err(self.hit(Limit::Log));
         }
         Ok(())
+    }
+
+    /// It logs nothing.
+    pub(crate) fn mute(&mut self) {
+        self.logged_bytes = self.ground.limits.log_bytes();
     }
 
     pub(crate) fn random(&mut self, length: usize) -> Vec<u8> {
@@ -368,11 +377,13 @@ impl Transaction {
 
 impl Limit {
     /// All of them.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 28] = [
         Self::Http,
         Self::Sockets,
         Self::Room,
         Self::Pace,
+        Self::MessageRate,
+        Self::LogRate,
         Self::Write,
         Self::State,
         Self::Scratch,
@@ -435,6 +446,11 @@ impl Limit {
                 "the other end does not take so much at once; `writable` tells when there is room"
             }
             Self::Pace => "the plugin writes too much beside others; raise limits.pace_kib",
+            Self::MessageRate => {
+                "the plugin sends too much; raise limits.messages_per_second or \
+                 limits.message_kib_per_second"
+            }
+            Self::LogRate => "the plugin logs too much; raise limits.log_kib_per_second",
             Self::Http => "too many requests come at once; ask again later",
             Self::Operations => {
                 "too many operations go on; cancel some, or raise limits.operations"
@@ -461,6 +477,8 @@ impl fmt::Display for Limit {
             Self::Sockets => "sockets",
             Self::Room => "room",
             Self::Pace => "pace",
+            Self::MessageRate => "message_rate",
+            Self::LogRate => "log_rate",
             Self::Messages => "messages",
             Self::Outbox => "outbox",
             Self::Channels => "channels",

@@ -190,6 +190,17 @@ impl WireOrder {
             | Self::Datagram(_) => 0,
         }
     }
+
+    /// What it has leave the node in one go; who takes what is written to a connection says how fast that
+    /// goes.
+    pub(crate) fn leaving_bytes(&self) -> Option<usize> {
+        match self {
+            Self::Connect { .. } => Some(0),
+            Self::Fetch { call, .. } => Some(call.body.len()),
+            Self::Datagram(datagram) => Some(datagram.data.len()),
+            Self::Credit { .. } | Self::Write { .. } | Self::Close { .. } => None,
+        }
+    }
 }
 
 impl Wires {

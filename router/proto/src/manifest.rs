@@ -455,6 +455,8 @@ mod tests {
         assert!(command(blob).contains("cannot keep the blob"));
         assert!(command("operation = true\nblob = true").contains("is no blob"));
         assert!(error("[limits]\none_blob_mib = 1025").starts_with("limits.one_blob_mib: "));
+        let silent = error("[limits]\nlog_kib_per_second = 0");
+        assert!(silent.starts_with("limits.log_kib_per_second: "));
         assert!(Manifest::parse(&" ".repeat(MAX_MANIFEST_BYTES + 1)).is_err());
     }
 }

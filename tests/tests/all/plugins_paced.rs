@@ -1,7 +1,10 @@
-//! A plugin that writes more beside another than its pace allows, on a real daemon: its events wait,
-//! and nobody waits for it.
+//! A plugin that writes more beside another than its pace allows, or sends or logs more than its rates do, on
+//! a real daemon: its events wait, and nobody waits for it.
 
-use std::fs;
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -22,10 +25,10 @@ async fn say(daemon: &Daemon) {
 
 /// Asks something that waits, and does `what` meanwhile; what the asker is told.
 async fn ask_and(daemon: &Daemon, user: Option<&str>, method: &str, what: Value) -> String {
-    let before = held_back(daemon).await;
+    let before = held_back(daemon, "pace").await;
     let meanwhile = async {
         until("an event to be held back", async || {
-            (held_back(daemon).await > before).then_some(())
+            (held_back(daemon, "pace").await > before).then_some(())
         })
         .await
         .unwrap();
@@ -36,9 +39,10 @@ async fn ask_and(daemon: &Daemon, user: Option<&str>, method: &str, what: Value)
     format!("{:#}", told.expect_err("it waits"))
 }
 
-async fn held_back(daemon: &Daemon) -> f64 {
+async fn held_back(daemon: &Daemon, limit: &str) -> f64 {
     let metrics = Metrics::read(daemon).await.unwrap();
-    metrics.get("wormholes_plugin_limit_hits_total{plugin=\"wicked\",limit=\"pace\"}")
+    let hits = "wormholes_plugin_limit_hits_total";
+    metrics.get(&format!("{hits}{{plugin=\"wicked\",limit=\"{limit}\"}}"))
 }
 
 #[tokio::test]
@@ -82,5 +86,61 @@ async fn a_plugin_that_writes_alone_writes_as_fast_as_the_disk() {
     for _ in 0..2 * WRITES {
         ask(daemon, "write", None).await.unwrap();
     }
-    assert_eq!(held_back(daemon).await, 0.0);
+    assert_eq!(held_back(daemon, "pace").await, 0.0);
+    for rate in ["message_rate", "log_rate"] {
+        assert_eq!(held_back(daemon, rate).await, 0.0);
+    }
+}
+
+/// Has the wicked plugin, with `rate` in its manifest, flood by `command` as often as takes `least` by that
+/// rate, which is counted as `limit`; others do not wait for it.
+async fn flood(
+    (command, limit): (&str, &str),
+    times: usize,
+    rate: &str,
+    least: Duration,
+) -> Vec<Value> {
+    let rates = format!("state_mib = 4\n{rate}");
+    let setup = Setup::new("node").unwrap().plugin("plugins/echo").unwrap();
+    let setup = setup.plugin_with("tests/wicked", &[("state_mib = 4", rates.as_str())]);
+    let setup = setup.unwrap().config("[metrics]\nlisten = \"127.0.0.1:0\"");
+    let daemon = &setup.start().await.unwrap();
+    let start = Instant::now();
+    let flood = async {
+        let mut told = Vec::new();
+        for _ in 0..times {
+            told.push(ask(daemon, command, None).await.unwrap());
+        }
+        (told, start.elapsed())
+    };
+    let meanwhile = async {
+        until("an event to be held back", async || {
+            (held_back(daemon, limit).await > 0.0).then_some(())
+        })
+        .await
+        .unwrap();
+        say(daemon).await;
+        start.elapsed()
+    };
+    let ((told, took), others_took) = tokio::join!(flood, meanwhile);
+    assert!(took >= least, "{command} took {took:?}");
+    assert!(others_took < took, "echo {others_took:?}, {took:?}");
+    told
+}
+
+#[tokio::test]
+async fn a_plugin_that_floods_messages_waits_for_its_rate_and_nobody_waits_for_it() {
+    // 256 go at once, and as many before the last ones must be paid.
+    let (posts, rate) = (("posts", "message_rate"), "messages_per_second = 64");
+    let told = flood(posts, 3, rate, Duration::from_millis(3900)).await;
+    // Nothing is lost.
+    assert!(told.iter().all(|told| told[0] == 256), "{told:?}");
+}
+
+#[tokio::test]
+async fn a_plugin_that_floods_the_log_waits_for_its_rate_and_nobody_waits_for_it() {
+    // 32 KiB at once, in each event nearly 16 of them: before the last one, 32 more must be paid.
+    let (log, rate) = (("log", "log_rate"), "log_kib_per_second = 8");
+    let told = flood(log, 5, rate, Duration::from_millis(3800)).await;
+    assert!(told.iter().all(|told| *told == "logged"), "{told:?}");
 }

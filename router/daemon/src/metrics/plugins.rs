@@ -2,7 +2,8 @@
 //!
 //! The host counts per instance, and an instance may go: nothing is copied into counters of the
 //! registry, which would outlive it. The label is `plugin`, the name of config.toml, since Prometheus
-//! itself calls the node `instance`.
+//! itself calls the node `instance`. Commits are not here: plugins share them, so that their metrics have no
+//! such label.
 
 use prometheus::proto::{
     Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,

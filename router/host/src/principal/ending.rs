@@ -344,6 +344,7 @@ impl Actor {
 
     /// What leaves the node, for the office.
     fn parcels(&self, parcels: Vec<Parcel>) -> Option<Input> {
+        self.keep_rates(parcels.iter().map(Parcel::body_bytes));
         let owner = || Owner {
             loaded: Arc::clone(&self.loaded),
             principal: self.name.clone(),

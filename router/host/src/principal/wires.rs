@@ -16,6 +16,7 @@ impl Actor {
     pub(super) fn ready(&mut self, orders: Vec<WireOrder>) -> Ready {
         let network = self.edition.plugin().around.network.clone();
         let fetches = Arc::clone(&self.loaded.fetches);
+        self.keep_rates(orders.iter().filter_map(WireOrder::leaving_bytes));
         self.wires
             .prepare(orders, self.inbox.reports(), network, fetches)
     }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
 use wormholes_proto::trunk::ReceiverRow;
 
 use super::{Effects, Limit, ROW_BYTES, Transaction, invalid};
@@ -318,11 +317,7 @@ impl Messages {
 
     /// What they take in memory.
     pub(super) fn held(&self) -> usize {
-        let bodies = self.parcels.iter().map(|parcel| match parcel {
-            Parcel::Durable { row, .. } => row.body.as_ref().map_or(0, Bytes::len),
-            Parcel::Post(letter) | Parcel::Ask { letter, .. } => letter.body.len(),
-            Parcel::FetchBlob { .. } | Parcel::Unfetch { .. } | Parcel::Reopened { .. } => 0,
-        });
+        let bodies = self.parcels.iter().map(Parcel::body_bytes);
         bodies.map(|bytes| bytes + ROW_BYTES).sum()
     }
 

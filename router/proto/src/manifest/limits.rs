@@ -31,6 +31,9 @@ pub struct Limits {
     pub timers: u32,
     /// Log lines of one event, all together; default 16 KiB.
     pub log_kib: u64,
+    /// What all principals log a second, after four times as much at once; default 64 KiB, at most
+    /// 65,536. Overflow: the next event waits, and questions go without their lines.
+    pub log_kib_per_second: u32,
     /// Events that wait for one principal; default 1,024. Overflow: a request is refused.
     pub waiting: u32,
     /// Requests of one principal that were answered `later`, and questions that it asked; default
@@ -41,6 +44,12 @@ pub struct Limits {
     pub operations: u32,
     /// Messages of one event; default 256.
     pub messages: u32,
+    /// Messages of all principals a second, after what goes in four seconds at once; questions, datagrams, HTTP
+    /// requests and connections that are opened count as well; default 10,000, at most 1,000,000.
+    /// Overflow: the next event waits.
+    pub messages_per_second: u32,
+    /// What these have to carry a second, by the same rule; default 16,384 KiB, at most 1,048,576.
+    pub message_kib_per_second: u32,
     /// Durable messages of one principal that wait for their receivers; default 16 MiB.
     pub outbox_mib: u64,
     /// Channels that one principal sends on, and channels that it receives; default 4,096 of each.
@@ -79,10 +88,28 @@ impl Limits {
             ("limits.scratch_mib", self.scratch_mib, 1, 1024),
             ("limits.timers", self.timers.into(), 1, 100_000),
             ("limits.log_kib", self.log_kib, 1, 1024),
+            (
+                "limits.log_kib_per_second",
+                self.log_kib_per_second.into(),
+                1,
+                64 << 10,
+            ),
             ("limits.waiting", self.waiting.into(), 1, 65_536),
             ("limits.requests", self.requests.into(), 1, 65_536),
             ("limits.operations", self.operations.into(), 1, 65_536),
             ("limits.messages", self.messages.into(), 1, 65_536),
+            (
+                "limits.messages_per_second",
+                self.messages_per_second.into(),
+                1,
+                1_000_000,
+            ),
+            (
+                "limits.message_kib_per_second",
+                self.message_kib_per_second.into(),
+                1,
+                1 << 20,
+            ),
             ("limits.outbox_mib", self.outbox_mib, 1, 1 << 20),
             ("limits.channels", self.channels.into(), 1, 65_536),
             ("limits.facts", self.facts.into(), 1, 65_536),
@@ -117,6 +144,16 @@ impl Limits {
     /// What all principals write a second beside other plugins.
     pub fn pace_bytes_per_s(&self) -> u32 {
         self.pace_kib << 10
+    }
+
+    /// What messages of all principals carry a second.
+    pub fn message_bytes_per_s(&self) -> u32 {
+        self.message_kib_per_second << 10
+    }
+
+    /// What all principals log a second.
+    pub fn log_bytes_per_s(&self) -> u32 {
+        self.log_kib_per_second << 10
     }
 
     /// What all principals keep together.
@@ -177,10 +214,13 @@ impl Default for Limits {
             scratch_mib: 4,
             timers: 1000,
             log_kib: 16,
+            log_kib_per_second: 64,
             waiting: 1024,
             requests: 1024,
             operations: 256,
             messages: 256,
+            messages_per_second: 10_000,
+            message_kib_per_second: 16 << 10,
             outbox_mib: 16,
             channels: 4096,
             facts: 4096,
