@@ -118,7 +118,7 @@ pub(crate) enum Command {
         #[arg(long, value_name = "FILE")]
         output: Option<PathBuf>,
     },
-    /// Print completions for a shell
+    /// Print completions for a shell, which ask for what plugins of the running node offer
     Completions {
         /// For which
         shell: Shell,
