@@ -55,7 +55,7 @@ const ROW_BYTES: usize = 64;
 /// What `random` gives at once.
 const MAX_RANDOM_BYTES: usize = 4096;
 
-/// A limit that an event ran into, as metrics name it.
+/// A limit that an event or a request ran into, as metrics and `plugin list` name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Limit {
     /// Bytes that one event writes.
@@ -110,6 +110,12 @@ pub enum Limit {
     Room,
     /// Bytes that a plugin writes a second, beside others.
     Pace,
+    /// What was granted, and is its principal's to do.
+    Denied,
+    /// Answers to requests that are over, or were never its principal's.
+    StrayAnswers,
+    /// Time for the answer to a request.
+    Unanswered,
 }
 
 /// What a transaction needs to know of its principal and its plugin.
@@ -309,6 +315,12 @@ impl Transaction {
         Refusal::new(ErrorCode::Quota, limit.mend())
     }
 
+    /// It asked for what it may not have.
+    fn denied(&mut self, rule: impl Into<String>) -> Refusal {
+        self.hits.insert(Limit::Denied);
+        Refusal::new(ErrorCode::Denied, rule)
+    }
+
     fn view(&self) -> View<'_> {
         View::new(&self.rows, &self.memory.overlay, &self.snapshot)
     }
@@ -368,7 +380,7 @@ impl Transaction {
 
 impl Limit {
     /// All of them.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 29] = [
         Self::Http,
         Self::Sockets,
         Self::Room,
@@ -395,6 +407,9 @@ impl Limit {
         Self::Blobs,
         Self::OneBlob,
         Self::BlobFetches,
+        Self::Denied,
+        Self::StrayAnswers,
+        Self::Unanswered,
     ];
 
     pub(crate) fn mend(self) -> &'static str {
@@ -436,6 +451,9 @@ impl Limit {
             }
             Self::Pace => "the plugin writes too much beside others; raise limits.pace_kib",
             Self::Http => "too many requests come at once; ask again later",
+            Self::Denied => "the plugin may not do that; see its manifest and its grants",
+            Self::StrayAnswers => "nobody waits for an answer to this request",
+            Self::Unanswered => "the plugin did not answer in time",
             Self::Operations => {
                 "too many operations go on; cancel some, or raise limits.operations"
             }
@@ -472,6 +490,9 @@ impl fmt::Display for Limit {
             Self::Blobs => "blobs",
             Self::OneBlob => "one_blob",
             Self::BlobFetches => "blob_fetches",
+            Self::Denied => "denied",
+            Self::StrayAnswers => "stray_answers",
+            Self::Unanswered => "unanswered",
         })
     }
 }
