@@ -44,7 +44,7 @@ pub(super) fn script(output: &mut Output, shell: Shell) -> Result<(), CliError> 
     let completer = shells.completer(&shell.to_string());
     let completer = completer
         .ok_or_else(|| CliError::Failed(format!("there are no completions for {shell}")))?;
-    let mut script = Vec::new();
+    let mut script: Vec<u8> = Vec::new();
     completer.write_registration(ASKS, PROGRAM, PROGRAM, PROGRAM, &mut script)?;
     if shell == Shell::Zsh {
         script.extend_from_slice(FIRST_OF_ZSH.as_bytes());
@@ -59,7 +59,7 @@ pub(crate) fn answer() -> Option<ExitCode> {
         .skip_while(|word| word != "--")
         .skip(1)
         .collect();
-    let mut candidates = Vec::new();
+    let mut candidates: Vec<u8> = Vec::new();
     let shells = Shells::builtins();
     if let Some(completer) = shells.completer(&shell)
         && let Some(mut offered) = offered(&words)
