@@ -29,6 +29,8 @@ mod censor;
 mod cli;
 #[path = "all/clients.rs"]
 mod clients;
+#[path = "all/completions.rs"]
+mod completions;
 #[path = "all/cookbook.rs"]
 mod cookbook;
 #[path = "all/corpus.rs"]

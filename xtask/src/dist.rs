@@ -1,10 +1,11 @@
-//! `cargo xtask dist`: the Debian package, with the manual pages and completions in it; with
+//! `cargo xtask dist`: the Debian package, with the manual pages, the completions and the SDK in it; with
 //! `--static` an archive of programs that need no library of the system.
 //!
 //! What is generated lies below `target/PROFILE/dist`, where the package's list of files
 //! (router/daemon/Cargo.toml) has it.
 
 mod manual;
+mod sdk;
 
 use std::{
     fs,
@@ -100,7 +101,7 @@ fn build(profile: &str, target: Option<&str>) -> Result<()> {
     check(&mut build)
 }
 
-/// Writes manual pages and completions of the programs in `built`.
+/// Writes manual pages and completions of the programs in `built`, and the SDK that belongs to them.
 fn generate(built: &Path) -> Result<()> {
     let dist = built.join("dist");
     if dist.exists() {
@@ -132,7 +133,8 @@ fn generate(built: &Path) -> Result<()> {
     }
     let config = fs::read_to_string(workspace().join("config.toml"));
     let page = manual::config_page(&config.context("cannot read config.toml")?, &version);
-    write(&man.join("wormholed.toml.5"), &page)
+    write(&man.join("wormholed.toml.5"), &page)?;
+    sdk::pack(&dist.join("sdk"))
 }
 
 /// Makes the package of what is built and generated; says where it is.
@@ -168,6 +170,8 @@ fn archive(built: &Path, target: &str, output: &Path) -> Result<PathBuf> {
     let name = format!("wormholes-{}-{target}", version(&wormholed)?);
     let file = output.join(format!("{name}.tar.gz"));
     let mut tar = program("tar");
+    // Where `wormholes` beside it looks.
+    tar.arg("--transform=s,^dist/sdk,share/wormholes/sdk,");
     tar.arg(format!("--transform=s,^,{name}/,"));
     tar.args(["--create", "--gzip", "--owner=0", "--group=0", "--file"])
         .arg(&file);

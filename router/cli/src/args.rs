@@ -118,7 +118,7 @@ pub(crate) enum Command {
         #[arg(long, value_name = "FILE")]
         output: Option<PathBuf>,
     },
-    /// Print completions for a shell
+    /// Print completions for a shell, which ask for what plugins of the running node offer
     Completions {
         /// For which
         shell: Shell,
@@ -185,7 +185,8 @@ pub(crate) enum PluginCommand {
         /// A new folder, which bears the plugin's name
         #[arg(value_name = "PATH")]
         folder: PathBuf,
-        /// The folder `sdk` of a checkout [default: that of the checkout around, else the registry's]
+        /// The folder `sdk` of a checkout [default: that of the checkout around, else the one that was
+        /// installed with this program]
         #[arg(long, value_name = "PATH")]
         sdk: Option<PathBuf>,
     },

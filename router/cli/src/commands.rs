@@ -2,6 +2,7 @@
 
 mod blobs;
 mod bugreport;
+pub(crate) mod completions;
 mod consent;
 mod events;
 mod explain;
@@ -26,13 +27,9 @@ mod status;
 mod tor;
 mod users;
 
-use std::{
-    io::Write,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use clap::CommandFactory;
-use clap_complete::Shell;
 use serde::{Serialize, de::DeserializeOwned};
 use wormholes_proto::control::{Call, FlowParams, FlowsParams, NoParams};
 
@@ -97,7 +94,7 @@ pub(crate) fn run(args: Args, output: &mut Output) -> Result<(), CliError> {
         Command::Config => node::config(&mut context),
         Command::Events { kinds } => events::run(&mut context, kinds),
         Command::Bugreport { output: file } => bugreport::run(&mut context, file.as_deref()),
-        Command::Completions { shell } => completions(context.output, shell),
+        Command::Completions { shell } => completions::script(context.output, shell),
         Command::Manual { folder } => manual(&folder),
     }
 }
@@ -126,12 +123,6 @@ impl Context<'_> {
         let note = format!("changed in config.toml, and waiting for a restart: {keys}");
         self.output.notes(&[note])
     }
-}
-
-fn completions(output: &mut Output, shell: Shell) -> Result<(), CliError> {
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Args::command(), "wormholes", &mut script);
-    Ok(output.bytes().write_all(&script)?)
 }
 
 fn manual(folder: &Path) -> Result<(), CliError> {

@@ -20,6 +20,9 @@ use std::process::ExitCode;
 use crate::{args::Args, error::CliError, output::Output};
 
 fn main() -> ExitCode {
+    if let Some(answered) = commands::completions::answer() {
+        return answered;
+    }
     let args = match Args::of_process() {
         Ok(args) => args,
         Err((error, json)) => return usage(&error, json),

@@ -11,6 +11,7 @@ mod users;
 mod wires;
 
 use std::{
+    cmp::Reverse,
     collections::BTreeMap,
     fmt, mem,
     path::Path,
@@ -32,7 +33,7 @@ use wormholes_proto::{
     NodeId,
     control::{
         PluginArgumentKind, PluginAskParams, PluginCommand, PluginCondition, PluginDead,
-        PluginDeadLetter, PluginInfo, PluginLog, PluginLogLine, PluginProgress,
+        PluginDeadLetter, PluginInfo, PluginLimitHits, PluginLog, PluginLogLine, PluginProgress,
     },
 };
 use wormholes_rules::World;
@@ -505,6 +506,12 @@ fn info(report: InstanceReport) -> PluginInfo {
         Condition::Parked(why) => (PluginCondition::Parked, Some(why)),
         Condition::Stopped => (PluginCondition::Stopped, None),
     };
+    let limits = counts.limits.iter().map(|(limit, hits)| PluginLimitHits {
+        limit: limit.to_string(),
+        hits: *hits,
+    });
+    let mut limits: Vec<_> = limits.collect();
+    limits.sort_by_key(|limit| Reverse(limit.hits));
     let manifest = Arc::unwrap_or_clone(report.manifest);
     PluginInfo {
         name: report.name.to_string(),
@@ -524,6 +531,8 @@ fn info(report: InstanceReport) -> PluginInfo {
         refused: ended(&[Ending::Refused]),
         broken: ended(&[Ending::Trapped, Ending::TimedOut]),
         given_up: counts.given_up,
+        limit_hits: counts.limits.values().sum(),
+        limits,
         commands: manifest.commands,
     }
 }

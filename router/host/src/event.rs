@@ -22,7 +22,7 @@ use crate::{
     message::{Address, Identity, Note, text},
     network::Datagram,
     rules::Usage,
-    transaction::Offered,
+    transaction::{Limit, Offered},
     wires::SocketNews,
 };
 
@@ -343,7 +343,7 @@ impl Refusal {
 impl Refusal {
     /// Nothing came in time.
     pub(crate) fn late() -> Self {
-        Self::new(ErrorCode::Expired, "the plugin did not answer in time")
+        Self::new(ErrorCode::Expired, Limit::Unanswered.mend())
     }
 
     /// An operator has no more use for it.

@@ -56,7 +56,7 @@ const ROW_BYTES: usize = 64;
 /// What `random` gives at once.
 const MAX_RANDOM_BYTES: usize = 4096;
 
-/// A limit that an event ran into, as metrics name it.
+/// A limit that an event or a request ran into, as metrics and `plugin list` name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Limit {
     /// Bytes that one event writes.
@@ -115,6 +115,12 @@ pub enum Limit {
     MessageRate,
     /// Bytes of a plugin's log lines a second.
     LogRate,
+    /// What was granted, and is its principal's to do.
+    Denied,
+    /// Answers to requests that are over, or were never its principal's.
+    StrayAnswers,
+    /// Time for the answer to a request.
+    Unanswered,
 }
 
 /// What a transaction needs to know of its principal and its plugin.
@@ -318,6 +324,12 @@ impl Transaction {
         Refusal::new(ErrorCode::Quota, limit.mend())
     }
 
+    /// It asked for what it may not have.
+    fn denied(&mut self, rule: impl Into<String>) -> Refusal {
+        self.hits.insert(Limit::Denied);
+        Refusal::new(ErrorCode::Denied, rule)
+    }
+
     fn view(&self) -> View<'_> {
         View::new(&self.rows, &self.memory.overlay, &self.snapshot)
     }
@@ -377,7 +389,7 @@ impl Transaction {
 
 impl Limit {
     /// All of them.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 31] = [
         Self::Http,
         Self::Sockets,
         Self::Room,
@@ -406,6 +418,9 @@ impl Limit {
         Self::Blobs,
         Self::OneBlob,
         Self::BlobFetches,
+        Self::Denied,
+        Self::StrayAnswers,
+        Self::Unanswered,
     ];
 
     pub(crate) fn mend(self) -> &'static str {
@@ -452,6 +467,9 @@ impl Limit {
             }
             Self::LogRate => "the plugin logs too much; raise limits.log_kib_per_second",
             Self::Http => "too many requests come at once; ask again later",
+            Self::Denied => "the plugin may not do that; see its manifest and its grants",
+            Self::StrayAnswers => "nobody waits for an answer to this request",
+            Self::Unanswered => "the plugin did not answer in time",
             Self::Operations => {
                 "too many operations go on; cancel some, or raise limits.operations"
             }
@@ -490,6 +508,9 @@ impl fmt::Display for Limit {
             Self::Blobs => "blobs",
             Self::OneBlob => "one_blob",
             Self::BlobFetches => "blob_fetches",
+            Self::Denied => "denied",
+            Self::StrayAnswers => "stray_answers",
+            Self::Unanswered => "unanswered",
         })
     }
 }

@@ -50,9 +50,9 @@ pub use operation::{
 pub use peer::{InviteReport, PeerInfo, PeerList, PeerSource};
 pub use plugin::{
     PluginArgument, PluginArgumentKind, PluginAskParams, PluginCommand, PluginCondition,
-    PluginDead, PluginDeadLetter, PluginHealth, PluginInfo, PluginList, PluginLog, PluginLogLine,
-    PluginLogParams, PluginParams, PluginProgress, PluginRemoveParams, PluginRemoved,
-    RESERVED_INSTANCES, is_instance_name,
+    PluginDead, PluginDeadLetter, PluginHealth, PluginInfo, PluginLimitHits, PluginList, PluginLog,
+    PluginLogLine, PluginLogParams, PluginParams, PluginProgress, PluginRemoveParams,
+    PluginRemoved, RESERVED_INSTANCES, is_instance_name,
 };
 pub use reach::{Check, NetReport, PingReport};
 pub use recording::{

@@ -582,16 +582,3 @@ async fn scripts_are_checked_and_tested_without_a_daemon() {
     let (status, _) = offline(&["test", &bad]).await;
     assert_eq!(status, 1, "a script without cases is not tested");
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn completions_name_the_commands() {
-    for shell in ["bash", "zsh", "fish"] {
-        let mut command = Command::new(program());
-        command.args(["completions", shell]);
-        let run = run(command).await;
-        assert_eq!(run.status, 0);
-        for word in ["netcheck", "peer-down"] {
-            assert!(run.stdout.contains(word), "{word} for {shell}");
-        }
-    }
-}

@@ -60,6 +60,11 @@ fn package() -> &'static Package {
     })
 }
 
+/// The package itself.
+pub(crate) fn deb() -> PathBuf {
+    package().folder.path().join("wormholes.deb")
+}
+
 #[test]
 fn man_has_no_complaint_about_any_page() {
     let folder = package().generated.join("man");
@@ -127,6 +132,12 @@ async fn the_package_is_installed_runs_as_its_own_user_and_leaves_nothing_behind
         machine.run("bash -n /usr/share/bash-completion/completions/wormholes"),
         ""
     );
+    let made = machine.run("cd /root && wormholes plugin new mine --json");
+    assert!(
+        made.contains("\"sdk\":\"/usr/share/wormholes/sdk\""),
+        "{made}"
+    );
+    machine.run("rm -r /root/mine");
     let tested = machine.run("wormholes script test /etc/wormholes/scripts/default.rhai");
     assert!(tested.contains(" passed"), "{tested}");
 

@@ -149,6 +149,81 @@ async fn wicked_plugins_are_contained_and_named_while_others_run() {
         .unwrap();
 }
 
+/// What it is asked, and the limit under which the list counts that.
+const KINDS: [(&str, &str); 16] = [
+    ("write", "write"),
+    ("scratch", "scratch"),
+    ("timers", "timers"),
+    ("messages", "messages"),
+    ("posts", "messages"),
+    ("questions", "questions"),
+    ("log", "log"),
+    ("facts", "facts"),
+    ("secrets", "secrets"),
+    ("foreign-fact", "denied"),
+    ("foreign-hook", "denied"),
+    ("foreign-port", "denied"),
+    ("forge", "stray_answers"),
+    ("later", "unanswered"),
+    ("memory", "memory"),
+    ("loop", "time"),
+];
+
+#[tokio::test]
+async fn the_list_of_plugins_names_what_each_was_kept_from() {
+    let setup = Setup::new("node").unwrap();
+    let setup = setup.plugin("plugins/echo").unwrap();
+    let setup = setup.plugin("tests/wicked").unwrap();
+    let daemon = setup.start().await.unwrap();
+    let wicked = json!({ "instance": "wicked" });
+    for (command, limit) in KINDS {
+        let before = hits(&daemon, limit).await;
+        // Whatever came before paused it.
+        daemon.call("plugin.start", wicked.clone()).await.unwrap();
+        let _contained = ask(&daemon, "wicked", command, json!({ "with": 1_u64 << 32 })).await;
+        let named = until("a limit to be named", async || {
+            (hits(&daemon, limit).await > before).then_some(())
+        });
+        assert!(named.await.is_ok(), "{command}: {limit}");
+    }
+    let full = until("the plugin to be full", async || {
+        let with = json!({ "with": hits(&daemon, "write").await });
+        ask(&daemon, "wicked", "fill", with).await.ok()?;
+        (hits(&daemon, "state").await > 0).then_some(())
+    });
+    full.await.unwrap();
+    daemon.call("plugin.start", wicked).await.unwrap();
+    let broken = refusal(&daemon, "break", json!({ "with": 1 })).await;
+    assert!(broken.contains("the plugin failed"), "{broken}");
+
+    let wicked = listed(&daemon, "wicked").await;
+    let limits = wicked["limits"].as_array().unwrap();
+    let counted: Vec<_> = limits
+        .iter()
+        .map(|it| it["hits"].as_u64().unwrap())
+        .collect();
+    assert!(counted.is_sorted_by(|one, next| one >= next), "{wicked}");
+    assert_eq!(wicked["limit_hits"], counted.iter().sum::<u64>());
+    let list = daemon.cli(&["plugin", "list"]).unwrap();
+    let line = |name: &str| list.lines().find(|line| line.starts_with(name)).unwrap();
+    for (_, limit) in KINDS.into_iter().chain([("fill", "state")]) {
+        let shown = format!("{} ", limit.replace('_', " "));
+        assert!(line("wicked").contains(&shown), "{shown}: {list}");
+    }
+    // By memory, by time, and by itself.
+    assert!(line("wicked").contains("given up 3"), "{list}");
+    assert_eq!(listed(&daemon, "echo").await["limit_hits"], 0, "{list}");
+    assert!(line("echo").contains(" -  "), "{list}");
+}
+
+/// How often it ran into a limit, as the list has it.
+async fn hits(daemon: &Daemon, limit: &str) -> u64 {
+    let wicked = listed(daemon, "wicked").await;
+    let limits = wicked["limits"].as_array().unwrap();
+    let known = limits.iter().find(|known| known["limit"] == limit);
+    known.map_or(0, |known| known["hits"].as_u64().unwrap())
+}
+
 async fn gets_nothing_of_the_rules(daemon: &Daemon) {
     for foreign in ["foreign-fact", "foreign-hook"] {
         let said = refusal(daemon, foreign, json!({})).await;

@@ -11,7 +11,10 @@ use serde_json::json;
 use tempfile::TempDir;
 use wormholes_tests::{binary, call, cargo, output, run, until, workspace};
 
-use crate::readme::{blocks, readme};
+use crate::{
+    package,
+    readme::{blocks, readme},
+};
 
 #[tokio::test]
 async fn the_commands_of_the_readme_make_a_plugin_that_runs() {
@@ -47,6 +50,28 @@ async fn the_commands_of_the_readme_make_a_plugin_that_runs() {
     home.shell(&plugin, "cargo clippy --quiet --all-targets -- -D warnings");
 }
 
+/// As who installed the package and has no checkout makes one: nothing but it and what registries have.
+#[test]
+fn a_plugin_is_made_of_the_package_alone() {
+    let home = Home::with_package();
+    let sdk = home.path().join("system/usr/share/wormholes/sdk");
+    for folder in ["rust", "kit"] {
+        let manifest = fs::read_to_string(sdk.join(folder).join("Cargo.toml")).unwrap();
+        assert!(!manifest.contains("workspace"), "{manifest}");
+    }
+    home.shell(home.path(), "wormholes plugin new reminders");
+    let plugin = home.path().join("reminders");
+    let manifest = fs::read_to_string(plugin.join("Cargo.toml")).unwrap();
+    assert!(manifest.contains(sdk.to_str().unwrap()), "{manifest}");
+    home.shell(&plugin, "cargo build --quiet --target wasm32-wasip2");
+    let told = home.shell(
+        &plugin,
+        "printf 'add \"water the plants\"\nlist\n' | wormholes plugin run .",
+    );
+    assert_eq!(told, "1\n1: water the plants\n");
+    home.shell(&plugin, "cargo test --quiet");
+}
+
 #[test]
 fn a_plugin_is_made_in_a_new_folder_that_can_name_it() {
     let home = Home::new();
@@ -70,29 +95,28 @@ fn a_plugin_is_made_in_a_new_folder_that_can_name_it() {
         "{said}"
     );
     assert!(!home.path().join("mine").exists());
-    // Outside of a checkout it is the registry's, by version.
+    // Neither a checkout is around nor a package installed: nothing is made that nobody can build.
     let (status, said) = new("mine", &[]);
-    assert!(
-        status == Some(0) && said.contains("from the registry"),
-        "{said}"
-    );
-    let manifest = fs::read_to_string(home.path().join("mine/Cargo.toml")).unwrap();
-    assert!(
-        manifest.contains("wormholes-plugin = \"0.1.0\""),
-        "{manifest}"
-    );
-    let (status, said) = new("mine", &[]);
-    assert!(status == Some(1) && said.contains("is not empty"), "{said}");
+    let mend = "install the Debian package";
+    assert!(status == Some(2) && said.contains(mend), "{said}");
+    assert!(!home.path().join("mine").exists());
     let sdk = workspace::root().join("sdk");
-    let (status, said) = new("yours", &["--sdk", sdk.to_str().unwrap(), "--json"]);
+    let from = ["--sdk", sdk.to_str().unwrap()];
+    let (status, said) = new("mine", &[from[0], from[1], "--json"]);
     assert!(
-        status == Some(0) && said.contains("\"plugin\":\"yours\""),
+        status == Some(0) && said.contains("\"plugin\":\"mine\""),
         "{said}"
     );
+    let (status, said) = new("mine", &from);
+    assert!(status == Some(1) && said.contains("is not empty"), "{said}");
 }
 
 /// A person's home, from which cargo uses what is downloaded and built already.
-struct Home(TempDir);
+struct Home {
+    folder: TempDir,
+    /// Where the person's programs of Wormholes are.
+    programs: Vec<PathBuf>,
+}
 
 impl Home {
     fn new() -> Self {
@@ -107,20 +131,34 @@ impl Home {
         );
         fs::create_dir(home.path().join(".cargo")).unwrap();
         fs::write(home.path().join(".cargo/config.toml"), config).unwrap();
-        Self(home)
+        let programs = binary("wormholes").unwrap();
+        Self {
+            folder: home,
+            programs: vec![programs.parent().unwrap().to_owned()],
+        }
+    }
+
+    /// With what is in the Debian package, and no other program of Wormholes.
+    fn with_package() -> Self {
+        let mut home = Self::new();
+        let system = home.path().join("system");
+        let mut unpack = Command::new("dpkg-deb");
+        unpack.arg("--extract").arg(package::deb()).arg(&system);
+        run(&mut unpack).unwrap();
+        home.programs = ["usr/bin", "usr/sbin"].map(|it| system.join(it)).into();
+        home
     }
 
     fn path(&self) -> &Path {
-        self.0.path()
+        self.folder.path()
     }
 
     /// Runs the lines in a folder; gives what they printed.
     fn shell(&self, folder: &Path, script: &str) -> String {
         let said = self.path().join("said");
-        let programs = binary("wormholes").unwrap();
-        let programs = programs.parent().unwrap().to_owned();
         let path = env::var_os("PATH").unwrap_or_default();
-        let path = env::join_paths([programs].into_iter().chain(env::split_paths(&path)));
+        let programs = self.programs.iter().cloned();
+        let path = env::join_paths(programs.chain(env::split_paths(&path)));
         let tools = |name: &str, folder: &str| {
             let home = env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
             env::var_os(name).map_or_else(|| home.join(folder), PathBuf::from)

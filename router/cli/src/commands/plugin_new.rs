@@ -44,17 +44,22 @@ const FILES: [(&str, &str); 6] = [
     ),
 ];
 
+/// Where packages and archives have the SDK, from the folder of this program.
+const BESIDE: [&str; 2] = ["../share/wormholes/sdk", "share/wormholes/sdk"];
+/// Where the Debian package has it, wherever this program is.
+const USUAL: &str = "/usr/share/wormholes/sdk";
+
 /// The component lies beside the manifest, by a link to where cargo builds it.
 const COMPONENT: &str = "plugin.wasm";
 
 pub(super) fn run(output: &mut Output, folder: &Path, sdk: Option<&Path>) -> Result<(), CliError> {
     let name = name(folder)?;
     let sdk = match sdk {
-        Some(sdk) => Some(given_sdk(sdk)?),
-        None => sdk_around(),
+        Some(sdk) => given_sdk(sdk)?,
+        None => sdk_around().or_else(sdk_installed).ok_or_else(no_sdk)?,
     };
-    let plugin = dependency(sdk.as_deref(), "rust")?;
-    let kit = dependency(sdk.as_deref(), "kit")?;
+    let plugin = dependency(&sdk, "rust")?;
+    let kit = dependency(&sdk, "kit")?;
     make_empty(folder)?;
     for (file, text) in FILES {
         let text = text
@@ -73,14 +78,7 @@ pub(super) fn run(output: &mut Output, folder: &Path, sdk: Option<&Path>) -> Res
             "{}: a new plugin; its README.md says how it is built and tried\n",
             format::clean(&folder.display().to_string())
         )
-    })?;
-    if sdk.is_none() {
-        let version = env!("CARGO_PKG_VERSION");
-        output.notes(&[format!(
-            "it takes wormholes-plugin {version} from the registry; `--sdk` takes it from a checkout"
-        )])?;
-    }
-    Ok(())
+    })
 }
 
 /// The last part of the path is the name of all: of the plugin, its instance and its crate.
@@ -107,6 +105,27 @@ fn sdk_around() -> Option<PathBuf> {
     around.find(|sdk| is_sdk(sdk))
 }
 
+/// What came with this program.
+fn sdk_installed() -> Option<PathBuf> {
+    let program = std::env::current_exe().ok();
+    let here = program.as_deref().and_then(Path::parent);
+    let beside = here.map(|here| BESIDE.map(|sdk| here.join(sdk)));
+    let all = beside.into_iter().flatten();
+    let sdk = all.chain([USUAL.into()]).find(|sdk| is_sdk(sdk))?;
+    fs::canonicalize(sdk).ok()
+}
+
+/// Without it, no cargo could build what is made: no registry has it.
+fn no_sdk() -> CliError {
+    CliError::Usage {
+        message: "a plugin stands on the SDK, which is not here".to_owned(),
+        mend: format!(
+            "install the Debian package, which has it in {USUAL}, or name the folder `sdk` of a checkout, or \
+             `share/wormholes/sdk` of an archive, with --sdk PATH"
+        ),
+    }
+}
+
 fn given_sdk(sdk: &Path) -> Result<PathBuf, CliError> {
     if !is_sdk(sdk) {
         return Err(CliError::Usage {
@@ -114,7 +133,7 @@ fn given_sdk(sdk: &Path) -> Result<PathBuf, CliError> {
                 "{} is not the SDK",
                 format::clean(&sdk.display().to_string())
             ),
-            mend: "name the folder `sdk` of a checkout of Wormholes".to_owned(),
+            mend: "name the folder `sdk` of a checkout of Wormholes, or of a package".to_owned(),
         });
     }
     fs::canonicalize(sdk).map_err(|error| file_error(sdk, &error))
@@ -126,10 +145,7 @@ fn is_sdk(folder: &Path) -> bool {
 }
 
 /// What Cargo.toml says of a crate of the SDK.
-fn dependency(sdk: Option<&Path>, folder: &str) -> Result<String, CliError> {
-    let Some(sdk) = sdk else {
-        return Ok(format!("\"{}\"", env!("CARGO_PKG_VERSION")));
-    };
+fn dependency(sdk: &Path, folder: &str) -> Result<String, CliError> {
     let path = sdk.join(folder);
     let text = path.to_str().ok_or_else(|| CliError::File {
         path: path.clone(),

@@ -324,7 +324,16 @@ fn render(list: &PluginList, style: Style) -> String {
         return "no plugins; [plugin.NAME] in config.toml names them\n".to_owned();
     }
     let heads = [
-        "NAME", "STATE", ">EVENTS", ">REFUSED", ">BROKEN", ">OUTBOX", ">OPEN", ">KEEPS", ">BLOBS",
+        "NAME",
+        "STATE",
+        ">EVENTS",
+        ">REFUSED",
+        ">BROKEN",
+        ">OUTBOX",
+        ">OPEN",
+        ">KEEPS",
+        ">BLOBS",
+        "~CONTAINED",
         "~PLUGIN",
     ];
     let mut table = Table::new(&heads);
@@ -341,6 +350,7 @@ fn render(list: &PluginList, style: Style) -> String {
             plugin.open_operations.to_string().into(),
             format::bytes(plugin.state_bytes).into(),
             format::bytes(plugin.blob_bytes).into(),
+            contained(plugin).into(),
             about.into(),
         ]);
     }
@@ -353,6 +363,18 @@ fn render(list: &PluginList, style: Style) -> String {
     });
     let parked: String = parked.collect();
     table.render(style) + parked.as_str()
+}
+
+/// What it was kept from, the most first: `messages 12, log 3, given up 1`.
+fn contained(plugin: &PluginInfo) -> String {
+    let limits = plugin.limits.iter();
+    let limits = limits.map(|limit| format!("{} {}", limit.limit.replace('_', " "), limit.hits));
+    let given_up = (plugin.given_up > 0).then(|| format!("given up {}", plugin.given_up));
+    let all: Vec<_> = limits.chain(given_up).collect();
+    match all.is_empty() {
+        true => "-".to_owned(),
+        false => all.join(", "),
+    }
 }
 
 /// Prints what a plugin said; what it says then too, until the daemon stops.

@@ -18,7 +18,7 @@ use crate::{
     message::{Parcel, encode},
     rows::Home,
     store::Lost,
-    transaction::{BlobEffects, Effects, Progress},
+    transaction::{BlobEffects, Effects, Limit, Progress},
     wires::SocketNews,
 };
 use wormholes_proto::manifest::Poison;
@@ -139,12 +139,19 @@ impl Actor {
     /// operation may leave.
     pub(super) fn give_up(&mut self, request: u64, told: Option<Refusal>) {
         let is_operation = self.memory.operations.is_open(request);
+        // Who asked may notice it first.
+        let deadline = self.askers.get(&request).and_then(|(at, _)| *at);
+        let is_late =
+            told.as_ref() == Some(&Refusal::late()) || deadline.is_some_and(|at| at <= now_ms());
         match (self.forget_asker(request), &told) {
             (Some(asker), Some(refusal)) => asker.say(Err(refusal.clone())),
             (_, None) if is_operation => return,
             _ => {}
         }
         if let Some(kind) = self.memory.requests.remove(&request) {
+            if is_late {
+                self.loaded.figures.hits(&[Limit::Unanswered]);
+            }
             if let Some(why) = told.filter(|_| is_operation) {
                 self.memory.operations.cancel(request, why);
             }

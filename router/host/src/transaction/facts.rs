@@ -6,7 +6,7 @@ use wormholes_proto::NodeId;
 
 use super::{Effects, Limit, ROW_BYTES, Transaction, invalid};
 use crate::{
-    event::{ErrorCode, Principal, Refusal},
+    event::{Principal, Refusal},
     memory::Memory,
     rules::Fact,
 };
@@ -55,21 +55,21 @@ impl Transaction {
     }
 
     /// Whether the rules may be asked this hook.
-    pub(crate) fn check_ask(&self, hook: &str) -> Result<(), Refusal> {
-        let is_granted = self.ground.granted.rules.contains(hook);
-        is_granted
-            .then_some(())
-            .ok_or_else(|| not_granted("rules", hook))
+    pub(crate) fn check_ask(&mut self, hook: &str) -> Result<(), Refusal> {
+        if self.ground.granted.rules.contains(hook) {
+            return Ok(());
+        }
+        Err(self.denied(not_granted("rules", hook)))
     }
 
-    fn check_fact(&self, kind: &str) -> Result<(), Refusal> {
+    fn check_fact(&mut self, kind: &str) -> Result<(), Refusal> {
         self.check_writable()?;
         if self.stamp.principal != Principal::Node {
             let node = "facts are the node's: send what you know to its principal";
-            return Err(Refusal::new(ErrorCode::Denied, node));
+            return Err(self.denied(node));
         }
         if !self.ground.granted.facts.contains(kind) {
-            return Err(not_granted("facts", kind));
+            return Err(self.denied(not_granted("facts", kind)));
         }
         Ok(())
     }
@@ -113,9 +113,8 @@ impl Transaction {
     }
 }
 
-fn not_granted(capability: &str, name: &str) -> Refusal {
-    let rule = format!(
+fn not_granted(capability: &str, name: &str) -> String {
+    format!(
         "`{name}` is not among the `{capability}` that the manifest asks for and config.toml grants"
-    );
-    Refusal::new(ErrorCode::Denied, rule)
+    )
 }

@@ -1,6 +1,6 @@
 //! Keys that an event creates, uses and forgets.
 
-use super::{Own, Transaction};
+use super::{Limit, Own, Transaction};
 use crate::{
     event::{ErrorCode, Refusal},
     keys::{Algorithm, Form, Holder, Key, Secret, check_name, only_domains, signed, verifies},
@@ -57,6 +57,21 @@ impl Transaction {
     }
 
     pub(crate) fn key_sign(
+        &mut self,
+        network: &dyn Network,
+        key: &Key,
+        form: &Form,
+        message: &[u8],
+    ) -> Told<Vec<u8>> {
+        let signed = self.sign(network, key, form, message)?;
+        let is_denied = |refusal: &Refusal| refusal.code == ErrorCode::Denied;
+        if signed.as_ref().is_err_and(is_denied) {
+            self.ran_into([Limit::Denied]);
+        }
+        Ok(signed)
+    }
+
+    fn sign(
         &self,
         network: &dyn Network,
         key: &Key,

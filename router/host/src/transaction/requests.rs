@@ -62,16 +62,15 @@ impl Transaction {
     }
 
     /// Whether somebody waits for the answer to a request of this kind.
-    fn check_waits(&self, request: u64, kind: RequestKind) -> Result<(), Refusal> {
+    fn check_waits(&mut self, request: u64, kind: RequestKind) -> Result<(), Refusal> {
         self.check_writable()?;
         let waits = self.memory.requests.get(&request) == Some(&kind);
         if waits && !self.answers.contains_key(&request) {
             return Ok(());
         }
-        Err(Refusal::new(
-            ErrorCode::NotFound,
-            "nobody waits for an answer to this request",
-        ))
+        self.hits.insert(Limit::StrayAnswers);
+        let nobody = Limit::StrayAnswers.mend();
+        Err(Refusal::new(ErrorCode::NotFound, nobody))
     }
 
     pub(crate) fn progress(

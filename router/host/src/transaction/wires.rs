@@ -127,7 +127,7 @@ impl Transaction {
         self.check_writable()?;
         if self.stamp.principal != Principal::Node {
             let node = "ports are the node's: its principal sends from them";
-            return Err(Refusal::new(ErrorCode::Denied, node));
+            return Err(self.denied(node));
         }
         self.check_granted(&format!("udp:{port}"))?;
         let peer = to.parse().ok().filter(|peer: &SocketAddr| peer.port() > 0);
@@ -149,14 +149,14 @@ impl Transaction {
         Ok(())
     }
 
-    fn check_granted(&self, socket: &str) -> Result<(), Refusal> {
+    fn check_granted(&mut self, socket: &str) -> Result<(), Refusal> {
         if self.ground.granted.sockets.contains(socket) {
             return Ok(());
         }
         let rule = format!(
             "`{socket}` is not among the `sockets` that the manifest asks for and config.toml grants"
         );
-        Err(Refusal::new(ErrorCode::Denied, rule))
+        Err(self.denied(rule))
     }
 
     /// A request; its id.

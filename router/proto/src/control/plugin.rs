@@ -53,8 +53,21 @@ pub struct PluginInfo {
     pub broken: u64,
     /// Events that were given up.
     pub given_up: u64,
+    /// Events and requests that ran into a limit, or asked for what they may not have.
+    pub limit_hits: u64,
+    /// Those by limit, the most first.
+    pub limits: Vec<PluginLimitHits>,
     /// What `wormholes NAME …` offers.
     pub commands: Vec<PluginCommand>,
+}
+
+/// How often a plugin ran into one of its limits since it was loaded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PluginLimitHits {
+    /// As `wormholes_plugin_limit_hits_total` names it: `messages`, `memory`, `denied`.
+    pub limit: String,
+    /// Events and requests, each once.
+    pub hits: u64,
 }
 
 /// Whether a plugin, an instance, a command or an argument may bear this name.

@@ -32,6 +32,9 @@ async fn programs_run_where_there_is_nothing_else() {
     let tested = run(inside("/wormholes").args(["script", "test", "/scripts/default.rhai"]));
     assert!(tested.unwrap().contains(" passed"));
 
+    // Nobody builds a plugin there, but where they can it is beside the programs.
+    assert!(root.join("share/wormholes/sdk/rust/Cargo.toml").is_file());
+
     let config = "[node]\ndata_dir = 'data'\n[rules]\ndefault = 'direct'\n\
         [[entrance]]\nkind = 'socks5'\nlisten = '127.0.0.1:1080'\n";
     fs::write(root.join("node.toml"), config).unwrap();
