@@ -204,6 +204,7 @@ async fn two_nodes_that_have_nothing_but_onion_addresses_are_peers() {
     dies_in_the_middle_of_a_flow(near, &client, &mut friend).await;
     friend.restart().await.unwrap();
     assert_eq!(onion_of(&friend).await, onion);
+    rests(near, &client, &friend, &onion).await;
     comes_back(near, &client, STRAIGHT).await;
 
     client.cli(&["tor", "stop"]).unwrap();
@@ -322,6 +323,21 @@ async fn dies_in_the_middle_of_a_flow(near: &Namespace, client: &Daemon, friend:
     };
     let ended = timeout(CUT, async { tokio::join!(sent, received) }).await;
     ended.expect("the flow goes on");
+}
+
+/// Tor is stopped at the friend, which cuts what stands, and started again at once: others find it where it
+/// was.
+async fn rests(near: &Namespace, client: &Daemon, friend: &Daemon, onion: &str) {
+    let mut stream = comes_back(near, client, STRAIGHT).await;
+    let stopped = friend.cli(&["tor", "stop"]).unwrap();
+    assert!(stopped.contains(":4433, stopped\n"), "{stopped}");
+    friend.cli(&["tor", "start"]).unwrap();
+    let seen = timeout(CUT, stream.read(&mut [0; 1])).await;
+    let seen = seen.expect("the flow stands");
+    assert!(seen.is_err(), "the flow seemed to end well: {seen:?}");
+    assert_eq!(onion_of(friend).await, onion);
+    let failed = friend.log().matching("onion service not published");
+    assert!(failed.is_empty(), "{failed:?}");
 }
 
 /// Where Tor is what lacks, a ping says so, and so do the checks.
