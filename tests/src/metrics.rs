@@ -8,7 +8,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::{Daemon, wait::until};
+use crate::{Daemon, namespace::Namespace, wait::until};
 
 /// Families that count what was refused or failed.
 const REFUSALS: &[&str] = &[
@@ -30,8 +30,20 @@ impl Metrics {
         Self::read_at(daemon.metrics().context("no metrics")?).await
     }
 
+    /// As [`Self::read`], of a daemon on another host.
+    ///
+    /// # Errors
+    /// As of [`Self::read`].
+    pub async fn read_in(host: &Namespace, daemon: &Daemon) -> Result<Self> {
+        let address = daemon.metrics().context("no metrics")?;
+        Self::read_from(host.connect(address)?).await
+    }
+
     async fn read_at(address: SocketAddr) -> Result<Self> {
-        let mut stream = TcpStream::connect(address).await?;
+        Self::read_from(TcpStream::connect(address).await?).await
+    }
+
+    async fn read_from(mut stream: TcpStream) -> Result<Self> {
         let request = b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
         stream.write_all(request).await?;
         let mut text = String::new();

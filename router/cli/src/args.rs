@@ -174,7 +174,7 @@ pub(crate) enum TorCommand {
         /// As `tor status` shows it; `peers` is the address at which peers of this node connect
         service: String,
     },
-    /// Circuits that carry connections of this node
+    /// Circuits that carry connections of this node, and up to 64 that did
     Circuits,
 }
 

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! start -> life: a client is made -> it bootstraps -> ready: flows go, onion services are published
-//! stop  -> streams through it are cut, services go, the client lets go of its folder
+//! stop  -> streams through it are cut, services go, the client rests
 //! ```
 //! A flow that comes before it is ready waits, as long as its plan lets it.
 
@@ -347,6 +347,7 @@ impl TorFailure {
                 | TorError::NoService
                 | TorError::NoKey
                 | TorError::WrongKey
+                | TorError::InUse
                 | TorError::Other(_) => Reason::Unreachable,
             },
         }
@@ -375,6 +376,7 @@ impl TorFailure {
                 | TorError::Settings(_)
                 | TorError::Folder(_)
                 | TorError::NoExit
+                | TorError::InUse
                 | TorError::Other(_) => false,
             },
         }

@@ -99,6 +99,8 @@ fn use_network(builder: &mut TorClientConfigBuilder, network: &PrivateNetwork) {
 
 #[cfg(test)]
 mod tests {
+    use arti_client::config::vanguards::VanguardConfig;
+
     use super::*;
 
     const ID: &str = "0123456789ABCDEF0123456789ABCDEF01234567";
@@ -110,22 +112,39 @@ mod tests {
         }
     }
 
-    #[test]
-    fn settings_become_a_config() {
+    fn network() -> PrivateNetwork {
         let id = format!("v3ident={ID} 9.70.0.1:7100");
         let fallback = format!("9.70.0.1:5100 id={ID} ed25519={}", "A".repeat(43));
-        let network = PrivateNetwork {
+        PrivateNetwork {
             authorities: vec![id.parse().unwrap()],
             fallbacks: vec![fallback.parse().unwrap()],
             allow_private: true,
-        };
+        }
+    }
+
+    #[test]
+    fn settings_become_a_config() {
         of(&settings()).unwrap();
         of(&Settings {
-            network: Some(network),
+            network: Some(network()),
             bridges: vec![format!("9.70.0.9:5200 {ID}")],
             ..settings()
         })
         .unwrap();
+    }
+
+    #[test]
+    fn vanguards_are_on_as_arti_has_them_by_default() {
+        let private = Settings {
+            network: Some(network()),
+            ..settings()
+        };
+        for settings in [settings(), private] {
+            let config = of(&settings).unwrap();
+            // Arti says that they are disabled where it is built without them.
+            let vanguards: &VanguardConfig = config.as_ref();
+            assert_eq!(vanguards.mode().to_string(), "lite", "{settings:?}");
+        }
     }
 
     #[test]

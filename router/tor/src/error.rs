@@ -44,6 +44,9 @@ pub enum TorError {
     /// The key is not among those that the onion service takes.
     #[error("the onion service does not take the key that [tor] has for it in `authorizations`")]
     WrongKey,
+    /// Only one at a time may have it.
+    #[error("in use, by another process or by what was there before and has not ended yet")]
+    InUse,
     /// Anything else, in arti's words.
     #[error("{0}")]
     Other(String),
@@ -72,6 +75,7 @@ impl TorError {
             (Kind::OnionServiceNotRunning, Self::NoService),
             (Kind::OnionServiceMissingClientAuth, Self::NoKey),
             (Kind::OnionServiceWrongClientAuth, Self::WrongKey),
+            (Kind::LocalResourceAlreadyInUse, Self::InUse),
         ];
         let kind = error.kind();
         if let Some((_, known)) = kinds.into_iter().find(|(known, _)| *known == kind) {

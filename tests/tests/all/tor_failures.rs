@@ -6,7 +6,7 @@ mod without_tor;
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use serde_json::json;
@@ -20,6 +20,9 @@ use crate::long_fetch::{is_cut, long_fetch};
 /// To find another way, on a busy machine; or to publish a service, of which arti uploads what changes once a
 /// minute.
 const FOUND: Duration = Duration::from_secs(240);
+/// Between a flow and a look at when it was asked for, at most.
+const LATELY_SECONDS: f64 = 1800.0;
+const HOUR_SECONDS: f64 = 3600.0;
 
 /// The user of a flow says whether it may go without Tor.
 const SCRIPT: &str = r#"
@@ -68,21 +71,43 @@ async fn without_a_consensus_flows_wait_their_time_and_take_the_next_step_or_non
     }
 }
 
-/// Certificates and the consensus say when they hold; two hours are within what Tor bears.
+/// Certificates and the consensus say when they hold; two hours are within what Tor bears. An onion service
+/// is published by the fast clock: arti counts what it uploads from the beginning of a day of the network's,
+/// at which a slow one may not be yet.
 #[tokio::test]
 async fn a_clock_that_is_two_hours_off_keeps_no_flow_from_tor() {
     let network = TorNetwork::start().await.unwrap();
-    let start = |offset| {
-        let node = network.node("client", "").unwrap().clock(offset);
-        node.script("rules.rhai", SCRIPT).start()
+    let site = Site::start_in(network.host(), "here", (Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let setup = |name: &str| {
+        let node = network.node(name, "").unwrap();
+        node.script("rules.rhai", SCRIPT)
     };
-    let onion = network.onion_service(network.web.address(), &[]);
-    let (early, late, onion) = tokio::try_join!(start("-2h"), start("+2h"), onion).unwrap();
-    for node in [&early, &late] {
+    let late = setup("late").clock("+2h").config(&web_service(&site));
+    let (early, late, right, onion) = tokio::try_join!(
+        setup("early").clock("-2h").start(),
+        late.start(),
+        setup("right").start(),
+        network.onion_service(network.web.address(), &[]),
+    )
+    .unwrap();
+    for (node, hours) in [(&early, -2.0), (&late, 2.0), (&right, 0.0)] {
         for host in [TOR_WEB, &onion.address] {
             until_shown(network.host(), node, host).await;
         }
+        clock_is_off(node, hours).await;
     }
+    let ours = published(&late).await;
+    until_shown(network.host(), &right, &ours).await;
+}
+
+/// By when its first flow was asked for, as it says itself: else nothing would be off.
+async fn clock_is_off(node: &Daemon, hours: f64) {
+    let why = node.call("why", json!({ "flow": 1 })).await.unwrap();
+    let asked = Duration::from_millis(why["at_unix_ms"].as_u64().unwrap());
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let off = asked.as_secs_f64() - now.as_secs_f64();
+    let wrong = (off - hours * HOUR_SECONDS).abs();
+    assert!(wrong < LATELY_SECONDS, "{}: {off} s", node.name());
 }
 
 struct Scene {
@@ -102,12 +127,8 @@ impl Scene {
     async fn hosts_die(&mut self) {
         let local = (Ipv4Addr::LOCALHOST, 0).into();
         let site = Site::start_in(self.network.host(), "here", local).unwrap();
-        let service = format!(
-            "[[service]]\nname = \"web\"\ntarget = \"{}\"\nmin_trust = 0\nonion = true\n\
-             onion_port = 80",
-            site.address()
-        );
-        let host = self.network.node("host", "").unwrap().config(&service);
+        let host = self.network.node("host", "").unwrap();
+        let host = host.config(&web_service(&site));
         let c_host = self.network.onion_service(site.address(), &[]);
         let (mut host, mut c_host) = tokio::try_join!(host.start(), c_host).unwrap();
         let theirs = c_host.address.clone();
@@ -115,13 +136,7 @@ impl Scene {
         c_host.kill().unwrap();
         is_cut(&mut fetch).await;
 
-        let ours = until_within(FOUND, "an onion service to be published", async || {
-            let status = host.call("tor.status", json!({})).await.ok()?;
-            let service = status["services"].get(0)?;
-            let is_up = service["state"] == "reachable";
-            is_up.then(|| service["address"].as_str().unwrap_or_default().to_owned())
-        });
-        let ours = ours.await.unwrap();
+        let ours = published(&host).await;
         let mut fetch = self.long_fetch(&site, &ours, 2).await;
         host.kill().unwrap();
         is_cut(&mut fetch).await;
@@ -192,6 +207,26 @@ impl Scene {
     async fn long_fetch(&self, site: &Site, name: &str, number: usize) -> Child {
         long_fetch(self.network.host(), &self.client, (site, name), number).await
     }
+}
+
+/// A site as an onion service.
+fn web_service(site: &Site) -> String {
+    format!(
+        "[[service]]\nname = \"web\"\ntarget = \"{}\"\nmin_trust = 0\nonion = true\n\
+         onion_port = 80",
+        site.address()
+    )
+}
+
+/// The address of the one onion service of a node, once it is up.
+async fn published(host: &Daemon) -> String {
+    let published = until_within(FOUND, "an onion service to be published", async || {
+        let status = host.call("tor.status", json!({})).await.ok()?;
+        let service = status["services"].get(0)?;
+        let is_up = service["state"] == "reachable";
+        is_up.then(|| service["address"].as_str().unwrap_or_default().to_owned())
+    });
+    published.await.unwrap()
 }
 
 /// Fetches the front page, again and again.

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
     time::Duration,
 };
 
@@ -13,8 +14,8 @@ use tokio::{
 };
 use wormholes_proto::{Host, Target};
 use wormholes_tests::{
-    Association, CircuitAtExit, Daemon, ExitCells, SITE_GREETING, TOR_ECHO, TOR_WEB, TorNetwork,
-    curl_in, is_soak, socks5_ask, socks5_resolve, there_and_back, until, until_within,
+    Association, CircuitAtExit, Daemon, ExitCells, Metrics, SITE_GREETING, Site, TOR_ECHO, TOR_WEB,
+    TorNetwork, curl_in, is_soak, socks5_ask, socks5_resolve, there_and_back, until, until_within,
 };
 
 /// A plan's time for a bootstrap and a circuit on a busy machine.
@@ -28,6 +29,9 @@ const STILL_LOOKS: usize = 10;
 /// A page of this size comes in 200 cells of at most 498 bytes and a few more.
 const PAGE_BYTES: usize = 100_000;
 const PAGE_CELLS: u64 = 200;
+/// Arti may have several circuits of one group: that two flows take different ones is no wonder, that so
+/// many do is.
+const SHARING_TRIES: usize = 8;
 
 /// Labels of entrances say which group a flow is of.
 const GROUPS: &str = r#"
@@ -44,14 +48,13 @@ fn route(c) {
 }
 "#;
 /// Groups, and for each of their flows the label of its entrance and its user.
-const FLOWS: [(&str, &[(&str, &str)]); 9] = [
+const FLOWS: [(&str, &[(&str, &str)]); 8] = [
     (
         "plain",
         &[("plain", ""), ("plain", ""), ("plain", ""), ("plain", "")],
     ),
     ("plain of ann", &[("plain", "ann:x@")]),
     ("plain of bob", &[("plain", "bob:x@")]),
-    ("shared", &[("shared-1", ""), ("shared-2", "")]),
     ("label", &[("label", "")]),
     (
         "list",
@@ -94,6 +97,8 @@ async fn flows_share_a_circuit_within_their_group_alone_and_none_with_an_old_ide
     }
     let circuit = fetch_by_hand(&network, &node, &mut exits, "app").await;
     groups.insert("another program", BTreeSet::from([circuit]));
+    let shared = fetch_by_two_entrances(&network, &node, &mut exits).await;
+    groups.insert("shared", shared);
     let n_circuits: usize = groups.values().map(BTreeSet::len).sum();
     let all: BTreeSet<_> = groups.values().flatten().cloned().collect();
     assert_eq!(all.len(), n_circuits, "groups share a circuit: {groups:#?}");
@@ -111,16 +116,47 @@ async fn flows_share_a_circuit_within_their_group_alone_and_none_with_an_old_ide
     }
     let status = node.call("tor.status", json!({})).await.unwrap();
     assert_eq!(status["identity"], 2, "{status}");
+    circuits_are_shown(&node).await;
+}
+
+/// Each with its three relays, to programs and to people.
+async fn circuits_are_shown(node: &Daemon) {
     let circuits = node.call("tor.circuits", json!({})).await.unwrap();
-    for circuit in circuits["circuits"].as_array().unwrap() {
-        let relays = circuit["relays"].as_array().unwrap();
+    let circuits = circuits["circuits"].as_array().unwrap();
+    assert!(!circuits.is_empty(), "what is idle is gone");
+    let said = node.cli(&["tor", "circuits"]).unwrap();
+    assert_eq!(said.lines().count(), circuits.len(), "{said}");
+    for circuit in circuits {
+        let relays: Vec<String> = serde_json::from_value(circuit["relays"].clone()).unwrap();
         assert_eq!(relays.len(), 3, "{circuit}");
-        let exit = relays[2].as_str().unwrap();
+        let exit = &relays[2];
         assert!(
             exit.starts_with("9.73.0.1") || exit.starts_with("9.74.0.1"),
             "{circuit}"
         );
+        let begin = format!("circuit    {}: ", circuit["id"].as_str().unwrap());
+        let end = relays.join(", ");
+        let is_it = |line: &str| line.starts_with(&begin) && line.ends_with(&end);
+        assert!(said.lines().any(is_it), "{circuit} in {said}");
     }
+}
+
+/// The circuits of flows that come by two entrances, one of which at least both had: the script gives them
+/// the same key.
+async fn fetch_by_two_entrances(
+    network: &TorNetwork,
+    node: &Daemon,
+    exits: &mut ExitCells,
+) -> BTreeSet<CircuitAtExit> {
+    let (mut first, mut second) = (BTreeSet::new(), BTreeSet::new());
+    for _ in 0..SHARING_TRIES {
+        first.insert(fetch(network, node, exits, "shared-1", "").await);
+        second.insert(fetch(network, node, exits, "shared-2", "").await);
+        if !first.is_disjoint(&second) {
+            return &first | &second;
+        }
+    }
+    panic!("entrances share no circuit: {first:#?} {second:#?}");
 }
 
 /// The circuit over which a page comes.
@@ -157,12 +193,17 @@ async fn fetch_by_hand(
 }
 
 const BY_TOR: &str = "fn route(c) { tor().timeout(\"60s\").closed() }";
+/// Of a site beside the exits.
+const PRIVATE: Ipv4Addr = Ipv4Addr::new(10, 90, 0, 1);
 
 #[tokio::test]
 async fn programs_use_tor_by_both_proxies_and_what_may_not_go_there_is_refused() {
     let network = TorNetwork::start().await.unwrap();
     let node = network.node("client", "").unwrap();
-    let node = node.script("rules.rhai", BY_TOR).start().await.unwrap();
+    let node = node
+        .config("[metrics]\nlisten = \"127.0.0.1:0\"")
+        .script("rules.rhai", BY_TOR);
+    let node = node.start().await.unwrap();
     let url = format!("http://{TOR_WEB}/");
     for kind in ["socks5", "http"] {
         let scheme = if kind == "http" { "http" } else { "socks5h" };
@@ -179,10 +220,27 @@ async fn programs_use_tor_by_both_proxies_and_what_may_not_go_there_is_refused()
         assert!(["9.73.0.1", "9.74.0.1"].contains(&from.as_str()), "{from}");
         assert_eq!(request.host, TOR_WEB);
     }
+    is_told_to_be_ready(&network, &node).await;
     bytes_come_back(&network, &node).await;
     local_addresses_are_refused(&network, &node).await;
+    private_addresses_are_dialled_where_the_network_has_them(&network, &node).await;
     datagrams_are_refused(&network, &node).await;
     stopped_and_started(&network, &node).await;
+}
+
+/// By metrics, in the log, and by the command line.
+async fn is_told_to_be_ready(network: &TorNetwork, node: &Daemon) {
+    let metrics = Metrics::read_in(network.host(), node).await.unwrap();
+    assert_eq!(metrics.get("wormholes_tor_ready"), 1.0);
+    assert_eq!(metrics.get("wormholes_tor_bootstrap_ratio"), 1.0);
+    let opened = metrics.get("wormholes_tor_streams_total{direction=\"out\"}");
+    assert!(opened >= 2.0, "{opened}");
+    let progress = node.log().wait("Tor bootstrap").await.unwrap();
+    assert!(progress.contains("percent="), "{progress}");
+    let status = node.cli(&["tor", "status"]).unwrap();
+    for part in ["state      ready\n", "network    one of its own"] {
+        assert!(status.contains(part), "{part} in {status}");
+    }
 }
 
 /// 10 MB there and back; in a soak 100.
@@ -217,6 +275,39 @@ async fn local_addresses_are_refused(network: &TorNetwork, node: &Daemon) {
     let asked = network.names.asked();
     let local = |name: &String| name.ends_with("localhost");
     assert!(!asked.iter().any(local), "an exit heard of it: {asked:?}");
+}
+
+/// The site is private, and where the exits are. Nobody asks them for it, unless the config says that
+/// theirs is a network in which such addresses mean something.
+async fn private_addresses_are_dialled_where_the_network_has_them(
+    network: &TorNetwork,
+    node: &Daemon,
+) {
+    let address = format!("{PRIVATE}/32");
+    let host = network.host();
+    host.ip(&["address", "add", &address, "dev", "lo"]).unwrap();
+    let site = Site::start_in(host, "private", (PRIVATE, 80).into()).unwrap();
+    let insider = network.node("insider", "").unwrap();
+    // [tor.network] is the last section so far.
+    let insider = insider.config("allow_private = true");
+    let insider = insider.script("rules.rhai", BY_TOR).start().await.unwrap();
+    let url = format!("http://{PRIVATE}/");
+    for (client, is_open) in [(node, false), (&insider, true)] {
+        let proxy = format!("socks5h://{}", client.entrance("socks5").unwrap());
+        let fetched = curl_in(host, &proxy, &url, &[]).await.unwrap();
+        let page = String::from_utf8_lossy(&fetched.body).into_owned();
+        let name = client.name();
+        assert_eq!(
+            page.contains(SITE_GREETING),
+            is_open,
+            "{name}: {}",
+            fetched.error
+        );
+    }
+    let requests = site.requests();
+    assert_eq!(requests.len(), 1, "{requests:?}");
+    let from = requests[0].from.ip().to_string();
+    assert!(["9.73.0.1", "9.74.0.1"].contains(&from.as_str()), "{from}");
 }
 
 async fn datagrams_are_refused(network: &TorNetwork, node: &Daemon) {
@@ -279,6 +370,8 @@ async fn stopped_and_started(network: &TorNetwork, node: &Daemon) {
         status["state"].as_str().unwrap().to_owned()
     };
     assert_eq!(state().await, "stopped");
+    let metrics = Metrics::read_in(network.host(), node).await.unwrap();
+    assert_eq!(metrics.get("wormholes_tor_ready"), 0.0);
     let entrance = node.entrance("socks5").unwrap();
     let proxy = format!("socks5h://{entrance}");
     let url = format!("http://{TOR_WEB}/");

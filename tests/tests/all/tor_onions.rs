@@ -6,7 +6,7 @@ use std::{fs, net::Ipv4Addr, time::Duration};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use wormholes_tests::{
-    Daemon, OnionKey, SITE_GREETING, Site, TorNetwork, curl_in, socks5_ask, there_and_back,
+    Daemon, OnionKey, SITE_GREETING, Site, TorNetwork, curl_in, socks5_ask, there_and_back, until,
     until_within,
 };
 
@@ -16,6 +16,8 @@ const FOUND: Duration = Duration::from_secs(240);
 /// Of a stream on which nothing comes.
 const PATIENCE: Duration = Duration::from_secs(30);
 const STREAM_BYTES: usize = 2 << 20;
+/// Of Tor, at once after a stop.
+const RESTARTS: usize = 3;
 
 /// How curl asks.
 const PLAIN: &[&str] = &[];
@@ -80,6 +82,8 @@ async fn onion_services_of_both_are_reached_from_both_and_move_to_a_new_address(
     );
     assert_eq!(published(&host, "echo", "").await, echo);
     shows(&network, &socks, &moved, PLAIN).await;
+    goes_with_tor_and_comes_back(&network, &host, &socks, &moved).await;
+    assert_eq!(published(&host, "echo", "").await, echo);
 }
 
 #[tokio::test]
@@ -127,6 +131,38 @@ async fn a_service_that_asks_for_a_key_is_found_by_those_who_have_it_alone() {
     let why = ignorant.call("why", json!({ "flow": 1 })).await.unwrap();
     let said = why["steps"][0]["error"].as_str().unwrap();
     assert!(said.contains("asks for a key"), "{why}");
+}
+
+/// Nobody is served while Tor is stopped; started again, the services are where they were. What arti had of
+/// them may not have ended by then: nothing lies between a stop and the next start here.
+async fn goes_with_tor_and_comes_back(network: &TorNetwork, host: &Daemon, socks: &str, web: &str) {
+    let line = |state: &str| format!("service    web: {web}:80, {state}\n");
+    let status = host.cli(&["tor", "status"]).unwrap();
+    assert!(status.contains(&line("reachable")), "{status}");
+    host.cli(&["tor", "stop"]).unwrap();
+    let status = host.cli(&["tor", "status"]).unwrap();
+    assert!(status.starts_with("state      stopped\n"), "{status}");
+    assert!(status.contains(&line("stopped")), "{status}");
+    let url = format!("http://{web}/");
+    // It was there a moment ago, within milliseconds.
+    let quick = ["--max-time", "15"];
+    let gone = curl_in(network.host(), socks, &url, &quick).await.unwrap();
+    assert_ne!(gone.exit, 0, "a service is there without Tor");
+    for _ in 0..RESTARTS {
+        host.call("tor.start", json!({})).await.unwrap();
+        until("Tor to be ready again", async || {
+            let status = host.call("tor.status", json!({})).await.unwrap();
+            (status["state"] == "ready").then_some(())
+        })
+        .await
+        .unwrap();
+        host.call("tor.stop", json!({})).await.unwrap();
+    }
+    host.cli(&["tor", "start"]).unwrap();
+    assert_eq!(published(host, "web", "").await, web);
+    shows(network, socks, web, PLAIN).await;
+    let failed = host.log().matching("onion service not published");
+    assert!(failed.is_empty(), "{failed:?}");
 }
 
 /// A file is where the state of the next address would go.

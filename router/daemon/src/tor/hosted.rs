@@ -12,7 +12,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use wormholes_tor::{Client, HostSettings, HostState, HostStatus, Hosted, Request};
+use wormholes_tor::{Client, HostSettings, HostState, HostStatus, Hosted, Request, TorError};
 
 use super::{Counted, Tor, TorFailure, calls, numbers, state_folder};
 use crate::{
@@ -27,8 +27,13 @@ use crate::{
 const MAX_STREAMS: usize = 1024;
 /// What a connection at the node's own address takes: both ends of a pair of sockets.
 const DESCRIPTORS: usize = 2;
-/// A service that could not begin, or ended by itself, is tried again after this.
+/// A service that could not begin is tried again after this, and each time after twice as long.
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+/// The longest such pause; that after a service that ended by itself, too.
 const RETRY: Duration = Duration::from_secs(30);
+/// What was stopped lets go of a service's state when the last of its tasks has ended, which takes
+/// milliseconds: where the pauses have come to this, some six seconds later, it is no longer that.
+const STOPPED_LETS_GO: Duration = Duration::from_secs(5);
 /// Addresses that are wanted of one service at once. Overflow rule: the next one waits.
 const MAX_RENEWALS: usize = 1;
 /// Making a key and a name of it is quick.
@@ -240,34 +245,48 @@ impl Host {
     async fn run(self) {
         // The one before has ended by now.
         let mut renewals = self.service.renewals.1.lock().await;
-        let mut hosted = self.publish();
+        let mut pause = FIRST_RETRY;
+        let mut hosted = self.publish(pause);
         loop {
             if let Some(hosted) = hosted {
                 self.serve(hosted, &mut renewals).await;
+                pause = RETRY;
             }
             // Whoever wants another address does not wait.
-            hosted = match timeout(RETRY, renewals.recv()).await {
+            hosted = match timeout(pause, renewals.recv()).await {
                 Ok(Some(renewal)) => self.renew(renewal),
-                Ok(None) | Err(_) => self.publish(),
+                Ok(None) | Err(_) => self.publish(pause),
             };
+            pause = (pause * 2).min(RETRY);
         }
     }
 
-    /// Publishes it at the address that it has.
-    fn publish(&self) -> Option<Hosted> {
+    /// Publishes it at the address that it has. Where that fails, `pause` says how long it was tried.
+    fn publish(&self, pause: Duration) -> Option<Hosted> {
         let service = &self.service;
-        match self.launch(numbers::current(&self.folder, &service.keys)) {
-            Ok(hosted) => Some(hosted),
-            Err(problem) => {
-                let name = service.shown().name.clone();
-                tracing::warn!(service = name, problem, "onion service not published");
-                service.judge(HostStatus {
-                    state: HostState::Unreachable,
-                    problem: Some(problem),
-                });
-                None
+        let error = match self.launch(numbers::current(&self.folder, &service.keys)) {
+            Ok(hosted) => return Some(hosted),
+            Err(error) => error,
+        };
+        let name = service.shown().name.clone();
+        let state = match error == TorError::InUse && pause < STOPPED_LETS_GO {
+            true => {
+                tracing::debug!(
+                    service = name,
+                    "an onion service waits for the one before to end"
+                );
+                HostState::Publishing
             }
-        }
+            false => {
+                tracing::warn!(service = name, %error, "onion service not published");
+                HostState::Unreachable
+            }
+        };
+        service.judge(HostStatus {
+            state,
+            problem: Some(error.to_string()),
+        });
+        None
     }
 
     /// Publishes it at another address, in whose place the one that it has goes; where that fails,
@@ -286,7 +305,7 @@ impl Host {
                 if let Err(error) = numbers::forget(&self.folder, keys, number) {
                     tracing::warn!(%error, "keys of an onion address that failed are still there");
                 }
-                (Err(problem), None)
+                (Err(problem.to_string()), None)
             }
         };
         // He may have gone just now.
@@ -295,14 +314,13 @@ impl Host {
     }
 
     /// Publishes it at the address that has this number, and forgets the keys of all before.
-    fn launch(&self, number: u32) -> Result<Hosted, String> {
+    fn launch(&self, number: u32) -> Result<Hosted, TorError> {
         let service = &self.service;
         let settings = HostSettings {
             nickname: numbers::nickname(&service.keys, number),
             clients: service.onion.clients.clone(),
         };
-        let hosted = self.client.host(&settings);
-        let hosted = hosted.map_err(|error| error.to_string())?;
+        let hosted = self.client.host(&settings)?;
         let mut shown = service.shown();
         shown.address = Some(hosted.address().to_owned());
         shown.state = HostState::Publishing;

@@ -130,9 +130,10 @@ impl Tor {
             standing.phase = Phase::Stopped;
             standing.client = None;
         });
-        self.services.end();
         hosting.close();
         hosting.wait().await;
+        // Nobody says any more how they are.
+        self.services.end();
         client.rest();
     }
 
@@ -149,9 +150,10 @@ impl Tor {
             tokio::select! {
                 () = &mut getting_in, if !is_in => {
                     is_in = true;
+                    // The last step may not have been told yet.
+                    self.progressed(client.progress());
                     self.standing.send_modify(|standing| {
                         standing.phase = Phase::Ready;
-                        standing.progress = client.progress();
                         standing.error = None;
                     });
                     tracing::info!("Tor is ready");

@@ -236,7 +236,7 @@ methods! {
     "tor.stop" TorStop(NoParams) Operator -> TorReport, "Stops Tor, and cuts what goes through it.";
     "tor.new_identity" TorNewIdentity(NoParams) Operator -> TorReport, "Has streams from now on share no circuit with those before.";
     "tor.new_onion" TorNewOnion(TorServiceParams) Operator -> TorService, "Gives an onion service another address, and forgets the one before.";
-    "tor.circuits" TorCircuits(NoParams) Operator -> TorCircuits, "Circuits of Tor that carry streams of this node.";
+    "tor.circuits" TorCircuits(NoParams) Operator -> TorCircuits, "Circuits of Tor that carry streams of this node, and up to 64 that did.";
     "i2p.status" I2pStatus(NoParams) Observer -> I2pReport, "The I2P router, the sessions at it, and the services published there.";
     "plugin.list" PluginList(NoParams) Observer -> PluginList, "The plugins that run here.";
     "plugin.health" PluginHealth(PluginParams) Operator -> PluginHealth, "What a plugin says of itself.";
