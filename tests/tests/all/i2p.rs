@@ -221,7 +221,8 @@ async fn settings_reach_the_router(scene: &Scene, named: &SamPeer) {
             hops: 2 * quantity * length,
         };
         let what = format!("the tunnels of {user} to be {expected:?}");
-        let seen = until(&what, async || {
+        // A router builds the last ones again and again, until each of its hops agrees.
+        let seen = until_within(PATIENCE, &what, async || {
             let tunnels = scene.network.tunnels(1, &caller).await.unwrap();
             tunnels.filter(|tunnels| *tunnels == expected)
         });
