@@ -72,7 +72,7 @@ async fn flows_at_a_steady_rate_never_fail_and_no_node_grows() {
     }
     let took = looks.begun.elapsed();
     looks.print();
-    looks.check_flat();
+    looks.check_rise();
     let rate = f64::from(total) / took.as_secs_f64();
     eprintln!("{rate:.1} flows a second");
     let is_soak = time > SHORT;
@@ -221,7 +221,7 @@ impl<'n> Looks<'n> {
         }
     }
 
-    fn check_flat(&self) {
+    fn check_rise(&self) {
         let most = MAX_RISE + self.peak as u64;
         for (index, node) in self.network.nodes().iter().enumerate() {
             let rise = self.rise(index);

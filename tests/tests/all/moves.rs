@@ -2,6 +2,9 @@
 //! and time, while a node sleeps. Flows over QUIC live on where QUIC can; new ones take the next
 //! step of their plan within two seconds.
 
+#[path = "moves/suspended.rs"]
+mod suspended;
+
 use std::{
     net::Ipv4Addr,
     sync::{
@@ -21,6 +24,7 @@ use tokio::{
 };
 use wormholes_tests::{
     Daemon, EchoServer, Link, Namespace, Setup, is_soak, run, soak_rounds, socks5_ask, until,
+    until_within,
 };
 
 /// What a new flow may take at p99 when the first step of its plan leads nowhere.
@@ -32,6 +36,15 @@ const FRIENDS: usize = 5;
 /// On each path one after the other: the first finds a connection that stood, the next ones a dial
 /// that runs, or failed.
 const FLOWS: usize = 3;
+/// How often each thing happens in a soak, so that p99 is a figure.
+const RUNS: usize = 100;
+/// How long a machine sleeps in a soak; in continuous integration, until others miss it.
+const SLEEP: Duration = Duration::from_secs(60);
+/// How often in a soak: a minute passes in no other way than by waiting, so that not the sleeps are
+/// a hundred but the flows behind them, of which each sleep has 4 times [`AWAKE`].
+const SLEEPS: usize = 3;
+/// New flows of each kind, all at once, when it wakes.
+const AWAKE: usize = 10;
 
 /// From the client to its friends, from it to the relay, and from friends to the relay.
 const STRAIGHT: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 73, 1, 1), Ipv4Addr::new(10, 73, 1, 2)];
@@ -262,6 +275,24 @@ fn limit() -> Duration {
     if is_soak() { LIMIT } else { LIMIT_IN_CI }
 }
 
+fn runs() -> usize {
+    let rounds = soak_rounds(1);
+    if is_soak() { rounds.max(RUNS) } else { rounds }
+}
+
+fn sleeps() -> usize {
+    if is_soak() { SLEEPS } else { 1 }
+}
+
+/// Waits until a machine that fell asleep at `since` has slept for long enough.
+async fn until_slept(since: Instant) {
+    let least = if is_soak() { SLEEP } else { Duration::ZERO };
+    let slept = async || (since.elapsed() >= least).then_some(());
+    until_within(2 * SLEEP, "a sleep to be over", slept)
+        .await
+        .unwrap();
+}
+
 /// Prints how long flows took, and holds all but one in a hundred against the limit.
 fn assert_soon(what: &str, mut took: Vec<Duration>) {
     took.sort();
@@ -276,7 +307,7 @@ fn assert_soon(what: &str, mut took: Vec<Duration>) {
 async fn new_flows_leave_a_path_that_died_in_silence_within_two_seconds() {
     let scene = Scene::start(FRIENDS, "", false).await;
     let mut took = [(); FLOWS].map(|()| Vec::new());
-    for _ in 0..soak_rounds(1) {
+    for _ in 0..runs() {
         scene.until_straight().await;
         let before = scene.opened("relay").await;
         scene.here.nft(DEAD).unwrap();
@@ -311,7 +342,17 @@ async fn new_flows_leave_a_path_that_died_in_silence_within_two_seconds() {
 /// The client sends from its new address, and the friend follows.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flow_over_quic_lives_on_when_the_clients_network_changes() {
-    let scene = Scene::start(1, "", false).await;
+    let (mut back, mut took) = (Vec::new(), Vec::new());
+    for _ in 0..runs() {
+        let scene = Scene::start(1, "", false).await;
+        back.push(change_network(&scene, &mut took).await);
+    }
+    assert_soon("network changed: bytes of an old flow", back);
+    assert_soon("network changed", took);
+}
+
+/// How long the bytes of a flow stayed away; `took` gets what new ones took.
+async fn change_network(scene: &Scene, took: &mut Vec<Duration>) -> Duration {
     scene.until_straight().await;
     let moving = Moving::start(scene.open(0, OVER_QUIC).await.unwrap());
     moving.until_more().await;
@@ -326,59 +367,63 @@ async fn a_flow_over_quic_lives_on_when_the_clients_network_changes() {
         scene.here.ip(change).unwrap();
     }
     moving.until_more().await;
-    eprintln!(
-        "network changed: bytes come back after {:?}",
-        start.elapsed()
-    );
-    assert!(start.elapsed() <= limit());
-    let mut took = Vec::new();
+    let back = start.elapsed();
     for port in [OVER_QUIC, 2, ANY, RELAYED] {
         let start = Instant::now();
         scene.open(0, port).await.unwrap();
         took.push(start.elapsed());
     }
-    assert_soon("network changed", took);
     moving.end().await.unwrap();
+    back
 }
 
 /// Over QUIC a registration moves along, over TCP it is made anew.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_friend_whose_address_changes_is_reached_through_its_relay_within_two_seconds() {
     for carriers in ["carriers = [\"quic\"]", "carriers = [\"tcp\"]"] {
-        let scene = Scene::start(1, carriers, false).await;
-        scene.open(0, RELAYED).await.unwrap();
-        let start = Instant::now();
-        Scene::readdress(&scene.there, FROM_RELAY[1], Ipv4Addr::new(10, 73, 3, 9));
-        let opened = async || scene.open(0, RELAYED).await.ok();
-        until("a flow through the relay", opened).await.unwrap();
-        assert_soon(carriers, vec![start.elapsed()]);
+        let mut took = Vec::new();
+        for _ in 0..runs() {
+            let scene = Scene::start(1, carriers, false).await;
+            scene.open(0, RELAYED).await.unwrap();
+            let start = Instant::now();
+            Scene::readdress(&scene.there, FROM_RELAY[1], Ipv4Addr::new(10, 73, 3, 9));
+            let opened = async || scene.open(0, RELAYED).await.ok();
+            until("a flow through the relay", opened).await.unwrap();
+            took.push(start.elapsed());
+        }
+        assert_soon(carriers, took);
     }
 }
 
 /// The client, which called, cannot know where the friend is by now; the friend does.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_friend_that_moved_calls_and_is_gone_straight_to_again() {
-    let scene = Scene::start(1, "", true).await;
-    scene.until_straight().await;
-    let start = Instant::now();
-    Scene::readdress(&scene.there, STRAIGHT[1], Ipv4Addr::new(10, 73, 1, 9));
-    let mut took = Vec::new();
-    until("a flow that goes straight", async || {
-        let (before, start) = (scene.opened("relay").await, Instant::now());
-        scene.open(0, ANY).await.unwrap();
-        took.push(start.elapsed());
-        (scene.opened("relay").await == before).then_some(())
-    })
-    .await
-    .unwrap();
-    eprintln!(
-        "the friend moved: straight again after {:?}",
-        start.elapsed()
-    );
+    let (mut straight, mut took) = (Vec::new(), Vec::new());
+    for _ in 0..runs() {
+        let scene = Scene::start(1, "", true).await;
+        scene.until_straight().await;
+        let start = Instant::now();
+        Scene::readdress(&scene.there, STRAIGHT[1], Ipv4Addr::new(10, 73, 1, 9));
+        until("a flow that goes straight", async || {
+            let (before, start) = (scene.opened("relay").await, Instant::now());
+            scene.open(0, ANY).await.unwrap();
+            took.push(start.elapsed());
+            (scene.opened("relay").await == before).then_some(())
+        })
+        .await
+        .unwrap();
+        straight.push(start.elapsed());
+    }
+    let longest = straight.iter().max();
+    eprintln!("the friend moved: straight again after {longest:?} at most");
     assert_soon("the friend moved", took);
 }
 
-/// The friend's idle time-out decides what lives on; a stopped process sleeps as a machine does.
+/// The friend's idle time-out decides what lives on. The client is a process that was stopped, as
+/// by SIGSTOP or a frozen cgroup, and not a machine that slept: its clock (CLOCK_MONOTONIC) went on,
+/// so that all its time-outs are over at once when it goes on, and its kernel took packets for it all
+/// the while. No time namespace helps, whose clocks are set before its first process; of a machine
+/// whose clock stood still is [`suspended`].
 #[tokio::test(flavor = "multi_thread")]
 async fn flows_live_through_a_nap_and_new_ones_open_at_once_after_a_long_sleep() {
     let scene = Scene::start(1, "", false).await;
@@ -400,25 +445,40 @@ async fn flows_live_through_a_nap_and_new_ones_open_at_once_after_a_long_sleep()
     until("the client to be back", async || sees_client(true).await)
         .await
         .unwrap();
+    moving.end().await.unwrap();
 
-    let mut events = friend.events().await.unwrap();
+    let mut took = Vec::new();
+    for _ in 0..sleeps() {
+        took.extend(stop_for_long(&scene).await);
+    }
+    assert_soon("gone on", took);
+}
+
+/// How long new flows took once the client went on.
+async fn stop_for_long(scene: &Scene) -> Vec<Duration> {
+    let moving = Moving::start(scene.open(0, OVER_QUIC).await.unwrap());
+    moving.until_more().await;
+    let mut events = scene.friends[0].events().await.unwrap();
+    let start = Instant::now();
     scene.client.signal(Signal::STOP).unwrap();
     events
         .next(|event| event["kind"] == "peer-down")
         .await
         .unwrap();
+    until_slept(start).await;
     let start = Instant::now();
     scene.client.signal(Signal::CONT).unwrap();
-    let mut took = Vec::new();
-    for port in [OVER_QUIC, 2, RELAYED, ANY] {
+    let ports = [OVER_QUIC, 2, RELAYED, ANY].repeat(AWAKE);
+    let flows = ports.into_iter().map(async |port| {
         scene.open(0, port).await.unwrap();
-        took.push(start.elapsed());
-    }
-    assert_soon("woken up", took);
+        start.elapsed()
+    });
+    let took = join_all(flows).await;
     moving
         .end()
         .await
         .expect_err("its connection timed out at the friend");
+    took
 }
 
 /// The friend is alive, and says so; the target takes its time.

@@ -2,10 +2,13 @@
 //! a soak, the static programs.
 //!
 //! The package's machine is a copy of this one that is written to in memory only, with a network of
-//! its own; no systemd runs there, so these tests start the daemon as the unit says.
+//! its own; no systemd runs there until a test boots it (`under_systemd`), so the others start the
+//! daemon as the unit says.
 
 #[path = "package/static_programs.rs"]
 mod static_programs;
+#[path = "package/under_systemd.rs"]
+mod under_systemd;
 
 use std::{
     collections::BTreeSet,
@@ -247,14 +250,16 @@ impl Machine {
         run(self.command(&["sh", "-c", line]).env("LC_ALL", "C"))
     }
 
+    /// Who will run a program beside its root folder, below /run/machine, and in its network.
+    fn beside(&self) -> Command {
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "nsenter", "--mount", "--net"]);
+        command.args(["--target", &self.keeper.id().to_string()]);
+        command
+    }
+
     fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new("nsenter");
-        command.args([
-            "--mount",
-            "--net",
-            "--target",
-            &self.keeper.id().to_string(),
-        ]);
+        let mut command = self.beside();
         command.args(["chroot", "/run/machine/root"]).args(words);
         for name in ["DEBIAN_FRONTEND", "NO_COLOR"] {
             command.env(name, "noninteractive");

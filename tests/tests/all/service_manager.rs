@@ -5,10 +5,11 @@
 
 use std::{
     fs,
+    net::SocketAddr,
     os::unix::net::UnixDatagram,
     path::PathBuf,
     process::{Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -84,6 +85,16 @@ impl Managed {
     async fn status(&self) -> serde_json::Value {
         call(&self.control(), "status", json!({})).await.unwrap()
     }
+
+    /// Its entrance, and a flow from there.
+    async fn flow(&self, echo: &EchoServer) -> (SocketAddr, TcpStream) {
+        let status = self.status().await;
+        let entrance = status["entrances"][0]["listen"].as_str().unwrap();
+        let entrance = entrance.parse().unwrap();
+        let port = echo.address().port();
+        let flow = socks5_connect(entrance, "127.0.0.1", port).await.unwrap();
+        (entrance, flow)
+    }
 }
 
 fn managed(config: &str) -> Managed {
@@ -132,6 +143,14 @@ async fn a_service_manager_hears_that_the_daemon_is_ready_reloads_and_stops() {
     assert_eq!(daemon.child.wait().await.unwrap().code(), Some(0));
 }
 
+async fn until_closed(entrance: SocketAddr) {
+    until("the entrance to close", async || {
+        TcpStream::connect(entrance).await.is_err().then_some(())
+    })
+    .await
+    .unwrap();
+}
+
 fn reloads(daemon: &Managed, status: &str) {
     let begins = daemon.told();
     let clock = begins.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap();
@@ -162,20 +181,10 @@ async fn a_second_signal_stops_at_once_and_status_tells_of_the_first() {
     assert_eq!(daemon.told(), "READY=1\nSTATUS=ready\n");
     let status = daemon.status().await;
     assert_eq!(status["draining"], false);
-    let entrance = status["entrances"][0]["listen"]
-        .as_str()
-        .unwrap()
-        .parse()
-        .unwrap();
     let echo = EchoServer::start([127, 0, 0, 1].into()).await.unwrap();
-    let port = echo.address().port();
-    let mut flow = socks5_connect(entrance, "127.0.0.1", port).await.unwrap();
+    let (entrance, mut flow) = daemon.flow(&echo).await;
     daemon.signal(Signal::TERM);
-    until("the entrance to close", async || {
-        TcpStream::connect(entrance).await.is_err().then_some(())
-    })
-    .await
-    .unwrap();
+    until_closed(entrance).await;
     assert_eq!(daemon.status().await["draining"], true);
     let mut cli = Command::new(binary("wormholes").unwrap());
     let said = run(cli.arg("status").arg("--socket").arg(daemon.control())).unwrap();
@@ -188,6 +197,32 @@ async fn a_second_signal_stops_at_once_and_status_tells_of_the_first() {
         flow.read(&mut [0]).await.is_err(),
         "the flow was not cut off"
     );
+    assert!(!daemon.control().exists(), "it left its socket behind");
+}
+
+#[tokio::test]
+async fn a_flow_that_outlives_the_drain_is_cut_when_it_is_over() {
+    const DRAIN: Duration = Duration::from_secs(3);
+    let config = format!("[limits]\ndrain_seconds = {}", DRAIN.as_secs());
+    let mut daemon = managed(&config);
+    assert_eq!(daemon.told(), "READY=1\nSTATUS=ready\n");
+    let echo = EchoServer::start([127, 0, 0, 1].into()).await.unwrap();
+    let (entrance, mut flow) = daemon.flow(&echo).await;
+    let start = Instant::now();
+    daemon.signal(Signal::TERM);
+    until_closed(entrance).await;
+    let mut back = [0; 5];
+    flow.write_all(b"still").await.unwrap();
+    flow.read_exact(&mut back).await.unwrap();
+    assert_eq!(&back, b"still");
+
+    let cut = tokio::time::timeout(LIMIT, flow.read(&mut [0])).await;
+    let lived = start.elapsed();
+    assert!(cut.unwrap().is_err(), "the flow ended as if in order");
+    // A busy machine is late, and never early.
+    assert!(lived >= DRAIN && lived < 4 * DRAIN, "{lived:?}");
+    let ended = tokio::time::timeout(LIMIT, daemon.child.wait()).await;
+    assert_eq!(ended.unwrap().unwrap().code(), Some(0));
     assert!(!daemon.control().exists(), "it left its socket behind");
 }
 
