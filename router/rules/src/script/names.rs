@@ -72,6 +72,12 @@ const LIBRARY: &[&str] = &[
     "values",
 ];
 
+/// Of these: what changes its first argument where that lies.
+const WRITERS: &[&str] = &[
+    "clear", "insert", "pad", "pop", "push", "remove", "reverse", "shift", "sort", "split", "trim",
+    "truncate",
+];
+
 /// What the language calls operators and parses as calls.
 const OPERATORS: &[&str] = &[
     "+", "-", "*", "/", "%", "**", "==", "!=", "<", ">", "<=", ">=", "!", "&", "|", "^", "<<",
@@ -266,6 +272,16 @@ pub(crate) fn misspelt_hook(name: &str) -> Option<&'static str> {
 /// Whether a closure that uses outer variables may be an argument of `name`.
 pub(crate) fn takes_closure(name: &str) -> bool {
     CLOSURE_TAKERS.contains(&name)
+}
+
+/// Whether a library function changes its first argument.
+pub(crate) fn is_writer(name: &str) -> bool {
+    WRITERS.contains(&name)
+}
+
+/// Whether the node itself asks a function of this name.
+pub(crate) fn is_hook(name: &str) -> bool {
+    HOOKS.iter().any(|(hook, _)| *hook == name)
 }
 
 fn is_host(name: &str) -> bool {
