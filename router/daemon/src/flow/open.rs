@@ -320,6 +320,7 @@ fn limits(trip: &Trip<'_>, marks: &Marks) -> CopyLimits {
     CopyLimits {
         idle,
         bandwidth_bytes_per_s: marks.bandwidth_bytes_per_s,
+        paces: trip.core.pace.iter().cloned().collect(),
         max_bytes: marks.max_bytes,
         jitter: marks.jitter,
         pad_bytes: marks.pad_bytes,

@@ -22,7 +22,7 @@ use crate::{
     flow::FlowTable,
     metrics::Metrics,
     network::Network,
-    pipe::Room,
+    pipe::{Pace, Room},
     plugins::Plugins,
     policy::{Deciders, Granted, PolicyHost},
     program::Programs,
@@ -61,6 +61,8 @@ pub struct NodeCore {
     pub(crate) stop: CancellationToken,
     /// No flows at all.
     pub(crate) kill: CancellationToken,
+    /// What all flows keep to together, where config.toml wants that.
+    pub(crate) pace: Option<Arc<Pace>>,
     /// What waits for the UDP flows of programs, all together.
     pub(crate) datagram_room: Arc<Room>,
     entrances: OnceLock<Vec<EntranceInfo>>,
@@ -283,6 +285,10 @@ pub(crate) fn assemble(
             config.limits.pending_connections,
             metrics.connections_pending.clone(),
         ),
+        pace: match config.limits.bytes_per_second {
+            0 => None,
+            rate => Some(Arc::new(Pace::new(rate))),
+        },
         config,
         network,
         policy,
