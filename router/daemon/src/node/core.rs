@@ -19,7 +19,7 @@ use crate::{
     counters::Counters,
     entrance::{Entrance, Pending},
     events::Events,
-    flow::FlowTable,
+    flow::{FlowTable, Sticks},
     metrics::Metrics,
     network::Network,
     pipe::{Pace, Room},
@@ -61,6 +61,8 @@ pub struct NodeCore {
     pub(crate) stop: CancellationToken,
     /// No flows at all.
     pub(crate) kill: CancellationToken,
+    /// Which step plans begin with that stick.
+    pub(crate) sticks: Sticks,
     /// What all flows keep to together, where config.toml wants that.
     pub(crate) pace: Option<Arc<Pace>>,
     /// What waits for the UDP flows of programs, all together.
@@ -285,6 +287,7 @@ pub(crate) fn assemble(
             config.limits.pending_connections,
             metrics.connections_pending.clone(),
         ),
+        sticks: Sticks::default(),
         pace: match config.limits.bytes_per_second {
             0 => None,
             rate => Some(Arc::new(Pace::new(rate))),
