@@ -249,6 +249,8 @@ pub struct ExitRule {
 pub struct LimitsConfig {
     /// Open flows at once; more are refused.
     pub flows: usize,
+    /// Bytes a second of all flows together, both ways; 0 is no limit.
+    pub bytes_per_second: u64,
     /// Flows to one target that are opening at once; more are refused until all of them are done.
     pub opening_per_target: usize,
     /// Connections at the entrances that have not yet said where they go; the oldest goes when
@@ -424,6 +426,7 @@ impl Default for LimitsConfig {
     fn default() -> Self {
         Self {
             flows: 16_384,
+            bytes_per_second: 0,
             opening_per_target: 256,
             pending_connections: 1024,
             handshake: Duration::from_secs(10),

@@ -13,6 +13,7 @@ mod open;
 mod record;
 mod refusal;
 mod sniff;
+mod sticks;
 mod table;
 
 use std::{
@@ -35,6 +36,7 @@ pub use guard::Forbidden;
 pub(crate) use local::{LocalEnd, left};
 pub(crate) use login::Login;
 pub use refusal::Refusal;
+pub(crate) use sticks::Sticks;
 pub use table::{Decided, Flow, FlowTable, Moved, Story, Totals, Tried};
 
 /// What an entrance learned about a flow.

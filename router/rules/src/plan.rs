@@ -14,6 +14,18 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// Nothing may be weaker than the first tunnel, and when all steps fail the flow ends.
     pub closed: bool,
+    /// Flows begin with the step that opened last; none: with the first one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stick: Option<Stick>,
+}
+
+/// How flows stay with a later step of a plan, when those before it failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stick {
+    /// For how long.
+    pub time: Duration,
+    /// How often in a row an earlier step must open then, before all flows begin there again.
+    pub back_after: u32,
 }
 
 /// One step of a plan.
@@ -212,6 +224,7 @@ impl Plan {
                 marks: Marks::default(),
             }],
             closed: false,
+            stick: None,
         }
     }
 }

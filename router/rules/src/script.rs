@@ -200,7 +200,7 @@ pub(crate) fn check_source(
     let ast = engine.compile(text);
     engine.set_strict_variables(true);
     let ast = ast.map_err(|error| vec![parse_fault(&error)])?;
-    let mut found = lint::lint(&ast, dialect);
+    let mut found = lint::lint(&ast, text, dialect);
     for fault in &mut found.faults {
         if fault.position.is_none() {
             fault.position = place_of_definition(text, &fault.message);

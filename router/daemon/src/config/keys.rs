@@ -24,7 +24,7 @@ pub(super) struct Section {
 type Key = (&'static str, Effect);
 
 /// What the parser knows, in the order of config.toml.
-pub(super) const SECTIONS: [Section; 17] = [
+pub(super) const SECTIONS: [Section; 18] = [
     section(
         "node",
         &[&[
@@ -97,6 +97,7 @@ pub(super) const SECTIONS: [Section; 17] = [
             ("listen", Restart),
         ]],
     ),
+    section("state", &[&[("backend", Restart)]]),
     section(
         "tor",
         &[&[
@@ -132,6 +133,7 @@ pub(super) const SECTIONS: [Section; 17] = [
         "limits",
         &[&[
             ("flows", Restart),
+            ("bytes_per_second", Restart),
             ("opening_per_target", Restart),
             ("pending_connections", Restart),
             ("handshake_seconds", Restart),
@@ -165,12 +167,8 @@ pub(super) const SECTIONS: [Section; 17] = [
     ),
 ];
 
-/// Sections that a build with more in it has.
-pub(super) const ABSENT: [&str; 1] = ["state"];
-
 /// Keys, with their sections, that a build with more in it has.
-pub(super) const ABSENT_KEYS: [(&str, &str); 2] =
-    [("limits", "bytes_per_second"), ("limits", "memory_mib")];
+pub(super) const ABSENT_KEYS: [(&str, &str); 1] = [("limits", "memory_mib")];
 
 /// What every role has.
 const ROLE: &[Key] = &[

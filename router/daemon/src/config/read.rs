@@ -12,7 +12,7 @@ use toml::{
 
 use super::{
     hint::suggestion,
-    keys::{ABSENT, ABSENT_KEYS, SECTIONS, Section},
+    keys::{ABSENT_KEYS, SECTIONS, Section},
     load::Problem,
 };
 
@@ -61,20 +61,16 @@ impl<'a> Document<'a> {
         problems
     }
 
-    /// Refuses sections that no build or this build does not have.
+    /// Refuses sections that there are not.
     pub(super) fn check_sections(&self, root: &DeTable<'_>) {
         for key in root.keys() {
             let name = key.get_ref().as_ref();
             if SECTIONS.iter().any(|section| section.name == name) {
                 continue;
             }
-            let message = if ABSENT.contains(&name) {
-                format!("this build has no [{name}] yet")
-            } else {
-                let known = SECTIONS.iter().map(|section| section.name);
-                let hint = home_of(name).unwrap_or_else(|| suggestion(name, known));
-                format!("unknown section or key `{name}`{hint}")
-            };
+            let known = SECTIONS.iter().map(|section| section.name);
+            let hint = home_of(name).unwrap_or_else(|| suggestion(name, known));
+            let message = format!("unknown section or key `{name}`{hint}");
             self.problem(key.span().start, message);
         }
     }

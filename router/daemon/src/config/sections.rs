@@ -39,6 +39,7 @@ pub(super) fn config<'a>(
     let node = node(&one("node"), folder);
     let tor = tor::tor(document, root, folder, &node);
     let i2p = one("i2p");
+    check_state(&one("state"));
     let config = Config {
         file: None,
         peers: peers(&many("peer"), &node, &tor),
@@ -335,11 +336,22 @@ fn exit(table: &Table<'_>) -> ExitConfig {
     exit
 }
 
+/// There is one backend: to name it changes nothing.
+fn check_state(table: &Table<'_>) {
+    table.parsed("backend", |backend| match backend {
+        "redb" => Ok(()),
+        _ => Err("what plugins keep is kept by \"redb\" alone: write that, or nothing"),
+    });
+}
+
 fn limits(table: &Table<'_>) -> LimitsConfig {
     let default = LimitsConfig::default();
     let count = |key, default| table.count(key, 1..=MAX_COUNT).unwrap_or(default);
     LimitsConfig {
         flows: count("flows", default.flows),
+        bytes_per_second: table
+            .integer("bytes_per_second", 0..=u64::MAX)
+            .unwrap_or(default.bytes_per_second),
         opening_per_target: count("opening_per_target", default.opening_per_target),
         pending_connections: count("pending_connections", default.pending_connections),
         handshake: table

@@ -148,12 +148,6 @@ fn unknown_keys_are_named_with_the_nearest_known_one() {
 #[test]
 fn what_a_later_build_has_is_named_as_such() {
     for (text, line, what) in [
-        ("[state]\nbackend = 'redb'", 1, "[state]"),
-        (
-            "[limits]\nbytes_per_second = 1",
-            2,
-            "`bytes_per_second` in [limits]",
-        ),
         (
             "[limits]\nflows = 1\nmemory_mib = 1",
             3,
@@ -199,6 +193,11 @@ fn wrong_values_are_named_with_key_and_line() {
         "[relay]\nenabled = 'yes'",
         2,
         "expected true or false, found string",
+    );
+    check(
+        "[state]\nbackend = 'sqlite'",
+        2,
+        "`backend` in [state]: what plugins keep is kept by \"redb\" alone",
     );
     check("[relay]\nenabled = true", 2, "set `listen` in [node]");
     check("[exit]\nenabled = true", 2, "without `allow`");

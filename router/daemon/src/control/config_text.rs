@@ -188,6 +188,7 @@ fn rest(text: &mut Text, config: &Config) {
     let limits = &config.limits;
     text.section("[limits]")
         .count("flows", limits.flows)
+        .count("bytes_per_second", limits.bytes_per_second)
         .count("opening_per_target", limits.opening_per_target)
         .count("pending_connections", limits.pending_connections)
         .seconds("handshake_seconds", limits.handshake)
@@ -347,6 +348,7 @@ sessions = 4
 max_streams = 5
 [limits]
 flows = 15
+bytes_per_second = 20
 opening_per_target = 14
 pending_connections = 16
 handshake_seconds = 17

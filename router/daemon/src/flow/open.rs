@@ -7,13 +7,14 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use wormholes_proto::{NodeId, Remedy, Transport};
+use wormholes_proto::{NodeId, Reason, Remedy, Transport};
 use wormholes_rules::{Marks, Plan, RuleRef, Step, Tunnel, TunnelKind};
 
 use super::{
     Asked, Forbidden, Refusal, Tried,
     decide::{Choice, Trip},
     guard,
+    sticks::Turn,
 };
 use crate::{
     dial,
@@ -56,6 +57,8 @@ pub(super) struct Failure {
     pub(super) refusal: Refusal,
     /// No other tunnel would do better.
     pub(super) is_final: bool,
+    /// It may be the target's: to another one the same tunnel may open.
+    pub(super) of_target: bool,
 }
 
 /// Addresses that a look-up found.
@@ -66,14 +69,23 @@ pub(super) struct Found {
     pub(super) told: bool,
 }
 
-/// Opens the first step that can be opened.
+/// Opens the first step that can be opened; of a plan that sticks, from the one on that did last.
 pub(super) async fn plan(trip: &Trip<'_>, choice: Choice) -> Result<Route, Failure> {
     let mut failure = Failure {
         refusal: Refusal::Blocked("the plan is empty".to_owned()),
         is_final: true,
+        of_target: false,
     };
-    let mut steps = choice.plan.steps.into_iter();
-    while let Some(step) = steps.next() {
+    let sticks = &trip.core.sticks;
+    let turn = sticks.begin(&choice.plan, &trip.asked.target, Instant::now());
+    let mut steps = choice.plan.steps;
+    let first = turn.as_ref().map_or(0, Turn::first);
+    if let Some(ahead) = steps.get_mut(..=first) {
+        ahead.rotate_right(1);
+    }
+    let mut of_target = false;
+    let mut steps = steps.into_iter().enumerate();
+    while let Some((place, step)) = steps.next() {
         let patience = (steps.len() > 0).then_some(PATIENCE);
         // A sleep of no time at all takes up to a millisecond.
         if let Some(delay) = step.marks.delay {
@@ -81,6 +93,10 @@ pub(super) async fn plan(trip: &Trip<'_>, choice: Choice) -> Result<Route, Failu
         }
         match race(trip, &step, patience).await {
             Ok(opened) => {
+                if let Some(turn) = turn {
+                    let number = turn.step_at(place);
+                    turn.opened(number, of_target, Instant::now());
+                }
                 return Ok(Route {
                     opened,
                     limits: limits(trip, &step.marks),
@@ -89,7 +105,10 @@ pub(super) async fn plan(trip: &Trip<'_>, choice: Choice) -> Result<Route, Failu
                 });
             }
             Err(failed) if failed.is_final => return Err(failed),
-            Err(failed) => failure = failed,
+            Err(failed) => {
+                of_target |= failed.of_target;
+                failure = failed;
+            }
         }
     }
     Err(failure)
@@ -142,7 +161,7 @@ async fn race(trip: &Trip<'_>, step: &Step, patience: Option<Duration>) -> Resul
     let mut racers: Vec<&Tunnel> = step.tunnels.iter().collect();
     let open = async |tunnel| (tunnel, one(trip, tunnel, &step.marks, patience).await);
     let mut running: FuturesUnordered<_> = racers.iter().copied().map(open).collect();
-    let mut failures = Vec::new();
+    let mut failures: Vec<Failure> = Vec::new();
     while let Some((tunnel, result)) = running.next().await {
         racers.retain(|racer| !std::ptr::eq(*racer, tunnel));
         match result {
@@ -160,12 +179,15 @@ async fn race(trip: &Trip<'_>, step: &Step, patience: Option<Duration>) -> Resul
             Err(failure) => failures.push(failure),
         }
     }
+    let of_target = failures.iter().any(|failure| failure.of_target);
     // A failure that no other tunnel mends ends the plan, whichever racer was the last.
     let worst = failures.into_iter().max_by_key(|failure| failure.is_final);
-    Err(worst.unwrap_or_else(|| Failure {
+    let worst = worst.unwrap_or_else(|| Failure {
         refusal: Refusal::Blocked("the step is empty".to_owned()),
         is_final: true,
-    }))
+        of_target,
+    });
+    Err(Failure { of_target, ..worst })
 }
 
 /// Opens one tunnel.
@@ -182,6 +204,7 @@ async fn one(
         return Err(Failure {
             refusal: forbidden.into(),
             is_final: false,
+            of_target: true,
         });
     }
     let request = request(trip, tunnel, marks, patience);
@@ -198,6 +221,7 @@ async fn one(
         Err(error) => Err(Failure {
             refusal: Refusal::of_open(&error, tunnel),
             is_final: error.kind().remedy == Remedy::GiveUp,
+            of_target: is_local(tunnel) || is_of_target(&error),
         }),
     }
 }
@@ -274,6 +298,34 @@ async fn dial(
     }
 }
 
+/// Whether a tunnel failed for what its target is, as far as that can be told.
+fn is_of_target(error: &OpenError) -> bool {
+    match error {
+        OpenError::Refused { reason, .. } => !matches!(
+            reason,
+            Reason::Malformed
+                | Reason::Unsupported
+                | Reason::Busy
+                | Reason::NoNode
+                | Reason::StaleKey
+                | Reason::Handshake
+        ),
+        OpenError::Upstream { source, .. } => source.word().is_some(),
+        OpenError::I2p { source, .. } => source.word().is_some(),
+        OpenError::Tor(failure) => failure.is_of_target(),
+        OpenError::NoServiceForStrangers { .. } => true,
+        OpenError::Blocked(_)
+        | OpenError::Dial(_)
+        | OpenError::Connect { .. }
+        | OpenError::Hop { .. }
+        | OpenError::NoCircuit { .. }
+        | OpenError::Broken { .. }
+        | OpenError::NoPath(_)
+        | OpenError::NoWay(_)
+        | OpenError::TimedOut(_) => false,
+    }
+}
+
 /// Whether this node itself looks names up and dials.
 fn is_local(tunnel: &Tunnel) -> bool {
     matches!(tunnel, Tunnel::Direct { to: None, .. })
@@ -320,6 +372,7 @@ fn limits(trip: &Trip<'_>, marks: &Marks) -> CopyLimits {
     CopyLimits {
         idle,
         bandwidth_bytes_per_s: marks.bandwidth_bytes_per_s,
+        paces: trip.core.pace.iter().cloned().collect(),
         max_bytes: marks.max_bytes,
         jitter: marks.jitter,
         pad_bytes: marks.pad_bytes,

@@ -19,10 +19,10 @@ use crate::{
     counters::Counters,
     entrance::{Entrance, Pending},
     events::Events,
-    flow::FlowTable,
+    flow::{FlowTable, Sticks},
     metrics::Metrics,
     network::Network,
-    pipe::Room,
+    pipe::{Pace, Room},
     plugins::Plugins,
     policy::{Deciders, Granted, PolicyHost},
     program::Programs,
@@ -61,6 +61,10 @@ pub struct NodeCore {
     pub(crate) stop: CancellationToken,
     /// No flows at all.
     pub(crate) kill: CancellationToken,
+    /// Which step plans begin with that stick.
+    pub(crate) sticks: Sticks,
+    /// What all flows keep to together, where config.toml wants that.
+    pub(crate) pace: Option<Arc<Pace>>,
     /// What waits for the UDP flows of programs, all together.
     pub(crate) datagram_room: Arc<Room>,
     entrances: OnceLock<Vec<EntranceInfo>>,
@@ -283,6 +287,11 @@ pub(crate) fn assemble(
             config.limits.pending_connections,
             metrics.connections_pending.clone(),
         ),
+        sticks: Sticks::default(),
+        pace: match config.limits.bytes_per_second {
+            0 => None,
+            rate => Some(Arc::new(Pace::new(rate))),
+        },
         config,
         network,
         policy,

@@ -1,8 +1,10 @@
 //! Bounds of an entrance, and what a stop does.
 
+use std::time::{Duration, Instant};
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::{DIRECT, SOCKS, TestNode, echo, greeter, read};
+use crate::support::{DIRECT, SOCKS, TestNode, check_echo, echo, greeter, read};
 
 const METRICS: &str = "[metrics]\nlisten = '127.0.0.1:0'\n";
 
@@ -22,6 +24,25 @@ async fn flows_beyond_the_limit_are_refused_and_counted() {
         tokio::task::yield_now().await;
     }
     assert_eq!(node.socks(&target).await.0, 0);
+}
+
+#[tokio::test]
+async fn all_flows_together_keep_to_the_rate_of_the_config() {
+    const RATE: usize = 200_000;
+    let config = format!("{SOCKS}[limits]\nbytes_per_second = {RATE}\n");
+    let node = TestNode::start(DIRECT, &config).await;
+    let target = echo().await.to_string();
+    let ((_, mut one), (_, mut other)) = tokio::join!(node.socks(&target), node.socks(&target));
+    let start = Instant::now();
+    // Two flows, and two directions of each.
+    let question = vec![7; RATE / 10];
+    tokio::join!(
+        check_echo(&mut one, &question),
+        check_echo(&mut other, &question)
+    );
+    let took = start.elapsed();
+    // 50 ms of it may pass at once.
+    assert!(took >= Duration::from_millis(340), "{took:?}");
 }
 
 #[tokio::test]

@@ -146,6 +146,51 @@ async fn a_failure_that_no_tunnel_mends_ends_the_plan_though_another_racer_fails
     assert_eq!(tried, ["direct", &format!("socks {rude_address}")]);
 }
 
+/// The tunnels that were tried for a flow.
+fn tried(client: &TestNode, flow: u64) -> Vec<String> {
+    let (_, tries) = client.story(flow);
+    tries.into_iter().map(|(tunnel, _)| tunnel).collect()
+}
+
+#[tokio::test]
+async fn flows_of_a_plan_that_sticks_begin_with_the_way_that_opened() {
+    let names = NameServer::start(&[]).await;
+    let gone = TestNode::exit("fn exit(x) { allow() }", &names).await;
+    let script = r#"fn route(c) { peer("gone").direct().exit().or(direct()).stick("1h") }"#;
+    let client = TestNode::start(script, SOCKS).await;
+    client.befriend(&[("gone", &gone)]);
+    gone.node.shutdown().await;
+    for _ in 0..2 {
+        assert_eq!(client.socks(&echo().await.to_string()).await.0, 0);
+    }
+    let way = "direct to gone, which exits";
+    assert_eq!(tried(&client, 1), [way, "direct"]);
+    assert_eq!(tried(&client, 2), ["direct"], "to another target");
+}
+
+#[tokio::test]
+async fn what_a_target_refuses_makes_a_plan_stick_for_that_target_alone() {
+    let (upstream, address) = Upstream::start().await;
+    let script = format!(r#"fn route(c) {{ socks("{address}").or(direct()).stick("1h") }}"#);
+    let client = TestNode::start(&script, SOCKS).await;
+    let (one, other) = (echo().await.to_string(), echo().await.to_string());
+    let refused_to = async |target: &str| {
+        let refuse = async {
+            let refusal = [5, 5, 0, 1, 0, 0, 0, 0, 0, 0];
+            upstream.asked().await.write_all(&refusal).await.unwrap();
+        };
+        let ((reply, _), ()) = tokio::join!(client.socks(target), refuse);
+        assert_eq!(reply, 0);
+    };
+    refused_to(&one).await;
+    assert_eq!(client.socks(&one).await.0, 0);
+    refused_to(&other).await;
+    let socks = format!("socks {address}");
+    assert_eq!(tried(&client, 1), [socks.as_str(), "direct"]);
+    assert_eq!(tried(&client, 2), ["direct"]);
+    assert_eq!(tried(&client, 3), [socks.as_str(), "direct"]);
+}
+
 #[tokio::test]
 async fn a_step_waits_for_its_delay_which_is_none_of_its_timeout() {
     let closed = closed_port().await;

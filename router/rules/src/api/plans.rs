@@ -3,7 +3,7 @@
 mod draft;
 mod i2p;
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use rhai::{Array, Dynamic, Engine, ImmutableString, Map, NativeCallContext};
 use wormholes_proto::{CarrierKind, NodeId, onion::MAX_HOPS};
@@ -26,8 +26,10 @@ const MAX_ISOLATION_KEYS: usize = 8;
 const MAX_TEXT_BYTES: usize = 256;
 /// Relays that `best()` tries one after the other.
 const MAX_BEST_RELAYS: usize = 3;
+/// Flows that find out whether an earlier step opens again: more would be for ever.
+const MAX_CHECKS: u32 = 100;
 /// How long `best()` waits for a direct way that no connection stands on, before it tries a relay.
-const BEST_DIRECT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(4);
+const BEST_DIRECT_TIMEOUT: Duration = Duration::from_secs(4);
 
 pub(crate) fn register(engine: &mut Engine) {
     engine.register_type_with_name::<Draft>("Plan");
@@ -147,6 +149,12 @@ fn register_joins(engine: &mut Engine) {
                 inner.closed = true;
                 Ok(())
             })
+        })
+        .register_fn("stick", |plan: &mut Draft, time: Dynamic| {
+            plan.change(|inner| put(&mut inner.stick, stick_time(&time)))
+        })
+        .register_fn("back_after", |plan: &mut Draft, times: i64| {
+            plan.change(|inner| put(&mut inner.back_after, back_after(times)))
         });
 }
 
@@ -355,6 +363,21 @@ pub(crate) fn pad_bytes(multiple: i64) -> Result<u32, String> {
     let multiple = u32::try_from(multiple).ok();
     let multiple = multiple.filter(|multiple| (1..=16_384).contains(multiple));
     multiple.ok_or_else(|| "pad() takes 1 to 16384 bytes".to_owned())
+}
+
+/// How long a plan sticks, as scripts give it.
+pub(crate) fn stick_time(time: &Dynamic) -> Result<Duration, String> {
+    match units::duration(time)? {
+        Duration::ZERO => Err("stick() takes a time longer than nothing: \"10m\"".to_owned()),
+        time => Ok(time),
+    }
+}
+
+/// How often an earlier step must open before a plan goes back to it, as scripts give it.
+pub(crate) fn back_after(times: i64) -> Result<u32, String> {
+    let times = u32::try_from(times).ok();
+    let times = times.filter(|times| (1..=MAX_CHECKS).contains(times));
+    times.ok_or_else(|| format!("back_after() takes 1 to {MAX_CHECKS}"))
 }
 
 /// The address of an upstream proxy, as scripts give it.

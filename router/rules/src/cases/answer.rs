@@ -7,7 +7,7 @@ use wormholes_proto::NodeId;
 
 use crate::{
     decision::{Decision, Message, Outcome, Trace, VerdictDecision},
-    plan::{Jitter, Marks, Plan, Step, Tunnel, TunnelKind},
+    plan::{Jitter, Marks, Plan, Step, Stick, Tunnel, TunnelKind},
     verdict::{Allowance, Verdict},
     view::World,
 };
@@ -71,6 +71,10 @@ impl Answer {
             What::Plan(plan) | What::NeedIp(plan) => Some(plan),
             What::Pass | What::Allow(_) | What::Deny(_) | What::Done => None,
         }
+    }
+
+    fn stick(&self) -> Option<Stick> {
+        self.plan().and_then(|plan| plan.stick)
     }
 
     fn steps(&self) -> &[Step] {
@@ -208,6 +212,12 @@ pub(super) fn register(engine: &mut Engine) {
         })
         .register_get("closed", |answer: &mut Answer| {
             answer.plan().is_some_and(|plan| plan.closed)
+        })
+        .register_get("stick", |answer: &mut Answer| {
+            seconds(answer.stick().map(|stick| stick.time))
+        })
+        .register_get("back_after", |answer: &mut Answer| {
+            count(answer.stick().map(|stick| stick.back_after.into()))
         })
         .register_get("why", |answer: &mut Answer| answer.why());
     register_parts(engine);

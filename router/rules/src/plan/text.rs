@@ -8,7 +8,11 @@ impl Plan {
     /// The whole plan on a line; `name` says what a node is called.
     pub fn text(&self, name: &dyn Fn(&NodeId) -> String) -> String {
         let steps = self.steps.iter().map(|step| step.text(name));
-        let text = steps.collect::<Vec<_>>().join(", else ");
+        let mut text = steps.collect::<Vec<_>>().join(", else ");
+        if let Some(stick) = &self.stick {
+            let (time, times) = (stick.time.as_millis(), stick.back_after);
+            text += &format!("; sticks for {time} ms, back after {times}");
+        }
         match self.closed {
             true => format!("{text} (closed)"),
             false => text,

@@ -14,6 +14,7 @@ use crate::{
 pub(super) const HOST: &[(&str, &[&str])] = &[
     ("after", &["text.after(start)"]),
     ("allow", &["allow()"]),
+    ("back_after", &["plan.back_after(times)"]),
     ("before", &["text.before(end)"]),
     ("best", &["peer.best()"]),
     ("bill", &["allow().bill(peer)"]),
@@ -67,6 +68,7 @@ pub(super) const HOST: &[(&str, &[&str])] = &[
     ("set", &["set(name)"]),
     ("socks", &["socks(server)"]),
     ("step", &["plan.step(plan)"]),
+    ("stick", &["plan.stick(time)"]),
     ("tag", &["tag(key, value)"]),
     ("timeout", &["plan.timeout(time)"]),
     ("to", &["plan.to(peer)"]),
@@ -157,6 +159,11 @@ fn check_literal(name: &str, place: (usize, usize), value: &Dynamic) -> Result<(
         ("pad", 1) if place.1 == 2 => value
             .as_int()
             .map_or(Ok(()), |bytes| plans::pad_bytes(bytes).map(drop)),
+        ("stick", 1) => plans::stick_time(value).map(drop),
+        ("back_after", 1) => match value.as_int() {
+            Ok(times) => plans::back_after(times).map(drop),
+            Err(found) => Err(format!("back_after() takes a number, not {found}")),
+        },
         ("timeout" | "delay" | "idle" | "for_time", 1) | ("kv_set", 2) => {
             units::duration(value).map(drop)
         }
@@ -210,6 +217,7 @@ mod tests {
         let limit = 2; let time = "1m"; let window = time; let ttl = time; let rate = "1MB/s";
         let size = "1MB"; let bytes = 512; let shape = "exp 30ms"; let random = 7;
         let server = "127.0.0.1:1080"; let carrier = "tcp"; let settings = #{ isolate: 1 };
+        let times = 2;
     "#;
 
     #[test]

@@ -80,8 +80,9 @@ struct Linter<'a> {
     called: BTreeSet<String>,
 }
 
-/// Walks `ast`, which must not be optimised: what is optimised away is refused too.
-pub(crate) fn lint(ast: &AST, dialect: Dialect) -> Found {
+/// Walks `ast`, which must not be optimised: what is optimised away is refused too. It was parsed of
+/// `text`.
+pub(crate) fn lint(ast: &AST, text: &str, dialect: Dialect) -> Found {
     let mut linter = Linter {
         dialect,
         found: Found::default(),
@@ -112,7 +113,7 @@ pub(crate) fn lint(ast: &AST, dialect: Dialect) -> Found {
         .map(|(name, counts)| ((*name).to_owned(), counts.clone()))
         .collect();
     if !dialect.top_level {
-        linter.found.warnings = smells::find(ast);
+        linter.found.warnings = smells::find(ast, text);
     }
     linter.found
 }

@@ -72,6 +72,12 @@ const LIBRARY: &[&str] = &[
     "values",
 ];
 
+/// Of these: what changes its first argument where that lies.
+const WRITERS: &[&str] = &[
+    "clear", "insert", "pad", "pop", "push", "remove", "reverse", "shift", "sort", "split", "trim",
+    "truncate",
+];
+
 /// What the language calls operators and parses as calls.
 const OPERATORS: &[&str] = &[
     "+", "-", "*", "/", "%", "**", "==", "!=", "<", ">", "<=", ">=", "!", "&", "|", "^", "<<",
@@ -91,9 +97,7 @@ const NOT_BUILT: &[(&str, &str)] = &[
         "; a peer that is let in learns this node's record",
     ),
     ("punch", "; best() takes the direct way when there is one"),
-    ("stick", ""),
-    ("back_after", ""),
-    ("migrate", ""),
+    ("migrate", "; a flow stays in the tunnel that it has"),
     ("exits", "; peers(|p| p.is_exit) lists peers that exit"),
     ("relays_best", "; sort relays() instead"),
     ("fetch_decoy", ""),
@@ -266,6 +270,16 @@ pub(crate) fn misspelt_hook(name: &str) -> Option<&'static str> {
 /// Whether a closure that uses outer variables may be an argument of `name`.
 pub(crate) fn takes_closure(name: &str) -> bool {
     CLOSURE_TAKERS.contains(&name)
+}
+
+/// Whether a library function changes its first argument.
+pub(crate) fn is_writer(name: &str) -> bool {
+    WRITERS.contains(&name)
+}
+
+/// Whether the node itself asks a function of this name.
+pub(crate) fn is_hook(name: &str) -> bool {
+    HOOKS.iter().any(|(hook, _)| *hook == name)
 }
 
 fn is_host(name: &str) -> bool {

@@ -6,12 +6,13 @@
     reason = "a tree has some fifty kinds of nodes, of which few matter here"
 )]
 
+mod leaks;
+
 use std::{collections::BTreeSet, ops::RangeInclusive};
 
 use rhai::{AST, ASTFlags, ASTNode, Expr, FnCallExpr, Position, Stmt};
-use wormholes_proto::is_special_use;
 
-use super::lint::Fault;
+use super::{lint::Fault, names};
 
 /// What answers the same as long as one decision lasts, and changes nothing.
 const PURE: &[&str] = &[
@@ -39,11 +40,6 @@ const PURE: &[&str] = &[
     "set",
     "starts_with",
 ];
-/// What makes a plan that leads somewhere.
-const MAKERS: &[&str] = &[
-    "best", "direct", "i2p", "onion", "plan", "relayed", "socks", "tor",
-];
-
 /// Earlier conditions that each is held against. Overflow: later ones rule nothing out; who writes
 /// more of them asks `first_set`.
 const MAX_COMPARED: usize = 64;
@@ -57,24 +53,45 @@ struct Nose {
     fixed: BTreeSet<String>,
 }
 
-/// Every oddity of `ast`, which must not be optimised.
-pub(super) fn find(ast: &AST) -> Vec<Fault> {
+/// One function of a script.
+struct Function {
+    name: String,
+    parameters: Vec<String>,
+    body: Vec<Stmt>,
+}
+
+/// Every oddity of `ast`, which must not be optimised, and which `text` was parsed into.
+pub(super) fn find(ast: &AST, text: &str) -> Vec<Fault> {
+    let functions: Vec<Function> = ast
+        .iter_fn_def()
+        .map(|function| {
+            let range = function.body.start_position()..=function.body.end_position();
+            Function {
+                name: function.name.to_string(),
+                parameters: function.params.iter().map(ToString::to_string).collect(),
+                body: body_in(ast, &range),
+            }
+        })
+        .collect();
     let mut nose = Nose {
         warnings: Vec::new(),
         fixed: BTreeSet::new(),
     };
-    for function in ast.iter_fn_def() {
-        let range = function.body.start_position()..=function.body.end_position();
-        let body = &body_in(ast, &range);
-        nose.fixed = fixed_variables(function.params.iter().map(AsRef::as_ref), body);
-        nose.sequence(body);
-        nose.leaks(body);
-        walk(body, &mut |node| {
+    for function in &functions {
+        nose.fixed = fixed_variables(function);
+        nose.sequence(&function.body);
+        walk(&function.body, &mut |node| {
             for block in blocks_of(node) {
                 nose.sequence(block);
-                nose.leaks_of(block);
             }
         });
+    }
+    for place in leaks::find(&functions, text) {
+        nose.warn(
+            place,
+            "an open plan for names that must not leave in clear: when it fails, the scripts are \
+             asked again; end it with .closed()",
+        );
     }
     nose.warnings.sort_by_key(|warning| warning.position);
     nose.warnings.dedup();
@@ -220,55 +237,15 @@ impl Nose {
             _ => None,
         }
     }
-
-    /// Open plans that a function returns by its last statement.
-    fn leaks(&mut self, body: &[Stmt]) {
-        self.leaks_of(body);
-        if let Some(Stmt::If(parts, _)) = body.last()
-            && asks_for_special(&parts.expr)
-            && let Some(Stmt::Expr(value)) = parts.body.statements().last()
-        {
-            self.open_plan(value);
-        }
-    }
-
-    /// Open plans that are returned where a name of special use was asked for.
-    fn leaks_of(&mut self, block: &[Stmt]) {
-        for statement in block {
-            let Stmt::If(parts, _) = statement else {
-                continue;
-            };
-            if asks_for_special(&parts.expr) {
-                walk(parts.body.statements(), &mut |node| {
-                    if let ASTNode::Stmt(Stmt::Return(Some(value), ..)) = node {
-                        self.open_plan(value);
-                    }
-                });
-            }
-        }
-    }
-
-    fn open_plan(&mut self, value: &Expr) {
-        let calls = calls_of(value);
-        let is_plan = calls.iter().any(|name| MAKERS.contains(name));
-        if is_plan && !calls.contains(&"closed") && !calls.contains(&"need") {
-            self.warn(
-                value.start_position(),
-                "an open plan for names that must not leave in clear: when it fails, the scripts \
-                 are asked again; end it with .closed()",
-            );
-        }
-    }
 }
 
 /// Variables that are defined once in a function, parameters among them, and never written.
-fn fixed_variables<'a>(
-    parameters: impl Iterator<Item = &'a str>,
-    body: &[Stmt],
-) -> BTreeSet<String> {
-    let mut fixed: BTreeSet<String> = parameters.map(str::to_owned).collect();
+fn fixed_variables(function: &Function) -> BTreeSet<String> {
+    let mut fixed: BTreeSet<String> = function.parameters.iter().cloned().collect();
     let mut others = BTreeSet::new();
-    walk(body, &mut |node| match node {
+    // By reference: methods and closures may write there.
+    let mut lent = BTreeSet::new();
+    walk(&function.body, &mut |node| match node {
         ASTNode::Stmt(Stmt::Var(variable, ..)) => {
             let name = variable.0.name.to_string();
             if !fixed.insert(name.clone()) {
@@ -281,10 +258,35 @@ fn fixed_variables<'a>(
         ASTNode::Stmt(Stmt::Assignment(parts)) => {
             others.extend(first_variable(&parts.1.lhs).map(str::to_owned));
         }
+        ASTNode::Stmt(Stmt::Share(used)) => {
+            lent.extend(used.iter().map(|(variable, _)| variable.name.to_string()));
+        }
+        ASTNode::Expr(Expr::Dot(parts, ..) | Expr::Index(parts, ..)) if writes(&parts.rhs) => {
+            lent.extend(first_variable(&parts.lhs).map(str::to_owned));
+        }
+        ASTNode::Expr(Expr::FnCall(call, _)) | ASTNode::Stmt(Stmt::FnCall(call, _))
+            if names::is_writer(&call.name) =>
+        {
+            let first = call.args.first().and_then(first_variable);
+            lent.extend(first.map(str::to_owned));
+        }
         _ => {}
     });
-    fixed.retain(|name| !others.contains(name));
+    // A hook's argument is the host's, which hands out copies of what it holds.
+    if names::is_hook(&function.name) {
+        lent.retain(|name| !function.parameters.contains(name));
+    }
+    fixed.retain(|name| !others.contains(name) && !lent.contains(name));
     fixed
+}
+
+/// Whether a method among what follows the first dot changes what it is called on.
+fn writes(rest: &Expr) -> bool {
+    match rest {
+        Expr::MethodCall(call, _) => names::is_writer(&call.name),
+        Expr::Dot(parts, ..) | Expr::Index(parts, ..) => writes(&parts.lhs) || writes(&parts.rhs),
+        _ => false,
+    }
 }
 
 fn first_variable(expr: &Expr) -> Option<&str> {
@@ -347,41 +349,12 @@ fn stops(statement: &Stmt) -> bool {
     }
 }
 
-/// Whether a condition holds for names of special use only, or for some of them.
-fn asks_for_special(condition: &Expr) -> bool {
-    match condition {
-        Expr::And(parts, _) | Expr::Or(parts, _) => parts.iter().any(asks_for_special),
-        Expr::FnCall(call, _) if call.name == "==" => call.args.iter().any(
-            |argument| matches!(argument, Expr::StringConstant(name, _) if is_special_use(name)),
-        ),
-        _ => last_call(condition).is_some_and(|call| {
-            let ending = call.args.first();
-            call.name == "ends_with"
-                && matches!(ending, Some(Expr::StringConstant(end, _))
-                    if end.starts_with('.') && is_special_use(&format!("x{end}")))
-        }),
-    }
-}
-
 /// The call that a chain ends with.
 fn last_call(expr: &Expr) -> Option<&FnCallExpr> {
     match expr {
         Expr::Dot(parts, ..) => last_call(&parts.rhs),
         Expr::MethodCall(call, _) => Some(call),
         _ => None,
-    }
-}
-
-/// The functions of a chain: `onion(3).to(p).closed()`. Those of its arguments are not of it.
-fn calls_of(expr: &Expr) -> Vec<&str> {
-    match expr {
-        Expr::Dot(parts, ..) => {
-            let mut calls = calls_of(&parts.lhs);
-            calls.extend(calls_of(&parts.rhs));
-            calls
-        }
-        Expr::FnCall(call, _) | Expr::MethodCall(call, _) => vec![call.name.as_str()],
-        _ => Vec::new(),
     }
 }
 

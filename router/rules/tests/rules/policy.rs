@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use wormholes_rules::{
     Allowance, ExitRequest, Jitter, Outcome, Plan, Policy, RelayRequest, RuleEvent, ScriptSource,
-    SetRegistry, Sni, Tunnel, Verdict,
+    SetRegistry, Sni, Stick, Tunnel, Verdict,
 };
 
 use crate::common::{conn, env, id, load, node, policy, route, world};
@@ -156,6 +156,35 @@ fn a_closed_plan_holds_nothing_weaker_than_its_first_tunnel() {
     check(
         "plan().step(p.direct()).step(p.relayed(\"r1\").bw(\"1MB/s\")).closed()",
         None,
+    );
+}
+
+#[test]
+fn a_plan_sticks_as_a_whole() {
+    let script = |plan: &str| format!("fn route(c) {{ let p = peer(\"bob\"); {plan} }}");
+    let check = |plan: &str, seconds: u64, back_after: u32| {
+        let stick = Stick {
+            time: Duration::from_secs(seconds),
+            back_after,
+        };
+        let plan = plan_of(&script(plan), "x.example");
+        assert_eq!(plan.stick, Some(stick), "{plan:?}");
+    };
+    check("p.best().or(onion(3)).stick(\"10m\").back_after(2)", 600, 2);
+    check("onion(3).stick(60).closed()", 60, 1);
+    check("p.direct().or(onion(3).stick(\"1m\").back_after(3))", 60, 3);
+    check("p.direct().stick(\"1h\").or(onion(3).stick(\"1m\"))", 60, 1);
+    let refused = |plan: &str, expected: &str| {
+        let why = why_blocked(&script(plan));
+        assert!(why.contains(expected), "{plan}: {why}");
+    };
+    refused("p.direct().back_after(2)", "add .stick");
+    refused("p.direct().race(direct().stick(9))", "limits follow race()");
+    let text =
+        plan_of(&script("onion(3).or(onion(2)).stick(9)"), "x.example").text(&|_| String::new());
+    assert_eq!(
+        text,
+        "onion(3), else onion(2); sticks for 9000 ms, back after 1"
     );
 }
 

@@ -67,6 +67,24 @@ const REFUSED: &[(&str, usize, usize, &str)] = &[
         "`punch` is not in this build",
     ),
     (
+        "fn route(c) {\n  direct().migrate(\"streams\")\n}",
+        2,
+        12,
+        "`migrate` is not in this build; a flow stays",
+    ),
+    (
+        "fn route(c) {\n  direct().stick(0)\n}",
+        2,
+        18,
+        "longer than nothing",
+    ),
+    (
+        "fn route(c) {\n  direct().stick(\"1h\").back_after(0)\n}",
+        2,
+        35,
+        "back_after() takes 1 to 100",
+    ),
+    (
         "fn route(c) {\n  direct().tmeout(3)\n}",
         2,
         12,

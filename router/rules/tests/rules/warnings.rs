@@ -112,6 +112,19 @@ fn a_rule_behind_a_wider_one_is_told() {
     none(
         "let p = c.node;\nif p == () { return pass(); }\nlet p = peer(\"bob\");\nif p == () { return pass(); }\np.best()",
     );
+    none(
+        "let l = [];\nif l.contains(c.host) { return block(); }\nl.push(c.domain);\nif l.contains(c.host) { return direct(); }\npass()",
+    );
+    none(
+        "let m = #{ a: [] };\nif m.a == [] { return block(); }\nm.a.push(1);\nif m.a == [] { return direct(); }\npass()",
+    );
+    none(
+        "let l = [];\nif l == [] { return block(); }\npush(l, 1);\nif l == [] { return direct(); }\npass()",
+    );
+    none(
+        "let n = 0;\nif n == 1 { return block(); }\nlet m = [1].map(|x| { n += x; n });\nif n == 1 { return direct(); }\npass()",
+    );
+    hidden("c.host.split(\".\").len() == 9 || c.is_lan", "c.is_lan");
     // The first does not end the decision.
     none("if c.is_lan { tag(\"lan\", 1); }\nif c.is_lan { return direct(); }\npass()");
 }
@@ -131,18 +144,159 @@ fn an_open_plan_for_a_name_that_must_not_leave_is_told() {
     );
     open(
         "c.host.ends_with(\".wh\") || c.is_lan",
-        "direct().or(onion(3).closed())",
+        "direct().or(onion(3))",
     );
     open("c.host == \"printer.local\"", "direct()");
+    open("c.host.ends_with(\"blog.onion\")", "tor()");
+    open("c.host.ends_with(\".wh\")", "relay(\"r1\").to(c.node)");
+    open("c.host.ends_with(\".wh\")", "peers()[0].best()");
     good("c.host.ends_with(\".wh\")", "c.node.best().closed()");
     good("c.host.ends_with(\".onion\")", "block(\"no way\")");
     good("c.host.ends_with(\".onion\")", "pass()");
     good("c.host.ends_with(\".example\")", "direct()");
     good("!c.host.ends_with(\".wh\")", "direct()");
-    one(
+    // One closed part closes the whole.
+    good(
+        "c.host.ends_with(\".wh\")",
+        "direct().or(onion(3).closed())",
+    );
+    good("c.host.ends_with(\".wh\")", "need(\"ip\", onion(3))");
+}
+
+const LEAK: &str = "an open plan for names that must not leave in clear";
+
+#[test]
+fn an_open_plan_is_told_in_whatever_branch_it_is() {
+    let leaks = |body: &str, line: usize| one(body, line, LEAK);
+    leaks(
         "if c.host.ends_with(\".wh\") {\nc.node.best()\n} else { pass() }",
         3,
-        words,
+    );
+    leaks(
+        "if c.port == 1 { pass() }\nelse if c.host.ends_with(\".onion\") {\nonion(3)\n} else { pass() }",
+        4,
+    );
+    leaks(
+        "if c.port == 1 { pass() } else {\nif c.host == \"x.i2p\" {\ni2p() } else { pass() } }",
+        4,
+    );
+    leaks(
+        "if !c.host.ends_with(\".onion\") { pass() } else {\ntor()\n}",
+        3,
+    );
+    leaks("if c.host != \"x.onion\" { return pass(); }\ntor()", 3);
+    leaks(
+        "{\n{ if c.host.ends_with(\".wh\") {\nc.node.best() } else { pass() } } }",
+        4,
+    );
+    leaks(
+        "return if c.host.ends_with(\".wh\") {\nc.node.best()\n} else { pass() };",
+        3,
+    );
+    leaks(
+        "if c.host.ends_with(\".wh\") {\nfor p in peers() {\nif p.up { return p.best(); }\n} }\npass()",
+        4,
+    );
+    none(
+        "if c.port == 1 { onion(3) } else if c.host.ends_with(\".onion\") { tor().closed() } else { direct() }",
+    );
+    none("if c.host.ends_with(\".onion\") { block(\"no\") } else { direct() }");
+    none("if !c.host.ends_with(\".onion\") { direct() } else { tor().closed() }");
+    none("if !c.host.ends_with(\".onion\") { return direct(); }\ntor().closed()");
+    none("(if c.host.ends_with(\".wh\") { c.node.best() } else { onion(3) }).closed()");
+}
+
+#[test]
+fn an_open_plan_is_told_in_the_arm_of_a_switch() {
+    let leaks = |body: &str, line: usize| one(body, line, LEAK);
+    leaks(
+        "switch c.host {\n\"x.onion\" => onion(3),\n_ => pass()\n}",
+        3,
+    );
+    leaks(
+        "switch c.host {\n\"a.example\" => direct(),\n\"b.example\" | \"x.wh\" => { tag(\"a\", 1); c.node.best() }\n_ => pass()\n}",
+        4,
+    );
+    leaks(
+        "switch c.port {\n80 if c.host.ends_with(\".onion\") => tor(),\n_ => pass()\n}",
+        3,
+    );
+    leaks(
+        "let p = switch c.host {\n`x.onion` => onion(3),\n_ => pass()\n};\np",
+        3,
+    );
+    none("switch c.host { \"x.onion\" => tor().closed(), \"y.example\" => direct(), _ => pass() }");
+    none("switch c.host { \"x.onion\" => block(\"no\"), _ => direct() }");
+    // Text that is no case.
+    none("switch c.host { \"y.example\" => direct().label(\"x.onion\"), _ => pass() }");
+}
+
+#[test]
+fn an_open_plan_is_told_that_a_variable_holds() {
+    let leaks = |body: &str, line: usize| one(body, line, LEAK);
+    leaks(
+        "if c.host.ends_with(\".onion\") {\nlet p = onion(3);\np } else { pass() }",
+        3,
+    );
+    leaks(
+        "let p = onion(3);\nif c.host.ends_with(\".onion\") {\nreturn p; }\np",
+        4,
+    );
+    leaks(
+        "let p = pass();\nif c.host.ends_with(\".onion\") {\np = onion(3); }\np",
+        4,
+    );
+    leaks(
+        "let p = if c.host == \"x.onion\" {\nonion(3) } else { pass() };\np.timeout(\"9s\")",
+        3,
+    );
+    leaks(
+        "let p = block();\nif c.host.ends_with(\".wh\") { for q in peers() { if q.up {\np = q.best(); break; } } }\np",
+        4,
+    );
+    none("if c.host.ends_with(\".onion\") { let p = onion(3); return p.closed(); }\npass()");
+    none("let p = onion(3);\nif c.host.ends_with(\".onion\") { p = p.closed(); }\np");
+    none("let p = pass();\nif c.host == \"x.onion\" { p = onion(3); return p.closed(); }\np");
+    none("let p = onion(3);\nif c.host.ends_with(\".onion\") { let p = p.closed(); return p; }\np");
+    none(
+        "let way = c.node.best();\nif c.host.ends_with(\".wh\") { way = way.or(onion(3)); }\nway.closed()",
+    );
+    none(
+        "let last = onion(3).closed();\nif c.host.ends_with(\".wh\") { return c.node.best().or(last); }\npass()",
+    );
+}
+
+#[test]
+fn an_open_plan_is_told_that_a_function_of_the_script_makes() {
+    let with = |body: &str| {
+        let script = format!(
+            "fn hidden() {{ onion(3) }}\nfn ever(n) {{ if n > 9 {{ direct() }} else {{ ever(n + 1) }} }}\n\
+             fn route(c) {{ {body} }}"
+        );
+        let policy = policy(&script);
+        let warnings = policy.warnings().iter();
+        warnings.map(|warning| warning.line).collect::<Vec<_>>()
+    };
+    let special = "c.host.ends_with(\".onion\")";
+    let one = [1];
+    assert_eq!(
+        with(&format!("if {special} {{ hidden() }} else {{ pass() }}")),
+        one
+    );
+    assert_eq!(
+        with(&format!("if {special} {{ return ever(0); }} pass()")),
+        [2]
+    );
+    let none = Vec::<usize>::new();
+    assert_eq!(
+        with(&format!(
+            "if {special} {{ return hidden().closed(); }} pass()"
+        )),
+        none
+    );
+    assert_eq!(
+        with(&format!("if {special} {{ return block(); }} hidden()")),
+        none
     );
 }
 

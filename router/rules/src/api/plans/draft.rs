@@ -1,13 +1,13 @@
 //! A plan in the making: what its methods change, and the checks that end it.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use rhai::NativeCallContext;
 use wormholes_proto::NodeId;
 
 use crate::{
     decision::Outcome,
-    plan::{Marks, Plan, Step, Tunnel, TunnelKind},
+    plan::{Marks, Plan, Step, Stick, Tunnel, TunnelKind},
     script::call::{ScriptResult, line_of},
 };
 
@@ -38,6 +38,9 @@ pub(super) struct Inner {
     /// Whether that maker was `best()`: what it makes depends on the ways that there are.
     pub(super) made_by_best: bool,
     pub(super) closed: bool,
+    /// Of the whole plan, as `closed` is.
+    pub(super) stick: Option<Duration>,
+    pub(super) back_after: Option<u32>,
     pub(super) pass: bool,
     pub(super) need_ip: bool,
     /// Where the first maker was called.
@@ -209,6 +212,17 @@ impl Draft {
         if inner.steps.is_empty() {
             return Err("plan() has no step: add .step(direct()) or the like".to_owned());
         }
+        let stick = match (inner.stick, inner.back_after) {
+            (Some(time), times) => Some(Stick {
+                time,
+                back_after: times.unwrap_or(1),
+            }),
+            (None, Some(_)) => {
+                let message = "back_after() is for a plan that sticks: add .stick(\"10m\")";
+                return Err(message.to_owned());
+            }
+            (None, None) => None,
+        };
         let steps = inner
             .steps
             .into_iter()
@@ -226,6 +240,7 @@ impl Draft {
         let plan = Plan {
             steps,
             closed: inner.closed,
+            stick,
         };
         plan.check_closed()?;
         Ok(if inner.need_ip {
@@ -313,6 +328,9 @@ impl Draft {
             inner.made_by_best = next.inner.made_by_best;
             // One closed part closes the whole: nobody means half of a promise.
             inner.closed |= next.inner.closed;
+            // So it is with this one; what is said last goes first.
+            inner.stick = next.inner.stick.or(inner.stick);
+            inner.back_after = next.inner.back_after.or(inner.back_after);
             if inner.line == 0 {
                 inner.line = next.inner.line;
             }
@@ -332,7 +350,8 @@ impl Draft {
             let [racer] = other.inner.steps.as_slice() else {
                 return Err("race() takes a plan of one step".to_owned());
             };
-            if racer.marks != Marks::default() {
+            let sticks = other.inner.stick.is_some() || other.inner.back_after.is_some();
+            if racer.marks != Marks::default() || sticks {
                 return Err("limits follow race(): they hold for all that race".to_owned());
             }
             inner.closed |= other.inner.closed;
