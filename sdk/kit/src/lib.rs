@@ -25,6 +25,7 @@
 mod blobs;
 mod check;
 mod drive;
+mod due;
 mod event;
 mod faults;
 mod fetches;

@@ -1,8 +1,10 @@
 //! What is on its way between nodes, and what becomes of it there.
 
+mod flights;
+mod tours;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    mem,
     net::SocketAddr,
     sync::Arc,
 };
@@ -11,7 +13,12 @@ use wormholes_plugin::{
     Algorithm, Connect, Error, ErrorCode, Fetch, HttpResponse, Letter, Principal, Result,
 };
 
+use self::{
+    flights::Flights,
+    tours::{Tour, Tours},
+};
 use crate::{
+    due::{Due, Marks},
     faults::Leave,
     fetches::FetchId,
     keys::Secret,
@@ -131,35 +138,40 @@ pub(crate) enum What {
     },
 }
 
-/// Where a channel's message is.
-#[derive(Debug)]
-struct Tour {
-    to: usize,
-    trip: u64,
-    is_away: bool,
-    not_before_ms: u64,
-}
-
 /// All that is between nodes.
 #[derive(Debug, Default)]
 pub(crate) struct Net {
     pub(crate) ids: Vec<[u8; 32]>,
-    pub(crate) flights: BTreeMap<u64, Flight>,
+    numbers: BTreeMap<[u8; 32], usize>,
+    pub(crate) marks: Marks,
+    pub(crate) flights: Flights,
     /// What leaves each node next.
     pub(crate) parcels: BTreeMap<usize, VecDeque<Parcel>>,
     /// Who is connected to a node under an alias.
     pub(crate) guests: BTreeMap<(usize, [u8; 32]), Guest>,
-    tours: BTreeMap<ChannelId, Tour>,
+    tours: Tours,
     /// When blobs come that set out.
     pub(crate) fetches: BTreeMap<FetchId, u64>,
     cut: BTreeSet<(usize, usize)>,
-    next_flight: u64,
     last_trip: u64,
     /// Of a hundred, so many break their trunk.
     pub(crate) breaks_percent: u8,
 }
 
 impl Net {
+    /// A node is there; gives its number.
+    pub(crate) fn join(&mut self, id: [u8; 32]) -> usize {
+        let number = self.ids.len();
+        self.ids.push(id);
+        self.numbers.entry(id).or_insert(number);
+        number
+    }
+
+    /// The number of a node.
+    pub(crate) fn number(&self, id: &[u8; 32]) -> Option<usize> {
+        self.numbers.get(id).copied()
+    }
+
     pub(crate) fn is_cut(&self, a: usize, b: usize) -> bool {
         self.cut.contains(&(a.min(b), a.max(b)))
     }
@@ -169,10 +181,8 @@ impl Net {
             self.cut.insert((a.min(b), a.max(b)));
             self.guests
                 .retain(|(at, _), guest| ![(a, b), (b, a)].contains(&(*at, guest.node)));
-            self.break_off(
-                |from, to| (from, to) == (a, b) || (from, to) == (b, a),
-                now_ms,
-            );
+            self.break_off(Some(a), b, now_ms);
+            self.break_off(Some(b), a, now_ms);
         }
     }
 
@@ -183,9 +193,8 @@ impl Net {
     /// A node ended: what left it goes on, what was on its way to it does not.
     pub(crate) fn ended(&mut self, node: usize, now_ms: u64) {
         // Whoever is beyond the nodes answers nobody who was there before.
-        let is_its =
-            |flight: &Flight| flight.to == node && matches!(flight.what, What::Fetched { .. });
-        self.flights.retain(|_, flight| !is_its(flight));
+        let is_fetched = |flight: &Flight| matches!(flight.what, What::Fetched { .. });
+        self.flights.take_to(node, is_fetched);
 
         for parcel in self.parcels.remove(&node).into_iter().flatten() {
             if let Parcel::Answer { asker, answer } = parcel {
@@ -194,20 +203,27 @@ impl Net {
         }
         self.guests
             .retain(|(at, _), guest| *at != node && guest.node != node);
-        self.tours.retain(|(from, ..), _| *from != node);
-        self.fetches.retain(|(from, ..), _| *from != node);
-        self.break_off(|_, to| to == node, now_ms);
+        self.tours.forget_from(node);
+        let its = (node, Principal::Node, 0)..(node + 1, Principal::Node, 0);
+        let its: Vec<_> = self.fetches.range(its).map(|(id, _)| id.clone()).collect();
+        for fetch in its {
+            self.fetches.remove(&fetch);
+        }
+        self.break_off(None, node, now_ms);
     }
 
-    fn break_off(&mut self, is_gone: impl Fn(usize, usize) -> bool, now_ms: u64) {
-        for ((from, ..), tour) in &mut self.tours {
-            tour.is_away &= !is_gone(*from, tour.to);
+    /// The trunks to a node break, or the one from a certain node.
+    fn break_off(&mut self, from: Option<usize>, to: usize, now_ms: u64) {
+        let is_gone = |node: usize| from.is_none_or(|from| from == node);
+        for channel in self.tours.to(to) {
+            if is_gone(channel.0)
+                && let Some(tour) = self.tours.get_mut(&channel)
+            {
+                tour.is_away = false;
+                self.marks.add(Due::Channel(Box::new(channel)));
+            }
         }
-        let flights = mem::take(&mut self.flights).into_iter();
-        let (gone, left): (BTreeMap<_, _>, _) =
-            flights.partition(|(_, flight)| is_gone(flight.from, flight.to));
-        self.flights = left;
-        for flight in gone.into_values() {
+        for flight in self.flights.take_to(to, |flight| is_gone(flight.from)) {
             self.bounce(flight.what, now_ms);
         }
     }
@@ -258,8 +274,8 @@ impl Net {
     }
 
     fn put(&mut self, flight: Flight) {
-        self.flights.insert(self.next_flight, flight);
-        self.next_flight += 1;
+        let number = self.flights.put(flight);
+        self.marks.add(Due::Flight(number));
     }
 
     /// Has something travel. What breaks its trunk is lost, or arrives all the same.
@@ -311,7 +327,7 @@ impl Net {
             is_away: true,
             not_before_ms,
         };
-        self.tours.insert(channel.clone(), tour);
+        self.tours.put(channel, tour);
         Trip {
             number: self.last_trip,
             channel: channel.clone(),
@@ -333,6 +349,8 @@ impl Net {
             && tour.trip == trip.number
         {
             tour.is_away = false;
+            let channel = Box::new(trip.channel.clone());
+            self.marks.add(Due::Channel(channel));
         }
     }
 
@@ -342,6 +360,8 @@ impl Net {
             && tour.trip == trip.number
         {
             (tour.is_away, tour.not_before_ms) = (false, 0);
+            let channel = Box::new(trip.channel.clone());
+            self.marks.add(Due::Channel(channel));
         }
     }
 

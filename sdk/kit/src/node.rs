@@ -29,9 +29,11 @@ pub(crate) use self::{
     wires::{Line, Web},
 };
 use crate::{
+    due::{Due, Marks},
     event::{Event, Fault},
     faults::{Commit, Faults},
     keys::Secret,
+    mail::OutKey,
     manifest::{Manifest, Mode},
     memory::{Memory, Version},
     net::{Asker, Net, Parcel},
@@ -56,6 +58,7 @@ pub(crate) struct Node<P> {
     number: usize,
     pub(crate) id: [u8; 32],
     seed: [u8; 32],
+    marks: Marks,
     pub(crate) manifest: Manifest,
     /// Rises with each update.
     pub(crate) code: u32,
@@ -90,6 +93,9 @@ struct Effects {
     answers: BTreeMap<u64, Result<Vec<u8>>>,
     progress: Vec<(u64, Progress)>,
     parcels: Vec<Parcel>,
+    /// Channels that have more to say, and blobs that are wanted.
+    channels: BTreeSet<OutKey>,
+    wanted: Vec<u64>,
     writes: bool,
 }
 
@@ -98,11 +104,12 @@ impl<P: Plugin> Node<P> {
     pub(crate) fn new(seed: [u8; 32], manifest: Manifest, around: &mut Around) -> Self {
         let id = Secret::node(&seed).public().ok();
         let id = id.and_then(|id| id.try_into().ok()).unwrap_or_default();
-        around.net.ids.push(id);
+        let number = around.net.join(id);
         let mut node = Self {
-            number: around.net.ids.len() - 1,
+            number,
             id,
             seed,
+            marks: around.net.marks.clone(),
             manifest,
             code: 0,
             config: BTreeMap::new(),
@@ -191,13 +198,42 @@ impl<P: Plugin> Node<P> {
     fn wake(&mut self, principal: &Principal, memory: Memory) {
         let actor = Actor::new(memory, self.version(), self.boot << 32);
         self.actors.insert(principal.clone(), actor);
+        self.mark_all(principal);
     }
 
     /// The principal's actor; it wakes if it sleeps.
     pub(crate) fn actor(&mut self, principal: &Principal) -> &mut Actor<P> {
         let (version, first_event) = (self.version(), self.boot << 32);
+        self.marks
+            .add(Due::Principal(self.number, principal.clone()));
         let actor = self.actors.entry(principal.clone());
         actor.or_insert_with(|| Actor::new(Memory::default(), version, first_event))
+    }
+
+    /// All that a principal sends and fetches may go on.
+    pub(crate) fn mark_all(&self, principal: &Principal) {
+        if let Some(actor) = self.actors.get(principal) {
+            let (mail, blobs) = (&actor.memory.mail, &actor.memory.blobs);
+            let channels = mail.outs.keys().cloned();
+            self.mark(principal, channels, blobs.fetches.keys().copied());
+        }
+    }
+
+    /// So may these channels and fetches.
+    fn mark(
+        &self,
+        principal: &Principal,
+        channels: impl IntoIterator<Item = OutKey>,
+        fetches: impl IntoIterator<Item = u64>,
+    ) {
+        for key in channels {
+            let channel = (self.number, principal.clone(), key);
+            self.marks.add(Due::Channel(Box::new(channel)));
+        }
+        for id in fetches {
+            let fetch = (self.number, principal.clone(), id);
+            self.marks.add(Due::Fetch(Box::new(fetch)));
+        }
     }
 
     fn version(&self) -> Version {
@@ -434,6 +470,8 @@ impl<P: Plugin> Node<P> {
             answers: done.answers,
             progress: done.progress,
             parcels: done.parcels,
+            channels: done.channels,
+            wanted: done.wanted,
             writes: done.writes,
         };
         match (event, reply) {

@@ -1,6 +1,6 @@
-//! What happens by itself, and when: timers and deadlines, what leaves a node, what travels, and both
-//! ends of a channel when they meet.
+//! What happens by itself: what leaves a node, what travels, and both ends of a channel when they meet.
 
+mod next;
 mod wires;
 
 use std::collections::VecDeque;
@@ -11,7 +11,6 @@ use wormholes_plugin::{
 
 use crate::{
     event::Event,
-    fetches::FetchId,
     mail::{Cause, Delivery, InKey, Note, OutKey, Position, Verdict},
     net::{Asker, ChannelId, Guest, Net, Parcel, What, alias_key},
     world::World,
@@ -20,89 +19,7 @@ use crate::{
 /// A receiver that does not take a channel is asked again after this.
 const REFUSED_MS: u64 = 60_000;
 
-/// Who has something to do.
-#[derive(Debug, Clone)]
-enum Due {
-    Principal(usize, Principal),
-    Parcel(usize),
-    Channel(ChannelId),
-    Flight(u64),
-    Fetch(FetchId),
-}
-
 impl<P: Plugin> World<P> {
-    /// When something next happens by itself.
-    pub(crate) fn next_due(&self) -> Option<u64> {
-        self.all_due().into_iter().map(|(due, _)| due).min()
-    }
-
-    /// Lets that happen; whether there was anything.
-    pub(crate) fn step(&mut self) -> bool {
-        let all = self.all_due();
-        let Some(first) = all.iter().map(|(due, _)| *due).min() else {
-            return false;
-        };
-        let now_ms = self.around.now_ms.max(first);
-        self.around.now_ms = now_ms;
-        let due = all.into_iter().filter(|(due, _)| *due <= now_ms);
-        let due: Vec<_> = due.map(|(_, what)| what).collect();
-        match self.around.random.pick(&due) {
-            Some(Due::Principal(number, principal)) => {
-                if let Some(node) = self.nodes.get_mut(*number) {
-                    node.due(principal, &mut self.around);
-                }
-            }
-            Some(Due::Parcel(number)) => self.send_parcel(*number),
-            Some(Due::Channel(channel)) => self.visit(channel),
-            Some(Due::Flight(number)) => self.arrive(*number),
-            Some(Due::Fetch(fetch)) => self.bring(fetch),
-            None => {}
-        }
-        true
-    }
-
-    fn all_due(&self) -> Vec<(u64, Due)> {
-        let net = &self.around.net;
-        let flights = net.flights.iter();
-        let flights = flights.map(|(number, flight)| (flight.due_ms, Due::Flight(*number)));
-        let parcels = net
-            .parcels
-            .iter()
-            .filter(|(_, waiting)| !waiting.is_empty());
-        let parcels = parcels.map(|(number, _)| (self.around.now_ms, Due::Parcel(*number)));
-        let mut all: Vec<_> = flights.chain(parcels).collect();
-        for (number, node) in self.nodes.iter().enumerate() {
-            for (principal, actor) in &node.actors {
-                let due = actor.next_due();
-                all.extend(due.map(|due| (due, Due::Principal(number, principal.clone()))));
-                for id in actor.memory.blobs.fetches.keys() {
-                    let fetch = (number, principal.clone(), *id);
-                    let due = self.fetch_due(&fetch);
-                    all.extend(due.map(|due| (due, Due::Fetch(fetch))));
-                }
-                for key in actor.memory.mail.outs.keys() {
-                    let channel = (number, principal.clone(), key.clone());
-                    let due = self.channel_due(&channel);
-                    all.extend(due.map(|due| (due, Due::Channel(channel))));
-                }
-            }
-        }
-        all
-    }
-
-    /// When a channel has a message to send, or to give up.
-    fn channel_due(&self, channel: &ChannelId) -> Option<u64> {
-        let (number, principal, key) = channel;
-        let actor = self.nodes.get(*number)?.actors.get(principal)?;
-        let out = actor.memory.mail.outs.get(key)?;
-        if out.halted.is_some() || out.rows.is_empty() {
-            return None;
-        }
-        let ready = self.around.net.ready_ms(channel);
-        let ready = ready.filter(|_| self.reach(*number, &key.to).is_ok());
-        ready.into_iter().chain(out.next_expiry()).min()
-    }
-
     /// Which node an address is at.
     pub(crate) fn reach(
         &self,
@@ -112,7 +29,7 @@ impl<P: Plugin> World<P> {
         let net = &self.around.net;
         let number = match to.place {
             Place::Here => Some(from),
-            Place::Node(id) => net.ids.iter().position(|other| *other == id),
+            Place::Node(id) => net.number(&id),
             // Behind an alias is one principal, whose name nobody learns.
             Place::Alias(_) if to.principal != Principal::Node => {
                 return Err("there is no such user");
@@ -148,7 +65,7 @@ impl<P: Plugin> World<P> {
         let mut sender = principal.clone();
         let net = &mut self.around.net;
         let node = net.ids.get(from).copied().unwrap_or_default();
-        let mut own = Identity::Node;
+        let (mut own, mut is_met) = (Identity::Node, true);
         let place = match (&key.sender, key.to.place) {
             (_, Place::Here) => Place::Here,
             (Identity::Alias(name), Place::Node(_)) => {
@@ -158,7 +75,7 @@ impl<P: Plugin> World<P> {
                     principal: principal.clone(),
                     name: name.clone(),
                 };
-                net.guests.insert((to, key), guest);
+                is_met = net.guests.insert((to, key), guest).is_some();
                 // Nobody learns who of a node's principals it is.
                 sender = Principal::Node;
                 Place::Alias(key)
@@ -175,6 +92,9 @@ impl<P: Plugin> World<P> {
             plugin: key.to.plugin.clone(),
             principal: sender,
         };
+        if !is_met {
+            self.find_ways();
+        }
         let protocol = key.protocol.clone();
         InKey {
             from,
@@ -266,7 +186,7 @@ impl<P: Plugin> World<P> {
 
     /// Something arrives.
     fn arrive(&mut self, number: u64) {
-        let Some(flight) = self.around.net.flights.remove(&number) else {
+        let Some(flight) = self.around.net.flights.take(number) else {
             return;
         };
         let Some(node) = self.nodes.get_mut(flight.to) else {

@@ -90,6 +90,9 @@ pub(crate) struct Transaction {
     pub(crate) log: Vec<(Level, String)>,
     /// What leaves the node and is not kept.
     pub(crate) parcels: Vec<Parcel>,
+    /// Channels that have more to say, and blobs that are wanted.
+    pub(crate) channels: BTreeSet<OutKey>,
+    pub(crate) wanted: Vec<u64>,
     /// Connections that had too little room, whatever becomes of the event.
     pub(crate) wants_room: BTreeSet<u64>,
     /// Blobs of this event: whether each was sealed, and can be read by later ones alone.
@@ -125,6 +128,8 @@ impl Transaction {
             progress: Vec::new(),
             log: Vec::new(),
             parcels: Vec::new(),
+            channels: BTreeSet::new(),
+            wanted: Vec::new(),
             wants_room: BTreeSet::new(),
             sealed: BTreeMap::new(),
             writes: false,

@@ -2,7 +2,13 @@
 
 mod web;
 
-use std::{cell::RefCell, collections::BTreeMap, fmt, rc::Rc, time::Duration};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    rc::Rc,
+    time::Duration,
+};
 
 use serde_json::Value;
 use wormholes_plugin::{
@@ -12,6 +18,7 @@ use wormholes_plugin::{
 use crate::{
     blobs::hash,
     drive::Drive,
+    due::{Due, Queue},
     event::Event,
     faults::{Faults, Next},
     manifest::Manifest,
@@ -34,6 +41,9 @@ pub struct World<P> {
     manifest: Manifest,
     pub(crate) nodes: Vec<Node<P>>,
     pub(crate) around: Around,
+    pub(crate) queue: Queue,
+    /// Channels and fetches that wait for another node to be reached.
+    pub(crate) stranded: BTreeSet<Due>,
 }
 
 /// One node of a world.
@@ -75,6 +85,9 @@ impl<P: Plugin> World<P> {
             manifest,
             nodes: Vec::new(),
             around,
+            // Numbers of its own: those of the nodes do not depend on how often it is asked.
+            queue: Queue::new(Random::new(!seed)),
+            stranded: BTreeSet::new(),
         };
         world.add_node();
         world
@@ -86,6 +99,7 @@ impl<P: Plugin> World<P> {
         seed.copy_from_slice(&self.around.random.bytes(32));
         let node = Node::new(seed, self.manifest.clone(), &mut self.around);
         self.nodes.push(node);
+        self.find_ways();
         self.nodes.len() - 1
     }
 
@@ -111,9 +125,7 @@ impl<P: Plugin> World<P> {
     pub fn pass(&mut self, time: Duration) {
         let time = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let end = self.around.now_ms.saturating_add(time);
-        while self.next_due().is_some_and(|due| due <= end) {
-            self.step();
-        }
+        while self.step_until(end) {}
         self.around.now_ms = self.around.now_ms.max(end);
     }
 
@@ -160,6 +172,7 @@ impl<P: Plugin> World<P> {
     /// Lets trunks between two nodes be opened again.
     pub fn heal(&mut self, a: usize, b: usize) {
         self.around.net.heal(a, b);
+        self.find_ways();
     }
 
     /// So many of a hundred things that travel between nodes break their trunk; default: 0. Some of
@@ -305,6 +318,8 @@ impl<P: Plugin> At<'_, P> {
         };
         node.code += 1;
         node.start(around);
+        // It may have another name.
+        self.world.find_ways();
     }
 
     /// Its id, as [`Place::Node`](wormholes_plugin::Place::Node) has it.
@@ -338,6 +353,7 @@ impl<P: Plugin> At<'_, P> {
         for principal in parked {
             node.actor(&principal).parked = None;
             node.drain(&principal, around);
+            node.mark_all(&principal);
         }
     }
 

@@ -1,5 +1,7 @@
 //! How an event ends that was refused or broke, and how it becomes real.
 
+use std::mem;
+
 use wormholes_plugin::{Error, Plugin, Principal};
 
 use super::{Effects, Node, messages::consume, operations::end_canceled};
@@ -139,6 +141,8 @@ impl<P: Plugin> Node<P> {
             self.brought.remove(request);
             memory.http.remove(request);
         }
+        let channels = mem::take(&mut effects.channels);
+        self.mark(principal, channels, mem::take(&mut effects.wanted));
         let actor = self.actor(principal);
         let told = actor.memory.mail.last_note;
         actor.memory = memory;

@@ -6,6 +6,7 @@ use wormholes_plugin::{Error, ErrorCode, Plugin, Principal, Result};
 
 use super::{Around, Effects, Node};
 use crate::{
+    due::Due,
     event::{Event, SocketNews},
     faults::Commit,
     mail::Mailbox,
@@ -92,6 +93,7 @@ impl<P: Plugin> Node<P> {
     pub(super) fn leave(&self, parcel: Parcel, around: &mut Around) {
         let parcels = around.net.parcels.entry(self.number);
         parcels.or_default().push_back(parcel);
+        self.marks.add(Due::Parcel(self.number));
     }
 
     pub(super) fn late_questions(&mut self, principal: &Principal, now_ms: u64) {

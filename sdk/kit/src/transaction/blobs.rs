@@ -166,6 +166,7 @@ impl Transaction {
         self.memory.mail.last_message += 1;
         let id = self.memory.mail.last_message;
         self.memory.blobs.fetches.insert(id, fetch);
+        self.wanted.push(id);
         self.writes = true;
         Ok(id)
     }

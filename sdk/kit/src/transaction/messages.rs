@@ -49,6 +49,7 @@ impl Transaction {
             report,
             ..
         } = letter;
+        self.channels.insert(key.clone());
         let out = self.memory.mail.outs.entry(key);
         let out = out.or_insert_with(|| Out::new(way.clone()));
         out.way = way;
@@ -116,6 +117,7 @@ impl Transaction {
         if sends || receives {
             self.writes = true;
             self.sent += 1;
+            self.channels.insert(key);
         }
         Ok(())
     }
