@@ -39,6 +39,8 @@ mod node;
 mod office;
 mod principal;
 mod random;
+mod rows;
+mod table;
 #[cfg(test)]
 mod tests;
 mod transaction;

@@ -59,10 +59,10 @@ pub(crate) struct Node<P> {
     pub(crate) id: [u8; 32],
     seed: [u8; 32],
     marks: Marks,
-    pub(crate) manifest: Manifest,
+    pub(crate) manifest: Rc<Manifest>,
     /// Rises with each update.
     pub(crate) code: u32,
-    pub(crate) config: BTreeMap<String, String>,
+    pub(crate) config: Rc<BTreeMap<String, String>>,
     pub(crate) rules: Rules,
     /// Peers that are connected, and how far each is trusted.
     pub(crate) online: BTreeMap<[u8; 32], u8>,
@@ -101,7 +101,7 @@ struct Effects {
 
 impl<P: Plugin> Node<P> {
     /// A node whose key comes of a seed.
-    pub(crate) fn new(seed: [u8; 32], manifest: Manifest, around: &mut Around) -> Self {
+    pub(crate) fn new(seed: [u8; 32], manifest: Rc<Manifest>, around: &mut Around) -> Self {
         let id = Secret::node(&seed).public().ok();
         let id = id.and_then(|id| id.try_into().ok()).unwrap_or_default();
         let number = around.net.join(id);
@@ -112,7 +112,7 @@ impl<P: Plugin> Node<P> {
             marks: around.net.marks.clone(),
             manifest,
             code: 0,
-            config: BTreeMap::new(),
+            config: Rc::default(),
             rules: Rules::default(),
             online: BTreeMap::new(),
             users: BTreeSet::new(),
@@ -432,7 +432,7 @@ impl<P: Plugin> Node<P> {
     fn ground(&self, principal: &Principal, around: &Around) -> Ground {
         let others = self.actors.iter().filter(|(other, _)| *other != principal);
         Ground {
-            limits: self.manifest.limits.clone(),
+            manifest: Rc::clone(&self.manifest),
             others_keep: others
                 .clone()
                 .map(|(_, actor)| actor.memory.kept_bytes())
@@ -440,14 +440,11 @@ impl<P: Plugin> Node<P> {
             others_hold: others.map(|(_, actor)| actor.memory.blobs.bytes()).sum(),
             offered: Offered::new(),
             now_ms: around.now_ms,
-            config: self.config.clone(),
+            config: Rc::clone(&self.config),
             node_id: self.id,
             node_seed: self.seed,
             principal: principal.clone(),
-            protocols: self.manifest.messages.protocols.clone(),
-            capabilities: self.manifest.capabilities.clone(),
             rules: self.rules.clone(),
-            instance: self.manifest.plugin.name.clone(),
             reads_only: false,
         }
     }

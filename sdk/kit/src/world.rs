@@ -38,7 +38,7 @@ const MAX_STEPS: u32 = 100_000;
 /// the seed, which is printed when a test fails.
 pub struct World<P> {
     seed: u64,
-    manifest: Manifest,
+    manifest: Rc<Manifest>,
     pub(crate) nodes: Vec<Node<P>>,
     pub(crate) around: Around,
     pub(crate) queue: Queue,
@@ -71,7 +71,7 @@ impl<P: Plugin> World<P> {
     #[expect(clippy::panic, reason = "how a test fails")]
     pub fn new(seed: u64, manifest: &str) -> Self {
         let manifest = match toml::from_str(manifest) {
-            Ok(manifest) => manifest,
+            Ok(manifest) => Rc::new(manifest),
             Err(error) => panic!("plugin.toml: {error}"),
         };
         let around = Around {
@@ -97,7 +97,7 @@ impl<P: Plugin> World<P> {
     pub fn add_node(&mut self) -> usize {
         let mut seed = [0; 32];
         seed.copy_from_slice(&self.around.random.bytes(32));
-        let node = Node::new(seed, self.manifest.clone(), &mut self.around);
+        let node = Node::new(seed, Rc::clone(&self.manifest), &mut self.around);
         self.nodes.push(node);
         self.find_ways();
         self.nodes.len() - 1
@@ -258,7 +258,7 @@ impl<P: Plugin> At<'_, P> {
     /// Sets a value of `[plugin.NAME] config`, for the events from now on.
     pub fn config(&mut self, key: &str, value: &Value) {
         let (node, _) = self.both();
-        node.config.insert(key.to_owned(), value.to_string());
+        Rc::make_mut(&mut node.config).insert(key.to_owned(), value.to_string());
     }
 
     /// What scripts read of a peer now: the value of a fact that is published and not over.
@@ -274,7 +274,7 @@ impl<P: Plugin> At<'_, P> {
     /// the hook.
     pub fn rule(&mut self, hook: &str, rule: impl Fn(&Value) -> Ruling + 'static) {
         let (node, _) = self.both();
-        node.rules.0.insert(hook.to_owned(), Rc::new(rule));
+        Rc::make_mut(&mut node.rules.0).insert(hook.to_owned(), Rc::new(rule));
     }
 
     /// A peer connects, or is gone. Told to a plugin that asks for `presence`, and again when the node
@@ -313,7 +313,7 @@ impl<P: Plugin> At<'_, P> {
     pub fn update(&mut self, manifest: &str) {
         let (node, around) = self.both();
         node.manifest = match toml::from_str(manifest) {
-            Ok(manifest) => manifest,
+            Ok(manifest) => Rc::new(manifest),
             Err(error) => panic!("plugin.toml: {error}"),
         };
         node.code += 1;

@@ -76,11 +76,11 @@ const PAIRS: [(&str, &str); 44] = [
         "host/src/transaction/rows.rs::MAX_VALUE_BYTES",
     ),
     (
-        "kit/src/transaction.rs::MAX_SCAN_ROWS",
+        "kit/src/rows.rs::MAX_SCAN_ROWS",
         "host/src/transaction/rows.rs::MAX_SCAN_ROWS",
     ),
     (
-        "kit/src/transaction.rs::MAX_SCAN_BYTES",
+        "kit/src/rows.rs::MAX_SCAN_BYTES",
         "host/src/transaction/rows.rs::MAX_SCAN_BYTES",
     ),
     (

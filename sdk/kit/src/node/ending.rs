@@ -1,6 +1,6 @@
 //! How an event ends that was refused or broke, and how it becomes real.
 
-use std::mem;
+use std::{mem, ops::Bound};
 
 use wormholes_plugin::{Error, Plugin, Principal};
 
@@ -146,7 +146,8 @@ impl<P: Plugin> Node<P> {
         let actor = self.actor(principal);
         let told = actor.memory.mail.last_note;
         actor.memory = memory;
-        for (number, note) in actor.memory.mail.notes.range(told + 1..) {
+        let news = (Bound::Excluded(&told), Bound::Unbounded);
+        for (number, note) in actor.memory.mail.notes.range(news) {
             let (number, note) = (*number, note.clone());
             actor.waiting.push_back((Event::Note { number, note }, 0));
         }
