@@ -40,6 +40,18 @@ pub(crate) struct Queue {
     random: Random,
 }
 
+impl Due {
+    /// The node that does it.
+    pub(crate) fn at(&self) -> Option<usize> {
+        match self {
+            Self::Principal(number, _) | Self::Parcel(number) => Some(*number),
+            Self::Channel(channel) => Some(channel.0),
+            Self::Fetch(fetch) => Some(fetch.0),
+            Self::Flight(_) => None,
+        }
+    }
+}
+
 impl Marks {
     pub(crate) fn add(&self, who: Due) {
         let mut marks = self.0.borrow_mut();

@@ -10,7 +10,11 @@
 //! break, [`World::cut`] parts two nodes, and [`At::restore`] starts one on an older copy. Every node
 //! takes aliases, as one does that `strangers` is granted to. A message for a plugin of another name
 //! waits for ever: a world has one plugin. A question is `unavailable` at once where nobody can be
-//! reached. Users are there from [`Drive::add_user`] on; what operations came to, until it is taken.
+//! reached; where a node is gone ([`At::stop`]), after 15 s, as a node notices it. Users are there from [`Drive::add_user`] on; what operations came to, until it is taken.
+//!
+//! A world may have ten thousands of nodes: a step costs what it touches. [`World::latency`] and
+//! [`World::links`] say how far nodes are from each other, [`World::lossy`] what is lost without a word,
+//! and [`World::stop_percent`] has many be gone at once.
 //!
 //! Blobs come as a whole, after the time of one message, over whatever trunk holds; [`At::bring`] hands one
 //! to the next request.

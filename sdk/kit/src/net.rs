@@ -1,6 +1,7 @@
 //! What is on its way between nodes, and what becomes of it there.
 
 mod flights;
+mod links;
 mod tours;
 
 use std::{
@@ -13,6 +14,7 @@ use wormholes_plugin::{
     Algorithm, Connect, Error, ErrorCode, Fetch, HttpResponse, Letter, Principal, Result,
 };
 
+pub(crate) use self::links::{Links, millis};
 use self::{
     flights::Flights,
     tours::{Tour, Tours},
@@ -28,8 +30,9 @@ use crate::{
 
 /// The place of who is no node.
 pub(crate) const OUTSIDE: usize = usize::MAX;
-/// What travels between two nodes takes up to this; draws decide.
-const MAX_DELAY_MS: u64 = 100;
+/// That a node is gone is noticed after this: a node's connection is lost that is silent for so long,
+/// and none of its calls takes longer.
+pub(crate) const GONE_MS: u64 = 15_000;
 /// After its trunk broke, a durable message goes again from then on, and up to twice that later.
 const PAUSE_MS: u64 = 500;
 
@@ -154,8 +157,11 @@ pub(crate) struct Net {
     pub(crate) fetches: BTreeMap<FetchId, u64>,
     cut: BTreeSet<(usize, usize)>,
     last_trip: u64,
+    pub(crate) links: Links,
     /// Of a hundred, so many break their trunk.
     pub(crate) breaks_percent: u8,
+    /// Of a hundred letters and answers, so many are lost.
+    pub(crate) loses_percent: u8,
 }
 
 impl Net {
@@ -190,15 +196,16 @@ impl Net {
         self.cut.remove(&(a.min(b), a.max(b)));
     }
 
-    /// A node ended: what left it goes on, what was on its way to it does not.
-    pub(crate) fn ended(&mut self, node: usize, now_ms: u64) {
+    /// A node ended: what left it goes on, what was on its way to it does not. Who has to know hears of
+    /// it then.
+    pub(crate) fn ended(&mut self, node: usize, heard_ms: u64) {
         // Whoever is beyond the nodes answers nobody who was there before.
         let is_fetched = |flight: &Flight| matches!(flight.what, What::Fetched { .. });
         self.flights.take_to(node, is_fetched);
 
         for parcel in self.parcels.remove(&node).into_iter().flatten() {
             if let Parcel::Answer { asker, answer } = parcel {
-                self.bounce(What::Answer { asker, answer }, now_ms);
+                self.bounce(What::Answer { asker, answer }, heard_ms);
             }
         }
         self.guests
@@ -209,11 +216,11 @@ impl Net {
         for fetch in its {
             self.fetches.remove(&fetch);
         }
-        self.break_off(None, node, now_ms);
+        self.break_off(None, node, heard_ms);
     }
 
     /// The trunks to a node break, or the one from a certain node.
-    fn break_off(&mut self, from: Option<usize>, to: usize, now_ms: u64) {
+    fn break_off(&mut self, from: Option<usize>, to: usize, heard_ms: u64) {
         let is_gone = |node: usize| from.is_none_or(|from| from == node);
         for channel in self.tours.to(to) {
             if is_gone(channel.0)
@@ -224,12 +231,12 @@ impl Net {
             }
         }
         for flight in self.flights.take_to(to, |flight| is_gone(flight.from)) {
-            self.bounce(flight.what, now_ms);
+            self.bounce(flight.what, heard_ms);
         }
     }
 
     /// The trunk of what was lost: who asked is told, a durable message goes again.
-    fn bounce(&mut self, what: What, now_ms: u64) {
+    fn bounce(&mut self, what: What, heard_ms: u64) {
         let asker = match what {
             What::Letter {
                 ask: Some((asker, _)),
@@ -240,22 +247,19 @@ impl Net {
             What::Letter { ask: None, .. } => return,
             What::Fetched { asker, .. } => {
                 let broke = Error::new(ErrorCode::Unavailable, "the flow broke");
-                return self.tell_fetched(asker, Err(broke), now_ms);
+                return self.tell_fetched(asker, Err(broke), heard_ms);
             }
         };
         let broke = "the trunk to the other node broke";
-        self.tell(
-            asker,
-            Err(Error::new(ErrorCode::Unavailable, broke)),
-            now_ms,
-        );
+        let broke = Error::new(ErrorCode::Unavailable, broke);
+        self.tell(asker, Err(broke), heard_ms);
     }
 
-    /// Tells who asked; nothing of it travels.
-    pub(crate) fn tell(&mut self, asker: Asker, answer: Result<Vec<u8>>, now_ms: u64) {
+    /// Tells who asked, then; nothing of it travels.
+    pub(crate) fn tell(&mut self, asker: Asker, answer: Result<Vec<u8>>, due_ms: u64) {
         let node = asker.node;
         self.put(Flight {
-            due_ms: now_ms,
+            due_ms,
             from: node,
             to: node,
             what: What::Answer { asker, answer },
@@ -287,7 +291,10 @@ impl Net {
         (now_ms, random): (u64, &mut Random),
     ) {
         let is_far = from != to;
-        let delay = Self::delay((from, to), random);
+        if is_far && self.loses(&what, random) {
+            return;
+        }
+        let delay = self.links.delay_ms((from, to), random);
         let breaks = is_far && self.breaks(random);
         let arrives = !breaks || random.of(0..2) == 0;
         let is_lost = fault == Leave::Lost || !arrives || self.is_cut(from, to);
@@ -305,17 +312,19 @@ impl Net {
         });
     }
 
-    /// What a journey takes.
-    pub(crate) fn delay((from, to): (usize, usize), random: &mut Random) -> u64 {
-        if from == to {
-            return 0;
-        }
-        random.of(0..MAX_DELAY_MS + 1)
-    }
-
     /// Whether a trunk breaks under what travels.
     pub(crate) fn breaks(&self, random: &mut Random) -> bool {
         random.of(0..100) < u64::from(self.breaks_percent)
+    }
+
+    /// Whether it is lost without a word.
+    fn loses(&self, what: &What, random: &mut Random) -> bool {
+        match what {
+            What::Letter { .. } | What::Answer { .. } => {
+                random.of(0..100) < u64::from(self.loses_percent)
+            }
+            What::Message { .. } | What::Handled(_) | What::Fetched { .. } => false,
+        }
     }
 
     /// A channel's message sets out.

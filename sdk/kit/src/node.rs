@@ -36,7 +36,7 @@ use crate::{
     mail::OutKey,
     manifest::{Manifest, Mode},
     memory::{Memory, Version},
-    net::{Asker, Net, Parcel},
+    net::{Asker, GONE_MS, Net, Parcel},
     principal::{Actor, call},
     random::Random,
     transaction::{Ground, Progress, Rules, Transaction},
@@ -60,6 +60,8 @@ pub(crate) struct Node<P> {
     seed: [u8; 32],
     marks: Marks,
     pub(crate) manifest: Rc<Manifest>,
+    /// Its machine is gone.
+    pub(crate) is_stopped: bool,
     /// Rises with each update.
     pub(crate) code: u32,
     pub(crate) config: Rc<BTreeMap<String, String>>,
@@ -111,6 +113,7 @@ impl<P: Plugin> Node<P> {
             seed,
             marks: around.net.marks.clone(),
             manifest,
+            is_stopped: false,
             code: 0,
             config: Rc::default(),
             rules: Rules::default(),
@@ -134,25 +137,12 @@ impl<P: Plugin> Node<P> {
 
     /// Starts on what is durable: the node itself wakes, and whoever was awake once.
     pub(crate) fn start(&mut self, around: &mut Around) {
+        self.end(around.now_ms, around);
+        self.is_stopped = false;
         self.boot += 1;
-        self.web.forget();
         self.next_request = self.boot << 32;
-        around.net.ended(self.number, around.now_ms);
-        let broke = Error::new(ErrorCode::Unavailable, "the trunk to the other node broke");
-        for asker in mem::take(&mut self.askers).into_values() {
-            around.net.tell(asker, Err(broke.clone()), around.now_ms);
-        }
-        let stopped = Error::new(
-            ErrorCode::Unavailable,
-            "the plugin was stopped before it answered",
-        );
         let mut principals = vec![Principal::Node];
         for (principal, actor) in mem::take(&mut self.actors) {
-            let operations = &actor.memory.operations.open;
-            let requests = actor.deadlines.into_keys();
-            for request in requests.filter(|it| !operations.contains_key(it)) {
-                self.answers.insert(request, Err(stopped.clone()));
-            }
             if actor.memory.woken_by.is_none() {
                 continue;
             }
@@ -167,6 +157,38 @@ impl<P: Plugin> Node<P> {
                 self.tell_online();
             }
             self.drain(&principal, around);
+        }
+    }
+
+    /// Ends without a word, and does not start: others notice it by its silence.
+    pub(crate) fn stop(&mut self, around: &mut Around) {
+        if !self.is_stopped {
+            self.end(around.now_ms + GONE_MS, around);
+            self.is_stopped = true;
+        }
+    }
+
+    /// What it was about to do is over. Other nodes hear of it then, who asked it here at once.
+    fn end(&mut self, heard_ms: u64, around: &mut Around) {
+        self.web.forget();
+        around.net.ended(self.number, heard_ms);
+        let broke = Error::new(ErrorCode::Unavailable, "the trunk to the other node broke");
+        let askers = mem::take(&mut self.askers);
+        let stopped = Error::new(
+            ErrorCode::Unavailable,
+            "the plugin was stopped before it answered",
+        );
+        for actor in self.actors.values_mut() {
+            actor.waiting.clear();
+            let operations = &actor.memory.operations.open;
+            let requests = mem::take(&mut actor.deadlines).into_keys();
+            let given_up = requests.filter(|it| !operations.contains_key(it));
+            for request in given_up.filter(|it| !askers.contains_key(it)) {
+                self.answers.insert(request, Err(stopped.clone()));
+            }
+        }
+        for asker in askers.into_values() {
+            around.net.tell(asker, Err(broke.clone()), heard_ms);
         }
     }
 
@@ -323,8 +345,9 @@ impl<P: Plugin> Node<P> {
     /// Runs what waits, unless the principal is parked.
     pub(crate) fn drain(&mut self, principal: &Principal, around: &mut Around) {
         loop {
+            let is_stopped = self.is_stopped;
             let actor = self.actor(principal);
-            if actor.parked.is_some() {
+            if is_stopped || actor.parked.is_some() {
                 return;
             }
             let Some((event, attempt)) = actor.waiting.pop_front() else {

@@ -12,7 +12,7 @@ use wormholes_plugin::{
 use crate::{
     event::Event,
     mail::{Cause, Delivery, InKey, Note, OutKey, Position, Verdict},
-    net::{Asker, ChannelId, Guest, Net, Parcel, What, alias_key},
+    net::{Asker, ChannelId, GONE_MS, Guest, Net, Parcel, What, alias_key},
     world::World,
 };
 
@@ -40,12 +40,28 @@ impl<P: Plugin> World<P> {
             }
         };
         let number = number.filter(|number| !net.is_cut(from, *number));
+        let number = number.filter(|number| !self.is_stopped(*number));
         let number = number.ok_or("the node cannot be reached")?;
         let node = self.nodes.get(number);
         let is_there = node.is_some_and(|node| node.manifest.plugin.name == *to.plugin);
         is_there
             .then_some(number)
             .ok_or("no plugin of that name takes messages")
+    }
+
+    pub(crate) fn is_stopped(&self, number: usize) -> bool {
+        self.nodes.get(number).is_some_and(|node| node.is_stopped)
+    }
+
+    /// When it is known that nobody is at an address.
+    fn known_ms(&self, to: &Address) -> u64 {
+        let number = match &to.place {
+            Place::Node(id) => self.around.net.number(id),
+            Place::Here | Place::Alias(_) => None,
+        };
+        let is_gone = number.is_some_and(|number| self.is_stopped(number));
+        let notice_ms = if is_gone { GONE_MS } else { 0 };
+        self.around.now_ms + notice_ms
     }
 
     /// Who of a node's principals an address means.
@@ -163,10 +179,10 @@ impl<P: Plugin> World<P> {
         let to = match self.reach(from, &letter.to) {
             Ok(to) => to,
             Err(why) => {
-                let now_ms = self.around.now_ms;
                 if let Some((asker, _)) = ask {
+                    let known_ms = self.known_ms(&letter.to);
                     let answer = Err(Error::new(ErrorCode::Unavailable, why));
-                    self.around.net.tell(asker, answer, now_ms);
+                    self.around.net.tell(asker, answer, known_ms);
                 }
                 return;
             }
@@ -189,7 +205,8 @@ impl<P: Plugin> World<P> {
         let Some(flight) = self.around.net.flights.take(number) else {
             return;
         };
-        let Some(node) = self.nodes.get_mut(flight.to) else {
+        let node = self.nodes.get_mut(flight.to);
+        let Some(node) = node.filter(|node| !node.is_stopped) else {
             return;
         };
         match flight.what {

@@ -1,5 +1,6 @@
 //! Nodes with one plugin, and the time that passes for all of them.
 
+mod network;
 mod web;
 
 use std::{
@@ -338,6 +339,7 @@ impl<P: Plugin> At<'_, P> {
     pub fn restore(&mut self, snapshot: &Snapshot) {
         let (node, around) = self.both();
         node.restore(&snapshot.0, around);
+        self.world.find_ways();
     }
 
     /// Why a principal is parked.
@@ -408,8 +410,7 @@ impl<P: Plugin> Drive for At<'_, P> {
     }
 
     fn restart(&mut self) {
-        let (node, around) = self.both();
-        node.start(around);
+        self.start_again();
     }
 
     fn until(&mut self, what: &str, mut holds: impl FnMut(&mut Self) -> bool) {

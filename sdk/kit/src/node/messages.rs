@@ -23,6 +23,10 @@ impl<P: Plugin> Node<P> {
 
     /// Whether there is such a principal: the node, or one of its users, where the plugin asks for them.
     pub(crate) fn check_principal(&self, principal: &Principal) -> Result<()> {
+        if self.is_stopped {
+            let why = "the node is stopped; start it again";
+            return Err(Error::new(ErrorCode::Unavailable, why));
+        }
         match principal {
             Principal::Node => Ok(()),
             Principal::User(_) if !self.manifest.capabilities.users => Err(Error::denied(

@@ -87,6 +87,9 @@ impl<P: Plugin> World<P> {
     }
 
     fn due(&self, who: &Due) -> Option<u64> {
+        if who.at().is_some_and(|number| self.is_stopped(number)) {
+            return None;
+        }
         match who {
             Due::Principal(number, principal) => {
                 let node = self.nodes.get(*number)?;
