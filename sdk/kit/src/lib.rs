@@ -14,7 +14,8 @@
 //!
 //! A world may have ten thousands of nodes: a step costs what it touches. [`World::latency`] and
 //! [`World::links`] say how far nodes are from each other, [`World::lossy`] what is lost without a word,
-//! and [`World::stop_percent`] has many be gone at once.
+//! and [`World::stop_percent`] has many be gone at once. [`World::counts`] and [`At::counts`] say what was
+//! sent and committed, [`World::trace`] whether two worlds did the same.
 //!
 //! Blobs come as a whole, after the time of one message, over whatever trunk holds; [`At::bring`] hands one
 //! to the next request.
@@ -28,6 +29,7 @@
 
 mod blobs;
 mod check;
+mod counts;
 mod drive;
 mod due;
 mod event;
@@ -51,6 +53,7 @@ mod transaction;
 mod world;
 
 pub use check::check;
+pub use counts::Counts;
 pub use drive::Drive;
 pub use faults::every_fault;
 pub use random::Random;

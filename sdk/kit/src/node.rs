@@ -29,6 +29,7 @@ pub(crate) use self::{
     wires::{Line, Web},
 };
 use crate::{
+    counts::{Counts, Trace},
     due::{Due, Marks},
     event::{Event, Fault},
     faults::{Commit, Faults},
@@ -50,6 +51,7 @@ const TRIES: u32 = 3;
 pub(crate) struct Around {
     pub(crate) now_ms: u64,
     pub(crate) random: Random,
+    pub(crate) trace: Trace,
     pub(crate) net: Net,
     pub(crate) faults: Rc<RefCell<Faults>>,
 }
@@ -84,6 +86,7 @@ pub(crate) struct Node<P> {
     pub(crate) log: Vec<(Level, String)>,
     /// What is beyond the nodes.
     pub(crate) web: Web,
+    pub(crate) counts: Counts,
 }
 
 /// Blobs that a request brings.
@@ -130,6 +133,7 @@ impl<P: Plugin> Node<P> {
             brought: BTreeMap::new(),
             log: Vec::new(),
             web: Web::default(),
+            counts: Counts::default(),
         };
         node.start(around);
         node
@@ -406,6 +410,8 @@ impl<P: Plugin> Node<P> {
         attempt: u32,
         around: &mut Around,
     ) -> std::result::Result<(Option<Reply>, Transaction), Fault> {
+        self.counts.events += 1;
+        around.trace.add(around.now_ms, self.number, event);
         let mut ground = self.ground(principal, around);
         if let Event::Request(request) = event {
             let brought = self.brought.get(&request.id);

@@ -10,6 +10,7 @@ use wormholes_plugin::{
 };
 
 use crate::{
+    counts::Counts,
     event::Event,
     mail::{Cause, Delivery, InKey, Note, OutKey, Position, Verdict},
     net::{Asker, ChannelId, GONE_MS, Guest, Net, Parcel, What, alias_key},
@@ -148,12 +149,22 @@ impl<P: Plugin> World<P> {
             }
             Some(Parcel::Answer { asker, answer }) => {
                 let to = asker.node;
+                self.count(from, to, |counts| {
+                    counts.answer(answer.as_deref().unwrap_or_default());
+                });
                 self.launch(from, to, What::Answer { asker, answer });
             }
             Some(Parcel::Fetch { of, id, wanted }) => self.fetch(from, of, id, &wanted),
             Some(Parcel::Socket { of, id, order }) => self.order(from, &of, id, order),
             Some(Parcel::Datagram { port, to, data }) => self.cast(from, (port, to, data)),
             None => {}
+        }
+    }
+
+    /// Counts what one node sends to another.
+    fn count(&mut self, from: usize, to: usize, sent: impl FnOnce(&mut Counts)) {
+        if let Some(node) = self.nodes.get_mut(from).filter(|_| from != to) {
+            sent(&mut node.counts);
         }
     }
 
@@ -176,6 +187,14 @@ impl<P: Plugin> World<P> {
                 deadline_ms,
             )
         });
+        if letter.to.place != Place::Here
+            && let Some(node) = self.nodes.get_mut(from)
+        {
+            match &ask {
+                Some(_) => node.counts.ask(&letter.body),
+                None => node.counts.post(&letter.body),
+            }
+        }
         let to = match self.reach(from, &letter.to) {
             Ok(to) => to,
             Err(why) => {
@@ -451,6 +470,8 @@ impl<P: Plugin> World<P> {
             after,
             confirmed: after.seq,
         };
+        let body = content.as_deref().unwrap_or_default();
+        self.count(*from, to, |counts| counts.message(body));
         let trip = self.around.net.set_out(channel, to, later);
         let what = What::Message {
             to: receiver,

@@ -18,6 +18,7 @@ use wormholes_plugin::{
 
 use crate::{
     blobs::hash,
+    counts::Trace,
     drive::Drive,
     due::{Due, Queue},
     event::Event,
@@ -78,6 +79,7 @@ impl<P: Plugin> World<P> {
         let around = Around {
             now_ms: BEGINNING_MS,
             random: Random::new(seed),
+            trace: Trace::default(),
             net: Net::default(),
             faults: Rc::new(RefCell::new(Faults::default())),
         };

@@ -136,6 +136,7 @@ impl<P: Plugin> Node<P> {
         if commit == Commit::Lost {
             return commit;
         }
+        self.counts.commits += u64::from(effects.writes);
         for request in effects.answers.keys() {
             memory.requests.remove(request);
             self.brought.remove(request);

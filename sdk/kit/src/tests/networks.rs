@@ -6,7 +6,7 @@ use serde_json::json;
 use wormholes_plugin::ErrorCode;
 
 use super::{MANIFEST, NODE, Talker, Two};
-use crate::{Drive, World};
+use crate::{Counts, Drive, World};
 
 const LATE: &str = "Expired: the plugin did not answer in time";
 
@@ -106,4 +106,28 @@ fn a_part_of_the_nodes_is_gone_at_once() {
     let rest: BTreeSet<usize> = world.stop_percent(100).into_iter().collect();
     assert_eq!(rest, left);
     assert_eq!(running(&mut world).len(), 0);
+}
+
+#[test]
+fn what_is_sent_and_committed_is_counted() {
+    let mut two = Two::new(1, "");
+    let begun = two.world.counts();
+    two.tell(0, "ask", json!({ "body": "later" })).unwrap();
+    two.tell(0, "ask", json!({ "body": "hello" })).unwrap();
+    two.tell(0, "post", json!({ "body": "one" })).unwrap();
+    let here = json!({ "here": true, "body": "me" });
+    two.tell(0, "post", here).unwrap();
+    two.say(0, "kept");
+    two.pass(9);
+    let (asker, asked) = (two.world.at(0).counts(), two.world.at(1).counts());
+    assert_eq!((asker.asks, asker.ask_bytes), (2, 10));
+    assert_eq!((asker.posts, asker.post_bytes), (1, 3));
+    assert_eq!((asker.messages, asker.message_bytes), (1, 4));
+    assert_eq!((asker.answers, asked.asks, asked.posts), (0, 0, 0));
+    // One of them says that it is late.
+    assert_eq!((asked.answers, asked.answer_bytes), (2, 5));
+    let all = two.world.counts();
+    assert_eq!(all, asker + asked);
+    assert!(all.since(begun).commits > 0);
+    assert_eq!(all.since(all), Counts::default());
 }

@@ -6,7 +6,10 @@ use std::{rc::Rc, time::Duration};
 use wormholes_plugin::Plugin;
 
 use super::{At, World};
-use crate::net::{Links, millis};
+use crate::{
+    counts::Counts,
+    net::{Links, millis},
+};
 
 impl<P: Plugin> World<P> {
     /// Gives each pair of nodes a round trip of its own, which the seed draws between two figures, all
@@ -48,6 +51,16 @@ impl<P: Plugin> World<P> {
         }
         stopped
     }
+
+    /// What all nodes did and sent since the world began.
+    pub fn counts(&self) -> Counts {
+        self.nodes.iter().map(|node| node.counts).sum()
+    }
+
+    /// A hash over all events so far: two worlds of one build that did the same have the same.
+    pub fn trace(&self) -> u64 {
+        self.around.trace.0
+    }
 }
 
 impl<P: Plugin> At<'_, P> {
@@ -72,5 +85,10 @@ impl<P: Plugin> At<'_, P> {
     /// Whether it was not stopped.
     pub fn runs(&mut self) -> bool {
         !self.both().0.is_stopped
+    }
+
+    /// What it did and sent since the world began.
+    pub fn counts(&mut self) -> Counts {
+        self.both().0.counts
     }
 }
