@@ -33,8 +33,8 @@ use crate::{
 
 /// When all worlds begin: milliseconds since 1970.
 const BEGINNING_MS: u64 = 1_800_000_000_000;
-/// What [`Drive::until`] bears before it says that something never comes.
-const MAX_STEPS: u32 = 100_000;
+/// What [`Drive::until`] bears for each node before it says that something never comes.
+const MAX_STEPS: usize = 100_000;
 
 /// Nodes with instances of one plugin, in a time of their own. All that is drawn by chance comes from
 /// the seed, which is printed when a test fails.
@@ -137,7 +137,7 @@ impl<P: Plugin> World<P> {
     /// # Panics
     /// When it never does.
     pub fn until(&mut self, what: &str, mut holds: impl FnMut(&mut Self) -> bool) {
-        for _ in 0..MAX_STEPS {
+        for _ in 0..self.most_steps() {
             if holds(self) {
                 return;
             }
@@ -182,6 +182,10 @@ impl<P: Plugin> World<P> {
     /// them arrive all the same: a durable message goes again, and is not handled again.
     pub fn unsteady(&mut self, percent: u8) {
         self.around.net.breaks_percent = percent;
+    }
+
+    fn most_steps(&self) -> usize {
+        MAX_STEPS.saturating_mul(self.nodes.len())
     }
 
     pub(crate) fn expect(&mut self, next: Next) {
@@ -416,7 +420,7 @@ impl<P: Plugin> Drive for At<'_, P> {
     }
 
     fn until(&mut self, what: &str, mut holds: impl FnMut(&mut Self) -> bool) {
-        for _ in 0..MAX_STEPS {
+        for _ in 0..self.world.most_steps() {
             if holds(self) {
                 return;
             }
