@@ -75,6 +75,8 @@ mod kit;
 mod kit_ledgers;
 #[path = "all/kit_limits.rs"]
 mod kit_limits;
+#[path = "all/kit_networks.rs"]
+mod kit_networks;
 #[path = "all/leaks.rs"]
 mod leaks;
 #[path = "all/ledgers.rs"]

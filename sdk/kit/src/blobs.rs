@@ -1,8 +1,10 @@
 //! Blobs of a principal: what it holds, writes and fetches.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use wormholes_plugin::BlobFetch;
+
+use crate::table::Table;
 
 /// What a blob counts for: whole blocks of this size.
 const BLOCK_BYTES: u64 = 4096;
@@ -10,9 +12,9 @@ const BLOCK_BYTES: u64 = 4096;
 /// All of it is on disk.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Blobs {
-    pub(crate) held: BTreeMap<[u8; 32], Hold>,
-    pub(crate) drafts: BTreeMap<String, Vec<u8>>,
-    pub(crate) fetches: BTreeMap<u64, BlobFetch>,
+    pub(crate) held: Table<[u8; 32], Hold>,
+    pub(crate) drafts: Table<String, Vec<u8>>,
+    pub(crate) fetches: Table<u64, BlobFetch>,
 }
 
 /// A blob, and how often it is held.
@@ -32,8 +34,11 @@ impl Blobs {
     }
 
     pub(crate) fn hold(&mut self, hash: [u8; 32], bytes: Arc<[u8]>) {
-        let hold = self.held.entry(hash);
-        hold.or_insert(Hold { bytes, holds: 0 }).holds += 1;
+        if let Some(hold) = self.held.get_mut(&hash) {
+            hold.holds += 1;
+        } else {
+            self.held.insert(hash, Hold { bytes, holds: 1 });
+        }
     }
 }
 

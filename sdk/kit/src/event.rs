@@ -98,6 +98,34 @@ impl Event {
         }
         None
     }
+
+    /// What it says, if that is bytes.
+    pub(crate) fn body(&self) -> &[u8] {
+        match self {
+            Self::Request(request) => request.body.as_slice(),
+            Self::Timer { payload, .. } => payload.as_slice(),
+            Self::Message {
+                content: Ok(body), ..
+            }
+            | Self::Answer {
+                answer: Ok(body), ..
+            } => body.as_slice(),
+            Self::Message { .. }
+            | Self::Answer { .. }
+            | Self::Migrate { .. }
+            | Self::Init(_)
+            | Self::Canceled(_)
+            | Self::Http { .. }
+            | Self::HttpCanceled(_)
+            | Self::Fetched { .. }
+            | Self::Socket { .. }
+            | Self::Datagram { .. }
+            | Self::Note { .. }
+            | Self::Presence { .. }
+            | Self::Usage(_)
+            | Self::BlobFetched { .. } => &[],
+        }
+    }
 }
 
 /// The longest text of an error that is kept; the rest is cut.

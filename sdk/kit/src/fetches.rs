@@ -49,11 +49,10 @@ impl<P: Plugin> World<P> {
                 return;
             };
             if !self.around.net.fetches.contains_key(known) {
-                let delay = Net::delay((*number, to), &mut self.around.random);
-                self.around
-                    .net
-                    .fetches
-                    .insert(known.clone(), now_ms + delay);
+                let links = &self.around.net.links;
+                let delay_ms = links.delay_ms((*number, to), &mut self.around.random);
+                let fetches = &mut self.around.net.fetches;
+                fetches.insert(known.clone(), now_ms + delay_ms);
                 return;
             }
             if !self.travels(known, to) {

@@ -10,7 +10,12 @@
 //! break, [`World::cut`] parts two nodes, and [`At::restore`] starts one on an older copy. Every node
 //! takes aliases, as one does that `strangers` is granted to. A message for a plugin of another name
 //! waits for ever: a world has one plugin. A question is `unavailable` at once where nobody can be
-//! reached. Users are there from [`Drive::add_user`] on; what operations came to, until it is taken.
+//! reached; where a node is gone ([`At::stop`]), after 15 s, as a node notices it. Users are there from [`Drive::add_user`] on; what operations came to, until it is taken.
+//!
+//! A world may have ten thousands of nodes: a step costs what it touches. [`World::latency`] and
+//! [`World::links`] say how far nodes are from each other, [`World::lossy`] what is lost without a word,
+//! and [`World::stop_percent`] has many be gone at once. [`World::counts`] and [`At::counts`] say what was
+//! sent and committed, [`World::trace`] whether two worlds did the same.
 //!
 //! Blobs come as a whole, after the time of one message, over whatever trunk holds; [`At::bring`] hands one
 //! to the next request.
@@ -24,7 +29,9 @@
 
 mod blobs;
 mod check;
+mod counts;
 mod drive;
+mod due;
 mod event;
 mod faults;
 mod fetches;
@@ -38,12 +45,15 @@ mod node;
 mod office;
 mod principal;
 mod random;
+mod rows;
+mod table;
 #[cfg(test)]
 mod tests;
 mod transaction;
 mod world;
 
 pub use check::check;
+pub use counts::Counts;
 pub use drive::Drive;
 pub use faults::every_fault;
 pub use random::Random;

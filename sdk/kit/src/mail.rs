@@ -2,11 +2,13 @@
 //! what they are to be told. Of a channel one message at a time is on its way.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
     hash::{DefaultHasher, Hash, Hasher},
+    rc::Rc,
 };
 
 use wormholes_plugin::{Address, Error, Halt, Identity, Outcome, Way};
+
+use crate::table::{Agenda, Set, Table};
 
 /// Which of a principal's channels to send on.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,8 +42,11 @@ pub(crate) struct Out {
     pub(crate) epoch: u64,
     /// What the receiver has handled.
     pub(crate) acked: Position,
-    /// What comes after that.
-    pub(crate) rows: VecDeque<Row>,
+    /// What comes after that, in the order of their numbers.
+    pub(crate) rows: Table<u64, Row>,
+    last_row: u64,
+    /// What they count for.
+    bytes: usize,
     /// All beyond this was surely not handled.
     pub(crate) sent: u64,
     pub(crate) halted: Option<Cause>,
@@ -51,7 +56,7 @@ pub(crate) struct Out {
 #[derive(Debug, Clone)]
 pub(crate) struct Row {
     /// `None`: it expired, and what is left of it is a gap.
-    pub(crate) body: Option<Vec<u8>>,
+    pub(crate) body: Option<Rc<[u8]>>,
     /// What it counts for.
     pub(crate) bytes: usize,
     pub(crate) expires_ms: Option<u64>,
@@ -122,14 +127,14 @@ pub(crate) enum Verdict {
 /// All that a principal keeps of messages.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Mailbox {
-    pub(crate) outs: BTreeMap<OutKey, Out>,
-    pub(crate) ins: BTreeMap<InKey, In>,
-    pub(crate) notes: BTreeMap<u64, Note>,
+    pub(crate) outs: Table<OutKey, Out>,
+    pub(crate) ins: Table<InKey, In>,
+    pub(crate) notes: Table<u64, Note>,
     pub(crate) last_note: u64,
     /// Those that something durable may rest on.
-    pub(crate) kept_questions: BTreeSet<u64>,
+    pub(crate) kept_questions: Set<u64>,
     /// Questions without an answer, with their deadlines. A start of the node forgets them.
-    pub(crate) questions: BTreeMap<u64, u64>,
+    pub(crate) questions: Agenda<u64, ()>,
     /// The last id of a message.
     pub(crate) last_message: u64,
 }
@@ -178,10 +183,19 @@ impl Out {
             way,
             epoch: 0,
             acked: Position::first(0),
-            rows: VecDeque::new(),
+            rows: Table::default(),
+            last_row: 0,
+            bytes: 0,
             sent: 0,
             halted: None,
         }
+    }
+
+    /// A message waits behind the others.
+    pub(crate) fn push(&mut self, row: Row) {
+        self.last_row += 1;
+        self.bytes += row.bytes;
+        self.rows.insert(self.last_row, row);
     }
 
     /// Begins anew with what waits, if it was halted; whether it was.
@@ -197,8 +211,8 @@ impl Out {
 
     /// What goes out next: a body, or so many gaps.
     pub(crate) fn next(&self) -> Option<Result<&[u8], u64>> {
-        let gaps = self.rows.iter().take_while(|row| row.body.is_none());
-        match self.rows.front()?.body.as_deref() {
+        let gaps = self.rows.values().take_while(|row| row.body.is_none());
+        match self.rows.first()?.1.body.as_deref() {
             Some(body) => Some(Ok(body)),
             None => Some(Err(gaps.fold(0, |count, _| count + 1))),
         }
@@ -211,19 +225,22 @@ impl Out {
 
     /// Turns what expired into gaps; the ids of those to report.
     pub(crate) fn expire(&mut self, now_ms: u64) -> Vec<u64> {
-        let sent = self.sent_rows();
-        let rows = self.rows.iter_mut().skip(sent);
-        let late =
-            rows.filter(|row| row.is_message() && row.expires_ms.is_some_and(|at| at <= now_ms));
-        let ids = late.filter_map(|row| {
-            row.body = None;
-            row.report.take()
-        });
-        ids.collect()
+        let is_late = |row: &Row| row.is_message() && row.expires_ms.is_some_and(|at| at <= now_ms);
+        let rows = self.rows.iter().skip(self.sent_rows());
+        let late = rows.filter(|(_, row)| is_late(row));
+        let late: Vec<u64> = late.map(|(number, _)| *number).collect();
+        let mut ids = Vec::new();
+        for number in late {
+            if let Some(row) = self.rows.get_mut(&number) {
+                row.body = None;
+                ids.extend(row.report.take());
+            }
+        }
+        ids
     }
 
     fn unsent(&self) -> impl Iterator<Item = &Row> {
-        let rows = self.rows.iter().skip(self.sent_rows());
+        let rows = self.rows.values().skip(self.sent_rows());
         rows.filter(|row| row.is_message())
     }
 
@@ -235,8 +252,9 @@ impl Out {
     pub(crate) fn acknowledge(&mut self, until: Position, refusal: Option<&Error>) -> Vec<Note> {
         let mut notes = Vec::new();
         while self.acked.seq < until.seq
-            && let Some(row) = self.rows.pop_front()
+            && let Some(row) = self.rows.remove_first()
         {
+            self.bytes -= row.bytes;
             self.acked = self.acked.next(row.body.as_deref());
             let refusal = refusal.filter(|_| self.acked.seq == until.seq);
             let outcome =
@@ -281,7 +299,7 @@ impl Out {
     /// Whether that is where the receiver can be.
     fn compare(&self, theirs: Position) -> Result<Position, Cause> {
         let mut ours = self.acked;
-        for row in self.rows.iter().take(self.sent_rows()) {
+        for row in self.rows.values().take(self.sent_rows()) {
             if ours.seq < theirs.seq {
                 ours = ours.next(row.body.as_deref());
             }
@@ -342,13 +360,15 @@ impl Mailbox {
     /// What a start of the node leaves.
     pub(crate) fn forget(&mut self) {
         // Whoever was asked does not know it any more: it is late at once.
-        self.questions = self.kept_questions.iter().map(|id| (*id, 0)).collect();
+        self.questions = Agenda::default();
+        for id in self.kept_questions.iter() {
+            self.questions.insert(*id, 0, ());
+        }
     }
 
     /// Bytes of all durable messages that wait.
     pub(crate) fn outbox_bytes(&self) -> usize {
-        let rows = self.outs.values().flat_map(|out| &out.rows);
-        rows.map(|row| row.bytes).sum()
+        self.outs.values().map(|out| out.bytes).sum()
     }
 
     pub(crate) fn tell(&mut self, note: Note) {

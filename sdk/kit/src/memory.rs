@@ -1,15 +1,19 @@
 //! What a principal keeps: on disk, and for as long as the node runs.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use wormholes_plugin::{Error, Result};
 
-use crate::{blobs::Blobs, keys::Secret, mail::Mailbox};
+use crate::{
+    blobs::Blobs,
+    keys::Secret,
+    mail::Mailbox,
+    rows::Rows,
+    table::{Agenda, Set, Table},
+};
 
-pub(crate) type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
 /// By kind and peer: the value, and until when.
-pub(crate) type Facts = BTreeMap<(String, [u8; 32]), (i64, u64)>;
+pub(crate) type Facts = Table<(String, [u8; 32]), (i64, u64)>;
 
+/// An event works on a copy of it, which shares with it what does not change.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Memory {
     pub(crate) state: Rows,
@@ -17,17 +21,17 @@ pub(crate) struct Memory {
     pub(crate) facts: Facts,
     pub(crate) secret: Rows,
     /// Those that were created, by name.
-    pub(crate) keys: BTreeMap<String, Secret>,
-    pub(crate) timers: BTreeMap<String, Timer>,
+    pub(crate) keys: Table<String, Secret>,
+    pub(crate) timers: Agenda<String, Timer>,
     /// Without an answer.
-    pub(crate) requests: BTreeSet<u64>,
+    pub(crate) requests: Set<u64>,
     /// Those of them that came by HTTP.
-    pub(crate) http: BTreeSet<u64>,
+    pub(crate) http: Set<u64>,
     /// Questions that were made by HTTP.
-    pub(crate) fetches: BTreeSet<u64>,
-    pub(crate) sockets: BTreeMap<u64, Wire>,
+    pub(crate) fetches: Set<u64>,
+    pub(crate) sockets: Table<u64, Wire>,
     /// Those of them that a start of the node is told of.
-    pub(crate) kept_sockets: BTreeSet<u64>,
+    pub(crate) kept_sockets: Set<u64>,
     pub(crate) operations: Operations,
     pub(crate) mail: Mailbox,
     pub(crate) blobs: Blobs,
@@ -39,17 +43,21 @@ pub(crate) struct Memory {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Operations {
     /// With their deadlines.
-    pub(crate) open: BTreeMap<u64, Option<u64>>,
+    pub(crate) open: Table<u64, Option<u64>>,
     /// What nobody collected.
-    pub(crate) results: BTreeMap<u64, Result<Vec<u8>>>,
+    pub(crate) results: Table<u64, Result<Vec<u8>>>,
     /// Those whose handler is being told; a start of the node forgets it.
-    pub(crate) canceled: BTreeMap<u64, Error>,
+    pub(crate) canceled: Table<u64, Error>,
 }
 
 impl Operations {
     /// Of those that ended, the oldest goes where there are too many.
     pub(crate) fn begin(&mut self, id: u64, deadline_ms: Option<u64>, most: usize) {
-        while self.open.len() + self.results.len() >= most && self.results.pop_first().is_some() {}
+        while self.open.len() + self.results.len() >= most {
+            if self.results.remove_first().is_none() {
+                break;
+            }
+        }
         self.open.insert(id, deadline_ms);
     }
 }
@@ -70,7 +78,6 @@ pub(crate) struct Version {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Timer {
-    pub(crate) due_ms: u64,
     pub(crate) payload: Vec<u8>,
     pub(crate) durable: bool,
 }
@@ -83,34 +90,21 @@ impl Memory {
         let keys = u64::try_from(keys).unwrap_or(u64::MAX);
         let results = self.operations.results.values();
         let results = results.flatten().map(|body| body.len() as u64);
-        bytes(&self.state) + bytes(&self.secret) + keys + results.sum::<u64>()
+        self.state.bytes() + self.secret.bytes() + keys + results.sum::<u64>()
     }
 
     /// What a start of the node leaves.
     pub(crate) fn forget(&mut self) {
-        self.scratch.clear();
-        self.facts.clear();
+        self.scratch = Rows::default();
+        self.facts = Facts::default();
         let operations = &self.operations.open;
         self.requests = operations.keys().copied().collect();
-        self.operations.canceled.clear();
-        self.http.clear();
-        self.sockets.clear();
+        self.operations.canceled = Table::default();
+        self.http = Set::default();
+        self.sockets = Table::default();
         self.mail.forget();
         let questions = &self.mail.questions;
         self.fetches.retain(|id| questions.contains_key(id));
-        self.timers.retain(|_, timer| timer.durable);
+        self.timers.retain(|timer| timer.durable);
     }
-
-    /// The first timer: when it is due, and its name.
-    pub(crate) fn next_timer(&self) -> Option<(u64, &str)> {
-        let timers = self.timers.iter();
-        timers
-            .map(|(name, timer)| (timer.due_ms, name.as_str()))
-            .min()
-    }
-}
-
-pub(crate) fn bytes(rows: &Rows) -> u64 {
-    let sizes = rows.iter().map(|(key, value)| key.len() + value.len());
-    u64::try_from(sizes.sum::<usize>()).unwrap_or(u64::MAX)
 }

@@ -1,8 +1,11 @@
 //! What is on its way between nodes, and what becomes of it there.
 
+mod flights;
+mod links;
+mod tours;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    mem,
     net::SocketAddr,
     sync::Arc,
 };
@@ -11,7 +14,13 @@ use wormholes_plugin::{
     Algorithm, Connect, Error, ErrorCode, Fetch, HttpResponse, Letter, Principal, Result,
 };
 
+pub(crate) use self::links::{Links, millis};
+use self::{
+    flights::Flights,
+    tours::{Tour, Tours},
+};
 use crate::{
+    due::{Due, Marks},
     faults::Leave,
     fetches::FetchId,
     keys::Secret,
@@ -21,8 +30,9 @@ use crate::{
 
 /// The place of who is no node.
 pub(crate) const OUTSIDE: usize = usize::MAX;
-/// What travels between two nodes takes up to this; draws decide.
-const MAX_DELAY_MS: u64 = 100;
+/// That a node is gone is noticed after this: a node's connection is lost that is silent for so long,
+/// and none of its calls takes longer.
+pub(crate) const GONE_MS: u64 = 15_000;
 /// After its trunk broke, a durable message goes again from then on, and up to twice that later.
 const PAUSE_MS: u64 = 500;
 
@@ -131,35 +141,43 @@ pub(crate) enum What {
     },
 }
 
-/// Where a channel's message is.
-#[derive(Debug)]
-struct Tour {
-    to: usize,
-    trip: u64,
-    is_away: bool,
-    not_before_ms: u64,
-}
-
 /// All that is between nodes.
 #[derive(Debug, Default)]
 pub(crate) struct Net {
     pub(crate) ids: Vec<[u8; 32]>,
-    pub(crate) flights: BTreeMap<u64, Flight>,
+    numbers: BTreeMap<[u8; 32], usize>,
+    pub(crate) marks: Marks,
+    pub(crate) flights: Flights,
     /// What leaves each node next.
     pub(crate) parcels: BTreeMap<usize, VecDeque<Parcel>>,
     /// Who is connected to a node under an alias.
     pub(crate) guests: BTreeMap<(usize, [u8; 32]), Guest>,
-    tours: BTreeMap<ChannelId, Tour>,
+    tours: Tours,
     /// When blobs come that set out.
     pub(crate) fetches: BTreeMap<FetchId, u64>,
     cut: BTreeSet<(usize, usize)>,
-    next_flight: u64,
     last_trip: u64,
+    pub(crate) links: Links,
     /// Of a hundred, so many break their trunk.
     pub(crate) breaks_percent: u8,
+    /// Of a hundred letters and answers, so many are lost.
+    pub(crate) loses_percent: u8,
 }
 
 impl Net {
+    /// A node is there; gives its number.
+    pub(crate) fn join(&mut self, id: [u8; 32]) -> usize {
+        let number = self.ids.len();
+        self.ids.push(id);
+        self.numbers.entry(id).or_insert(number);
+        number
+    }
+
+    /// The number of a node.
+    pub(crate) fn number(&self, id: &[u8; 32]) -> Option<usize> {
+        self.numbers.get(id).copied()
+    }
+
     pub(crate) fn is_cut(&self, a: usize, b: usize) -> bool {
         self.cut.contains(&(a.min(b), a.max(b)))
     }
@@ -169,10 +187,8 @@ impl Net {
             self.cut.insert((a.min(b), a.max(b)));
             self.guests
                 .retain(|(at, _), guest| ![(a, b), (b, a)].contains(&(*at, guest.node)));
-            self.break_off(
-                |from, to| (from, to) == (a, b) || (from, to) == (b, a),
-                now_ms,
-            );
+            self.break_off(Some(a), b, now_ms);
+            self.break_off(Some(b), a, now_ms);
         }
     }
 
@@ -180,40 +196,47 @@ impl Net {
         self.cut.remove(&(a.min(b), a.max(b)));
     }
 
-    /// A node ended: what left it goes on, what was on its way to it does not.
-    pub(crate) fn ended(&mut self, node: usize, now_ms: u64) {
+    /// A node ended: what left it goes on, what was on its way to it does not. Who has to know hears of
+    /// it then.
+    pub(crate) fn ended(&mut self, node: usize, heard_ms: u64) {
         // Whoever is beyond the nodes answers nobody who was there before.
-        let is_its =
-            |flight: &Flight| flight.to == node && matches!(flight.what, What::Fetched { .. });
-        self.flights.retain(|_, flight| !is_its(flight));
+        let is_fetched = |flight: &Flight| matches!(flight.what, What::Fetched { .. });
+        self.flights.take_to(node, is_fetched);
 
         for parcel in self.parcels.remove(&node).into_iter().flatten() {
             if let Parcel::Answer { asker, answer } = parcel {
-                self.bounce(What::Answer { asker, answer }, now_ms);
+                self.bounce(What::Answer { asker, answer }, heard_ms);
             }
         }
         self.guests
             .retain(|(at, _), guest| *at != node && guest.node != node);
-        self.tours.retain(|(from, ..), _| *from != node);
-        self.fetches.retain(|(from, ..), _| *from != node);
-        self.break_off(|_, to| to == node, now_ms);
+        self.tours.forget_from(node);
+        let its = (node, Principal::Node, 0)..(node + 1, Principal::Node, 0);
+        let its: Vec<_> = self.fetches.range(its).map(|(id, _)| id.clone()).collect();
+        for fetch in its {
+            self.fetches.remove(&fetch);
+        }
+        self.break_off(None, node, heard_ms);
     }
 
-    fn break_off(&mut self, is_gone: impl Fn(usize, usize) -> bool, now_ms: u64) {
-        for ((from, ..), tour) in &mut self.tours {
-            tour.is_away &= !is_gone(*from, tour.to);
+    /// The trunks to a node break, or the one from a certain node.
+    fn break_off(&mut self, from: Option<usize>, to: usize, heard_ms: u64) {
+        let is_gone = |node: usize| from.is_none_or(|from| from == node);
+        for channel in self.tours.to(to) {
+            if is_gone(channel.0)
+                && let Some(tour) = self.tours.get_mut(&channel)
+            {
+                tour.is_away = false;
+                self.marks.add(Due::Channel(Box::new(channel)));
+            }
         }
-        let flights = mem::take(&mut self.flights).into_iter();
-        let (gone, left): (BTreeMap<_, _>, _) =
-            flights.partition(|(_, flight)| is_gone(flight.from, flight.to));
-        self.flights = left;
-        for flight in gone.into_values() {
-            self.bounce(flight.what, now_ms);
+        for flight in self.flights.take_to(to, |flight| is_gone(flight.from)) {
+            self.bounce(flight.what, heard_ms);
         }
     }
 
     /// The trunk of what was lost: who asked is told, a durable message goes again.
-    fn bounce(&mut self, what: What, now_ms: u64) {
+    fn bounce(&mut self, what: What, heard_ms: u64) {
         let asker = match what {
             What::Letter {
                 ask: Some((asker, _)),
@@ -224,22 +247,19 @@ impl Net {
             What::Letter { ask: None, .. } => return,
             What::Fetched { asker, .. } => {
                 let broke = Error::new(ErrorCode::Unavailable, "the flow broke");
-                return self.tell_fetched(asker, Err(broke), now_ms);
+                return self.tell_fetched(asker, Err(broke), heard_ms);
             }
         };
         let broke = "the trunk to the other node broke";
-        self.tell(
-            asker,
-            Err(Error::new(ErrorCode::Unavailable, broke)),
-            now_ms,
-        );
+        let broke = Error::new(ErrorCode::Unavailable, broke);
+        self.tell(asker, Err(broke), heard_ms);
     }
 
-    /// Tells who asked; nothing of it travels.
-    pub(crate) fn tell(&mut self, asker: Asker, answer: Result<Vec<u8>>, now_ms: u64) {
+    /// Tells who asked, then; nothing of it travels.
+    pub(crate) fn tell(&mut self, asker: Asker, answer: Result<Vec<u8>>, due_ms: u64) {
         let node = asker.node;
         self.put(Flight {
-            due_ms: now_ms,
+            due_ms,
             from: node,
             to: node,
             what: What::Answer { asker, answer },
@@ -258,8 +278,8 @@ impl Net {
     }
 
     fn put(&mut self, flight: Flight) {
-        self.flights.insert(self.next_flight, flight);
-        self.next_flight += 1;
+        let number = self.flights.put(flight);
+        self.marks.add(Due::Flight(number));
     }
 
     /// Has something travel. What breaks its trunk is lost, or arrives all the same.
@@ -271,7 +291,10 @@ impl Net {
         (now_ms, random): (u64, &mut Random),
     ) {
         let is_far = from != to;
-        let delay = Self::delay((from, to), random);
+        if is_far && self.loses(&what, random) {
+            return;
+        }
+        let delay = self.links.delay_ms((from, to), random);
         let breaks = is_far && self.breaks(random);
         let arrives = !breaks || random.of(0..2) == 0;
         let is_lost = fault == Leave::Lost || !arrives || self.is_cut(from, to);
@@ -289,17 +312,19 @@ impl Net {
         });
     }
 
-    /// What a journey takes.
-    pub(crate) fn delay((from, to): (usize, usize), random: &mut Random) -> u64 {
-        if from == to {
-            return 0;
-        }
-        random.of(0..MAX_DELAY_MS + 1)
-    }
-
     /// Whether a trunk breaks under what travels.
     pub(crate) fn breaks(&self, random: &mut Random) -> bool {
         random.of(0..100) < u64::from(self.breaks_percent)
+    }
+
+    /// Whether it is lost without a word.
+    fn loses(&self, what: &What, random: &mut Random) -> bool {
+        match what {
+            What::Letter { .. } | What::Answer { .. } => {
+                random.of(0..100) < u64::from(self.loses_percent)
+            }
+            What::Message { .. } | What::Handled(_) | What::Fetched { .. } => false,
+        }
     }
 
     /// A channel's message sets out.
@@ -311,7 +336,7 @@ impl Net {
             is_away: true,
             not_before_ms,
         };
-        self.tours.insert(channel.clone(), tour);
+        self.tours.put(channel, tour);
         Trip {
             number: self.last_trip,
             channel: channel.clone(),
@@ -333,6 +358,8 @@ impl Net {
             && tour.trip == trip.number
         {
             tour.is_away = false;
+            let channel = Box::new(trip.channel.clone());
+            self.marks.add(Due::Channel(channel));
         }
     }
 
@@ -342,6 +369,8 @@ impl Net {
             && tour.trip == trip.number
         {
             (tour.is_away, tour.not_before_ms) = (false, 0);
+            let channel = Box::new(trip.channel.clone());
+            self.marks.add(Due::Channel(channel));
         }
     }
 

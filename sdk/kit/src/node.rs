@@ -29,12 +29,15 @@ pub(crate) use self::{
     wires::{Line, Web},
 };
 use crate::{
+    counts::{Counts, Trace},
+    due::{Due, Marks},
     event::{Event, Fault},
     faults::{Commit, Faults},
     keys::Secret,
+    mail::OutKey,
     manifest::{Manifest, Mode},
     memory::{Memory, Version},
-    net::{Asker, Net, Parcel},
+    net::{Asker, GONE_MS, Net, Parcel},
     principal::{Actor, call},
     random::Random,
     transaction::{Ground, Progress, Rules, Transaction},
@@ -48,6 +51,7 @@ const TRIES: u32 = 3;
 pub(crate) struct Around {
     pub(crate) now_ms: u64,
     pub(crate) random: Random,
+    pub(crate) trace: Trace,
     pub(crate) net: Net,
     pub(crate) faults: Rc<RefCell<Faults>>,
 }
@@ -56,10 +60,13 @@ pub(crate) struct Node<P> {
     number: usize,
     pub(crate) id: [u8; 32],
     seed: [u8; 32],
-    pub(crate) manifest: Manifest,
+    marks: Marks,
+    pub(crate) manifest: Rc<Manifest>,
+    /// Its machine is gone.
+    pub(crate) is_stopped: bool,
     /// Rises with each update.
     pub(crate) code: u32,
-    pub(crate) config: BTreeMap<String, String>,
+    pub(crate) config: Rc<BTreeMap<String, String>>,
     pub(crate) rules: Rules,
     /// Peers that are connected, and how far each is trusted.
     pub(crate) online: BTreeMap<[u8; 32], u8>,
@@ -79,6 +86,7 @@ pub(crate) struct Node<P> {
     pub(crate) log: Vec<(Level, String)>,
     /// What is beyond the nodes.
     pub(crate) web: Web,
+    pub(crate) counts: Counts,
 }
 
 /// Blobs that a request brings.
@@ -90,22 +98,27 @@ struct Effects {
     answers: BTreeMap<u64, Result<Vec<u8>>>,
     progress: Vec<(u64, Progress)>,
     parcels: Vec<Parcel>,
+    /// Channels that have more to say, and blobs that are wanted.
+    channels: BTreeSet<OutKey>,
+    wanted: Vec<u64>,
     writes: bool,
 }
 
 impl<P: Plugin> Node<P> {
     /// A node whose key comes of a seed.
-    pub(crate) fn new(seed: [u8; 32], manifest: Manifest, around: &mut Around) -> Self {
+    pub(crate) fn new(seed: [u8; 32], manifest: Rc<Manifest>, around: &mut Around) -> Self {
         let id = Secret::node(&seed).public().ok();
         let id = id.and_then(|id| id.try_into().ok()).unwrap_or_default();
-        around.net.ids.push(id);
+        let number = around.net.join(id);
         let mut node = Self {
-            number: around.net.ids.len() - 1,
+            number,
             id,
             seed,
+            marks: around.net.marks.clone(),
             manifest,
+            is_stopped: false,
             code: 0,
-            config: BTreeMap::new(),
+            config: Rc::default(),
             rules: Rules::default(),
             online: BTreeMap::new(),
             users: BTreeSet::new(),
@@ -120,6 +133,7 @@ impl<P: Plugin> Node<P> {
             brought: BTreeMap::new(),
             log: Vec::new(),
             web: Web::default(),
+            counts: Counts::default(),
         };
         node.start(around);
         node
@@ -127,25 +141,12 @@ impl<P: Plugin> Node<P> {
 
     /// Starts on what is durable: the node itself wakes, and whoever was awake once.
     pub(crate) fn start(&mut self, around: &mut Around) {
+        self.end(around.now_ms, around);
+        self.is_stopped = false;
         self.boot += 1;
-        self.web.forget();
         self.next_request = self.boot << 32;
-        around.net.ended(self.number, around.now_ms);
-        let broke = Error::new(ErrorCode::Unavailable, "the trunk to the other node broke");
-        for asker in mem::take(&mut self.askers).into_values() {
-            around.net.tell(asker, Err(broke.clone()), around.now_ms);
-        }
-        let stopped = Error::new(
-            ErrorCode::Unavailable,
-            "the plugin was stopped before it answered",
-        );
         let mut principals = vec![Principal::Node];
         for (principal, actor) in mem::take(&mut self.actors) {
-            let operations = &actor.memory.operations.open;
-            let requests = actor.deadlines.into_keys();
-            for request in requests.filter(|it| !operations.contains_key(it)) {
-                self.answers.insert(request, Err(stopped.clone()));
-            }
             if actor.memory.woken_by.is_none() {
                 continue;
             }
@@ -160,6 +161,38 @@ impl<P: Plugin> Node<P> {
                 self.tell_online();
             }
             self.drain(&principal, around);
+        }
+    }
+
+    /// Ends without a word, and does not start: others notice it by its silence.
+    pub(crate) fn stop(&mut self, around: &mut Around) {
+        if !self.is_stopped {
+            self.end(around.now_ms + GONE_MS, around);
+            self.is_stopped = true;
+        }
+    }
+
+    /// What it was about to do is over. Other nodes hear of it then, who asked it here at once.
+    fn end(&mut self, heard_ms: u64, around: &mut Around) {
+        self.web.forget();
+        around.net.ended(self.number, heard_ms);
+        let broke = Error::new(ErrorCode::Unavailable, "the trunk to the other node broke");
+        let askers = mem::take(&mut self.askers);
+        let stopped = Error::new(
+            ErrorCode::Unavailable,
+            "the plugin was stopped before it answered",
+        );
+        for actor in self.actors.values_mut() {
+            actor.waiting.clear();
+            let operations = &actor.memory.operations.open;
+            let requests = mem::take(&mut actor.deadlines).into_keys();
+            let given_up = requests.filter(|it| !operations.contains_key(it));
+            for request in given_up.filter(|it| !askers.contains_key(it)) {
+                self.answers.insert(request, Err(stopped.clone()));
+            }
+        }
+        for asker in askers.into_values() {
+            around.net.tell(asker, Err(broke.clone()), heard_ms);
         }
     }
 
@@ -191,13 +224,42 @@ impl<P: Plugin> Node<P> {
     fn wake(&mut self, principal: &Principal, memory: Memory) {
         let actor = Actor::new(memory, self.version(), self.boot << 32);
         self.actors.insert(principal.clone(), actor);
+        self.mark_all(principal);
     }
 
     /// The principal's actor; it wakes if it sleeps.
     pub(crate) fn actor(&mut self, principal: &Principal) -> &mut Actor<P> {
         let (version, first_event) = (self.version(), self.boot << 32);
+        self.marks
+            .add(Due::Principal(self.number, principal.clone()));
         let actor = self.actors.entry(principal.clone());
         actor.or_insert_with(|| Actor::new(Memory::default(), version, first_event))
+    }
+
+    /// All that a principal sends and fetches may go on.
+    pub(crate) fn mark_all(&self, principal: &Principal) {
+        if let Some(actor) = self.actors.get(principal) {
+            let (mail, blobs) = (&actor.memory.mail, &actor.memory.blobs);
+            let channels = mail.outs.keys().cloned();
+            self.mark(principal, channels, blobs.fetches.keys().copied());
+        }
+    }
+
+    /// So may these channels and fetches.
+    fn mark(
+        &self,
+        principal: &Principal,
+        channels: impl IntoIterator<Item = OutKey>,
+        fetches: impl IntoIterator<Item = u64>,
+    ) {
+        for key in channels {
+            let channel = (self.number, principal.clone(), key);
+            self.marks.add(Due::Channel(Box::new(channel)));
+        }
+        for id in fetches {
+            let fetch = (self.number, principal.clone(), id);
+            self.marks.add(Due::Fetch(Box::new(fetch)));
+        }
     }
 
     fn version(&self) -> Version {
@@ -287,8 +349,9 @@ impl<P: Plugin> Node<P> {
     /// Runs what waits, unless the principal is parked.
     pub(crate) fn drain(&mut self, principal: &Principal, around: &mut Around) {
         loop {
+            let is_stopped = self.is_stopped;
             let actor = self.actor(principal);
-            if actor.parked.is_some() {
+            if is_stopped || actor.parked.is_some() {
                 return;
             }
             let Some((event, attempt)) = actor.waiting.pop_front() else {
@@ -347,6 +410,8 @@ impl<P: Plugin> Node<P> {
         attempt: u32,
         around: &mut Around,
     ) -> std::result::Result<(Option<Reply>, Transaction), Fault> {
+        self.counts.events += 1;
+        around.trace.add(around.now_ms, self.number, event);
         let mut ground = self.ground(principal, around);
         if let Event::Request(request) = event {
             let brought = self.brought.get(&request.id);
@@ -396,7 +461,7 @@ impl<P: Plugin> Node<P> {
     fn ground(&self, principal: &Principal, around: &Around) -> Ground {
         let others = self.actors.iter().filter(|(other, _)| *other != principal);
         Ground {
-            limits: self.manifest.limits.clone(),
+            manifest: Rc::clone(&self.manifest),
             others_keep: others
                 .clone()
                 .map(|(_, actor)| actor.memory.kept_bytes())
@@ -404,14 +469,11 @@ impl<P: Plugin> Node<P> {
             others_hold: others.map(|(_, actor)| actor.memory.blobs.bytes()).sum(),
             offered: Offered::new(),
             now_ms: around.now_ms,
-            config: self.config.clone(),
+            config: Rc::clone(&self.config),
             node_id: self.id,
             node_seed: self.seed,
             principal: principal.clone(),
-            protocols: self.manifest.messages.protocols.clone(),
-            capabilities: self.manifest.capabilities.clone(),
             rules: self.rules.clone(),
-            instance: self.manifest.plugin.name.clone(),
             reads_only: false,
         }
     }
@@ -434,6 +496,8 @@ impl<P: Plugin> Node<P> {
             answers: done.answers,
             progress: done.progress,
             parcels: done.parcels,
+            channels: done.channels,
+            wanted: done.wanted,
             writes: done.writes,
         };
         match (event, reply) {

@@ -1,6 +1,6 @@
-//! What happens by itself, and when: timers and deadlines, what leaves a node, what travels, and both
-//! ends of a channel when they meet.
+//! What happens by itself: what leaves a node, what travels, and both ends of a channel when they meet.
 
+mod next;
 mod wires;
 
 use std::collections::VecDeque;
@@ -10,99 +10,17 @@ use wormholes_plugin::{
 };
 
 use crate::{
+    counts::Counts,
     event::Event,
-    fetches::FetchId,
     mail::{Cause, Delivery, InKey, Note, OutKey, Position, Verdict},
-    net::{Asker, ChannelId, Guest, Net, Parcel, What, alias_key},
+    net::{Asker, ChannelId, GONE_MS, Guest, Net, Parcel, What, alias_key},
     world::World,
 };
 
 /// A receiver that does not take a channel is asked again after this.
 const REFUSED_MS: u64 = 60_000;
 
-/// Who has something to do.
-#[derive(Debug, Clone)]
-enum Due {
-    Principal(usize, Principal),
-    Parcel(usize),
-    Channel(ChannelId),
-    Flight(u64),
-    Fetch(FetchId),
-}
-
 impl<P: Plugin> World<P> {
-    /// When something next happens by itself.
-    pub(crate) fn next_due(&self) -> Option<u64> {
-        self.all_due().into_iter().map(|(due, _)| due).min()
-    }
-
-    /// Lets that happen; whether there was anything.
-    pub(crate) fn step(&mut self) -> bool {
-        let all = self.all_due();
-        let Some(first) = all.iter().map(|(due, _)| *due).min() else {
-            return false;
-        };
-        let now_ms = self.around.now_ms.max(first);
-        self.around.now_ms = now_ms;
-        let due = all.into_iter().filter(|(due, _)| *due <= now_ms);
-        let due: Vec<_> = due.map(|(_, what)| what).collect();
-        match self.around.random.pick(&due) {
-            Some(Due::Principal(number, principal)) => {
-                if let Some(node) = self.nodes.get_mut(*number) {
-                    node.due(principal, &mut self.around);
-                }
-            }
-            Some(Due::Parcel(number)) => self.send_parcel(*number),
-            Some(Due::Channel(channel)) => self.visit(channel),
-            Some(Due::Flight(number)) => self.arrive(*number),
-            Some(Due::Fetch(fetch)) => self.bring(fetch),
-            None => {}
-        }
-        true
-    }
-
-    fn all_due(&self) -> Vec<(u64, Due)> {
-        let net = &self.around.net;
-        let flights = net.flights.iter();
-        let flights = flights.map(|(number, flight)| (flight.due_ms, Due::Flight(*number)));
-        let parcels = net
-            .parcels
-            .iter()
-            .filter(|(_, waiting)| !waiting.is_empty());
-        let parcels = parcels.map(|(number, _)| (self.around.now_ms, Due::Parcel(*number)));
-        let mut all: Vec<_> = flights.chain(parcels).collect();
-        for (number, node) in self.nodes.iter().enumerate() {
-            for (principal, actor) in &node.actors {
-                let due = actor.next_due();
-                all.extend(due.map(|due| (due, Due::Principal(number, principal.clone()))));
-                for id in actor.memory.blobs.fetches.keys() {
-                    let fetch = (number, principal.clone(), *id);
-                    let due = self.fetch_due(&fetch);
-                    all.extend(due.map(|due| (due, Due::Fetch(fetch))));
-                }
-                for key in actor.memory.mail.outs.keys() {
-                    let channel = (number, principal.clone(), key.clone());
-                    let due = self.channel_due(&channel);
-                    all.extend(due.map(|due| (due, Due::Channel(channel))));
-                }
-            }
-        }
-        all
-    }
-
-    /// When a channel has a message to send, or to give up.
-    fn channel_due(&self, channel: &ChannelId) -> Option<u64> {
-        let (number, principal, key) = channel;
-        let actor = self.nodes.get(*number)?.actors.get(principal)?;
-        let out = actor.memory.mail.outs.get(key)?;
-        if out.halted.is_some() || out.rows.is_empty() {
-            return None;
-        }
-        let ready = self.around.net.ready_ms(channel);
-        let ready = ready.filter(|_| self.reach(*number, &key.to).is_ok());
-        ready.into_iter().chain(out.next_expiry()).min()
-    }
-
     /// Which node an address is at.
     pub(crate) fn reach(
         &self,
@@ -112,7 +30,7 @@ impl<P: Plugin> World<P> {
         let net = &self.around.net;
         let number = match to.place {
             Place::Here => Some(from),
-            Place::Node(id) => net.ids.iter().position(|other| *other == id),
+            Place::Node(id) => net.number(&id),
             // Behind an alias is one principal, whose name nobody learns.
             Place::Alias(_) if to.principal != Principal::Node => {
                 return Err("there is no such user");
@@ -123,12 +41,28 @@ impl<P: Plugin> World<P> {
             }
         };
         let number = number.filter(|number| !net.is_cut(from, *number));
+        let number = number.filter(|number| !self.is_stopped(*number));
         let number = number.ok_or("the node cannot be reached")?;
         let node = self.nodes.get(number);
         let is_there = node.is_some_and(|node| node.manifest.plugin.name == *to.plugin);
         is_there
             .then_some(number)
             .ok_or("no plugin of that name takes messages")
+    }
+
+    pub(crate) fn is_stopped(&self, number: usize) -> bool {
+        self.nodes.get(number).is_some_and(|node| node.is_stopped)
+    }
+
+    /// When it is known that nobody is at an address.
+    fn known_ms(&self, to: &Address) -> u64 {
+        let number = match &to.place {
+            Place::Node(id) => self.around.net.number(id),
+            Place::Here | Place::Alias(_) => None,
+        };
+        let is_gone = number.is_some_and(|number| self.is_stopped(number));
+        let notice_ms = if is_gone { GONE_MS } else { 0 };
+        self.around.now_ms + notice_ms
     }
 
     /// Who of a node's principals an address means.
@@ -148,7 +82,7 @@ impl<P: Plugin> World<P> {
         let mut sender = principal.clone();
         let net = &mut self.around.net;
         let node = net.ids.get(from).copied().unwrap_or_default();
-        let mut own = Identity::Node;
+        let (mut own, mut is_met) = (Identity::Node, true);
         let place = match (&key.sender, key.to.place) {
             (_, Place::Here) => Place::Here,
             (Identity::Alias(name), Place::Node(_)) => {
@@ -158,7 +92,7 @@ impl<P: Plugin> World<P> {
                     principal: principal.clone(),
                     name: name.clone(),
                 };
-                net.guests.insert((to, key), guest);
+                is_met = net.guests.insert((to, key), guest).is_some();
                 // Nobody learns who of a node's principals it is.
                 sender = Principal::Node;
                 Place::Alias(key)
@@ -175,6 +109,9 @@ impl<P: Plugin> World<P> {
             plugin: key.to.plugin.clone(),
             principal: sender,
         };
+        if !is_met {
+            self.find_ways();
+        }
         let protocol = key.protocol.clone();
         InKey {
             from,
@@ -212,12 +149,22 @@ impl<P: Plugin> World<P> {
             }
             Some(Parcel::Answer { asker, answer }) => {
                 let to = asker.node;
+                self.count(from, to, |counts| {
+                    counts.answer(answer.as_deref().unwrap_or_default());
+                });
                 self.launch(from, to, What::Answer { asker, answer });
             }
             Some(Parcel::Fetch { of, id, wanted }) => self.fetch(from, of, id, &wanted),
             Some(Parcel::Socket { of, id, order }) => self.order(from, &of, id, order),
             Some(Parcel::Datagram { port, to, data }) => self.cast(from, (port, to, data)),
             None => {}
+        }
+    }
+
+    /// Counts what one node sends to another.
+    fn count(&mut self, from: usize, to: usize, sent: impl FnOnce(&mut Counts)) {
+        if let Some(node) = self.nodes.get_mut(from).filter(|_| from != to) {
+            sent(&mut node.counts);
         }
     }
 
@@ -240,13 +187,21 @@ impl<P: Plugin> World<P> {
                 deadline_ms,
             )
         });
+        if letter.to.place != Place::Here
+            && let Some(node) = self.nodes.get_mut(from)
+        {
+            match &ask {
+                Some(_) => node.counts.ask(&letter.body),
+                None => node.counts.post(&letter.body),
+            }
+        }
         let to = match self.reach(from, &letter.to) {
             Ok(to) => to,
             Err(why) => {
-                let now_ms = self.around.now_ms;
                 if let Some((asker, _)) = ask {
+                    let known_ms = self.known_ms(&letter.to);
                     let answer = Err(Error::new(ErrorCode::Unavailable, why));
-                    self.around.net.tell(asker, answer, now_ms);
+                    self.around.net.tell(asker, answer, known_ms);
                 }
                 return;
             }
@@ -266,10 +221,11 @@ impl<P: Plugin> World<P> {
 
     /// Something arrives.
     fn arrive(&mut self, number: u64) {
-        let Some(flight) = self.around.net.flights.remove(&number) else {
+        let Some(flight) = self.around.net.flights.take(number) else {
             return;
         };
-        let Some(node) = self.nodes.get_mut(flight.to) else {
+        let node = self.nodes.get_mut(flight.to);
+        let Some(node) = node.filter(|node| !node.is_stopped) else {
             return;
         };
         match flight.what {
@@ -514,6 +470,8 @@ impl<P: Plugin> World<P> {
             after,
             confirmed: after.seq,
         };
+        let body = content.as_deref().unwrap_or_default();
+        self.count(*from, to, |counts| counts.message(body));
         let trip = self.around.net.set_out(channel, to, later);
         let what = What::Message {
             to: receiver,

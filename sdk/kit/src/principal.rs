@@ -39,16 +39,17 @@ impl<P> Actor<P> {
             Some(by) => Event::Migrate { from: by.schema },
         };
         waiting.push_back((waking, 0));
-        for (number, note) in &memory.mail.notes {
+        for (number, note) in memory.mail.notes.iter() {
             let (number, note) = (*number, note.clone());
             waiting.push_back((Event::Note { number, note }, 0));
         }
-        for id in &memory.kept_sockets {
+        for id in memory.kept_sockets.iter() {
             let news = SocketNews::Closed(Closing::Restarted);
             waiting.push_back((Event::Socket { id: *id, news }, 0));
         }
+        let open = memory.operations.open.iter();
         Self {
-            deadlines: memory.operations.open.clone(),
+            deadlines: open.map(|(id, deadline)| (*id, *deadline)).collect(),
             memory,
             instance: None,
             waiting,
@@ -59,10 +60,11 @@ impl<P> Actor<P> {
 
     /// When it next has something to do by itself.
     pub(crate) fn next_due(&self) -> Option<u64> {
-        let timer = self.memory.next_timer().map(|(due_ms, _)| due_ms);
+        let timer = self.memory.timers.first().map(|(due_ms, _)| due_ms);
         let timer = timer.filter(|_| self.parked.is_none());
         let deadline = self.deadlines.values().flatten().min().copied();
-        let question = self.memory.mail.questions.values().min().copied();
+        let question = self.memory.mail.questions.first();
+        let question = question.map(|(due_ms, _)| due_ms);
         timer.into_iter().chain(deadline).chain(question).min()
     }
 
@@ -75,9 +77,7 @@ impl<P> Actor<P> {
 
     /// The questions whose time is over.
     pub(crate) fn late_questions(&self, now_ms: u64) -> Vec<u64> {
-        let questions = self.memory.mail.questions.iter();
-        let late = questions.filter(|(_, deadline)| **deadline <= now_ms);
-        late.map(|(id, _)| *id).collect()
+        self.memory.mail.questions.late(now_ms)
     }
 
     /// A question has one answer: the first that comes.
@@ -119,8 +119,8 @@ impl<P> Actor<P> {
 
     /// The timer that is due.
     pub(crate) fn due_timer(&self, now_ms: u64) -> Option<Event> {
-        let (due_ms, name) = self.memory.next_timer()?;
-        let name = name.to_owned();
+        let (due_ms, name) = self.memory.timers.first()?;
+        let name = name.clone();
         let payload = self.memory.timers.get(&name)?.payload.clone();
         (due_ms <= now_ms).then_some(Event::Timer { name, payload })
     }

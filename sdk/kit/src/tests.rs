@@ -1,5 +1,7 @@
 //! Messages in a world, by a plugin that says and writes down whatever it is told to.
 
+mod networks;
+
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -111,7 +113,11 @@ impl Plugin for Talker {
                 }
             }
             "post" => letter.post(cx)?,
-            "ask" => drop(letter.ask(cx, Duration::from_secs(5))?),
+            "ask" => {
+                let patience = request.argument::<Option<u64>>("patience")?;
+                let patience = Duration::from_secs(patience.unwrap_or(5));
+                letter.ask(cx, patience)?;
+            }
             "waiting" => return Reply::done(&cx.waiting(&to, TALK, &sender)),
             "reopen" => cx.reopen(&to, TALK, &Identity::Node)?,
             name => return Err(Error::not_found(name)),

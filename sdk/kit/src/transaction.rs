@@ -12,7 +12,6 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     mem,
     net::SocketAddr,
-    ops::Bound,
     rc::Rc,
     sync::Arc,
 };
@@ -31,18 +30,17 @@ use crate::{
     faults::Faults,
     keys::{signed, verifies},
     mail::OutKey,
-    manifest::{Capabilities, Limits},
-    memory::{Memory, Rows, Timer, bytes},
+    manifest::Manifest,
+    memory::{Memory, Timer},
     net::{Parcel, alias_key},
     random::Random,
+    rows::Rows,
 };
 
 /// What a row takes in memory beside its key and its value.
 const ROW_BYTES: usize = 64;
 const MAX_KEY_BYTES: usize = 512;
 const MAX_VALUE_BYTES: usize = 1 << 20;
-const MAX_SCAN_ROWS: usize = 4096;
-const MAX_SCAN_BYTES: usize = 1 << 20;
 const MAX_PAYLOAD_BYTES: usize = 4 << 10;
 const MAX_TIMER_NAME_BYTES: usize = 128;
 const MAX_RANDOM_BYTES: usize = 4096;
@@ -61,7 +59,7 @@ pub struct Progress {
 /// What an event stands on.
 #[derive(Debug, Clone)]
 pub(crate) struct Ground {
-    pub(crate) limits: Limits,
+    pub(crate) manifest: Rc<Manifest>,
     /// Bytes that the other principals of this plugin keep.
     pub(crate) others_keep: u64,
     /// What their blobs count for.
@@ -69,14 +67,11 @@ pub(crate) struct Ground {
     /// Blobs that the event brings.
     pub(crate) offered: BTreeMap<[u8; 32], Arc<[u8]>>,
     pub(crate) now_ms: u64,
-    pub(crate) config: BTreeMap<String, String>,
+    pub(crate) config: Rc<BTreeMap<String, String>>,
     pub(crate) node_id: [u8; 32],
     pub(crate) node_seed: [u8; 32],
     pub(crate) principal: Principal,
-    pub(crate) protocols: BTreeSet<String>,
-    pub(crate) capabilities: Capabilities,
     pub(crate) rules: Rules,
-    pub(crate) instance: String,
     /// Nothing becomes real of a query.
     pub(crate) reads_only: bool,
 }
@@ -90,6 +85,9 @@ pub(crate) struct Transaction {
     pub(crate) log: Vec<(Level, String)>,
     /// What leaves the node and is not kept.
     pub(crate) parcels: Vec<Parcel>,
+    /// Channels that have more to say, and blobs that are wanted.
+    pub(crate) channels: BTreeSet<OutKey>,
+    pub(crate) wanted: Vec<u64>,
     /// Connections that had too little room, whatever becomes of the event.
     pub(crate) wants_room: BTreeSet<u64>,
     /// Blobs of this event: whether each was sealed, and can be read by later ones alone.
@@ -125,6 +123,8 @@ impl Transaction {
             progress: Vec::new(),
             log: Vec::new(),
             parcels: Vec::new(),
+            channels: BTreeSet::new(),
+            wanted: Vec::new(),
             wants_room: BTreeSet::new(),
             sealed: BTreeMap::new(),
             writes: false,
@@ -158,7 +158,7 @@ impl Transaction {
 
     fn charge(&mut self, bytes: usize) -> Result<()> {
         let written = self.written_bytes + bytes;
-        if written > self.ground.limits.write_bytes() {
+        if written > self.ground.manifest.limits.write_bytes() {
             return Err(quota(
                 "one event writes too much; raise limits.write_kib or write in parts",
             ));
@@ -169,7 +169,7 @@ impl Transaction {
 
     fn charge_log(&mut self, bytes: usize) -> Result<()> {
         self.logged_bytes = self.logged_bytes.saturating_add(bytes + 16);
-        if self.logged_bytes > self.ground.limits.log_bytes() {
+        if self.logged_bytes > self.ground.manifest.limits.log_bytes() {
             return Err(quota(
                 "one event logs too much; raise limits.log_kib or log less",
             ));
@@ -201,7 +201,7 @@ impl Transaction {
         let after = value.map_or(0, |value| key.len() + value.len() + more);
         let rows = self.memory.secret.len();
         let is_new = before == 0 && after > 0;
-        if space == Space::Secret && is_new && rows >= self.ground.limits.secrets {
+        if space == Space::Secret && is_new && rows >= self.ground.manifest.limits.secrets {
             let many = "too many secret rows; raise limits.secrets or delete some";
             return Err(quota(many));
         }
@@ -214,10 +214,7 @@ impl Transaction {
             Space::Scratch => &mut self.memory.scratch,
             Space::Secret => &mut self.memory.secret,
         };
-        match value {
-            Some(value) => rows.insert(key.to_vec(), value.to_vec()),
-            None => rows.remove(key),
-        };
+        rows.put(key, value);
         self.writes |= space != Space::Scratch;
         self.wrote_rows |= space == Space::State;
         Ok(())
@@ -225,13 +222,13 @@ impl Transaction {
 
     fn check_room(&self, space: Space, more: usize) -> Result<()> {
         let more = u64::try_from(more).unwrap_or(u64::MAX);
-        let limits = &self.ground.limits;
+        let limits = &self.ground.manifest.limits;
         match space {
             Space::State | Space::Secret => self.check_kept(more)?,
             Space::Scratch => {
                 let rows = self.memory.scratch.len() * ROW_BYTES;
                 let rows = u64::try_from(rows).unwrap_or(u64::MAX);
-                let kept = bytes(&self.memory.scratch).saturating_add(rows);
+                let kept = self.memory.scratch.bytes().saturating_add(rows);
                 if kept.saturating_add(more) > limits.scratch_bytes() {
                     let full = "scratch is full; raise limits.scratch_mib or delete rows";
                     return Err(quota(full));
@@ -243,7 +240,7 @@ impl Transaction {
 
     /// Whether the plugin may keep so many more bytes.
     fn check_kept(&self, more: u64) -> Result<()> {
-        let limits = &self.ground.limits;
+        let limits = &self.ground.manifest.limits;
         let own = self.memory.kept_bytes().saturating_add(more);
         let is_user = self.ground.principal != Principal::Node;
         if is_user && own > limits.user_state_bytes()
@@ -256,36 +253,7 @@ impl Transaction {
         Ok(())
     }
 
-    fn scan(&self, space: Space, range: &Range) -> Vec<Row> {
-        let limit = (range.limit as usize).min(MAX_SCAN_ROWS);
-        let rows = self.rows(space);
-        let mut found = Vec::new();
-        let mut bytes = 0;
-        let from = (Bound::Included(range.prefix.as_slice()), Bound::Unbounded);
-        let mut ahead = rows.range::<[u8], _>(from);
-        let beyond = |key: &[u8]| match &range.after {
-            Some(after) if range.backwards => key < after.as_slice(),
-            Some(after) => key > after.as_slice(),
-            None => true,
-        };
-        let with_prefix = ahead
-            .by_ref()
-            .take_while(|(key, _)| key.starts_with(&range.prefix));
-        let mut all: Vec<_> = with_prefix.filter(|(key, _)| beyond(key)).collect();
-        if range.backwards {
-            all.reverse();
-        }
-        for (key, value) in all.into_iter().take(limit) {
-            bytes += key.len() + value.len();
-            if bytes > MAX_SCAN_BYTES && !found.is_empty() {
-                break;
-            }
-            found.push((key.clone(), value.clone()));
-        }
-        found
-    }
-
-    fn set_timer(&mut self, name: &str, timer: Timer) -> Result<()> {
+    fn set_timer(&mut self, name: &str, due_ms: u64, timer: Timer) -> Result<()> {
         self.check_writable()?;
         check_timer_name(name)?;
         if timer.payload.len() > MAX_PAYLOAD_BYTES {
@@ -293,15 +261,15 @@ impl Transaction {
             return Err(Error::invalid(long));
         }
         let timers = &self.memory.timers;
-        if !timers.contains_key(name) && timers.len() >= self.ground.limits.timers {
+        if !timers.contains_key(name) && timers.len() >= self.ground.manifest.limits.timers {
             return Err(quota(
                 "too many open timers; raise limits.timers or cancel some",
             ));
         }
         self.charge(name.len() + timer.payload.len() + ROW_BYTES)?;
-        self.writes |= timer.durable;
-        let before = self.memory.timers.insert(name.to_owned(), timer);
-        self.writes |= before.is_some_and(|timer| timer.durable);
+        let before = self.memory.timers.get(name);
+        self.writes |= timer.durable || before.is_some_and(|timer| timer.durable);
+        self.memory.timers.insert(name.to_owned(), due_ms, timer);
         Ok(())
     }
 
@@ -341,17 +309,14 @@ impl Host for Shared {
     }
 
     fn scan(&mut self, space: Space, range: &Range) -> Vec<Row> {
-        self.call(|event| event.scan(space, range))
+        self.call(|event| event.rows(space).scan(range))
     }
 
     fn set_timer(&mut self, name: &str, at_ms: u64, payload: &[u8], durable: bool) -> Result<()> {
         self.call(|event| {
-            let timer = Timer {
-                due_ms: at_ms.max(event.ground.now_ms + 1),
-                payload: payload.to_vec(),
-                durable,
-            };
-            event.set_timer(name, timer)
+            let payload = payload.to_vec();
+            let due_ms = at_ms.max(event.ground.now_ms + 1);
+            event.set_timer(name, due_ms, Timer { payload, durable })
         })
     }
 
@@ -365,7 +330,7 @@ impl Host for Shared {
     }
 
     fn timer_due(&mut self, name: &str) -> Option<u64> {
-        self.call(|event| event.memory.timers.get(name).map(|timer| timer.due_ms))
+        self.call(|event| event.memory.timers.due_ms(name))
     }
 
     fn finish(&mut self, request: u64, answer: Result<Vec<u8>>) -> Result<()> {
@@ -450,7 +415,7 @@ impl Host for Shared {
             let signed = match form {
                 // Whoever signed it, whatever it begins with.
                 Form::Raw => Ok(message.to_vec()),
-                Form::Domain(_) => signed(&event.ground.instance, form, message),
+                Form::Domain(_) => signed(&event.ground.manifest.plugin.name, form, message),
             };
             signed.is_ok_and(|signed| verifies(by, &signed, signature))
         })
@@ -553,7 +518,7 @@ impl Host for Shared {
     }
 
     fn instance(&mut self) -> String {
-        self.call(|event| event.ground.instance.clone())
+        self.call(|event| event.ground.manifest.plugin.name.clone())
     }
 }
 

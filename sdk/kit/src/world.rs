@@ -1,8 +1,15 @@
 //! Nodes with one plugin, and the time that passes for all of them.
 
+mod network;
 mod web;
 
-use std::{cell::RefCell, collections::BTreeMap, fmt, rc::Rc, time::Duration};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    rc::Rc,
+    time::Duration,
+};
 
 use serde_json::Value;
 use wormholes_plugin::{
@@ -11,7 +18,9 @@ use wormholes_plugin::{
 
 use crate::{
     blobs::hash,
+    counts::Trace,
     drive::Drive,
+    due::{Due, Queue},
     event::Event,
     faults::{Faults, Next},
     manifest::Manifest,
@@ -24,16 +33,19 @@ use crate::{
 
 /// When all worlds begin: milliseconds since 1970.
 const BEGINNING_MS: u64 = 1_800_000_000_000;
-/// What [`Drive::until`] bears before it says that something never comes.
-const MAX_STEPS: u32 = 100_000;
+/// What [`Drive::until`] bears for each node before it says that something never comes.
+const MAX_STEPS: usize = 100_000;
 
 /// Nodes with instances of one plugin, in a time of their own. All that is drawn by chance comes from
 /// the seed, which is printed when a test fails.
 pub struct World<P> {
     seed: u64,
-    manifest: Manifest,
+    manifest: Rc<Manifest>,
     pub(crate) nodes: Vec<Node<P>>,
     pub(crate) around: Around,
+    pub(crate) queue: Queue,
+    /// Channels and fetches that wait for another node to be reached.
+    pub(crate) stranded: BTreeSet<Due>,
 }
 
 /// One node of a world.
@@ -61,12 +73,13 @@ impl<P: Plugin> World<P> {
     #[expect(clippy::panic, reason = "how a test fails")]
     pub fn new(seed: u64, manifest: &str) -> Self {
         let manifest = match toml::from_str(manifest) {
-            Ok(manifest) => manifest,
+            Ok(manifest) => Rc::new(manifest),
             Err(error) => panic!("plugin.toml: {error}"),
         };
         let around = Around {
             now_ms: BEGINNING_MS,
             random: Random::new(seed),
+            trace: Trace::default(),
             net: Net::default(),
             faults: Rc::new(RefCell::new(Faults::default())),
         };
@@ -75,6 +88,9 @@ impl<P: Plugin> World<P> {
             manifest,
             nodes: Vec::new(),
             around,
+            // Numbers of its own: those of the nodes do not depend on how often it is asked.
+            queue: Queue::new(Random::new(!seed)),
+            stranded: BTreeSet::new(),
         };
         world.add_node();
         world
@@ -84,8 +100,9 @@ impl<P: Plugin> World<P> {
     pub fn add_node(&mut self) -> usize {
         let mut seed = [0; 32];
         seed.copy_from_slice(&self.around.random.bytes(32));
-        let node = Node::new(seed, self.manifest.clone(), &mut self.around);
+        let node = Node::new(seed, Rc::clone(&self.manifest), &mut self.around);
         self.nodes.push(node);
+        self.find_ways();
         self.nodes.len() - 1
     }
 
@@ -111,9 +128,7 @@ impl<P: Plugin> World<P> {
     pub fn pass(&mut self, time: Duration) {
         let time = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let end = self.around.now_ms.saturating_add(time);
-        while self.next_due().is_some_and(|due| due <= end) {
-            self.step();
-        }
+        while self.step_until(end) {}
         self.around.now_ms = self.around.now_ms.max(end);
     }
 
@@ -122,7 +137,7 @@ impl<P: Plugin> World<P> {
     /// # Panics
     /// When it never does.
     pub fn until(&mut self, what: &str, mut holds: impl FnMut(&mut Self) -> bool) {
-        for _ in 0..MAX_STEPS {
+        for _ in 0..self.most_steps() {
             if holds(self) {
                 return;
             }
@@ -160,12 +175,17 @@ impl<P: Plugin> World<P> {
     /// Lets trunks between two nodes be opened again.
     pub fn heal(&mut self, a: usize, b: usize) {
         self.around.net.heal(a, b);
+        self.find_ways();
     }
 
     /// So many of a hundred things that travel between nodes break their trunk; default: 0. Some of
     /// them arrive all the same: a durable message goes again, and is not handled again.
     pub fn unsteady(&mut self, percent: u8) {
         self.around.net.breaks_percent = percent;
+    }
+
+    fn most_steps(&self) -> usize {
+        MAX_STEPS.saturating_mul(self.nodes.len())
     }
 
     pub(crate) fn expect(&mut self, next: Next) {
@@ -245,7 +265,7 @@ impl<P: Plugin> At<'_, P> {
     /// Sets a value of `[plugin.NAME] config`, for the events from now on.
     pub fn config(&mut self, key: &str, value: &Value) {
         let (node, _) = self.both();
-        node.config.insert(key.to_owned(), value.to_string());
+        Rc::make_mut(&mut node.config).insert(key.to_owned(), value.to_string());
     }
 
     /// What scripts read of a peer now: the value of a fact that is published and not over.
@@ -261,7 +281,7 @@ impl<P: Plugin> At<'_, P> {
     /// the hook.
     pub fn rule(&mut self, hook: &str, rule: impl Fn(&Value) -> Ruling + 'static) {
         let (node, _) = self.both();
-        node.rules.0.insert(hook.to_owned(), Rc::new(rule));
+        Rc::make_mut(&mut node.rules.0).insert(hook.to_owned(), Rc::new(rule));
     }
 
     /// A peer connects, or is gone. Told to a plugin that asks for `presence`, and again when the node
@@ -300,11 +320,13 @@ impl<P: Plugin> At<'_, P> {
     pub fn update(&mut self, manifest: &str) {
         let (node, around) = self.both();
         node.manifest = match toml::from_str(manifest) {
-            Ok(manifest) => manifest,
+            Ok(manifest) => Rc::new(manifest),
             Err(error) => panic!("plugin.toml: {error}"),
         };
         node.code += 1;
         node.start(around);
+        // It may have another name.
+        self.world.find_ways();
     }
 
     /// Its id, as [`Place::Node`](wormholes_plugin::Place::Node) has it.
@@ -323,6 +345,7 @@ impl<P: Plugin> At<'_, P> {
     pub fn restore(&mut self, snapshot: &Snapshot) {
         let (node, around) = self.both();
         node.restore(&snapshot.0, around);
+        self.world.find_ways();
     }
 
     /// Why a principal is parked.
@@ -338,6 +361,7 @@ impl<P: Plugin> At<'_, P> {
         for principal in parked {
             node.actor(&principal).parked = None;
             node.drain(&principal, around);
+            node.mark_all(&principal);
         }
     }
 
@@ -392,12 +416,11 @@ impl<P: Plugin> Drive for At<'_, P> {
     }
 
     fn restart(&mut self) {
-        let (node, around) = self.both();
-        node.start(around);
+        self.start_again();
     }
 
     fn until(&mut self, what: &str, mut holds: impl FnMut(&mut Self) -> bool) {
-        for _ in 0..MAX_STEPS {
+        for _ in 0..self.world.most_steps() {
             if holds(self) {
                 return;
             }

@@ -76,11 +76,11 @@ const PAIRS: [(&str, &str); 44] = [
         "host/src/transaction/rows.rs::MAX_VALUE_BYTES",
     ),
     (
-        "kit/src/transaction.rs::MAX_SCAN_ROWS",
+        "kit/src/rows.rs::MAX_SCAN_ROWS",
         "host/src/transaction/rows.rs::MAX_SCAN_ROWS",
     ),
     (
-        "kit/src/transaction.rs::MAX_SCAN_BYTES",
+        "kit/src/rows.rs::MAX_SCAN_BYTES",
         "host/src/transaction/rows.rs::MAX_SCAN_BYTES",
     ),
     (
@@ -182,8 +182,10 @@ const PAIRS: [(&str, &str); 44] = [
 ];
 
 /// What the kit alone has: its clock, its network, and how long it goes on.
-const OWN: [&str; 7] = [
-    "kit/src/net.rs::MAX_DELAY_MS",
+const OWN: [&str; 8] = [
+    // How long a node is silent before it is gone: of the daemon, not of its host.
+    "kit/src/net.rs::GONE_MS",
+    "kit/src/net/links.rs::MAX_DELAY_MS",
     "kit/src/net.rs::OUTSIDE",
     "kit/src/net.rs::PAUSE_MS",
     "kit/src/office.rs::REFUSED_MS",

@@ -1,5 +1,7 @@
 //! How an event ends that was refused or broke, and how it becomes real.
 
+use std::{mem, ops::Bound};
+
 use wormholes_plugin::{Error, Plugin, Principal};
 
 use super::{Effects, Node, messages::consume, operations::end_canceled};
@@ -134,15 +136,19 @@ impl<P: Plugin> Node<P> {
         if commit == Commit::Lost {
             return commit;
         }
+        self.counts.commits += u64::from(effects.writes);
         for request in effects.answers.keys() {
             memory.requests.remove(request);
             self.brought.remove(request);
             memory.http.remove(request);
         }
+        let channels = mem::take(&mut effects.channels);
+        self.mark(principal, channels, mem::take(&mut effects.wanted));
         let actor = self.actor(principal);
         let told = actor.memory.mail.last_note;
         actor.memory = memory;
-        for (number, note) in actor.memory.mail.notes.range(told + 1..) {
+        let news = (Bound::Excluded(&told), Bound::Unbounded);
+        for (number, note) in actor.memory.mail.notes.range(news) {
             let (number, note) = (*number, note.clone());
             actor.waiting.push_back((Event::Note { number, note }, 0));
         }

@@ -6,6 +6,7 @@ use wormholes_plugin::{Error, ErrorCode, Plugin, Principal, Result};
 
 use super::{Around, Effects, Node};
 use crate::{
+    due::Due,
     event::{Event, SocketNews},
     faults::Commit,
     mail::Mailbox,
@@ -22,6 +23,10 @@ impl<P: Plugin> Node<P> {
 
     /// Whether there is such a principal: the node, or one of its users, where the plugin asks for them.
     pub(crate) fn check_principal(&self, principal: &Principal) -> Result<()> {
+        if self.is_stopped {
+            let why = "the node is stopped; start it again";
+            return Err(Error::new(ErrorCode::Unavailable, why));
+        }
         match principal {
             Principal::Node => Ok(()),
             Principal::User(_) if !self.manifest.capabilities.users => Err(Error::denied(
@@ -92,6 +97,7 @@ impl<P: Plugin> Node<P> {
     pub(super) fn leave(&self, parcel: Parcel, around: &mut Around) {
         let parcels = around.net.parcels.entry(self.number);
         parcels.or_default().push_back(parcel);
+        self.marks.add(Due::Parcel(self.number));
     }
 
     pub(super) fn late_questions(&mut self, principal: &Principal, now_ms: u64) {

@@ -7,7 +7,7 @@ use wormholes_plugin::{Error, ErrorCode, Fetch, Plugin, Principal};
 
 use crate::{
     faults::Leave,
-    net::{Asker, Net, OUTSIDE, Order},
+    net::{Asker, OUTSIDE, Order},
     world::World,
 };
 
@@ -29,8 +29,9 @@ impl<P: Plugin> World<P> {
             Leave::Done | Leave::Last | Leave::Lost => node.fetched(wanted),
         };
         if fault != Leave::Lost {
-            let delay = Net::delay((from, OUTSIDE), &mut self.around.random);
-            let due_ms = self.around.now_ms + delay;
+            let links = &self.around.net.links;
+            let delay_ms = links.delay_ms((from, OUTSIDE), &mut self.around.random);
+            let due_ms = self.around.now_ms + delay_ms;
             self.around.net.tell_fetched(asker, answer, due_ms);
         }
         self.crash_if(from, fault);

@@ -50,7 +50,7 @@ impl Transaction {
         check_call(bytes)?;
         let drafts = &self.memory.blobs.drafts;
         let before = drafts.get(name).map(Vec::len);
-        if before.is_none() && drafts.len() >= self.ground.limits.blob_fetches {
+        if before.is_none() && drafts.len() >= self.ground.manifest.limits.blob_fetches {
             return Err(many());
         }
         let length = before.unwrap_or_default() + bytes.len();
@@ -58,8 +58,10 @@ impl Transaction {
         let had = before.map_or(0, |before| charged(before as u64));
         self.check_holds(charged(length as u64) - had)?;
         self.charge(bytes.len() + ROW_BYTES)?;
-        let draft = self.memory.blobs.drafts.entry(name.to_owned());
-        draft.or_default().extend_from_slice(bytes);
+        let drafts = &mut self.memory.blobs.drafts;
+        let mut draft = drafts.remove(name).unwrap_or_default();
+        draft.extend_from_slice(bytes);
+        drafts.insert(name.to_owned(), draft);
         self.writes = true;
         Ok(length as u64)
     }
@@ -130,7 +132,7 @@ impl Transaction {
     }
 
     pub(super) fn list_blobs(&self, after: Option<&[u8; 32]>, limit: u32) -> Vec<Held> {
-        let from = after.map_or(Bound::Unbounded, |after| Bound::Excluded(*after));
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let held = self.memory.blobs.held.range((from, Bound::Unbounded));
         let held = held.map(|(name, hold)| Held {
             blob: Blob::named(*name),
@@ -146,7 +148,9 @@ impl Transaction {
         if fetch.from.place == Place::Node(self.ground.node_id) {
             fetch.from.place = Place::Here;
         }
-        if fetch.from.place != Place::Here && *fetch.from.plugin != *self.ground.instance {
+        if fetch.from.place != Place::Here
+            && *fetch.from.plugin != *self.ground.manifest.plugin.name
+        {
             let other = "at another node only the instance of the same name can be written to";
             return Err(Error::invalid(other));
         }
@@ -155,10 +159,17 @@ impl Transaction {
             let alias = "an alias has 1 to 128 bytes, no control characters, and writes to nodes";
             return Err(Error::invalid(alias));
         }
-        if fetch.max_bytes > self.ground.limits.one_blob_bytes().min(MAX_BLOB_BYTES) {
+        if fetch.max_bytes
+            > self
+                .ground
+                .manifest
+                .limits
+                .one_blob_bytes()
+                .min(MAX_BLOB_BYTES)
+        {
             return Err(long());
         }
-        if self.memory.blobs.fetches.len() >= self.ground.limits.blob_fetches {
+        if self.memory.blobs.fetches.len() >= self.ground.manifest.limits.blob_fetches {
             return Err(many());
         }
         self.check_holds(charged(fetch.max_bytes))?;
@@ -166,6 +177,7 @@ impl Transaction {
         self.memory.mail.last_message += 1;
         let id = self.memory.mail.last_message;
         self.memory.blobs.fetches.insert(id, fetch);
+        self.wanted.push(id);
         self.writes = true;
         Ok(id)
     }
@@ -185,7 +197,7 @@ impl Transaction {
     }
 
     fn check_length(&self, length: usize) -> Result<()> {
-        let is_long = length as u64 > self.ground.limits.one_blob_bytes();
+        let is_long = length as u64 > self.ground.manifest.limits.one_blob_bytes();
         if is_long { Err(long()) } else { Ok(()) }
     }
 
@@ -200,7 +212,7 @@ impl Transaction {
 
     /// Whether the principal may hold so much more.
     fn check_holds(&self, more: u64) -> Result<()> {
-        let limits = &self.ground.limits;
+        let limits = &self.ground.manifest.limits;
         let own = self.memory.blobs.bytes().saturating_add(more);
         let is_user = self.ground.principal != Principal::Node;
         let is_full = is_user && own > limits.user_blob_bytes()

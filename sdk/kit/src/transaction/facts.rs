@@ -20,7 +20,7 @@ type Rule = Rc<dyn Fn(&Value) -> Ruling>;
 
 /// What the rules of a node answer, by hook; a hook that is not here, none has.
 #[derive(Clone, Default)]
-pub(crate) struct Rules(pub(crate) BTreeMap<String, Rule>);
+pub(crate) struct Rules(pub(crate) Rc<BTreeMap<String, Rule>>);
 
 impl Transaction {
     pub(super) fn set_fact(
@@ -37,9 +37,12 @@ impl Transaction {
         }
         let now_ms = self.ground.now_ms;
         let place = (kind.to_owned(), *peer);
-        let facts = &mut self.memory.facts;
-        facts.retain(|_, (_, until_ms)| *until_ms > now_ms);
-        if !facts.contains_key(&place) && facts.len() >= self.ground.limits.facts {
+        let (facts, most) = (&mut self.memory.facts, self.ground.manifest.limits.facts);
+        // Those whose time is over make room.
+        if facts.len() >= most {
+            facts.retain(|_, (_, until_ms)| *until_ms > now_ms);
+        }
+        if !facts.contains_key(&place) && facts.len() >= most {
             return Err(quota("too many facts; raise limits.facts or clear some"));
         }
         self.charge(kind.len() + KEY_BYTES + ROW_BYTES)?;
@@ -60,14 +63,14 @@ impl Transaction {
             let node = "facts are the node's: send what you know to its principal";
             return Err(Error::denied(node));
         }
-        if !self.ground.capabilities.facts.contains(kind) {
+        if !self.ground.manifest.capabilities.facts.contains(kind) {
             return Err(not_granted("facts", kind));
         }
         Ok(())
     }
 
     pub(super) fn ask_rules(&self, hook: &str, question: &str) -> Result<Ruling> {
-        if !self.ground.capabilities.rules.contains(hook) {
+        if !self.ground.manifest.capabilities.rules.contains(hook) {
             return Err(not_granted("rules", hook));
         }
         if question.len() > MAX_QUESTION_BYTES {

@@ -18,7 +18,7 @@ impl Transaction {
             ));
         }
         let secret = Secret::create(algorithm, &mut self.random)?;
-        if self.memory.keys.len() >= self.ground.limits.keys {
+        if self.memory.keys.len() >= self.ground.manifest.limits.keys {
             return Err(quota("too many keys; raise limits.keys or forget some"));
         }
         self.check_no_step()?;
@@ -53,7 +53,7 @@ impl Transaction {
             ));
         }
         let secret = self.secret(key, Algorithm::Ed25519)?;
-        secret.sign(&signed(&self.ground.instance, form, message)?)
+        secret.sign(&signed(&self.ground.manifest.plugin.name, form, message)?)
     }
 
     pub(super) fn secret(&self, key: &KeyPair, algorithm: Algorithm) -> Result<Secret> {

@@ -20,7 +20,7 @@ impl Transaction {
         let mail = &self.memory.mail;
         let channels = mail.outs.len();
         match mail.outs.get(&key) {
-            None if channels >= self.ground.limits.channels => {
+            None if channels >= self.ground.manifest.limits.channels => {
                 return Err(quota("too many channels; raise limits.channels"));
             }
             Some(out) if out.halted.is_some() => {
@@ -35,7 +35,7 @@ impl Transaction {
             Some(_) | None => {}
         }
         let bytes = letter.body.len() + ROW_BYTES;
-        if mail.outbox_bytes() + bytes > self.ground.limits.outbox_bytes() {
+        if mail.outbox_bytes() + bytes > self.ground.manifest.limits.outbox_bytes() {
             return Err(quota(
                 "too much waits for its receivers; raise limits.outbox_mib or send later",
             ));
@@ -49,15 +49,20 @@ impl Transaction {
             report,
             ..
         } = letter;
-        let out = self.memory.mail.outs.entry(key);
-        let out = out.or_insert_with(|| Out::new(way.clone()));
-        out.way = way;
-        out.rows.push_back(Row {
-            body: Some(body),
-            bytes,
-            expires_ms,
-            report: report.then_some(id),
-        });
+        let outs = &mut self.memory.mail.outs;
+        if !outs.contains_key(&key) {
+            outs.insert(key.clone(), Out::new(way.clone()));
+        }
+        if let Some(out) = outs.get_mut(&key) {
+            out.way = way;
+            out.push(Row {
+                body: Some(body.into()),
+                bytes,
+                expires_ms,
+                report: report.then_some(id),
+            });
+        }
+        self.channels.insert(key);
         self.sent += 1;
         self.writes = true;
         Ok(id)
@@ -77,13 +82,13 @@ impl Transaction {
         self.check_questions()?;
         self.charge(letter.body.len() + ROW_BYTES)?;
         let id = self.next_message();
-        self.memory.mail.questions.insert(id, deadline_ms);
+        self.memory.mail.questions.insert(id, deadline_ms, ());
         self.leave(letter, Some((id, deadline_ms)));
         Ok(id)
     }
 
     pub(super) fn check_questions(&self) -> Result<()> {
-        if self.memory.mail.questions.len() >= self.ground.limits.requests {
+        if self.memory.mail.questions.len() >= self.ground.manifest.limits.requests {
             return Err(quota(
                 "too many questions without an answer; raise limits.requests",
             ));
@@ -116,6 +121,7 @@ impl Transaction {
         if sends || receives {
             self.writes = true;
             self.sent += 1;
+            self.channels.insert(key);
         }
         Ok(())
     }
@@ -162,7 +168,7 @@ impl Transaction {
     }
 
     fn check_count(&self) -> Result<()> {
-        if self.sent >= self.ground.limits.messages {
+        if self.sent >= self.ground.manifest.limits.messages {
             return Err(quota(
                 "one event sends too much; raise limits.messages or send in parts",
             ));
@@ -178,7 +184,13 @@ impl Transaction {
     }
 
     fn check_key(&self, key: &OutKey) -> Result<()> {
-        if !self.ground.protocols.contains(&key.protocol) {
+        if !self
+            .ground
+            .manifest
+            .messages
+            .protocols
+            .contains(&key.protocol)
+        {
             return Err(Error::invalid(
                 "the plugin does not speak this protocol; name it in `messages.protocols` of its \
                  manifest",
@@ -197,7 +209,7 @@ impl Transaction {
             let names = "names have 1 to 128 bytes and no control characters";
             return Err(Error::invalid(names));
         }
-        if *place != Place::Here && **plugin != *self.ground.instance {
+        if *place != Place::Here && **plugin != *self.ground.manifest.plugin.name {
             return Err(Error::invalid(
                 "at another node only the instance of the same name can be written to",
             ));

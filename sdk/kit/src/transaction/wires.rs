@@ -49,7 +49,7 @@ impl Transaction {
         let about = wanted.method.len() + wanted.url.len() + headers.sum::<usize>();
         self.charge(wanted.body.len() + about + ROW_BYTES)?;
         let id = self.next_message();
-        self.memory.mail.questions.insert(id, deadline_ms);
+        self.memory.mail.questions.insert(id, deadline_ms, ());
         self.memory.fetches.insert(id);
         let of = self.ground.principal.clone();
         self.parcels.push(Parcel::Fetch { of, id, wanted });
@@ -68,7 +68,7 @@ impl Transaction {
             matches!(parcel, Parcel::Socket { order, .. } if closes(order))
         };
         let closed = self.parcels.iter().filter(is_closed).count();
-        let most = self.ground.limits.sockets;
+        let most = self.ground.manifest.limits.sockets;
         if self.memory.sockets.len() >= most || closed >= most {
             let many = "too many sockets; raise limits.sockets or close some";
             return Err(quota(many));
@@ -147,7 +147,7 @@ impl Transaction {
         }
         let datagrams = self.parcels.iter();
         let datagrams = datagrams.filter(|it| matches!(it, Parcel::Datagram { .. }));
-        if datagrams.count() >= self.ground.limits.messages {
+        if datagrams.count() >= self.ground.manifest.limits.messages {
             let much = "one event sends too much; raise limits.messages or send in parts";
             return Err(quota(much));
         }
@@ -158,7 +158,7 @@ impl Transaction {
     }
 
     fn check_granted(&self, socket: &str) -> Result<()> {
-        if self.ground.capabilities.sockets.contains(socket) {
+        if self.ground.manifest.capabilities.sockets.contains(socket) {
             return Ok(());
         }
         Err(Error::denied(format!(
@@ -188,7 +188,7 @@ impl Transaction {
                 | Parcel::Datagram { .. } => None,
             });
             self.memory.mail.kept_questions.extend(fetched);
-            let sockets = self.memory.sockets.keys();
+            let sockets = self.memory.sockets.keys().copied();
             self.memory.kept_sockets.extend(sockets);
         }
     }
