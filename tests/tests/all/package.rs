@@ -135,12 +135,7 @@ async fn the_package_is_installed_runs_as_its_own_user_and_leaves_nothing_behind
         machine.run("bash -n /usr/share/bash-completion/completions/wormholes"),
         ""
     );
-    let made = machine.run("cd /root && wormholes plugin new mine --json");
-    assert!(
-        made.contains("\"sdk\":\"/usr/share/wormholes/sdk\""),
-        "{made}"
-    );
-    machine.run("rm -r /root/mine");
+    plugins_are_made_of_it(&machine);
     let tested = machine.run("wormholes script test /etc/wormholes/scripts/default.rhai");
     assert!(tested.contains(" passed"), "{tested}");
 
@@ -184,6 +179,15 @@ async fn the_package_is_installed_runs_as_its_own_user_and_leaves_nothing_behind
         .filter(|path| !is_here(path) && !of_the_system(path))
         .collect();
     assert!(left.is_empty(), "{left:?}");
+}
+
+fn plugins_are_made_of_it(machine: &Machine) {
+    let made = machine.run("cd /root && wormholes plugin new mine --json");
+    assert!(
+        made.contains("\"sdk\":\"/usr/share/wormholes/sdk\""),
+        "{made}"
+    );
+    machine.run("rm -r /root/mine");
 }
 
 /// The first command of a reload refuses what the second would have the daemon read.

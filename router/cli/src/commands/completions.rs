@@ -85,11 +85,11 @@ fn offered(words: &[OsString]) -> Option<Command> {
     let index = env::var(INDEX).ok().and_then(|index| index.parse().ok());
     let index: usize = index.unwrap_or(last);
     let Some((_, command)) = command.filter(|(at, _)| *at < index) else {
-        let plugins = candidates(&listed(socket));
-        return Some(own.add(SubcommandCandidates::new(move || plugins.clone())));
+        let plugins = listed(socket);
+        return Some(own.add(SubcommandCandidates::new(move || candidates(&plugins))));
     };
     if command == "plugin" {
-        return Some(with_names(own, candidates(&listed(socket))));
+        return Some(with_names(own, listed(socket)));
     }
     // clap adds `help` to the others later.
     if command == "help" || own.find_subcommand(&command).is_some() {
@@ -165,8 +165,8 @@ fn candidates(plugins: &[PluginInfo]) -> Vec<CompletionCandidate> {
 }
 
 /// Has `wormholes plugin …` offer them.
-fn with_names(own: Command, names: Vec<CompletionCandidate>) -> Command {
-    let names = ArgValueCandidates::new(move || names.clone());
+fn with_names(own: Command, plugins: Vec<PluginInfo>) -> Command {
+    let names = ArgValueCandidates::new(move || candidates(&plugins));
     own.mut_subcommand("plugin", |plugin| {
         plugin.mut_subcommands(|command| {
             command.mut_args(|argument| match argument.get_id().as_str() {

@@ -199,6 +199,16 @@ fn wrong_values_are_named_with_key_and_line() {
         2,
         "`backend` in [state]: what plugins keep is kept by \"redb\" alone",
     );
+    check("[http]\nlisten = '0.0.0.0:1'", 2, "beyond loopback");
+    check("[http]\ncertificate = 'c.pem'", 2, "needs `key`");
+    check("[http]\ndomain = 'Example.org'", 2, "small letters");
+    check("[metrics]\nlisten = '0.0.0.0:1'", 2, "loopback only");
+    let shown = problems("[[entrance]]\nusers = { ann = 'secret");
+    assert!(!shown[0].1.contains("secret"), "{shown:?}");
+}
+
+#[test]
+fn wrong_sections_are_named_with_their_line() {
     check("[relay]\nenabled = true", 2, "set `listen` in [node]");
     check("[exit]\nenabled = true", 2, "without `allow`");
     check("[exit]\nallow = ['all']", 2, "expected block:ports");
@@ -206,10 +216,6 @@ fn wrong_values_are_named_with_key_and_line() {
         problems("[node]\nlisten = ['127.0.0.1:1']\n[exit]\nenabled = true\nallow = ['all']");
     assert_eq!(unreadable.len(), 1, "{unreadable:?}");
     check("[control]\nmode = '9'", 2, "octal");
-    check("[metrics]\nlisten = '0.0.0.0:1'", 2, "loopback only");
-    check("[http]\nlisten = '0.0.0.0:1'", 2, "beyond loopback");
-    check("[http]\ncertificate = 'c.pem'", 2, "needs `key`");
-    check("[http]\ndomain = 'Example.org'", 2, "small letters");
     check("[log]\nformat = 'xml'", 2, "expected \"text\" or \"json\"");
     check(
         "[log]\nlevel = 'inof'",
@@ -225,8 +231,6 @@ fn wrong_values_are_named_with_key_and_line() {
     check("[node]\nname = ", 2, "`name`: ");
     check("[node]\nname = 'a'\nname = 'b'", 3, "`name`: duplicate key");
     check("[node\n", 1, "unclosed table");
-    let shown = problems("[[entrance]]\nusers = { ann = 'secret");
-    assert!(!shown[0].1.contains("secret"), "{shown:?}");
     check("node = 3", 1, "expected a section [node]");
     check("[peer]\nname = 'a'", 1, "expected [[peer]]");
 }

@@ -71,13 +71,7 @@ impl Transaction {
         Ok(signed)
     }
 
-    fn sign(
-        &self,
-        network: &dyn Network,
-        key: &Key,
-        form: &Form,
-        message: &[u8],
-    ) -> Told<Vec<u8>> {
+    fn sign(&self, network: &dyn Network, key: &Key, form: &Form, message: &[u8]) -> Told<Vec<u8>> {
         let holder = self.holder(network);
         if *key == Key::Node {
             return Ok(holder.sign_as_node(form, message));

@@ -9,13 +9,16 @@
 use std::{
     path::Path,
     sync::mpsc,
+    thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Result, ensure};
 use futures_util::future::try_join_all;
+use serde_json::Value;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    runtime::Handle,
     sync::oneshot,
     task::block_in_place,
     time::timeout,
@@ -48,22 +51,26 @@ async fn new_flows_open_at_once_on_a_machine_that_was_suspended() {
         let (falls_asleep, asleep) = oneshot::channel();
         let (wake, woken) = mpsc::channel();
         let friend = scene.friends[0].socket();
-        let missed = tokio::spawn(async move {
-            let since = asleep.await.unwrap();
-            let mut events = Events::subscribe(&friend).await.unwrap();
-            events
-                .next(|event| event["kind"] == "peer-down")
-                .await
-                .unwrap();
-            until_slept(since).await;
-            wake.send(()).unwrap();
+        let handle = Handle::current();
+        let missed = thread::spawn(move || {
+            handle.block_on(async {
+                let since = asleep.await.unwrap();
+                let mut events = Events::subscribe(&friend).await.unwrap();
+                events.next(is_down).await.unwrap();
+                until_slept(since).await;
+                wake.send(()).unwrap();
+            });
         });
         let (config, host) = (scene.client.folder().join("config.toml"), &scene.here);
         let sleeper = || host.enter(|| sleep_and_wake(host, &config, falls_asleep, woken));
         took.extend(block_in_place(sleeper).unwrap());
-        missed.await.unwrap();
+        missed.join().unwrap();
     }
     assert_soon("woken up", took);
+}
+
+fn is_down(event: &Value) -> bool {
+    event["kind"] == "peer-down"
 }
 
 /// Runs the node until it is woken, and for as long as its new flows take: how long that is of each.
