@@ -2,10 +2,10 @@
 //!
 //! ```text
 //! <SHA-256 of the component>-<the engine's settings>.cwasm, mode 0600 in a folder of mode 0700
-//!   BLAKE3 of what follows, 32 B | what the compiler made
+//!   XXH3 of what follows, 16 B | what the compiler made
 //! ```
 //! `unsafe` is here since the engine believes what it loads: a file counts only if this user alone
-//! can write it and its digest is right. Anything else is compiled anew. What was checked is what runs:
+//! can write it and its checksum is right. Anything else is compiled anew. What was checked is what runs:
 //! the engine maps a copy in memory, sealed, where a mapped file could be shortened under it.
 
 #![expect(unsafe_code, reason = "the engine believes what it loads")]
@@ -25,6 +25,7 @@ use data_encoding::HEXLOWER;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use tempfile::NamedTempFile;
 use wasmtime::{Engine, component::Component};
+use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 use crate::source::Source;
 
@@ -32,7 +33,7 @@ use crate::source::Source;
 const MAX_FILES: usize = 64;
 /// The largest file that is read: what the compiler makes of a component of 128 MiB.
 const MAX_BYTES: u64 = 1 << 30;
-const DIGEST_BYTES: usize = 32;
+const CHECKSUM_BYTES: usize = 16;
 /// Of a file, at once.
 const CHECKED_BYTES: usize = 64 << 10;
 
@@ -70,7 +71,7 @@ impl Cache {
         let path = self.folder.join(file_name(engine, &source.sha256()));
         if let Ok(Some(compiled)) = believed(&path)
             // SAFETY: only this user can have written it, as this code did, for the same engine; its
-            // digest says that it is whole, and it is sealed.
+            // checksum says that it is whole, and it is sealed.
             && let Ok(component) = unsafe { Component::deserialize_file(engine, opened(&compiled)) }
         {
             return Ok(component);
@@ -92,7 +93,7 @@ impl Cache {
         self.make_room()?;
         // Renamed: a crash leaves a file that nobody looks for.
         let mut file = NamedTempFile::new_in(&self.folder)?;
-        file.write_all(blake3::hash(compiled).as_bytes())?;
+        file.write_all(&xxh3_128(compiled).to_be_bytes())?;
         file.write_all(compiled)?;
         file.persist(path)?;
         Ok(())
@@ -128,11 +129,11 @@ fn believed(path: &Path) -> io::Result<Option<File>> {
     if about.uid() != own || about.mode() & 0o022 != 0 {
         return Ok(None);
     }
-    let mut meant = [0; DIGEST_BYTES];
+    let mut meant = [0; CHECKSUM_BYTES];
     file.read_exact(&mut meant)?;
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let mut copy = File::from(memfd_create("compiled plugin", flags)?);
-    let mut digest = blake3::Hasher::new();
+    let mut checksum = Xxh3::new();
     let mut compiled = BufReader::with_capacity(CHECKED_BYTES, file.take(MAX_BYTES));
     loop {
         let part = compiled.fill_buf()?;
@@ -140,13 +141,13 @@ fn believed(path: &Path) -> io::Result<Option<File>> {
         if length == 0 {
             break;
         }
-        digest.update(part);
+        checksum.update(part);
         copy.write_all(part)?;
         compiled.consume(length);
     }
     let all = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
     fcntl_add_seals(&copy, all)?;
-    Ok((digest.finalize() == meant).then_some(copy))
+    Ok((checksum.digest128().to_be_bytes() == meant).then_some(copy))
 }
 
 /// Where the engine finds an open file: it takes a path alone.

@@ -59,6 +59,10 @@ impl Engine {
         // The default reservation of 4 GiB for a memory stays: a smaller one needs bounds checks
         // that cost 2.6 times the run time. What a memory really takes, the limiter caps.
         config.wasm_component_model(true);
+        // For debuggers of the daemon and for offsets in messages: a seventh of what each start reads and
+        // checks. Functions have their names in messages all the same.
+        config.native_unwind_info(false);
+        config.generate_address_map(false);
         config.max_wasm_stack(WASM_STACK_BYTES);
         config.async_stack_size(WASM_STACK_BYTES + HOST_STACK_BYTES);
         config.with_host_stack(Arc::new(Stacks));

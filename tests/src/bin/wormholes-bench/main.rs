@@ -65,6 +65,7 @@ async fn main() -> ExitCode {
         ["tor", options @ ..] => tor(options).await,
         ["load"] => load("127.0.0.1").await,
         ["load", ip] => load(ip).await,
+        ["instances"] => instances().await,
         ["arti", target, network @ ..] => arti(target, network).await,
         ["far-end", target] => far_end(target).await,
         ["near-end", address, certificate] => near_end(address, certificate).await,
@@ -164,6 +165,13 @@ async fn load(ip: &str) -> Result<ExitCode> {
     raise_file_limit(OPEN_FILES)?;
     println!("{}", load::start_server(ip.parse()?).await?);
     std::future::pending().await
+}
+
+/// Says what instances of a plugin and their principals take, in bytes.
+async fn instances() -> Result<ExitCode> {
+    let (with_instance, resting) = plugins::instances().await?;
+    println!("{with_instance} {resting}");
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Says where it listens and with which certificate, and forwards until it is killed.

@@ -19,7 +19,7 @@ use serde_json::json;
 use tempfile::TempDir;
 use wormholes_tests::{HostNetwork, PluginHost, anonymous_bytes, until, until_within};
 
-use crate::{network::as_shipped, row::Row};
+use crate::{network::as_shipped, process::start_this_giving_back, row::Row};
 
 pub(crate) const EVENT: &str = "plugin event: one read, one write, one message";
 pub(crate) const DURABLE_EVENTS: &str = "durable events a second, 1,024 in flight";
@@ -226,9 +226,19 @@ async fn load() -> Result<Row> {
     Row::alone(LOAD, p50.as_secs_f64() * 1e3, "ms")
 }
 
-/// Principals that have done something: when they rest, and what an instance took before that. Without
-/// what all instances of a component share, the image of their memory.
+/// What principals take that have done something, when they rest, and an instance before that.
 async fn idle() -> Result<Vec<Row>> {
+    let (_child, said) = start_this_giving_back(&["instances"]).await?;
+    let (with_instance, resting) = said.split_once(' ').context("two numbers")?;
+    let kib = |bytes: &str| Ok::<_, anyhow::Error>(bytes.parse::<f64>()? / 1024.0);
+    let (with_instance, resting) = (kib(with_instance)?, kib(resting)?);
+    let idle = Row::alone(IDLE, with_instance - resting, "KiB")?;
+    Ok(vec![idle, Row::alone(RESTING, resting, "KiB")?])
+}
+
+/// Bytes of each of many principals that have done something: with an instance that is idle, and at
+/// rest. Without what all instances of a component share, the image of their memory.
+pub(crate) async fn instances() -> Result<(u64, u64)> {
     let host = PluginHost::new(&Arc::default(), METER).await?;
     let name = |user: usize| format!("user-{user}");
     for user in 0..10 + INSTANCES {
@@ -245,14 +255,12 @@ async fn idle() -> Result<Vec<Row>> {
     let since = Instant::now();
     let idle = async || (since.elapsed() > IDLE_AFTER).then_some(());
     until("all to be idle", idle).await?;
-    let each = || -> Result<f64> {
+    let each = || -> Result<u64> {
         let grown = anonymous_bytes(std::process::id())?.saturating_sub(before);
-        Ok(grown as f64 / INSTANCES as f64 / 1024.0)
+        Ok(grown / INSTANCES as u64)
     };
     let with_instance = each()?;
     let rested = async || (since.elapsed() > RESTED).then_some(());
     until_within(2 * RESTED, "all to rest", rested).await?;
-    let resting = each()?;
-    let idle = Row::alone(IDLE, with_instance - resting, "KiB")?;
-    Ok(vec![idle, Row::alone(RESTING, resting, "KiB")?])
+    Ok((with_instance, each()?))
 }

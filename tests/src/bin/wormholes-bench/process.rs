@@ -38,6 +38,17 @@ pub(crate) async fn start_this(words: &[&str]) -> Result<(Child, String)> {
     started(program(env::current_exe()?), words).await
 }
 
+/// The same where freed memory goes back to the system at once, as it does in a node in the end.
+///
+/// # Errors
+/// As of [`start_this`].
+pub(crate) async fn start_this_giving_back(words: &[&str]) -> Result<(Child, String)> {
+    let mut command = program(env::current_exe()?);
+    let settings = "dirty_decay_ms:0,muzzy_decay_ms:0";
+    command.env("_RJEM_MALLOC_CONF", settings);
+    started(command, words).await
+}
+
 /// The same on another host.
 ///
 /// # Errors
