@@ -479,13 +479,12 @@ async fn ask_node<T, F: Future<Output = Result<T, OpenError>>>(
             source,
         })?;
         // A new link was alive just now: where nothing else waits for its turn, a busy node has time.
-        let has_time = wanted.made_after.is_some() && first.patience.is_none();
-        match ask_over(&link, &ask, has_time).await {
+        let is_new = wanted.made_after.is_some();
+        let has_time = is_new && first.patience.is_none();
+        match ask_over(&link, &ask, is_new, has_time).await {
             Ok(asked) => return asked.map(|asked| (asked, link)),
             // A door shut on the whole connection says more than the broken stream on it.
-            Err(source)
-                if wanted.made_after.is_some() || matches!(source, LinkError::Closed(_)) =>
-            {
+            Err(source) if is_new || matches!(source, LinkError::Closed(_)) => {
                 let (node, source) = (network.named(node), source.into());
                 return Err(OpenError::Connect { node, source });
             }
@@ -530,6 +529,7 @@ async fn refresh_since(network: &Arc<Network>, first: Wanted, since: Instant) {
 async fn ask_over<T, F: Future<Output = Result<T, OpenError>>>(
     link: &Link,
     ask: impl Fn(Pipe) -> F,
+    is_new: bool,
     has_time: bool,
 ) -> Result<Result<T, OpenError>, LinkError> {
     let asked = async { Ok(ask(link.open().await?).await) };
@@ -539,6 +539,10 @@ async fn ask_over<T, F: Future<Output = Result<T, OpenError>>>(
     };
     match asked {
         Err(OpenError::Broken { .. }) if link.is_closed() => Err(link.closed().await),
+        // One of its connections is gone, as after a sleep, and the others' pulse has not told yet.
+        Err(OpenError::Broken { .. }) if !is_new && link.carrier() == CarrierKind::Tcp => {
+            Err(LinkError::Silent)
+        }
         asked => Ok(asked),
     }
 }

@@ -265,3 +265,41 @@ async fn a_rule_chooses_the_carrier() {
     let why = scene.client.cli(&["why", "2"]).unwrap();
     assert!(why.contains("direct to exit, over tcp"), "{why}");
 }
+
+/// As a machine finds them that was suspended: the other end has given them up, and says so only when
+/// it is spoken to.
+#[tokio::test]
+async fn connections_that_are_gone_cost_a_new_flow_nothing() {
+    let scene = Scene::start("udp").await;
+    drop(scene.ask("echo.exit.wh", 4).await.unwrap());
+    let connections = scene.here.command("ss").arg("-Htn").output().unwrap();
+    let connections = String::from_utf8(connections.stdout).unwrap();
+    let far = format!(" {THERE}:");
+    let mut ports = Vec::new();
+    for line in connections.lines().filter(|line| line.contains(&far)) {
+        let own = line.split_whitespace().nth(3).unwrap();
+        ports.push(own.rsplit_once(':').unwrap().1.to_owned());
+    }
+    assert!(
+        ports.len() >= 2,
+        "one for orders, one for flows: {connections}"
+    );
+    let gone = format!(
+        "table inet gone {{
+            chain output {{
+                type filter hook output priority 2;
+                oifname != lo tcp sport {{ {} }} reject with tcp reset
+            }}
+        }}",
+        ports.join(", ")
+    );
+    scene.here.nft(&gone).unwrap();
+    let mut stream = scene.ask("echo.exit.wh", 4).await.unwrap();
+    stream.write_all(b"hello").await.unwrap();
+    let mut back = [0; 5];
+    timeout(LIMIT, stream.read_exact(&mut back))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(&back, b"hello");
+}
