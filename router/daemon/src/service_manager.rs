@@ -2,23 +2,34 @@
 //! sign of life where a watchdog waits for one. Where nobody asked, by `NOTIFY_SOCKET`, nothing
 //! is told.
 
-use std::time::Duration;
+use std::{
+    env,
+    sync::mpsc::{SyncSender, sync_channel},
+    thread,
+    time::Duration,
+};
 
 use sd_notify::NotifyState;
 
 /// What the rest of a stop takes once the drain is over.
 const CLOSING: Duration = Duration::from_secs(10);
 
+/// What it has not taken yet. Overflow: what comes then is not told.
+const MAX_WAITING: usize = 8;
+
 /// Who started the daemon and wants to hear of it.
 #[derive(Debug)]
 pub(crate) struct ServiceManager {
     watchdog: Option<Duration>,
+    /// To a thread of its own: one that does not listen keeps nothing else waiting.
+    words: Option<SyncSender<String>>,
 }
 
 impl ServiceManager {
     pub(crate) fn of_process() -> Self {
         Self {
             watchdog: sd_notify::watchdog_enabled().filter(|limit| !limit.is_zero()),
+            words: env::var_os("NOTIFY_SOCKET").and_then(|_| mouthpiece()),
         }
     }
 
@@ -29,13 +40,13 @@ impl ServiceManager {
 
     /// All sockets listen.
     pub(crate) fn ready(&self) {
-        tell(&[NotifyState::Ready, NotifyState::Status("ready")]);
+        self.tell(&[NotifyState::Ready, NotifyState::Status("ready")]);
     }
 
     /// A reload begins. Ends with [`Self::reloaded`].
     pub(crate) fn reloading(&self) {
         match NotifyState::monotonic_usec_now() {
-            Ok(now) => tell(&[NotifyState::Reloading, now]),
+            Ok(now) => self.tell(&[NotifyState::Reloading, now]),
             Err(error) => tracing::warn!(%error, "no clock to tell the service manager of"),
         }
     }
@@ -48,7 +59,7 @@ impl ServiceManager {
         } else {
             "the reload failed, and what was in force stays: the log says why"
         };
-        tell(&[NotifyState::Ready, NotifyState::Status(status)]);
+        self.tell(&[NotifyState::Ready, NotifyState::Status(status)]);
     }
 
     /// A stop begins that may take as long as `drain`, and waits for so many `flows`.
@@ -57,7 +68,7 @@ impl ServiceManager {
         let longest = drain.saturating_add(CLOSING).as_micros();
         let extend = format!("EXTEND_TIMEOUT_USEC={longest}");
         let status = format!("draining: {flows} flows may finish");
-        tell(&[
+        self.tell(&[
             NotifyState::Stopping,
             NotifyState::Custom(&extend),
             NotifyState::Status(&status),
@@ -66,12 +77,35 @@ impl ServiceManager {
 
     /// A sign of life.
     pub(crate) fn alive(&self) {
-        tell(&[NotifyState::Watchdog]);
+        self.tell(&[NotifyState::Watchdog]);
+    }
+
+    fn tell(&self, words: &[NotifyState<'_>]) {
+        let Some(mouthpiece) = &self.words else {
+            return;
+        };
+        let lines: Vec<_> = words.iter().map(ToString::to_string).collect();
+        if mouthpiece.try_send(lines.join("\n")).is_err() {
+            tracing::warn!("the service manager takes nothing, and is not told");
+        }
     }
 }
 
-fn tell(words: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(words) {
-        tracing::warn!(%error, "the service manager is not told");
+fn mouthpiece() -> Option<SyncSender<String>> {
+    let (words, waiting) = sync_channel(MAX_WAITING);
+    let tell = move || {
+        for words in waiting {
+            if let Err(error) = sd_notify::notify(&[NotifyState::Custom(&words)]) {
+                tracing::warn!(%error, "the service manager is not told");
+            }
+        }
+    };
+    let thread = thread::Builder::new().name("service-manager".into());
+    match thread.spawn(tell) {
+        Ok(_) => Some(words),
+        Err(error) => {
+            tracing::warn!(%error, "no thread to tell the service manager");
+            None
+        }
     }
 }

@@ -230,7 +230,7 @@ async fn friends(
     let datagrams = echo_datagrams(far);
     let friend = friend
         .config(&network.config("peers = true\npeers_port = 4433"))
-        .config("[relay]\nenabled = true\n[hop]\nenabled = true")
+        .config("[relay]\nenabled = true")
         .peer_id("client", client.id(), 2, "")
         .peer_id("guest", guest.id(), 2, "")
         .service("echo", echo.address())

@@ -59,10 +59,15 @@ pub(super) fn config<'a>(
         metrics: metrics(&one("metrics")),
         log: log(&one("log")),
     };
-    for (name, role) in [("relay", &config.relay), ("hop", &config.hop.role)] {
-        if role.enabled && config.node.listen.is_empty() {
+    if config.node.listen.is_empty() {
+        // Hops are called at the addresses of their records.
+        if config.hop.role.enabled {
+            let message = "nobody can call this node as a hop: set `listen` in [node]";
+            one("hop").problem("enabled", message);
+        }
+        if config.relay.enabled && !config.tor.peers {
             let message = "nobody can reach this node: set `listen` in [node]";
-            one(name).problem("enabled", message);
+            one("relay").problem("enabled", message);
         }
     }
     config

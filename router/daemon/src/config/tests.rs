@@ -210,6 +210,10 @@ fn wrong_values_are_named_with_key_and_line() {
 #[test]
 fn wrong_sections_are_named_with_their_line() {
     check("[relay]\nenabled = true", 2, "set `listen` in [node]");
+    let by_onion = "[tor]\nenabled = true\npeers = true\n[relay]\nenabled = true\n";
+    let hop = format!("{by_onion}[hop]\nenabled = true");
+    check(&hop, 7, "as a hop: set `listen` in [node]");
+    assert!(Config::parse(by_onion, Path::new("/")).is_ok());
     check("[exit]\nenabled = true", 2, "without `allow`");
     check("[exit]\nallow = ['all']", 2, "expected block:ports");
     let unreadable =
