@@ -22,8 +22,6 @@ const MAX_RATIO: f64 = 1.2;
 /// The same where others use the machine too: they wait behind the honest flows, and are let in
 /// when the burden makes those wait.
 const MAX_RATIO_IN_CI: f64 = 2.0;
-/// The same of what waits for a disk that the burden writes to.
-const MAX_RATIO_OF_COMMITS_IN_CI: f64 = 4.0;
 /// Turns before their median means something.
 const MIN_TURNS: usize = 15;
 /// Turns after which a node that seems slow is slow. One that is not passes long before.
@@ -160,20 +158,11 @@ impl Turns {
 }
 
 /// What a burden may do here to the 99th percentile.
-pub(crate) fn max_ratio() -> f64 {
+fn max_ratio() -> f64 {
     if is_soak() {
         MAX_RATIO
     } else {
         MAX_RATIO_IN_CI
-    }
-}
-
-/// The same to that of what waits for a disk that the burden writes to.
-pub(crate) fn max_ratio_of_commits() -> f64 {
-    if is_soak() {
-        MAX_RATIO
-    } else {
-        MAX_RATIO_OF_COMMITS_IN_CI
     }
 }
 

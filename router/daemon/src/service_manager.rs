@@ -92,7 +92,7 @@ impl ServiceManager {
 }
 
 fn mouthpiece() -> Option<SyncSender<String>> {
-    let (words, waiting) = sync_channel(MAX_WAITING);
+    let (words, waiting) = sync_channel::<String>(MAX_WAITING);
     let tell = move || {
         for words in waiting {
             if let Err(error) = sd_notify::notify(&[NotifyState::Custom(&words)]) {

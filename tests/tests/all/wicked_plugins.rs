@@ -1,10 +1,19 @@
 //! A plugin that does its worst, on a real daemon: what each kind of it does to the flows and the plugins
-//! beside it, one kind after the other.
+//! beside it, one kind after the other. It is held against as many events at the same plugin that do
+//! nothing: what the asking costs, and the asker on the same machine, is not the plugin's fault.
 
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
+use tokio::time::{Instant as TokioInstant, interval_at};
 use wormholes_tests::{
     Burden, Daemon, EchoServer, Foremost, HonestFlow, LIMIT, Rounds, RpcError, Setup, call,
     soak_rounds, until_within,
@@ -97,6 +106,10 @@ async fn neither_flows_nor_other_plugins_feel_one_that_does_its_worst() {
 /// A node with nothing on it but one kind of wickedness, a plugin and flows beside it.
 struct Scene {
     worst: Burden,
+    /// As often, nothing at all.
+    nothing: Burden,
+    /// What of it each worker begins after so many microseconds.
+    period: Arc<AtomicU64>,
     honest: HonestFlow,
     node: Daemon,
 }
@@ -113,41 +126,53 @@ impl Scene {
         assert!(first.contains(kind.told), "{}: {first}", kind.name);
         let socket = node.socket();
         let worst = Burden::start(WORKERS, move |worker, turn| {
-            let socket = socket.clone();
+            let (socket, params) = (socket.clone(), kind.asked(turn * WORKERS + worker));
+            async move { asked(&socket, params).await }
+        });
+        let (socket, period) = (node.socket(), Arc::new(AtomicU64::new(0)));
+        let wanted = Arc::clone(&period);
+        let nothing = Burden::start(WORKERS, move |_, _| {
+            let (socket, period) = (socket.clone(), Duration::from_micros(wanted.load(Relaxed)));
             async move {
-                // It is paused, and parked, again and again.
-                call(&socket, "plugin.start", json!({ "instance": "wicked" })).await?;
-                let params = kind.asked(turn * WORKERS + worker);
-                match call(&socket, "plugin.ask", params).await {
-                    Err(error) if !error.is::<RpcError>() => Err(error),
-                    Ok(_) | Err(_) => Ok(()),
-                }
+                let mut next = interval_at(TokioInstant::now() + period, period);
+                let nothing = json!({ "instance": "wicked", "command": "nothing" });
+                asked(&socket, nothing).await?;
+                next.tick().await;
+                Ok(())
             }
         });
         Self {
             worst: worst.unwrap(),
+            nothing: nothing.unwrap(),
+            period,
             honest,
             node,
         }
     }
 
-    /// Half a round without it and half a round with it, and so on: without, with, without, with. All that
-    /// was waited counts.
+    /// Half a round with it and half a round with as many events that do nothing, and so on: with, without,
+    /// with, without. All that was waited counts.
     async fn measure(&mut self) -> [Rounds; 3] {
         // What is done once is done before.
         self.waits().await;
         let before = self.handled().await;
         let mut all = [Rounds::of_flows(), Rounds::of_flows(), Rounds::of_commits()];
         for _ in 0..ROUNDS {
-            self.rest().await;
-            let quiet = self.waits().await;
+            let (start, done) = (Instant::now(), self.worst.done());
             self.worst.begin().await.unwrap();
             let burdened = self.waits().await;
+            let done = u64::try_from(self.worst.done() - done).unwrap().max(1);
+            let all_workers = start.elapsed() * u32::try_from(WORKERS).unwrap();
+            let period = u64::try_from(all_workers.as_micros()).unwrap() / done;
+            self.rest().await;
+            self.period.store(period.max(1), Relaxed);
+            self.nothing.begin().await.unwrap();
+            let quiet = self.waits().await;
+            self.nothing.rest().await.unwrap();
             for (rounds, (quiet, burdened)) in all.iter_mut().zip(quiet.into_iter().zip(burdened)) {
                 rounds.take(quiet, burdened);
             }
         }
-        self.rest().await;
         let handled = self.handled().await - before;
         assert!(handled >= ROUNDS as u64, "{handled} events");
         all
@@ -202,8 +227,8 @@ impl Kind {
     fn asked(&self, turn: usize) -> Value {
         let command = self.commands[turn % self.commands.len()];
         let with = match command {
-            // One of the numbers that requests have which are open now.
-            "forge" => (1 << 32) + turn,
+            // A number near those of the requests that are open now; of the first one, the next.
+            "forge" => (1 << 32) + turn + 1,
             // Four of them are all that it may keep: written anew, and the fifth refused.
             "fill" => turn % 5,
             _ => turn,
@@ -226,6 +251,15 @@ async fn node(kind: &Kind) -> Daemon {
     };
     let setup = setup.plugin_with("tests/wicked", &[("event_ms = 300", event_ms)]);
     setup.unwrap().start().await.unwrap()
+}
+
+/// Asks, whatever is answered. It is paused, and parked, again and again.
+async fn asked(socket: &Path, params: Value) -> Result<()> {
+    call(socket, "plugin.start", json!({ "instance": "wicked" })).await?;
+    match call(socket, "plugin.ask", params).await {
+        Err(error) if !error.is::<RpcError>() => Err(error),
+        Ok(_) | Err(_) => Ok(()),
+    }
 }
 
 async fn ask(node: &Daemon, kind: &Kind, turn: usize) -> Result<Value> {

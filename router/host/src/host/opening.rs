@@ -22,8 +22,8 @@ use crate::{
 /// Threads on which handlers run.
 const THREADS: usize = 2;
 /// How far they give way to those on which flows live: where both want all of a processor, they get a
-/// quarter of it.
-const GIVE_WAY: i32 = 5;
+/// tenth of it.
+const GIVE_WAY: i32 = 10;
 /// The store, below the data folder.
 const STORE_FILE: &str = "plugins.redb";
 /// What seals the secrets of plugins.
