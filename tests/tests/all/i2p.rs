@@ -17,7 +17,9 @@ use tokio::{
     net::TcpStream,
     time::timeout,
 };
-use wormholes_tests::{I2P_NAME, I2pTunnels, SITE_GREETING, SamPeer, is_soak, until, until_within};
+use wormholes_tests::{
+    I2P_NAME, I2pTunnels, LIMIT, SITE_GREETING, SamPeer, is_soak, until, until_within,
+};
 
 use scene::{PATIENCE, Scene, kept_sessions, published, sessions, spare, unpublished};
 
@@ -341,15 +343,17 @@ async fn is_told(stream: &mut TcpStream) {
     told.await.unwrap();
 }
 
-/// A fetch that is under way.
+/// A fetch that is under way. Tunnels that were built anew may lose the first stream over them.
 async fn long_fetch(scene: &Scene, blog: &str) -> TcpStream {
-    let mut stream = scene.open("ann", blog, 80).await;
     let request = format!("GET /bytes/{LONG_PAGE_BYTES} HTTP/1.1\r\nHost: {blog}\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut first = vec![0; 64 << 10];
-    let read = timeout(PATIENCE, stream.read_exact(&mut first)).await;
-    read.unwrap().unwrap();
-    stream
+    let begun = until_within(PATIENCE, "a long fetch to begin", async || {
+        let mut stream = scene.open("ann", blog, 80).await;
+        stream.write_all(request.as_bytes()).await.ok()?;
+        let mut first = vec![0; 64 << 10];
+        let read = timeout(LIMIT, stream.read_exact(&mut first)).await;
+        read.ok()?.ok().map(|_| stream)
+    });
+    begun.await.unwrap()
 }
 
 async fn ends_early(stream: TcpStream) {
