@@ -217,7 +217,7 @@ impl Network {
         });
     }
 
-    async fn serve_called(self: Arc<Self>, link: Link) {
+    pub(super) async fn serve_called(self: Arc<Self>, link: Link) {
         let welcome = serve::is_welcome(&self, &link).await;
         serve::serve_link(self, link, None, welcome).await;
     }
