@@ -140,6 +140,10 @@ fn a_closed_plan_holds_nothing_weaker_than_its_first_tunnel() {
         None,
     );
     check("p.relayed().or(p.direct()).closed()", Some("weaker"));
+    // What it is to become shows the peer this node's address.
+    check("p.relayed().or(p.punch()).closed()", Some("weaker"));
+    check("p.punch().or(p.relayed()).or(onion(3)).closed()", None);
+    check("p.direct().race(p.punch()).closed()", None);
     check(
         "p.relayed().or(socks(\"127.0.0.1:1080\")).closed()",
         Some("weaker"),
@@ -195,7 +199,9 @@ fn what_follows_best_holds_for_all_its_ways() {
         "x.example",
     );
     let exits = |tunnel: &Tunnel| match tunnel {
-        Tunnel::Direct { exit, .. } | Tunnel::Relay { exit, .. } => *exit,
+        Tunnel::Direct { exit, .. } | Tunnel::Relay { exit, .. } | Tunnel::Punch { exit, .. } => {
+            *exit
+        }
         Tunnel::Onion { .. }
         | Tunnel::Tor
         | Tunnel::I2p { .. }
@@ -213,6 +219,37 @@ fn what_follows_best_holds_for_all_its_ways() {
         .collect();
     let best = (true, Some(1000), Some(Duration::from_secs(3)));
     assert_eq!(ways, [(false, None, None), best, best]);
+}
+
+#[test]
+fn a_punch_is_a_relayed_tunnel_that_is_to_become_direct() {
+    let punch = |made: &str| {
+        let plan = format!("fn route(c) {{ let p = peer(\"bob\"); {made} }}");
+        let plan = plan_of(&plan, "x.example");
+        let [step] = &plan.steps[..] else {
+            panic!("{plan:?}");
+        };
+        step.tunnels[0].clone()
+    };
+    let tunnel = |via: Option<&str>, exit| Tunnel::Punch {
+        via: via.map(id),
+        to: id("bob"),
+        exit,
+    };
+    assert_eq!(punch("p.punch()"), tunnel(None, false));
+    assert_eq!(punch("p.punch(#{}).exit()"), tunnel(None, true));
+    for made in [
+        "p.punch(#{ via: \"r1\" })",
+        "p.punch(#{ via: relay(\"r1\") })",
+        "p.punch().via(peer(\"r1\"))",
+    ] {
+        assert_eq!(punch(made), tunnel(Some("r1"), false), "{made}");
+    }
+    let text = |made: &str| punch(made).text(&|_| "x".to_owned());
+    assert_eq!(text("p.punch(#{ via: \"r1\" })"), "punch to x via x");
+    let why = |made: &str| why_blocked(&format!("fn route(c) {{ let p = peer(\"bob\"); {made} }}"));
+    assert!(why("p.punch().pad(512)").contains("punch() cannot pad"));
+    assert!(why("let r = \"r9\"; p.punch(#{ via: r })").contains("no relay is called r9"));
 }
 
 #[test]
