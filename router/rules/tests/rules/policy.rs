@@ -222,37 +222,6 @@ fn what_follows_best_holds_for_all_its_ways() {
 }
 
 #[test]
-fn a_punch_is_a_relayed_tunnel_that_is_to_become_direct() {
-    let punch = |made: &str| {
-        let plan = format!("fn route(c) {{ let p = peer(\"bob\"); {made} }}");
-        let plan = plan_of(&plan, "x.example");
-        let [step] = &plan.steps[..] else {
-            panic!("{plan:?}");
-        };
-        step.tunnels[0].clone()
-    };
-    let tunnel = |via: Option<&str>, exit| Tunnel::Punch {
-        via: via.map(id),
-        to: id("bob"),
-        exit,
-    };
-    assert_eq!(punch("p.punch()"), tunnel(None, false));
-    assert_eq!(punch("p.punch(#{}).exit()"), tunnel(None, true));
-    for made in [
-        "p.punch(#{ via: \"r1\" })",
-        "p.punch(#{ via: relay(\"r1\") })",
-        "p.punch().via(peer(\"r1\"))",
-    ] {
-        assert_eq!(punch(made), tunnel(Some("r1"), false), "{made}");
-    }
-    let text = |made: &str| punch(made).text(&|_| "x".to_owned());
-    assert_eq!(text("p.punch(#{ via: \"r1\" })"), "punch to x via x");
-    let why = |made: &str| why_blocked(&format!("fn route(c) {{ let p = peer(\"bob\"); {made} }}"));
-    assert!(why("p.punch().pad(512)").contains("punch() cannot pad"));
-    assert!(why("let r = \"r9\"; p.punch(#{ via: r })").contains("no relay is called r9"));
-}
-
-#[test]
 fn an_aim_that_could_mean_several_tunnels_is_refused() {
     let check = |plan: &str, expected: &str| {
         let script = "let p = peer(\"bob\"); let q = peer(\"carol\"); let r = peer(\"r2\");";
