@@ -32,8 +32,7 @@ pub(super) async fn serve(
         Ok(granted) => {
             if accept(&mut pipe, encode_candidates(granted.own())).await {
                 let _ = pipe.writer.finish().await;
-                // The circuit is needed no more.
-                drop(pipe);
+                // The stream ends with the asker's own end: cut off sooner, it might cut the answer.
                 network.meet_granted(granted).await;
             }
         }
