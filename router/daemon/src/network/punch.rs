@@ -244,3 +244,78 @@ impl Network {
         run.end(Instant::now(), ended);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::network::connect::tests::{network_with, peer};
+
+    const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+    /// Two peers that listen nowhere, and know no address of each other.
+    fn strangers_to_addresses() -> [(TempDir, Arc<Network>); 2] {
+        let nodes = [(); 2].map(|()| network_with(|config| config.node.listen = Vec::new()));
+        let [(_, one), (_, other)] = &nodes;
+        one.set_peers(&[peer(other.id(), None)]);
+        other.set_peers(&[peer(one.id(), None)]);
+        nodes
+    }
+
+    /// Has both meet; returns how the one is connected to the other.
+    async fn meet(one: &Arc<Network>, other: &Arc<Network>) -> Link {
+        let at = |network: &Network| {
+            let own = network.carrier.calling_address(LOCAL).unwrap();
+            [SocketAddr::new(LOCAL, own.port())]
+        };
+        let (there, here) = (at(other), at(one));
+        let met = tokio::join!(
+            one.meet(other.id(), &there, false),
+            other.meet(one.id(), &here, false)
+        );
+        assert_eq!(met, (Ok(()), Ok(())));
+        one.peers.link(&other.id()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn two_nodes_that_listen_nowhere_meet_when_both_call() {
+        let [(_one, one), (_other, other)] = strangers_to_addresses();
+        let link = meet(&one, &other).await;
+        assert_eq!(link.carrier(), CarrierKind::Quic);
+        assert!(other.peers.link(&one.id()).is_some());
+        for network in [one, other] {
+            network.shutdown().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_punch_is_refused_to_who_is_no_peer_names_nothing_or_asks_too_often() {
+        let [(_one, one), (_other, other)] = strangers_to_addresses();
+        let relay = meet(&one, &other).await;
+        let (nobody, friend) = (NodeId::from_bytes([9; 32]), other.id());
+        for (asker, candidate, expected) in [
+            (nobody, "1.1.1.1:4433", Reason::Unsupported),
+            (friend, "127.0.0.1:4433", Reason::ForbiddenAddress),
+            (friend, "224.0.0.1:4433", Reason::ForbiddenAddress),
+            // It has nothing to tell: the relay sees it on this machine.
+            (friend, "1.1.1.1:4433", Reason::NetworkUnreachable),
+            (friend, "1.1.1.1:4433", Reason::Busy),
+        ] {
+            let theirs = vec![candidate.parse().unwrap()];
+            let granted = one.grant_punch(asker, &relay, theirs).await;
+            assert_eq!(granted.err(), Some(expected), "{candidate}");
+        }
+        let silent = |config: &mut crate::config::Config| config.node.punch = false;
+        let (_dir, silent) = network_with(silent);
+        silent.set_peers(&[peer(friend, None)]);
+        let theirs = vec![([1, 1, 1, 1], 4433).into()];
+        let granted = silent.grant_punch(friend, &relay, theirs).await;
+        assert_eq!(granted.err(), Some(Reason::Unsupported));
+        for network in [one, other, silent] {
+            network.shutdown().await;
+        }
+    }
+}
