@@ -129,6 +129,8 @@ mod plugins_run;
 mod plugins_update;
 #[path = "all/porters.rs"]
 mod porters;
+#[path = "all/punch.rs"]
+mod punch;
 #[path = "all/readme.rs"]
 mod readme;
 #[path = "all/recordings.rs"]

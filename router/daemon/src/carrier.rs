@@ -34,7 +34,7 @@ use tcp::{TcpCarrier, Wire};
 
 pub(crate) use datagrams::Lane;
 pub(crate) use link::Link;
-pub(crate) use quic::granted_buffers;
+pub(crate) use quic::{LetIn, granted_buffers};
 pub(crate) use streams::OpenStream;
 pub(crate) use tcp::{Lease, descriptor_share};
 pub use tls::TlsError;
@@ -338,6 +338,27 @@ impl Carrier {
         dialled.map(|connection| Link::new(id, connection, &self.counters))
     }
 
+    /// Calls `id` at `address` over QUIC, from where relays are called too, while it calls this node:
+    /// what each sends opens its own NAT. Cancel-safe: dropping it ends the attempt.
+    ///
+    /// # Errors
+    /// [`LinkError`] when nobody answers in time or another node does, which is no fault of anybody.
+    pub(crate) async fn punch(&self, id: NodeId, address: SocketAddr) -> Result<Link, LinkError> {
+        let dialled = self.quic.punch(&self.myself.quic, id, address).await?;
+        Ok(Link::new(id, Connection::Quic(dialled), &self.counters))
+    }
+
+    /// Has sockets that only call take calls from these addresses while the value lives.
+    pub(crate) fn let_in(&self, from: Vec<IpAddr>) -> LetIn<'_> {
+        self.quic.let_in(from)
+    }
+
+    /// From where a node at `ip` is called over QUIC, as far as the socket knows: it may be bound to no
+    /// address in particular.
+    pub(crate) fn calling_address(&self, ip: IpAddr) -> Option<SocketAddr> {
+        self.quic.calling_address(ip)
+    }
+
     /// The address that others know this node by, if it listens at a particular one.
     fn source_for(&self, ip: IpAddr) -> Option<IpAddr> {
         let same_family = |source: &&IpAddr| source.is_ipv4() == ip.is_ipv4();
@@ -469,9 +490,12 @@ fn bind_both(
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::timeout;
+
     use super::*;
 
     const ALL: [CarrierKind; 2] = CarrierKind::ALL;
+    const LOCAL: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
     #[test]
     fn a_handshake_through_tor_is_told_without_what_stands_for_the_address() {
@@ -484,6 +508,40 @@ mod tests {
         assert_eq!(told, "handshake through Tor failed: too slow");
         let told = failed("192.0.2.1:4433").to_string();
         assert_eq!(told, "handshake with 192.0.2.1:4433 failed: too slow");
+    }
+
+    /// Its port, as its NAT knows it, is the one that its relays know.
+    #[tokio::test]
+    async fn who_listens_nowhere_is_called_where_it_calls_from_while_that_is_expected() {
+        let bind = |listen: &[SocketAddr]| {
+            let identity = Identity::throw_away().unwrap();
+            let kinds = [CarrierKind::Quic];
+            let carrier = Carrier::bind(listen, &kinds, &identity, Arc::default()).unwrap();
+            (identity.id(), carrier)
+        };
+        let ((_, caller), (id, called)) = (bind(&[([127, 66, 0, 3], 0).into()]), bind(&[]));
+        let port = called.calling_address(LOCAL).unwrap().port();
+        let address = (LOCAL, port).into();
+        let called = Arc::new(called);
+        let taker = Arc::clone(&called);
+        let takes = tokio::spawn(async move {
+            let mut taken = Vec::new();
+            while let Some(incoming) = taker.accept().await {
+                taken.push(taker.handshake(incoming, |_| true).await);
+            }
+        });
+        // It says what it has to say several times in so long.
+        let soon = Duration::from_millis(700);
+        let unheard = async || timeout(soon, caller.punch(id, address)).await.is_err();
+        let from = || vec![[127, 66, 0, 3].into()];
+        let elsewhere = called.let_in(vec![[127, 66, 0, 4].into()]);
+        assert!(unheard().await, "a call from there is not expected");
+        let (first, second) = (called.let_in(from()), called.let_in(from()));
+        drop(first);
+        caller.punch(id, address).await.unwrap();
+        drop((second, elsewhere));
+        assert!(unheard().await, "nobody is expected any more");
+        takes.abort();
     }
 
     /// The port of a listener names its node to whoever ever met it.

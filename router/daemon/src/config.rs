@@ -85,6 +85,8 @@ pub struct NodeConfig {
     pub networks: Vec<String>,
     /// Nodes of one family are never hops of one path.
     pub family: Option<String>,
+    /// Tell peers, through relays, where they may call this node, for a direct path through NATs.
+    pub punch: bool,
 }
 
 /// `[[peer]]`
@@ -393,6 +395,7 @@ impl Default for NodeConfig {
             advertise: Vec::new(),
             networks: vec!["public".to_owned()],
             family: None,
+            punch: true,
         }
     }
 }

@@ -1,13 +1,23 @@
 //! What the lower half of the node counts; `metrics` exports it, the control socket shows it.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
 };
 
 use wormholes_proto::Reason;
 
-use crate::pipe::{CopyStop, PipeError};
+use crate::{
+    network::PunchFailure,
+    pipe::{CopyStop, PipeError},
+};
+
+/// Times of punches that nobody has looked at so far. Overflow rule: what is newer is not kept, but
+/// counted.
+const MAX_PUNCH_TIMES: usize = 1024;
 
 /// All counters of a network.
 #[derive(Debug, Default)]
@@ -42,6 +52,8 @@ pub struct Counters {
     pub dropped: DroppedDatagrams,
     /// Sessions at an I2P router.
     pub i2p: I2pCounters,
+    /// Direct paths that were to be made through NATs.
+    pub punches: PunchCounters,
 }
 
 /// Sessions of this node at an I2P router.
@@ -53,6 +65,50 @@ pub struct I2pCounters {
     pub sessions_failed: AtomicU64,
     /// That the router ended.
     pub sessions_lost: AtomicU64,
+}
+
+/// Punches, whichever end asked for them.
+#[derive(Debug, Default)]
+pub struct PunchCounters {
+    made: AtomicU64,
+    /// In the order of [`PunchFailure::CODES`].
+    failed: [AtomicU64; PunchFailure::CODES.len()],
+    took: Mutex<Vec<Duration>>,
+}
+
+impl PunchCounters {
+    /// Counts one, and keeps how long it took if it led to a path.
+    pub(crate) fn ended(&self, ended: Result<(), PunchFailure>, took: Duration) {
+        let Err(failure) = ended else {
+            self.made.fetch_add(1, Relaxed);
+            let mut times = self.times();
+            if times.len() < MAX_PUNCH_TIMES {
+                times.push(took);
+            }
+            return;
+        };
+        let mut counts = PunchFailure::CODES.iter().zip(&self.failed);
+        if let Some((_, count)) = counts.find(|(code, _)| **code == failure.code()) {
+            count.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// How many there were, by the word for how they ended.
+    pub fn by_result(&self) -> Vec<(&'static str, u64)> {
+        let failed = PunchFailure::CODES.into_iter().zip(&self.failed);
+        let all = [("direct", &self.made)].into_iter().chain(failed);
+        all.map(|(result, count)| (result, count.load(Relaxed)))
+            .collect()
+    }
+
+    /// How long those took that led to a path since this was asked last.
+    pub(crate) fn take_times(&self) -> Vec<Duration> {
+        std::mem::take(&mut *self.times())
+    }
+
+    fn times(&self) -> std::sync::MutexGuard<'_, Vec<Duration>> {
+        self.took.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Counters {
@@ -143,6 +199,26 @@ impl RoleCounters {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn punches_are_counted_by_how_they_ended_and_paths_by_how_long_they_took() {
+        let (counters, second) = (PunchCounters::default(), Duration::from_secs(1));
+        counters.ended(Err(PunchFailure::NoAnswer), second);
+        for _ in 0..=MAX_PUNCH_TIMES {
+            counters.ended(Ok(()), second);
+        }
+        let paths = MAX_PUNCH_TIMES as u64 + 1;
+        for (result, count) in counters.by_result() {
+            let expected = match result {
+                "direct" => paths,
+                "no-answer" => 1,
+                _ => 0,
+            };
+            assert_eq!(count, expected, "{result}");
+        }
+        assert_eq!(counters.take_times().len(), MAX_PUNCH_TIMES);
+        assert!(counters.take_times().is_empty());
+    }
 
     #[test]
     fn every_reason_has_its_counter() {

@@ -43,7 +43,7 @@ pub use config::{
     Secret, ServiceConfig, TorConfig,
 };
 pub use control::{BindControlError, ReadAddedError};
-pub use counters::{Counters, DroppedDatagrams, I2pCounters, RoleCounters};
+pub use counters::{Counters, DroppedDatagrams, I2pCounters, PunchCounters, RoleCounters};
 pub use dial::DialError;
 pub use entrance::{EntranceError, origin_form, proxy_target};
 pub use flow::{Decided, Flow, FlowTable, Forbidden, Moved, Refusal, Story, Totals, Tried};
@@ -54,7 +54,7 @@ pub use identity::IdentityError;
 pub use log::{LogError, LogGuard, init as init_log};
 pub use metrics::MetricsError;
 pub use names::NodeName;
-pub use network::{Network, NetworkOptions, StartError};
+pub use network::{Network, NetworkOptions, PunchFailure, StartError};
 pub use node::{EntranceInfo, Node, NodeCore, NodeError, NodeOptions, Reload, ReloadError};
 pub use peers::ConnectError;
 pub use pipe::{

@@ -33,6 +33,8 @@ const DECISION_BUCKETS_SECONDS: [f64; 10] = [
 const COMMIT_BUCKETS_SECONDS: [f64; 10] = [
     0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5,
 ];
+/// From two nodes of one city to the end of the wait.
+const PUNCH_BUCKETS_SECONDS: [f64; 8] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0];
 /// From one event a commit, where little happens, to the most that an open batch holds.
 const BATCH_BUCKETS_EVENTS: [f64; 8] = [1.0, 2.0, 5.0, 10.0, 50.0, 250.0, 1000.0, 8192.0];
 
@@ -105,6 +107,10 @@ pub(crate) struct Metrics {
     i2p_sessions: IntCounterVec,
     /// Sessions at an I2P router that stand.
     pub(crate) i2p_sessions_open: IntGauge,
+    /// Direct paths that were to be made through NATs, by `result` (`direct`, or why there is none).
+    punches: IntCounterVec,
+    /// How long those took that came to be.
+    punch: Histogram,
     /// Tasks of the runtime that the node is on; of a program that embeds it, its own too.
     tasks_alive: IntGauge,
     tor: tor::TorMetrics,
@@ -238,6 +244,16 @@ impl Metrics {
             )?,
             i2p_sessions_open: declare
                 .gauge("i2p_sessions_open", "Sessions at the I2P router that stand")?,
+            punches: declare.counters(
+                "punches_total",
+                "Direct paths that were to be made through NATs",
+                &["result"],
+            )?,
+            punch: declare.histogram_alone(
+                "punch_seconds",
+                "Time until a direct path stood that was made through NATs",
+                &PUNCH_BUCKETS_SECONDS,
+            )?,
             tasks_alive: declare.gauge("tasks_alive", "Tasks of the process's runtime")?,
             tor: tor::TorMetrics::declare(&declare)?,
             peers_connected: declare.gauge("peers_connected", "Peers with a connection")?,
@@ -337,6 +353,12 @@ impl Metrics {
             ("lost", &counters.i2p.sessions_lost),
         ] {
             self.catch_up(&self.i2p_sessions, &[outcome], count.load(Relaxed));
+        }
+        for (result, count) in counters.punches.by_result() {
+            self.catch_up(&self.punches, &[result], count);
+        }
+        for took in counters.punches.take_times() {
+            self.punch.observe(took.as_secs_f64());
         }
         for (reason, count) in counters.dropped.by_reason() {
             self.catch_up(&self.datagrams_dropped, &[reason], count);

@@ -4,6 +4,8 @@ mod changes;
 mod connect;
 mod fetch;
 mod moves;
+mod punch;
+mod upkeep;
 mod views;
 
 use std::{
@@ -16,10 +18,7 @@ use std::{
 };
 
 use thiserror::Error;
-use tokio::{
-    sync::watch,
-    time::{Instant, timeout},
-};
+use tokio::sync::watch;
 use tokio_util::{
     sync::CancellationToken,
     task::{TaskTracker, task_tracker::TaskTrackerToken},
@@ -32,6 +31,8 @@ use zeroize::Zeroizing;
 
 use connect::Rounds;
 pub(crate) use connect::Wanted;
+pub use punch::PunchFailure;
+use punch::Punches;
 
 use crate::{
     ban::{self, Ban, OwnSockets, Transport},
@@ -45,7 +46,7 @@ use crate::{
     identity::{Identity, IdentityError},
     peers::{ConnectError, Peers, WorldCache},
     pipe::Witness,
-    records::{OwnRecord, REFRESH_PERIOD, Records},
+    records::{OwnRecord, Records},
     registration::Registrations,
     role::{Role, RoleStatus},
     serve::{self, HopKeys, RelayDesk, TrunkDesk, Trunks},
@@ -53,9 +54,6 @@ use crate::{
     tunnel::{self, OnionClient, OpenError, Opened, TunnelRequest},
     usage::UsageBook,
 };
-
-/// Peers that are not connected are tried again after this.
-const CONNECT_PERIOD: Duration = Duration::from_secs(15);
 
 /// A node as others meet it. Made by [`Network::start`], ended by [`Network::shutdown`].
 #[derive(Debug)]
@@ -86,6 +84,7 @@ pub struct Network {
     tor: Arc<Tor>,
     registrations: Registrations,
     rounds: Rounds,
+    punches: Arc<Punches>,
     /// Some are new, or lost.
     peers_changed: watch::Sender<()>,
     records_doubted: AtomicBool,
@@ -174,6 +173,7 @@ impl Network {
             tor: Tor::new(&config),
             registrations: Registrations::default(),
             rounds: Rounds::default(),
+            punches: Arc::default(),
             peers_changed: watch::Sender::default(),
             records_doubted: AtomicBool::new(false),
             moves: watch::Sender::default(),
@@ -202,8 +202,8 @@ impl Network {
             .hand_in_at(self.carrier.use_tor(Arc::clone(&self.tor)));
         self.tor.begin(self);
         self.spawn(serve::listen(Arc::clone(self)));
-        self.spawn(keep_connected(Arc::clone(self)));
-        self.spawn(keep_records(Arc::clone(self)));
+        self.spawn(upkeep::keep_connected(Arc::clone(self)));
+        self.spawn(upkeep::keep_records(Arc::clone(self)));
         self.spawn(moves::watch(Arc::clone(self)));
         i2p::begin(self);
         self.registrations.set(self, &relays_in(&self.config.peers));
@@ -257,6 +257,7 @@ impl Network {
         self.registrations.set(self, &relays_in(peers));
         self.peers_changed.send_replace(());
         let known = self.peers.known();
+        self.punches.keep(|id| known.get(id).is_some());
         let is_gone = |id: &NodeId| before.get(id).is_some() && known.get(id).is_none();
         for link in self.peers.all_links() {
             if is_gone(&link.peer()) {
@@ -564,36 +565,4 @@ impl Network {
 fn relays_in<'a>(peers: impl IntoIterator<Item = &'a PeerConfig>) -> Vec<NodeId> {
     let relays = peers.into_iter().filter(|peer| peer.register);
     relays.map(|peer| peer.id).collect()
-}
-
-/// Keeps peers connected.
-async fn keep_connected(network: Arc<Network>) {
-    let mut changed = network.peers_changed.subscribe();
-    loop {
-        changed.mark_unchanged();
-        network.connect_peers().await;
-        let _ = timeout(CONNECT_PERIOD, changed.changed()).await;
-    }
-}
-
-/// Keeps the records of others fresh, and this node's own.
-async fn keep_records(network: Arc<Network>) {
-    let mut changed = network.peers_changed.subscribe();
-    let mut refreshed = Instant::now();
-    loop {
-        changed.mark_unchanged();
-        network.keep_places();
-        network.records.drop_expired();
-        network.hop_keys.rotate();
-        network.publish_new_keys();
-        if network.records.is_outdated() {
-            network.publish();
-        }
-        let doubted = network.records_doubted.swap(false, Relaxed);
-        if doubted || refreshed.elapsed() >= REFRESH_PERIOD {
-            network.refresh_records().await;
-            refreshed = Instant::now();
-        }
-        let _ = timeout(CONNECT_PERIOD, changed.changed()).await;
-    }
 }

@@ -6,6 +6,7 @@
 mod exit;
 pub(crate) mod hidden;
 mod hop;
+mod punch;
 mod records;
 mod relay;
 mod service;
@@ -293,6 +294,7 @@ async fn serve_open(network: &Arc<Network>, asker: &Asker, link: &Link, open: Op
         Open::Relayed if asker.way == Way::Peer => {
             Box::pin(relay::called(network, link, pipe)).await
         }
+        Open::Mirror if asker.way == Way::Peer => punch::mirror(link, pipe).await,
         Open::Create { key_id, slots } => {
             Box::pin(hop::serve(network, asker, &key_id, &slots, pipe)).await
         }
@@ -303,7 +305,9 @@ async fn serve_open(network: &Arc<Network>, asker: &Asker, link: &Link, open: Op
         | Open::Channel
         | Open::Register(_)
         | Open::Relayed
-        | Open::Records => {
+        | Open::Records
+        | Open::Mirror
+        | Open::Punch(_) => {
             network.counters().streams_refused.fetch_add(1, Relaxed);
             refuse(pipe, Reason::Denied).await;
         }
@@ -328,7 +332,9 @@ pub(crate) async fn serve_target(network: &Arc<Network>, asker: &Asker, open: Op
         | Open::Channel
         | Open::Register(_)
         | Open::Relayed
-        | Open::Records => {
+        | Open::Records
+        | Open::Mirror
+        | Open::Punch(_) => {
             network.counters().streams_refused.fetch_add(1, Relaxed);
             refuse(pipe, Reason::Denied).await;
         }

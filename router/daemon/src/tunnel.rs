@@ -3,26 +3,23 @@
 mod direct;
 mod i2p;
 mod onion;
+mod punch;
 mod relay;
+mod resolve;
 mod socks;
 mod tor;
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use thiserror::Error;
 use tokio::time::{Instant, timeout};
 use wormholes_proto::CarrierKind;
-use wormholes_proto::{
-    Answer, NodeId, Open, Reason, Remedy, ServiceName, Target, Transport, decode_resolved,
-};
+use wormholes_proto::{Answer, NodeId, Open, Reason, Remedy, ServiceName, Target, Transport};
 use wormholes_rules::{Tunnel, TunnelKind};
 
 pub(crate) use onion::OnionClient;
 pub(crate) use relay::connect as seal_through_relay;
+pub(crate) use resolve::resolve;
 pub use socks::UpstreamError;
 
 use onion::OnionPlan;
@@ -358,6 +355,11 @@ async fn open_any(
             let (relay, pipe, _) = relay::ask(network, *via, *to, first, &wanted(*exit)).await?;
             Ok(opened(pipe, vec![relay, *to], TunnelKind::Relay))
         }
+        Tunnel::Punch { via, to, exit } => {
+            let (relay, pipe, _) = punch::ask(network, *via, *to, first, &wanted(*exit)).await?;
+            let kind = relay.map_or(TunnelKind::Direct, |_| TunnelKind::Relay);
+            Ok(opened(pipe, relay.into_iter().chain([*to]).collect(), kind))
+        }
         Tunnel::Onion { to, exit, .. } => {
             // Without a named end the last hop is any that exits.
             let open = wanted(*exit || to.is_none());
@@ -390,53 +392,6 @@ async fn open_any(
     }
 }
 
-/// Looks the target's host up at the end of `tunnel`.
-///
-/// # Errors
-/// [`OpenError`] as for [`open`].
-pub(crate) async fn resolve(
-    network: &Arc<Network>,
-    tunnel: &Tunnel,
-    request: &TunnelRequest,
-) -> Result<Vec<IpAddr>, OpenError> {
-    let timeout = request.timeout;
-    let found = tokio::time::timeout(timeout, resolve_any(network, tunnel, request)).await;
-    found.unwrap_or_else(|_| Err(too_late(network, tunnel, timeout)))
-}
-
-async fn resolve_any(
-    network: &Arc<Network>,
-    tunnel: &Tunnel,
-    request: &TunnelRequest,
-) -> Result<Vec<IpAddr>, OpenError> {
-    let (host, first) = (&request.target.host, request.first_node());
-    let open = Open::Resolve(host.clone());
-    match tunnel {
-        Tunnel::Direct { to: None, .. } => Ok(network.resolver().lookup(host).await?),
-        Tunnel::Direct { to: Some(to), .. } => {
-            let (_, body) = direct::ask(network, *to, first, &open).await?;
-            decode_addresses(network, *to, &body)
-        }
-        Tunnel::Relay { via, to, .. } => {
-            let (_, _, body) = relay::ask(network, *via, *to, first, &open).await?;
-            decode_addresses(network, *to, &body)
-        }
-        Tunnel::Onion { .. } => {
-            let plan = onion_plan(tunnel, first)?;
-            let (path, _, body) =
-                onion::ask(network, plan, &request.isolation, &open, request.timeout).await?;
-            let last = path.last().copied().unwrap_or_else(|| network.id());
-            decode_addresses(network, last, &body)
-        }
-        Tunnel::I2p { .. } => Err(OpenError::NoWay(
-            "names of I2P have no addresses to look up",
-        )),
-        Tunnel::Socks { .. } => Err(OpenError::NoWay("a SOCKS server looks no names up")),
-        Tunnel::Tor => tor::resolve(network, request).await,
-        Tunnel::Block { why } => Err(OpenError::Blocked(why.clone())),
-    }
-}
-
 fn onion_plan(tunnel: &Tunnel, first: Wanted) -> Result<OnionPlan, OpenError> {
     match tunnel {
         Tunnel::Onion {
@@ -454,6 +409,7 @@ fn onion_plan(tunnel: &Tunnel, first: Wanted) -> Result<OnionPlan, OpenError> {
         }),
         Tunnel::Direct { .. }
         | Tunnel::Relay { .. }
+        | Tunnel::Punch { .. }
         | Tunnel::I2p { .. }
         | Tunnel::Socks { .. }
         | Tunnel::Tor
@@ -579,18 +535,4 @@ async fn ask_on(
             })
         }
     }
-}
-
-/// Reads the answer to a RESOLVE.
-fn decode_addresses(
-    network: &Network,
-    node: NodeId,
-    body: &[u8],
-) -> Result<Vec<IpAddr>, OpenError> {
-    let addresses = decode_resolved(body).map_err(|_| PipeError::Malformed("addresses"));
-    let addresses = network.counters().answered(addresses);
-    addresses.map_err(|source| OpenError::Broken {
-        node: network.named(node),
-        source,
-    })
 }

@@ -47,7 +47,7 @@ pub use operation::{
     OperationInfo, OperationList, OperationListParams, OperationParams, OperationStarted,
     OperationWaitParams, UserInfo, UserList, UserParams, UserRemoveParams, UserStanding,
 };
-pub use peer::{InviteReport, PeerInfo, PeerList, PeerSource};
+pub use peer::{FailedPunch, InviteReport, PeerInfo, PeerList, PeerPath, PeerSource};
 pub use plugin::{
     PluginArgument, PluginArgumentKind, PluginAskParams, PluginCommand, PluginCondition,
     PluginDead, PluginDeadLetter, PluginHealth, PluginInfo, PluginLimitHits, PluginList, PluginLog,

@@ -15,6 +15,7 @@ pub mod manifest;
 mod noise;
 pub mod onion;
 mod onion_address;
+mod punch;
 mod record;
 mod rendezvous;
 mod roles;
@@ -41,6 +42,9 @@ pub use id::{NodeId, ParseNodeIdError, SIGNATURE_BYTES};
 pub use invite::{INVITE_PREFIX, Invite, InviteError, InviteRelay, MAX_INVITE_NAME_BYTES};
 pub use noise::{HandshakeError, NOISE_KEY_BYTES, StaticKeypair};
 pub use onion_address::{OnionAddress, ParseOnionAddressError, is_placeholder};
+pub use punch::{
+    MAX_CANDIDATES, decode_candidates, decode_mirrored, encode_candidates, encode_mirrored,
+};
 pub use record::{
     MAX_CLOCK_SKEW, MAX_FAMILY_BYTES, MAX_RECORD_ADDRESSES, MAX_RECORD_AGE, MAX_RECORD_BYTES,
     MAX_RECORD_EXIT_PORTS, MAX_RECORD_ONION_KEYS, MAX_RECORD_RELAYS, MAX_SET_RECORDS, NodeRecord,

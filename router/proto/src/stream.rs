@@ -13,25 +13,30 @@
 //!                                                 connection lasts
 //!   8 relayed   -                                 from a relay: a caller's Noise IK follows
 //!   9 records   -                                 the whole set of signed records, then FIN
+//!  10 mirror    -                                 from which address this connection is seen
+//!  11 punch     candidates (module `punch`)       through a relay: dial these, while those of
+//!                                                 the answer are dialled
 //! transport  6 tcp, 17 udp (the numbers of IP)
 //! target  kind u8 (1 name, 4, 6) | length u8 + name, 4 B or 16 B | port u16
 //!
 //! ANSWER  length u16 | status u8 | body          length 1 to 1023
 //!   0 accepted  body by kind: resolve: count u8 (1 to 32), each: kind u8 (4, 6), 4 B or 16 B;
 //!               create: CREATED 512 B; records: load u8 (how full the fullest of the node's
-//!               roles is, 255: full; missing: not told); others: empty
+//!               roles is, 255: full; missing: not told); mirror: an address; punch:
+//!               candidates; others: empty
 //!   1 refused   reason u8
 //! ```
 //! After ACCEPTED the stream carries the flow's bytes, or its datagrams as frames (module
 //! `datagram`); FIN ends a direction, a reset ends both.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use thiserror::Error;
 
 use crate::{
     address::{decode_ip, decode_list, encode_ip},
     id::NodeId,
+    punch::{read_candidates, write_candidates},
     target::{Host, ServiceName, Target},
     transport::Transport,
     wire::{Reader, WireError, Writer},
@@ -73,6 +78,10 @@ pub enum Open {
     Relayed,
     /// Send all signed records that this node hands out.
     Records,
+    /// Tell from which address this connection comes.
+    Mirror,
+    /// Dial the asker at these candidates, and say where it may dial.
+    Punch(Vec<SocketAddr>),
 }
 
 /// The answer to an OPEN.
@@ -237,6 +246,10 @@ pub fn encode_open(open: &Open) -> Vec<u8> {
         Open::Records => {
             body.u8(9);
         }
+        Open::Mirror => {
+            body.u8(10);
+        }
+        Open::Punch(candidates) => write_candidates(candidates, body.u8(11)),
     }
     framed(body)
 }
@@ -267,6 +280,8 @@ pub fn decode_open(frame: &[u8]) -> Result<Open, StreamError> {
         7 => return Ok(Open::Register(reader.rest().to_vec())),
         8 => Open::Relayed,
         9 => Open::Records,
+        10 => Open::Mirror,
+        11 => Open::Punch(read_candidates(&mut reader)?),
         _ => return Err(WireError::Invalid("kind").into()),
     };
     reader.finish()?;
@@ -405,6 +420,12 @@ mod tests {
         check_open(&Open::Register(vec![1, 2]), b"\x00\x03\x07\x01\x02");
         check_open(&Open::Relayed, b"\x00\x01\x08");
         check_open(&Open::Records, b"\x00\x01\x09");
+        check_open(&Open::Mirror, b"\x00\x01\x0a");
+        let candidates = vec!["203.0.113.5:4433".parse().unwrap()];
+        check_open(
+            &Open::Punch(candidates),
+            b"\x00\x09\x0b\x01\x04\xcb\x00\x71\x05\x11\x51",
+        );
     }
 
     #[test]

@@ -57,6 +57,16 @@ pub enum Tunnel {
         /// The peer dials the target.
         exit: bool,
     },
+    /// Direct where a connection stands; else as through a relay, while both ends make a direct path
+    /// through their NATs beside it, for flows that come later.
+    Punch {
+        /// The relay; none takes one that serves `to`.
+        via: Option<NodeId>,
+        /// The peer at the other end.
+        to: NodeId,
+        /// The peer dials the target.
+        exit: bool,
+    },
     /// Layers of Noise over hops.
     Onion {
         /// How many nodes are passed, 1 to 8, the last included.
@@ -156,7 +166,8 @@ impl Tunnel {
     /// Which kind of tunnel this is.
     pub fn kind(&self) -> TunnelKind {
         match self {
-            Self::Direct { .. } => TunnelKind::Direct,
+            // It is no stronger than what it is to become.
+            Self::Direct { .. } | Self::Punch { .. } => TunnelKind::Direct,
             Self::Socks { .. } => TunnelKind::Socks,
             Self::Relay { .. } => TunnelKind::Relay,
             Self::Onion { .. } => TunnelKind::Onion,

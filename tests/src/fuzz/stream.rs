@@ -1,8 +1,9 @@
 //! The first frames of a stream.
 
 use wormholes_proto::{
-    Answer, MAX_ANSWER_BYTES, MAX_OPEN_BYTES, MAX_RESOLVED_ADDRESSES, decode_answer, decode_open,
-    decode_resolved, encode_answer, encode_open, encode_resolved,
+    Answer, MAX_ANSWER_BYTES, MAX_CANDIDATES, MAX_OPEN_BYTES, MAX_RESOLVED_ADDRESSES,
+    decode_answer, decode_candidates, decode_mirrored, decode_open, decode_resolved, encode_answer,
+    encode_candidates, encode_mirrored, encode_open, encode_resolved,
 };
 
 /// An OPEN without its length.
@@ -14,7 +15,7 @@ pub fn open(input: &[u8]) {
     }
 }
 
-/// An answer without its length, and what an accepted one carries for a look-up.
+/// An answer without its length, and what an accepted one carries for a look-up or a punch.
 pub fn answer(input: &[u8]) {
     let Ok(answer) = decode_answer(input) else {
         return;
@@ -22,11 +23,19 @@ pub fn answer(input: &[u8]) {
     let encoded = encode_answer(&answer);
     assert!(encoded.len() <= MAX_ANSWER_BYTES);
     assert_eq!(encoded, framed(input), "not the one way to write it");
-    if let Answer::Accepted(body) = answer
-        && let Ok(addresses) = decode_resolved(&body)
-    {
+    let Answer::Accepted(body) = answer else {
+        return;
+    };
+    if let Ok(addresses) = decode_resolved(&body) {
         assert!((1..=MAX_RESOLVED_ADDRESSES).contains(&addresses.len()));
         assert_eq!(encode_resolved(addresses.into_iter()), body);
+    }
+    if let Ok(candidates) = decode_candidates(&body) {
+        assert!((1..=MAX_CANDIDATES).contains(&candidates.len()));
+        assert_eq!(encode_candidates(&candidates), body);
+    }
+    if let Ok(seen) = decode_mirrored(&body) {
+        assert_eq!(encode_mirrored(seen), body);
     }
 }
 

@@ -3,7 +3,8 @@
 use wormholes_proto::{
     CarrierKind, Roles,
     control::{
-        Call, InviteReport, NoParams, PeerAddParams, PeerInfo, PeerList, PeerParams, PeerSource,
+        Call, InviteReport, NoParams, PeerAddParams, PeerInfo, PeerList, PeerParams, PeerPath,
+        PeerSource,
     },
 };
 
@@ -92,11 +93,20 @@ fn state(peer: &PeerInfo) -> Cell {
     let is_learned = peer.source == PeerSource::Learned;
     if peer.online {
         let over = peer.carrier.map_or("", CarrierKind::as_str);
-        Cell::toned(Tone::Good, &format!("connected ({over})"))
+        let by = match peer.path {
+            PeerPath::Tor => ", by Tor",
+            PeerPath::Direct | PeerPath::Relay | PeerPath::None => "",
+        };
+        Cell::toned(Tone::Good, &format!("connected ({over}{by})"))
     } else if is_learned && peer.roles.hop && !peer.addresses.is_empty() {
         Cell::toned(Tone::Plain, "as hop")
     } else if !peer.relays.is_empty() {
-        Cell::toned(Tone::Plain, "by relay")
+        // Why there is no direct path, where one was to be made.
+        let punch = peer.punch.as_ref().map(|punch| &punch.reason);
+        let why = punch.map_or(String::new(), |reason| {
+            format!(" ({})", format::clean(reason))
+        });
+        Cell::toned(Tone::Plain, &format!("by relay{why}"))
     } else {
         Cell::toned(Tone::Faint, "offline")
     }
@@ -149,7 +159,7 @@ fn invite(context: &mut Context<'_>) -> Result<(), CliError> {
 
 #[cfg(test)]
 mod tests {
-    use wormholes_proto::NodeId;
+    use wormholes_proto::{NodeId, control::FailedPunch};
 
     use super::*;
 
@@ -162,6 +172,8 @@ mod tests {
             trust: 2,
             online: true,
             carrier: Some(CarrierKind::Quic),
+            path: PeerPath::Direct,
+            punch: None,
             rtt_ms: Some(12.345),
             loss: 0.015,
             load: 0.4,
@@ -179,6 +191,7 @@ mod tests {
             name: "\u{1b}[31mev".to_owned(),
             trust: 0,
             online: false,
+            path: PeerPath::None,
             source: PeerSource::Learned,
             addresses: Vec::new(),
             relays: Vec::new(),
@@ -189,6 +202,13 @@ mod tests {
             name: "dora".to_owned(),
             trust: 1,
             online: false,
+            path: PeerPath::Relay,
+            punch: Some(FailedPunch {
+                reason: "no-answer".to_owned(),
+                why: "nothing came through".to_owned(),
+                ago_seconds: 3,
+                retry_seconds: 27,
+            }),
             addresses: Vec::new(),
             roles: Roles::default(),
             ..bob.clone()
@@ -206,11 +226,11 @@ mod tests {
         let peers = vec![bob, behind_nat, stranger, hop];
         let text = render(&PeerList { peers }, Style::default());
         let expected = "\
-NAME     STATE                 RTT   LOSS  LOAD  TRUST                 ROLES       FROM     REACHED AT
-bob      connected (quic)  12.3 ms  1.5 %  40 %  2 friend              relay,exit  config   203.0.113.5:4433, via harbour
-dora     by relay                -      -     -  1 friend of a friend  -           config   via harbour
-\u{fffd}[31mev  offline                 -      -     -  0 stranger            -           learned  -
-hop      as hop                  -      -     -  0 stranger            hop         learned  203.0.113.5:4433
+NAME     STATE                     RTT   LOSS  LOAD  TRUST                 ROLES       FROM     REACHED AT
+bob      connected (quic)      12.3 ms  1.5 %  40 %  2 friend              relay,exit  config   203.0.113.5:4433, via harbour
+dora     by relay (no-answer)        -      -     -  1 friend of a friend  -           config   via harbour
+\u{fffd}[31mev  offline                     -      -     -  0 stranger            -           learned  -
+hop      as hop                      -      -     -  0 stranger            hop         learned  203.0.113.5:4433
 ";
         assert_eq!(text, expected);
     }

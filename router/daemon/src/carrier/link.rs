@@ -3,7 +3,7 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU8, Ordering::Relaxed},
     },
     time::Duration,
@@ -22,6 +22,9 @@ use super::{
 };
 use crate::{counters::Counters, pipe::Pipe, records::Fetches};
 
+/// A NAT that forgot what it gave this node shows within this.
+const MIRRORED_FOR: Duration = Duration::from_secs(30);
+
 /// A connection to a node. Clones share it; it lives until it is closed or falls silent.
 #[derive(Debug, Clone)]
 pub(crate) struct Link {
@@ -35,6 +38,8 @@ pub(crate) struct Link {
     /// Its standing: a stranger's until it is set, where the other end called.
     is_known: Arc<AtomicBool>,
     fetches: Fetches,
+    /// From where the other end sees this one, as it last said, and when.
+    mirrored: Arc<Mutex<Option<(SocketAddr, Instant)>>>,
     streams: Arc<Streams>,
     pulse: Arc<Pulse>,
     /// TCP has none.
@@ -76,6 +81,7 @@ impl Link {
             has_answered: Arc::default(),
             is_known: Arc::new(AtomicBool::new(is_known)),
             fetches: Fetches::default(),
+            mirrored: Arc::default(),
             streams: Streams::new(KNOWN_STREAMS, lanes.clone()),
             pulse: Arc::new(pulse),
             lanes,
@@ -118,6 +124,19 @@ impl Link {
     /// Whether Tor carries it, whichever end called.
     pub(crate) fn goes_through_tor(&self) -> bool {
         is_placeholder(&self.remote_address())
+    }
+
+    /// From where the other end sees this one, if it said so a moment ago.
+    pub(crate) fn mirrored(&self) -> Option<SocketAddr> {
+        let mirrored = *self.mirrored.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = mirrored.filter(|(_, when)| when.elapsed() < MIRRORED_FOR);
+        fresh.map(|(seen, _)| seen)
+    }
+
+    /// Keeps what it said of that.
+    pub(crate) fn set_mirrored(&self, seen: SocketAddr) {
+        let mut mirrored = self.mirrored.lock().unwrap_or_else(PoisonError::into_inner);
+        *mirrored = Some((seen, Instant::now()));
     }
 
     /// Opens a stream. Waits while the other end allows no more, and for what carries it; who

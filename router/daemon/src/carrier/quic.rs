@@ -8,9 +8,11 @@
 //! names one, so that the system sends from the new one, and the called follows (RFC 9000,
 //! section 9). They do not survive a new address of the called, which the caller cannot know.
 
+mod punch;
+
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::{Arc, Mutex, atomic::Ordering::Relaxed},
 };
 
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
@@ -31,6 +33,8 @@ use super::{
     tls::{self, TlsError},
 };
 use crate::{counters::Counters, identity::Identity};
+
+pub(crate) use punch::LetIn;
 
 /// Loopback lost about 1 % of the packets with the kernel's default of 208 KiB; 7 MiB holds 20 ms
 /// at 2.5 Gbit/s.
@@ -55,10 +59,14 @@ const MAX_HANDSHAKES: usize = 512;
 pub(super) struct QuicCarrier {
     /// Those that listen.
     listeners: Vec<Bound>,
-    /// Dial only, for an address family that no listener serves.
+    /// Dial only, for an address family that no listener serves; those of `expected` are let in.
     dialers: Vec<Bound>,
     /// Dial only, with throw-away keys.
     strangers: Vec<Bound>,
+    /// From where `dialers` take calls, once for each [`LetIn`]: for each punch that runs a few.
+    expected: Mutex<Vec<IpAddr>>,
+    server: ServerConfig,
+    punching: Arc<TransportConfig>,
     handshakes: tokio::sync::Semaphore,
     counters: Arc<Counters>,
 }
@@ -112,6 +120,9 @@ impl QuicCarrier {
             listeners,
             dialers,
             strangers,
+            expected: Mutex::default(),
+            server,
+            punching: Arc::new(punch::patient_transport()),
             handshakes: tokio::sync::Semaphore::new(MAX_HANDSHAKES),
             counters,
         })
@@ -169,20 +180,15 @@ impl QuicCarrier {
             .map(|bound| &bound.endpoint)
     }
 
-    /// Takes the next call at any listener; `None` when the carrier is closed or never listens.
-    /// Its handshake is still to be done. Cancel-safe.
+    /// Takes the next call at any listener; `None` when the carrier is closed, if it listens. Its
+    /// handshake is still to be done. Cancel-safe.
     pub(crate) async fn accept(&self) -> Option<Incoming> {
-        if self.listeners.is_empty() {
-            return std::future::pending().await;
-        }
         loop {
-            let mut calls: FuturesUnordered<_> = self
-                .listeners
-                .iter()
-                .map(|bound| bound.endpoint.accept().boxed())
-                .collect();
-            let incoming = calls.next().await.flatten()?;
-            drop(calls);
+            let (incoming, listens) = self.next_call().await?;
+            if !listens && !self.expects(incoming.remote_address().ip()) {
+                incoming.ignore();
+                continue;
+            }
             let free = self.handshakes.available_permits();
             if free == 0 {
                 self.counters.handshakes_failed.fetch_add(1, Relaxed);
@@ -195,6 +201,20 @@ impl QuicCarrier {
                 return Some(incoming);
             }
         }
+    }
+
+    /// The next call, and whether it came to a listener.
+    async fn next_call(&self) -> Option<(Incoming, bool)> {
+        let listeners = self.listeners.iter().map(|bound| (bound, true));
+        let dialers = self.dialers.iter().map(|bound| (bound, false));
+        let both = listeners.chain(dialers);
+        let mut calls: FuturesUnordered<_> = both
+            .map(|(bound, listens)| bound.next_call(listens).boxed())
+            .collect();
+        if calls.is_empty() {
+            return std::future::pending().await;
+        }
+        calls.next().await.flatten()
     }
 
     /// Does the handshake of a call.
@@ -279,6 +299,16 @@ pub(super) fn grant_streams(connection: &quinn::Connection, streams: u32) {
 }
 
 impl Bound {
+    /// The next call that comes to it. Cancel-safe.
+    async fn next_call(&self, listens: bool) -> Option<(Incoming, bool)> {
+        match self.endpoint.accept().await {
+            Some(incoming) => Some((incoming, listens)),
+            None if listens => None,
+            // The node was never said to listen there: it goes on without.
+            None => std::future::pending().await,
+        }
+    }
+
     /// An endpoint that only dials.
     fn new(
         address: SocketAddr,

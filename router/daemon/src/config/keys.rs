@@ -35,6 +35,7 @@ pub(super) const SECTIONS: [Section; 18] = [
             ("advertise", Restart),
             ("networks", Restart),
             ("family", Restart),
+            ("punch", Restart),
         ]],
     ),
     section(

@@ -87,6 +87,7 @@ fn node(table: &Table<'_>, folder: &Path) -> NodeConfig {
         advertise: table.list("advertise", address).unwrap_or_default(),
         networks: table.list("networks", text).unwrap_or(default.networks),
         family: table.parsed("family", family),
+        punch: table.boolean("punch").unwrap_or(default.punch),
     };
     if node.carriers.is_empty() {
         table.problem("carriers", "this node could speak with nobody");

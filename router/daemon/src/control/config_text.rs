@@ -74,7 +74,8 @@ fn node(text: &mut Text, config: &Config) {
         .key("carriers", list(&node.carriers))
         .key("advertise", list(&node.advertise))
         .key("networks", list(&node.networks))
-        .optional("family", node.family.clone());
+        .optional("family", node.family.clone())
+        .key("punch", node.punch);
 }
 
 fn peer(text: &mut Text, peer: &PeerConfig) {
@@ -270,6 +271,7 @@ listen = ["[::]:1"]
 carriers = ["tcp"]
 advertise = ["192.0.2.1:2"]
 family = "ours"
+punch = false
 [[peer]]
 name = "bob"
 id = "yryonyebyryonyebyryonyebyryonyebyryonyebyryonyebyryo"

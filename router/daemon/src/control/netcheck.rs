@@ -60,6 +60,7 @@ pub(super) async fn netcheck(core: &Arc<NodeCore>) -> NetReport {
     checks.push(buffer_check());
     checks.extend(peer_checks(core).await);
     checks.extend(registration_checks(core));
+    checks.extend(punch_checks(core));
     checks.extend(tor_checks(core));
     checks.extend(i2p_checks(core).await);
     NetReport { checks }
@@ -192,6 +193,28 @@ fn registration_checks(core: &NodeCore) -> Vec<Check> {
             }),
         })
         .collect()
+}
+
+/// Peers to whom no direct path could be made. Flows reach them by relays, so that nothing is wrong.
+fn punch_checks(core: &NodeCore) -> Vec<Check> {
+    let missed = core.all_peers().into_iter().filter_map(|peer| {
+        if core.network.peers().link(&peer.id).is_some() {
+            return None;
+        }
+        let failed = peers::failed_punch(core, peer.id)?;
+        Some(Check {
+            kind: "punch".to_owned(),
+            name: peer.name,
+            ok: true,
+            detail: format!("no direct path ({}): {}", failed.reason, failed.why),
+            hint: Some(
+                "flows go through a relay; a forwarded UDP port at one end, told by `advertise` \
+                 in [node] there, makes a direct path"
+                    .to_owned(),
+            ),
+        })
+    });
+    missed.take(MAX_TRIED).collect()
 }
 
 /// Whether Tor is ready, and others find what is here, where config.toml has it on.

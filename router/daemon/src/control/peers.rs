@@ -2,11 +2,12 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
+use tokio::time::Instant;
 use wormholes_proto::{
     Invite, InviteRelay, MAX_RECORD_ADDRESSES, MAX_RECORD_RELAYS, NodeId,
     control::{
-        ErrorCode, InviteReport, PeerAddParams, PeerInfo, PeerList, PeerParams, PeerSource,
-        RpcError,
+        ErrorCode, FailedPunch, InviteReport, PeerAddParams, PeerInfo, PeerList, PeerParams,
+        PeerPath, PeerSource, RpcError,
     },
 };
 use wormholes_rules::NodeView;
@@ -156,6 +157,8 @@ fn info(core: &NodeCore, node: &NodeView) -> PeerInfo {
         trust: node.trust,
         online: node.online,
         carrier: core.network.carrier_to(&node.id),
+        path: path(core, node),
+        punch: failed_punch(core, node.id),
         rtt_ms: node.rtt_ms,
         loss: node.loss,
         load: node.load,
@@ -167,6 +170,28 @@ fn info(core: &NodeCore, node: &NodeView) -> PeerInfo {
         roles: node.roles,
         family: node.family.clone(),
     }
+}
+
+fn path(core: &NodeCore, node: &NodeView) -> PeerPath {
+    match core.network.peers().link(&node.id) {
+        Some(link) if link.goes_through_tor() => PeerPath::Tor,
+        Some(_) => PeerPath::Direct,
+        None if node.relays.is_empty() => PeerPath::None,
+        None => PeerPath::Relay,
+    }
+}
+
+/// Why there is no direct path to a node, where one was to be made.
+pub(super) fn failed_punch(core: &NodeCore, id: NodeId) -> Option<FailedPunch> {
+    let failed = core.network.failed_punch(&id)?;
+    let now = Instant::now();
+    let left = failed.until.map(|until| until.duration_since(now));
+    Some(FailedPunch {
+        reason: failed.failure.code().to_owned(),
+        why: failed.failure.to_string(),
+        ago_seconds: now.duration_since(failed.at).as_secs(),
+        retry_seconds: left.map_or(0, |left| left.as_secs()),
+    })
 }
 
 fn source(core: &NodeCore, id: &NodeId) -> PeerSource {

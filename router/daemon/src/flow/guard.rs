@@ -75,6 +75,7 @@ pub(super) fn check(host: &Host, node: Option<NodeId>, tunnel: &Tunnel) -> Resul
             Tunnel::Tor if name.ends_with(".onion") => Ok(()),
             Tunnel::Direct { .. }
             | Tunnel::Relay { .. }
+            | Tunnel::Punch { .. }
             | Tunnel::Onion { .. }
             | Tunnel::Tor
             | Tunnel::I2p { .. }
@@ -110,6 +111,7 @@ pub(super) fn check_localhost(
         Tunnel::Tor
         | Tunnel::Direct { .. }
         | Tunnel::Relay { .. }
+        | Tunnel::Punch { .. }
         | Tunnel::Onion { .. }
         | Tunnel::I2p { .. }
         | Tunnel::Socks { .. }
@@ -135,9 +137,10 @@ pub(super) fn check_hides(tunnel: &Tunnel) -> Result<(), Forbidden> {
         | Tunnel::I2p { keep: None, .. }
         | Tunnel::Block { .. } => Ok(()),
         Tunnel::I2p { keep: Some(_), .. } => Err(Forbidden::KeptDestination),
-        Tunnel::Direct { .. } | Tunnel::Relay { .. } | Tunnel::Socks { .. } => {
-            Err(Forbidden::ShowsNode(tunnel.kind().as_str()))
-        }
+        Tunnel::Direct { .. }
+        | Tunnel::Relay { .. }
+        | Tunnel::Punch { .. }
+        | Tunnel::Socks { .. } => Err(Forbidden::ShowsNode(tunnel.kind().as_str())),
     }
 }
 
@@ -204,9 +207,13 @@ pub(super) fn service_end(tunnel: &Tunnel) -> Option<NodeId> {
         } => *to,
         Tunnel::Relay {
             to, exit: false, ..
+        }
+        | Tunnel::Punch {
+            to, exit: false, ..
         } => Some(*to),
         Tunnel::Direct { exit: true, .. }
         | Tunnel::Relay { exit: true, .. }
+        | Tunnel::Punch { exit: true, .. }
         | Tunnel::Onion { exit: true, .. }
         | Tunnel::I2p { .. }
         | Tunnel::Socks { .. }
@@ -238,6 +245,11 @@ mod tests {
         let mut tunnels = vec![Tunnel::Direct { to, exit }, onion];
         if let Some(to) = to {
             tunnels.push(Tunnel::Relay {
+                via: None,
+                to,
+                exit,
+            });
+            tunnels.push(Tunnel::Punch {
                 via: None,
                 to,
                 exit,

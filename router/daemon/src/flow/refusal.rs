@@ -207,7 +207,7 @@ fn failed_on_the_way(error: &OpenError, tunnel: &Tunnel) -> bool {
 fn end(tunnel: &Tunnel) -> Option<NodeId> {
     match tunnel {
         Tunnel::Direct { to, .. } | Tunnel::Onion { to, .. } => *to,
-        Tunnel::Relay { to, .. } => Some(*to),
+        Tunnel::Relay { to, .. } | Tunnel::Punch { to, .. } => Some(*to),
         Tunnel::Tor | Tunnel::I2p { .. } | Tunnel::Socks { .. } | Tunnel::Block { .. } => None,
     }
 }

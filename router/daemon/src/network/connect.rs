@@ -217,7 +217,7 @@ impl Network {
         });
     }
 
-    async fn serve_called(self: Arc<Self>, link: Link) {
+    pub(super) async fn serve_called(self: Arc<Self>, link: Link) {
         let welcome = serve::is_welcome(&self, &link).await;
         serve::serve_link(self, link, None, welcome).await;
     }
@@ -309,7 +309,9 @@ pub(super) mod tests {
         network_with(|_| {})
     }
 
-    fn network_with(edit: impl FnOnce(&mut Config)) -> (TempDir, Arc<Network>) {
+    pub(in crate::network) fn network_with(
+        edit: impl FnOnce(&mut Config),
+    ) -> (TempDir, Arc<Network>) {
         let dir = tempfile::tempdir().unwrap();
         let mut config = Config::default();
         config.node.data_dir = dir.path().join("data");

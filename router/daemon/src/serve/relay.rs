@@ -16,7 +16,7 @@ use wormholes_proto::{
 };
 use wormholes_rules::{Allowance, RelayRequest, Verdict};
 
-use super::{Asker, Way, accept, log_end, refuse, serve_target, while_asked};
+use super::{Asker, Way, accept, log_end, punch, refuse, serve_target, while_asked};
 use crate::{
     carrier::Link,
     config::RoleConfig,
@@ -310,9 +310,13 @@ pub(super) async fn called(network: &Arc<Network>, relay: &Link, mut pipe: Pipe)
     };
     match tokio::time::timeout(CALLED_TIMEOUT, taken).await {
         Ok(Ok((asker, open, pipe))) => {
-            let (from, relay) = (network.named(asker.id), network.named(relay.peer()));
-            tracing::debug!(%from, %relay, "called through a relay");
-            serve_target(network, &asker, open, pipe).await;
+            let (from, by) = (network.named(asker.id), network.named(relay.peer()));
+            tracing::debug!(%from, relay = %by, "called through a relay");
+            if let Open::Punch(candidates) = open {
+                punch::serve(network, &asker, relay, candidates, pipe).await;
+            } else {
+                serve_target(network, &asker, open, pipe).await;
+            }
         }
         Ok(Err(error)) => {
             network.counters().streams_refused.fetch_add(1, Relaxed);

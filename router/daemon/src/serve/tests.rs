@@ -368,11 +368,13 @@ async fn rubbish_is_malformed_and_the_rest_is_denied_to_strangers() {
         Open::Register(scene.hop.own_record().bytes().to_vec()),
         Open::Relayed,
         Open::Records,
+        Open::Mirror,
+        Open::Punch(vec!["1.1.1.1:4433".parse().unwrap()]),
     ] {
         let answer = scene.answer(&encode_open(&open)).await;
         assert_eq!(answer, Ok(Answer::Refused(Reason::Denied)), "{open:?}");
     }
-    assert_eq!(scene.hop.counters().streams_refused.load(Relaxed), 15);
+    assert_eq!(scene.hop.counters().streams_refused.load(Relaxed), 17);
 }
 
 /// What is beyond shall be refused, and not wait.

@@ -393,7 +393,9 @@ fn last_hop(open: &Open) -> LastHop {
         | Open::Channel
         | Open::Register(_)
         | Open::Relayed
-        | Open::Records => LastHop::Services,
+        | Open::Records
+        | Open::Mirror
+        | Open::Punch(_) => LastHop::Services,
     }
 }
 

@@ -30,6 +30,11 @@ pub struct PeerInfo {
     pub online: bool,
     /// What carries the standing connection.
     pub carrier: Option<CarrierKind>,
+    /// Which way a flow to it takes, if its plan lets it.
+    pub path: PeerPath,
+    /// Why no direct path came to be when one was to be made through NATs; none: it did, or none was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub punch: Option<FailedPunch>,
     /// Round trip over the standing connection.
     pub rtt_ms: Option<f64>,
     /// Lost packets, 0 to 1, over the standing connection; TCP hides them.
@@ -47,6 +52,34 @@ pub struct PeerInfo {
     pub roles: Roles,
     /// The family in its record.
     pub family: Option<String>,
+}
+
+/// Which way leads to a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PeerPath {
+    /// A connection stands.
+    Direct,
+    /// One stands, and Tor carries it.
+    Tor,
+    /// None stands; it has relays.
+    Relay,
+    /// None stands, and no relay is known.
+    None,
+}
+
+/// The last direct path that did not come to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct FailedPunch {
+    /// The word for why: `no-candidates`, `no-circuit`, `refused`, `not-dialable`, `port-changes`,
+    /// `no-answer`.
+    pub reason: String,
+    /// Why, in words for people.
+    pub why: String,
+    /// How long ago.
+    pub ago_seconds: u64,
+    /// How long flows stay with relays before the next try; 0: the next flow tries.
+    pub retry_seconds: u64,
 }
 
 /// How a node is known.

@@ -2,6 +2,7 @@
 
 mod draft;
 mod i2p;
+mod punch;
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -12,6 +13,7 @@ use self::draft::{DraftTunnel, Inner};
 pub(crate) use self::{
     draft::{Draft, NOT_A_STEP},
     i2p::{check_i2p_setting, check_i2p_setting_name, check_i2p_settings},
+    punch::{check_punch_option, check_punch_option_name},
 };
 use crate::{
     api::objects::Peer,
@@ -35,6 +37,7 @@ pub(crate) fn register(engine: &mut Engine) {
     engine.register_type_with_name::<Draft>("Plan");
     register_makers(engine);
     i2p::register(engine);
+    punch::register(engine);
     register_peer_makers(engine);
     register_joins(engine);
     register_aims(engine);
@@ -113,14 +116,10 @@ fn register_peer_makers(engine: &mut Engine) {
         .register_fn(
             "relayed",
             |context: NativeCallContext, peer: Peer, via: &str| {
-                let call = Call::of(&context)?;
-                let via = call
-                    .ground
-                    .find(via)?
-                    .ok_or_else(|| format!("no relay is called {via}"))?;
+                let via = relay_called(&context, via)?;
                 ScriptResult::Ok(Draft::single(
                     &context,
-                    relay(Some(via.id), Some(peer.view.id)),
+                    relay(Some(via), Some(peer.view.id)),
                 ))
             },
         )
@@ -175,6 +174,7 @@ fn register_aims(engine: &mut Engine) {
             plan.aim("via", |tunnel| match tunnel.kind {
                 TunnelKind::Relay | TunnelKind::Onion => tunnel.begin_at(peer.view.id),
                 TunnelKind::Tor => check_after_tor("via"),
+                TunnelKind::Direct if tunnel.punch => tunnel.begin_at(peer.view.id),
                 TunnelKind::Direct => {
                     Err("direct() passes no node: write peer.relayed(via)".to_owned())
                 }
@@ -259,6 +259,13 @@ fn relay(via: Option<NodeId>, to: Option<NodeId>) -> DraftTunnel {
     tunnel.via = via;
     tunnel.to = to;
     tunnel
+}
+
+fn relay_called(context: &NativeCallContext, name: &str) -> ScriptResult<NodeId> {
+    let relay = Call::of(context)?.ground.find(name)?;
+    Ok(relay
+        .ok_or_else(|| format!("no relay is called {name}"))?
+        .id)
 }
 
 fn onion(
@@ -393,7 +400,7 @@ fn is_text(value: &Dynamic, wanted: &str) -> bool {
         .is_some_and(|text| *text == wanted)
 }
 
-/// Direct when there is a way, then through the peer's relays.
+/// Direct when there is a way, then through the peer's relays, until a direct path was punched.
 fn best(context: &NativeCallContext, peer: &Peer) -> ScriptResult<Draft> {
     let view = &peer.view;
     let mut ways = Vec::new();
@@ -404,9 +411,9 @@ fn best(context: &NativeCallContext, peer: &Peer) -> ScriptResult<Draft> {
     let ground = &peer.call.ground;
     relays.sort_by_key(|id| !ground.by_id(id).is_some_and(|relay| relay.online));
     relays.truncate(MAX_BEST_RELAYS);
-    ways.extend(relays.iter().map(|via| relay(Some(*via), Some(view.id))));
+    ways.extend(relays.iter().map(|via| punch::tunnel(peer, Some(*via))));
     if ways.is_empty() {
-        ways.push(relay(None, Some(view.id)));
+        ways.push(punch::tunnel(peer, None));
     }
     let mut draft = Draft::steps(context, ways);
     let wait = !view.online && draft.inner.steps.len() > 1;

@@ -98,6 +98,7 @@ impl Answer {
             Tunnel::Block { why } => Some(why),
             Tunnel::Direct { .. }
             | Tunnel::Relay { .. }
+            | Tunnel::Punch { .. }
             | Tunnel::Onion { .. }
             | Tunnel::Tor
             | Tunnel::I2p { .. }
@@ -139,7 +140,7 @@ impl Answer {
         ])
     }
 
-    /// `direct`, `direct bob exit`, `relay bob via r1`, `onion 3 friends via r1 to bob`, `i2p`,
+    /// `direct`, `direct bob exit`, `relay bob via r1`, `punch bob`, `onion 3 friends via r1 to bob`, `i2p`,
     /// `i2p keep blog length 2`, …
     fn tunnel_text(&self, tunnel: &Tunnel) -> String {
         let name = |id: &NodeId| self.name(id);
@@ -152,9 +153,11 @@ impl Answer {
             Tunnel::Direct { to, exit } => {
                 format!("direct{}{}", part(" ", to), flag(*exit, " exit"))
             }
-            Tunnel::Relay { via, to, exit } => {
+            Tunnel::Relay { via, to, exit } | Tunnel::Punch { via, to, exit } => {
+                let punches = matches!(tunnel, Tunnel::Punch { .. });
+                let word = if punches { "punch" } else { "relay" };
                 format!(
-                    "relay {}{}{}",
+                    "{word} {}{}{}",
                     name(to),
                     part(" via ", via),
                     flag(*exit, " exit")

@@ -74,6 +74,9 @@ impl Tunnel {
             Self::Relay { via: by, to, exit } => {
                 format!("relay{}{}", end(&Some(*to), *exit), via(by))
             }
+            Self::Punch { via: by, to, exit } => {
+                format!("punch{}{}", end(&Some(*to), *exit), via(by))
+            }
             Self::Onion {
                 hops,
                 via: by,

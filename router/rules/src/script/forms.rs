@@ -55,6 +55,7 @@ pub(super) const HOST: &[(&str, &[&str])] = &[
     ("peer", &["peer(who)"]),
     ("peers", &["peers()", "peers(|p| p.up)"]),
     ("plan", &["plan()"]),
+    ("punch", &["peer.punch()", "peer.punch(how)"]),
     (
         "quota",
         &["quota(key)", "quota(key, amount, limit, window)"],
@@ -104,11 +105,13 @@ fn count(form: &str) -> usize {
 /// What is wrong with `expr` as an argument of `name`. `place` is its number and how many there are,
 /// both with the object.
 pub(super) fn check_argument(name: &str, place: (usize, usize), expr: &Expr) -> Vec<Fault> {
-    if let ("onion" | "tor", Expr::Map(options, _)) = (name, expr) {
+    if let ("onion" | "punch" | "tor", Expr::Map(options, _)) = (name, expr) {
         let checked = options.0.iter().map(|(key, value)| {
             let checked = match (name, value.get_literal_value(None)) {
                 ("tor", Some(value)) => plans::check_tor_option(&key.name, &value),
                 ("tor", None) => plans::check_tor_option_name(&key.name),
+                ("punch", Some(value)) => plans::check_punch_option(&key.name, &value),
+                ("punch", None) => plans::check_punch_option_name(&key.name),
                 (_, Some(value)) => plans::check_onion_option(&key.name, &value),
                 (_, None) => plans::check_onion_option_name(&key.name),
             };
@@ -217,7 +220,7 @@ mod tests {
         let limit = 2; let time = "1m"; let window = time; let ttl = time; let rate = "1MB/s";
         let size = "1MB"; let bytes = 512; let shape = "exp 30ms"; let random = 7;
         let server = "127.0.0.1:1080"; let carrier = "tcp"; let settings = #{ isolate: 1 };
-        let times = 2;
+        let times = 2; let how = #{ via: peer };
     "#;
 
     #[test]

@@ -118,6 +118,15 @@ pub(crate) fn lint(ast: &AST, text: &str, dialect: Dialect) -> Found {
     linter.found
 }
 
+/// The relay in `punch(#{ via: relay })`.
+fn relay_of_punch(options: Option<&Expr>) -> Option<&Expr> {
+    let Some(Expr::Map(options, _)) = options else {
+        return None;
+    };
+    let via = options.0.iter().find(|(key, _)| key.name.as_str() == "via");
+    via.map(|(_, relay)| relay)
+}
+
 impl<'a> Linter<'a> {
     fn fault(&mut self, position: Position, message: impl Into<String>) {
         self.found.faults.push(Fault {
@@ -349,6 +358,7 @@ impl<'a> Linter<'a> {
             ("peer" | "relay", false) | ("relayed", true) => {
                 self.literal(first, |found| &mut found.peers)
             }
+            ("punch", true) => self.literal(relay_of_punch(first), |found| &mut found.peers),
             ("first_set", false) => {
                 if let Some(Expr::Array(items, _)) = call.args.get(1) {
                     for item in items.iter() {

@@ -9,6 +9,8 @@ mod i2p;
 #[cfg(test)]
 mod policy;
 #[cfg(test)]
+mod punch;
+#[cfg(test)]
 mod refusals;
 #[cfg(test)]
 mod replay;

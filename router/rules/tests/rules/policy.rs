@@ -140,6 +140,10 @@ fn a_closed_plan_holds_nothing_weaker_than_its_first_tunnel() {
         None,
     );
     check("p.relayed().or(p.direct()).closed()", Some("weaker"));
+    // What it is to become shows the peer this node's address.
+    check("p.relayed().or(p.punch()).closed()", Some("weaker"));
+    check("p.punch().or(p.relayed()).or(onion(3)).closed()", None);
+    check("p.direct().race(p.punch()).closed()", None);
     check(
         "p.relayed().or(socks(\"127.0.0.1:1080\")).closed()",
         Some("weaker"),
@@ -195,7 +199,9 @@ fn what_follows_best_holds_for_all_its_ways() {
         "x.example",
     );
     let exits = |tunnel: &Tunnel| match tunnel {
-        Tunnel::Direct { exit, .. } | Tunnel::Relay { exit, .. } => *exit,
+        Tunnel::Direct { exit, .. } | Tunnel::Relay { exit, .. } | Tunnel::Punch { exit, .. } => {
+            *exit
+        }
         Tunnel::Onion { .. }
         | Tunnel::Tor
         | Tunnel::I2p { .. }

@@ -61,10 +61,16 @@ const REFUSED: &[(&str, usize, usize, &str)] = &[
         "accept() takes no limits",
     ),
     (
-        "fn route(c) {\n  direct().punch()\n}",
+        "fn route(c) {\n  peer(\"bob\").punch(#{ by: 1 })\n}",
         2,
-        12,
-        "`punch` is not in this build",
+        24,
+        "punch() knows the option via, not by",
+    ),
+    (
+        "fn route(c) {\n  peer(\"bob\").punch(#{ via: 1 })\n}",
+        2,
+        24,
+        "punch() takes a relay, or its name",
     ),
     (
         "fn route(c) {\n  direct().migrate(\"streams\")\n}",

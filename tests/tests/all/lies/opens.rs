@@ -37,6 +37,9 @@ pub(super) async fn opens(scene: &Scene) -> Vec<(Open, bool)> {
         (Open::Register(own.bytes().to_vec()), true),
         (Open::Relayed, true),
         (Open::Records, true),
+        (Open::Mirror, true),
+        // On a connection of its own: it has no relay to come through.
+        (Open::Punch(vec![([9, 9, 9, 9], 4433).into()]), false),
     ]
 }
 

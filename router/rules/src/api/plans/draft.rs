@@ -57,6 +57,8 @@ pub(super) struct DraftStep {
 #[derive(Debug, Clone)]
 pub(super) struct DraftTunnel {
     pub(super) kind: TunnelKind,
+    /// What is direct only later, where no connection stands.
+    pub(super) punch: bool,
     pub(super) to: Option<NodeId>,
     pub(super) via: Option<NodeId>,
     pub(super) exit: bool,
@@ -79,6 +81,7 @@ impl DraftTunnel {
     pub(super) fn new(kind: TunnelKind) -> Self {
         Self {
             kind,
+            punch: false,
             to: None,
             via: None,
             exit: false,
@@ -112,9 +115,18 @@ impl DraftTunnel {
         }
     }
 
+    /// The word that a script made it by.
+    pub(super) fn word(&self) -> &'static str {
+        match self.punch {
+            true => "punch",
+            false => self.kind.as_str(),
+        }
+    }
+
     fn finish(self, flow_node: Option<NodeId>) -> Result<Tunnel, String> {
         let Self {
             kind,
+            punch,
             to,
             via,
             exit,
@@ -128,6 +140,11 @@ impl DraftTunnel {
             return Err("exit() needs the peer that dials: direct().to(peer).exit()".to_owned());
         }
         Ok(match kind {
+            TunnelKind::Direct if punch => Tunnel::Punch {
+                via,
+                to: to.ok_or("punch() needs the peer at its end")?,
+                exit,
+            },
             TunnelKind::Direct => Tunnel::Direct { to, exit },
             TunnelKind::Relay => Tunnel::Relay {
                 via,
@@ -170,14 +187,14 @@ impl DraftStep {
             if self.marks.carrier.is_some() && !has_node {
                 return Err(format!(
                     "{}() goes to no node: there is nothing to carry",
-                    kind.as_str()
+                    tunnel.word()
                 ));
             }
             let padded = matches!(kind, TunnelKind::Relay | TunnelKind::Onion);
             if self.marks.pad_bytes.is_some() && !padded {
                 return Err(format!(
                     "{}() cannot pad; relay() and onion() can",
-                    kind.as_str()
+                    tunnel.word()
                 ));
             }
             if !self.marks.isolate.is_empty() && kind == TunnelKind::Socks {
@@ -409,6 +426,7 @@ impl Tunnel {
             Self::I2p { length, .. } => i2p_weakness((*length)?, asked),
             Self::Direct { .. }
             | Self::Relay { .. }
+            | Self::Punch { .. }
             | Self::Socks { .. }
             | Self::Tor
             | Self::Block { .. } => None,
@@ -439,6 +457,7 @@ fn i2p_weakness(length: u8, asked: &Tunnel) -> Option<&'static str> {
         Tunnel::Onion { .. } | Tunnel::Tor => 1,
         Tunnel::Direct { .. }
         | Tunnel::Relay { .. }
+        | Tunnel::Punch { .. }
         | Tunnel::Socks { .. }
         | Tunnel::Block { .. } => 0,
     };

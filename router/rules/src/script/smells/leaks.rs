@@ -16,7 +16,7 @@ use super::{Function, last_call, stops};
 
 /// What makes a plan that leads somewhere. `to` does of a node: `relay("name").to(peer)`.
 const MAKERS: &[&str] = &[
-    "best", "direct", "i2p", "onion", "plan", "relayed", "socks", "to", "tor",
+    "best", "direct", "i2p", "onion", "plan", "punch", "relayed", "socks", "to", "tor",
 ];
 /// Variables that are followed at once. Overflow: later ones are not; a script with so many ends
 /// when it runs.

@@ -1,0 +1,202 @@
+//! Where a peer may call this node, and which of a peer's candidates this node dials.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use tokio::time::timeout;
+use wormholes_proto::{
+    Answer, CarrierKind, MAX_CANDIDATES, Open, Transport, decode_mirrored, is_dialable,
+};
+
+use super::{Network, PunchFailure};
+use crate::{
+    ban::{self, Ban},
+    carrier::Link,
+    pipe::PipeError,
+};
+
+/// Relays that are asked at once from where they see this node: one would do, a second tells whether a
+/// NAT gives each another port.
+const MAX_MIRRORS: usize = 3;
+/// A relay that takes longer is left out.
+const MIRROR_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What a peer is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Candidates {
+    /// One to [`MAX_CANDIDATES`].
+    pub(crate) addresses: Vec<SocketAddr>,
+    /// Relays see this node at the same address and different ports.
+    pub(crate) port_changes: bool,
+}
+
+impl Network {
+    /// Where a peer may call this node: where its relays see it, `relay` before the others, where it is
+    /// in its own network, and what its record says.
+    ///
+    /// # Errors
+    /// [`PunchFailure::NoCandidates`].
+    pub(super) async fn candidates(&self, relay: &Link) -> Result<Candidates, PunchFailure> {
+        let mut mirrors = vec![relay.clone()];
+        let known = self.peers.known();
+        let registered = known.iter().filter(|peer| peer.register);
+        mirrors.extend(registered.flat_map(|peer| self.peers.links_to(&peer.id)));
+        mirrors.retain(|link| link.carrier() == CarrierKind::Quic && !link.goes_through_tor());
+        let mut seen = Vec::new();
+        mirrors.retain(|link| {
+            let is_new = !seen.contains(&link.peer());
+            seen.push(link.peer());
+            is_new
+        });
+        mirrors.truncate(MAX_MIRRORS);
+        let mirrored = join_all(mirrors.iter().map(|link| self.mirrored(link))).await;
+        let mirrored: Vec<SocketAddr> = mirrored.into_iter().flatten().collect();
+        let port_changes = do_ports_change(&mirrored);
+        let own = mirrors.iter().filter_map(|link| self.own_address(link));
+        let record = self.own_record();
+        let told = record.record().addresses.iter().copied();
+        let mut addresses = Vec::new();
+        for address in mirrored.iter().copied().chain(own).chain(told) {
+            if is_candidate(&address) && !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
+        addresses.truncate(MAX_CANDIDATES);
+        match addresses.is_empty() {
+            true => Err(PunchFailure::NoCandidates),
+            false => Ok(Candidates {
+                addresses,
+                port_changes,
+            }),
+        }
+    }
+
+    /// What of a peer's candidates may be dialled: none of this node's own sockets.
+    pub(super) fn permitted(&self, mut candidates: Vec<SocketAddr>) -> Vec<SocketAddr> {
+        candidates.truncate(MAX_CANDIDATES);
+        let own = |address| self.own_sockets.contains(Transport::Udp, address);
+        candidates.retain(|address| is_candidate(address) && !own(*address));
+        candidates
+    }
+
+    /// From where the other end of `link` sees this node.
+    async fn mirrored(&self, link: &Link) -> Option<SocketAddr> {
+        if let Some(seen) = link.mirrored() {
+            return Some(seen);
+        }
+        let ask = async {
+            let mut pipe = link.open().await.ok()?;
+            pipe.writer.send_open(&Open::Mirror).await.ok()?;
+            let answer = pipe.reader.read_answer().await;
+            let _ = pipe.writer.finish().await;
+            let seen = answer.and_then(|answer| match answer {
+                Answer::Accepted(body) => decode_mirrored(&body)
+                    .map(Some)
+                    .map_err(|_| PipeError::Malformed("address")),
+                // It is an older one.
+                Answer::Refused(_) => Ok(None),
+            });
+            self.counters.answered(seen).ok()?
+        };
+        let seen = timeout(MIRROR_TIMEOUT, link.while_alive(ask)).await;
+        let seen = seen.ok()?.ok()??;
+        link.set_mirrored(seen);
+        Some(seen)
+    }
+
+    /// From where this node calls the other end of `link`, in its own network.
+    fn own_address(&self, link: &Link) -> Option<SocketAddr> {
+        let there = link.remote_address();
+        let there = SocketAddr::new(there.ip().to_canonical(), there.port());
+        let mut own = self.carrier.calling_address(there.ip())?;
+        if own.ip().is_unspecified() {
+            own.set_ip(address_towards(there)?);
+        }
+        Some(SocketAddr::new(own.ip().to_canonical(), own.port()))
+    }
+}
+
+/// Whether a node of the internet or of a private network may be there. A peer's word leads to nothing
+/// on this machine, nor to one link alone.
+fn is_candidate(address: &SocketAddr) -> bool {
+    let ban = ban::banned(address.ip(), false);
+    is_dialable(address) && matches!(ban, None | Some(Ban::Private | Ban::SharedNat))
+}
+
+/// Whether one address of this node is seen with several ports.
+fn do_ports_change(seen: &[SocketAddr]) -> bool {
+    let differs =
+        |one: &SocketAddr, other: &SocketAddr| one.ip() == other.ip() && one.port() != other.port();
+    seen.iter()
+        .any(|one| seen.iter().any(|other| differs(one, other)))
+}
+
+/// From which address the system would send there. Nothing is sent.
+fn address_towards(there: SocketAddr) -> Option<IpAddr> {
+    let any: IpAddr = match there {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    socket.connect(there).ok()?;
+    Some(socket.local_addr().ok()?.ip())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn candidates_are_where_a_node_of_the_internet_or_of_a_private_network_may_be() {
+        let check = |text: &str, expected: bool| {
+            assert_eq!(is_candidate(&text.parse().unwrap()), expected, "{text}");
+        };
+        for text in [
+            "1.1.1.1:4433",
+            "192.168.1.7:4433",
+            "100.64.0.1:1",
+            "[2a00::1]:4433",
+            "[fd12::1]:4433",
+        ] {
+            check(text, true);
+        }
+        for text in [
+            "127.0.0.1:4433",
+            "0.0.0.0:4433",
+            "1.1.1.1:0",
+            "169.254.1.1:4433",
+            "169.254.169.254:80",
+            "224.0.0.1:4433",
+            "255.255.255.255:4433",
+            "203.0.113.5:4433",
+            "[::1]:4433",
+            "[fe80::1]:4433",
+            "[ff02::1]:4433",
+            "[64:ff9b::a00:1]:4433",
+            "[100::1:2:3:4]:4433",
+        ] {
+            check(text, false);
+        }
+    }
+
+    #[test]
+    fn a_port_changes_where_one_address_has_several() {
+        let seen = |texts: &[&str]| {
+            let seen: Vec<_> = texts.iter().map(|text| text.parse().unwrap()).collect();
+            do_ports_change(&seen)
+        };
+        assert!(!seen(&[]));
+        assert!(!seen(&["1.1.1.1:1", "1.1.1.1:1", "[2a00::1]:2"]));
+        assert!(seen(&["1.1.1.1:1", "1.1.1.1:2"]));
+        assert!(!seen(&["1.1.1.1:1", "1.1.1.2:2"]), "two ways out");
+    }
+
+    #[test]
+    fn the_own_address_towards_a_place_is_one_of_this_machine() {
+        let here = address_towards("127.0.0.1:9".parse().unwrap());
+        assert_eq!(here, Some(Ipv4Addr::LOCALHOST.into()));
+    }
+}
