@@ -163,8 +163,8 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn peers_are_a_table() {
+    /// One of each kind.
+    fn all() -> Vec<PeerInfo> {
         let bob = PeerInfo {
             name: "bob".to_owned(),
             id: NodeId::from_bytes([1; 32]),
@@ -223,7 +223,12 @@ mod tests {
             },
             ..stranger.clone()
         };
-        let peers = vec![bob, behind_nat, stranger, hop];
+        vec![bob, behind_nat, stranger, hop]
+    }
+
+    #[test]
+    fn peers_are_a_table() {
+        let peers = all();
         let text = render(&PeerList { peers }, Style::default());
         let expected = "\
 NAME     STATE                     RTT   LOSS  LOAD  TRUST                 ROLES       FROM     REACHED AT
