@@ -13,6 +13,8 @@
 //!                                                 connection lasts
 //!   8 relayed   -                                 from a relay: a caller's Noise IK follows
 //!   9 records   -                                 the whole set of signed records, then FIN
+//!  10 move      session 16                        a relayed session of this caller goes on here, after
+//!                                                 GO (module `sealed`)
 //! transport  6 tcp, 17 udp (the numbers of IP)
 //! target  kind u8 (1 name, 4, 6) | length u8 + name, 4 B or 16 B | port u16
 //!
@@ -32,6 +34,7 @@ use thiserror::Error;
 use crate::{
     address::{decode_ip, decode_list, encode_ip},
     id::NodeId,
+    sealed::SessionId,
     target::{Host, ServiceName, Target},
     transport::Transport,
     wire::{Reader, WireError, Writer},
@@ -73,6 +76,8 @@ pub enum Open {
     Relayed,
     /// Send all signed records that this node hands out.
     Records,
+    /// Go on here with a session that came through a relay.
+    Move(SessionId),
 }
 
 /// The answer to an OPEN.
@@ -237,6 +242,9 @@ pub fn encode_open(open: &Open) -> Vec<u8> {
         Open::Records => {
             body.u8(9);
         }
+        Open::Move(session) => {
+            body.u8(10).bytes(session.as_bytes());
+        }
     }
     framed(body)
 }
@@ -267,6 +275,7 @@ pub fn decode_open(frame: &[u8]) -> Result<Open, StreamError> {
         7 => return Ok(Open::Register(reader.rest().to_vec())),
         8 => Open::Relayed,
         9 => Open::Records,
+        10 => Open::Move(SessionId::from_bytes(reader.array("session")?)),
         _ => return Err(WireError::Invalid("kind").into()),
     };
     reader.finish()?;
@@ -405,6 +414,10 @@ mod tests {
         check_open(&Open::Register(vec![1, 2]), b"\x00\x03\x07\x01\x02");
         check_open(&Open::Relayed, b"\x00\x01\x08");
         check_open(&Open::Records, b"\x00\x01\x09");
+        check_open(
+            &Open::Move(SessionId::from_bytes(*b"sixteen bytes id")),
+            b"\x00\x11\x0asixteen bytes id",
+        );
     }
 
     #[test]

@@ -18,7 +18,7 @@ use super::message::{
     Message,
 };
 
-const OPEN_KINDS: &[u8] = &[1, 2, 3, 4, 5, 6, 7, 8, 9];
+const OPEN_KINDS: &[u8] = &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10];
 /// Either is the asker's own business; 1 is neither.
 const TRANSPORTS: &[u8] = &[6, 17];
 const FAMILIES: &[u8] = &[1, 4, 6];
@@ -51,6 +51,9 @@ pub fn open(open: &Open) -> Message {
         Open::Register(record) => kind("OPEN register", 7).field("record", Proof, record),
         Open::Relayed => kind("OPEN relayed", 8).free(),
         Open::Records => kind("OPEN records", 9).free(),
+        Open::Move(session) => {
+            kind("OPEN move", 10).field("session", Value, session.as_bytes())
+        }
     }
 }
 
@@ -346,6 +349,7 @@ mod tests {
 
     use wormholes_proto::{
         Host, NodeId, OnionKey, Reason, Roles, ServiceName, Suite, encode_answer, encode_open,
+        sealed::SessionId,
     };
 
     use super::*;
@@ -370,6 +374,7 @@ mod tests {
             Open::Register(vec![1, 2]),
             Open::Relayed,
             Open::Records,
+            Open::Move(SessionId::from_bytes([6; 16])),
         ];
         let mut kinds = BTreeSet::new();
         for sample in &opens {
@@ -379,8 +384,8 @@ mod tests {
         }
         let all: BTreeSet<_> = OPEN_KINDS.iter().copied().collect();
         assert_eq!(kinds, all, "a kind has no sample");
-        let unknown = wormholes_proto::decode_open(&[10]);
-        assert!(unknown.is_err(), "kind 10 is new: give it its fields here");
+        let unknown = wormholes_proto::decode_open(&[11]);
+        assert!(unknown.is_err(), "kind 11 is new: give it its fields here");
     }
 
     #[test]

@@ -393,7 +393,8 @@ fn last_hop(open: &Open) -> LastHop {
         | Open::Channel
         | Open::Register(_)
         | Open::Relayed
-        | Open::Records => LastHop::Services,
+        | Open::Records
+        | Open::Move(_) => LastHop::Services,
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a stream begins with, told by a friend and by a stranger.
 
-use wormholes_proto::{Host, Open, Target, Transport, encode_open};
+use wormholes_proto::{Host, Open, Target, Transport, encode_open, sealed::SessionId};
 use wormholes_tests::liar::{Lie, Told, ask, formats, tell};
 
 use super::Scene;
@@ -37,6 +37,7 @@ pub(super) async fn opens(scene: &Scene) -> Vec<(Open, bool)> {
         (Open::Register(own.bytes().to_vec()), true),
         (Open::Relayed, true),
         (Open::Records, true),
+        (Open::Move(SessionId::from_bytes([6; 16])), false),
     ]
 }
 
