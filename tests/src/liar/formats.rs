@@ -51,9 +51,7 @@ pub fn open(open: &Open) -> Message {
         Open::Register(record) => kind("OPEN register", 7).field("record", Proof, record),
         Open::Relayed => kind("OPEN relayed", 8).free(),
         Open::Records => kind("OPEN records", 9).free(),
-        Open::Move(session) => {
-            kind("OPEN move", 10).field("session", Value, session.as_bytes())
-        }
+        Open::Move(session) => kind("OPEN move", 10).field("session", Value, session.as_bytes()),
     }
 }
 
