@@ -2,6 +2,7 @@
 
 mod direct;
 mod i2p;
+mod moving;
 mod onion;
 mod relay;
 mod socks;
@@ -21,6 +22,7 @@ use wormholes_proto::{
 };
 use wormholes_rules::{Tunnel, TunnelKind};
 
+pub(crate) use moving::ask_to_move;
 pub(crate) use onion::OnionClient;
 pub(crate) use relay::connect as seal_through_relay;
 pub use socks::UpstreamError;

@@ -17,6 +17,21 @@ pub struct Plan {
     /// Flows begin with the step that opened last; none: with the first one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stick: Option<Stick>,
+    /// Whether flows that live go over from a relayed tunnel to a direct one; none: where new flows
+    /// would.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub migrate: Option<Migrate>,
+}
+
+/// What goes over to a direct tunnel, when one may be had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Migrate {
+    /// Flows that live.
+    Streams,
+    /// New flows alone.
+    #[serde(rename = "none")]
+    Nothing,
 }
 
 /// How flows stay with a later step of a plan, when those before it failed.
@@ -134,6 +149,9 @@ pub struct Marks {
     pub label: Option<String>,
     /// What carries the connection to the first node; none takes any.
     pub carrier: Option<CarrierKind>,
+    /// `best()` made it where no direct way to the peer was known: a direct tunnel is what it wants.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rather_direct: bool,
 }
 
 /// A distribution of waits.
@@ -174,6 +192,16 @@ impl Jitter {
             Self::Uniform { max } => max.mul_f64(uniform),
             // The inverse of the distribution function; 1 - x is never 0.
             Self::Exp { mean } => mean.mul_f64((-(1.0 - uniform).ln()).min(10.0)),
+        }
+    }
+}
+
+impl Migrate {
+    /// The word for it in scripts.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Streams => "streams",
+            Self::Nothing => "none",
         }
     }
 }
@@ -225,6 +253,7 @@ impl Plan {
             }],
             closed: false,
             stick: None,
+            migrate: None,
         }
     }
 }

@@ -15,7 +15,7 @@ pub(crate) use self::{
 };
 use crate::{
     api::objects::Peer,
-    plan::{Marks, TunnelKind},
+    plan::{Marks, Migrate, TunnelKind},
     script::call::{Call, ScriptResult, cut, line_of},
     units::{self, put},
 };
@@ -155,6 +155,9 @@ fn register_joins(engine: &mut Engine) {
         })
         .register_fn("back_after", |plan: &mut Draft, times: i64| {
             plan.change(|inner| put(&mut inner.back_after, back_after(times)))
+        })
+        .register_fn("migrate", |plan: &mut Draft, what: &str| {
+            plan.change(|inner| put(&mut inner.migrate, migrate(what)))
         });
 }
 
@@ -380,6 +383,13 @@ pub(crate) fn back_after(times: i64) -> Result<u32, String> {
     times.ok_or_else(|| format!("back_after() takes 1 to {MAX_CHECKS}"))
 }
 
+/// What goes over to a direct tunnel, as scripts give it.
+pub(crate) fn migrate(what: &str) -> Result<Migrate, String> {
+    let all = [Migrate::Streams, Migrate::Nothing];
+    let found = all.into_iter().find(|migrate| migrate.as_str() == what);
+    found.ok_or_else(|| "migrate() takes \"streams\" or \"none\"".to_owned())
+}
+
 /// The address of an upstream proxy, as scripts give it.
 pub(crate) fn socks_server(server: &str) -> Result<SocketAddr, String> {
     server
@@ -397,7 +407,8 @@ fn is_text(value: &Dynamic, wanted: &str) -> bool {
 fn best(context: &NativeCallContext, peer: &Peer) -> ScriptResult<Draft> {
     let view = &peer.view;
     let mut ways = Vec::new();
-    if view.has_address || view.online {
+    let is_direct = view.has_address || view.online;
+    if is_direct {
         ways.push(direct(peer));
     }
     let mut relays = view.relays.clone();
@@ -412,6 +423,9 @@ fn best(context: &NativeCallContext, peer: &Peer) -> ScriptResult<Draft> {
     let wait = !view.online && draft.inner.steps.len() > 1;
     draft.change(|inner| {
         inner.made_by_best = true;
+        for step in &mut inner.steps {
+            step.marks.rather_direct = !is_direct;
+        }
         if let Some(step) = inner.steps.first_mut().filter(|_| wait && view.has_address) {
             step.marks.timeout = Some(BEST_DIRECT_TIMEOUT);
         }
