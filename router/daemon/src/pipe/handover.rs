@@ -1,6 +1,9 @@
 //! How a sealed session goes on by another stream: whoever has one hands it over, and each direction
 //! goes there by itself, when it has said or read on the stream before what belongs there.
 
+#[cfg(test)]
+mod tests;
+
 use std::{fmt, future::pending};
 
 use bytes::Bytes;
