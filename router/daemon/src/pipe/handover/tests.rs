@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
+    net::UdpSocket,
     sync::mpsc,
     task::JoinHandle,
     time::{Duration, timeout},
 };
 use wormholes_proto::{
-    CarrierKind,
+    CarrierKind, Transport,
     sealed::{Initiator, OwnEnd, Session, handle_hello},
 };
 
@@ -17,7 +18,10 @@ use crate::{
     carrier::{Carrier, CloseCode, Link, Standing},
     config::Config,
     identity::Identity,
-    pipe::{CopyEnd, CopyLimits, CopyStop, FlowBytes, Handover, MemoryEnd, Pipe, PipeError, copy},
+    pipe::{
+        CopyEnd, CopyLimits, CopyStop, DatagramPipe, FlowBytes, Handover, MemoryEnd, Pipe,
+        PipeError, Side, copy, join,
+    },
     records::OwnRecord,
 };
 
@@ -336,4 +340,57 @@ async fn an_end_that_goes_over_alone_breaks_the_flow() {
     assert_eq!(far_stop, Some(CopyStop::Near(breach)));
     // It had gone over when it learned.
     assert!(crossing.done().await);
+}
+
+/// Two UDP sockets that are connected to each other.
+async fn sockets() -> [UdpSocket; 2] {
+    let bind = || UdpSocket::bind("127.0.0.1:0");
+    let (one, other) = (bind().await.unwrap(), bind().await.unwrap());
+    one.connect(other.local_addr().unwrap()).await.unwrap();
+    other.connect(one.local_addr().unwrap()).await.unwrap();
+    [one, other]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flow_of_datagrams_goes_over_too() {
+    for [from, to] in ways() {
+        let mut nodes = Nodes::start();
+        let (before, after) = (nodes.connect(from).await, nodes.connect(to).await);
+        let [near_stream, far_stream] = stream(&before).await;
+        let [near_session, far_session] = sessions();
+        let counters = Arc::default();
+        let side = |pipe: Pipe, session: Session| {
+            let sealed = pipe.sealed(session.id, session.sealer, session.opener);
+            let mut side = Side::between_nodes(sealed.unwrap(), Transport::Udp, &counters);
+            let handover = side.take_handover().unwrap();
+            (side, handover)
+        };
+        let (near_side, near_handover) = side(near_stream, near_session);
+        let (far_side, far_handover) = side(far_stream, far_session);
+        let ([program, near], [far, target]) = (sockets().await, sockets().await);
+        let socket = |socket| Side::Datagrams(DatagramPipe::socket(socket, &counters));
+        let (near, far) = (socket(near), socket(far));
+        let flow = async |one: Side, other: Side| {
+            let (limits, bytes) = (CopyLimits::default(), FlowBytes::default());
+            join(one, other, &limits, &bytes).await
+        };
+        let flows = async { tokio::join!(flow(near, near_side), flow(far_side, far)) };
+        let talk = async || {
+            let mut heard = [0; 16];
+            program.send(b"question").await.unwrap();
+            assert_eq!(target.recv(&mut heard).await.unwrap(), 8);
+            target.send(b"answer").await.unwrap();
+            assert_eq!(program.recv(&mut heard).await.unwrap(), 6);
+        };
+        let all = async {
+            talk().await;
+            go_over([near_handover, far_handover], stream(&after).await).await;
+            before[0].close(CloseCode::Done);
+            talk().await;
+        };
+        tokio::select! {
+            done = timeout(LIMIT, all) => done.expect("datagrams move"),
+            ends = flows => panic!("{from:?} to {to:?}: {ends:?}"),
+        }
+    }
 }
