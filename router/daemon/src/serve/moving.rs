@@ -126,7 +126,6 @@ pub(super) async fn serve(network: &Network, asker: &Asker, session: &SessionId,
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipe::Pipe;
 
     /// A session of which there is nothing but its end that moves it.
     fn handover(number: usize) -> Handover {

@@ -22,8 +22,9 @@ impl SessionId {
             *byte = *key;
         }
         let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &keys[..]), CONTEXT);
+        let tag: &[u8] = tag.as_ref();
         let mut id = [0; SESSION_ID_BYTES];
-        for (byte, tag) in id.iter_mut().zip(tag.as_ref()) {
+        for (byte, tag) in id.iter_mut().zip(tag) {
             *byte = *tag;
         }
         Self(id)
