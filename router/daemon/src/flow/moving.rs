@@ -85,8 +85,9 @@ pub(super) fn along<'a>(
     flow: &'a Place,
     route: &mut Route,
 ) -> Option<BoxFuture<'a, Infallible>> {
-    let terms = route.moves.take()?;
+    // Dropped, it says to the copy that the flow stays.
     let handover = route.opened.side.take_handover()?;
+    let terms = route.moves.take()?;
     Some(Box::pin(go_over(core, flow, terms, handover)))
 }
 
