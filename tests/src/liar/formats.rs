@@ -186,7 +186,7 @@ pub fn sealed_record(name: &'static str, record: &[u8], size: usize) -> Message 
 pub fn frame(kind: u8, data: &[u8], padding: usize) -> Message {
     Message::new("frame")
         .open_ended()
-        .field("kind", Choice(&[1, 2]), [kind])
+        .field("kind", Choice(&[1, 2, 3]), [kind])
         .field("size", Size, length(data))
         .field("data", Value, data)
         .field("padding", Padding, vec![0; padding])
@@ -197,7 +197,7 @@ pub fn frame(kind: u8, data: &[u8], padding: usize) -> Message {
 pub fn data_frame(data: &[u8]) -> Message {
     Message::new("data frame")
         .open_ended()
-        .field("kind", Choice(&[2]), [1])
+        .field("kind", Choice(&[2, 3]), [1])
         .field("size", Size, length(data))
         .field("data", Value, data)
         .free()

@@ -100,6 +100,7 @@ pub(super) async fn beside(moving: Option<BoxFuture<'_, Infallible>>) -> Infalli
 }
 
 async fn go_over(core: &NodeCore, flow: &Place, terms: Terms, handover: Handover) -> Infallible {
+    handover.expect_stream();
     let mut links = core.network.moving_desk().links();
     // Each connection is asked once.
     let mut asked_until = None;

@@ -4,7 +4,14 @@
 #[cfg(test)]
 mod tests;
 
-use std::{fmt, future::pending};
+use std::{
+    fmt,
+    future::pending,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
@@ -22,14 +29,20 @@ pub(super) struct Offer<T> {
     pub(super) arrived: oneshot::Sender<()>,
 }
 
-/// Where the direction that comes in waits for it; what was read ahead comes along.
-pub(super) type ReaderBerth = oneshot::Receiver<Offer<(StreamReader, Bytes)>>;
+/// Where the direction that comes in waits for it.
+pub(super) struct ReaderBerth {
+    /// What was read ahead comes along.
+    pub(super) offer: oneshot::Receiver<Offer<(StreamReader, Bytes)>>,
+    is_expected: Arc<AtomicBool>,
+}
+
 /// Where the direction that goes out waits for it.
 pub(super) type WriterBerth = oneshot::Receiver<Offer<StreamWriter>>;
 
 /// Has a session go on by another stream, once; dropped, the session stays where it is.
 pub(crate) struct Handover {
     session: SessionId,
+    is_expected: Arc<AtomicBool>,
     reader: oneshot::Sender<Offer<(StreamReader, Bytes)>>,
     writer: oneshot::Sender<Offer<StreamWriter>>,
 }
@@ -40,10 +53,16 @@ pub(crate) struct Crossing([oneshot::Receiver<()>; 2]);
 
 impl Handover {
     pub(super) fn new(session: SessionId) -> (Self, ReaderBerth, WriterBerth) {
-        let (reader, reader_berth) = oneshot::channel();
+        let (reader, offer) = oneshot::channel();
         let (writer, writer_berth) = oneshot::channel();
+        let is_expected = Arc::<AtomicBool>::default();
+        let reader_berth = ReaderBerth {
+            offer,
+            is_expected: Arc::clone(&is_expected),
+        };
         let handover = Self {
             session,
+            is_expected,
             reader,
             writer,
         };
@@ -59,6 +78,12 @@ impl Handover {
     /// What both ends call the session.
     pub(crate) fn session(&self) -> SessionId {
         self.session
+    }
+
+    /// Lets the other end say that the rest comes on another stream: before, nobody could have agreed
+    /// on one.
+    pub(crate) fn expect_stream(&self) {
+        self.is_expected.store(true, Relaxed);
     }
 
     /// Has both directions go on by `pipe`, a stream between nodes to the same end.
@@ -84,6 +109,13 @@ impl Handover {
             let _ = unwanted.stream.finish().await;
         }
         crossing
+    }
+}
+
+impl ReaderBerth {
+    /// Whether the other end may say that the rest comes on another stream.
+    pub(super) fn is_expected(&self) -> bool {
+        self.is_expected.load(Relaxed)
     }
 }
 

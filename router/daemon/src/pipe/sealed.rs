@@ -110,17 +110,17 @@ impl SealedReader {
     async fn go_over(&mut self) -> Result<(), PipeError> {
         let end = self.opener.handle_stream_end(&self.pending);
         end.map_err(sealed_error)?;
-        let Some(berth) = &mut self.berth else {
+        let berth = self.berth.as_mut().filter(|berth| berth.is_expected());
+        let Some(berth) = berth else {
             return Err(PipeError::Malformed("sealed frame"));
         };
         let due = *self
             .due
             .get_or_insert_with(|| Instant::now() + OTHER_STREAM);
-        let offer = match timeout_at(due, berth).await {
+        let offer = match timeout_at(due, &mut berth.offer).await {
             Ok(Ok(offer)) => offer,
-            // Nobody agreed to that here.
-            Ok(Err(_)) => return Err(PipeError::Malformed("sealed frame")),
-            Err(_) => {
+            // Or nobody is there any more who would bring it.
+            Ok(Err(_)) | Err(_) => {
                 let late = "the stream that the rest comes on is not here";
                 return Err(PipeError::Broken(late.to_owned()));
             }

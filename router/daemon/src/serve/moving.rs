@@ -78,11 +78,13 @@ impl MovingDesk {
         })
     }
 
-    /// Whether `caller` has such a session here that may move.
-    fn has(&self, session: &SessionId, caller: NodeId) -> bool {
+    /// Whether `caller` has such a session here, which may move then.
+    fn expect(&self, session: &SessionId, caller: NodeId) -> bool {
         let sessions = self.sessions();
         let found = sessions.get(session);
-        found.is_some_and(|movable| movable.caller == caller)
+        let own = found.filter(|movable| movable.caller == caller);
+        own.map(|movable| movable.handover.expect_stream())
+            .is_some()
     }
 
     fn take(&self, session: &SessionId) -> Option<Handover> {
@@ -106,7 +108,7 @@ impl Drop for Place<'_> {
 pub(super) async fn serve(network: &Network, asker: &Asker, session: &SessionId, mut pipe: Pipe) {
     let desk = network.moving_desk();
     // Nobody but its caller learns whether there is such a session.
-    if !desk.has(session, asker.id) {
+    if !desk.expect(session, asker.id) {
         network.counters().streams_refused.fetch_add(1, Relaxed);
         return refuse(pipe, Reason::Denied).await;
     }
@@ -140,15 +142,15 @@ mod tests {
         let [caller, other] = [1, 2].map(|byte| NodeId::from_bytes([byte; 32]));
         let session = handover(7).session();
         let place = desk.enter(caller, handover(7)).unwrap();
-        assert!(desk.has(&session, caller));
-        assert!(!desk.has(&session, other), "it is another's");
+        assert!(desk.expect(&session, caller));
+        assert!(!desk.expect(&session, other), "it is another's");
         let taken = desk.take(&session).unwrap();
-        assert!(!desk.has(&session, caller), "it has moved");
+        assert!(!desk.expect(&session, caller), "it has moved");
         let (pipe, _end) = Pipe::memory();
         assert!(!taken.give(pipe).await.done().await, "there was nothing");
         drop(place);
         drop(desk.enter(caller, handover(7)));
-        assert!(!desk.has(&session, caller), "it is over");
+        assert!(!desk.expect(&session, caller), "it is over");
     }
 
     #[test]

@@ -182,6 +182,7 @@ async fn exchange(near: &mut MemoryEnd, far: &mut MemoryEnd, bytes: &[u8]) {
 
 /// Has both ends go over, and waits until they have.
 async fn go_over(handovers: [Handover; 2], other: [Pipe; 2]) {
+    handovers.iter().for_each(Handover::expect_stream);
     let [near, far] = handovers;
     let [near_pipe, far_pipe] = other;
     let (near, far) = tokio::join!(near.give(near_pipe), far.give(far_pipe));
@@ -295,6 +296,8 @@ async fn a_session_whose_connection_dies_while_it_goes_over_is_whole_or_breaks()
             handovers: [near_handover, far_handover],
             ends,
         } = Flow::start(&before).await;
+        near_handover.expect_stream();
+        far_handover.expect_stream();
         exchange(&mut near, &mut far, b"begun").await;
         let [near_pipe, far_pipe] = stream(&after).await;
         let send = async {
@@ -322,7 +325,7 @@ async fn a_session_whose_connection_dies_while_it_goes_over_is_whole_or_breaks()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_end_that_goes_over_alone_breaks_the_flow() {
+async fn an_end_that_goes_over_though_nobody_agreed_breaks_the_flow() {
     let mut nodes = Nodes::start();
     let kind = CarrierKind::Quic;
     let (before, after) = (nodes.connect(kind).await, nodes.connect(kind).await);
@@ -333,13 +336,13 @@ async fn an_end_that_goes_over_alone_breaks_the_flow() {
         ends,
     } = Flow::start(&before).await;
     let [near_pipe, _far_pipe] = stream(&after).await;
-    drop(far_handover);
     let crossing = near_handover.give(near_pipe).await;
     let [_, far_stop] = ended(ends).await;
     let breach = PipeError::Malformed("sealed frame");
     assert_eq!(far_stop, Some(CopyStop::Near(breach)));
     // It had gone over when it learned.
     assert!(crossing.done().await);
+    drop(far_handover);
 }
 
 /// Two UDP sockets that are connected to each other.
