@@ -83,8 +83,10 @@ impl MovingDesk {
         let sessions = self.sessions();
         let found = sessions.get(session);
         let own = found.filter(|movable| movable.caller == caller);
-        own.map(|movable| movable.handover.expect_stream())
-            .is_some()
+        if let Some(movable) = own {
+            movable.handover.expect_stream();
+        }
+        own.is_some()
     }
 
     fn take(&self, session: &SessionId) -> Option<Handover> {
