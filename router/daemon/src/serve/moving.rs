@@ -117,10 +117,17 @@ pub(super) async fn serve(network: &Network, asker: &Asker, session: &SessionId,
     if !accept(&mut pipe, Vec::new()).await {
         return;
     }
-    let word = timeout(GO_TIMEOUT, pipe.reader.read_exact(1)).await;
-    let goes = matches!(&word, Ok(Ok(word)) if word.first() == Some(&GO));
+    match timeout(GO_TIMEOUT, pipe.reader.read_exact(1)).await {
+        Ok(Ok(word)) if word.first() == Some(&GO) => {}
+        Ok(Ok(_)) => {
+            network.counters().streams_refused.fetch_add(1, Relaxed);
+            return;
+        }
+        // It thought better of it, or cannot be heard here.
+        Ok(Err(_)) | Err(_) => return,
+    }
     // None: it has ended, or moved on another stream.
-    if let Some(handover) = goes.then(|| desk.take(session)).flatten() {
+    if let Some(handover) = desk.take(session) {
         handover.give(pipe).await;
         let from = network.named(asker.id);
         tracing::debug!(%from, "a relayed session goes on by a direct connection");
