@@ -91,6 +91,8 @@ mod loops;
 mod marks;
 #[path = "all/messages.rs"]
 mod messages;
+#[path = "all/moved_flows.rs"]
+mod moved_flows;
 #[path = "all/moves.rs"]
 mod moves;
 #[path = "all/networks.rs"]

@@ -9,6 +9,7 @@ mod decide;
 mod guard;
 mod local;
 mod login;
+mod moving;
 mod open;
 mod record;
 mod refusal;
@@ -162,7 +163,7 @@ pub(crate) async fn run(core: &NodeCore, asked: Asked, local: LocalEnd) {
     };
     // Boxed: a flow that is open needs no room for how it was opened.
     let open = Box::pin(open(core, &flow, &asked, local));
-    let (local, route, opening) = match open.await {
+    let (local, mut route, opening) = match open.await {
         Ok(opened) => opened,
         Err((local, refusal)) => {
             record::refused(core, &flow, &refusal);
@@ -177,6 +178,7 @@ pub(crate) async fn run(core: &NodeCore, asked: Asked, local: LocalEnd) {
     let Some(near) = local.accept(core).await else {
         return travelling.ended(Some(Refusal::Gone.to_string()));
     };
+    let moving = moving::along(core, &flow, &mut route);
     // No trunk ends by itself: a stop does not wait for it.
     let cut = match asked.plugin {
         Some(_) => &core.stop,
@@ -190,6 +192,7 @@ pub(crate) async fn run(core: &NodeCore, asked: Asked, local: LocalEnd) {
         }
         () = crowds::linger(opening, &flow.bytes) => None,
         () = cut.cancelled() => Some(Refusal::Stopping.to_string()),
+        never = moving::beside(moving) => match never {},
     };
     travelling.ended(end);
 }

@@ -62,6 +62,9 @@ pub(crate) struct Metrics {
     /// Flows that ended, by `entrance`, `network` (`tcp`, `udp`), `tunnel` (the one tried last, where none opened; `none`
     /// where none was tried) and `outcome`.
     pub(crate) flows: IntCounterVec,
+    /// Flows that a relay carried when a direct connection to their peer stood, by `result`: `moved`,
+    /// or `failed`, for each connection that they could not go on by.
+    pub(crate) flows_moved: IntCounterVec,
     /// Flows that live.
     pub(crate) flows_open: IntGauge,
     /// Payload, by `tunnel` and `direction` (`up` leaves the program).
@@ -147,6 +150,11 @@ impl Metrics {
                 "flows_total",
                 "Flows that ended",
                 &["entrance", "network", "tunnel", "outcome"],
+            )?,
+            flows_moved: declare.counters(
+                "flows_moved_total",
+                "Attempts to move flows from a relay to a direct connection",
+                &["result"],
             )?,
             flows_open: declare.gauge("flows_open", "Flows that live")?,
             flow_bytes: declare.counters(
@@ -287,6 +295,9 @@ impl Metrics {
         let hooks = HOOKS.iter().map(|(hook, _)| *hook);
         for hook in hooks.chain(["asked"]) {
             metrics.script_errors.with_label_values(&[hook]);
+        }
+        for result in ["moved", "failed"] {
+            metrics.flows_moved.with_label_values(&[result]);
         }
         for status in ["2xx", "3xx", "4xx", "5xx"] {
             metrics.http_requests.with_label_values(&[status]);

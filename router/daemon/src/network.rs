@@ -4,6 +4,7 @@ mod changes;
 mod connect;
 mod fetch;
 mod moves;
+mod publish;
 mod punch;
 mod upkeep;
 mod views;
@@ -49,7 +50,7 @@ use crate::{
     records::{OwnRecord, Records},
     registration::Registrations,
     role::{Role, RoleStatus},
-    serve::{self, HopKeys, RelayDesk, TrunkDesk, Trunks},
+    serve::{self, HopKeys, MovingDesk, RelayDesk, TrunkDesk, Trunks},
     tor::Tor,
     tunnel::{self, OnionClient, OpenError, Opened, TunnelRequest},
     usage::UsageBook,
@@ -81,6 +82,7 @@ pub struct Network {
     relay: Role,
     relay_desk: RelayDesk,
     trunk_desk: TrunkDesk,
+    moving_desk: MovingDesk,
     tor: Arc<Tor>,
     registrations: Registrations,
     rounds: Rounds,
@@ -170,6 +172,7 @@ impl Network {
             relay: Role::new(config.relay.clone()),
             relay_desk: RelayDesk::new(&config.relay, config.limits.peers),
             trunk_desk: TrunkDesk::new(),
+            moving_desk: MovingDesk::new(),
             tor: Tor::new(&config),
             registrations: Registrations::default(),
             rounds: Rounds::default(),
@@ -392,29 +395,6 @@ impl Network {
         self.records.set_kept(peers.chain(self.guards()));
     }
 
-    /// Makes this node's record anew; relays hear of it at once, others when they ask.
-    fn publish(&self) {
-        let record = OwnRecord {
-            config: &self.config,
-            identity: &self.identity,
-            listen: self.carrier.listen_addresses(),
-            onion_keys: self.hop_keys.published(),
-            relays: relays_in(self.peers.known().iter()),
-        };
-        match record.sign(self.records.last_own_sequence()) {
-            Ok(record) => self.records.set_own(record),
-            Err(error) => tracing::warn!(%error, "cannot renew this node's record"),
-        }
-    }
-
-    /// Tells others of onion keys that are new.
-    pub(crate) fn publish_new_keys(&self) {
-        let revision = self.hop_keys.revision();
-        if self.published_keys.swap(revision, Relaxed) != revision {
-            self.publish();
-        }
-    }
-
     /// Refuses addresses that are never dialled for others.
     pub(crate) fn check_ban(
         &self,
@@ -540,6 +520,10 @@ impl Network {
 
     pub(crate) fn trunk_desk(&self) -> &TrunkDesk {
         &self.trunk_desk
+    }
+
+    pub(crate) fn moving_desk(&self) -> &MovingDesk {
+        &self.moving_desk
     }
 
     pub(crate) fn tor(&self) -> &Arc<Tor> {

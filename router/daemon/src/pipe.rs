@@ -10,6 +10,7 @@ mod copy;
 mod datagrams;
 mod error;
 mod framed;
+mod handover;
 mod hold;
 mod memory;
 mod pace;
@@ -31,7 +32,7 @@ use wormholes_proto::{
     Answer, MAX_ANSWER_BYTES, MAX_OPEN_BYTES, Open, Transport, decode_answer, decode_open,
     encode_answer, encode_open,
     onion::MessageKind,
-    sealed::{Opener, Sealer},
+    sealed::{Opener, Sealer, SessionId},
 };
 
 pub(crate) use cells::{CellOpener, CellSealer, CellTurner};
@@ -41,6 +42,7 @@ pub use datagrams::DatagramPipe;
 pub(crate) use datagrams::{ProgramEnd, Queue, Room, enlarge_buffer};
 pub use error::PipeError;
 pub(crate) use error::broken;
+pub(crate) use handover::Handover;
 pub(crate) use hold::Held;
 pub use memory::MemoryEnd;
 pub use pace::Pace;
@@ -235,14 +237,15 @@ impl Pipe {
         Self::new(Source::Stream(reader), Sink::Stream(writer), Bytes::new())
     }
 
-    /// Seals a stream between nodes; `None` for any other pipe.
-    pub(crate) fn sealed(self, sealer: Sealer, opener: Opener) -> Option<Self> {
+    /// Seals a stream between nodes for a session, which may go on by another one; `None` for any
+    /// other pipe.
+    pub(crate) fn sealed(self, session: SessionId, sealer: Sealer, opener: Opener) -> Option<Self> {
         let (Source::Stream(recv), Sink::Stream(send)) = (self.reader.source, self.writer.sink)
         else {
             return None;
         };
-        let reader = SealedReader::new(recv, &self.reader.ahead, opener);
-        let writer = SealedWriter::new(send, sealer);
+        let (recv, send) = ((recv, &self.reader.ahead[..], opener), (send, sealer));
+        let (reader, writer) = sealed::ends(session, recv, send);
         Some(Self::new(
             Source::Sealed(Box::new(reader)),
             Sink::Sealed(Box::new(writer)),

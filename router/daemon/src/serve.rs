@@ -6,6 +6,7 @@
 mod exit;
 pub(crate) mod hidden;
 mod hop;
+mod moving;
 mod punch;
 mod records;
 mod relay;
@@ -22,6 +23,7 @@ use wormholes_proto::{Answer, NodeId, Open, Reason, Transport};
 use wormholes_rules::{NodeView, RuleEvent, Verdict};
 
 pub(crate) use hop::HopKeys;
+pub(crate) use moving::MovingDesk;
 pub(crate) use relay::RelayDesk;
 pub(crate) use trunk::TrunkDesk;
 pub use trunk::Trunks;
@@ -172,6 +174,7 @@ async fn serve_streams(
                 announce(&network, &link, "peer-up", String::new());
                 network.trunk_desk().peer_is_up(link.peer());
                 network.trunk_desk().presence(&network, link.peer());
+                network.moving_desk().link_is_up();
                 continue;
             }
             taken = tokio::time::timeout_at(due, link.accept()) => taken,
@@ -295,6 +298,9 @@ async fn serve_open(network: &Arc<Network>, asker: &Asker, link: &Link, open: Op
             Box::pin(relay::called(network, link, pipe)).await
         }
         Open::Mirror if asker.way == Way::Peer => punch::mirror(link, pipe).await,
+        Open::Move(session) if asker.way == Way::Peer => {
+            moving::serve(network, asker, &session, pipe).await;
+        }
         Open::Create { key_id, slots } => {
             Box::pin(hop::serve(network, asker, &key_id, &slots, pipe)).await
         }
@@ -307,7 +313,8 @@ async fn serve_open(network: &Arc<Network>, asker: &Asker, link: &Link, open: Op
         | Open::Relayed
         | Open::Records
         | Open::Mirror
-        | Open::Punch(_) => {
+        | Open::Punch(_)
+        | Open::Move(_) => {
             network.counters().streams_refused.fetch_add(1, Relaxed);
             refuse(pipe, Reason::Denied).await;
         }
@@ -334,7 +341,8 @@ pub(crate) async fn serve_target(network: &Arc<Network>, asker: &Asker, open: Op
         | Open::Relayed
         | Open::Records
         | Open::Mirror
-        | Open::Punch(_) => {
+        | Open::Punch(_)
+        | Open::Move(_) => {
             network.counters().streams_refused.fetch_add(1, Relaxed);
             refuse(pipe, Reason::Denied).await;
         }

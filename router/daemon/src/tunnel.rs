@@ -2,6 +2,7 @@
 
 mod direct;
 mod i2p;
+mod moving;
 mod onion;
 mod punch;
 mod relay;
@@ -17,6 +18,7 @@ use wormholes_proto::CarrierKind;
 use wormholes_proto::{Answer, NodeId, Open, Reason, Remedy, ServiceName, Target, Transport};
 use wormholes_rules::{Tunnel, TunnelKind};
 
+pub(crate) use moving::ask_to_move;
 pub(crate) use onion::OnionClient;
 pub(crate) use relay::connect as seal_through_relay;
 pub(crate) use resolve::resolve;

@@ -10,7 +10,7 @@
 //!
 //! payload  length u16 | the sender's signed record | zeros to 1026; sealed, so 16 more
 //! prologue context | suite u8 | id of the called 32
-//! FRAME    length u16 (19 to 65535) | sealed: kind u8 (1 data, 2 end) | size u16 | data | zeros
+//! FRAME    length u16 (19 to 65535) | sealed: kind u8 (1 data, 2 end, 3 move) | size u16 | data | zeros
 //! ```
 //! Each direction has its own key from the Noise split; the nonce is 4 zero bytes and the number
 //! of the frame, 8 bytes big-endian. After each 65,536 frames the key gives way to the next
@@ -21,11 +21,31 @@
 //! without it was cut. HELLO and ANSWER have one size for all, so that they tell nothing of the
 //! record inside.
 //!
+//! A session may go on by another stream between the same two ends, as by a direct one when there is
+//! a path (OPEN kind 10, module `stream`). Each direction goes over by itself: its MOVE frame is the
+//! last on the stream before, and the next frame, under the same key and by the next number, is the
+//! first on the other one. So nothing is sent twice, and whoever reads the first stream up to MOVE
+//! and the other one then has all in order, whichever came first. Of both ends only those send MOVE
+//! that agreed on the other stream before: builds that know no MOVE refuse the OPEN.
+//!
+//! ```text
+//! session  the first 16 bytes of HMAC-SHA-256 under both keys of the Noise split, that of the
+//!          caller's direction first, of "wormholes moved session 1" and a zero byte
+//! OPEN move(session)   ->
+//!                      <-   ACCEPTED         the called holds the stream for its session
+//! GO       u8 = 1      ->                    both ends use it from now on
+//! frames               <->  frames           of each direction behind its MOVE
+//! ```
+//! Without GO nothing has changed, and the session stays where it is.
+//!
 //! A HELLO can be replayed to the called, who answers it; nothing that follows can be made by who
 //! replays. So nothing may happen for a caller before its first frame opens.
 
 mod frame;
 mod handshake;
+#[cfg(test)]
+mod moved;
+mod session_id;
 #[cfg(test)]
 mod tests;
 
@@ -35,6 +55,10 @@ use crate::{id::NodeId, record::RecordError};
 
 pub use frame::{Frame, Opener, Sealer};
 pub use handshake::{ANSWER_BYTES, HELLO_BYTES, Initiator, OwnEnd, Session, handle_hello};
+pub use session_id::SessionId;
+
+/// What the caller says on another stream when both ends use it from now on.
+pub const GO: u8 = 1;
 
 /// Why two ends do not come together, or no longer trust the stream. For the own log only: the
 /// other side sees a reset, the same for all causes.
@@ -73,7 +97,7 @@ pub enum SealedError {
     /// The stream ended without END.
     #[error("the stream was cut")]
     Cut,
-    /// Bytes or frames after END.
+    /// Bytes or frames after END, or after MOVE on the same stream.
     #[error("data after the end")]
     AfterEnd,
 }

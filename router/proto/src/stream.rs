@@ -16,6 +16,8 @@
 //!  10 mirror    -                                 from which address this connection is seen
 //!  11 punch     candidates (module `punch`)       through a relay: dial these, while those of
 //!                                                 the answer are dialled
+//!  12 move      session 16                        a relayed session of this caller goes on here, after
+//!                                                 GO (module `sealed`)
 //! transport  6 tcp, 17 udp (the numbers of IP)
 //! target  kind u8 (1 name, 4, 6) | length u8 + name, 4 B or 16 B | port u16
 //!
@@ -37,6 +39,7 @@ use crate::{
     address::{decode_ip, decode_list, encode_ip},
     id::NodeId,
     punch::{read_candidates, write_candidates},
+    sealed::SessionId,
     target::{Host, ServiceName, Target},
     transport::Transport,
     wire::{Reader, WireError, Writer},
@@ -82,6 +85,8 @@ pub enum Open {
     Mirror,
     /// Dial the asker at these candidates, and say where it may dial.
     Punch(Vec<SocketAddr>),
+    /// Go on here with a session that came through a relay.
+    Move(SessionId),
 }
 
 /// The answer to an OPEN.
@@ -250,6 +255,9 @@ pub fn encode_open(open: &Open) -> Vec<u8> {
             body.u8(10);
         }
         Open::Punch(candidates) => write_candidates(candidates, body.u8(11)),
+        Open::Move(session) => {
+            body.u8(12).bytes(session.as_bytes());
+        }
     }
     framed(body)
 }
@@ -282,6 +290,7 @@ pub fn decode_open(frame: &[u8]) -> Result<Open, StreamError> {
         9 => Open::Records,
         10 => Open::Mirror,
         11 => Open::Punch(read_candidates(&mut reader)?),
+        12 => Open::Move(SessionId::from_bytes(reader.array("session")?)),
         _ => return Err(WireError::Invalid("kind").into()),
     };
     reader.finish()?;
@@ -425,6 +434,10 @@ mod tests {
         check_open(
             &Open::Punch(candidates),
             b"\x00\x09\x0b\x01\x04\xcb\x00\x71\x05\x11\x51",
+        );
+        check_open(
+            &Open::Move(SessionId::from_bytes(*b"sixteen bytes id")),
+            b"\x00\x11\x0csixteen bytes id",
         );
     }
 

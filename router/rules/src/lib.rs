@@ -18,7 +18,7 @@ pub use cases::{CaseResult, TestReport, cases_path, is_cases_path, run_tests};
 pub use decision::{
     Decision, Diagnostic, Level, Message, Outcome, RuleRef, Trace, VerdictDecision,
 };
-pub use plan::{Jitter, Marks, Plan, Step, Stick, Tunnel, TunnelKind};
+pub use plan::{Jitter, Marks, Migrate, Plan, Step, Stick, Tunnel, TunnelKind};
 pub use policy::{
     BUILD_LACKS_TOR, LACKS_I2P, LACKS_TOR, LoadEnv, Needs, Policy, ScriptSource, Surroundings,
     named_sets,

@@ -17,6 +17,21 @@ pub struct Plan {
     /// Flows begin with the step that opened last; none: with the first one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stick: Option<Stick>,
+    /// Whether flows that live go over from a relayed tunnel to a direct one; none: where new flows
+    /// would.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub migrate: Option<Migrate>,
+}
+
+/// What goes over to a direct tunnel, when one may be had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Migrate {
+    /// Flows that live.
+    Streams,
+    /// New flows alone.
+    #[serde(rename = "none")]
+    Nothing,
 }
 
 /// How flows stay with a later step of a plan, when those before it failed.
@@ -189,6 +204,16 @@ impl Jitter {
     }
 }
 
+impl Migrate {
+    /// The word for it in scripts.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Streams => "streams",
+            Self::Nothing => "none",
+        }
+    }
+}
+
 impl TunnelKind {
     /// Whether it may not follow `first` in a closed plan.
     pub fn is_weaker_than(self, first: Self) -> bool {
@@ -236,6 +261,7 @@ impl Plan {
             }],
             closed: false,
             stick: None,
+            migrate: None,
         }
     }
 }

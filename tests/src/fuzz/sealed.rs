@@ -62,6 +62,8 @@ pub fn sealed_hello(input: &[u8]) {
 #[derive(Debug, Default, PartialEq)]
 struct Opened {
     data: Vec<Bytes>,
+    /// How often the rest came on another stream: the same buffer stands for all of them.
+    moves: usize,
     ended: bool,
     error: Option<SealedError>,
 }
@@ -112,6 +114,7 @@ impl Opened {
                 None => self.error = Some(SealedError::Frame),
             },
             [2, 0, 0] => self.ended = true,
+            [3, 0, 0] => self.moves += 1,
             _ => self.error = Some(SealedError::Frame),
         }
     }
@@ -132,6 +135,10 @@ impl Opened {
                 match opener.open(&mut buffer) {
                     Ok(Some(Frame::Data(data))) => opened.data.push(data),
                     Ok(Some(Frame::End)) => opened.ended = true,
+                    Ok(Some(Frame::Move)) => {
+                        opened.moves += 1;
+                        opener.handle_moved();
+                    }
                     Ok(None) => break,
                     Err(error) => {
                         opened.error = Some(error);

@@ -18,7 +18,7 @@ use super::message::{
     Message,
 };
 
-const OPEN_KINDS: &[u8] = &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11];
+const OPEN_KINDS: &[u8] = &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12];
 /// Either is the asker's own business; 1 is neither.
 const TRANSPORTS: &[u8] = &[6, 17];
 const FAMILIES: &[u8] = &[1, 4, 6];
@@ -53,6 +53,7 @@ pub fn open(open: &Open) -> Message {
         Open::Records => kind("OPEN records", 9).free(),
         Open::Mirror => kind("OPEN mirror", 10).free(),
         Open::Punch(candidates) => addresses(kind("OPEN punch", 11), candidates),
+        Open::Move(session) => kind("OPEN move", 12).field("session", Value, session.as_bytes()),
     }
 }
 
@@ -187,7 +188,7 @@ pub fn sealed_record(name: &'static str, record: &[u8], size: usize) -> Message 
 pub fn frame(kind: u8, data: &[u8], padding: usize) -> Message {
     Message::new("frame")
         .open_ended()
-        .field("kind", Choice(&[1, 2]), [kind])
+        .field("kind", Choice(&[1, 2, 3]), [kind])
         .field("size", Size, length(data))
         .field("data", Value, data)
         .field("padding", Padding, vec![0; padding])
@@ -198,7 +199,7 @@ pub fn frame(kind: u8, data: &[u8], padding: usize) -> Message {
 pub fn data_frame(data: &[u8]) -> Message {
     Message::new("data frame")
         .open_ended()
-        .field("kind", Choice(&[2]), [1])
+        .field("kind", Choice(&[2, 3]), [1])
         .field("size", Size, length(data))
         .field("data", Value, data)
         .free()
@@ -348,6 +349,7 @@ mod tests {
 
     use wormholes_proto::{
         Host, NodeId, OnionKey, Reason, Roles, ServiceName, Suite, encode_answer, encode_open,
+        sealed::SessionId,
     };
 
     use super::*;
@@ -374,6 +376,7 @@ mod tests {
             Open::Records,
             Open::Mirror,
             Open::Punch(vec![([10, 0, 0, 1], 4433).into()]),
+            Open::Move(SessionId::from_bytes([6; 16])),
         ];
         let mut kinds = BTreeSet::new();
         for sample in &opens {
@@ -383,8 +386,8 @@ mod tests {
         }
         let all: BTreeSet<_> = OPEN_KINDS.iter().copied().collect();
         assert_eq!(kinds, all, "a kind has no sample");
-        let unknown = wormholes_proto::decode_open(&[12]);
-        assert!(unknown.is_err(), "kind 12 is new: give it its fields here");
+        let unknown = wormholes_proto::decode_open(&[13]);
+        assert!(unknown.is_err(), "kind 13 is new: give it its fields here");
     }
 
     #[test]

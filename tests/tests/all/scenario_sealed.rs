@@ -190,6 +190,7 @@ impl End {
         while let Some(frame) = opener.open(&mut self.buffer)? {
             match frame {
                 Frame::Data(data) => self.received.push(data.to_vec()),
+                Frame::Move => panic!("nobody moves here"),
                 Frame::End => {
                     // The called replies when it has heard all.
                     let open = self.received.first().map(|frame| decode_open(&frame[2..]));

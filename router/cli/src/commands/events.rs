@@ -44,6 +44,7 @@ fn words(body: &EventBody) -> String {
             let (to, rule) = (target(to), format::rule(rule.as_ref()));
             format!("{flow} {entrance} {to} by {tunnel} ({rule}, {open_ms} ms)")
         }
+        EventBody::FlowMoved { flow, from, tunnel } => format!("{flow} from {from} to {tunnel}"),
         EventBody::FlowEnded {
             flow,
             tunnel,

@@ -14,7 +14,7 @@ use super::{
     Asked, Forbidden, Refusal, Tried,
     decide::{Choice, Trip},
     guard,
-    sticks::Turn,
+    moving::Terms,
 };
 use crate::{
     dial,
@@ -49,6 +49,8 @@ pub(super) struct Route {
     /// None: the default of config.toml.
     pub(super) rule: Option<RuleRef>,
     pub(super) label: Option<String>,
+    /// None: it travels as it opened until it ends.
+    pub(super) moves: Option<Terms>,
 }
 
 /// A plan that did not open.
@@ -78,30 +80,29 @@ pub(super) async fn plan(trip: &Trip<'_>, choice: Choice) -> Result<Route, Failu
     };
     let sticks = &trip.core.sticks;
     let turn = sticks.begin(&choice.plan, &trip.asked.target, Instant::now());
-    let mut steps = choice.plan.steps;
-    let first = turn.as_ref().map_or(0, Turn::first);
-    if let Some(ahead) = steps.get_mut(..=first) {
-        ahead.rotate_right(1);
-    }
     let mut of_target = false;
-    let mut steps = steps.into_iter().enumerate();
-    while let Some((place, step)) = steps.next() {
-        let patience = (steps.len() > 0).then_some(PATIENCE);
+    for place in 0..choice.plan.steps.len() {
+        let number = turn.as_ref().map_or(place, |turn| turn.step_at(place));
+        let Some(step) = choice.plan.steps.get(number) else {
+            continue;
+        };
+        let is_last = place + 1 == choice.plan.steps.len();
+        let patience = (!is_last).then_some(PATIENCE);
         // A sleep of no time at all takes up to a millisecond.
         if let Some(delay) = step.marks.delay {
             tokio::time::sleep(delay).await;
         }
-        match race(trip, &step, patience).await {
+        match race(trip, step, patience).await {
             Ok(opened) => {
                 if let Some(turn) = turn {
-                    let number = turn.step_at(place);
                     turn.opened(number, of_target, Instant::now());
                 }
                 return Ok(Route {
-                    opened,
                     limits: limits(trip, &step.marks),
+                    label: step.marks.label.clone(),
                     rule: choice.rule,
-                    label: step.marks.label,
+                    moves: Terms::of(choice.plan, number, &opened),
+                    opened,
                 });
             }
             Err(failed) if failed.is_final => return Err(failed),

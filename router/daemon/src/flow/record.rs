@@ -3,13 +3,13 @@
 use std::{sync::atomic::Ordering::Relaxed, time::Instant};
 
 use wormholes_proto::{
-    Transport,
+    NodeId, Transport,
     control::{EventBody, FlowState, RuleName},
 };
 use wormholes_rules::TunnelKind;
 
-use super::{Asked, Refusal, Story, open::Route, table::Place};
-use crate::{clock::ms, log::masked, node::NodeCore};
+use super::{Asked, Moved, Refusal, Story, open::Route, table::Place};
+use crate::{clock::ms, log::masked, node::NodeCore, tunnel::OpenError};
 
 /// An open flow, until its end is recorded.
 pub(super) struct Travelling<'a> {
@@ -123,12 +123,47 @@ pub(super) fn opened<'a>(core: &'a NodeCore, flow: &'a Place, route: &Route) -> 
     }
 }
 
+/// A flow that came through a relay and goes on by a direct connection to `peer`.
+pub(super) fn moved(core: &NodeCore, flow: &Place, peer: NodeId) {
+    let tunnel = TunnelKind::Direct;
+    // Under the lock of the totals: no byte counts for both tunnels, or for neither.
+    let from = core.flows.count(|_| {
+        let before = Moved {
+            up: flow.bytes.up.load(Relaxed),
+            down: flow.bytes.down.load(Relaxed),
+        };
+        let from = flow.tunnel().unwrap_or(TunnelKind::Relay);
+        flow.tell(|story| {
+            story.tunnel = Some(tunnel);
+            story.path = vec![peer];
+            story.moved_from = Some((from, before));
+        });
+        from
+    });
+    core.metrics.flows_moved.with_label_values(&["moved"]).inc();
+    let (from, tunnel) = (from.as_str(), tunnel.as_str());
+    tracing::info!(flow = flow.id, from, tunnel, "flow moved");
+    core.events.publish_with(|| EventBody::FlowMoved {
+        flow: flow.id,
+        from: from.to_owned(),
+        tunnel: tunnel.to_owned(),
+    });
+}
+
+/// A flow that could not go on by a direct connection, and stays where it is.
+pub(super) fn stays(core: &NodeCore, flow: &Place, error: &OpenError) {
+    let metric = &core.metrics.flows_moved;
+    metric.with_label_values(&["failed"]).inc();
+    tracing::debug!(flow = flow.id, %error, "flow stays with its relay");
+}
+
 impl Travelling<'_> {
     /// The flow ended; `why` when it did not end well.
     pub(super) fn ended(self, why: Option<String>) {
         let Self {
             core, flow, kind, ..
         } = self;
+        let kind = flow.tunnel().unwrap_or(kind);
         let (up, down) = (flow.bytes.up.load(Relaxed), flow.bytes.down.load(Relaxed));
         let outcome = if why.is_none() { "ok" } else { "broken" };
         let labels = (flow.entrance, flow.transport);

@@ -83,6 +83,21 @@ impl Sticks {
         Some(turn)
     }
 
+    /// The step that flows of `plan` to `target` begin with by now, but for one that finds out.
+    pub(super) fn first(&self, plan: &Plan, target: &Target) -> usize {
+        let is_of_plan = |kept: &&Kept| {
+            let ways = plan.steps.iter().map(|step| &step.tunnels);
+            Some(kept.scope.stick) == plan.stick && kept.scope.ways.iter().eq(ways)
+        };
+        let all = self.lock();
+        let of_target = |target: Option<&Target>| {
+            let mut kept = all.iter().filter(is_of_plan);
+            kept.find(|kept| kept.scope.target.as_ref() == target)
+        };
+        let kept = of_target(Some(target)).or_else(|| of_target(None));
+        kept.map_or(0, |kept| kept.step)
+    }
+
     fn keep(&self, scope: Scope, step: usize, now: Instant) {
         let mut all = self.lock();
         if all.iter().any(|kept| kept.scope == scope) {
@@ -215,6 +230,7 @@ mod tests {
                 time: TIME,
                 back_after,
             }),
+            migrate: None,
         }
     }
 
@@ -287,6 +303,12 @@ mod tests {
         begin(&sticks, &plan, OTHER, now).opened(2, false, now);
         // What is known of the target goes first.
         assert_eq!((first(OFFICE), first(OTHER)), (1, 2));
+        let by_now = |target: &str| sticks.first(&plan, &target.parse().unwrap());
+        assert_eq!((by_now(OFFICE), by_now(OTHER)), (1, 2));
+        assert_eq!(
+            sticks.first(&self::plan("other", 1), &OFFICE.parse().unwrap()),
+            0
+        );
         assert_eq!(first("third.example:1"), 2);
     }
 

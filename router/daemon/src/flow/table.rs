@@ -54,6 +54,8 @@ pub struct Story {
     pub tunnel: Option<TunnelKind>,
     /// The nodes that it passes, as far as this node knows them.
     pub path: Vec<NodeId>,
+    /// The kind of tunnel that it travelled by before, and the bytes that it had moved then.
+    pub moved_from: Option<(TunnelKind, Moved)>,
     /// The rule that decided last; none is the default.
     pub rule: Option<RuleRef>,
     /// The label of the step that it took.
@@ -148,6 +150,7 @@ impl Flow {
             last_tried: story.last_tried,
             tunnel: story.tunnel,
             path: story.path.clone(),
+            moved_from: story.moved_from,
             rule: story.rule.clone(),
             label: story.label.clone(),
             open_took: story.open_took,
@@ -155,6 +158,11 @@ impl Flow {
             decisions: Vec::new(),
             tries: Vec::new(),
         }
+    }
+
+    /// How it travels by now.
+    pub(super) fn tunnel(&self) -> Option<TunnelKind> {
+        self.lock().tunnel
     }
 
     /// Tells the story on.
@@ -179,12 +187,20 @@ impl Totals {
     }
 
     fn add_bytes(&mut self, flow: &Flow) {
-        let Some(kind) = flow.lock().tunnel else {
+        let story = flow.lock();
+        let (Some(kind), from) = (story.tunnel, story.moved_from) else {
             return;
         };
+        drop(story);
+        let before = from.map_or_else(Moved::default, |(_, before)| before);
+        if let Some((kind, _)) = from {
+            let moved = self.bytes.entry(kind).or_default();
+            moved.up += before.up;
+            moved.down += before.down;
+        }
         let moved = self.bytes.entry(kind).or_default();
-        moved.up += flow.bytes.up.load(Relaxed);
-        moved.down += flow.bytes.down.load(Relaxed);
+        moved.up += flow.bytes.up.load(Relaxed).saturating_sub(before.up);
+        moved.down += flow.bytes.down.load(Relaxed).saturating_sub(before.down);
     }
 }
 
@@ -359,6 +375,26 @@ mod tests {
         let moved = BTreeMap::from([(TunnelKind::Onion, Moved { up: 5, down: 7 })]);
         assert_eq!(table.totals().bytes, moved);
         drop((opening, open));
+        assert_eq!(table.totals().bytes, moved);
+    }
+
+    #[test]
+    fn bytes_of_a_flow_that_moved_count_where_they_moved() {
+        let table = table(9, 0);
+        let open = admit(&table).unwrap();
+        open.bytes.moved_up(5);
+        let before = Moved { up: 5, down: 0 };
+        open.tell(|story| {
+            story.moved_from = Some((TunnelKind::Relay, before));
+            story.tunnel = Some(TunnelKind::Direct);
+        });
+        open.bytes.moved_up(2);
+        open.bytes.moved_down(7);
+        let after = Moved { up: 2, down: 7 };
+        let moved = [(TunnelKind::Relay, before), (TunnelKind::Direct, after)];
+        let moved = BTreeMap::from(moved);
+        assert_eq!(table.totals().bytes, moved);
+        drop(open);
         assert_eq!(table.totals().bytes, moved);
     }
 

@@ -191,6 +191,22 @@ pub(super) fn ways<'a, R, W>(
     [up, down]
 }
 
+impl Way<'_, PipeReader, PipeWriter> {
+    /// What comes next. Meanwhile what it goes into may be told to go on by another stream: also
+    /// where nothing comes for long.
+    async fn next_chunks(&mut self) -> Result<Vec<Bytes>, CopyStop> {
+        while self.into.may_go_over() {
+            tokio::select! {
+                biased;
+                () = self.into.called_over() => {}
+                chunks = self.from.read_chunks() => return chunks.map_err(self.read_failed),
+            }
+            self.into.go_over().await.map_err(self.write_failed)?;
+        }
+        self.from.read_chunks().await.map_err(self.read_failed)
+    }
+}
+
 impl FlowBytes {
     /// Nothing so far; what moves is added to `sums` too.
     pub(crate) fn part_of(sums: Vec<Arc<AtomicU64>>) -> Self {
@@ -312,7 +328,7 @@ impl<'a> Shared<'a> {
             if self.splice_next(&mut way).await? {
                 continue;
             }
-            let mut chunks = way.from.read_chunks().await.map_err(way.read_failed)?;
+            let mut chunks = way.next_chunks().await?;
             if chunks.is_empty() {
                 break;
             }

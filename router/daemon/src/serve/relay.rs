@@ -309,14 +309,17 @@ pub(super) async fn called(network: &Arc<Network>, relay: &Link, mut pipe: Pipe)
         take_caller(network, pipe).await
     };
     match tokio::time::timeout(CALLED_TIMEOUT, taken).await {
-        Ok(Ok((asker, open, pipe))) => {
+        Ok(Ok((asker, open, mut pipe))) => {
             let (from, by) = (network.named(asker.id), network.named(relay.peer()));
             tracing::debug!(%from, relay = %by, "called through a relay");
             if let Open::Punch(candidates) = open {
-                punch::serve(network, &asker, relay, candidates, pipe).await;
-            } else {
-                serve_target(network, &asker, open, pipe).await;
+                return punch::serve(network, &asker, relay, candidates, pipe).await;
             }
+            let handover = pipe.take_handover();
+            let desk = network.moving_desk();
+            let movable = handover.and_then(|handover| desk.enter(asker.id, handover));
+            serve_target(network, &asker, open, pipe).await;
+            drop(movable);
         }
         Ok(Err(error)) => {
             network.counters().streams_refused.fetch_add(1, Relaxed);
@@ -349,7 +352,7 @@ async fn take_caller(network: &Network, pipe: Pipe) -> Result<(Asker, Open, Pipe
         return Err(PipeError::Malformed("caller that a rule denies"));
     }
     pipe.writer.write_chunk(answer.into()).await?;
-    let sealed = pipe.sealed(session.sealer, session.opener);
+    let sealed = pipe.sealed(session.id, session.sealer, session.opener);
     let mut pipe = sealed.ok_or(PipeError::Malformed("stream"))?;
     // Its first frame proves that the caller is here now and no replay.
     let open = pipe.reader.read_open().await?;

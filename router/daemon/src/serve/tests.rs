@@ -13,6 +13,7 @@ use wormholes_proto::CarrierKind;
 use wormholes_proto::{
     Answer, NodeId, NodeRecord, Open, Reason, Roles, SignedRecord, Suite, encode_open,
     onion::{BuildError, CREATED_BYTES, ClientBuild, Create, PathHop},
+    sealed::SessionId,
 };
 
 use crate::{
@@ -370,11 +371,12 @@ async fn rubbish_is_malformed_and_the_rest_is_denied_to_strangers() {
         Open::Records,
         Open::Mirror,
         Open::Punch(vec!["1.1.1.1:4433".parse().unwrap()]),
+        Open::Move(SessionId::from_bytes([6; 16])),
     ] {
         let answer = scene.answer(&encode_open(&open)).await;
         assert_eq!(answer, Ok(Answer::Refused(Reason::Denied)), "{open:?}");
     }
-    assert_eq!(scene.hop.counters().streams_refused.load(Relaxed), 17);
+    assert_eq!(scene.hop.counters().streams_refused.load(Relaxed), 18);
 }
 
 /// What is beyond shall be refused, and not wait.

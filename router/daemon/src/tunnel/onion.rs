@@ -395,7 +395,8 @@ fn last_hop(open: &Open) -> LastHop {
         | Open::Relayed
         | Open::Records
         | Open::Mirror
-        | Open::Punch(_) => LastHop::Services,
+        | Open::Punch(_)
+        | Open::Move(_) => LastHop::Services,
     }
 }
 

@@ -224,6 +224,6 @@ async fn shake_hands(
     });
     let session = counters.answered(session).map_err(|_| unsealed())?;
     network.add_record(session.peer);
-    pipe.sealed(session.sealer, session.opener)
+    pipe.sealed(session.id, session.sealer, session.opener)
         .ok_or_else(unsealed)
 }

@@ -39,6 +39,15 @@ pub enum EventBody {
         /// From the request to the open tunnel.
         open_ms: u64,
     },
+    /// An open flow went over to another tunnel.
+    FlowMoved {
+        /// Its number.
+        flow: u64,
+        /// The kind of tunnel before.
+        from: String,
+        /// The kind of tunnel.
+        tunnel: String,
+    },
     /// An open flow ended.
     FlowEnded {
         /// Its number.
@@ -117,6 +126,8 @@ pub enum EventBody {
 pub enum EventKind {
     /// See [`EventBody::FlowOpened`].
     FlowOpened,
+    /// See [`EventBody::FlowMoved`].
+    FlowMoved,
     /// See [`EventBody::FlowEnded`].
     FlowEnded,
     /// See [`EventBody::FlowRefused`].
@@ -143,6 +154,7 @@ impl EventBody {
     pub fn kind(&self) -> Option<EventKind> {
         Some(match self {
             Self::FlowOpened { .. } => EventKind::FlowOpened,
+            Self::FlowMoved { .. } => EventKind::FlowMoved,
             Self::FlowEnded { .. } => EventKind::FlowEnded,
             Self::FlowRefused { .. } => EventKind::FlowRefused,
             Self::PeerUp { .. } => EventKind::PeerUp,
@@ -167,7 +179,8 @@ impl Event {
                     *error = Some("cut".to_owned());
                 }
             }
-            EventBody::PeerUp { .. }
+            EventBody::FlowMoved { .. }
+            | EventBody::PeerUp { .. }
             | EventBody::PeerDown { .. }
             | EventBody::ScriptLoaded { .. }
             | EventBody::ScriptFailed { .. }
@@ -179,8 +192,9 @@ impl Event {
 
 impl EventKind {
     /// All kinds.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::FlowOpened,
+        Self::FlowMoved,
         Self::FlowEnded,
         Self::FlowRefused,
         Self::PeerUp,
@@ -194,6 +208,7 @@ impl EventKind {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::FlowOpened => "flow-opened",
+            Self::FlowMoved => "flow-moved",
             Self::FlowEnded => "flow-ended",
             Self::FlowRefused => "flow-refused",
             Self::PeerUp => "peer-up",

@@ -21,6 +21,7 @@ const MAX_FRAME_BYTES: usize = LENGTH_BYTES + u16::MAX as usize;
 
 const DATA: u8 = 1;
 const END: u8 = 2;
+const MOVE: u8 = 3;
 
 /// AES-GCM allows 2^24.5 records of 16 KiB under a key (RFC 8446, section 5.5); this many frames of
 /// 64 KiB stay far below, and a new key costs one block.
@@ -45,11 +46,14 @@ pub enum Frame {
     Data(Bytes),
     /// The other end sends no more.
     End,
+    /// The other end sends no more on this stream; the rest comes on the other one.
+    Move,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum OpenerState {
     Open,
+    Moving,
     Ended,
     Broken,
 }
@@ -97,6 +101,19 @@ impl Sealer {
         Ok(())
     }
 
+    /// Appends the last frame of this direction on the stream that it is on: what is sealed next
+    /// goes on the other one.
+    ///
+    /// # Errors
+    /// [`SealedError::AfterEnd`] after [`Sealer::seal_end`].
+    pub fn seal_move(
+        &mut self,
+        pad_bytes: Option<u32>,
+        out: &mut BytesMut,
+    ) -> Result<(), SealedError> {
+        self.seal(MOVE, &[], padding_block(pad_bytes), out)
+    }
+
     /// Seals at most a frame's worth of data.
     fn seal(
         &mut self,
@@ -142,21 +159,34 @@ impl Opener {
     ///
     /// # Errors
     /// [`SealedError::Frame`], then and ever after, when a frame does not open;
-    /// [`SealedError::AfterEnd`] when anything follows END.
+    /// [`SealedError::AfterEnd`] when anything follows END, or MOVE before [`Opener::handle_moved`].
     pub fn open(&mut self, buffer: &mut BytesMut) -> Result<Option<Frame>, SealedError> {
         match self.state {
             OpenerState::Open => {}
-            OpenerState::Ended if buffer.is_empty() => return Ok(None),
-            OpenerState::Ended => return Err(SealedError::AfterEnd),
+            OpenerState::Ended | OpenerState::Moving if buffer.is_empty() => return Ok(None),
+            OpenerState::Ended | OpenerState::Moving => return Err(SealedError::AfterEnd),
             OpenerState::Broken => return Err(SealedError::Frame),
         }
         let opened = self.open_next(buffer);
         match opened {
             Ok(Some(Frame::End)) => self.state = OpenerState::Ended,
+            Ok(Some(Frame::Move)) => self.state = OpenerState::Moving,
             Ok(_) => {}
             Err(_) => self.state = OpenerState::Broken,
         }
         opened
+    }
+
+    /// Whether the rest comes on the other stream: nothing more is to be read on this one.
+    pub fn is_moving(&self) -> bool {
+        self.state == OpenerState::Moving
+    }
+
+    /// To be called after MOVE, when the buffer holds what came on the other stream.
+    pub fn handle_moved(&mut self) {
+        if self.is_moving() {
+            self.state = OpenerState::Open;
+        }
     }
 
     /// To be called when the stream under it has ended and nothing more opens; `rest` is what was
@@ -166,8 +196,8 @@ impl Opener {
     /// [`SealedError::Cut`] when END did not come: what was read is not the whole.
     pub fn handle_stream_end(&self, rest: &[u8]) -> Result<(), SealedError> {
         match self.state {
-            OpenerState::Ended if rest.is_empty() => Ok(()),
-            OpenerState::Ended => Err(SealedError::AfterEnd),
+            OpenerState::Ended | OpenerState::Moving if rest.is_empty() => Ok(()),
+            OpenerState::Ended | OpenerState::Moving => Err(SealedError::AfterEnd),
             OpenerState::Open => Err(SealedError::Cut),
             OpenerState::Broken => Err(SealedError::Frame),
         }
@@ -202,6 +232,7 @@ impl Opener {
                 Ok(Some(Frame::Data(frame.freeze())))
             }
             END if size == 0 => Ok(Some(Frame::End)),
+            MOVE if size == 0 => Ok(Some(Frame::Move)),
             _ => Err(SealedError::Frame),
         }
     }

@@ -5,7 +5,7 @@ use std::fmt;
 use rand_core::CryptoRng;
 use snow::HandshakeState;
 
-use super::{Opener, SealedError, Sealer};
+use super::{Opener, SealedError, Sealer, SessionId};
 use crate::{
     id::NodeId,
     noise::{NOISE_KEY_BYTES, Pattern, StaticKeypair, TAG_BYTES, handshake_builder},
@@ -40,6 +40,8 @@ pub struct OwnEnd<'a> {
 pub struct Session {
     /// The other end's record, for the book: it may be newer than the known one.
     pub peer: SignedRecord,
+    /// What both ends call the session when it shall go on by another stream.
+    pub id: SessionId,
     /// What goes out.
     pub sealer: Sealer,
     /// What comes in.
@@ -103,6 +105,7 @@ impl Initiator {
         let (ours, theirs) = self.noise.dangerously_get_raw_split();
         Ok(Session {
             peer,
+            id: SessionId::of_keys(&ours, &theirs),
             sealer: Sealer::new(self.suite, ours)?,
             opener: Opener::new(self.suite, theirs)?,
         })
@@ -145,6 +148,7 @@ pub fn handle_hello(
     let (theirs, ours) = noise.dangerously_get_raw_split();
     let session = Session {
         peer,
+        id: SessionId::of_keys(&theirs, &ours),
         sealer: Sealer::new(suite, ours)?,
         opener: Opener::new(suite, theirs)?,
     };

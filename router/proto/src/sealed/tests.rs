@@ -43,7 +43,7 @@ impl End {
 }
 
 /// Caller and called after a good handshake.
-fn sessions(suite: Suite) -> (Session, Session) {
+pub(super) fn sessions(suite: Suite) -> (Session, Session) {
     let (alice, bob) = (End::new(1), End::new(2));
     let (initiator, hello) = alice.call(&bob, suite);
     let (called, answer) = bob.answer(&hello).unwrap();

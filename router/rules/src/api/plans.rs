@@ -17,7 +17,7 @@ pub(crate) use self::{
 };
 use crate::{
     api::objects::Peer,
-    plan::{Marks, TunnelKind},
+    plan::{Marks, Migrate, TunnelKind},
     script::call::{Call, ScriptResult, cut, line_of},
     units::{self, put},
 };
@@ -154,6 +154,9 @@ fn register_joins(engine: &mut Engine) {
         })
         .register_fn("back_after", |plan: &mut Draft, times: i64| {
             plan.change(|inner| put(&mut inner.back_after, back_after(times)))
+        })
+        .register_fn("migrate", |plan: &mut Draft, what: &str| {
+            plan.change(|inner| put(&mut inner.migrate, migrate(what)))
         });
 }
 
@@ -385,6 +388,13 @@ pub(crate) fn back_after(times: i64) -> Result<u32, String> {
     let times = u32::try_from(times).ok();
     let times = times.filter(|times| (1..=MAX_CHECKS).contains(times));
     times.ok_or_else(|| format!("back_after() takes 1 to {MAX_CHECKS}"))
+}
+
+/// What goes over to a direct tunnel, as scripts give it.
+pub(crate) fn migrate(what: &str) -> Result<Migrate, String> {
+    let all = [Migrate::Streams, Migrate::Nothing];
+    let found = all.into_iter().find(|migrate| migrate.as_str() == what);
+    found.ok_or_else(|| "migrate() takes \"streams\" or \"none\"".to_owned())
 }
 
 /// The address of an upstream proxy, as scripts give it.

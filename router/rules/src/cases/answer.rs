@@ -7,7 +7,7 @@ use wormholes_proto::NodeId;
 
 use crate::{
     decision::{Decision, Message, Outcome, Trace, VerdictDecision},
-    plan::{Jitter, Marks, Plan, Step, Stick, Tunnel, TunnelKind},
+    plan::{Jitter, Marks, Migrate, Plan, Step, Stick, Tunnel, TunnelKind},
     verdict::{Allowance, Verdict},
     view::World,
 };
@@ -75,6 +75,11 @@ impl Answer {
 
     fn stick(&self) -> Option<Stick> {
         self.plan().and_then(|plan| plan.stick)
+    }
+
+    fn migrate(&self) -> Option<&'static str> {
+        let migrate = self.plan().and_then(|plan| plan.migrate);
+        migrate.map(Migrate::as_str)
     }
 
     fn steps(&self) -> &[Step] {
@@ -222,6 +227,7 @@ pub(super) fn register(engine: &mut Engine) {
         .register_get("back_after", |answer: &mut Answer| {
             count(answer.stick().map(|stick| stick.back_after.into()))
         })
+        .register_get("migrate", |answer: &mut Answer| optional(answer.migrate()))
         .register_get("why", |answer: &mut Answer| answer.why());
     register_parts(engine);
 }

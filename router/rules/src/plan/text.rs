@@ -13,6 +13,9 @@ impl Plan {
             let (time, times) = (stick.time.as_millis(), stick.back_after);
             text += &format!("; sticks for {time} ms, back after {times}");
         }
+        if let Some(migrate) = self.migrate {
+            text += &format!("; migrates {}", migrate.as_str());
+        }
         match self.closed {
             true => format!("{text} (closed)"),
             false => text,

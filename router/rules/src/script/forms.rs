@@ -42,6 +42,7 @@ pub(super) const HOST: &[(&str, &[&str])] = &[
     ("kv_set", &["kv_set(key, value)", "kv_set(key, value, ttl)"]),
     ("label", &["plan.label(text)"]),
     ("log", &["log(level, text)"]),
+    ("migrate", &["plan.migrate(what)"]),
     ("need", &["need(\"ip\", plan)"]),
     ("notify", &["notify(level, text)"]),
     (
@@ -167,6 +168,10 @@ fn check_literal(name: &str, place: (usize, usize), value: &Dynamic) -> Result<(
             Ok(times) => plans::back_after(times).map(drop),
             Err(found) => Err(format!("back_after() takes a number, not {found}")),
         },
+        ("migrate", 1) => match text() {
+            Some(what) => plans::migrate(&what).map(drop),
+            None => Err("migrate() takes \"streams\" or \"none\"".to_owned()),
+        },
         ("timeout" | "delay" | "idle" | "for_time", 1) | ("kv_set", 2) => {
             units::duration(value).map(drop)
         }
@@ -220,7 +225,7 @@ mod tests {
         let limit = 2; let time = "1m"; let window = time; let ttl = time; let rate = "1MB/s";
         let size = "1MB"; let bytes = 512; let shape = "exp 30ms"; let random = 7;
         let server = "127.0.0.1:1080"; let carrier = "tcp"; let settings = #{ isolate: 1 };
-        let times = 2; let how = #{ via: peer };
+        let times = 2; let how = #{ via: peer }; let what = "streams";
     "#;
 
     #[test]

@@ -96,7 +96,6 @@ const NOT_BUILT: &[(&str, &str)] = &[
         "address",
         "; a peer that is let in learns this node's record",
     ),
-    ("migrate", "; a flow stays in the tunnel that it has"),
     ("exits", "; peers(|p| p.is_exit) lists peers that exit"),
     ("relays_best", "; sort relays() instead"),
     ("fetch_decoy", ""),

@@ -6,6 +6,7 @@ mod asked;
 mod common;
 #[cfg(test)]
 mod i2p;
+mod migrate;
 #[cfg(test)]
 mod policy;
 #[cfg(test)]

@@ -73,10 +73,10 @@ const REFUSED: &[(&str, usize, usize, &str)] = &[
         "punch() takes a relay, or its name",
     ),
     (
-        "fn route(c) {\n  direct().migrate(\"streams\")\n}",
+        "fn route(c) {\n  direct().migrate(\"flows\")\n}",
         2,
-        12,
-        "`migrate` is not in this build; a flow stays",
+        20,
+        "migrate() takes \"streams\" or \"none\"",
     ),
     (
         "fn route(c) {\n  direct().stick(0)\n}",

@@ -1,6 +1,6 @@
 //! What a stream begins with, told by a friend and by a stranger.
 
-use wormholes_proto::{Host, Open, Target, Transport, encode_open};
+use wormholes_proto::{Host, Open, Target, Transport, encode_open, sealed::SessionId};
 use wormholes_tests::liar::{Lie, Told, ask, formats, tell};
 
 use super::Scene;
@@ -40,6 +40,7 @@ pub(super) async fn opens(scene: &Scene) -> Vec<(Open, bool)> {
         (Open::Mirror, true),
         // On a connection of its own: it has no relay to come through.
         (Open::Punch(vec![([9, 9, 9, 9], 4433).into()]), false),
+        (Open::Move(SessionId::from_bytes([6; 16])), false),
     ]
 }
 

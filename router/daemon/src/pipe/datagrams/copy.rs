@@ -46,10 +46,10 @@ pub(in super::super) async fn copy(
 impl Shared<'_> {
     async fn run_datagrams(
         &self,
-        way: Way<'_, DatagramReader, DatagramWriter>,
+        mut way: Way<'_, DatagramReader, DatagramWriter>,
     ) -> Result<(), CopyStop> {
         loop {
-            let mut datagrams = way.from.read_datagrams().await.map_err(way.read_failed)?;
+            let mut datagrams = way.next_datagrams().await?;
             if datagrams.is_empty() {
                 return Ok(());
             }
@@ -82,6 +82,24 @@ impl Shared<'_> {
             .await
             .map_err(|_| CopyStop::Unread)?
             .map_err(write_failed)
+    }
+}
+
+impl Way<'_, DatagramReader, DatagramWriter> {
+    /// What comes next. Meanwhile the stream that it goes into may be told to go on by another one.
+    async fn next_datagrams(&mut self) -> Result<Vec<Bytes>, CopyStop> {
+        loop {
+            let under = self.into.under().filter(|under| under.may_go_over());
+            let Some(under) = under else {
+                return self.from.read_datagrams().await.map_err(self.read_failed);
+            };
+            tokio::select! {
+                biased;
+                () = under.called_over() => {}
+                read = self.from.read_datagrams() => return read.map_err(self.read_failed),
+            }
+            under.go_over().await.map_err(self.write_failed)?;
+        }
     }
 }
 

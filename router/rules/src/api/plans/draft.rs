@@ -7,7 +7,7 @@ use wormholes_proto::NodeId;
 
 use crate::{
     decision::Outcome,
-    plan::{Marks, Plan, Step, Stick, Tunnel, TunnelKind},
+    plan::{Marks, Migrate, Plan, Step, Stick, Tunnel, TunnelKind},
     script::call::{ScriptResult, line_of},
 };
 
@@ -41,6 +41,7 @@ pub(super) struct Inner {
     /// Of the whole plan, as `closed` is.
     pub(super) stick: Option<Duration>,
     pub(super) back_after: Option<u32>,
+    pub(super) migrate: Option<Migrate>,
     pub(super) pass: bool,
     pub(super) need_ip: bool,
     /// Where the first maker was called.
@@ -258,6 +259,7 @@ impl Draft {
             steps,
             closed: inner.closed,
             stick,
+            migrate: inner.migrate,
         };
         plan.check_closed()?;
         Ok(if inner.need_ip {
@@ -348,6 +350,7 @@ impl Draft {
             // So it is with this one; what is said last goes first.
             inner.stick = next.inner.stick.or(inner.stick);
             inner.back_after = next.inner.back_after.or(inner.back_after);
+            inner.migrate = next.inner.migrate.or(inner.migrate);
             if inner.line == 0 {
                 inner.line = next.inner.line;
             }
@@ -367,11 +370,12 @@ impl Draft {
             let [racer] = other.inner.steps.as_slice() else {
                 return Err("race() takes a plan of one step".to_owned());
             };
-            let sticks = other.inner.stick.is_some() || other.inner.back_after.is_some();
-            if racer.marks != Marks::default() || sticks {
+            let other = &other.inner;
+            let sticks = other.stick.is_some() || other.back_after.is_some();
+            if racer.marks != Marks::default() || sticks || other.migrate.is_some() {
                 return Err("limits follow race(): they hold for all that race".to_owned());
             }
-            inner.closed |= other.inner.closed;
+            inner.closed |= other.closed;
             let step = last_step(inner)?;
             step.tunnels.extend(racer.tunnels.iter().cloned());
             if step.tunnels.len() > MAX_RACERS {
@@ -385,7 +389,10 @@ impl Draft {
 impl Plan {
     /// In a closed plan nothing is weaker than the first tunnel, and only equals race.
     fn check_closed(&self) -> Result<(), String> {
-        let Some(first) = self.steps.first().and_then(|step| step.tunnels.first()) else {
+        let Some(step) = self.steps.first() else {
+            return Ok(());
+        };
+        let Some(first) = step.tunnels.first() else {
             return Ok(());
         };
         if !self.closed {
@@ -393,6 +400,14 @@ impl Plan {
         }
         let asked = first;
         let first = asked.kind();
+        let is_weaker = TunnelKind::Direct.is_weaker_than(first);
+        if self.migrate == Some(Migrate::Streams) && is_weaker {
+            return Err(format!(
+                "a closed plan that begins with {} may not go over to direct, which is weaker: \
+                 leave out migrate(\"streams\")",
+                first.as_str()
+            ));
+        }
         for step in &self.steps {
             if let Some(weaker) = step.tunnels.iter().find_map(|one| one.weakness(asked)) {
                 return Err(format!(

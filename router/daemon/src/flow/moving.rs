@@ -1,0 +1,263 @@
+//! Which flows go over from a relayed tunnel to a direct one, and when. A flow goes where new ones of
+//! its plan would go, or where its plan says so: by a direct connection to the same peer, when one
+//! stands. Whatever fails, it stays where it is.
+
+use std::{convert::Infallible, future::pending, time::Duration};
+
+use futures_util::future::BoxFuture;
+use tokio::time::{Instant, timeout};
+use wormholes_proto::{CarrierKind, NodeId};
+use wormholes_rules::{Migrate, Plan, Tunnel, TunnelKind};
+
+use super::{open::Route, record, table::Place};
+use crate::{
+    carrier::Link,
+    node::NodeCore,
+    pipe::Handover,
+    tunnel::{Opened, ask_to_move},
+};
+
+/// New connections are told of. This is for what is not: one that came to life again, a plan that no
+/// longer sticks to its relay.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
+
+/// That a flow may go over, and to what.
+#[derive(Debug)]
+pub(super) struct Terms {
+    to: NodeId,
+    /// None: any.
+    carrier: Option<CarrierKind>,
+    /// A plan that sticks to its relay, and the step that has to have its turn again before.
+    sticks: Option<(Plan, usize)>,
+}
+
+impl Terms {
+    /// Those of a flow that `plan` opened by its step `taken`; `None`: it stays.
+    pub(super) fn of(plan: Plan, taken: usize, opened: &Opened) -> Option<Self> {
+        let to = *opened.path.last()?;
+        if opened.kind != TunnelKind::Relay || !may_be_direct(&plan) {
+            return None;
+        }
+        let leads_there = |tunnel: &Tunnel| match tunnel {
+            Tunnel::Direct { to: end, .. } => *end == Some(to),
+            Tunnel::Punch { to: end, .. } => *end == to,
+            Tunnel::Relay { .. }
+            | Tunnel::Onion { .. }
+            | Tunnel::Tor
+            | Tunnel::I2p { .. }
+            | Tunnel::Socks { .. }
+            | Tunnel::Block { .. } => false,
+        };
+        // A direct tunnel behind the relayed one is what the script wants less.
+        let mut preferred = plan.steps.iter().take(taken + 1).enumerate();
+        let direct = preferred.find(|(_, step)| step.tunnels.iter().any(leads_there));
+        let direct = direct.map(|(number, step)| (number, step.marks.carrier));
+        match (direct, plan.migrate) {
+            (_, Some(Migrate::Nothing)) | (None, None) => None,
+            (None, Some(Migrate::Streams)) => Some(Self {
+                to,
+                carrier: None,
+                sticks: None,
+            }),
+            (Some((number, carrier)), Some(Migrate::Streams) | None) => Some(Self {
+                to,
+                carrier,
+                sticks: plan.stick.is_some().then_some((plan, number)),
+            }),
+        }
+    }
+}
+
+/// Whether a direct tunnel is no weaker than a closed plan allows.
+fn may_be_direct(plan: &Plan) -> bool {
+    let Some(first) = plan.steps.first() else {
+        return false;
+    };
+    let is_weaker = |first: &Tunnel| TunnelKind::Direct.is_weaker_than(first.kind());
+    !plan.closed || !first.tunnels.first().is_some_and(is_weaker)
+}
+
+/// Has the flow go over, if it may, as long as it travels; `None`: it stays.
+pub(super) fn along<'a>(
+    core: &'a NodeCore,
+    flow: &'a Place,
+    route: &mut Route,
+) -> Option<BoxFuture<'a, Infallible>> {
+    // Dropped, it says to the copy that the flow stays.
+    let handover = route.opened.side.take_handover()?;
+    let terms = route.moves.take()?;
+    Some(Box::pin(go_over(core, flow, terms, handover)))
+}
+
+/// Waits for what never ends, if there is any.
+pub(super) async fn beside(moving: Option<BoxFuture<'_, Infallible>>) -> Infallible {
+    match moving {
+        Some(moving) => moving.await,
+        None => pending().await,
+    }
+}
+
+async fn go_over(core: &NodeCore, flow: &Place, terms: Terms, handover: Handover) -> Infallible {
+    handover.expect_stream();
+    let mut links = core.network.moving_desk().links();
+    // Each connection is asked once.
+    let mut asked_until = None;
+    let pipe = loop {
+        links.mark_unchanged();
+        if let Some(link) = direct_link(core, flow, &terms, asked_until) {
+            asked_until = asked_until.max(Some(link.made()));
+            match ask_to_move(&core.network, &link, handover.session()).await {
+                Ok(pipe) => break pipe,
+                Err(error) => record::stays(core, flow, &error),
+            }
+        } else {
+            let _ = timeout(LOOK_AGAIN, links.changed()).await;
+        }
+    };
+    if handover.give(pipe).await.done().await {
+        record::moved(core, flow, terms.to);
+    }
+    pending().await
+}
+
+/// A direct connection that the flow may go by, of those made after what was asked already: the
+/// newest, over QUIC before TCP. One through Tor is no direct path.
+fn direct_link(
+    core: &NodeCore,
+    flow: &Place,
+    terms: &Terms,
+    asked_until: Option<Instant>,
+) -> Option<Link> {
+    let sticks = |(plan, number): &(Plan, usize)| core.sticks.first(plan, &flow.target) > *number;
+    if terms.sticks.as_ref().is_some_and(sticks) {
+        return None;
+    }
+    let links = core.network.peers().links_to(&terms.to).into_iter().rev();
+    let fits = |link: &Link| {
+        Some(link.made()) > asked_until
+            && !link.goes_through_tor()
+            && terms.carrier.is_none_or(|kind| kind == link.carrier())
+    };
+    links.filter(fits).min_by_key(Link::carrier)
+}
+
+#[cfg(test)]
+mod tests {
+    use wormholes_rules::{Marks, Step, Stick};
+
+    use super::*;
+    use crate::pipe::{Pipe, Side};
+
+    const PEER: NodeId = NodeId::from_bytes([1; 32]);
+    const RELAY: NodeId = NodeId::from_bytes([2; 32]);
+
+    fn opened(kind: TunnelKind) -> Opened {
+        let relay = (kind == TunnelKind::Relay).then_some(RELAY);
+        let path = relay.into_iter().chain([PEER]).collect();
+        Opened {
+            side: Side::Stream(Pipe::memory().0),
+            path,
+            kind,
+        }
+    }
+
+    fn direct(to: NodeId) -> Tunnel {
+        Tunnel::Direct {
+            to: Some(to),
+            exit: false,
+        }
+    }
+
+    fn relayed() -> Tunnel {
+        Tunnel::Relay {
+            via: None,
+            to: PEER,
+            exit: false,
+        }
+    }
+
+    fn punched() -> Tunnel {
+        Tunnel::Punch {
+            via: None,
+            to: PEER,
+            exit: false,
+        }
+    }
+
+    fn plan(steps: &[&[Tunnel]]) -> Plan {
+        let step = |tunnels: &&[Tunnel]| Step {
+            tunnels: tunnels.to_vec(),
+            marks: Marks::default(),
+        };
+        Plan {
+            steps: steps.iter().map(step).collect(),
+            ..Plan::block("")
+        }
+    }
+
+    fn moves(plan: &Plan, taken: usize) -> bool {
+        Terms::of(plan.clone(), taken, &opened(TunnelKind::Relay)).is_some()
+    }
+
+    #[test]
+    fn a_flow_goes_where_new_ones_of_its_plan_would_go() {
+        let best = plan(&[&[direct(PEER)], &[relayed()]]);
+        assert!(moves(&best, 1));
+        let is_direct = Terms::of(best.clone(), 0, &opened(TunnelKind::Direct));
+        assert!(is_direct.is_none(), "it is there");
+        assert!(moves(&plan(&[&[relayed(), direct(PEER)]]), 0), "they race");
+        let relayed_first = plan(&[&[relayed()], &[direct(PEER)]]);
+        assert!(!moves(&relayed_first, 0), "a direct one is the last resort");
+        assert!(!moves(&plan(&[&[direct(RELAY)], &[relayed()]]), 1));
+        assert!(!moves(&plan(&[&[relayed()]]), 0));
+    }
+
+    #[test]
+    fn best_goes_over_when_a_direct_way_comes_up() {
+        let mut best = plan(&[&[punched()]]);
+        assert!(moves(&best, 0));
+        best.closed = true;
+        assert!(moves(&best, 0));
+        best.migrate = Some(Migrate::Nothing);
+        assert!(!moves(&best, 0));
+    }
+
+    #[test]
+    fn a_plan_says_whether_its_flows_go_over() {
+        let migrate = |mut plan: Plan, migrate| {
+            plan.migrate = Some(migrate);
+            plan
+        };
+        let best = plan(&[&[direct(PEER)], &[relayed()]]);
+        assert!(!moves(&migrate(best.clone(), Migrate::Nothing), 1));
+        assert!(moves(&migrate(best, Migrate::Streams), 1));
+        assert!(moves(&migrate(plan(&[&[relayed()]]), Migrate::Streams), 0));
+    }
+
+    #[test]
+    fn no_flow_of_a_closed_plan_goes_where_the_plan_may_not() {
+        let closed = |mut plan: Plan| {
+            plan.closed = true;
+            plan
+        };
+        let mut asked = closed(plan(&[&[relayed()]]));
+        asked.migrate = Some(Migrate::Streams);
+        assert!(!moves(&asked, 0));
+        assert!(moves(&closed(plan(&[&[direct(PEER)], &[relayed()]])), 1));
+    }
+
+    #[test]
+    fn a_plan_that_sticks_is_asked_for_its_turn_and_the_step_for_its_carrier() {
+        let mut sticky = plan(&[&[Tunnel::Tor], &[direct(PEER)], &[relayed()]]);
+        sticky.stick = Some(Stick {
+            time: Duration::from_secs(9),
+            back_after: 2,
+        });
+        if let Some(step) = sticky.steps.get_mut(1) {
+            step.marks.carrier = Some(CarrierKind::Tcp);
+        }
+        let terms = Terms::of(sticky.clone(), 2, &opened(TunnelKind::Relay)).unwrap();
+        assert_eq!(terms.carrier, Some(CarrierKind::Tcp));
+        assert_eq!(terms.sticks, Some((sticky, 1)));
+    }
+}

@@ -1,0 +1,399 @@
+//! Sessions between two programs that go over from one connection to another, over both carriers.
+
+use std::sync::Arc;
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::UdpSocket,
+    sync::mpsc,
+    task::JoinHandle,
+    time::{Duration, timeout},
+};
+use wormholes_proto::{
+    CarrierKind, Transport,
+    sealed::{Initiator, OwnEnd, Session, handle_hello},
+};
+
+use crate::{
+    carrier::{Carrier, CloseCode, Link, Standing},
+    config::Config,
+    identity::Identity,
+    pipe::{
+        CopyEnd, CopyLimits, CopyStop, DatagramPipe, FlowBytes, Handover, MemoryEnd, Pipe,
+        PipeError, Side, copy, join,
+    },
+    records::OwnRecord,
+};
+
+/// A hang is for ever, a machine under load only slow.
+const LIMIT: Duration = Duration::from_secs(60);
+/// More than fits between two ends.
+const BULK_BYTES: usize = 4 << 20;
+
+/// Two nodes.
+struct Nodes {
+    caller: Carrier,
+    called: Arc<Carrier>,
+    identity: Identity,
+    taken: mpsc::Receiver<Link>,
+}
+
+impl Nodes {
+    fn start() -> Self {
+        let bind = |identity: &Identity| {
+            let listen = [([127, 0, 0, 1], 0).into()];
+            Carrier::bind(&listen, &CarrierKind::ALL, identity, Arc::default()).unwrap()
+        };
+        let (own, identity) = (identity(), identity());
+        let (caller, called) = (bind(&own), Arc::new(bind(&identity)));
+        let (links, taken) = mpsc::channel(8);
+        let listener = Arc::clone(&called);
+        tokio::spawn(async move {
+            while let Some(incoming) = listener.accept().await {
+                let (taker, links) = (Arc::clone(&listener), links.clone());
+                tokio::spawn(async move {
+                    let taken = taker.handshake(incoming, |_| true).await;
+                    if let Ok(Some(link)) = taken {
+                        link.set_standing(Standing::Known, 8);
+                        links.send(link).await.unwrap();
+                    }
+                });
+            }
+        });
+        Self {
+            caller,
+            called,
+            identity,
+            taken,
+        }
+    }
+
+    /// A connection, as both ends have it.
+    async fn connect(&mut self, kind: CarrierKind) -> [Link; 2] {
+        let addresses = self.called.listen_addresses();
+        let way = (kind, addresses[0]);
+        let dialled = self
+            .caller
+            .dial(self.caller.myself(), self.identity.id(), way);
+        let near = dialled.await.unwrap();
+        [near, self.taken.recv().await.unwrap()]
+    }
+}
+
+fn identity() -> Identity {
+    Identity::throw_away().unwrap()
+}
+
+/// A stream on a connection, as both ends have it.
+async fn stream([near, far]: &[Link; 2]) -> [Pipe; 2] {
+    let open = async {
+        let mut pipe = near.open().await.unwrap();
+        pipe.writer.write_chunk("!".into()).await.unwrap();
+        pipe
+    };
+    let take = async {
+        let mut pipe = far.accept().await.unwrap();
+        pipe.reader.read_exact(1).await.unwrap();
+        pipe
+    };
+    let (near, far) = tokio::join!(open, take);
+    [near, far]
+}
+
+fn sessions() -> [Session; 2] {
+    let ends = [(); 2].map(|()| {
+        let identity = identity();
+        let record = OwnRecord {
+            config: &Config::default(),
+            identity: &identity,
+            listen: Vec::new(),
+            onion_keys: Vec::new(),
+            relays: Vec::new(),
+        };
+        let record = record.sign(0).unwrap();
+        (identity, record)
+    });
+    let own = |end: usize| OwnEnd {
+        noise: ends[end].0.noise(),
+        record: &ends[end].1,
+    };
+    let suite = ends[1].1.record().suite;
+    let called = Initiator::new(own(0), &ends[1].1, suite, &mut rand::rng());
+    let (initiator, hello) = called.unwrap();
+    let (far, answer) = handle_hello(own(1), &hello, |_| None, &mut rand::rng()).unwrap();
+    [initiator.handle_answer(&answer).unwrap(), far]
+}
+
+/// A flow between two programs over a sealed session.
+struct Flow {
+    near: MemoryEnd,
+    far: MemoryEnd,
+    handovers: [Handover; 2],
+    ends: [JoinHandle<CopyEnd>; 2],
+}
+
+impl Flow {
+    async fn start(links: &[Link; 2]) -> Self {
+        let [near_stream, far_stream] = stream(links).await;
+        let [near_session, far_session] = sessions();
+        let seal = |pipe: Pipe, session: Session| {
+            let sealed = pipe.sealed(session.id, session.sealer, session.opener);
+            let mut pipe = sealed.unwrap();
+            let handover = pipe.take_handover().unwrap();
+            (pipe, handover)
+        };
+        let (near_pipe, near_handover) = seal(near_stream, near_session);
+        let (far_pipe, far_handover) = seal(far_stream, far_session);
+        let ((near_program, near), (far_program, far)) = (Pipe::memory(), Pipe::memory());
+        let join = |one: Pipe, other: Pipe| {
+            tokio::spawn(async move {
+                let (limits, bytes) = (CopyLimits::default(), FlowBytes::default());
+                copy(one, other, &limits, &bytes).await
+            })
+        };
+        Self {
+            near,
+            far,
+            handovers: [near_handover, far_handover],
+            ends: [join(near_program, near_pipe), join(far_pipe, far_program)],
+        }
+    }
+}
+
+/// Bytes that repeat nowhere near.
+fn bulk(len: usize) -> Vec<u8> {
+    let numbers = (0_u32..).flat_map(|number| number.wrapping_mul(2_654_435_761).to_be_bytes());
+    numbers.take(len).collect()
+}
+
+/// Sends `bytes` both ways at once, and compares.
+async fn exchange(near: &mut MemoryEnd, far: &mut MemoryEnd, bytes: &[u8]) {
+    let both = async |end: &mut MemoryEnd| {
+        let (mut reader, mut writer) = tokio::io::split(end);
+        let mut read = vec![0; bytes.len()];
+        let (written, came) = tokio::join!(writer.write_all(bytes), reader.read_exact(&mut read));
+        written.unwrap();
+        came.unwrap();
+        assert!(read == bytes, "other bytes came");
+    };
+    let moved = timeout(LIMIT, async { tokio::join!(both(near), both(far)) });
+    moved.await.expect("bytes move");
+}
+
+/// Has both ends go over, and waits until they have.
+async fn go_over(handovers: [Handover; 2], other: [Pipe; 2]) {
+    handovers.iter().for_each(Handover::expect_stream);
+    let [near, far] = handovers;
+    let [near_pipe, far_pipe] = other;
+    let (near, far) = tokio::join!(near.give(near_pipe), far.give(far_pipe));
+    let crossed = async { tokio::join!(near.done(), far.done()) };
+    let crossed = timeout(LIMIT, crossed).await.expect("they go over");
+    assert_eq!(crossed, (true, true));
+}
+
+async fn ended(ends: [JoinHandle<CopyEnd>; 2]) -> [Option<CopyStop>; 2] {
+    let [near, far] = ends;
+    let both = timeout(LIMIT, async { tokio::join!(near, far) });
+    let (near, far) = both.await.expect("the flow ends");
+    [near.unwrap().stop, far.unwrap().stop]
+}
+
+/// Each pair of carriers, from the one before to the one after.
+fn ways() -> Vec<[CarrierKind; 2]> {
+    let all = CarrierKind::ALL.into_iter();
+    all.flat_map(|from| CarrierKind::ALL.map(|to| [from, to]))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_busy_session_goes_over_and_outlives_the_connection_before() {
+    let bytes = bulk(BULK_BYTES);
+    for [from, to] in ways() {
+        let mut nodes = Nodes::start();
+        let (before, after) = (nodes.connect(from).await, nodes.connect(to).await);
+        let Flow {
+            mut near,
+            mut far,
+            handovers,
+            ends,
+        } = Flow::start(&before).await;
+        let other = stream(&after).await;
+        let busy = exchange(&mut near, &mut far, &bytes);
+        tokio::join!(busy, go_over(handovers, other));
+        before[0].close(CloseCode::Done);
+        before[1].close(CloseCode::Done);
+        exchange(&mut near, &mut far, &bytes).await;
+        near.shutdown().await.unwrap();
+        far.shutdown().await.unwrap();
+        assert_eq!(ended(ends).await, [None, None], "{from:?} to {to:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_in_which_nothing_moves_goes_over() {
+    for [from, to] in ways() {
+        let mut nodes = Nodes::start();
+        let (before, after) = (nodes.connect(from).await, nodes.connect(to).await);
+        let Flow {
+            mut near,
+            mut far,
+            handovers,
+            ends,
+        } = Flow::start(&before).await;
+        go_over(handovers, stream(&after).await).await;
+        before[0].close(CloseCode::Done);
+        exchange(&mut near, &mut far, b"still there").await;
+        near.shutdown().await.unwrap();
+        far.shutdown().await.unwrap();
+        assert_eq!(ended(ends).await, [None, None], "{from:?} to {to:?}");
+    }
+}
+
+/// What has ended needs no other stream; what goes on does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_of_which_one_half_has_ended_goes_over() {
+    for [from, to] in ways() {
+        let mut nodes = Nodes::start();
+        let (before, after) = (nodes.connect(from).await, nodes.connect(to).await);
+        let Flow {
+            mut near,
+            mut far,
+            handovers,
+            ends,
+        } = Flow::start(&before).await;
+        near.write_all(b"question").await.unwrap();
+        near.shutdown().await.unwrap();
+        let mut question = String::new();
+        let asked = timeout(LIMIT, far.read_to_string(&mut question)).await;
+        asked.expect("the end comes").unwrap();
+        assert_eq!(question, "question");
+        go_over(handovers, stream(&after).await).await;
+        before[0].close(CloseCode::Done);
+        let bytes = bulk(BULK_BYTES);
+        let answer = async {
+            far.write_all(&bytes).await.unwrap();
+            far.shutdown().await.unwrap();
+        };
+        let mut answered = Vec::new();
+        let both = async { tokio::join!(answer, near.read_to_end(&mut answered)) };
+        let (_, read) = timeout(LIMIT, both).await.expect("the answer comes");
+        read.unwrap();
+        assert!(answered == bytes, "other bytes came");
+        assert_eq!(ended(ends).await, [None, None], "{from:?} to {to:?}");
+    }
+}
+
+/// It is whole or it breaks: never does it end in order, and too early.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_whose_connection_dies_while_it_goes_over_is_whole_or_breaks() {
+    let bytes = bulk(BULK_BYTES);
+    for [from, to] in ways() {
+        let mut nodes = Nodes::start();
+        let (before, after) = (nodes.connect(from).await, nodes.connect(to).await);
+        let Flow {
+            mut near,
+            mut far,
+            handovers: [near_handover, far_handover],
+            ends,
+        } = Flow::start(&before).await;
+        near_handover.expect_stream();
+        far_handover.expect_stream();
+        exchange(&mut near, &mut far, b"begun").await;
+        let [near_pipe, far_pipe] = stream(&after).await;
+        let send = async {
+            if near.write_all(&bytes).await.is_ok() {
+                let _ = near.shutdown().await;
+            }
+        };
+        let mut came = Vec::new();
+        let receive = far.read_to_end(&mut came);
+        let give = async {
+            let _crossing =
+                tokio::join!(near_handover.give(near_pipe), far_handover.give(far_pipe));
+            before[0].close(CloseCode::Done);
+        };
+        let all = async { tokio::join!(send, receive, give) };
+        let (_, read, _) = timeout(LIMIT, all).await.expect("no end hangs");
+        drop((near, far));
+        let [_, far_stop] = ended(ends).await;
+        assert!(bytes.starts_with(&came), "{from:?} to {to:?}");
+        if far_stop.is_none() {
+            read.unwrap();
+            assert!(came == bytes, "{from:?} to {to:?}: it ended too early");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_that_goes_over_though_nobody_agreed_breaks_the_flow() {
+    let mut nodes = Nodes::start();
+    let kind = CarrierKind::Quic;
+    let (before, after) = (nodes.connect(kind).await, nodes.connect(kind).await);
+    let Flow {
+        near: _near,
+        far: _far,
+        handovers: [near_handover, far_handover],
+        ends,
+    } = Flow::start(&before).await;
+    let [near_pipe, _far_pipe] = stream(&after).await;
+    let crossing = near_handover.give(near_pipe).await;
+    let [_, far_stop] = ended(ends).await;
+    let breach = PipeError::Malformed("sealed frame");
+    assert_eq!(far_stop, Some(CopyStop::Near(breach)));
+    // It had gone over when it learned.
+    assert!(crossing.done().await);
+    drop(far_handover);
+}
+
+/// Two UDP sockets that are connected to each other.
+async fn sockets() -> [UdpSocket; 2] {
+    let bind = || UdpSocket::bind("127.0.0.1:0");
+    let (one, other) = (bind().await.unwrap(), bind().await.unwrap());
+    one.connect(other.local_addr().unwrap()).await.unwrap();
+    other.connect(one.local_addr().unwrap()).await.unwrap();
+    [one, other]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flow_of_datagrams_goes_over_too() {
+    for [from, to] in ways() {
+        let mut nodes = Nodes::start();
+        let (before, after) = (nodes.connect(from).await, nodes.connect(to).await);
+        let [near_stream, far_stream] = stream(&before).await;
+        let [near_session, far_session] = sessions();
+        let counters = Arc::default();
+        let side = |pipe: Pipe, session: Session| {
+            let sealed = pipe.sealed(session.id, session.sealer, session.opener);
+            let mut side = Side::between_nodes(sealed.unwrap(), Transport::Udp, &counters);
+            let handover = side.take_handover().unwrap();
+            (side, handover)
+        };
+        let (near_side, near_handover) = side(near_stream, near_session);
+        let (far_side, far_handover) = side(far_stream, far_session);
+        let ([program, near], [far, target]) = (sockets().await, sockets().await);
+        let socket = |socket| Side::Datagrams(DatagramPipe::socket(socket, &counters));
+        let (near, far) = (socket(near), socket(far));
+        let flow = async |one: Side, other: Side| {
+            let (limits, bytes) = (CopyLimits::default(), FlowBytes::default());
+            join(one, other, &limits, &bytes).await
+        };
+        let flows = async { tokio::join!(flow(near, near_side), flow(far_side, far)) };
+        let talk = async || {
+            let mut heard = [0; 16];
+            program.send(b"question").await.unwrap();
+            assert_eq!(target.recv(&mut heard).await.unwrap(), 8);
+            target.send(b"answer").await.unwrap();
+            assert_eq!(program.recv(&mut heard).await.unwrap(), 6);
+        };
+        let all = async {
+            talk().await;
+            go_over([near_handover, far_handover], stream(&after).await).await;
+            before[0].close(CloseCode::Done);
+            talk().await;
+        };
+        tokio::select! {
+            done = timeout(LIMIT, all) => done.expect("datagrams move"),
+            ends = flows => panic!("{from:?} to {to:?}: {ends:?}"),
+        }
+    }
+}
