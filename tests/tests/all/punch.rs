@@ -156,6 +156,17 @@ impl Scene {
         metrics.get("wormholes_carried_bytes_total{role=\"relay\"}")
     }
 
+    /// What it says goes between the NATs.
+    async fn leaves_the_relay(&self, flow: &mut TcpStream) {
+        let between = || self.internet.counted_bytes("between").unwrap();
+        let (carried, before) = (self.carried().await, between());
+        echo_piece(flow).await;
+        let (carried, between) = (self.carried().await - carried, between() - before);
+        let piece = u64::try_from(PIECE_BYTES).unwrap();
+        assert!(between >= 2 * piece, "{between} bytes there and back");
+        assert!(carried < 65_536.0, "the relay carried {carried} bytes");
+    }
+
     /// Waits until the client tells why there is no direct path.
     async fn failure(&self) -> Value {
         let failed = async || {
@@ -229,7 +240,7 @@ async fn two_nodes_behind_nats_meet_and_new_flows_leave_the_relay() {
     assert_eq!(scene.friend().await["path"], "relay");
 
     let before = scene.opened("relay").await;
-    scene.open(PUNCHED).await.unwrap();
+    let mut first = scene.open(PUNCHED).await.unwrap();
     assert_eq!(
         scene.opened("relay").await,
         before + 1,
@@ -246,17 +257,16 @@ async fn two_nodes_behind_nats_meet_and_new_flows_leave_the_relay() {
     let friend = peers.lines().find(|line| line.starts_with("friend "));
     assert!(friend.unwrap().contains("connected (quic)"), "{peers}");
 
-    let mut flow = scene.open(PUNCHED).await.unwrap();
-    let (carried, between) = (
-        scene.carried().await,
-        scene.internet.counted_bytes("between"),
-    );
-    echo_piece(&mut flow).await;
-    let carried = scene.carried().await - carried;
-    let between = scene.internet.counted_bytes("between").unwrap() - between.unwrap();
-    let piece = u64::try_from(PIECE_BYTES).unwrap();
-    assert!(between >= 2 * piece, "{between} bytes there and back");
-    assert!(carried < 65_536.0, "the relay carried {carried} bytes");
+    scene
+        .leaves_the_relay(&mut scene.open(PUNCHED).await.unwrap())
+        .await;
+    let moved = async || {
+        let metrics = Metrics::read_in(&scene.here, &scene.client).await.ok()?;
+        let moved = metrics.get("wormholes_flows_moved_total{result=\"moved\"}");
+        (moved >= 1.0).then_some(())
+    };
+    until("the first flow to go over", moved).await.unwrap();
+    scene.leaves_the_relay(&mut first).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
