@@ -1,6 +1,7 @@
 //! The onion services of this node: those of `[[service]]`, and the address at which its peers connect.
 
 use std::{
+    future::pending,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -9,7 +10,7 @@ use std::{
 use futures_util::StreamExt;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
-    time::timeout,
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use wormholes_tor::{Client, HostSettings, HostState, HostStatus, Hosted, Request, TorError};
@@ -34,6 +35,9 @@ const RETRY: Duration = Duration::from_secs(30);
 /// What was stopped lets go of a service's state when the last of its tasks has ended, which takes
 /// milliseconds: where the pauses have come to this, some six seconds later, it is no longer that.
 const STOPPED_LETS_GO: Duration = Duration::from_secs(5);
+/// A service that nobody has found for so long begins anew: arti gives some descriptors up for good.
+/// Uploading one takes it a minute at most.
+const FOUND_WITHIN: Duration = Duration::from_secs(100);
 /// Addresses that are wanted of one service at once. Overflow rule: the next one waits.
 const MAX_RENEWALS: usize = 1;
 /// Making a key and a name of it is quick.
@@ -249,8 +253,7 @@ impl Host {
         let mut hosted = self.publish(pause);
         loop {
             if let Some(hosted) = hosted {
-                self.serve(hosted, &mut renewals).await;
-                pause = RETRY;
+                pause = self.serve(hosted, &mut renewals).await;
             }
             // Whoever wants another address does not wait.
             hosted = match timeout(pause, renewals.recv()).await {
@@ -332,15 +335,34 @@ impl Host {
         Ok(hosted)
     }
 
-    /// Takes who comes, until the service is over.
-    async fn serve(&self, mut hosted: Hosted, renewals: &mut mpsc::Receiver<Renewal>) {
+    /// Takes who comes, until the service is over, or nobody has found it for too long; gives the pause
+    /// until it begins anew.
+    async fn serve(&self, mut hosted: Hosted, renewals: &mut mpsc::Receiver<Renewal>) -> Duration {
         let mut changes = hosted.watch();
+        let mut lost_since = Some(Instant::now());
         loop {
+            let is_found = self.service.shown().state == HostState::Reachable;
+            lost_since = match is_found {
+                true => None,
+                false => lost_since.or_else(|| Some(Instant::now())),
+            };
+            let is_lost = async {
+                match lost_since {
+                    Some(since) => sleep_until(since + FOUND_WITHIN).await,
+                    None => pending().await,
+                }
+            };
             let request = tokio::select! {
+                () = is_lost => {
+                    let name = self.service.shown().name.clone();
+                    tracing::warn!(service = name, "onion service not found: it begins anew");
+                    return FIRST_RETRY;
+                }
                 Some(renewal) = renewals.recv() => {
                     if let Some(renewed) = self.renew(renewal) {
                         hosted = renewed;
                         changes = hosted.watch();
+                        lost_since = Some(Instant::now());
                     }
                     continue;
                 }
@@ -352,7 +374,7 @@ impl Host {
             };
             match request {
                 Some(request) => self.take(request),
-                None => return,
+                None => return RETRY,
             }
         }
     }
