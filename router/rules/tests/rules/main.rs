@@ -6,6 +6,7 @@ mod asked;
 mod common;
 #[cfg(test)]
 mod i2p;
+#[cfg(test)]
 mod migrate;
 #[cfg(test)]
 mod policy;

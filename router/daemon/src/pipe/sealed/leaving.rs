@@ -3,7 +3,6 @@
 
 use std::{
     future::poll_fn,
-    mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
 };
@@ -25,7 +24,7 @@ impl Leaving {
     /// From now on it is about the stream that `left` is about.
     pub(super) fn follow(&self, left: BoxFuture<'static, ()>) {
         let mut state = self.lock();
-        let before = mem::replace(&mut state.left, Some(left));
+        let before = state.left.replace(left);
         let waiting = state.waiting.take();
         drop(state);
         // It may hold the last of a stream.
