@@ -10,8 +10,9 @@
 //! What each end sends has its own NAT let in what the other one sends. The first call that is taken
 //! is a link as any: its ends prove their ids, and the rules are asked. A flow never waits for this.
 //!
-//! Each end learns addresses of the other: only plans that say so punch, and only peers of config.toml
-//! that `accept` lets in are asked or answered; nobody who is reached through Tor.
+//! Each end learns addresses of the other: only plans that say so ask, and only peers of config.toml are
+//! asked or answered whose trust is that of `punch_trust`; nobody who is reached through Tor. Who is
+//! answered was let in by `accept` too, which is not asked whom this node asks.
 
 mod book;
 mod candidates;
@@ -24,6 +25,7 @@ use wormholes_proto::{Answer, CarrierKind, NodeId, Open, Reason, decode_candidat
 
 use super::{Network, Wanted};
 use crate::{
+    ban::{self, Ban},
     carrier::{CloseCode, Link},
     pipe::PipeError,
     tunnel,
@@ -40,6 +42,8 @@ const CALL_TIME: Duration = Duration::from_secs(5);
 const ASK_TIME: Duration = Duration::from_secs(10);
 /// Between two looks whether a call of the peer's was taken.
 const LOOK: Duration = Duration::from_millis(50);
+/// The trust of this node's owner's other devices.
+const OWN_DEVICE: u8 = 3;
 
 /// What a peer asked for and this node does.
 #[derive(Debug)]
@@ -84,7 +88,18 @@ impl Network {
         config.node.punch
             && !hides
             && self.carrier.kinds().contains(&CarrierKind::Quic)
-            && known.get(id).is_some_and(|peer| peer.onions.is_empty())
+            && known.get(id).is_some_and(|peer| {
+                peer.onions.is_empty() && peer.trust >= config.node.punch_trust
+            })
+    }
+
+    /// Whether this peer is told addresses of private networks, and called at such: it is a device of
+    /// the same owner, or they meet in such a network anyway.
+    fn may_be_near(&self, id: &NodeId, relay: &Link) -> bool {
+        let known = self.peers.known();
+        let is_own = known.get(id).is_some_and(|peer| peer.trust >= OWN_DEVICE);
+        let relay = relay.remote_address().ip().to_canonical();
+        is_own || ban::banned(relay, false).is_some_and(Ban::is_private)
     }
 
     /// Takes what a peer asks for on a stream through `relay`.
@@ -100,13 +115,14 @@ impl Network {
         if !self.may_punch(&peer) || relay.goes_through_tor() {
             return Err(Reason::Unsupported);
         }
-        let theirs = self.permitted(theirs);
+        let near = self.may_be_near(&peer, relay);
+        let theirs = self.permitted(theirs, near);
         if theirs.is_empty() {
             return Err(Reason::ForbiddenAddress);
         }
         let began = Instant::now();
         let run = self.punches.serve(began, peer)?;
-        let own = self.candidates(relay).await;
+        let own = self.candidates(relay, near).await;
         let own = own.map_err(|_| Reason::NetworkUnreachable)?;
         Ok(Granted {
             run,
@@ -149,7 +165,8 @@ impl Network {
         if link.goes_through_tor() {
             return Err(PunchFailure::NoCircuit);
         }
-        let own = self.candidates(&link).await?;
+        let near = self.may_be_near(&to, &link);
+        let own = self.candidates(&link, near).await?;
         let sealed = tunnel::seal_through_relay(self, Some(relay), to, Wanted::default()).await;
         let (link, mut pipe) = sealed.map_err(|_| PunchFailure::NoCircuit)?;
         let ask = async {
@@ -167,7 +184,8 @@ impl Network {
         let asked = link.while_alive(ask).await;
         let asked = asked.map_err(|_| PunchFailure::NoCircuit)?;
         let told = self.counters.answered(asked);
-        let theirs = self.permitted(told.map_err(|_| PunchFailure::NoCircuit)??);
+        let theirs = told.map_err(|_| PunchFailure::NoCircuit)??;
+        let theirs = self.permitted(theirs, near);
         match theirs.is_empty() {
             true => Err(PunchFailure::NotDialable),
             false => Ok((own, theirs)),
@@ -315,6 +333,46 @@ mod tests {
         let granted = silent.grant_punch(friend, &relay, theirs).await;
         assert_eq!(granted.err(), Some(Reason::Unsupported));
         for network in [one, other, silent] {
+            network.shutdown().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn who_is_trusted_less_than_the_config_says_is_neither_asked_nor_answered() {
+        let trusted = |trust: u8| {
+            let mut friend = peer(NodeId::from_bytes([7; 32]), None);
+            friend.trust = trust;
+            friend
+        };
+        for (least, trust, expected) in [
+            (None, 0, false),
+            (None, 1, false),
+            (None, 2, true),
+            (None, 3, true),
+            (Some(0), 0, true),
+            (Some(1), 1, true),
+            (Some(3), 2, false),
+            (Some(3), 3, true),
+        ] {
+            let (_dir, network) = network_with(|config| {
+                config.node.punch_trust = least.unwrap_or(config.node.punch_trust);
+            });
+            let friend = trusted(trust);
+            network.set_peers(std::slice::from_ref(&friend));
+            assert_eq!(network.may_punch(&friend.id), expected, "{least:?} {trust}");
+            network.punch(friend.id, NodeId::from_bytes([8; 32]));
+            let is_asked = network.punches.begin(Instant::now(), friend.id).is_none();
+            assert_eq!(is_asked, expected, "{least:?} {trust}");
+            network.shutdown().await;
+        }
+        let [(_one, one), (_other, other)] = strangers_to_addresses();
+        let relay = meet(&one, &other).await;
+        let stranger = trusted(1);
+        one.set_peers(&[stranger.clone(), peer(other.id(), None)]);
+        let theirs = vec![([1, 1, 1, 1], 4433).into()];
+        let granted = one.grant_punch(stranger.id, &relay, theirs).await;
+        assert_eq!(granted.err(), Some(Reason::Unsupported));
+        for network in [one, other] {
             network.shutdown().await;
         }
     }
