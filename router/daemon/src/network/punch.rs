@@ -88,9 +88,9 @@ impl Network {
         config.node.punch
             && !hides
             && self.carrier.kinds().contains(&CarrierKind::Quic)
-            && known.get(id).is_some_and(|peer| {
-                peer.onions.is_empty() && peer.trust >= config.node.punch_trust
-            })
+            && known
+                .get(id)
+                .is_some_and(|peer| peer.onions.is_empty() && peer.trust >= config.node.punch_trust)
     }
 
     /// Whether this peer is told addresses of private networks, and called at such: it is a device of
