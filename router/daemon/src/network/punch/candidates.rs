@@ -21,6 +21,9 @@ use crate::{
 /// Relays that are asked at once from where they see this node: one would do, a second tells whether a
 /// NAT gives each another port.
 const MAX_MIRRORS: usize = 3;
+/// A peer is at one port, or at two, where its NAT has changed it: what names more of one machine is
+/// after that machine.
+const MAX_OF_IP: usize = 2;
 /// A relay that takes longer is left out.
 const MIRROR_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -74,11 +77,13 @@ impl Network {
         }
     }
 
-    /// What of a peer's candidates may be dialled: none of this node's own sockets, and of private
-    /// networks only those of a peer that may be `near`.
+    /// What of a peer's candidates may be dialled: nothing on this machine, nor where it is known to be,
+    /// and of private networks only those of a peer that may be `near`.
     pub(super) fn permitted(&self, candidates: Vec<SocketAddr>, near: bool) -> Vec<SocketAddr> {
         let mut candidates = chosen(candidates.into_iter().take(MAX_CANDIDATES), near);
-        candidates.retain(|address| !self.own_sockets.contains(Transport::Udp, *address));
+        candidates.retain(|address| {
+            !self.own_sockets.contains(Transport::Udp, *address) && !self.is_here(address.ip())
+        });
         candidates
     }
 
@@ -119,11 +124,13 @@ impl Network {
     }
 }
 
-/// Those that are candidates, each once.
+/// Those that are candidates, each once, and no more than [`MAX_OF_IP`] of one machine.
 fn chosen(addresses: impl Iterator<Item = SocketAddr>, near: bool) -> Vec<SocketAddr> {
-    let mut chosen = Vec::new();
+    let mut chosen: Vec<SocketAddr> = Vec::new();
     for address in addresses {
-        if is_candidate(&address, near) && !chosen.contains(&address) {
+        let of_ip = chosen.iter().filter(|other| other.ip() == address.ip());
+        let has_place = of_ip.count() < MAX_OF_IP;
+        if has_place && is_candidate(&address, near) && !chosen.contains(&address) {
             chosen.push(address);
         }
     }
@@ -160,6 +167,7 @@ fn address_towards(there: SocketAddr) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::network::connect::tests::network_with;
 
     #[test]
     fn candidates_are_where_a_node_of_the_internet_or_of_a_private_network_may_be() {
@@ -197,6 +205,33 @@ mod tests {
         ] {
             check(text, false, false);
         }
+    }
+
+    #[test]
+    fn of_one_machine_two_ports_are_called_and_each_once() {
+        let parse = |texts: &[&str]| -> Vec<SocketAddr> {
+            texts.iter().map(|text| text.parse().unwrap()).collect()
+        };
+        let all = parse(&[
+            "1.1.1.1:1",
+            "1.1.1.1:1",
+            "10.0.0.1:1",
+            "1.1.1.1:2",
+            "1.1.1.1:3",
+            "[2a00::1]:1",
+        ]);
+        let expected = parse(&["1.1.1.1:1", "1.1.1.1:2", "[2a00::1]:1"]);
+        assert_eq!(chosen(all.into_iter(), false), expected);
+    }
+
+    #[tokio::test]
+    async fn nothing_where_this_machine_is_known_to_be_is_called() {
+        let (_dir, network) = network_with(|config| {
+            config.node.advertise = vec!["1.1.1.1:4433".parse().unwrap()];
+        });
+        let [own, other] = ["1.1.1.1:53", "1.1.1.2:53"].map(|text| text.parse().unwrap());
+        assert_eq!(network.permitted(vec![own, other], false), [other]);
+        network.shutdown().await;
     }
 
     #[test]
