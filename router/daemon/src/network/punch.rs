@@ -249,8 +249,10 @@ impl Network {
     }
 
     fn end_punch(&self, run: Run, began: Instant, ended: Result<(), PunchFailure>) {
-        let took = began.elapsed();
-        let peer = self.named(run.peer());
+        let (took, peer) = (began.elapsed(), self.named(run.peer()));
+        if !run.end(Instant::now(), ended) {
+            return;
+        }
         match ended {
             Ok(()) => tracing::info!(%peer, took_ms = took.as_millis(), "direct path made"),
             Err(failure) => {
@@ -259,7 +261,6 @@ impl Network {
             }
         }
         self.counters.punches.ended(ended, took);
-        run.end(Instant::now(), ended);
     }
 }
 
