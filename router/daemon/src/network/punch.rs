@@ -17,7 +17,11 @@
 mod book;
 mod candidates;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::time::{Instant, interval, timeout};
@@ -202,7 +206,8 @@ impl Network {
     ) -> Result<(), PunchFailure> {
         let start = Instant::now();
         let from = theirs.iter().map(|address| address.ip().to_canonical());
-        let _let_in = self.carrier.let_in(from.collect());
+        let from: Vec<IpAddr> = from.collect();
+        let _let_in = self.carrier.let_in(peer, &from);
         let calls = theirs.iter().map(|there| self.carrier.punch(peer, *there));
         let mut calls: FuturesUnordered<_> = calls.collect();
         let mut looks = interval(LOOK);
@@ -266,7 +271,7 @@ impl Network {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{IpAddr, Ipv4Addr};
+    use std::net::Ipv4Addr;
 
     use tempfile::TempDir;
 
