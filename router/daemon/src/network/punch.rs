@@ -316,6 +316,39 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn from_where_a_relay_saw_this_node_is_forgotten_when_it_moves() {
+        let [(_one, one), (_other, other)] = strangers_to_addresses();
+        let relay = meet(&one, &other).await;
+        let before = SocketAddr::from(([1, 1, 1, 1], 4433));
+        relay.set_mirrored(before);
+        assert_eq!(relay.mirrored(), Some(before));
+        one.look_around().await;
+        assert_eq!(relay.mirrored(), None);
+        for network in [one, other] {
+            network.shutdown().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn private_addresses_are_for_own_devices_or_where_the_relay_is_near() {
+        let [(_one, one), (_other, other)] = strangers_to_addresses();
+        let relay = meet(&one, &other).await;
+        assert!(
+            one.may_be_near(&other.id(), &relay),
+            "it is on this machine"
+        );
+        let theirs: Vec<SocketAddr> = ["10.1.2.3:1", "1.1.1.1:1", "[fd12::1]:1"]
+            .map(|text| text.parse().unwrap())
+            .into();
+        assert_eq!(one.permitted(theirs.clone(), true), theirs);
+        let public: SocketAddr = ([1, 1, 1, 1], 1).into();
+        assert_eq!(one.permitted(theirs, false), [public]);
+        for network in [one, other] {
+            network.shutdown().await;
+        }
+    }
+
+    #[tokio::test]
     async fn a_punch_is_refused_to_who_is_no_peer_names_nothing_or_asks_too_often() {
         let [(_one, one), (_other, other)] = strangers_to_addresses();
         let relay = meet(&one, &other).await;
