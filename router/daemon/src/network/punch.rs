@@ -337,9 +337,9 @@ mod tests {
             one.may_be_near(&other.id(), &relay),
             "it is on this machine"
         );
-        let theirs: Vec<SocketAddr> = ["10.1.2.3:1", "1.1.1.1:1", "[fd12::1]:1"]
-            .map(|text| text.parse().unwrap())
-            .into();
+        let theirs = ["10.1.2.3:1", "1.1.1.1:1", "[fd12::1]:1"];
+        let theirs = theirs.map(|text| text.parse::<SocketAddr>().unwrap());
+        let theirs = theirs.to_vec();
         assert_eq!(one.permitted(theirs.clone(), true), theirs);
         let public: SocketAddr = ([1, 1, 1, 1], 1).into();
         assert_eq!(one.permitted(theirs, false), [public]);

@@ -229,7 +229,8 @@ mod tests {
         let (_dir, network) = network_with(|config| {
             config.node.advertise = vec!["1.1.1.1:4433".parse().unwrap()];
         });
-        let [own, other] = ["1.1.1.1:53", "1.1.1.2:53"].map(|text| text.parse().unwrap());
+        let texts = ["1.1.1.1:53", "1.1.1.2:53"];
+        let [own, other] = texts.map(|text| text.parse::<SocketAddr>().unwrap());
         assert_eq!(network.permitted(vec![own, other], false), [other]);
         network.shutdown().await;
     }
