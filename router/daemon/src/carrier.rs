@@ -76,7 +76,7 @@ pub(crate) struct Carrier {
 /// A call whose handshake is still to be done.
 #[derive(Debug)]
 pub(crate) enum Incoming {
-    Quic(Box<quinn::Incoming>),
+    Quic(Box<quic::Call>),
     Tcp(Wire, SocketAddr),
 }
 
@@ -348,9 +348,9 @@ impl Carrier {
         Ok(Link::new(id, Connection::Quic(dialled), &self.counters))
     }
 
-    /// Has sockets that only call take calls from these addresses while the value lives.
-    pub(crate) fn let_in(&self, from: Vec<IpAddr>) -> LetIn<'_> {
-        self.quic.let_in(from)
+    /// Has sockets that only call take calls of `id` from these addresses while the value lives.
+    pub(crate) fn let_in(&self, id: NodeId, from: &[IpAddr]) -> LetIn<'_> {
+        self.quic.let_in(id, from)
     }
 
     /// From where a node at `ip` is called over QUIC, as far as the socket knows: it may be bound to no
@@ -370,7 +370,7 @@ impl Carrier {
     /// still to be done. Cancel-safe.
     pub(crate) async fn accept(&self) -> Option<Incoming> {
         tokio::select! {
-            incoming = self.quic.accept() => incoming.map(|incoming| Incoming::Quic(Box::new(incoming))),
+            call = self.quic.accept() => call.map(|call| Incoming::Quic(Box::new(call))),
             (wire, address) = self.tcp.accept() => Some(Incoming::Tcp(wire, address)),
         }
     }
@@ -386,8 +386,8 @@ impl Carrier {
         is_peer: impl Fn(&NodeId) -> bool,
     ) -> Result<Option<Link>, LinkError> {
         let taken = match incoming {
-            Incoming::Quic(incoming) => {
-                let taken = self.quic.handshake(*incoming).await;
+            Incoming::Quic(call) => {
+                let taken = self.quic.handshake(*call).await;
                 taken.map(|(id, quic)| Some(Link::new(id, Connection::Quic(quic), &self.counters)))
             }
             Incoming::Tcp(wire, address) => {
@@ -519,7 +519,8 @@ mod tests {
             let carrier = Carrier::bind(listen, &kinds, &identity, Arc::default()).unwrap();
             (identity.id(), carrier)
         };
-        let ((_, caller), (id, called)) = (bind(&[([127, 66, 0, 3], 0).into()]), bind(&[]));
+        let ((callers_id, caller), (id, called)) =
+            (bind(&[([127, 66, 0, 3], 0).into()]), bind(&[]));
         let port = called.calling_address(LOCAL).unwrap().port();
         let address = (LOCAL, port).into();
         let called = Arc::new(called);
@@ -533,13 +534,26 @@ mod tests {
         // It says what it has to say several times in so long.
         let soon = Duration::from_millis(700);
         let unheard = async || timeout(soon, caller.punch(id, address)).await.is_err();
-        let from = || vec![[127, 66, 0, 3].into()];
-        let elsewhere = called.let_in(vec![[127, 66, 0, 4].into()]);
+        let from: [IpAddr; 1] = [[127, 66, 0, 3].into()];
+        let elsewhere = called.let_in(callers_id, &[[127, 66, 0, 4].into()]);
         assert!(unheard().await, "a call from there is not expected");
-        let (first, second) = (called.let_in(from()), called.let_in(from()));
+        let another = called.let_in(id, &from);
+        if let Ok(link) = caller.punch(id, address).await {
+            let closed = timeout(HANDSHAKE_TIMEOUT, link.closed());
+            let closed = closed.await.expect("another node is expected");
+            assert!(
+                matches!(closed, LinkError::Closed(Reason::Denied)),
+                "{closed}"
+            );
+        }
+        let (first, second) = (
+            called.let_in(callers_id, &from),
+            called.let_in(callers_id, &from),
+        );
         drop(first);
-        caller.punch(id, address).await.unwrap();
-        drop((second, elsewhere));
+        let link = caller.punch(id, address).await.unwrap();
+        assert!(timeout(soon, link.closed()).await.is_err(), "it is taken");
+        drop((another, second, elsewhere));
         assert!(unheard().await, "nobody is expected any more");
         takes.abort();
     }

@@ -87,6 +87,8 @@ pub struct NodeConfig {
     pub family: Option<String>,
     /// Tell peers, through relays, where they may call this node, for a direct path through NATs.
     pub punch: bool,
+    /// Only peers of at least this trust are asked for that, and told.
+    pub punch_trust: u8,
 }
 
 /// `[[peer]]`
@@ -396,6 +398,7 @@ impl Default for NodeConfig {
             networks: vec!["public".to_owned()],
             family: None,
             punch: true,
+            punch_trust: 2,
         }
     }
 }

@@ -403,8 +403,7 @@ impl Network {
         allow_private: bool,
     ) -> Result<(), Ban> {
         let own = self.own_sockets.contains(transport, address)
-            || (!allow_private
-                && (ban::is_local(address.ip()) || self.is_advertised(address.ip())));
+            || (!allow_private && self.is_here(address.ip()));
         match ban::banned(address.ip(), allow_private) {
             Some(ban) => Err(ban),
             None if own => Err(Ban::Own),
@@ -434,6 +433,11 @@ impl Network {
 
     /// Whether `ip` is where others reach this node: behind a NAT no socket here has that address,
     /// and what is dialled there may come back in.
+    /// Whether this machine has the address, or is known by it.
+    fn is_here(&self, ip: IpAddr) -> bool {
+        ban::is_local(ip) || self.is_advertised(ip)
+    }
+
     fn is_advertised(&self, ip: IpAddr) -> bool {
         let mut advertised = self.config.node.advertise.iter().map(SocketAddr::ip);
         advertised.any(|own| own.to_canonical() == ip.to_canonical())

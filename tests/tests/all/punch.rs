@@ -305,13 +305,15 @@ async fn who_denies_a_node_or_does_not_punch_is_told_no_address_and_tells_none()
     assert!(scene.friend().await["punch"].is_null(), "nothing was asked");
     assert_eq!(scene.between(), 0);
 
-    let scene = Scene::start(KEEPS_PORTS, |friend| friend.node("punch = false")).await;
-    assert_eq!(scene.tunnel(PUNCHED).await, "relay");
-    let failure = scene.failure().await;
-    assert_eq!(failure["reason"], "refused", "{failure}");
-    let why = failure["why"].as_str().unwrap();
-    assert!(why.contains("not supported by the node"), "{failure}");
-    assert_eq!(scene.between(), 0);
+    for tells_nobody in ["punch = false", "punch_trust = 3"] {
+        let scene = Scene::start(KEEPS_PORTS, |friend| friend.node(tells_nobody)).await;
+        assert_eq!(scene.tunnel(PUNCHED).await, "relay");
+        let failure = scene.failure().await;
+        assert_eq!(failure["reason"], "refused", "{failure}");
+        let why = failure["why"].as_str().unwrap();
+        assert!(why.contains("not supported by the node"), "{failure}");
+        assert_eq!(scene.between(), 0, "{tells_nobody}");
+    }
 }
 
 /// A node that moved is worth another try.

@@ -139,6 +139,11 @@ impl Link {
         *mirrored = Some((seen, Instant::now()));
     }
 
+    /// Forgets it: it was said before this machine moved.
+    pub(crate) fn forget_mirrored(&self) {
+        *self.mirrored.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     /// Opens a stream. Waits while the other end allows no more, and for what carries it; who
     /// wants to know soon that there is none does it [`while_alive`](Self::while_alive).
     ///

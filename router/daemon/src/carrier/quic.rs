@@ -63,12 +63,21 @@ pub(super) struct QuicCarrier {
     dialers: Vec<Bound>,
     /// Dial only, with throw-away keys.
     strangers: Vec<Bound>,
-    /// From where `dialers` take calls, once for each [`LetIn`]: for each punch that runs a few.
-    expected: Mutex<Vec<IpAddr>>,
+    /// From where `dialers` take calls, and whose, once for each [`LetIn`]: for each punch that runs a
+    /// few.
+    expected: Mutex<Vec<(IpAddr, NodeId)>>,
     server: ServerConfig,
     punching: Arc<TransportConfig>,
     handshakes: tokio::sync::Semaphore,
     counters: Arc<Counters>,
+}
+
+/// A call that has come.
+#[derive(Debug)]
+pub(crate) struct Call {
+    incoming: Incoming,
+    /// Who may have called, where it is not anybody.
+    expected: Option<Vec<NodeId>>,
 }
 
 /// An endpoint on its socket.
@@ -182,10 +191,12 @@ impl QuicCarrier {
 
     /// Takes the next call at any listener; `None` when the carrier is closed, if it listens. Its
     /// handshake is still to be done. Cancel-safe.
-    pub(crate) async fn accept(&self) -> Option<Incoming> {
+    pub(crate) async fn accept(&self) -> Option<Call> {
         loop {
             let (incoming, listens) = self.next_call().await?;
-            if !listens && !self.expects(incoming.remote_address().ip()) {
+            let from = incoming.remote_address().ip();
+            let expected = (!listens).then(|| self.expected_from(from));
+            if expected.as_ref().is_some_and(Vec::is_empty) {
                 incoming.ignore();
                 continue;
             }
@@ -198,7 +209,7 @@ impl QuicCarrier {
                 // Cannot fail: may_retry was asked.
                 let _ = incoming.retry();
             } else {
-                return Some(incoming);
+                return Some(Call { incoming, expected });
             }
         }
     }
@@ -220,11 +231,12 @@ impl QuicCarrier {
     /// Does the handshake of a call.
     ///
     /// # Errors
-    /// [`LinkError`] when it breaks, takes too long, or there are too many.
+    /// [`LinkError`] when it breaks, takes too long, there are too many, or another is expected.
     pub(super) async fn handshake(
         &self,
-        incoming: Incoming,
+        call: Call,
     ) -> Result<(NodeId, quinn::Connection), LinkError> {
+        let Call { incoming, expected } = call;
         let address = incoming.remote_address();
         let failed = |why: String| LinkError::Handshake {
             address,
@@ -244,6 +256,11 @@ impl QuicCarrier {
             .and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok())
             .and_then(|keys| tls::peer_id(&keys))
             .ok_or_else(|| failed("no node id".to_owned()))?;
+        // Others may be behind the same address.
+        if expected.is_some_and(|expected| !expected.contains(&id)) {
+            connection.close(CloseCode::Denied.number(), b"");
+            return Err(failed("another node is expected from there".to_owned()));
+        }
         Ok((id, connection))
     }
 

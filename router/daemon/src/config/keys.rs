@@ -36,6 +36,7 @@ pub(super) const SECTIONS: [Section; 18] = [
             ("networks", Restart),
             ("family", Restart),
             ("punch", Restart),
+            ("punch_trust", Restart),
         ]],
     ),
     section(

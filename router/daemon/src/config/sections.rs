@@ -88,6 +88,7 @@ fn node(table: &Table<'_>, folder: &Path) -> NodeConfig {
         networks: table.list("networks", text).unwrap_or(default.networks),
         family: table.parsed("family", family),
         punch: table.boolean("punch").unwrap_or(default.punch),
+        punch_trust: trust(table, "punch_trust"),
     };
     if node.carriers.is_empty() {
         table.problem("carriers", "this node could speak with nobody");

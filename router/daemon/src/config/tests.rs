@@ -172,6 +172,7 @@ fn wrong_values_are_named_with_key_and_line() {
         "`listen` in [node]: expected an address",
     );
     check("[node]\nfamily = 'two words'", 2, "without spaces");
+    check("[node]\npunch_trust = 4", 2, "4 is outside 0 to 3");
     for address in ["0.0.0.0:1", "224.0.0.1:1", "[::ffff:192.0.2.1]:1"] {
         let text = format!("[node]\nadvertise = ['{address}']");
         check(&text, 2, "nobody can dial");

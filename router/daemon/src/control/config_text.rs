@@ -75,7 +75,8 @@ fn node(text: &mut Text, config: &Config) {
         .key("advertise", list(&node.advertise))
         .key("networks", list(&node.networks))
         .optional("family", node.family.clone())
-        .key("punch", node.punch);
+        .key("punch", node.punch)
+        .count("punch_trust", node.punch_trust);
 }
 
 fn peer(text: &mut Text, peer: &PeerConfig) {
@@ -272,6 +273,7 @@ carriers = ["tcp"]
 advertise = ["192.0.2.1:2"]
 family = "ours"
 punch = false
+punch_trust = 3
 [[peer]]
 name = "bob"
 id = "yryonyebyryonyebyryonyebyryonyebyryonyebyryonyebyryo"

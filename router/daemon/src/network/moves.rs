@@ -83,6 +83,9 @@ impl Network {
         tracing::debug!("moved or slept: connections are probed");
         self.peers.start_afresh();
         self.onion.start_afresh();
+        for link in self.all_links() {
+            link.forget_mirrored();
+        }
         self.punches.start_afresh();
         // Through Tor a sign of life takes its time, and all others would wait for it: such a link times out
         // hardly later by itself.

@@ -10,13 +10,18 @@
 //! What each end sends has its own NAT let in what the other one sends. The first call that is taken
 //! is a link as any: its ends prove their ids, and the rules are asked. A flow never waits for this.
 //!
-//! Each end learns addresses of the other: only plans that say so punch, and only peers of config.toml
-//! that `accept` lets in are asked or answered; nobody who is reached through Tor.
+//! Each end learns addresses of the other: only plans that say so ask, and only peers of config.toml are
+//! asked or answered whose trust is that of `punch_trust`; nobody who is reached through Tor. Who is
+//! answered was let in by `accept` too, which is not asked whom this node asks.
 
 mod book;
 mod candidates;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::time::{Instant, interval, timeout};
@@ -24,6 +29,7 @@ use wormholes_proto::{Answer, CarrierKind, NodeId, Open, Reason, decode_candidat
 
 use super::{Network, Wanted};
 use crate::{
+    ban::{self, Ban},
     carrier::{CloseCode, Link},
     pipe::PipeError,
     tunnel,
@@ -40,6 +46,8 @@ const CALL_TIME: Duration = Duration::from_secs(5);
 const ASK_TIME: Duration = Duration::from_secs(10);
 /// Between two looks whether a call of the peer's was taken.
 const LOOK: Duration = Duration::from_millis(50);
+/// The trust of this node's owner's other devices.
+const OWN_DEVICE: u8 = 3;
 
 /// What a peer asked for and this node does.
 #[derive(Debug)]
@@ -84,7 +92,18 @@ impl Network {
         config.node.punch
             && !hides
             && self.carrier.kinds().contains(&CarrierKind::Quic)
-            && known.get(id).is_some_and(|peer| peer.onions.is_empty())
+            && known
+                .get(id)
+                .is_some_and(|peer| peer.onions.is_empty() && peer.trust >= config.node.punch_trust)
+    }
+
+    /// Whether this peer is told addresses of private networks, and called at such: it is a device of
+    /// the same owner, or they meet in such a network anyway.
+    fn may_be_near(&self, id: &NodeId, relay: &Link) -> bool {
+        let known = self.peers.known();
+        let is_own = known.get(id).is_some_and(|peer| peer.trust >= OWN_DEVICE);
+        let relay = relay.remote_address().ip().to_canonical();
+        is_own || ban::banned(relay, false).is_some_and(Ban::is_private)
     }
 
     /// Takes what a peer asks for on a stream through `relay`.
@@ -100,13 +119,14 @@ impl Network {
         if !self.may_punch(&peer) || relay.goes_through_tor() {
             return Err(Reason::Unsupported);
         }
-        let theirs = self.permitted(theirs);
+        let near = self.may_be_near(&peer, relay);
+        let theirs = self.permitted(theirs, near);
         if theirs.is_empty() {
             return Err(Reason::ForbiddenAddress);
         }
         let began = Instant::now();
         let run = self.punches.serve(began, peer)?;
-        let own = self.candidates(relay).await;
+        let own = self.candidates(relay, near).await;
         let own = own.map_err(|_| Reason::NetworkUnreachable)?;
         Ok(Granted {
             run,
@@ -149,7 +169,8 @@ impl Network {
         if link.goes_through_tor() {
             return Err(PunchFailure::NoCircuit);
         }
-        let own = self.candidates(&link).await?;
+        let near = self.may_be_near(&to, &link);
+        let own = self.candidates(&link, near).await?;
         let sealed = tunnel::seal_through_relay(self, Some(relay), to, Wanted::default()).await;
         let (link, mut pipe) = sealed.map_err(|_| PunchFailure::NoCircuit)?;
         let ask = async {
@@ -167,7 +188,8 @@ impl Network {
         let asked = link.while_alive(ask).await;
         let asked = asked.map_err(|_| PunchFailure::NoCircuit)?;
         let told = self.counters.answered(asked);
-        let theirs = self.permitted(told.map_err(|_| PunchFailure::NoCircuit)??);
+        let theirs = told.map_err(|_| PunchFailure::NoCircuit)??;
+        let theirs = self.permitted(theirs, near);
         match theirs.is_empty() {
             true => Err(PunchFailure::NotDialable),
             false => Ok((own, theirs)),
@@ -184,7 +206,8 @@ impl Network {
     ) -> Result<(), PunchFailure> {
         let start = Instant::now();
         let from = theirs.iter().map(|address| address.ip().to_canonical());
-        let _let_in = self.carrier.let_in(from.collect());
+        let from: Vec<IpAddr> = from.collect();
+        let _let_in = self.carrier.let_in(peer, &from);
         let calls = theirs.iter().map(|there| self.carrier.punch(peer, *there));
         let mut calls: FuturesUnordered<_> = calls.collect();
         let mut looks = interval(LOOK);
@@ -231,8 +254,10 @@ impl Network {
     }
 
     fn end_punch(&self, run: Run, began: Instant, ended: Result<(), PunchFailure>) {
-        let took = began.elapsed();
-        let peer = self.named(run.peer());
+        let (took, peer) = (began.elapsed(), self.named(run.peer()));
+        if !run.end(Instant::now(), ended) {
+            return;
+        }
         match ended {
             Ok(()) => tracing::info!(%peer, took_ms = took.as_millis(), "direct path made"),
             Err(failure) => {
@@ -241,13 +266,12 @@ impl Network {
             }
         }
         self.counters.punches.ended(ended, took);
-        run.end(Instant::now(), ended);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::{IpAddr, Ipv4Addr};
+    use std::net::Ipv4Addr;
 
     use tempfile::TempDir;
 
@@ -292,6 +316,39 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn from_where_a_relay_saw_this_node_is_forgotten_when_it_moves() {
+        let [(_one, one), (_other, other)] = strangers_to_addresses();
+        let relay = meet(&one, &other).await;
+        let before = SocketAddr::from(([1, 1, 1, 1], 4433));
+        relay.set_mirrored(before);
+        assert_eq!(relay.mirrored(), Some(before));
+        one.look_around().await;
+        assert_eq!(relay.mirrored(), None);
+        for network in [one, other] {
+            network.shutdown().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn private_addresses_are_for_own_devices_or_where_the_relay_is_near() {
+        let [(_one, one), (_other, other)] = strangers_to_addresses();
+        let relay = meet(&one, &other).await;
+        assert!(
+            one.may_be_near(&other.id(), &relay),
+            "it is on this machine"
+        );
+        let theirs = ["10.1.2.3:1", "1.1.1.1:1", "[fd12::1]:1"];
+        let theirs = theirs.map(|text| text.parse::<SocketAddr>().unwrap());
+        let theirs = theirs.to_vec();
+        assert_eq!(one.permitted(theirs.clone(), true), theirs);
+        let public: SocketAddr = ([1, 1, 1, 1], 1).into();
+        assert_eq!(one.permitted(theirs, false), [public]);
+        for network in [one, other] {
+            network.shutdown().await;
+        }
+    }
+
+    #[tokio::test]
     async fn a_punch_is_refused_to_who_is_no_peer_names_nothing_or_asks_too_often() {
         let [(_one, one), (_other, other)] = strangers_to_addresses();
         let relay = meet(&one, &other).await;
@@ -315,6 +372,46 @@ mod tests {
         let granted = silent.grant_punch(friend, &relay, theirs).await;
         assert_eq!(granted.err(), Some(Reason::Unsupported));
         for network in [one, other, silent] {
+            network.shutdown().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn who_is_trusted_less_than_the_config_says_is_neither_asked_nor_answered() {
+        let trusted = |trust: u8| {
+            let mut friend = peer(NodeId::from_bytes([7; 32]), None);
+            friend.trust = trust;
+            friend
+        };
+        for (least, trust, expected) in [
+            (None, 0, false),
+            (None, 1, false),
+            (None, 2, true),
+            (None, 3, true),
+            (Some(0), 0, true),
+            (Some(1), 1, true),
+            (Some(3), 2, false),
+            (Some(3), 3, true),
+        ] {
+            let (_dir, network) = network_with(|config| {
+                config.node.punch_trust = least.unwrap_or(config.node.punch_trust);
+            });
+            let friend = trusted(trust);
+            network.set_peers(std::slice::from_ref(&friend));
+            assert_eq!(network.may_punch(&friend.id), expected, "{least:?} {trust}");
+            network.punch(friend.id, NodeId::from_bytes([8; 32]));
+            let is_asked = network.punches.begin(Instant::now(), friend.id).is_none();
+            assert_eq!(is_asked, expected, "{least:?} {trust}");
+            network.shutdown().await;
+        }
+        let [(_one, one), (_other, other)] = strangers_to_addresses();
+        let relay = meet(&one, &other).await;
+        let stranger = trusted(1);
+        one.set_peers(&[stranger.clone(), peer(other.id(), None)]);
+        let theirs = vec![([1, 1, 1, 1], 4433).into()];
+        let granted = one.grant_punch(stranger.id, &relay, theirs).await;
+        assert_eq!(granted.err(), Some(Reason::Unsupported));
+        for network in [one, other] {
             network.shutdown().await;
         }
     }

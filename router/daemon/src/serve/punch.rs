@@ -1,12 +1,16 @@
 //! What other nodes need to punch: from where they are seen, and a node that calls them while they call
 //! it (`network::punch`).
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use tokio::time::timeout;
 use wormholes_proto::{CarrierKind, Reason, encode_candidates, encode_mirrored};
 
 use super::{Asker, accept, refuse};
 use crate::{carrier::Link, network::Network, pipe::Pipe};
+
+/// The asker takes the answer within this, or gives up its place among the punches that run.
+const TELL_TIME: Duration = Duration::from_secs(5);
 
 /// Tells a peer from which address its connection comes. Of one over TCP that says nothing about UDP.
 pub(super) async fn mirror(link: &Link, mut pipe: Pipe) {
@@ -30,8 +34,14 @@ pub(super) async fn serve(
 ) {
     match network.grant_punch(asker.id, relay, candidates).await {
         Ok(granted) => {
-            if accept(&mut pipe, encode_candidates(granted.own())).await {
-                let _ = pipe.writer.finish().await;
+            let tell = async {
+                let told = accept(&mut pipe, encode_candidates(granted.own())).await;
+                if told {
+                    let _ = pipe.writer.finish().await;
+                }
+                told
+            };
+            if timeout(TELL_TIME, tell).await.unwrap_or(false) {
                 // The stream ends with the asker's own end: cut off sooner, it might cut the answer.
                 network.meet_granted(granted).await;
             }

@@ -3,7 +3,7 @@
 //! other end has opened its own.
 //!
 //! One of the two calls has to be taken. A node that listens nowhere takes it at its sockets for
-//! calls, from there alone and for no longer.
+//! calls, from there and that node alone, and for no longer.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -26,7 +26,7 @@ const GUESSED_ROUND_TRIP: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub(crate) struct LetIn<'a> {
     quic: &'a QuicCarrier,
-    from: Vec<IpAddr>,
+    from: Vec<(IpAddr, NodeId)>,
 }
 
 /// How calls are made that open a NAT.
@@ -52,8 +52,9 @@ impl QuicCarrier {
         self.dial(&config, false, id, address).await
     }
 
-    /// Takes calls from these addresses, whatever their port, at sockets that only call.
-    pub(in crate::carrier) fn let_in(&self, from: Vec<IpAddr>) -> LetIn<'_> {
+    /// Takes calls of `id` from these addresses, whatever their port, at sockets that only call.
+    pub(in crate::carrier) fn let_in(&self, id: NodeId, from: &[IpAddr]) -> LetIn<'_> {
+        let from: Vec<_> = from.iter().map(|ip| (*ip, id)).collect();
         let mut expected = self.expected();
         if expected.is_empty() {
             for bound in &self.dialers {
@@ -65,9 +66,12 @@ impl QuicCarrier {
         LetIn { quic: self, from }
     }
 
-    /// Whether a call is expected from there.
-    pub(super) fn expects(&self, ip: IpAddr) -> bool {
-        self.expected().contains(&ip.to_canonical())
+    /// Whose calls are expected from there.
+    pub(super) fn expected_from(&self, ip: IpAddr) -> Vec<NodeId> {
+        let ip = ip.to_canonical();
+        let expected = self.expected();
+        let from_there = expected.iter().filter(|(from, _)| *from == ip);
+        from_there.map(|(_, id)| *id).collect()
     }
 
     /// From where a node at `ip` is called, as far as the socket knows.
@@ -75,7 +79,7 @@ impl QuicCarrier {
         self.dialer(false, ip)?.local_addr().ok()
     }
 
-    fn expected(&self) -> MutexGuard<'_, Vec<IpAddr>> {
+    fn expected(&self) -> MutexGuard<'_, Vec<(IpAddr, NodeId)>> {
         self.expected.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -83,9 +87,9 @@ impl QuicCarrier {
 impl Drop for LetIn<'_> {
     fn drop(&mut self) {
         let mut expected = self.quic.expected();
-        for ip in &self.from {
-            // Others may expect somebody from there too.
-            if let Some(place) = expected.iter().position(|other| other == ip) {
+        for call in &self.from {
+            // Others may expect it from there too.
+            if let Some(place) = expected.iter().position(|other| other == call) {
                 expected.swap_remove(place);
             }
         }

@@ -68,6 +68,8 @@ struct Tried {
     until: Option<Instant>,
     failed: Option<(PunchFailure, Instant)>,
     served: Option<Instant>,
+    /// When the last one ended.
+    ended: Option<Instant>,
 }
 
 /// The right to punch, which ends with the value.
@@ -76,6 +78,7 @@ pub(crate) struct Run {
     punches: Arc<Punches>,
     peer: NodeId,
     asks: bool,
+    began: Instant,
 }
 
 /// How the last punch with a peer failed.
@@ -125,7 +128,7 @@ impl Punches {
         tried.asks = true;
         book.running += 1;
         drop(book);
-        Some(self.run(peer, true))
+        Some(self.run(now, peer, true))
     }
 
     /// Begins one that the peer asks for, however the last one went: it may have moved.
@@ -144,7 +147,7 @@ impl Punches {
         tried.served = Some(now);
         book.running += 1;
         drop(book);
-        Ok(self.run(peer, false))
+        Ok(self.run(now, peer, false))
     }
 
     /// Lets all be tried at once: this machine has moved.
@@ -174,11 +177,12 @@ impl Punches {
         })
     }
 
-    fn run(self: &Arc<Self>, peer: NodeId, asks: bool) -> Run {
+    fn run(self: &Arc<Self>, began: Instant, peer: NodeId, asks: bool) -> Run {
         Run {
             punches: Arc::clone(self),
             peer,
             asks,
+            began,
         }
     }
 
@@ -193,10 +197,16 @@ impl Run {
         self.peer
     }
 
-    /// Keeps how it ended.
-    pub(crate) fn end(self, now: Instant, ended: Result<(), PunchFailure>) {
+    /// Keeps how it ended. Returns whether that is news: where both ends asked at once two run beside
+    /// each other, over the same NATs, and are one try. A path is news after a failure.
+    pub(crate) fn end(self, now: Instant, ended: Result<(), PunchFailure>) -> bool {
         let mut book = self.punches.book();
         let tried = book.tried.entry(self.peer).or_default();
+        let is_told = tried.ended.is_some_and(|other| other > self.began);
+        if is_told && (ended.is_err() || tried.failed.is_none()) {
+            return false;
+        }
+        tried.ended = Some(now);
         match ended {
             Ok(()) => {
                 tried.pause = Duration::ZERO;
@@ -209,6 +219,7 @@ impl Run {
                 tried.failed = Some((failure, now));
             }
         }
+        true
     }
 }
 
@@ -233,7 +244,7 @@ mod tests {
 
     fn fails(punches: &Arc<Punches>, now: Instant) {
         let run = punches.begin(now, BOB).expect("it is not left alone");
-        run.end(now, Err(PunchFailure::NoAnswer));
+        assert!(run.end(now, Err(PunchFailure::NoAnswer)));
     }
 
     #[test]
@@ -261,7 +272,7 @@ mod tests {
             "it begins anew"
         );
         let run = punches.begin(now + FIRST_PAUSE, BOB).unwrap();
-        run.end(now, Ok(()));
+        assert!(run.end(now, Ok(())));
         assert_eq!(punches.failed(&BOB), None);
         assert!(punches.begin(now, BOB).is_some());
     }
@@ -280,6 +291,33 @@ mod tests {
         fails(&punches, now);
         let later = now + SERVE_PERIOD * 2;
         assert!(punches.serve(later, BOB).is_ok(), "it may have moved");
+    }
+
+    #[test]
+    fn what_both_ends_ask_for_at_once_is_one_try() {
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let failure = Err(PunchFailure::NoAnswer);
+        for (first, second, is_news) in [
+            (failure, failure, false),
+            (Ok(()), Ok(()), false),
+            (Ok(()), failure, false),
+            (failure, Ok(()), true),
+        ] {
+            let punches = Arc::new(Punches::default());
+            let asked = punches.begin(start, BOB).unwrap();
+            let served = punches.serve(after(1), BOB).unwrap();
+            assert!(asked.end(after(5), first));
+            assert_eq!(served.end(after(6), second), is_news);
+            let failed = punches.failed(&BOB);
+            let is_direct = first.is_ok() || second.is_ok();
+            assert_eq!(failed.is_none(), is_direct, "{failed:?}");
+            if let Some(failed) = failed {
+                assert_eq!(failed.until, Some(after(5) + FIRST_PAUSE));
+            }
+            let next = punches.serve(after(60), BOB).unwrap();
+            assert!(next.end(after(65), failure), "it is another one");
+        }
     }
 
     #[test]

@@ -21,6 +21,9 @@ use crate::{
 /// Relays that are asked at once from where they see this node: one would do, a second tells whether a
 /// NAT gives each another port.
 const MAX_MIRRORS: usize = 3;
+/// A peer is at one port, or at two, where its NAT has changed it: what names more of one machine is
+/// after that machine.
+const MAX_OF_IP: usize = 2;
 /// A relay that takes longer is left out.
 const MIRROR_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -35,11 +38,15 @@ pub(crate) struct Candidates {
 
 impl Network {
     /// Where a peer may call this node: where its relays see it, `relay` before the others, where it is
-    /// in its own network, and what its record says.
+    /// in its own network, and what its record says; private addresses only to who may be `near`.
     ///
     /// # Errors
     /// [`PunchFailure::NoCandidates`].
-    pub(super) async fn candidates(&self, relay: &Link) -> Result<Candidates, PunchFailure> {
+    pub(super) async fn candidates(
+        &self,
+        relay: &Link,
+        near: bool,
+    ) -> Result<Candidates, PunchFailure> {
         let mut mirrors = vec![relay.clone()];
         let known = self.peers.known();
         let registered = known.iter().filter(|peer| peer.register);
@@ -58,12 +65,8 @@ impl Network {
         let own = mirrors.iter().filter_map(|link| self.own_address(link));
         let record = self.own_record();
         let told = record.record().addresses.iter().copied();
-        let mut addresses = Vec::new();
-        for address in mirrored.iter().copied().chain(own).chain(told) {
-            if is_candidate(&address) && !addresses.contains(&address) {
-                addresses.push(address);
-            }
-        }
+        let all = mirrored.iter().copied().chain(own).chain(told);
+        let mut addresses = chosen(all, near);
         addresses.truncate(MAX_CANDIDATES);
         match addresses.is_empty() {
             true => Err(PunchFailure::NoCandidates),
@@ -74,11 +77,13 @@ impl Network {
         }
     }
 
-    /// What of a peer's candidates may be dialled: none of this node's own sockets.
-    pub(super) fn permitted(&self, mut candidates: Vec<SocketAddr>) -> Vec<SocketAddr> {
-        candidates.truncate(MAX_CANDIDATES);
-        let own = |address| self.own_sockets.contains(Transport::Udp, address);
-        candidates.retain(|address| is_candidate(address) && !own(*address));
+    /// What of a peer's candidates may be dialled: nothing on this machine, nor where it is known to be,
+    /// and of private networks only those of a peer that may be `near`.
+    pub(super) fn permitted(&self, candidates: Vec<SocketAddr>, near: bool) -> Vec<SocketAddr> {
+        let mut candidates = chosen(candidates.into_iter().take(MAX_CANDIDATES), near);
+        candidates.retain(|address| {
+            !self.own_sockets.contains(Transport::Udp, *address) && !self.is_here(address.ip())
+        });
         candidates
     }
 
@@ -119,11 +124,25 @@ impl Network {
     }
 }
 
-/// Whether a node of the internet or of a private network may be there. A peer's word leads to nothing
-/// on this machine, nor to one link alone.
-fn is_candidate(address: &SocketAddr) -> bool {
+/// Those that are candidates, each once, and no more than [`MAX_OF_IP`] of one machine.
+fn chosen(addresses: impl Iterator<Item = SocketAddr>, near: bool) -> Vec<SocketAddr> {
+    let mut chosen: Vec<SocketAddr> = Vec::new();
+    for address in addresses {
+        let of_ip = chosen.iter().filter(|other| other.ip() == address.ip());
+        let has_place = of_ip.count() < MAX_OF_IP;
+        if has_place && is_candidate(&address, near) && !chosen.contains(&address) {
+            chosen.push(address);
+        }
+    }
+    chosen
+}
+
+/// Whether a node of the internet may be there, or one of a private network, if it may be `near`. A
+/// peer's word leads to nothing on this machine, nor to one link alone.
+fn is_candidate(address: &SocketAddr, near: bool) -> bool {
     let ban = ban::banned(address.ip(), false);
-    is_dialable(address) && matches!(ban, None | Some(Ban::Private | Ban::SharedNat))
+    let is_near = matches!(ban, Some(Ban::Private | Ban::SharedNat));
+    is_dialable(address) && (ban.is_none() || (near && is_near))
 }
 
 /// Whether one address of this node is seen with several ports.
@@ -148,20 +167,26 @@ fn address_towards(there: SocketAddr) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::network::connect::tests::network_with;
 
     #[test]
     fn candidates_are_where_a_node_of_the_internet_or_of_a_private_network_may_be() {
-        let check = |text: &str, expected: bool| {
-            assert_eq!(is_candidate(&text.parse().unwrap()), expected, "{text}");
+        let check = |text: &str, expected: bool, expected_near: bool| {
+            let address = text.parse().unwrap();
+            assert_eq!(is_candidate(&address, false), expected, "{text}");
+            assert_eq!(is_candidate(&address, true), expected_near, "{text} near");
         };
+        for text in ["1.1.1.1:4433", "[2a00::1]:4433"] {
+            check(text, true, true);
+        }
         for text in [
-            "1.1.1.1:4433",
             "192.168.1.7:4433",
+            "10.0.0.1:4433",
+            "172.16.0.1:4433",
             "100.64.0.1:1",
-            "[2a00::1]:4433",
             "[fd12::1]:4433",
         ] {
-            check(text, true);
+            check(text, false, true);
         }
         for text in [
             "127.0.0.1:4433",
@@ -178,8 +203,36 @@ mod tests {
             "[64:ff9b::a00:1]:4433",
             "[100::1:2:3:4]:4433",
         ] {
-            check(text, false);
+            check(text, false, false);
         }
+    }
+
+    #[test]
+    fn of_one_machine_two_ports_are_called_and_each_once() {
+        let parse = |texts: &[&str]| -> Vec<SocketAddr> {
+            texts.iter().map(|text| text.parse().unwrap()).collect()
+        };
+        let all = parse(&[
+            "1.1.1.1:1",
+            "1.1.1.1:1",
+            "10.0.0.1:1",
+            "1.1.1.1:2",
+            "1.1.1.1:3",
+            "[2a00::1]:1",
+        ]);
+        let expected = parse(&["1.1.1.1:1", "1.1.1.1:2", "[2a00::1]:1"]);
+        assert_eq!(chosen(all.into_iter(), false), expected);
+    }
+
+    #[tokio::test]
+    async fn nothing_where_this_machine_is_known_to_be_is_called() {
+        let (_dir, network) = network_with(|config| {
+            config.node.advertise = vec!["1.1.1.1:4433".parse().unwrap()];
+        });
+        let texts = ["1.1.1.1:53", "1.1.1.2:53"];
+        let [own, other] = texts.map(|text| text.parse::<SocketAddr>().unwrap());
+        assert_eq!(network.permitted(vec![own, other], false), [other]);
+        network.shutdown().await;
     }
 
     #[test]
