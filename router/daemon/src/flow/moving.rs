@@ -102,19 +102,23 @@ async fn go_over(core: &NodeCore, flow: &Place, terms: Terms, handover: Handover
     let mut links = core.network.moving_desk().links();
     // Each connection is asked once.
     let mut asked_until = None;
-    let pipe = loop {
+    let (pipe, place) = loop {
         links.mark_unchanged();
         if let Some(link) = direct_link(core, flow, &terms, asked_until) {
+            // Not for ever: another connection may be there by then.
+            let Ok(Some(place)) = timeout(LOOK_AGAIN, link.own_crossing()).await else {
+                continue;
+            };
             asked_until = asked_until.max(Some(link.made()));
             match ask_to_move(&core.network, &link, handover.session()).await {
-                Ok(pipe) => break pipe,
+                Ok(pipe) => break (pipe, place),
                 Err(error) => record::stays(core, flow, &error),
             }
         } else {
             let _ = timeout(LOOK_AGAIN, links.changed()).await;
         }
     };
-    if handover.give(pipe).await.done().await {
+    if handover.give(pipe, place).await.done().await {
         record::moved(core, flow, terms.to);
     }
     pending().await
