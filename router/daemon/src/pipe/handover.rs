@@ -43,9 +43,10 @@ pub(super) struct Offer<T> {
 
 /// Told when a direction is there.
 pub(super) struct Arrival {
-    told: oneshot::Sender<()>,
-    /// Among those that go over to one connection at once; both directions share it.
+    /// Among those that go over to one connection at once; both directions share it. Given up before
+    /// anybody is told.
     place: Arc<OwnedSemaphorePermit>,
+    told: oneshot::Sender<()>,
 }
 
 /// What the direction that comes in goes on by: what was read ahead comes along.
@@ -215,6 +216,7 @@ impl ReaderBerth {
             self.offer = came.ok();
         }
     }
+
     /// Whether the other end may say that the rest comes on another stream.
     pub(super) fn is_expected(&self) -> bool {
         self.is_expected.load(Relaxed)
