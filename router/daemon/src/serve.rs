@@ -299,7 +299,7 @@ async fn serve_open(network: &Arc<Network>, asker: &Asker, link: &Link, open: Op
         }
         Open::Mirror if asker.way == Way::Peer => punch::mirror(link, pipe).await,
         Open::Move(session) if asker.way == Way::Peer => {
-            moving::serve(network, asker, &session, pipe).await;
+            moving::serve(network, asker, link, &session, pipe).await;
         }
         Open::Create { key_id, slots } => {
             Box::pin(hop::serve(network, asker, &key_id, &slots, pipe)).await

@@ -22,7 +22,7 @@
 //! record inside.
 //!
 //! A session may go on by another stream between the same two ends, as by a direct one when there is
-//! a path (OPEN kind 10, module `stream`). Each direction goes over by itself: its MOVE frame is the
+//! a path (OPEN kind 12, module `stream`). Each direction goes over by itself: its MOVE frame is the
 //! last on the stream before, and the next frame, under the same key and by the next number, is the
 //! first on the other one. So nothing is sent twice, and whoever reads the first stream up to MOVE
 //! and the other one then has all in order, whichever came first. Of both ends only those send MOVE

@@ -2,11 +2,11 @@
 //! its plan would go, or where its plan says so: by a direct connection to the same peer, when one
 //! stands. Whatever fails, it stays where it is.
 
-use std::{convert::Infallible, future::pending, time::Duration};
+use std::{collections::BTreeMap, convert::Infallible, future::pending, time::Duration};
 
 use futures_util::future::BoxFuture;
-use tokio::time::{Instant, timeout};
-use wormholes_proto::{CarrierKind, NodeId};
+use tokio::time::{Instant, timeout, timeout_at};
+use wormholes_proto::{CarrierKind, NodeId, Reason};
 use wormholes_rules::{Migrate, Plan, Tunnel, TunnelKind};
 
 use super::{open::Route, record, table::Place};
@@ -14,12 +14,16 @@ use crate::{
     carrier::Link,
     node::NodeCore,
     pipe::Handover,
-    tunnel::{Opened, ask_to_move},
+    tunnel::{OpenError, Opened, ask_to_move},
 };
 
 /// New connections are told of. This is for what is not: one that came to life again, a plan that no
 /// longer sticks to its relay.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
+
+/// Until a connection is asked again that a flow could not go over to: doubled each time.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+const LAST_WAIT: Duration = Duration::from_secs(60);
 
 /// That a flow may go over, and to what.
 #[derive(Debug)]
@@ -68,6 +72,54 @@ impl Terms {
     }
 }
 
+/// The connections that a flow could not go over to, by when they were made: at most those that stand.
+#[derive(Debug, Default)]
+struct Failures(BTreeMap<Instant, Failure>);
+
+#[derive(Debug)]
+struct Failure {
+    wait: Duration,
+    /// None: never.
+    again: Option<Instant>,
+}
+
+impl Failures {
+    /// Forgets connections that are gone.
+    fn keep(&mut self, standing: &[Instant]) {
+        self.0.retain(|made, _| standing.contains(made));
+    }
+
+    /// Whether the connection may be asked.
+    fn lets_ask(&self, made: Instant) -> bool {
+        let is_due = |again: Instant| again <= Instant::now();
+        self.0
+            .get(&made)
+            .is_none_or(|failure| failure.again.is_some_and(is_due))
+    }
+
+    /// Asking the connection failed; `is_final`: it need not be asked again.
+    fn add(&mut self, made: Instant, is_final: bool) {
+        let before = self.0.get(&made).map(|failure| failure.wait);
+        let wait = before.map_or(FIRST_WAIT, |wait| wait.saturating_mul(2).min(LAST_WAIT));
+        let again = (!is_final).then(|| Instant::now() + wait);
+        self.0.insert(made, Failure { wait, again });
+    }
+
+    /// When to look again, though nobody tells of a connection.
+    fn look_again(&self) -> Instant {
+        let now = Instant::now();
+        let again = self.0.values().filter_map(|failure| failure.again);
+        // What is due already waits for something else.
+        let coming = again.filter(|again| *again > now);
+        coming.fold(now + LOOK_AGAIN, Ord::min)
+    }
+}
+
+/// Whether the other end will say the same again: that it has no such session, or knows no moving.
+fn is_final(error: &OpenError) -> bool {
+    matches!(error, OpenError::Refused { reason, .. } if *reason != Reason::Busy)
+}
+
 /// Whether a direct tunnel is no weaker than a closed plan allows.
 fn may_be_direct(plan: &Plan) -> bool {
     let Some(first) = plan.steps.first() else {
@@ -100,45 +152,53 @@ pub(super) async fn beside(moving: Option<BoxFuture<'_, Infallible>>) -> Infalli
 async fn go_over(core: &NodeCore, flow: &Place, terms: Terms, handover: Handover) -> Infallible {
     handover.expect_stream();
     let mut links = core.network.moving_desk().links();
-    // Each connection is asked once.
-    let mut asked_until = None;
-    let pipe = loop {
+    let mut failures = Failures::default();
+    let (pipe, place) = loop {
         links.mark_unchanged();
-        if let Some(link) = direct_link(core, flow, &terms, asked_until) {
-            asked_until = asked_until.max(Some(link.made()));
+        if let Some(link) = direct_link(core, flow, &terms, &mut failures) {
+            // Not for ever: another connection may be there by then.
+            let Ok(Some(place)) = timeout(LOOK_AGAIN, link.own_crossing()).await else {
+                continue;
+            };
             match ask_to_move(&core.network, &link, handover.session()).await {
-                Ok(pipe) => break pipe,
-                Err(error) => record::stays(core, flow, &error),
+                Ok(pipe) => break (pipe, place),
+                Err(error) => {
+                    failures.add(link.made(), is_final(&error));
+                    record::stays(core, flow, &error);
+                }
             }
         } else {
-            let _ = timeout(LOOK_AGAIN, links.changed()).await;
+            let _ = timeout_at(failures.look_again(), links.changed()).await;
         }
     };
-    if handover.give(pipe).await.done().await {
+    if handover.give(pipe, place).await.done().await {
         record::moved(core, flow, terms.to);
     }
     pending().await
 }
 
-/// A direct connection that the flow may go by, of those made after what was asked already: the
-/// newest, over QUIC before TCP. One through Tor is no direct path.
+/// A direct connection that the flow may go by, of those that may be asked: the newest, over QUIC
+/// before TCP. One through Tor is no direct path.
 fn direct_link(
     core: &NodeCore,
     flow: &Place,
     terms: &Terms,
-    asked_until: Option<Instant>,
+    failures: &mut Failures,
 ) -> Option<Link> {
     let sticks = |(plan, number): &(Plan, usize)| core.sticks.first(plan, &flow.target) > *number;
     if terms.sticks.as_ref().is_some_and(sticks) {
         return None;
     }
-    let links = core.network.peers().links_to(&terms.to).into_iter().rev();
+    let links = core.network.peers().links_to(&terms.to);
+    let standing: Vec<Instant> = links.iter().map(Link::made).collect();
+    failures.keep(&standing);
     let fits = |link: &Link| {
-        Some(link.made()) > asked_until
+        failures.lets_ask(link.made())
             && !link.goes_through_tor()
             && terms.carrier.is_none_or(|kind| kind == link.carrier())
     };
-    links.filter(fits).min_by_key(Link::carrier)
+    let newest_first = links.into_iter().rev();
+    newest_first.filter(fits).min_by_key(Link::carrier)
 }
 
 #[cfg(test)]
@@ -146,7 +206,10 @@ mod tests {
     use wormholes_rules::{Marks, Step, Stick};
 
     use super::*;
-    use crate::pipe::{Pipe, Side};
+    use crate::{
+        names::NodeName,
+        pipe::{Pipe, Side},
+    };
 
     const PEER: NodeId = NodeId::from_bytes([1; 32]);
     const RELAY: NodeId = NodeId::from_bytes([2; 32]);
@@ -259,5 +322,45 @@ mod tests {
         let terms = Terms::of(sticky.clone(), 2, &opened(TunnelKind::Relay)).unwrap();
         assert_eq!(terms.carrier, Some(CarrierKind::Tcp));
         assert_eq!(terms.sticks, Some((sticky, 1)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_failed_is_asked_again_and_hides_no_other() {
+        let older = Instant::now();
+        let newer = older + Duration::from_millis(1);
+        let mut failures = Failures::default();
+        for wait in [1, 2, 4, 8, 16, 32, 60, 60].map(Duration::from_secs) {
+            failures.add(newer, false);
+            assert!(failures.lets_ask(older));
+            assert!(!failures.lets_ask(newer));
+            let look = failures.look_again();
+            assert_eq!(look, Instant::now() + wait.min(LOOK_AGAIN));
+            tokio::time::advance(wait).await;
+            assert!(failures.lets_ask(newer), "after {wait:?}");
+            assert_eq!(failures.look_again(), Instant::now() + LOOK_AGAIN);
+        }
+        failures.keep(&[older]);
+        failures.add(newer, false);
+        tokio::time::advance(FIRST_WAIT).await;
+        assert!(failures.lets_ask(newer), "what is gone is forgotten");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_whose_far_end_does_not_move_the_flow_is_not_asked_again() {
+        let made = Instant::now();
+        let mut failures = Failures::default();
+        failures.add(made, true);
+        tokio::time::advance(LAST_WAIT * 2).await;
+        assert!(!failures.lets_ask(made));
+        assert!(!is_final(&OpenError::TimedOut(LAST_WAIT)));
+        let refused = |reason| OpenError::Refused {
+            node: NodeName {
+                id: PEER,
+                petname: None,
+            },
+            reason,
+        };
+        assert!(!is_final(&refused(Reason::Busy)));
+        assert!(is_final(&refused(Reason::Denied)));
     }
 }

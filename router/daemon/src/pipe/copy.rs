@@ -335,7 +335,9 @@ impl<'a> Shared<'a> {
             let whole = total_bytes(&chunks);
             self.cut_to_allowance(&mut chunks);
             let bytes = total_bytes(&chunks);
-            self.hold_back(bytes, way.jitter).await;
+            let held = self.hold_back(bytes, way.jitter);
+            let held = way.into.go_over_during(held).await;
+            held.map_err(way.write_failed)?;
             if let Some(witness) = &self.limits.witness {
                 chunks.iter().for_each(|chunk| witness.saw("relay", chunk));
             }

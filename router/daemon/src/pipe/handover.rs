@@ -7,14 +7,19 @@ mod tests;
 use std::{
     fmt,
     future::pending,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
-use tokio::sync::oneshot;
+use tokio::{
+    sync::{OwnedSemaphorePermit, oneshot},
+    time::{Instant, sleep},
+};
 use wormholes_proto::sealed::SessionId;
 
 use super::{
@@ -22,17 +27,38 @@ use super::{
     stream::{StreamReader, StreamWriter},
 };
 
+/// How long the stream before is waited for, until it says that the rest comes on the other one, and
+/// then the other one: meanwhile what comes there fills the window that others need.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// What a direction goes on by.
 pub(super) struct Offer<T> {
     pub(super) stream: T,
-    /// Told when the direction is there; dropped when it ended before.
-    pub(super) arrived: oneshot::Sender<()>,
+    /// Dropped when the direction ended before.
+    pub(super) arrival: Arrival,
+    given: Instant,
+    /// See [`PATIENCE`].
+    pub(super) patience: Duration,
 }
+
+/// Told when a direction is there.
+pub(super) struct Arrival {
+    /// Among those that go over to one connection at once; both directions share it. Given up before
+    /// anybody is told.
+    place: Arc<OwnedSemaphorePermit>,
+    told: oneshot::Sender<()>,
+}
+
+/// What the direction that comes in goes on by: what was read ahead comes along.
+type ReaderOffer = Offer<(StreamReader, Bytes)>;
 
 /// Where the direction that comes in waits for it.
 pub(super) struct ReaderBerth {
-    /// What was read ahead comes along.
-    pub(super) offer: oneshot::Receiver<Offer<(StreamReader, Bytes)>>,
+    /// None: it came, or nobody is there any more who would bring it.
+    coming: Option<oneshot::Receiver<ReaderOffer>>,
+    offer: Option<ReaderOffer>,
+    /// How long the stream before was waited for since.
+    waited: Duration,
     is_expected: Arc<AtomicBool>,
 }
 
@@ -42,8 +68,9 @@ pub(super) type WriterBerth = oneshot::Receiver<Offer<StreamWriter>>;
 /// Has a session go on by another stream, once; dropped, the session stays where it is.
 pub(crate) struct Handover {
     session: SessionId,
+    patience: Duration,
     is_expected: Arc<AtomicBool>,
-    reader: oneshot::Sender<Offer<(StreamReader, Bytes)>>,
+    reader: oneshot::Sender<ReaderOffer>,
     writer: oneshot::Sender<Offer<StreamWriter>>,
 }
 
@@ -53,15 +80,18 @@ pub(crate) struct Crossing([oneshot::Receiver<()>; 2]);
 
 impl Handover {
     pub(super) fn new(session: SessionId) -> (Self, ReaderBerth, WriterBerth) {
-        let (reader, offer) = oneshot::channel();
+        let (reader, coming) = oneshot::channel();
         let (writer, writer_berth) = oneshot::channel();
         let is_expected = Arc::<AtomicBool>::default();
         let reader_berth = ReaderBerth {
-            offer,
+            coming: Some(coming),
+            offer: None,
+            waited: Duration::ZERO,
             is_expected: Arc::clone(&is_expected),
         };
         let handover = Self {
             session,
+            patience: PATIENCE,
             is_expected,
             reader,
             writer,
@@ -86,10 +116,20 @@ impl Handover {
         self.is_expected.store(true, Relaxed);
     }
 
-    /// Has both directions go on by `pipe`, a stream between nodes to the same end.
-    pub(crate) async fn give(self, pipe: Pipe) -> Crossing {
-        let (reader_arrived, reader) = oneshot::channel();
-        let (writer_arrived, writer) = oneshot::channel();
+    /// Has both directions go on by `pipe`, a stream between nodes to the same end. `place` is free
+    /// again when both have gone over, or ended.
+    pub(crate) async fn give(self, pipe: Pipe, place: OwnedSemaphorePermit) -> Crossing {
+        let (reader_told, reader) = oneshot::channel();
+        let (writer_told, writer) = oneshot::channel();
+        let (given, patience, place) = (Instant::now(), self.patience, Arc::new(place));
+        let reader_arrival = Arrival {
+            told: reader_told,
+            place: Arc::clone(&place),
+        };
+        let writer_arrival = Arrival {
+            told: writer_told,
+            place,
+        };
         let crossing = Crossing([reader, writer]);
         let (Source::Stream(recv), Sink::Stream(send)) = (pipe.reader.source, pipe.writer.sink)
         else {
@@ -98,11 +138,15 @@ impl Handover {
         // A direction that has ended needs no stream.
         let _ = self.reader.send(Offer {
             stream: (recv, pipe.reader.ahead),
-            arrived: reader_arrived,
+            arrival: reader_arrival,
+            given,
+            patience,
         });
         let offered = self.writer.send(Offer {
             stream: send,
-            arrived: writer_arrived,
+            arrival: writer_arrival,
+            given,
+            patience,
         });
         if let Err(mut unwanted) = offered {
             // The other end shall not take it for a break.
@@ -112,7 +156,67 @@ impl Handover {
     }
 }
 
+impl Arrival {
+    pub(super) fn tell(self) {
+        drop(self.place);
+        // Whoever wanted to know may be gone.
+        let _ = self.told.send(());
+    }
+}
+
 impl ReaderBerth {
+    /// What `read` gives, which reads the stream before. Once there is another one, that is waited for
+    /// [`PATIENCE`] in all; a program here that is slow to take what came costs nothing of it.
+    /// Cancel-safe, as `read` is.
+    ///
+    /// # Errors
+    /// [`PipeError`] when the time is over.
+    pub(super) async fn in_time<T>(
+        &mut self,
+        read: impl Future<Output = Result<T, PipeError>>,
+    ) -> Result<T, PipeError> {
+        let since = Instant::now();
+        let read = tokio::select! {
+            biased;
+            read = read => read,
+            () = self.worn_out() => {
+                let late = "the stream before does not end, though the rest comes on another";
+                Err(PipeError::Broken(late.to_owned()))
+            }
+        };
+        if let Some(offer) = &self.offer {
+            let since = since.max(offer.given);
+            self.waited = self.waited.saturating_add(since.elapsed());
+        }
+        read
+    }
+
+    /// Ends when the stream before was waited for long enough. Cancel-safe.
+    async fn worn_out(&mut self) {
+        self.look().await;
+        let patience = self.offer.as_ref().map(|offer| offer.patience);
+        match patience {
+            Some(patience) => sleep(patience.saturating_sub(self.waited)).await,
+            None => pending().await,
+        }
+    }
+
+    /// What this direction goes on by, as soon as it is here; `None`: nobody is there any more who
+    /// would bring it. Cancel-safe.
+    pub(super) async fn offered(&mut self) -> Option<ReaderOffer> {
+        self.look().await;
+        self.offer.take()
+    }
+
+    /// Waits until what this direction goes on by is here, or never will be.
+    async fn look(&mut self) {
+        if let Some(coming) = &mut self.coming {
+            let came = coming.await;
+            self.coming = None;
+            self.offer = came.ok();
+        }
+    }
+
     /// Whether the other end may say that the rest comes on another stream.
     pub(super) fn is_expected(&self) -> bool {
         self.is_expected.load(Relaxed)
@@ -173,6 +277,28 @@ impl PipeWriter {
                 pending().await
             }
         }
+    }
+
+    /// Waits for `held`, and goes on by another stream meanwhile when it is told to: what is held back
+    /// comes behind, and the other end does not wait for it.
+    ///
+    /// # Errors
+    /// [`PipeError`] when the stream before broke.
+    pub(super) async fn go_over_during(
+        &mut self,
+        held: impl Future<Output = ()>,
+    ) -> Result<(), PipeError> {
+        let mut held = pin!(held);
+        while self.may_go_over() {
+            tokio::select! {
+                biased;
+                () = &mut held => return Ok(()),
+                () = self.called_over() => {}
+            }
+            self.go_over().await?;
+        }
+        held.await;
+        Ok(())
     }
 
     /// Goes on by the stream that it was told of.

@@ -7,7 +7,7 @@ use std::{future::pending, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use wormholes_proto::sealed::{Frame, Opener, SealedError, Sealer, SessionId};
 
 use super::{
@@ -93,7 +93,11 @@ impl SealedReader {
                     if self.pending.is_empty() {
                         self.pending = BytesMut::new();
                     }
-                    let chunks = self.stream.read_chunks().await?;
+                    let read = self.stream.read_chunks();
+                    let chunks = match &mut self.berth {
+                        Some(berth) => berth.in_time(read).await?,
+                        None => read.await?,
+                    };
                     if chunks.is_empty() {
                         let end = self.opener.handle_stream_end(&self.pending);
                         return end.map(|()| None).map_err(sealed_error);
@@ -117,21 +121,17 @@ impl SealedReader {
         let due = *self
             .due
             .get_or_insert_with(|| Instant::now() + OTHER_STREAM);
-        let offer = match timeout_at(due, &mut berth.offer).await {
-            Ok(Ok(offer)) => offer,
-            // Or nobody is there any more who would bring it.
-            Ok(Err(_)) | Err(_) => {
-                let late = "the stream that the rest comes on is not here";
-                return Err(PipeError::Broken(late.to_owned()));
-            }
+        let offered = timeout_at(due, berth.offered()).await;
+        let Some(offer) = offered.ok().flatten() else {
+            let late = "the stream that the rest comes on is not here";
+            return Err(PipeError::Broken(late.to_owned()));
         };
         let (stream, ahead) = offer.stream;
         self.berth = None;
         self.stream = stream;
         self.pending = BytesMut::from(&ahead[..]);
         self.opener.handle_moved();
-        // Whoever wanted to know may be gone.
-        let _ = offer.arrived.send(());
+        offer.arrival.tell();
         Ok(())
     }
 }
@@ -209,12 +209,19 @@ impl SealedWriter {
         let mut sealed = BytesMut::new();
         let moved = self.sealer.seal_move(self.pad_bytes, &mut sealed);
         moved.map_err(sealed_error)?;
-        self.stream.write_chunks(&mut [sealed.freeze()]).await?;
-        self.stream.finish().await?;
+        let mut last = [sealed.freeze()];
+        let said = async {
+            self.stream.write_chunks(&mut last).await?;
+            self.stream.finish().await
+        };
+        // The other end waits for it no longer.
+        timeout(offer.patience, said).await.map_err(|_| {
+            let late = "the stream before takes no word that the rest comes on another";
+            PipeError::Broken(late.to_owned())
+        })??;
         self.stream = offer.stream;
         self.leaving.follow(self.stream.left());
-        // Whoever wanted to know may be gone.
-        let _ = offer.arrived.send(());
+        offer.arrival.tell();
         Ok(())
     }
 

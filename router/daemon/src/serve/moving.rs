@@ -15,6 +15,7 @@ use wormholes_proto::{
 
 use super::{Asker, accept, refuse};
 use crate::{
+    carrier::Link,
     network::Network,
     pipe::{Handover, Pipe},
 };
@@ -22,8 +23,9 @@ use crate::{
 /// Sessions that may move at once: more than relays carry for one node by far. Overflow rule: who
 /// finds no place stays with its relay.
 const MAX_SESSIONS: usize = 16 << 10;
-/// The caller says so within this, when both ends shall go over; else nothing has changed.
-const GO_TIMEOUT: Duration = Duration::from_secs(10);
+/// The caller says so within this, when both ends shall go over; else nothing has changed. Longer
+/// than the caller waits for all of it: what it says at the last moment is heard.
+const GO_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Where sessions are found that may move, and where flows hear of a connection to move to.
 #[derive(Debug)]
@@ -106,9 +108,20 @@ impl Drop for Place<'_> {
     }
 }
 
-/// Has a session of `asker` go on by `pipe`, when the asker says that it does so too.
-pub(super) async fn serve(network: &Network, asker: &Asker, session: &SessionId, mut pipe: Pipe) {
+/// Has a session of `asker` go on by `pipe`, a stream of `link`, when the asker says that it does so
+/// too.
+pub(super) async fn serve(
+    network: &Network,
+    asker: &Asker,
+    link: &Link,
+    session: &SessionId,
+    mut pipe: Pipe,
+) {
     let desk = network.moving_desk();
+    let Some(place) = link.other_crossing() else {
+        network.counters().streams_refused.fetch_add(1, Relaxed);
+        return refuse(pipe, Reason::Busy).await;
+    };
     // Nobody but its caller learns whether there is such a session.
     if !desk.expect(session, asker.id) {
         network.counters().streams_refused.fetch_add(1, Relaxed);
@@ -128,7 +141,7 @@ pub(super) async fn serve(network: &Network, asker: &Asker, session: &SessionId,
     }
     // None: it has ended, or moved on another stream.
     if let Some(handover) = desk.take(session) {
-        handover.give(pipe).await;
+        handover.give(pipe, place).await;
         let from = network.named(asker.id);
         tracing::debug!(%from, "a relayed session goes on by a direct connection");
     }
@@ -136,6 +149,10 @@ pub(super) async fn serve(network: &Network, asker: &Asker, session: &SessionId,
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use tokio::sync::Semaphore;
+
     use super::*;
 
     /// A session of which there is nothing but its end that moves it.
@@ -156,7 +173,11 @@ mod tests {
         let taken = desk.take(&session).unwrap();
         assert!(!desk.expect(&session, caller), "it has moved");
         let (pipe, _end) = Pipe::memory();
-        assert!(!taken.give(pipe).await.done().await, "there was nothing");
+        let places = Arc::new(Semaphore::new(1));
+        let crossing_place = Arc::clone(&places).try_acquire_owned().unwrap();
+        let crossing = taken.give(pipe, crossing_place).await;
+        assert!(!crossing.done().await, "there was nothing");
+        assert_eq!(places.available_permits(), 1);
         drop(place);
         drop(desk.enter(caller, handover(7)));
         assert!(!desk.expect(&session, caller), "it is over");

@@ -61,7 +61,11 @@ impl Shared<'_> {
             let n_fitting = datagrams.iter().take_while(fits).count();
             datagrams.truncate(n_fitting);
             let bytes = datagrams.iter().map(|datagram| datagram.len() as u64).sum();
-            self.hold_back(bytes, way.jitter).await;
+            let held = self.hold_back(bytes, way.jitter);
+            match way.into.under() {
+                Some(under) => under.go_over_during(held).await.map_err(way.write_failed)?,
+                None => held.await,
+            }
             self.write(way.into, &datagrams, way.write_failed).await?;
             (way.moved)(self.bytes, bytes);
             if n_fitting < n_read {

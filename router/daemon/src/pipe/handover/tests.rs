@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UdpSocket,
-    sync::mpsc,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     task::JoinHandle,
     time::{Duration, timeout},
 };
@@ -180,12 +180,21 @@ async fn exchange(near: &mut MemoryEnd, far: &mut MemoryEnd, bytes: &[u8]) {
     moved.await.expect("bytes move");
 }
 
+/// The one place of `places`.
+fn place_of(places: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+    Arc::clone(places).try_acquire_owned().unwrap()
+}
+
+fn place() -> OwnedSemaphorePermit {
+    place_of(&Arc::new(Semaphore::new(1)))
+}
+
 /// Has both ends go over, and waits until they have.
 async fn go_over(handovers: [Handover; 2], other: [Pipe; 2]) {
     handovers.iter().for_each(Handover::expect_stream);
     let [near, far] = handovers;
     let [near_pipe, far_pipe] = other;
-    let (near, far) = tokio::join!(near.give(near_pipe), far.give(far_pipe));
+    let (near, far) = tokio::join!(near.give(near_pipe, place()), far.give(far_pipe, place()));
     let crossed = async { tokio::join!(near.done(), far.done()) };
     let crossed = timeout(LIMIT, crossed).await.expect("they go over");
     assert_eq!(crossed, (true, true));
@@ -308,8 +317,9 @@ async fn a_session_whose_connection_dies_while_it_goes_over_is_whole_or_breaks()
         let mut came = Vec::new();
         let receive = far.read_to_end(&mut came);
         let give = async {
-            let _crossing =
-                tokio::join!(near_handover.give(near_pipe), far_handover.give(far_pipe));
+            let near_crossing = near_handover.give(near_pipe, place());
+            let far_crossing = far_handover.give(far_pipe, place());
+            let _crossing = tokio::join!(near_crossing, far_crossing);
             before[0].close(CloseCode::Done);
         };
         let all = async { tokio::join!(send, receive, give) };
@@ -336,13 +346,86 @@ async fn an_end_that_goes_over_though_nobody_agreed_breaks_the_flow() {
         ends,
     } = Flow::start(&before).await;
     let [near_pipe, _far_pipe] = stream(&after).await;
-    let crossing = near_handover.give(near_pipe).await;
+    let crossing = near_handover.give(near_pipe, place()).await;
     let [_, far_stop] = ended(ends).await;
     let breach = PipeError::Malformed("sealed frame");
     assert_eq!(far_stop, Some(CopyStop::Near(breach)));
     // It had gone over when it learned.
     assert!(crossing.done().await);
     drop(far_handover);
+}
+
+/// What comes on the other stream would fill the connection's window as long as nobody reads it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_before_that_does_not_end_in_time_breaks_the_flow() {
+    for [from, to] in ways() {
+        let mut nodes = Nodes::start();
+        let (before, after) = (nodes.connect(from).await, nodes.connect(to).await);
+        let Flow {
+            near: _near,
+            far: _far,
+            handovers: [near_handover, mut far_handover],
+            ends: [near_end, far_end],
+        } = Flow::start(&before).await;
+        near_handover.expect_stream();
+        far_handover.expect_stream();
+        far_handover.patience = Duration::from_millis(50);
+        let [_near_pipe, far_pipe] = stream(&after).await;
+        let places = Arc::new(Semaphore::new(1));
+        let crossing = far_handover.give(far_pipe, place_of(&places)).await;
+        // The near end was never told: its MOVE does not come.
+        let far_end = timeout(LIMIT, far_end).await.expect("the flow ends");
+        let far_stop = far_end.unwrap().stop;
+        let late = "the stream before does not end, though the rest comes on another";
+        let broken = CopyStop::Near(PipeError::Broken(late.to_owned()));
+        assert_eq!(far_stop, Some(broken), "{from:?} to {to:?}");
+        let done = timeout(LIMIT, crossing.done()).await;
+        done.expect("nobody waits for it any more");
+        assert_eq!(places.available_permits(), 1, "{from:?} to {to:?}");
+        drop(near_handover);
+        let near_end = timeout(LIMIT, near_end).await.expect("the flow ends");
+        assert!(near_end.unwrap().stop.is_some(), "{from:?} to {to:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_keeps_its_place_until_both_directions_have_gone_over() {
+    let mut nodes = Nodes::start();
+    let kind = CarrierKind::Quic;
+    let (before, after) = (nodes.connect(kind).await, nodes.connect(kind).await);
+    let Flow {
+        near: _near,
+        far: _far,
+        handovers: [near_handover, far_handover],
+        ends: _ends,
+    } = Flow::start(&before).await;
+    near_handover.expect_stream();
+    far_handover.expect_stream();
+    let [near_pipe, far_pipe] = stream(&after).await;
+    let places = Arc::new(Semaphore::new(1));
+    let near = near_handover.give(near_pipe, place_of(&places)).await;
+    assert_eq!(places.available_permits(), 0, "the far end has not begun");
+    let far = far_handover.give(far_pipe, place()).await;
+    let crossed = timeout(LIMIT, async { tokio::join!(near.done(), far.done()) });
+    assert_eq!(crossed.await.expect("they go over"), (true, true));
+    assert_eq!(places.available_permits(), 1);
+}
+
+#[tokio::test]
+async fn a_connection_has_places_for_few_sessions_at_once() {
+    let mut nodes = Nodes::start();
+    let [link, _far] = nodes.connect(CarrierKind::Quic).await;
+    let own = [link.own_crossing().await, link.own_crossing().await];
+    assert!(own.iter().all(Option::is_some));
+    let third = timeout(Duration::ZERO, link.own_crossing()).await;
+    assert!(third.is_err(), "it waits");
+    let others: Vec<_> = (0..4).map(|_| link.other_crossing()).collect();
+    assert!(others.iter().all(Option::is_some));
+    assert!(link.clone().other_crossing().is_none());
+    drop((own, others));
+    let own = timeout(LIMIT, link.own_crossing()).await;
+    assert!(own.expect("a place is free").is_some());
+    assert!(link.other_crossing().is_some());
 }
 
 /// Two UDP sockets that are connected to each other.
