@@ -82,7 +82,7 @@ async fn onion_services_of_both_are_reached_from_both_and_move_to_a_new_address(
     );
     assert_eq!(published(&host, "echo", "").await, echo);
     shows(&network, &socks, &moved, PLAIN).await;
-    goes_with_tor_and_comes_back(&network, &host, &socks, &moved).await;
+    goes_with_tor_and_comes_back(&network, (&host, &asker), &socks, &moved).await;
     assert_eq!(published(&host, "echo", "").await, echo);
 }
 
@@ -135,7 +135,12 @@ async fn a_service_that_asks_for_a_key_is_found_by_those_who_have_it_alone() {
 
 /// Nobody is served while Tor is stopped; started again, the services are where they were. What arti had of
 /// them may not have ended by then: nothing lies between a stop and the next start here.
-async fn goes_with_tor_and_comes_back(network: &TorNetwork, host: &Daemon, socks: &str, web: &str) {
+async fn goes_with_tor_and_comes_back(
+    network: &TorNetwork,
+    (host, asker): (&Daemon, &Daemon),
+    socks: &str,
+    web: &str,
+) {
     let line = |state: &str| format!("service    web: {web}:80, {state}\n");
     let status = host.cli(&["tor", "status"]).unwrap();
     assert!(status.contains(&line("reachable")), "{status}");
@@ -160,6 +165,8 @@ async fn goes_with_tor_and_comes_back(network: &TorNetwork, host: &Daemon, socks
     }
     host.cli(&["tor", "start"]).unwrap();
     assert_eq!(published(host, "web", "").await, web);
+    // Who was there before asks for no newer descriptor while he has one: arti keeps it for hours.
+    asker.cli(&["tor", "new-identity"]).unwrap();
     shows(network, socks, web, PLAIN).await;
     let failed = host.log().matching("onion service not published");
     assert!(failed.is_empty(), "{failed:?}");
