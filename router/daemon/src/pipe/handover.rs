@@ -1,9 +1,6 @@
 //! How a sealed session goes on by another stream: whoever has one hands it over, and each direction
 //! goes there by itself, when it has said or read on the stream before what belongs there.
 
-#[cfg(test)]
-mod tests;
-
 use std::{
     fmt,
     future::pending,
@@ -320,3 +317,6 @@ impl fmt::Debug for Handover {
         f.debug_struct("Handover").finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;
