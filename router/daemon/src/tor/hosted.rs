@@ -35,9 +35,12 @@ const RETRY: Duration = Duration::from_secs(30);
 /// What was stopped lets go of a service's state when the last of its tasks has ended, which takes
 /// milliseconds: where the pauses have come to this, some six seconds later, it is no longer that.
 const STOPPED_LETS_GO: Duration = Duration::from_secs(5);
-/// A service that nobody has found for so long begins anew: arti gives some descriptors up for good.
-/// Uploading one takes it a minute at most.
+/// A service that nobody has found for so long begins anew: arti gives some descriptors up for good. Twice
+/// as long each time until it is found, since one relay that does not answer keeps arti from saying that
+/// others have the descriptor for five minutes, and whoever comes meanwhile is cut off by a new beginning.
 const FOUND_WITHIN: Duration = Duration::from_secs(100);
+/// The longest such wait.
+const LONGEST_LOST: Duration = Duration::from_secs(1800);
 /// Addresses that are wanted of one service at once. Overflow rule: the next one waits.
 const MAX_RENEWALS: usize = 1;
 /// Making a key and a name of it is quick.
@@ -250,10 +253,11 @@ impl Host {
         // The one before has ended by now.
         let mut renewals = self.service.renewals.1.lock().await;
         let mut pause = FIRST_RETRY;
+        let mut patience = FOUND_WITHIN;
         let mut hosted = self.publish(pause);
         loop {
             if let Some(hosted) = hosted {
-                pause = self.serve(hosted, &mut renewals).await;
+                pause = self.serve(hosted, &mut renewals, &mut patience).await;
             }
             // Whoever wants another address does not wait.
             hosted = match timeout(pause, renewals.recv()).await {
@@ -335,9 +339,14 @@ impl Host {
         Ok(hosted)
     }
 
-    /// Takes who comes, until the service is over, or nobody has found it for too long; gives the pause
-    /// until it begins anew.
-    async fn serve(&self, mut hosted: Hosted, renewals: &mut mpsc::Receiver<Renewal>) -> Duration {
+    /// Takes who comes, until the service is over, or nobody has found it for longer than `patience`; gives
+    /// the pause until it begins anew.
+    async fn serve(
+        &self,
+        mut hosted: Hosted,
+        renewals: &mut mpsc::Receiver<Renewal>,
+        patience: &mut Duration,
+    ) -> Duration {
         let mut changes = hosted.watch();
         let mut lost_since = Some(Instant::now());
         loop {
@@ -346,9 +355,13 @@ impl Host {
                 true => None,
                 false => lost_since.or_else(|| Some(Instant::now())),
             };
+            if is_found {
+                *patience = FOUND_WITHIN;
+            }
+            let give_up = lost_since.map(|since| since + *patience);
             let is_lost = async {
-                match lost_since {
-                    Some(since) => sleep_until(since + FOUND_WITHIN).await,
+                match give_up {
+                    Some(at) => sleep_until(at).await,
                     None => pending().await,
                 }
             };
@@ -356,6 +369,7 @@ impl Host {
                 () = is_lost => {
                     let name = self.service.shown().name.clone();
                     tracing::warn!(service = name, "onion service not found: it begins anew");
+                    *patience = LONGEST_LOST.min(*patience * 2);
                     return FIRST_RETRY;
                 }
                 Some(renewal) = renewals.recv() => {
@@ -363,6 +377,7 @@ impl Host {
                         hosted = renewed;
                         changes = hosted.watch();
                         lost_since = Some(Instant::now());
+                        *patience = FOUND_WITHIN;
                     }
                     continue;
                 }

@@ -22,7 +22,10 @@ use std::{
 };
 
 use data_encoding::HEXLOWER;
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use rustix::{
+    fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create},
+    io::Errno,
+};
 use tempfile::NamedTempFile;
 use wasmtime::{Engine, component::Component};
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
@@ -131,8 +134,7 @@ fn believed(path: &Path) -> io::Result<Option<File>> {
     }
     let mut meant = [0; CHECKSUM_BYTES];
     file.read_exact(&mut meant)?;
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let mut copy = File::from(memfd_create("compiled plugin", flags)?);
+    let mut copy = memory_file()?;
     let mut checksum = Xxh3::new();
     let mut compiled = BufReader::with_capacity(CHECKED_BYTES, file.take(MAX_BYTES));
     loop {
@@ -148,6 +150,17 @@ fn believed(path: &Path) -> io::Result<Option<File>> {
     let all = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
     fcntl_add_seals(&copy, all)?;
     Ok((checksum.digest128().to_be_bytes() == meant).then_some(copy))
+}
+
+/// A file in memory that can be sealed. Nobody runs it as a program; kernels before 6.3 cannot be told so,
+/// and some newer ones refuse one that may be run.
+fn memory_file() -> io::Result<File> {
+    let make = |flags| memfd_create("compiled plugin", MemfdFlags::CLOEXEC | flags);
+    let made = match make(MemfdFlags::NOEXEC_SEAL) {
+        Err(Errno::INVAL) => make(MemfdFlags::ALLOW_SEALING),
+        made => made,
+    };
+    Ok(File::from(made?))
 }
 
 /// Where the engine finds an open file: it takes a path alone.
