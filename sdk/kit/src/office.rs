@@ -175,17 +175,15 @@ impl<P: Plugin> World<P> {
         letter: Letter,
         ask: Option<(u64, u64)>,
     ) {
+        let boot = self.nodes.get(from).map_or(0, |node| node.boot);
         let ask = ask.map(|(id, deadline_ms)| {
-            let principal = of.clone();
-            let node = from;
-            (
-                Asker {
-                    node,
-                    principal,
-                    id,
-                },
-                deadline_ms,
-            )
+            let asker = Asker {
+                node: from,
+                boot,
+                principal: of.clone(),
+                id,
+            };
+            (asker, deadline_ms)
         });
         if letter.to.place != Place::Here
             && let Some(node) = self.nodes.get_mut(from)
@@ -318,17 +316,37 @@ impl<P: Plugin> World<P> {
 
     /// The trunk broke by which one node was asked by another.
     pub(crate) fn end_requests(&mut self, at: usize, from: usize) {
-        let Some(node) = self.nodes.get_mut(at).filter(|_| at != from) else {
+        if at == from {
             return;
-        };
-        for asker in node.forget_askers(from) {
+        }
+        for asker in self.cancel_asked(at, |asker| asker.node == from) {
             let broke = Error::new(ErrorCode::Unavailable, "the trunk to the other node broke");
             self.around.net.tell(asker, Err(broke), self.around.now_ms);
         }
+    }
+
+    /// A node ended, and others know it: who answers what it asked before is told, and nobody else.
+    fn end_asked(&mut self, from: usize) {
+        let asked = &self.around.net.asked;
+        let Some(boot) = asked.oldest_boot(from) else {
+            return;
+        };
+        for at in asked.at(from, boot) {
+            self.cancel_asked(at, |asker| (asker.node, asker.boot) == (from, boot));
+        }
+    }
+
+    /// Ends requests that other nodes made at one; who waited for their answers.
+    fn cancel_asked(&mut self, at: usize, is_gone: impl Fn(&Asker) -> bool) -> Vec<Asker> {
+        let Some(node) = self.nodes.get_mut(at) else {
+            return Vec::new();
+        };
+        let gone = node.forget_askers(is_gone, &mut self.around);
         let principals: Vec<_> = node.actors.keys().cloned().collect();
         for principal in principals {
             node.drain(&principal, &mut self.around);
         }
+        gone
     }
 
     /// Both ends of a channel meet, and its next message sets out.

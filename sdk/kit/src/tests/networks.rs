@@ -9,6 +9,7 @@ use super::{MANIFEST, NODE, Talker, Two};
 use crate::{Counts, Drive, World};
 
 const LATE: &str = "Expired: the plugin did not answer in time";
+const ASKED: &str = "asked later by node";
 
 #[test]
 fn a_pair_of_nodes_has_its_round_trip() {
@@ -88,6 +89,89 @@ fn who_comes_back_hears_of_nothing_from_before() {
     two.world.at(0).start_again();
     two.pass(20);
     assert_eq!(two.heard(0), ["started"]);
+}
+
+/// Asks what is answered later, by who has patience.
+fn ask_later(two: &mut Two) {
+    let question = json!({ "body": "later", "patience": 600 });
+    two.tell(0, "ask", question).unwrap();
+    two.pass(1);
+}
+
+/// Has the node end and start, as an operator does or by a crash.
+fn end(two: &mut Two, crashes: bool) {
+    if crashes {
+        two.world.crash_before_commit(0);
+        let crashed = two.tell(0, "well", json!({})).unwrap_err();
+        assert_eq!(crashed.code, ErrorCode::Unavailable);
+    } else {
+        two.world.at(0).restart();
+    }
+}
+
+#[test]
+fn who_starts_again_has_its_old_questions_canceled_and_keeps_its_new_ones() {
+    for crashes in [false, true] {
+        let mut two = Two::new(1, "");
+        ask_later(&mut two);
+        ask_later(&mut two);
+        end(&mut two, crashes);
+        two.pass(1);
+        let before = [ASKED, ASKED, "canceled", "canceled"];
+        assert_eq!(two.heard(1), before);
+        // There is room for as many as `limits.requests` again.
+        ask_later(&mut two);
+        ask_later(&mut two);
+        two.pass(60);
+        assert_eq!(two.heard(1)[4..], [ASKED, ASKED]);
+        assert_eq!(
+            two.heard(0),
+            ["started"],
+            "who asked before is told nothing"
+        );
+    }
+}
+
+#[test]
+fn who_is_gone_has_its_questions_canceled_when_that_is_noticed() {
+    let mut two = Two::new(1, "");
+    ask_later(&mut two);
+    two.world.at(0).stop();
+    two.pass(14);
+    assert_eq!(two.heard(1), [ASKED]);
+    two.pass(2);
+    assert_eq!(two.heard(1), [ASKED, "canceled"]);
+    // Who is back before is noticed at once, and its new questions outlive the silence of before.
+    two.world.at(0).start_again();
+    ask_later(&mut two);
+    two.world.at(0).stop();
+    two.pass(5);
+    assert_eq!(two.heard(1)[2..], [ASKED]);
+    two.world.at(0).start_again();
+    two.pass(1);
+    assert_eq!(two.heard(1)[3..], ["canceled"]);
+    ask_later(&mut two);
+    two.pass(60);
+    assert_eq!(two.heard(1)[4..], [ASKED]);
+}
+
+/// What left a node goes on, and is canceled where it comes when its node is known to have ended.
+#[test]
+fn a_question_that_comes_after_the_end_of_its_node_is_canceled() {
+    for stops in [false, true] {
+        let mut two = Two::new(1, "");
+        let time = Duration::from_secs(60);
+        two.world.latency(time, time);
+        ask_later(&mut two);
+        match stops {
+            true => two.world.at(0).stop(),
+            false => two.world.at(0).restart(),
+        }
+        two.pass(28);
+        assert_eq!(two.heard(1), [] as [&str; 0]);
+        two.pass(2);
+        assert_eq!(two.heard(1), [ASKED, "canceled"]);
+    }
 }
 
 #[test]
