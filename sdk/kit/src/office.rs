@@ -6,7 +6,7 @@ mod wires;
 use std::collections::VecDeque;
 
 use wormholes_plugin::{
-    Address, Caller, Error, ErrorCode, Identity, Letter, Outcome, Place, Plugin, Principal,
+    Address, Caller, Error, ErrorCode, Identity, Letter, Outcome, Place, Plugin, Principal, Result,
 };
 
 use crate::{
@@ -147,13 +147,7 @@ impl<P: Plugin> World<P> {
                 let to = trip.channel.0;
                 self.launch(from, to, What::Handled(trip));
             }
-            Some(Parcel::Answer { asker, answer }) => {
-                let to = asker.node;
-                self.count(from, to, |counts| {
-                    counts.answer(answer.as_deref().unwrap_or_default());
-                });
-                self.launch(from, to, What::Answer { asker, answer });
-            }
+            Some(Parcel::Answer { asker, answer }) => self.send_answer(from, asker, answer),
             Some(Parcel::Fetch { of, id, wanted }) => self.fetch(from, of, id, &wanted),
             Some(Parcel::Socket { of, id, order }) => self.order(from, &of, id, order),
             Some(Parcel::Datagram { port, to, data }) => self.cast(from, (port, to, data)),
@@ -166,6 +160,14 @@ impl<P: Plugin> World<P> {
         if let Some(node) = self.nodes.get_mut(from).filter(|_| from != to) {
             sent(&mut node.counts);
         }
+    }
+
+    fn send_answer(&mut self, from: usize, asker: Asker, answer: Result<Vec<u8>>) {
+        let to = asker.node;
+        self.count(from, to, |counts| {
+            counts.answer(answer.as_deref().unwrap_or_default());
+        });
+        self.launch(from, to, What::Answer { asker, answer });
     }
 
     fn send_letter(
@@ -308,9 +310,7 @@ impl<P: Plugin> World<P> {
             node.ask(&mut self.around, to, (caller, &protocol, body), asking)
         };
         if let Err(error) = told {
-            let back = asker.node;
-            let answer = Err(error);
-            self.launch(at, back, What::Answer { asker, answer });
+            self.send_answer(at, asker, Err(error));
         }
     }
 

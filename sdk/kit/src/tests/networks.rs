@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use serde_json::json;
-use wormholes_plugin::ErrorCode;
+use wormholes_plugin::{ErrorCode, Principal};
 
 use super::{MANIFEST, NODE, Talker, Two};
 use crate::{Counts, Drive, World};
@@ -214,4 +214,56 @@ fn what_is_sent_and_committed_is_counted() {
     assert_eq!(all, asker + asked);
     assert!(all.since(begun).commits > 0);
     assert_eq!(all.since(all), Counts::default());
+}
+
+/// Those that no handler decided on, too.
+#[test]
+fn refusals_are_counted_among_the_answers() {
+    let mut two = Two::new(1, "");
+    let answers = |two: &mut Two| {
+        let counts = two.world.at(1).counts();
+        (counts.answers, counts.answer_bytes)
+    };
+    two.tell(0, "ask", json!({ "user": "nobody" })).unwrap();
+    two.pass(1);
+    assert_eq!(answers(&mut two), (1, 0));
+
+    ask_later(&mut two);
+    ask_later(&mut two);
+    assert_eq!(answers(&mut two), (1, 0));
+    let ann = Principal::User("ann".into());
+    two.world.at(0).add_user("ann");
+    let one_more = json!({ "node": two.ids[1], "body": "hello" });
+    two.world.at(0).request(&ann, "ask", one_more).unwrap();
+    two.pass(1);
+    assert_eq!(answers(&mut two), (2, 0));
+
+    // What the trunk's break tells has not travelled.
+    let other = MANIFEST.replace("'talk'", "'other'");
+    two.world.at(1).update(&other);
+    two.pass(1);
+    assert_eq!(answers(&mut two), (2, 0));
+    two.tell(0, "ask", json!({ "body": "hello" })).unwrap();
+    two.pass(1);
+    assert_eq!(answers(&mut two), (3, 0));
+
+    let cannot_be_migrated = format!("{MANIFEST}[state]\nschema = 1\n");
+    two.world.at(1).update(&cannot_be_migrated);
+    assert!(two.world.at(1).parked(&NODE).is_some());
+    two.tell(0, "ask", json!({ "body": "hello" })).unwrap();
+    two.pass(1);
+    assert_eq!(answers(&mut two), (4, 0));
+
+    let heard = two.heard(0);
+    let refusals = [&heard[0], &heard[3], &heard[4]].map(|told| told.split(':').nth(1));
+    let refusals = refusals.map(Option::unwrap_or_default);
+    let why = [
+        " there is no such user",
+        " the plugin does not speak this protocol",
+        " the plugin is parked",
+    ];
+    assert_eq!(refusals, why);
+    let heard = two.world.at(0).query(&ann, "heard", json!({})).unwrap();
+    let many = "Unavailable: the plugin has too many requests without an answer; ask again later";
+    assert_eq!(heard, json!([many]));
 }
