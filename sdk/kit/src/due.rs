@@ -25,6 +25,8 @@ pub(crate) enum Due {
     Channel(Box<ChannelId>),
     Flight(u64),
     Fetch(Box<FetchId>),
+    /// Those who answer a node that ended.
+    Asked(usize),
 }
 
 /// Those whose time may have come nearer since the last step.
@@ -47,7 +49,7 @@ impl Due {
             Self::Principal(number, _) | Self::Parcel(number) => Some(*number),
             Self::Channel(channel) => Some(channel.0),
             Self::Fetch(fetch) => Some(fetch.0),
-            Self::Flight(_) => None,
+            Self::Flight(_) | Self::Asked(_) => None,
         }
     }
 }

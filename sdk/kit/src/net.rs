@@ -1,5 +1,6 @@
 //! What is on its way between nodes, and what becomes of it there.
 
+mod asked;
 mod flights;
 mod links;
 mod tours;
@@ -16,6 +17,7 @@ use wormholes_plugin::{
 
 pub(crate) use self::links::{Links, millis};
 use self::{
+    asked::Asked,
     flights::Flights,
     tours::{Tour, Tours},
 };
@@ -94,6 +96,8 @@ pub(crate) struct Trip {
 #[derive(Debug, Clone)]
 pub(crate) struct Asker {
     pub(crate) node: usize,
+    /// How often that node had started: what it asked before is not waited for after.
+    pub(crate) boot: u64,
     pub(crate) principal: Principal,
     pub(crate) id: u64,
 }
@@ -152,6 +156,7 @@ pub(crate) struct Net {
     pub(crate) parcels: BTreeMap<usize, VecDeque<Parcel>>,
     /// Who is connected to a node under an alias.
     pub(crate) guests: BTreeMap<(usize, [u8; 32]), Guest>,
+    pub(crate) asked: Asked,
     tours: Tours,
     /// When blobs come that set out.
     pub(crate) fetches: BTreeMap<FetchId, u64>,

@@ -64,6 +64,8 @@ pub(crate) struct Node<P> {
     pub(crate) manifest: Rc<Manifest>,
     /// Its machine is gone.
     pub(crate) is_stopped: bool,
+    /// When others notice that it is.
+    gone_ms: u64,
     /// Rises with each update.
     pub(crate) code: u32,
     pub(crate) config: Rc<BTreeMap<String, String>>,
@@ -72,7 +74,8 @@ pub(crate) struct Node<P> {
     pub(crate) online: BTreeMap<[u8; 32], u8>,
     pub(crate) users: BTreeSet<Arc<str>>,
     pub(crate) actors: BTreeMap<Principal, Actor<P>>,
-    boot: u64,
+    /// How often it started.
+    pub(crate) boot: u64,
     next_request: u64,
     /// Requests that become operations when they are answered `later`.
     asking: BTreeSet<u64>,
@@ -117,6 +120,7 @@ impl<P: Plugin> Node<P> {
             marks: around.net.marks.clone(),
             manifest,
             is_stopped: false,
+            gone_ms: 0,
             code: 0,
             config: Rc::default(),
             rules: Rules::default(),
@@ -167,8 +171,18 @@ impl<P: Plugin> Node<P> {
     /// Ends without a word, and does not start: others notice it by its silence.
     pub(crate) fn stop(&mut self, around: &mut Around) {
         if !self.is_stopped {
-            self.end(around.now_ms + GONE_MS, around);
+            self.gone_ms = around.now_ms + GONE_MS;
+            self.end(self.gone_ms, around);
             self.is_stopped = true;
+        }
+    }
+
+    /// When others know that it waits no more for what it asked in that boot; `None`: it waits.
+    pub(crate) fn over_ms(&self, boot: u64) -> Option<u64> {
+        match boot < self.boot {
+            // A node that is back knows nothing of the trunks from before: they break at once.
+            true => Some(0),
+            false => self.is_stopped.then_some(self.gone_ms),
         }
     }
 
@@ -176,6 +190,7 @@ impl<P: Plugin> Node<P> {
     fn end(&mut self, heard_ms: u64, around: &mut Around) {
         self.web.forget();
         around.net.ended(self.number, heard_ms);
+        self.marks.add(Due::Asked(self.number));
         let broke = Error::new(ErrorCode::Unavailable, "the trunk to the other node broke");
         let askers = mem::take(&mut self.askers);
         let stopped = Error::new(
@@ -191,7 +206,8 @@ impl<P: Plugin> Node<P> {
                 self.answers.insert(request, Err(stopped.clone()));
             }
         }
-        for asker in askers.into_values() {
+        for (request, asker) in askers {
+            around.net.asked.remove(&asker, (self.number, request));
             around.net.tell(asker, Err(broke.clone()), heard_ms);
         }
     }
@@ -321,7 +337,9 @@ impl<P: Plugin> Node<P> {
         self.asking.extend(operation);
         let actor = self.actor(principal);
         actor.waiting.push_back((Event::Request(request), 0));
-        self.askers.extend(asker.map(|(asker, _)| (id, asker)));
+        if let Some((asker, _)) = asker {
+            self.owe(id, asker, around);
+        }
         self.next_request += 1;
         self.drain(principal, around);
         Ok(id)

@@ -6,7 +6,7 @@ mod wires;
 use std::collections::VecDeque;
 
 use wormholes_plugin::{
-    Address, Caller, Error, ErrorCode, Identity, Letter, Outcome, Place, Plugin, Principal,
+    Address, Caller, Error, ErrorCode, Identity, Letter, Outcome, Place, Plugin, Principal, Result,
 };
 
 use crate::{
@@ -147,13 +147,7 @@ impl<P: Plugin> World<P> {
                 let to = trip.channel.0;
                 self.launch(from, to, What::Handled(trip));
             }
-            Some(Parcel::Answer { asker, answer }) => {
-                let to = asker.node;
-                self.count(from, to, |counts| {
-                    counts.answer(answer.as_deref().unwrap_or_default());
-                });
-                self.launch(from, to, What::Answer { asker, answer });
-            }
+            Some(Parcel::Answer { asker, answer }) => self.send_answer(from, asker, answer),
             Some(Parcel::Fetch { of, id, wanted }) => self.fetch(from, of, id, &wanted),
             Some(Parcel::Socket { of, id, order }) => self.order(from, &of, id, order),
             Some(Parcel::Datagram { port, to, data }) => self.cast(from, (port, to, data)),
@@ -168,6 +162,14 @@ impl<P: Plugin> World<P> {
         }
     }
 
+    fn send_answer(&mut self, from: usize, asker: Asker, answer: Result<Vec<u8>>) {
+        let to = asker.node;
+        self.count(from, to, |counts| {
+            counts.answer(answer.as_deref().unwrap_or_default());
+        });
+        self.launch(from, to, What::Answer { asker, answer });
+    }
+
     fn send_letter(
         &mut self,
         from: usize,
@@ -175,17 +177,15 @@ impl<P: Plugin> World<P> {
         letter: Letter,
         ask: Option<(u64, u64)>,
     ) {
+        let boot = self.nodes.get(from).map_or(0, |node| node.boot);
         let ask = ask.map(|(id, deadline_ms)| {
-            let principal = of.clone();
-            let node = from;
-            (
-                Asker {
-                    node,
-                    principal,
-                    id,
-                },
-                deadline_ms,
-            )
+            let asker = Asker {
+                node: from,
+                boot,
+                principal: of.clone(),
+                id,
+            };
+            (asker, deadline_ms)
         });
         if letter.to.place != Place::Here
             && let Some(node) = self.nodes.get_mut(from)
@@ -310,25 +310,43 @@ impl<P: Plugin> World<P> {
             node.ask(&mut self.around, to, (caller, &protocol, body), asking)
         };
         if let Err(error) = told {
-            let back = asker.node;
-            let answer = Err(error);
-            self.launch(at, back, What::Answer { asker, answer });
+            self.send_answer(at, asker, Err(error));
         }
     }
 
     /// The trunk broke by which one node was asked by another.
     pub(crate) fn end_requests(&mut self, at: usize, from: usize) {
-        let Some(node) = self.nodes.get_mut(at).filter(|_| at != from) else {
+        if at == from {
             return;
-        };
-        for asker in node.forget_askers(from) {
+        }
+        for asker in self.cancel_asked(at, |asker| asker.node == from) {
             let broke = Error::new(ErrorCode::Unavailable, "the trunk to the other node broke");
             self.around.net.tell(asker, Err(broke), self.around.now_ms);
         }
+    }
+
+    /// A node ended, and others know it: who answers what it asked before is told, and nobody else.
+    fn end_asked(&mut self, from: usize) {
+        let asked = &self.around.net.asked;
+        let Some(boot) = asked.oldest_boot(from) else {
+            return;
+        };
+        for at in asked.at(from, boot) {
+            self.cancel_asked(at, |asker| (asker.node, asker.boot) == (from, boot));
+        }
+    }
+
+    /// Ends requests that other nodes made at one; who waited for their answers.
+    fn cancel_asked(&mut self, at: usize, is_gone: impl Fn(&Asker) -> bool) -> Vec<Asker> {
+        let Some(node) = self.nodes.get_mut(at) else {
+            return Vec::new();
+        };
+        let gone = node.forget_askers(is_gone, &mut self.around);
         let principals: Vec<_> = node.actors.keys().cloned().collect();
         for principal in principals {
             node.drain(&principal, &mut self.around);
         }
+        gone
     }
 
     /// Both ends of a channel meet, and its next message sets out.

@@ -71,12 +71,25 @@ impl<P: Plugin> Node<P> {
         boot == self.boot
     }
 
+    /// A plugin waits for the answer to a request.
+    pub(super) fn owe(&mut self, request: u64, asker: Asker, around: &mut Around) {
+        around.net.asked.put(&asker, (self.number, request));
+        // Its node may have ended while the question was on its way.
+        self.marks.add(Due::Asked(asker.node));
+        self.askers.insert(request, asker);
+    }
+
     /// The trunk broke by which these were asked: nobody waits for the answers any more.
-    pub(crate) fn forget_askers(&mut self, from: usize) -> Vec<Asker> {
+    pub(crate) fn forget_askers(
+        &mut self,
+        is_gone: impl Fn(&Asker) -> bool,
+        around: &mut Around,
+    ) -> Vec<Asker> {
         let askers = mem::take(&mut self.askers).into_iter();
-        let (gone, left): (BTreeMap<_, _>, _) = askers.partition(|(_, asker)| asker.node == from);
+        let (gone, left): (BTreeMap<_, _>, _) = askers.partition(|(_, asker)| is_gone(asker));
         self.askers = left;
-        for request in gone.keys() {
+        for (request, asker) in &gone {
+            around.net.asked.remove(asker, (self.number, *request));
             let actors = self.actors.iter();
             let of = actors.filter(|(_, actor)| actor.deadlines.contains_key(request));
             let of: Vec<_> = of.map(|(principal, _)| principal.clone()).collect();
@@ -89,7 +102,10 @@ impl<P: Plugin> Node<P> {
     /// Says an answer to who waits for it.
     pub(super) fn tell(&mut self, request: u64, answer: Result<Vec<u8>>, around: &mut Around) {
         match self.askers.remove(&request) {
-            Some(asker) => self.leave(Parcel::Answer { asker, answer }, around),
+            Some(asker) => {
+                around.net.asked.remove(&asker, (self.number, request));
+                self.leave(Parcel::Answer { asker, answer }, around);
+            }
             None => drop(self.answers.insert(request, answer)),
         }
     }

@@ -31,6 +31,7 @@ impl<P: Plugin> World<P> {
             Due::Channel(channel) => self.visit(channel),
             Due::Flight(number) => self.arrive(*number),
             Due::Fetch(fetch) => self.bring(fetch),
+            Due::Asked(number) => self.end_asked(*number),
         }
         self.around.net.marks.add(who);
         true
@@ -82,7 +83,7 @@ impl<P: Plugin> World<P> {
                 let wanted = actor.and_then(|actor| actor.memory.blobs.fetches.get(id));
                 wanted.is_some_and(|wanted| self.reach(*number, &wanted.from).is_err())
             }
-            Due::Principal(..) | Due::Parcel(_) | Due::Flight(_) => false,
+            Due::Principal(..) | Due::Parcel(_) | Due::Flight(_) | Due::Asked(_) => false,
         }
     }
 
@@ -102,6 +103,10 @@ impl<P: Plugin> World<P> {
             Due::Channel(channel) => self.channel_due(channel),
             Due::Flight(number) => self.around.net.flights.due_ms(*number),
             Due::Fetch(fetch) => self.fetch_due(fetch),
+            Due::Asked(number) => {
+                let boot = self.around.net.asked.oldest_boot(*number)?;
+                self.nodes.get(*number)?.over_ms(boot)
+            }
         }
     }
 

@@ -20,6 +20,7 @@ impl<P: Plugin> World<P> {
         };
         let asker = Asker {
             node: from,
+            boot: node.boot,
             principal,
             id,
         };

@@ -68,8 +68,11 @@ impl<P: Plugin> At<'_, P> {
     /// there, is lost. Others notice by its silence: who asks it is told
     /// [`Unavailable`](wormholes_plugin::ErrorCode::Unavailable) after 15 s, or
     /// [`Expired`](wormholes_plugin::ErrorCode::Expired) before, when its patience ends; durable messages
-    /// wait. What the test asks of it is refused. A node that ends by
-    /// [`restart`](crate::Drive::restart) says so: there others are told at once.
+    /// wait. What it asked others goes on there until then, and is
+    /// [`canceled`](Plugin::canceled) after the same 15 s, or as soon as it is started again. What the
+    /// test asks of it is refused. A node that ends by [`restart`](crate::Drive::restart), or crashes, is
+    /// back at once and knows nothing of trunks from before: there others are told at once, and what it
+    /// asked them is canceled.
     pub fn stop(&mut self) {
         let (node, around) = self.both();
         node.stop(around);
