@@ -304,6 +304,58 @@ fn an_open_plan_is_told_that_a_function_of_the_script_makes() {
     );
 }
 
+/// The lines with warnings of a script.
+fn lines(script: &str) -> Vec<usize> {
+    let policy = policy(script);
+    let warnings = policy.warnings().iter();
+    warnings.map(|warning| warning.line).collect()
+}
+
+#[test]
+fn an_open_plan_is_told_that_goes_through_a_function_of_the_script() {
+    let with = |answer: &str| {
+        lines(&format!(
+            "fn slow(p) {{ p.timeout(\"20s\") }}\nfn shut(p) {{ p.closed() }}\nfn other(n, p) {{ if n > 1 {{ slow(p) }} else {{ tag(\"n\", n); p }} }}\n\
+             fn route(c) {{\nif c.host.ends_with(\".onion\") {{\n{answer} }}\npass() }}"
+        ))
+    };
+    let none = Vec::<usize>::new();
+    assert_eq!(with("return slow(onion(3));"), [6]);
+    assert_eq!(with("let p = onion(3);\nreturn other(1, p);"), [6]);
+    // What it answered before, to others, is no answer.
+    assert_eq!(
+        with(
+            "if c.port == 1 { return slow(block()); }\nif c.port == 2 { return slow(tor()); }\nreturn slow(onion(3));"
+        ),
+        [7, 8]
+    );
+    assert_eq!(with("return slow(onion(3).closed());"), none);
+    assert_eq!(with("return slow(onion(3)).closed();"), none);
+    assert_eq!(with("return shut(onion(3));"), none);
+    // The function itself asks for the name.
+    let asks = |plan: &str| {
+        lines(&format!(
+            "fn pick(host, p) {{\nif host.ends_with(\".onion\") {{\nreturn p; }}\npass() }}\n\
+             fn route(c) {{ pick(c.host, {plan}) }}"
+        ))
+    };
+    assert_eq!(asks("onion(3)"), [3]);
+    assert_eq!(asks("onion(3).closed()"), none);
+}
+
+#[test]
+fn functions_are_followed_within_a_bound() {
+    let with = |calls: usize| {
+        let calls = "again(p); ".repeat(calls);
+        lines(&format!(
+            "fn again(p) {{ {calls} }}\nfn hidden() {{ onion(3) }}\n\
+             fn route(c) {{ again(onion(3)); if c.host.ends_with(\".wh\") {{ return hidden(); }} pass() }}"
+        ))
+    };
+    assert_eq!(with(2), [2]);
+    assert_eq!(with(80), Vec::<usize>::new());
+}
+
 #[test]
 fn a_hook_behind_one_that_always_answers_is_told() {
     let warnings = |first: &str| {

@@ -25,6 +25,10 @@ const MAX_VARIABLES: usize = 48;
 const MAX_PLANS: usize = 32;
 /// Functions that call each other: each takes some stack here. Overflow: what is below is not known.
 const MAX_DEPTH: usize = 4;
+/// Statements and values looked at, ten times what people put into a script of the greatest size:
+/// functions are followed again for each plan that they are given. Overflow: no function is followed
+/// any more, and what those answer that were not is not known.
+const MAX_LOOKS: usize = 1 << 18;
 
 /// What is known of a value.
 #[derive(Clone, Default)]
@@ -57,10 +61,11 @@ struct Follower<'a> {
     loops: Vec<Loop<'a>>,
     /// What `return` gave, in the function at hand.
     returned: Value,
-    /// What functions answer, by their name, number of arguments, and whether they are asked about
-    /// names of special use only.
+    /// What functions answer that are given no plan, by their name, number of arguments, and whether
+    /// they are asked about names of special use only.
     known: BTreeMap<(&'a str, usize, bool), Value>,
     depth: usize,
+    looks: usize,
 }
 
 /// Where `route` of a script makes such plans.
@@ -73,8 +78,9 @@ pub(super) fn find(functions: &[Function], text: &str) -> BTreeSet<Position> {
         returned: Value::default(),
         known: BTreeMap::new(),
         depth: 0,
+        looks: 0,
     };
-    let answer = follower.own("route", 1, false);
+    let answer = follower.own("route", &[Value::default()], false);
     answer.unwrap_or_default().leaks
 }
 
@@ -108,6 +114,10 @@ impl Value {
     fn is_open(&self) -> bool {
         !self.open.is_empty() || !self.leaks.is_empty()
     }
+
+    fn is_plan(&self) -> bool {
+        self.closed || self.is_open()
+    }
 }
 
 impl<'a> Follower<'a> {
@@ -125,6 +135,7 @@ impl<'a> Follower<'a> {
     }
 
     fn statement(&mut self, statement: &'a Stmt, special: bool) -> Value {
+        self.looks += 1;
         match statement {
             Stmt::Expr(expr) => return self.value(expr, special),
             Stmt::FnCall(call, position) => return self.call(call, None, *position, special),
@@ -252,6 +263,7 @@ impl<'a> Follower<'a> {
     }
 
     fn value(&mut self, expr: &'a Expr, special: bool) -> Value {
+        self.looks += 1;
         match expr {
             Expr::Stmt(block) => self.block(block.statements(), special),
             Expr::Variable(variable, _, position) => self.held(&variable.1, *position, special),
@@ -339,7 +351,7 @@ impl<'a> Follower<'a> {
             .map(|argument| self.value(argument, special))
             .collect();
         let name = call.name.as_str();
-        if let Some(value) = self.own(name, arguments.len(), special) {
+        if let Some(value) = self.own(name, &arguments, special) {
             return value;
         }
         let mut arguments = arguments.into_iter();
@@ -352,29 +364,46 @@ impl<'a> Follower<'a> {
             "or" | "step" | "race" if arguments.any(|part| part.closed && !part.is_open()) => {
                 Value::closed()
             }
-            _ if MAKERS.contains(&name) && !value.is_open() && !value.closed => {
-                Value::open(position, special)
-            }
+            _ if MAKERS.contains(&name) && !value.is_plan() => Value::open(position, special),
             _ => value,
         }
     }
 
-    /// What a function of the script answers; none when it has no such function.
-    fn own(&mut self, name: &str, arguments: usize, special: bool) -> Option<Value> {
+    /// What a function of the script answers to these; none when it has no such function.
+    fn own(&mut self, name: &str, arguments: &[Value], special: bool) -> Option<Value> {
         let functions = self.functions;
         let function = functions
             .iter()
-            .find(|own| own.name == name && own.parameters.len() == arguments)?;
-        let key = (function.name.as_str(), arguments, special);
-        if let Some(known) = self.known.get(&key) {
+            .find(|own| own.name == name && own.parameters.len() == arguments.len())?;
+        let key = (function.name.as_str(), arguments.len(), special);
+        // What it answers to plans depends on which they are.
+        let is_kept = !arguments.iter().any(Value::is_plan);
+        let known = self.known.get(&key).filter(|_| is_kept);
+        if let Some(known) = known {
             return Some(known.clone());
         }
-        if self.depth == MAX_DEPTH {
+        if self.depth == MAX_DEPTH || self.looks >= MAX_LOOKS {
             return Some(Value::default());
         }
-        // One that calls itself finds this.
-        self.known.insert(key, Value::default());
-        let variables = mem::take(&mut self.variables);
+        if is_kept {
+            // One that calls itself finds this.
+            self.known.insert(key, Value::default());
+        }
+        let value = self.follow(function, arguments, special);
+        if is_kept {
+            self.known.insert(key, value.clone());
+        }
+        Some(value)
+    }
+
+    fn follow(&mut self, function: &'a Function, arguments: &[Value], special: bool) -> Value {
+        let names = function.parameters.iter().map(String::as_str);
+        let given = names.zip(arguments).take(MAX_VARIABLES);
+        let given = given.map(|(name, value)| Variable {
+            name,
+            value: value.clone(),
+        });
+        let variables = mem::replace(&mut self.variables, given.collect());
         let loops = mem::take(&mut self.loops);
         let returned = mem::take(&mut self.returned);
         self.depth += 1;
@@ -383,8 +412,7 @@ impl<'a> Follower<'a> {
         value.or(&mem::replace(&mut self.returned, returned));
         self.variables = variables;
         self.loops = loops;
-        self.known.insert(key, value.clone());
-        Some(value)
+        value
     }
 }
 
