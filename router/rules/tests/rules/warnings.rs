@@ -357,6 +357,22 @@ fn functions_are_followed_within_a_bound() {
 }
 
 #[test]
+fn what_a_function_answers_is_not_kept_where_it_is_known_in_part() {
+    let with = |functions: &str, first: &str, then: &str| {
+        lines(&format!(
+            "fn route(c) {{ if c.host.ends_with(\".wh\") {{ if c.port == 1 {{ return {first}; }} return {then}; }} pass() }}\n\
+             {functions}"
+        ))
+    };
+    // From the first it is too deep to be seen.
+    let deep =
+        "fn one() { two() }\nfn two() { three() }\nfn three() { four() }\nfn four() {\nonion(3) }";
+    assert_eq!(with(deep, "one()", "three()"), [6]);
+    let ring = "fn ping(n) { if n > 9 { return pong(n); }\nonion(3) }\nfn pong(n) { ping(n + 1) }";
+    assert_eq!(with(ring, "ping(0).closed()", "pong(0)"), [3]);
+}
+
+#[test]
 fn a_hook_behind_one_that_always_answers_is_told() {
     let warnings = |first: &str| {
         let policy = load(&[

@@ -62,8 +62,10 @@ struct Follower<'a> {
     /// What `return` gave, in the function at hand.
     returned: Value,
     /// What functions answer that are given no plan, by their name, number of arguments, and whether
-    /// they are asked about names of special use only.
-    known: BTreeMap<(&'a str, usize, bool), Value>,
+    /// they are asked about names of special use only; none while they are followed.
+    known: BTreeMap<(&'a str, usize, bool), Option<Value>>,
+    /// A function was not followed, below the one at hand: what that answers is known in part.
+    is_cut: bool,
     depth: usize,
     looks: usize,
 }
@@ -77,6 +79,7 @@ pub(super) fn find(functions: &[Function], text: &str) -> BTreeSet<Position> {
         loops: Vec::new(),
         returned: Value::default(),
         known: BTreeMap::new(),
+        is_cut: false,
         depth: 0,
         looks: 0,
     };
@@ -379,20 +382,27 @@ impl<'a> Follower<'a> {
         // What it answers to plans depends on which they are.
         let is_kept = !arguments.iter().any(Value::is_plan);
         let known = self.known.get(&key).filter(|_| is_kept);
-        if let Some(known) = known {
+        if let Some(Some(known)) = known {
             return Some(known.clone());
         }
-        if self.depth == MAX_DEPTH || self.looks >= MAX_LOOKS {
+        let calls_itself = known.is_some();
+        if calls_itself || self.depth == MAX_DEPTH || self.looks >= MAX_LOOKS {
+            self.is_cut = true;
             return Some(Value::default());
         }
         if is_kept {
-            // One that calls itself finds this.
-            self.known.insert(key, Value::default());
+            self.known.insert(key, None);
         }
+        let was_cut = mem::take(&mut self.is_cut);
         let value = self.follow(function, arguments, special);
         if is_kept {
-            self.known.insert(key, value.clone());
+            // A part of an answer is no answer to who asks from elsewhere.
+            match self.is_cut {
+                true => self.known.remove(&key),
+                false => self.known.insert(key, Some(value.clone())),
+            };
         }
+        self.is_cut |= was_cut;
         Some(value)
     }
 
