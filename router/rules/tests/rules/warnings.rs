@@ -304,6 +304,49 @@ fn an_open_plan_is_told_that_a_function_of_the_script_makes() {
     );
 }
 
+#[test]
+fn a_label_or_set_that_is_called_like_such_a_name_is_none() {
+    let leaks = |body: &str, line: usize| one(body, line, LEAK);
+    let rule = |condition: &str| format!("if {condition} {{\nreturn direct();\n}}\npass()");
+    none(&rule("c.label == \"internal\""));
+    none(&rule("\"internal\" == c.user"));
+    none(&rule("c.entrance == \"onion\" || c.service == \"local\""));
+    none(&rule("(c.user ?? \"\") == \"bob.internal\""));
+    none(&rule("c.user.ends_with(\".local\")"));
+    none(&rule("!(c.plugin != \"i2p\")"));
+    none(&rule("first_set(c.host) == \"onion\""));
+    none("if c.label != \"onion\" { return pass(); }\nonion(3)");
+    none("switch c.label { \"onion\" => onion(3), \"i2p\" => i2p(), _ => direct() }");
+    none("switch c.label { \"x.onion\" => onion(3), _ => direct() }");
+    none("switch first_set(c.host) { \"onion\" => onion(3), _ => direct() }");
+    none("let way = c.label;\nswitch way { \"onion\" => onion(3), _ => direct() }");
+    for host in [
+        "c.host == \"internal\"",
+        "\"x.local\" == c.sni",
+        "(c.sni ?? c.host) == \"internal\"",
+        "c.domain == \"x.onion\"",
+        "c.domain.ends_with(\".i2p\")",
+        "c.host.split(\".\")[-1] == \"onion\"",
+        "c.host.to_lower() == \"x.onion\"",
+        "!(c.host != \"x.onion\")",
+    ] {
+        leaks(&rule(host), 3);
+    }
+    // What a variable holds is not known: a dot speaks for a name.
+    leaks(
+        "let name = c.host;\nif name == \"x.onion\" {\nreturn onion(3); }\npass()",
+        4,
+    );
+    leaks(
+        "let name = c.host;\nswitch name {\n\"x.onion\" => onion(3),\n_ => pass() }",
+        4,
+    );
+    leaks(
+        "switch c.host.split(\".\").pop() {\n\"onion\" => onion(3),\n_ => pass()\n}",
+        3,
+    );
+}
+
 /// The lines with warnings of a script.
 fn lines(script: &str) -> Vec<usize> {
     let policy = policy(script);

@@ -18,6 +18,9 @@ use super::{Function, last_call, stops};
 const MAKERS: &[&str] = &[
     "best", "direct", "i2p", "onion", "plan", "punch", "relayed", "socks", "to", "tor",
 ];
+/// Fields that hold names of hosts. Others hold words of the operator, of programs and of plugins, who
+/// may call theirs `onion` or `bob.local`.
+const HOSTS: &[&str] = &["domain", "host", "sni"];
 /// Variables that are followed at once. Overflow: later ones are not; a script with so many ends
 /// when it runs.
 const MAX_VARIABLES: usize = 48;
@@ -57,6 +60,8 @@ struct Follower<'a> {
     functions: &'a [Function],
     /// Names of special use, as `switch` knows them.
     cases: BTreeSet<u64>,
+    /// Those of them with a dot.
+    dotted: BTreeSet<u64>,
     variables: Vec<Variable<'a>>,
     loops: Vec<Loop<'a>>,
     /// What `return` gave, in the function at hand.
@@ -74,7 +79,8 @@ struct Follower<'a> {
 pub(super) fn find(functions: &[Function], text: &str) -> BTreeSet<Position> {
     let mut follower = Follower {
         functions,
-        cases: special_cases(text),
+        cases: special_cases(text, |_| true),
+        dotted: special_cases(text, has_dot),
         variables: Vec::new(),
         loops: Vec::new(),
         returned: Value::default(),
@@ -224,9 +230,14 @@ impl<'a> Follower<'a> {
         special: bool,
     ) -> Value {
         self.value(subject, special);
+        let names = match is_of_host(subject) {
+            Some(true) => Some(&self.cases),
+            Some(false) => None,
+            None => Some(&self.dotted),
+        };
         let listed = cases.cases.iter();
         let named: BTreeSet<usize> = listed
-            .filter(|(case, _)| self.cases.contains(*case))
+            .filter(|(case, _)| names.is_some_and(|names| names.contains(*case)))
             .flat_map(|(_, arms)| arms.blocks.iter().copied())
             .collect();
         let before = self.variables.clone();
@@ -450,10 +461,11 @@ fn asks_for_special(condition: &Expr) -> bool {
     match condition {
         Expr::And(parts, _) | Expr::Or(parts, _) => parts.iter().any(asks_for_special),
         Expr::FnCall(call, _) if call.name == "!" => call.args.iter().any(asks_for_others),
-        Expr::FnCall(call, _) if call.name == "==" => call.args.iter().any(is_special),
+        Expr::FnCall(call, _) if call.name == "==" => compares_special(call),
         _ => last_call(condition).is_some_and(|call| {
             let ending = call.args.first();
             call.name == "ends_with"
+                && is_of_host(condition) != Some(false)
                 && matches!(ending, Some(Expr::StringConstant(end, _))
                     if is_special_use(&format!("x{end}")))
         }),
@@ -465,13 +477,46 @@ fn asks_for_others(condition: &Expr) -> bool {
     match condition {
         Expr::And(parts, _) | Expr::Or(parts, _) => parts.iter().any(asks_for_others),
         Expr::FnCall(call, _) if call.name == "!" => call.args.iter().any(asks_for_special),
-        Expr::FnCall(call, _) if call.name == "!=" => call.args.iter().any(is_special),
+        Expr::FnCall(call, _) if call.name == "!=" => compares_special(call),
         _ => false,
     }
 }
 
-fn is_special(expr: &Expr) -> bool {
-    matches!(expr, Expr::StringConstant(name, _) if is_special_use(name))
+/// Whether a name of special use is held against what may be a host.
+fn compares_special(call: &FnCallExpr) -> bool {
+    match call.args.as_slice() {
+        [one, other] => is_special(one, other) || is_special(other, one),
+        _ => false,
+    }
+}
+
+fn is_special(name: &Expr, subject: &Expr) -> bool {
+    let Expr::StringConstant(name, _) = name else {
+        return false;
+    };
+    is_special_use(name) && is_of_host(subject).unwrap_or_else(|| has_dot(name))
+}
+
+/// Whether `subject` is the name of a host, or made of one. None where the text does not tell, as of
+/// a variable or what a function answers: a word without a dot is then taken for the name of a set or
+/// the like.
+fn is_of_host(subject: &Expr) -> Option<bool> {
+    last_field(subject).map(|field| HOSTS.contains(&field))
+}
+
+/// The last field that a chain asks for.
+fn last_field(expr: &Expr) -> Option<&str> {
+    match expr {
+        Expr::Dot(parts, ..) => last_field(&parts.rhs).or_else(|| last_field(&parts.lhs)),
+        Expr::Index(parts, ..) => last_field(&parts.lhs),
+        Expr::Coalesce(parts, _) => parts.iter().find_map(last_field),
+        Expr::Property(property, _) => Some(property.2.as_str()),
+        _ => None,
+    }
+}
+
+fn has_dot(name: &str) -> bool {
+    name.contains('.')
 }
 
 /// Whether what follows `statement` in its block runs for such names.
@@ -483,14 +528,14 @@ fn leaves_special(statement: &Stmt) -> bool {
     passes_on || parts.branch.statements().iter().any(leaves_special)
 }
 
-/// Names of special use in a script, as the parser leaves them of the cases of a `switch`: hashed. The
-/// parser hashes them here once more.
-fn special_cases(text: &str) -> BTreeSet<u64> {
+/// Names of special use in a script that fit, as the parser leaves them of the cases of a `switch`:
+/// hashed. The parser hashes them here once more.
+fn special_cases(text: &str, fits: fn(&str) -> bool) -> BTreeSet<u64> {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
     // What stands between two quotes, whichever of them opens a text: what is none is no case.
     let pieces = text.split(['"', '`']);
     let names: BTreeSet<&str> = pieces
-        .filter(|piece| is_special_use(piece) && piece.bytes().all(is_plain))
+        .filter(|piece| is_special_use(piece) && fits(piece) && piece.bytes().all(is_plain))
         .collect();
     let names: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
     let mut engine = Engine::new_raw();
