@@ -305,6 +305,117 @@ fn an_open_plan_is_told_that_a_function_of_the_script_makes() {
 }
 
 #[test]
+fn a_label_or_set_that_is_called_like_such_a_name_is_none() {
+    let leaks = |body: &str, line: usize| one(body, line, LEAK);
+    let rule = |condition: &str| format!("if {condition} {{\nreturn direct();\n}}\npass()");
+    none(&rule("c.label == \"internal\""));
+    none(&rule("\"internal\" == c.user"));
+    none(&rule("c.entrance == \"onion\" || c.service == \"local\""));
+    none(&rule("(c.user ?? \"\") == \"bob.internal\""));
+    none(&rule("c.user.ends_with(\".local\")"));
+    none(&rule("!(c.plugin != \"i2p\")"));
+    none(&rule("first_set(c.host) == \"onion\""));
+    none("if c.label != \"onion\" { return pass(); }\nonion(3)");
+    none("switch c.label { \"onion\" => onion(3), \"i2p\" => i2p(), _ => direct() }");
+    none("switch c.label { \"x.onion\" => onion(3), _ => direct() }");
+    none("switch first_set(c.host) { \"onion\" => onion(3), _ => direct() }");
+    none("let way = c.label;\nswitch way { \"onion\" => onion(3), _ => direct() }");
+    for host in [
+        "c.host == \"internal\"",
+        "\"x.local\" == c.sni",
+        "(c.sni ?? c.host) == \"internal\"",
+        "c.domain == \"x.onion\"",
+        "c.domain.ends_with(\".i2p\")",
+        "c.host.split(\".\")[-1] == \"onion\"",
+        "c.host.to_lower() == \"x.onion\"",
+        "!(c.host != \"x.onion\")",
+    ] {
+        leaks(&rule(host), 3);
+    }
+    // What a variable holds is not known: a dot speaks for a name.
+    leaks(
+        "let name = c.host;\nif name == \"x.onion\" {\nreturn onion(3); }\npass()",
+        4,
+    );
+    leaks(
+        "let name = c.host;\nswitch name {\n\"x.onion\" => onion(3),\n_ => pass() }",
+        4,
+    );
+    leaks(
+        "switch c.host.split(\".\").pop() {\n\"onion\" => onion(3),\n_ => pass()\n}",
+        3,
+    );
+}
+
+/// The lines with warnings of a script.
+fn lines(script: &str) -> Vec<usize> {
+    let policy = policy(script);
+    let warnings = policy.warnings().iter();
+    warnings.map(|warning| warning.line).collect()
+}
+
+#[test]
+fn an_open_plan_is_told_that_goes_through_a_function_of_the_script() {
+    let with = |answer: &str| {
+        lines(&format!(
+            "fn slow(p) {{ p.timeout(\"20s\") }}\nfn shut(p) {{ p.closed() }}\nfn other(n, p) {{ if n > 1 {{ slow(p) }} else {{ tag(\"n\", n); p }} }}\n\
+             fn route(c) {{\nif c.host.ends_with(\".onion\") {{\n{answer} }}\npass() }}"
+        ))
+    };
+    let none = Vec::<usize>::new();
+    assert_eq!(with("return slow(onion(3));"), [6]);
+    assert_eq!(with("let p = onion(3);\nreturn other(1, p);"), [6]);
+    // What it answered before, to others, is no answer.
+    assert_eq!(
+        with(
+            "if c.port == 1 { return slow(block()); }\nif c.port == 2 { return slow(tor()); }\nreturn slow(onion(3));"
+        ),
+        [7, 8]
+    );
+    assert_eq!(with("return slow(onion(3).closed());"), none);
+    assert_eq!(with("return slow(onion(3)).closed();"), none);
+    assert_eq!(with("return shut(onion(3));"), none);
+    // The function itself asks for the name.
+    let asks = |plan: &str| {
+        lines(&format!(
+            "fn pick(host, p) {{\nif host.ends_with(\".onion\") {{\nreturn p; }}\npass() }}\n\
+             fn route(c) {{ pick(c.host, {plan}) }}"
+        ))
+    };
+    assert_eq!(asks("onion(3)"), [3]);
+    assert_eq!(asks("onion(3).closed()"), none);
+}
+
+#[test]
+fn functions_are_followed_within_a_bound() {
+    let with = |calls: usize| {
+        let calls = "again(p); ".repeat(calls);
+        lines(&format!(
+            "fn again(p) {{ {calls} }}\nfn hidden() {{ onion(3) }}\n\
+             fn route(c) {{ again(onion(3)); if c.host.ends_with(\".wh\") {{ return hidden(); }} pass() }}"
+        ))
+    };
+    assert_eq!(with(2), [2]);
+    assert_eq!(with(80), Vec::<usize>::new());
+}
+
+#[test]
+fn what_a_function_answers_is_not_kept_where_it_is_known_in_part() {
+    let with = |functions: &str, first: &str, then: &str| {
+        lines(&format!(
+            "fn route(c) {{ if c.host.ends_with(\".wh\") {{ if c.port == 1 {{ return {first}; }} return {then}; }} pass() }}\n\
+             {functions}"
+        ))
+    };
+    // From the first it is too deep to be seen.
+    let deep =
+        "fn one() { two() }\nfn two() { three() }\nfn three() { four() }\nfn four() {\nonion(3) }";
+    assert_eq!(with(deep, "one()", "three()"), [6]);
+    let ring = "fn ping(n) { if n > 9 { return pong(n); }\nonion(3) }\nfn pong(n) { ping(n + 1) }";
+    assert_eq!(with(ring, "ping(0).closed()", "pong(0)"), [3]);
+}
+
+#[test]
 fn a_hook_behind_one_that_always_answers_is_told() {
     let warnings = |first: &str| {
         let policy = load(&[

@@ -18,6 +18,9 @@ use super::{Function, last_call, stops};
 const MAKERS: &[&str] = &[
     "best", "direct", "i2p", "onion", "plan", "punch", "relayed", "socks", "to", "tor",
 ];
+/// Fields that hold names of hosts. Others hold words of the operator, of programs and of plugins, who
+/// may call theirs `onion` or `bob.local`.
+const HOSTS: &[&str] = &["domain", "host", "sni"];
 /// Variables that are followed at once. Overflow: later ones are not; a script with so many ends
 /// when it runs.
 const MAX_VARIABLES: usize = 48;
@@ -25,6 +28,10 @@ const MAX_VARIABLES: usize = 48;
 const MAX_PLANS: usize = 32;
 /// Functions that call each other: each takes some stack here. Overflow: what is below is not known.
 const MAX_DEPTH: usize = 4;
+/// Statements and values looked at, ten times what people put into a script of the greatest size:
+/// functions are followed again for each plan that they are given. Overflow: no function is followed
+/// any more, and what those answer that were not is not known.
+const MAX_LOOKS: usize = 1 << 18;
 
 /// What is known of a value.
 #[derive(Clone, Default)]
@@ -53,28 +60,36 @@ struct Follower<'a> {
     functions: &'a [Function],
     /// Names of special use, as `switch` knows them.
     cases: BTreeSet<u64>,
+    /// Those of them with a dot.
+    dotted: BTreeSet<u64>,
     variables: Vec<Variable<'a>>,
     loops: Vec<Loop<'a>>,
     /// What `return` gave, in the function at hand.
     returned: Value,
-    /// What functions answer, by their name, number of arguments, and whether they are asked about
-    /// names of special use only.
-    known: BTreeMap<(&'a str, usize, bool), Value>,
+    /// What functions answer that are given no plan, by their name, number of arguments, and whether
+    /// they are asked about names of special use only; none while they are followed.
+    known: BTreeMap<(&'a str, usize, bool), Option<Value>>,
+    /// A function was not followed, below the one at hand: what that answers is known in part.
+    is_cut: bool,
     depth: usize,
+    looks: usize,
 }
 
 /// Where `route` of a script makes such plans.
 pub(super) fn find(functions: &[Function], text: &str) -> BTreeSet<Position> {
     let mut follower = Follower {
         functions,
-        cases: special_cases(text),
+        cases: special_cases(text, |_| true),
+        dotted: special_cases(text, has_dot),
         variables: Vec::new(),
         loops: Vec::new(),
         returned: Value::default(),
         known: BTreeMap::new(),
+        is_cut: false,
         depth: 0,
+        looks: 0,
     };
-    let answer = follower.own("route", 1, false);
+    let answer = follower.own("route", &[Value::default()], false);
     answer.unwrap_or_default().leaks
 }
 
@@ -108,6 +123,10 @@ impl Value {
     fn is_open(&self) -> bool {
         !self.open.is_empty() || !self.leaks.is_empty()
     }
+
+    fn is_plan(&self) -> bool {
+        self.closed || self.is_open()
+    }
 }
 
 impl<'a> Follower<'a> {
@@ -125,6 +144,7 @@ impl<'a> Follower<'a> {
     }
 
     fn statement(&mut self, statement: &'a Stmt, special: bool) -> Value {
+        self.looks += 1;
         match statement {
             Stmt::Expr(expr) => return self.value(expr, special),
             Stmt::FnCall(call, position) => return self.call(call, None, *position, special),
@@ -210,9 +230,14 @@ impl<'a> Follower<'a> {
         special: bool,
     ) -> Value {
         self.value(subject, special);
+        let names = match is_of_host(subject) {
+            Some(true) => Some(&self.cases),
+            Some(false) => None,
+            None => Some(&self.dotted),
+        };
         let listed = cases.cases.iter();
         let named: BTreeSet<usize> = listed
-            .filter(|(case, _)| self.cases.contains(*case))
+            .filter(|(case, _)| names.is_some_and(|names| names.contains(*case)))
             .flat_map(|(_, arms)| arms.blocks.iter().copied())
             .collect();
         let before = self.variables.clone();
@@ -252,6 +277,7 @@ impl<'a> Follower<'a> {
     }
 
     fn value(&mut self, expr: &'a Expr, special: bool) -> Value {
+        self.looks += 1;
         match expr {
             Expr::Stmt(block) => self.block(block.statements(), special),
             Expr::Variable(variable, _, position) => self.held(&variable.1, *position, special),
@@ -339,7 +365,7 @@ impl<'a> Follower<'a> {
             .map(|argument| self.value(argument, special))
             .collect();
         let name = call.name.as_str();
-        if let Some(value) = self.own(name, arguments.len(), special) {
+        if let Some(value) = self.own(name, &arguments, special) {
             return value;
         }
         let mut arguments = arguments.into_iter();
@@ -352,29 +378,53 @@ impl<'a> Follower<'a> {
             "or" | "step" | "race" if arguments.any(|part| part.closed && !part.is_open()) => {
                 Value::closed()
             }
-            _ if MAKERS.contains(&name) && !value.is_open() && !value.closed => {
-                Value::open(position, special)
-            }
+            _ if MAKERS.contains(&name) && !value.is_plan() => Value::open(position, special),
             _ => value,
         }
     }
 
-    /// What a function of the script answers; none when it has no such function.
-    fn own(&mut self, name: &str, arguments: usize, special: bool) -> Option<Value> {
+    /// What a function of the script answers to these; none when it has no such function.
+    fn own(&mut self, name: &str, arguments: &[Value], special: bool) -> Option<Value> {
         let functions = self.functions;
         let function = functions
             .iter()
-            .find(|own| own.name == name && own.parameters.len() == arguments)?;
-        let key = (function.name.as_str(), arguments, special);
-        if let Some(known) = self.known.get(&key) {
+            .find(|own| own.name == name && own.parameters.len() == arguments.len())?;
+        let key = (function.name.as_str(), arguments.len(), special);
+        // What it answers to plans depends on which they are.
+        let is_kept = !arguments.iter().any(Value::is_plan);
+        let known = self.known.get(&key).filter(|_| is_kept);
+        if let Some(Some(known)) = known {
             return Some(known.clone());
         }
-        if self.depth == MAX_DEPTH {
+        let calls_itself = known.is_some();
+        if calls_itself || self.depth == MAX_DEPTH || self.looks >= MAX_LOOKS {
+            self.is_cut = true;
             return Some(Value::default());
         }
-        // One that calls itself finds this.
-        self.known.insert(key, Value::default());
-        let variables = mem::take(&mut self.variables);
+        if is_kept {
+            self.known.insert(key, None);
+        }
+        let was_cut = mem::take(&mut self.is_cut);
+        let value = self.follow(function, arguments, special);
+        if is_kept {
+            // A part of an answer is no answer to who asks from elsewhere.
+            match self.is_cut {
+                true => self.known.remove(&key),
+                false => self.known.insert(key, Some(value.clone())),
+            };
+        }
+        self.is_cut |= was_cut;
+        Some(value)
+    }
+
+    fn follow(&mut self, function: &'a Function, arguments: &[Value], special: bool) -> Value {
+        let names = function.parameters.iter().map(String::as_str);
+        let given = names.zip(arguments).take(MAX_VARIABLES);
+        let given = given.map(|(name, value)| Variable {
+            name,
+            value: value.clone(),
+        });
+        let variables = mem::replace(&mut self.variables, given.collect());
         let loops = mem::take(&mut self.loops);
         let returned = mem::take(&mut self.returned);
         self.depth += 1;
@@ -383,8 +433,7 @@ impl<'a> Follower<'a> {
         value.or(&mem::replace(&mut self.returned, returned));
         self.variables = variables;
         self.loops = loops;
-        self.known.insert(key, value.clone());
-        Some(value)
+        value
     }
 }
 
@@ -412,10 +461,11 @@ fn asks_for_special(condition: &Expr) -> bool {
     match condition {
         Expr::And(parts, _) | Expr::Or(parts, _) => parts.iter().any(asks_for_special),
         Expr::FnCall(call, _) if call.name == "!" => call.args.iter().any(asks_for_others),
-        Expr::FnCall(call, _) if call.name == "==" => call.args.iter().any(is_special),
+        Expr::FnCall(call, _) if call.name == "==" => compares_special(call),
         _ => last_call(condition).is_some_and(|call| {
             let ending = call.args.first();
             call.name == "ends_with"
+                && is_of_host(condition) != Some(false)
                 && matches!(ending, Some(Expr::StringConstant(end, _))
                     if is_special_use(&format!("x{end}")))
         }),
@@ -427,13 +477,46 @@ fn asks_for_others(condition: &Expr) -> bool {
     match condition {
         Expr::And(parts, _) | Expr::Or(parts, _) => parts.iter().any(asks_for_others),
         Expr::FnCall(call, _) if call.name == "!" => call.args.iter().any(asks_for_special),
-        Expr::FnCall(call, _) if call.name == "!=" => call.args.iter().any(is_special),
+        Expr::FnCall(call, _) if call.name == "!=" => compares_special(call),
         _ => false,
     }
 }
 
-fn is_special(expr: &Expr) -> bool {
-    matches!(expr, Expr::StringConstant(name, _) if is_special_use(name))
+/// Whether a name of special use is held against what may be a host.
+fn compares_special(call: &FnCallExpr) -> bool {
+    match call.args.as_slice() {
+        [one, other] => is_special(one, other) || is_special(other, one),
+        _ => false,
+    }
+}
+
+fn is_special(name: &Expr, subject: &Expr) -> bool {
+    let Expr::StringConstant(name, _) = name else {
+        return false;
+    };
+    is_special_use(name) && is_of_host(subject).unwrap_or_else(|| has_dot(name))
+}
+
+/// Whether `subject` is the name of a host, or made of one. None where the text does not tell, as of
+/// a variable or what a function answers: a word without a dot is then taken for the name of a set or
+/// the like.
+fn is_of_host(subject: &Expr) -> Option<bool> {
+    last_field(subject).map(|field| HOSTS.contains(&field))
+}
+
+/// The last field that a chain asks for.
+fn last_field(expr: &Expr) -> Option<&str> {
+    match expr {
+        Expr::Dot(parts, ..) => last_field(&parts.rhs).or_else(|| last_field(&parts.lhs)),
+        Expr::Index(parts, ..) => last_field(&parts.lhs),
+        Expr::Coalesce(parts, _) => parts.iter().find_map(last_field),
+        Expr::Property(property, _) => Some(property.2.as_str()),
+        _ => None,
+    }
+}
+
+fn has_dot(name: &str) -> bool {
+    name.contains('.')
 }
 
 /// Whether what follows `statement` in its block runs for such names.
@@ -445,14 +528,14 @@ fn leaves_special(statement: &Stmt) -> bool {
     passes_on || parts.branch.statements().iter().any(leaves_special)
 }
 
-/// Names of special use in a script, as the parser leaves them of the cases of a `switch`: hashed. The
-/// parser hashes them here once more.
-fn special_cases(text: &str) -> BTreeSet<u64> {
+/// Names of special use in a script that fit, as the parser leaves them of the cases of a `switch`:
+/// hashed. The parser hashes them here once more.
+fn special_cases(text: &str, fits: fn(&str) -> bool) -> BTreeSet<u64> {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
     // What stands between two quotes, whichever of them opens a text: what is none is no case.
     let pieces = text.split(['"', '`']);
     let names: BTreeSet<&str> = pieces
-        .filter(|piece| is_special_use(piece) && piece.bytes().all(is_plain))
+        .filter(|piece| is_special_use(piece) && fits(piece) && piece.bytes().all(is_plain))
         .collect();
     let names: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
     let mut engine = Engine::new_raw();
