@@ -383,7 +383,7 @@ mod tests {
         let rows = readme.lines().filter_map(|line| {
             let (name, rest) = line.strip_prefix("| `limits.")?.split_once('`')?;
             let (_, default) = rest.strip_suffix(" |")?.rsplit_once("| ")?;
-            let default = default.replace(',', "").parse().ok()?;
+            let default = default.replace(',', "").parse::<u64>().ok()?;
             Some((name.to_owned(), default))
         });
         let shown = limits(&Limits::default()).into_iter();
