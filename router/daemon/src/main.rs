@@ -36,7 +36,7 @@ struct Arguments {
     /// The config file; without it /etc/wormholes/config.toml, and the defaults if there is none.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Read the config and the scripts, say what is wrong, and end.
+    /// Read the config, the scripts and the plugins, say what is wrong, and end.
     #[arg(long)]
     check: bool,
     /// Print the manual page; for who makes packages.

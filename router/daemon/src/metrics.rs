@@ -25,7 +25,7 @@ pub(crate) use serve::MetricsServer;
 const OPEN_BUCKETS_SECONDS: [f64; 13] = [
     0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0,
 ];
-/// From a bare `direct()` (some microseconds) to the 50 ms at which a script is stopped.
+/// From a bare `direct()` (some microseconds) to the 20 ms at which a script is stopped, and what a busy machine adds.
 const DECISION_BUCKETS_SECONDS: [f64; 10] = [
     0.000_005, 0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.001, 0.005, 0.02, 0.05,
 ];

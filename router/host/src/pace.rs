@@ -19,7 +19,8 @@ const BURST_BYTES: u64 = 16 << 20;
 const BURST_SECONDS: u64 = 4;
 /// Who wrote beside nobody owes no more than this, however much that was, once others write as well.
 const ALONE: Duration = Duration::from_secs(1);
-/// Nobody waits longer for one event.
+/// No debt keeps anybody longer, from when it is looked at. All principals share it: what others add
+/// meanwhile counts.
 const LONGEST: Duration = Duration::from_secs(60);
 /// Debts are counted in billionths: what is added every microsecond loses nothing by rounding.
 const BILLION: u128 = 1_000_000_000;

@@ -215,6 +215,17 @@ impl Migrate {
 }
 
 impl TunnelKind {
+    /// Each kind, weakest first.
+    pub const ALL: [Self; 7] = [
+        Self::Direct,
+        Self::Socks,
+        Self::Relay,
+        Self::Onion,
+        Self::Tor,
+        Self::I2p,
+        Self::Block,
+    ];
+
     /// Whether it may not follow `first` in a closed plan.
     pub fn is_weaker_than(self, first: Self) -> bool {
         self.rank() < first.rank()

@@ -292,34 +292,65 @@ fn problems(imports: &[String], capabilities: &Capabilities) -> Vec<String> {
     unasked.collect()
 }
 
+/// Each of them, which the compiler sees to.
 fn limits(limits: &Limits) -> Vec<(&'static str, u64)> {
+    let Limits {
+        memory_mib,
+        event_ms,
+        write_kib,
+        pace_kib,
+        state_mib,
+        user_state_mib,
+        scratch_mib,
+        timers,
+        log_kib,
+        log_kib_per_second,
+        waiting,
+        requests,
+        operations,
+        messages,
+        messages_per_second,
+        message_kib_per_second,
+        outbox_mib,
+        channels,
+        facts,
+        keys,
+        secrets,
+        blob_mib,
+        user_blob_mib,
+        one_blob_mib,
+        blob_fetches,
+        http,
+        sockets,
+    } = *limits;
     vec![
-        ("memory_mib", limits.memory_mib),
-        ("event_ms", limits.event_ms),
-        ("write_kib", limits.write_kib),
-        ("pace_kib", limits.pace_kib.into()),
-        ("state_mib", limits.state_mib),
-        ("user_state_mib", limits.user_state_mib),
-        ("scratch_mib", limits.scratch_mib),
-        ("timers", limits.timers.into()),
-        ("log_kib", limits.log_kib),
-        ("log_kib_per_second", limits.log_kib_per_second.into()),
-        ("waiting", limits.waiting.into()),
-        ("requests", limits.requests.into()),
-        ("operations", limits.operations.into()),
-        ("messages", limits.messages.into()),
-        ("messages_per_second", limits.messages_per_second.into()),
-        (
-            "message_kib_per_second",
-            limits.message_kib_per_second.into(),
-        ),
-        ("outbox_mib", limits.outbox_mib),
-        ("channels", limits.channels.into()),
-        ("facts", limits.facts.into()),
-        ("keys", limits.keys.into()),
-        ("secrets", limits.secrets.into()),
-        ("http", limits.http.into()),
-        ("sockets", limits.sockets.into()),
+        ("memory_mib", memory_mib),
+        ("event_ms", event_ms),
+        ("write_kib", write_kib),
+        ("pace_kib", pace_kib.into()),
+        ("state_mib", state_mib),
+        ("user_state_mib", user_state_mib),
+        ("scratch_mib", scratch_mib),
+        ("timers", timers.into()),
+        ("log_kib", log_kib),
+        ("log_kib_per_second", log_kib_per_second.into()),
+        ("waiting", waiting.into()),
+        ("requests", requests.into()),
+        ("operations", operations.into()),
+        ("messages", messages.into()),
+        ("messages_per_second", messages_per_second.into()),
+        ("message_kib_per_second", message_kib_per_second.into()),
+        ("outbox_mib", outbox_mib),
+        ("channels", channels.into()),
+        ("facts", facts.into()),
+        ("keys", keys.into()),
+        ("secrets", secrets.into()),
+        ("blob_mib", blob_mib),
+        ("user_blob_mib", user_blob_mib),
+        ("one_blob_mib", one_blob_mib),
+        ("blob_fetches", blob_fetches.into()),
+        ("http", http.into()),
+        ("sockets", sockets.into()),
     ]
 }
 
@@ -338,5 +369,26 @@ fn file_error(path: &Path, message: String) -> CliError {
     CliError::File {
         path: path.to_owned(),
         message,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_limits_are_shown_as_the_table_for_authors_has_them() {
+        let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../../sdk/README.md");
+        let readme = fs::read_to_string(readme).unwrap();
+        let rows = readme.lines().filter_map(|line| {
+            let (name, rest) = line.strip_prefix("| `limits.")?.split_once('`')?;
+            let (_, default) = rest.strip_suffix(" |")?.rsplit_once("| ")?;
+            let default = default.replace(',', "").parse::<u64>().ok()?;
+            Some((name.to_owned(), default))
+        });
+        let shown = limits(&Limits::default()).into_iter();
+        let shown = shown.map(|(name, most)| (name.to_owned(), most));
+        let shown: Vec<(String, u64)> = shown.collect();
+        assert_eq!(shown, rows.collect::<Vec<_>>());
     }
 }

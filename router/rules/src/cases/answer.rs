@@ -8,6 +8,7 @@ use wormholes_proto::NodeId;
 use crate::{
     decision::{Decision, Message, Outcome, Trace, VerdictDecision},
     plan::{Jitter, Marks, Migrate, Plan, Step, Stick, Tunnel, TunnelKind},
+    script::call::ScriptResult,
     verdict::{Allowance, Verdict},
     view::World,
 };
@@ -96,6 +97,16 @@ impl Answer {
             && self
                 .tunnels()
                 .all(|tunnel| tunnel.kind() == TunnelKind::Block)
+    }
+
+    /// Whether no step is of this kind. A misspelt one would never be there, whatever the script does.
+    fn never(&self, kind: &str) -> ScriptResult<bool> {
+        let mut kinds = TunnelKind::ALL.into_iter();
+        let Some(kind) = kinds.find(|known| known.as_str() == kind) else {
+            let known = TunnelKind::ALL.map(TunnelKind::as_str).join(", ");
+            return Err(format!("never() knows {known}, not {kind:?}").into());
+        };
+        Ok(!self.tunnels().any(|tunnel| tunnel.kind() == kind))
     }
 
     fn why(&self) -> Dynamic {
@@ -269,9 +280,7 @@ fn register_parts(engine: &mut Engine) {
             texts(&answer.trace.notifications)
         })
         .register_fn("never", |answer: &mut Answer, kind: &str| {
-            !answer
-                .tunnels()
-                .any(|tunnel| tunnel.kind().as_str() == kind)
+            answer.never(kind)
         })
         // What the script found when it read `field`; () when it did not.
         .register_fn("read", |answer: &mut Answer, field: &str| {

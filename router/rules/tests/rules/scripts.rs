@@ -109,6 +109,34 @@ test("misspelt", || route(#{ host: "a.example", network: "upd" }));
 }
 
 #[test]
+fn a_kind_of_tunnel_that_there_is_not_is_no_kind_that_never_comes() {
+    let report = run(
+        r#"fn route(c) { if c.port == 22 { peer("bob").punch() } else { direct() } }"#,
+        r#"test("known", || {
+    let d = route(#{ host: "a.example" });
+    for kind in ["socks", "relay", "onion", "tor", "i2p", "block"] { expect(d.never(kind)); }
+    expect(d.never("direct"), false);
+});
+test("a punch is direct", || {
+    peer("bob", #{ relays: ["r1"] });
+    let d = route(#{ host: "a.example", port: 22 });
+    expect(d.steps, ["punch bob"]);
+    expect(d.never("relay"));
+    expect(d.never("direct"), false);
+});
+test("misspelt", || route(#{ host: "a.example" }).never("onoin"));
+"#,
+    );
+    assert_eq!(report.faults, []);
+    let failure = |case: usize| report.cases[case].failure.as_ref().map(ToString::to_string);
+    assert_eq!(failure(0), None);
+    assert_eq!(failure(1), None);
+    let misspelt = failure(2).unwrap();
+    let expected = "never() knows direct, socks, relay, onion, tor, i2p, block, not \"onoin\"";
+    assert!(misspelt.contains(expected), "{misspelt}");
+}
+
+#[test]
 fn the_mark_of_an_editor_is_no_part_of_a_script() {
     let text = "\u{feff}fn route(c) { pass() }".to_owned();
     let script = ScriptSource::of_file(Path::new("/rules/marked.rhai"), text);
