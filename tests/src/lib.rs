@@ -81,8 +81,8 @@ pub use sshd::SshServer;
 pub use tcp_tap::TcpTap;
 pub use test_node::TestNode;
 pub use tor_network::{
-    CircuitAtExit, ExitCells, OnionKey, TOR_ECHO, TOR_WEB, TorBridge, TorClient, TorNetwork,
-    TorOnion,
+    CircuitAtExit, ExitCells, OnionKey, TOR_ECHO, TOR_LOG, TOR_WEB, TorBridge, TorClient,
+    TorNetwork, TorOnion,
 };
 pub use udp_link::{Conditions, UdpLink};
 pub use vitals::Vitals;

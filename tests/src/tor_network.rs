@@ -16,6 +16,7 @@ mod client;
 mod exit_cells;
 mod onion_key;
 mod process;
+mod published;
 mod torrc;
 
 pub use client::{TorBridge, TorClient, TorOnion};
@@ -58,6 +59,10 @@ const N_EXITS: usize = 2;
 
 /// A relay has said who it is some seconds after its start; a vote and what follows it take ten.
 const AGREED_WITHIN: Duration = Duration::from_secs(90);
+
+/// As of other nodes, and why an onion service is not to be found.
+pub const TOR_LOG: &str = "[log]\nmask = false\nlevel = \"info,wormholed=debug,wormholes=debug,arti=warn,\
+    tor_=warn,tor_netdir=error,tor_hsservice=debug\"\n";
 
 /// Where relay `number` is.
 const fn relay_ip(number: u8) -> Ipv4Addr {
@@ -139,7 +144,7 @@ impl TorNetwork {
     /// When its folder cannot be made.
     pub fn node(&self, name: &str, more: &str) -> Result<Setup> {
         let setup = Setup::new(name)?.in_namespace(&self.host);
-        Ok(setup.entrances().config(&self.config(more)))
+        Ok(setup.entrances().config(&self.config(more)).config(TOR_LOG))
     }
 
     /// Another host, with a wire to the relays and a way to nothing else; the site is behind exits

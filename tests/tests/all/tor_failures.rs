@@ -96,7 +96,7 @@ async fn a_clock_that_is_two_hours_off_keeps_no_flow_from_tor() {
         }
         clock_is_off(node, hours).await;
     }
-    let ours = published(&late).await;
+    let ours = late.onion_address("web", "").await.unwrap();
     until_shown(network.host(), &right, &ours).await;
 }
 
@@ -136,7 +136,7 @@ impl Scene {
         c_host.kill().unwrap();
         is_cut(&mut fetch).await;
 
-        let ours = published(&host).await;
+        let ours = host.onion_address("web", "").await.unwrap();
         let mut fetch = self.long_fetch(&site, &ours, 2).await;
         host.kill().unwrap();
         is_cut(&mut fetch).await;
@@ -216,17 +216,6 @@ fn web_service(site: &Site) -> String {
          onion_port = 80",
         site.address()
     )
-}
-
-/// The address of the one onion service of a node, once it is up.
-async fn published(host: &Daemon) -> String {
-    let published = until_within(FOUND, "an onion service to be published", async || {
-        let status = host.call("tor.status", json!({})).await.ok()?;
-        let service = status["services"].get(0)?;
-        let is_up = service["state"] == "reachable";
-        is_up.then(|| service["address"].as_str().unwrap_or_default().to_owned())
-    });
-    published.await.unwrap()
 }
 
 /// Fetches the front page, again and again.

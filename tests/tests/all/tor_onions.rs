@@ -3,7 +3,7 @@
 
 use std::{fs, net::Ipv4Addr, time::Duration};
 
-use serde_json::{Value, json};
+use serde_json::json;
 use tempfile::TempDir;
 use wormholes_tests::{
     Daemon, OnionKey, SITE_GREETING, Site, TorNetwork, curl_in, socks5_ask, there_and_back, until,
@@ -43,8 +43,8 @@ async fn onion_services_of_both_are_reached_from_both_and_move_to_a_new_address(
         network.onion_service(network.web.address(), &[]),
     )
     .unwrap();
-    let web = published(&host, "web", "").await;
-    let echo = published(&host, "echo", "").await;
+    let web = host.onion_address("web", "").await.unwrap();
+    let echo = host.onion_address("echo", "").await.unwrap();
     let socks = format!("socks5h://{}", asker.entrance("socks5").unwrap());
     let http = format!("http://{}", asker.entrance("http").unwrap());
     for (proxy, onion, more) in [
@@ -66,7 +66,7 @@ async fn onion_services_of_both_are_reached_from_both_and_move_to_a_new_address(
     stays_where_no_new_address_is_to_be_had(&host, &web).await;
     shows(&network, &socks, &web, PLAIN).await;
     host.cli(&["tor", "new-onion", "web"]).unwrap();
-    let moved = published(&host, "web", &web).await;
+    let moved = host.onion_address("web", &web).await.unwrap();
     shows(&network, &socks, &moved, PLAIN).await;
     shows(&network, &client.proxy(), &moved, PLAIN).await;
     let url = format!("http://{web}/");
@@ -76,14 +76,14 @@ async fn onion_services_of_both_are_reached_from_both_and_move_to_a_new_address(
     host.stop().await.unwrap();
     host.restart().await.unwrap();
     assert_eq!(
-        published(&host, "web", "").await,
+        host.onion_address("web", "").await.unwrap(),
         moved,
         "the key was not kept"
     );
-    assert_eq!(published(&host, "echo", "").await, echo);
+    assert_eq!(host.onion_address("echo", "").await.unwrap(), echo);
     shows(&network, &socks, &moved, PLAIN).await;
     goes_with_tor_and_comes_back(&network, (&host, &asker), &socks, &moved).await;
-    assert_eq!(published(&host, "echo", "").await, echo);
+    assert_eq!(host.onion_address("echo", "").await.unwrap(), echo);
 }
 
 #[tokio::test]
@@ -97,7 +97,7 @@ async fn a_service_that_asks_for_a_key_is_found_by_those_who_have_it_alone() {
     let keys = [alice];
     let c_onion = network.onion_service(network.web.address(), &keys);
     let (host, c_onion) = tokio::try_join!(host, c_onion).unwrap();
-    let ours = published(&host, "web", "").await;
+    let ours = host.onion_address("web", "").await.unwrap();
     let theirs = c_onion.address.clone();
 
     let authorizations = [alice.secret(&ours), alice.secret(&theirs)];
@@ -164,7 +164,7 @@ async fn goes_with_tor_and_comes_back(
         host.call("tor.stop", json!({})).await.unwrap();
     }
     host.cli(&["tor", "start"]).unwrap();
-    assert_eq!(published(host, "web", "").await, web);
+    assert_eq!(host.onion_address("web", "").await.unwrap(), web);
     // Who was there before asks for no newer descriptor while he has one: arti keeps it for hours.
     asker.cli(&["tor", "new-identity"]).unwrap();
     shows(network, socks, web, PLAIN).await;
@@ -182,7 +182,7 @@ async fn stays_where_no_new_address_is_to_be_had(host: &Daemon, web: &str) {
     let keys = host.folder().join("data/tor/state/keystore/hss");
     assert!(!keys.join("service_web_2").exists(), "of no use to anybody");
     assert!(keys.join("service_web_1").exists());
-    assert_eq!(published(host, "web", "").await, web);
+    assert_eq!(host.onion_address("web", "").await.unwrap(), web);
     fs::remove_file(&file).unwrap();
 }
 
@@ -191,19 +191,6 @@ fn service(name: &str, target: std::net::SocketAddr, more: &str) -> String {
         "[[service]]\nname = {name:?}\ntarget = \"{target}\"\nmin_trust = 0\nonion = true\n\
          onion_port = 80\n{more}"
     )
-}
-
-/// The address of a service, another one than `old`, once it is up.
-async fn published(host: &Daemon, name: &str, old: &str) -> String {
-    let what = format!("the onion service {name} to be published");
-    let published = until_within(FOUND, &what, async || {
-        let status = host.call("tor.status", json!({})).await.ok()?;
-        let services = status["services"].as_array()?;
-        let is_up = |service: &&Value| service["name"] == name && service["state"] == "reachable";
-        let address = services.iter().find(is_up)?["address"].as_str()?;
-        (address != old).then(|| address.to_owned())
-    });
-    published.await.unwrap()
 }
 
 /// Fetches the front page; where a descriptor is not everywhere yet, again.

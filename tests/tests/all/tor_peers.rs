@@ -18,7 +18,7 @@ use tokio::{
 };
 use wormholes_proto::{Host, Target};
 use wormholes_tests::{
-    Association, Daemon, EchoServer, Identity, Namespace, SITE_GREETING, Setup, TOR_WEB,
+    Association, Daemon, EchoServer, Identity, Namespace, SITE_GREETING, Setup, TOR_LOG, TOR_WEB,
     TorNetwork, curl_in, output, socks5_ask, there_and_back, until, until_within,
 };
 
@@ -188,7 +188,7 @@ async fn two_nodes_that_have_nothing_but_onion_addresses_are_peers() {
     let [near, far, third] = &hosts;
     let echoes = [far, third].map(|host| EchoServer::start_in(host).unwrap());
     let (mut friend, client, guest) = friends(&network, &hosts, &echoes).await;
-    let onion = onion_of(&friend).await;
+    let onion = friend.onion_address("peers", "").await.unwrap();
     let at_onion = format!("friend at {onion}:4433: ");
     is_pinged(&client, "friend", &at_onion).await;
     comes_back(near, &client, STRAIGHT).await;
@@ -204,7 +204,7 @@ async fn two_nodes_that_have_nothing_but_onion_addresses_are_peers() {
     // It comes back with the address that it had.
     dies_in_the_middle_of_a_flow(near, &client, &mut friend).await;
     friend.restart().await.unwrap();
-    assert_eq!(onion_of(&friend).await, onion);
+    assert_eq!(friend.onion_address("peers", "").await.unwrap(), onion);
     rests(near, &client, &friend, &onion).await;
     comes_back(near, &client, STRAIGHT).await;
 
@@ -231,6 +231,7 @@ async fn friends(
     let datagrams = echo_datagrams(far);
     let friend = friend
         .config(&network.config("peers = true\npeers_port = 4433"))
+        .config(TOR_LOG)
         .config("[relay]\nenabled = true")
         .peer_id("client", client.id(), 2, "")
         .peer_id("guest", guest.id(), 2, "")
@@ -241,7 +242,10 @@ async fn friends(
         .start()
         .await
         .unwrap();
-    let addresses = format!("addresses = [\"{}:4433\"]", onion_of(&friend).await);
+    let addresses = format!(
+        "addresses = [\"{}:4433\"]",
+        friend.onion_address("peers", "").await.unwrap()
+    );
     let setup = |name: &str, identity: &Identity, host: &Namespace| {
         let setup = Setup::with_identity(name, identity).unwrap();
         setup.in_namespace(host).config(&network.config(""))
@@ -352,7 +356,7 @@ async fn rests(near: &Namespace, client: &Daemon, friend: &Daemon, onion: &str) 
     let seen = timeout(CUT, stream.read(&mut [0; 1])).await;
     let seen = seen.expect("the flow stands");
     assert!(seen.is_err(), "the flow seemed to end well: {seen:?}");
-    assert_eq!(onion_of(friend).await, onion);
+    assert_eq!(friend.onion_address("peers", "").await.unwrap(), onion);
     let failed = friend.log().matching("onion service not published");
     assert!(failed.is_empty(), "{failed:?}");
 }
@@ -376,7 +380,7 @@ async fn misses_tor(client: &Daemon) {
 /// Gives the friend another address, and has the client know it.
 async fn moves(friend: &Daemon, client: &Daemon, onion: &str) -> String {
     let said = friend.cli(&["tor", "new-onion", "peers"]).unwrap();
-    let moved = onion_of(friend).await;
+    let moved = friend.onion_address("peers", "").await.unwrap();
     assert_ne!(moved, onion);
     assert!(said.contains(&format!("peers: {moved}:4433")), "{said}");
     let file = client.folder().join("config.toml");
@@ -432,17 +436,6 @@ fn tells_how_tor_is(friend: &Daemon, onion: &str) {
 /// What a command says, whether it succeeds or not.
 fn output_of(node: &Daemon, words: &[&str]) -> std::process::Output {
     output(&mut node.cli_command(words).unwrap()).unwrap()
-}
-
-/// The address at which a node takes its peers, once it is up.
-async fn onion_of(node: &Daemon) -> String {
-    let found = until_within(FOUND, "an onion address for peers", async || {
-        let status = node.call("tor.status", json!({})).await.ok()?;
-        let services = status["services"].as_array()?;
-        let own = |service: &&Value| service["name"] == "peers" && service["state"] == "reachable";
-        Some(services.iter().find(own)?["address"].as_str()?.to_owned())
-    });
-    found.await.unwrap()
 }
 
 /// A flow to a service brings back what it is given, and stands; while they find each other, the next one
