@@ -14,7 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use tokio::{
-    sync::{OwnedSemaphorePermit, oneshot},
+    sync::oneshot,
     time::{Instant, sleep},
 };
 use wormholes_proto::sealed::SessionId;
@@ -23,6 +23,7 @@ use super::{
     Pipe, PipeError, PipeWriter, Side, Sink, Source,
     stream::{StreamReader, StreamWriter},
 };
+use crate::carrier::CrossingPlace;
 
 /// A relay that has a direction's tail brings something of it within `quiet`, however slow it is. In all
 /// that fills a window of 6 MiB at each of two hops, at 1 Mbit/s.
@@ -54,7 +55,7 @@ pub(super) struct Offer<T> {
 pub(super) struct Arrival {
     /// Among those that go over to one connection at once; both directions share it. Given up before
     /// anybody is told.
-    place: Arc<OwnedSemaphorePermit>,
+    place: Arc<CrossingPlace>,
     told: oneshot::Sender<()>,
 }
 
@@ -127,7 +128,7 @@ impl Handover {
 
     /// Has both directions go on by `pipe`, a stream between nodes to the same end. `place` is free
     /// again when both have gone over, or ended.
-    pub(crate) async fn give(self, pipe: Pipe, place: OwnedSemaphorePermit) -> Crossing {
+    pub(crate) async fn give(self, pipe: Pipe, place: CrossingPlace) -> Crossing {
         let (reader_told, reader) = oneshot::channel();
         let (writer_told, writer) = oneshot::channel();
         let (given, patience, place) = (Instant::now(), self.patience, Arc::new(place));
