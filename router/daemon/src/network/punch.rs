@@ -10,9 +10,9 @@
 //! What each end sends has its own NAT let in what the other one sends. The first call that is taken
 //! is a link as any: its ends prove their ids, and the rules are asked. A flow never waits for this.
 //!
-//! Each end learns addresses of the other: only plans that say so ask, and only peers of config.toml are
-//! asked or answered whose trust is that of `punch_trust`; nobody who is reached through Tor. Who is
-//! answered was let in by `accept` too, which is not asked whom this node asks.
+//! Each end learns addresses of the other: only plans that say so ask, and only peers are asked or
+//! answered, by config.toml or the command line, whose trust is that of `punch_trust`; nobody who is
+//! reached through Tor. Who is answered was let in by `accept` too, which is not asked whom this node asks.
 
 mod book;
 mod candidates;

@@ -58,7 +58,7 @@ pub(crate) struct Punches(Mutex<Book>);
 
 #[derive(Debug, Default)]
 struct Book {
-    /// Of peers of config.toml alone: there are no more of them.
+    /// Of peers alone, by config.toml or the command line: there are no more of them.
     tried: HashMap<NodeId, Tried>,
     running: usize,
     /// Of those, what others asked for.
