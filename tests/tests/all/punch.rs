@@ -12,7 +12,7 @@ use tokio::{
     net::TcpStream,
 };
 use wormholes_tests::{
-    Daemon, EchoServer, Link, Metrics, Namespace, Setup, run, socks5_ask, until, until_within,
+    Daemon, EchoServer, Link, Metrics, Namespace, Setup, run, socks5_echo, until, until_within,
 };
 
 /// From a node to its NAT, and from there to the internet, where the relay is.
@@ -111,17 +111,8 @@ impl Scene {
     /// A flow to the friend's echo by one of the plans, which answered.
     async fn open(&self, plan: u16) -> Result<TcpStream, String> {
         let entrance = self.client.entrance("socks5").unwrap();
-        let mut stream = self.here.connect(entrance).unwrap();
-        match socks5_ask(&mut stream, "echo.friend.wh", plan)
-            .await
-            .unwrap()
-        {
-            0 => {}
-            code => return Err(format!("refused with {code}")),
-        }
-        stream.write_all(b"?").await.unwrap();
-        stream.read_u8().await.map_err(|error| error.to_string())?;
-        Ok(stream)
+        let opened = socks5_echo(&self.here, entrance, "echo.friend.wh", plan);
+        opened.await.unwrap()
     }
 
     /// By which tunnel a flow by this plan goes.
