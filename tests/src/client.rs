@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    time::timeout,
 };
 
 use crate::{binaries::output, namespace::Namespace};
@@ -18,6 +19,9 @@ use crate::{binaries::output, namespace::Namespace};
 const CONNECT: u8 = 1;
 /// Tor's extension of SOCKS.
 const RESOLVE: u8 = 0xf0;
+
+/// A path is missed after 15 s without a word, on either side of a relay.
+const MISSED: Duration = Duration::from_secs(60);
 
 /// What curl fetched.
 #[derive(Debug, Clone)]
@@ -125,6 +129,37 @@ pub async fn socks5_connect_as(
 pub async fn socks5_ask(stream: &mut TcpStream, host: &str, port: u16) -> Result<u8> {
     greet(stream, None).await?;
     Ok(request(stream, CONNECT, host, port).await?.code)
+}
+
+/// Opens a flow from `host` to an echo through a SOCKS5 entrance there; it has answered, or how it failed.
+///
+/// # Errors
+/// When the entrance does not speak SOCKS5.
+pub async fn socks5_echo(
+    host: &Namespace,
+    entrance: SocketAddr,
+    echo: &str,
+    port: u16,
+) -> Result<Result<TcpStream, String>> {
+    let mut stream = host.connect(entrance)?;
+    match socks5_ask(&mut stream, echo, port).await? {
+        0 => Ok(echoes(&mut stream).await.map(|()| stream)),
+        code => Ok(Err(format!("refused with {code}"))),
+    }
+}
+
+/// Sends a byte to an echo, and takes it back.
+///
+/// # Errors
+/// With how the flow broke, or that it is silent for too long.
+pub async fn echoes(stream: &mut TcpStream) -> Result<(), String> {
+    let echoed = async {
+        stream.write_all(b"?").await?;
+        stream.read_u8().await
+    };
+    let echoed = timeout(MISSED, echoed).await;
+    let echoed = echoed.map_err(|_| "silent".to_owned())?;
+    echoed.map(drop).map_err(|error| error.to_string())
 }
 
 /// As [`socks5_ask`], with a user name (RFC 1929) that tells a script what is wanted.

@@ -50,8 +50,8 @@ pub use binaries::{binary, cargo, component, output, run};
 pub use burden::Burden;
 pub use capture::{Capture, Captured};
 pub use client::{
-    Fetched, browse, curl, curl_in, socks5_ask, socks5_ask_as, socks5_connect, socks5_connect_as,
-    socks5_resolve,
+    Fetched, browse, curl, curl_in, echoes, socks5_ask, socks5_ask_as, socks5_connect,
+    socks5_connect_as, socks5_echo, socks5_resolve,
 };
 pub use crowd::Crowd;
 pub use daemon::Daemon;

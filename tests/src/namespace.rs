@@ -86,6 +86,33 @@ impl Namespace {
         run(self.command("nft").arg(rules)).map(drop)
     }
 
+    /// Lets nothing pass to this network, or from it, and tells nobody; until [`Self::open`].
+    ///
+    /// # Errors
+    /// When the rules are not accepted.
+    pub fn shut(&self, network: &str) -> Result<()> {
+        self.nft(&format!(
+            "table ip shut {{
+                chain output {{
+                    type filter hook output priority 0;
+                    ip daddr {network} drop
+                }}
+                chain input {{
+                    type filter hook input priority 0;
+                    ip saddr {network} drop
+                }}
+            }}"
+        ))
+    }
+
+    /// Lets pass again what [`Self::shut`] does not.
+    ///
+    /// # Errors
+    /// When nothing is shut.
+    pub fn open(&self) -> Result<()> {
+        self.nft("delete table ip shut")
+    }
+
     /// How many packets the counter of this name has seen.
     ///
     /// # Errors

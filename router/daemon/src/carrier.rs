@@ -3,6 +3,7 @@
 //! A [`Link`] is a connection whose other end proved a node id. What runs below it, QUIC or TLS
 //! over TCP, is known in this room only: callers see links and pipes.
 
+mod crossings;
 mod datagrams;
 mod grant;
 mod link;
@@ -32,6 +33,7 @@ use link::Connection;
 use quic::QuicCarrier;
 use tcp::{TcpCarrier, Wire};
 
+pub(crate) use crossings::CrossingPlace;
 pub(crate) use datagrams::Lane;
 pub(crate) use link::Link;
 pub(crate) use quic::{LetIn, granted_buffers};

@@ -5,6 +5,7 @@
 //! streams live on.
 
 mod dials;
+mod seat;
 mod world;
 
 use std::{
@@ -29,14 +30,11 @@ use crate::{
 };
 
 use dials::Turn;
+use seat::{Seat, stands};
 
-pub(crate) use dials::{Dial, Dials, Way, Wish, ways};
+pub(crate) use dials::{Dial, Dials, Wish, ways};
 pub(crate) use world::{WorldCache, relays};
 
-/// For so long the way that worked is tried first (RFC 8305, section 4: ten minutes).
-const KEPT_CARRIER: Duration = Duration::from_secs(600);
-/// Connections to one node at once.
-const MAX_LINKS_PER_SEAT: usize = 4;
 /// Strangers from one source: a sixteenth of the places that config.toml gives by default.
 const MAX_STRANGERS_OF_ONE: usize = 64;
 
@@ -57,18 +55,6 @@ pub(crate) struct Peers {
 pub(crate) struct Known {
     by_id: HashMap<NodeId, PeerConfig>,
     ids_by_name: HashMap<String, NodeId>,
-}
-
-/// One node's place.
-#[derive(Debug, Default)]
-struct Seat {
-    /// The newest last; further ones stand over another carrier, and where this machine moved or
-    /// both ends dialled at once. Overflow rule: the oldest without a stream is closed, else the
-    /// oldest.
-    links: Mutex<Vec<Link>>,
-    dials: Arc<Dials>,
-    /// What the last connection was made over, and when: what a network lets pass changes.
-    worked: Mutex<Option<(Way, Instant)>>,
 }
 
 /// What there is for whoever needs a connection.
@@ -414,82 +400,6 @@ impl Dialling {
     }
 }
 
-impl Seat {
-    fn links(&self) -> MutexGuard<'_, Vec<Link>> {
-        self.links.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn take(&self, link: Link) {
-        let mut links = self.links();
-        if links.len() >= MAX_LINKS_PER_SEAT {
-            // Flows live on as long as there is one without any.
-            let idle = links.iter().position(|link| link.idle_since().is_some());
-            links.remove(idle.unwrap_or(0)).close(CloseCode::Done);
-        }
-        links.push(link);
-    }
-
-    /// Since when none of its connections has a stream.
-    fn idle_since(&self) -> Option<Instant> {
-        let links = self.links();
-        let since: Option<Vec<Instant>> = links.iter().map(Link::idle_since).collect();
-        since?.into_iter().max()
-    }
-
-    fn close(&self) {
-        for link in self.links().iter() {
-            link.close(CloseCode::Done);
-        }
-    }
-
-    /// The connection that stands: over QUIC, if there is one.
-    fn link(&self) -> Option<Link> {
-        self.link_over(None, None)
-    }
-
-    /// The newest that stands over what is wanted, else over QUIC before TCP, of those that were
-    /// made `after`.
-    fn link_over(&self, wanted: Option<CarrierKind>, after: Option<Instant>) -> Option<Link> {
-        let links = self.links();
-        let fits = |link: &Link| stands(link) && after.is_none_or(|after| link.made() > after);
-        let newest = |kind| {
-            let mut newest_first = links.iter().rev();
-            newest_first.find(|link| link.carrier() == kind && fits(link))
-        };
-        let link = match wanted {
-            Some(kind) => newest(kind),
-            None => CarrierKind::ALL.into_iter().find_map(newest),
-        };
-        link.cloned()
-    }
-
-    /// Whether a newer one over the same carrier has stood for so `long`.
-    fn has_newer(&self, link: &Link, long: Duration) -> bool {
-        let links = self.links();
-        let newer = links.iter().rev().take_while(|newer| !newer.is_same(link));
-        let stands = |newer: &&Link| stands(newer) && newer.carrier() == link.carrier();
-        newer
-            .filter(stands)
-            .any(|newer| newer.made().elapsed() >= long)
-    }
-
-    /// What is tried first.
-    fn worked(&self) -> Option<Way> {
-        let worked = self.worked.lock().unwrap_or_else(PoisonError::into_inner);
-        let fresh = worked.filter(|(_, when)| when.elapsed() < KEPT_CARRIER);
-        fresh.map(|(way, _)| way)
-    }
-
-    fn works(&self, way: Way) {
-        let mut worked = self.worked.lock().unwrap_or_else(PoisonError::into_inner);
-        *worked = Some((way, Instant::now()));
-    }
-}
-
-fn stands(link: &Link) -> bool {
-    !link.is_closed() && !link.is_silent()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -525,7 +435,7 @@ mod tests {
     }
 
     /// Somebody with a carrier who listens.
-    fn somebody() -> (NodeId, Carrier) {
+    pub(super) fn somebody() -> (NodeId, Carrier) {
         let identity = Identity::throw_away().unwrap();
         let listen = [([127, 0, 0, 1], 0).into()];
         let carrier = Carrier::bind(&listen, &CarrierKind::ALL, &identity, Arc::default());
@@ -533,7 +443,7 @@ mod tests {
     }
 
     /// Answers all calls.
-    async fn answer(called: Carrier) {
+    pub(super) async fn answer(called: Carrier) {
         let mut taken = Vec::new();
         while let Some(incoming) = called.accept().await {
             taken.push(called.handshake(incoming, |_| true).await);

@@ -21,12 +21,13 @@ use tokio::{
     time::timeout,
 };
 use wormholes_tests::{
-    Daemon, EchoServer, Link, Metrics, Namespace, Setup, soak_rounds, socks5_ask, until,
+    Daemon, EchoServer, Link, Metrics, Namespace, Setup, echoes, soak_rounds, socks5_echo, until,
     until_within,
 };
 
 /// From the client to its friend, from it to the relay, and from the friend to the relay.
 const STRAIGHT: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 79, 1, 1), Ipv4Addr::new(10, 79, 1, 2)];
+const STRAIGHT_NETWORK: &str = "10.79.1.0/24";
 const TO_RELAY: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 79, 2, 1), Ipv4Addr::new(10, 79, 2, 2)];
 const FROM_RELAY: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 79, 3, 2), Ipv4Addr::new(10, 79, 3, 1)];
 
@@ -48,19 +49,6 @@ const ASKS: u16 = 2;
 const CLOSED: u16 = 3;
 const STAYS: u16 = 4;
 const DIRECT: u16 = 5;
-
-/// Nothing passes between the client and its friend, and nobody is told.
-const SHUT: &str = "table ip shut {
-    chain output {
-        type filter hook output priority 0;
-        ip daddr 10.79.1.0/24 drop
-    }
-    chain input {
-        type filter hook input priority 0;
-        ip saddr 10.79.1.0/24 drop
-    }
-}";
-const OPEN: &str = "delete table ip shut";
 
 const METRICS: &str = "[metrics]\nlisten = \"127.0.0.1:0\"";
 const PIECE_BYTES: usize = 16 << 10;
@@ -91,7 +79,7 @@ impl Scene {
         ] {
             one.join(other, Link { first, second }).unwrap();
         }
-        here.nft(SHUT).unwrap();
+        here.shut(STRAIGHT_NETWORK).unwrap();
         let echo = EchoServer::start_in(&there).unwrap();
         let client = Setup::new("client").unwrap().in_namespace(&here);
         let client = client.entrances().script("rules.rhai", SCRIPT);
@@ -129,16 +117,8 @@ impl Scene {
     /// A flow to the friend's echo, which answered.
     async fn open(&self, port: u16) -> Result<TcpStream, String> {
         let entrance = self.client.entrance("socks5").unwrap();
-        let mut stream = self.here.connect(entrance).unwrap();
-        match socks5_ask(&mut stream, "echo.friend.wh", port)
-            .await
-            .unwrap()
-        {
-            0 => {}
-            code => return Err(format!("refused with {code}")),
-        }
-        echoes(&mut stream).await?;
-        Ok(stream)
+        let opened = socks5_echo(&self.here, entrance, "echo.friend.wh", port);
+        opened.await.unwrap()
     }
 
     async fn open_busy(&self, port: u16, n_flows: usize) -> Vec<Busy> {
@@ -150,7 +130,7 @@ impl Scene {
 
     /// Has packets pass, and waits until a connection came about by it.
     async fn open_path(&self) {
-        self.here.nft(OPEN).unwrap();
+        self.here.open().unwrap();
         let is_direct = async || self.open(DIRECT).await.ok().map(drop);
         until_within(DIALLED, "a flow that goes straight", is_direct)
             .await
@@ -194,18 +174,6 @@ impl Scene {
             "wormholes_flows_moved_total{{result=\"{result}\"}}"
         )) as usize
     }
-}
-
-/// A byte there and back.
-async fn echoes(stream: &mut TcpStream) -> Result<(), String> {
-    let echoed = async {
-        stream.write_all(b"?").await?;
-        stream.read_u8().await
-    };
-    let echoed = timeout(MISSED, echoed)
-        .await
-        .map_err(|_| "silent".to_owned())?;
-    echoed.map(drop).map_err(|error| error.to_string())
 }
 
 /// A flow that is full in both directions.
@@ -313,7 +281,7 @@ async fn a_relay_that_dies_while_flows_go_over_ends_those_that_it_still_has() {
     for round in 0..soak_rounds(1) {
         let mut scene = Scene::start("").await;
         let flows = scene.open_busy(RATHER_DIRECT, 8).await;
-        scene.here.nft(OPEN).unwrap();
+        scene.here.open().unwrap();
         // Later in each round.
         let n_moved = 1 + round % flows.len();
         let begun = async || (scene.moved("moved").await >= n_moved).then_some(());

@@ -23,7 +23,7 @@ use tokio::{
     task::JoinHandle,
 };
 use wormholes_tests::{
-    Daemon, EchoServer, Link, Namespace, Setup, is_soak, run, soak_rounds, socks5_ask, until,
+    Daemon, EchoServer, Link, Namespace, Setup, is_soak, run, soak_rounds, socks5_echo, until,
     until_within,
 };
 
@@ -48,6 +48,7 @@ const AWAKE: usize = 10;
 
 /// From the client to its friends, from it to the relay, and from friends to the relay.
 const STRAIGHT: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 73, 1, 1), Ipv4Addr::new(10, 73, 1, 2)];
+const STRAIGHT_NETWORK: &str = "10.73.1.0/24";
 /// The client's, which has its host to itself.
 const PORT: u16 = 4433;
 const TO_RELAY: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 73, 2, 1), Ipv4Addr::new(10, 73, 2, 2)];
@@ -71,19 +72,6 @@ const OVER_QUIC: u16 = 3;
 const RELAYED: u16 = 4;
 const ANY: u16 = 5;
 const EXIT: u16 = 6;
-
-/// Nothing passes between the client and its friends, and nobody is told.
-const DEAD: &str = "table ip dead {
-    chain output {
-        type filter hook output priority 0;
-        ip daddr 10.73.1.0/24 drop
-    }
-    chain input {
-        type filter hook input priority 0;
-        ip saddr 10.73.1.0/24 drop
-    }
-}";
-const ALIVE: &str = "delete table ip dead";
 
 /// A client, a relay, and friends on one host, each host joined with both others.
 struct Scene {
@@ -191,17 +179,8 @@ impl Scene {
 
     async fn open_to(&self, host: &str, port: u16) -> Result<TcpStream, String> {
         let entrance = self.client.entrance("socks5").unwrap();
-        let mut stream = self.here.connect(entrance).unwrap();
-        match socks5_ask(&mut stream, host, port).await.unwrap() {
-            0 => {}
-            code => return Err(format!("refused with {code}")),
-        }
-        let echoed = async {
-            stream.write_all(b"?").await?;
-            stream.read_u8().await
-        };
-        echoed.await.map_err(|error| error.to_string())?;
-        Ok(stream)
+        let opened = socks5_echo(&self.here, entrance, host, port);
+        opened.await.unwrap()
     }
 
     /// How many flows were opened by tunnels of this kind.
@@ -310,7 +289,7 @@ async fn new_flows_leave_a_path_that_died_in_silence_within_two_seconds() {
     for _ in 0..runs() {
         scene.until_straight().await;
         let before = scene.opened("relay").await;
-        scene.here.nft(DEAD).unwrap();
+        scene.here.shut(STRAIGHT_NETWORK).unwrap();
         let paths = (0..FRIENDS).flat_map(|friend| [(friend, 1), (friend, 2)]);
         let paths = paths.map(async |(friend, port)| {
             let mut took = Vec::new();
@@ -332,7 +311,7 @@ async fn new_flows_leave_a_path_that_died_in_silence_within_two_seconds() {
             (2 * FRIENDS * FLOWS) as u64,
             "all took the next step"
         );
-        scene.here.nft(ALIVE).unwrap();
+        scene.here.open().unwrap();
     }
     for (flow, took) in took.into_iter().enumerate() {
         assert_soon(&format!("flow {} after a path died", flow + 1), took);

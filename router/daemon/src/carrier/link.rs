@@ -9,14 +9,12 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::Instant,
-};
+use tokio::time::Instant;
 use wormholes_proto::{CarrierKind, NodeId, is_placeholder};
 
 use super::{
-    CloseCode, KNOWN_STREAMS, LinkError, Standing,
+    CloseCode, CrossingPlace, KNOWN_STREAMS, LinkError, Standing,
+    crossings::Crossings,
     datagrams::{self, Lanes},
     pulse::Pulse,
     quic,
@@ -27,13 +25,6 @@ use crate::{counters::Counters, pipe::Pipe, records::Fetches};
 
 /// A NAT that forgot what it gave this node shows within this.
 const MIRRORED_FOR: Duration = Duration::from_secs(30);
-
-/// Relayed flows of this node that go over to one connection at once. Until the relay has brought
-/// what belongs before it, what comes on the connection already fills the window of all its streams:
-/// two take half of it. Overflow rule: who finds no place waits, and stays with its relay meanwhile.
-const MAX_OWN_CROSSINGS: usize = 2;
-/// The same of the other end's, which may count otherwise. Overflow rule: it is refused as busy.
-const MAX_OTHER_CROSSINGS: usize = 4;
 
 /// A connection to a node. Clones share it; it lives until it is closed or falls silent.
 #[derive(Debug, Clone)]
@@ -51,8 +42,7 @@ pub(crate) struct Link {
     /// From where the other end sees this one, as it last said, and when.
     mirrored: Arc<Mutex<Option<(SocketAddr, Instant)>>>,
     streams: Arc<Streams>,
-    own_crossings: Arc<Semaphore>,
-    other_crossings: Arc<Semaphore>,
+    crossings: Arc<Crossings>,
     pulse: Arc<Pulse>,
     /// TCP has none.
     lanes: Option<Arc<Lanes>>,
@@ -95,8 +85,7 @@ impl Link {
             fetches: Fetches::default(),
             mirrored: Arc::default(),
             streams: Streams::new(KNOWN_STREAMS, lanes.clone()),
-            own_crossings: Arc::new(Semaphore::new(MAX_OWN_CROSSINGS)),
-            other_crossings: Arc::new(Semaphore::new(MAX_OTHER_CROSSINGS)),
+            crossings: Arc::new(Crossings::new()),
             pulse: Arc::new(pulse),
             lanes,
         }
@@ -377,15 +366,13 @@ impl Link {
     }
 
     /// A place for a relayed flow of this node that goes over to it, when one is free. Cancel-safe.
-    pub(crate) async fn own_crossing(&self) -> Option<OwnedSemaphorePermit> {
-        let place = Arc::clone(&self.own_crossings).acquire_owned();
-        // Closed never: the places live as long as the link.
-        place.await.ok()
+    pub(crate) async fn own_crossing(&self) -> Option<CrossingPlace> {
+        self.crossings.own().await
     }
 
     /// A place for a flow of the other end's; `None`: all are taken.
-    pub(crate) fn other_crossing(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.other_crossings).try_acquire_owned().ok()
+    pub(crate) fn other_crossing(&self) -> Option<CrossingPlace> {
+        self.crossings.other()
     }
 
     /// Ends it and all its streams.

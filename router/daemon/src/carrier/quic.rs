@@ -40,9 +40,9 @@ pub(crate) use punch::LetIn;
 /// at 2.5 Gbit/s.
 const SOCKET_BUFFER_BYTES: usize = 7 << 20;
 /// One stream fills 500 Mbit/s at 100 ms.
-const STREAM_WINDOW_BYTES: u32 = 6 << 20;
+pub(super) const STREAM_WINDOW_BYTES: u32 = 6 << 20;
 /// What one peer can make this node hold.
-const KNOWN_WINDOW_BYTES: u32 = 24 << 20;
+pub(super) const KNOWN_WINDOW_BYTES: u32 = 24 << 20;
 /// What a stranger can: onion circuits only, whose hops read at once.
 const STRANGER_WINDOW_BYTES: u32 = 4 << 20;
 /// What this node holds for one connection until it is acknowledged.

@@ -14,7 +14,7 @@ use wormholes_proto::NodeId;
 use super::Network;
 use crate::{
     ban::{Ban, Transport},
-    carrier::Link,
+    carrier::{CloseCode, Link},
     config::PeerConfig,
     peers::{ConnectError, Dialling, Sought, Wish},
     serve,
@@ -207,11 +207,19 @@ impl Network {
     }
 
     fn dial(self: &Arc<Self>, dialling: Dialling, addresses: Vec<SocketAddr>) {
-        let network = Arc::clone(self);
+        let (network, before) = (Arc::clone(self), self.peers.known());
         self.spawn(async move {
             let caller = network.carrier.myself();
             let made = dialling.run(&network.carrier, caller, &addresses).await;
             if let Some(link) = made {
+                let id = link.peer();
+                let was_peer = before.get(&id).is_some();
+                // Old configs live no longer than the dials that began with them.
+                drop(before);
+                if was_peer && network.peers.known().get(&id).is_none() {
+                    // The reload found nothing to close.
+                    link.close(CloseCode::Done);
+                }
                 network.serve_called(link).await;
             }
         });

@@ -10,9 +10,9 @@
 //! What each end sends has its own NAT let in what the other one sends. The first call that is taken
 //! is a link as any: its ends prove their ids, and the rules are asked. A flow never waits for this.
 //!
-//! Each end learns addresses of the other: only plans that say so ask, and only peers of config.toml are
-//! asked or answered whose trust is that of `punch_trust`; nobody who is reached through Tor. Who is
-//! answered was let in by `accept` too, which is not asked whom this node asks.
+//! Each end learns addresses of the other: only plans that say so ask, and only peers are asked or
+//! answered, by config.toml or the command line, whose trust is that of `punch_trust`; nobody who is
+//! reached through Tor. Who is answered was let in by `accept` too, which is not asked whom this node asks.
 
 mod book;
 mod candidates;
@@ -236,9 +236,21 @@ impl Network {
     }
 
     fn seat_met(self: &Arc<Self>, link: Link) -> Result<(), PunchFailure> {
+        let refuse = |code, reason| {
+            link.close(code);
+            Err(PunchFailure::Refused(reason))
+        };
+        // A reload may have taken the peer away since.
+        if !self.may_punch(&link.peer()) {
+            return refuse(CloseCode::Denied, Reason::Denied);
+        }
         if self.peers.seat(&link).is_err() {
-            link.close(CloseCode::Busy);
-            return Err(PunchFailure::Refused(Reason::Busy));
+            return refuse(CloseCode::Busy, Reason::Busy);
+        }
+        // A reload closes what it finds seated; this one may have begun before that.
+        if !self.may_punch(&link.peer()) {
+            self.peers.unseat(&link);
+            return refuse(CloseCode::Denied, Reason::Denied);
         }
         self.spawn(Arc::clone(self).serve_called(link));
         Ok(())
@@ -310,6 +322,24 @@ mod tests {
         let link = meet(&one, &other).await;
         assert_eq!(link.carrier(), CarrierKind::Quic);
         assert!(other.peers.link(&one.id()).is_some());
+        for network in [one, other] {
+            network.shutdown().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn who_is_no_peer_any_more_when_the_path_is_made_gets_no_seat() {
+        let [(_one, one), (_other, other)] = strangers_to_addresses();
+        let let_in = other.carrier.let_in(one.id(), &[LOCAL]);
+        let port = other.carrier.calling_address(LOCAL).unwrap().port();
+        let called = one.carrier.punch(other.id(), (LOCAL, port).into());
+        let link = timeout(CALL_TIME, called).await.unwrap().unwrap();
+        drop(let_in);
+        one.set_peers(&[]);
+        let denied = one.seat_met(link.clone()).err();
+        assert_eq!(denied, Some(PunchFailure::Refused(Reason::Denied)));
+        assert!(link.is_closed());
+        assert!(one.peers.links_to(&other.id()).is_empty());
         for network in [one, other] {
             network.shutdown().await;
         }

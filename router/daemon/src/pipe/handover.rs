@@ -14,7 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use tokio::{
-    sync::{OwnedSemaphorePermit, oneshot},
+    sync::oneshot,
     time::{Instant, sleep},
 };
 use wormholes_proto::sealed::SessionId;
@@ -23,10 +23,24 @@ use super::{
     Pipe, PipeError, PipeWriter, Side, Sink, Source,
     stream::{StreamReader, StreamWriter},
 };
+use crate::carrier::CrossingPlace;
 
-/// How long the stream before is waited for, until it says that the rest comes on the other one, and
-/// then the other one: meanwhile what comes there fills the window that others need.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// A relay that has a direction's tail brings something of it within `quiet`, however slow it is. In all
+/// that fills a window of 6 MiB at each of two hops, at 1 Mbit/s.
+const PATIENCE: Patience = Patience {
+    quiet: Duration::from_secs(10),
+    in_all: Duration::from_secs(120),
+};
+
+/// How long the stream before is waited for, until it says that the rest comes on the other one:
+/// meanwhile what comes there fills the window that others need.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    /// While nothing at all comes.
+    pub(super) quiet: Duration,
+    /// Whatever comes.
+    pub(super) in_all: Duration,
+}
 
 /// What a direction goes on by.
 pub(super) struct Offer<T> {
@@ -34,15 +48,14 @@ pub(super) struct Offer<T> {
     /// Dropped when the direction ended before.
     pub(super) arrival: Arrival,
     given: Instant,
-    /// See [`PATIENCE`].
-    pub(super) patience: Duration,
+    pub(super) patience: Patience,
 }
 
 /// Told when a direction is there.
 pub(super) struct Arrival {
     /// Among those that go over to one connection at once; both directions share it. Given up before
     /// anybody is told.
-    place: Arc<OwnedSemaphorePermit>,
+    place: Arc<CrossingPlace>,
     told: oneshot::Sender<()>,
 }
 
@@ -65,7 +78,7 @@ pub(super) type WriterBerth = oneshot::Receiver<Offer<StreamWriter>>;
 /// Has a session go on by another stream, once; dropped, the session stays where it is.
 pub(crate) struct Handover {
     session: SessionId,
-    patience: Duration,
+    patience: Patience,
     is_expected: Arc<AtomicBool>,
     reader: oneshot::Sender<ReaderOffer>,
     writer: oneshot::Sender<Offer<StreamWriter>>,
@@ -115,7 +128,7 @@ impl Handover {
 
     /// Has both directions go on by `pipe`, a stream between nodes to the same end. `place` is free
     /// again when both have gone over, or ended.
-    pub(crate) async fn give(self, pipe: Pipe, place: OwnedSemaphorePermit) -> Crossing {
+    pub(crate) async fn give(self, pipe: Pipe, place: CrossingPlace) -> Crossing {
         let (reader_told, reader) = oneshot::channel();
         let (writer_told, writer) = oneshot::channel();
         let (given, patience, place) = (Instant::now(), self.patience, Arc::new(place));
@@ -163,7 +176,7 @@ impl Arrival {
 
 impl ReaderBerth {
     /// What `read` gives, which reads the stream before. Once there is another one, that is waited for
-    /// [`PATIENCE`] in all; a program here that is slow to take what came costs nothing of it.
+    /// with [`Patience`]; a program here that is slow to take what came costs nothing of it.
     /// Cancel-safe, as `read` is.
     ///
     /// # Errors
@@ -193,7 +206,9 @@ impl ReaderBerth {
         self.look().await;
         let patience = self.offer.as_ref().map(|offer| offer.patience);
         match patience {
-            Some(patience) => sleep(patience.saturating_sub(self.waited)).await,
+            Some(Patience { quiet, in_all }) => {
+                sleep(quiet.min(in_all.saturating_sub(self.waited))).await;
+            }
             None => pending().await,
         }
     }

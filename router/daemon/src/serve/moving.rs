@@ -154,6 +154,7 @@ mod tests {
     use tokio::sync::Semaphore;
 
     use super::*;
+    use crate::carrier::CrossingPlace;
 
     /// A session of which there is nothing but its end that moves it.
     fn handover(number: usize) -> Handover {
@@ -174,7 +175,7 @@ mod tests {
         assert!(!desk.expect(&session, caller), "it has moved");
         let (pipe, _end) = Pipe::memory();
         let places = Arc::new(Semaphore::new(1));
-        let crossing_place = Arc::clone(&places).try_acquire_owned().unwrap();
+        let crossing_place = CrossingPlace::one_of(&places).unwrap();
         let crossing = taken.give(pipe, crossing_place).await;
         assert!(!crossing.done().await, "there was nothing");
         assert_eq!(places.available_permits(), 1);

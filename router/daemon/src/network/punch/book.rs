@@ -21,6 +21,9 @@ const SERVE_PERIOD: Duration = Duration::from_secs(10);
 /// Punches at once, whichever end asked. Overflow rule: further ones are not begun, or refused as busy;
 /// flows go on through relays, and one of the next begins them.
 const MAX_AT_ONCE: usize = 8;
+/// Those of them that others asked for: some are left for what this node wants itself. Overflow rule: as
+/// above.
+const MAX_SERVED: usize = 6;
 
 /// Why no direct path came to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -55,15 +58,19 @@ pub(crate) struct Punches(Mutex<Book>);
 
 #[derive(Debug, Default)]
 struct Book {
-    /// Of peers of config.toml alone: there are no more of them.
+    /// Of peers alone, by config.toml or the command line: there are no more of them.
     tried: HashMap<NodeId, Tried>,
     running: usize,
+    /// Of those, what others asked for.
+    serving: usize,
 }
 
 #[derive(Debug, Default)]
 struct Tried {
     /// This node asked for one, which runs.
     asks: bool,
+    /// It asked for one, which runs.
+    is_served: bool,
     pause: Duration,
     until: Option<Instant>,
     failed: Option<(PunchFailure, Instant)>,
@@ -134,18 +141,20 @@ impl Punches {
     /// Begins one that the peer asks for, however the last one went: it may have moved.
     ///
     /// # Errors
-    /// [`Reason::Busy`] when it asks too often, or too many run.
+    /// [`Reason::Busy`] when it asks too often, what it asked for before still runs, or too many do.
     pub(crate) fn serve(self: &Arc<Self>, now: Instant, peer: NodeId) -> Result<Run, Reason> {
         let mut book = self.book();
-        let has_place = book.running < MAX_AT_ONCE;
+        let has_place = book.running < MAX_AT_ONCE && book.serving < MAX_SERVED;
         let tried = book.tried.entry(peer).or_default();
         let served = tried.served;
         let is_early = served.is_some_and(|served| now.duration_since(served) < SERVE_PERIOD);
-        if !has_place || is_early {
+        if !has_place || is_early || tried.is_served {
             return Err(Reason::Busy);
         }
         tried.served = Some(now);
+        tried.is_served = true;
         book.running += 1;
+        book.serving += 1;
         drop(book);
         Ok(self.run(now, peer, false))
     }
@@ -162,7 +171,7 @@ impl Punches {
     pub(crate) fn keep(&self, is_peer: impl Fn(&NodeId) -> bool) {
         self.book()
             .tried
-            .retain(|id, tried| tried.asks || is_peer(id));
+            .retain(|id, tried| tried.asks || tried.is_served || is_peer(id));
     }
 
     /// Why the last one failed, if it did.
@@ -227,10 +236,12 @@ impl Drop for Run {
     fn drop(&mut self) {
         let mut book = self.punches.book();
         book.running = book.running.saturating_sub(1);
-        if self.asks
-            && let Some(tried) = book.tried.get_mut(&self.peer)
-        {
-            tried.asks = false;
+        book.serving = book.serving.saturating_sub(usize::from(!self.asks));
+        if let Some(tried) = book.tried.get_mut(&self.peer) {
+            match self.asks {
+                true => tried.asks = false,
+                false => tried.is_served = false,
+            }
         }
     }
 }
@@ -336,6 +347,31 @@ mod tests {
         assert!(punches.begin(now, id(101)).is_some());
         punches.keep(|peer| *peer == BOB);
         assert!(punches.book().tried.keys().all(|peer| *peer == BOB));
+    }
+
+    #[test]
+    fn a_peer_has_one_place_and_those_that_ask_leave_some() {
+        let (punches, now) = (Arc::new(Punches::default()), Instant::now());
+        let served = punches.serve(now, BOB).unwrap();
+        let later = now + SERVE_PERIOD;
+        assert_eq!(punches.serve(later, BOB).err(), Some(Reason::Busy));
+        punches.keep(|_| false);
+        assert_eq!(punches.serve(later, BOB).err(), Some(Reason::Busy));
+        drop(served);
+        let mut runs = vec![punches.serve(later, BOB).unwrap()];
+        let id = |number: usize| NodeId::from_bytes([u8::try_from(number).unwrap(); 32]);
+        let others = (2..=MAX_SERVED).map(|number| punches.serve(later, id(number)));
+        runs.extend(others.map(Result::unwrap));
+        assert_eq!(punches.serve(later, id(100)).err(), Some(Reason::Busy));
+        let own = (MAX_SERVED..MAX_AT_ONCE).map(|number| punches.begin(later, id(200 + number)));
+        let own: Vec<Run> = own
+            .map(|run| run.expect("it is left for this node"))
+            .collect();
+        assert!(punches.begin(later, id(100)).is_none());
+        drop(own);
+        assert_eq!(punches.serve(later, id(100)).err(), Some(Reason::Busy));
+        runs.pop();
+        assert!(punches.serve(later, id(100)).is_ok());
     }
 
     #[test]

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UdpSocket,
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::{Semaphore, mpsc},
     task::JoinHandle,
-    time::{Duration, timeout},
+    time::{Duration, Instant, timeout},
 };
 use wormholes_proto::{
     CarrierKind, Transport,
@@ -15,7 +15,7 @@ use wormholes_proto::{
 };
 
 use crate::{
-    carrier::{Carrier, CloseCode, Link, Standing},
+    carrier::{Carrier, CloseCode, CrossingPlace, Link, Standing},
     config::Config,
     identity::Identity,
     pipe::{
@@ -29,6 +29,8 @@ use crate::{
 const LIMIT: Duration = Duration::from_secs(60);
 /// More than fits between two ends.
 const BULK_BYTES: usize = 4 << 20;
+/// Bytes a second: bulk in both directions takes four.
+const SLOW: u64 = 2 << 20;
 
 /// Two nodes.
 struct Nodes {
@@ -77,6 +79,25 @@ impl Nodes {
             .dial(self.caller.myself(), self.identity.id(), way);
         let near = dialled.await.unwrap();
         [near, self.taken.recv().await.unwrap()]
+    }
+}
+
+/// The connection that a flow is on, and the one that it goes over to.
+struct Paths {
+    before: [Link; 2],
+    after: [Link; 2],
+    /// The connections end with it.
+    _nodes: Nodes,
+}
+
+impl Paths {
+    async fn start([from, to]: [CarrierKind; 2]) -> Self {
+        let mut nodes = Nodes::start();
+        Self {
+            before: nodes.connect(from).await,
+            after: nodes.connect(to).await,
+            _nodes: nodes,
+        }
     }
 }
 
@@ -132,9 +153,16 @@ struct Flow {
     ends: [JoinHandle<CopyEnd>; 2],
 }
 
+/// A flow on the first of two connections.
+async fn begin(way: [CarrierKind; 2]) -> (Paths, Flow) {
+    let paths = Paths::start(way).await;
+    let flow = Flow::between(stream(&paths.before).await);
+    (paths, flow)
+}
+
 impl Flow {
-    async fn start(links: &[Link; 2]) -> Self {
-        let [near_stream, far_stream] = stream(links).await;
+    /// Over a stream, or over two that are joined.
+    fn between([near_stream, far_stream]: [Pipe; 2]) -> Self {
         let [near_session, far_session] = sessions();
         let seal = |pipe: Pipe, session: Session| {
             let sealed = pipe.sealed(session.id, session.sealer, session.opener);
@@ -181,11 +209,11 @@ async fn exchange(near: &mut MemoryEnd, far: &mut MemoryEnd, bytes: &[u8]) {
 }
 
 /// The one place of `places`.
-fn place_of(places: &Arc<Semaphore>) -> OwnedSemaphorePermit {
-    Arc::clone(places).try_acquire_owned().unwrap()
+fn place_of(places: &Arc<Semaphore>) -> CrossingPlace {
+    CrossingPlace::one_of(places).unwrap()
 }
 
-fn place() -> OwnedSemaphorePermit {
+fn place() -> CrossingPlace {
     place_of(&Arc::new(Semaphore::new(1)))
 }
 
@@ -217,68 +245,48 @@ fn ways() -> Vec<[CarrierKind; 2]> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_busy_session_goes_over_and_outlives_the_connection_before() {
     let bytes = bulk(BULK_BYTES);
-    for [from, to] in ways() {
-        let mut nodes = Nodes::start();
-        let (before, after) = (nodes.connect(from).await, nodes.connect(to).await);
-        let Flow {
-            mut near,
-            mut far,
-            handovers,
-            ends,
-        } = Flow::start(&before).await;
-        let other = stream(&after).await;
-        let busy = exchange(&mut near, &mut far, &bytes);
-        tokio::join!(busy, go_over(handovers, other));
-        before[0].close(CloseCode::Done);
-        before[1].close(CloseCode::Done);
-        exchange(&mut near, &mut far, &bytes).await;
-        near.shutdown().await.unwrap();
-        far.shutdown().await.unwrap();
-        assert_eq!(ended(ends).await, [None, None], "{from:?} to {to:?}");
+    for way in ways() {
+        let (paths, mut flow) = begin(way).await;
+        let other = stream(&paths.after).await;
+        let busy = exchange(&mut flow.near, &mut flow.far, &bytes);
+        tokio::join!(busy, go_over(flow.handovers, other));
+        paths.before[0].close(CloseCode::Done);
+        paths.before[1].close(CloseCode::Done);
+        exchange(&mut flow.near, &mut flow.far, &bytes).await;
+        flow.near.shutdown().await.unwrap();
+        flow.far.shutdown().await.unwrap();
+        assert_eq!(ended(flow.ends).await, [None, None], "{way:?}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_in_which_nothing_moves_goes_over() {
-    for [from, to] in ways() {
-        let mut nodes = Nodes::start();
-        let (before, after) = (nodes.connect(from).await, nodes.connect(to).await);
-        let Flow {
-            mut near,
-            mut far,
-            handovers,
-            ends,
-        } = Flow::start(&before).await;
-        go_over(handovers, stream(&after).await).await;
-        before[0].close(CloseCode::Done);
-        exchange(&mut near, &mut far, b"still there").await;
-        near.shutdown().await.unwrap();
-        far.shutdown().await.unwrap();
-        assert_eq!(ended(ends).await, [None, None], "{from:?} to {to:?}");
+    for way in ways() {
+        let (paths, mut flow) = begin(way).await;
+        go_over(flow.handovers, stream(&paths.after).await).await;
+        paths.before[0].close(CloseCode::Done);
+        exchange(&mut flow.near, &mut flow.far, b"still there").await;
+        flow.near.shutdown().await.unwrap();
+        flow.far.shutdown().await.unwrap();
+        assert_eq!(ended(flow.ends).await, [None, None], "{way:?}");
     }
 }
 
 /// What has ended needs no other stream; what goes on does.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_of_which_one_half_has_ended_goes_over() {
-    for [from, to] in ways() {
-        let mut nodes = Nodes::start();
-        let (before, after) = (nodes.connect(from).await, nodes.connect(to).await);
-        let Flow {
-            mut near,
-            mut far,
-            handovers,
-            ends,
-        } = Flow::start(&before).await;
-        near.write_all(b"question").await.unwrap();
-        near.shutdown().await.unwrap();
+    for way in ways() {
+        let (paths, mut flow) = begin(way).await;
+        flow.near.write_all(b"question").await.unwrap();
+        flow.near.shutdown().await.unwrap();
         let mut question = String::new();
-        let asked = timeout(LIMIT, far.read_to_string(&mut question)).await;
+        let asked = timeout(LIMIT, flow.far.read_to_string(&mut question)).await;
         asked.expect("the end comes").unwrap();
         assert_eq!(question, "question");
-        go_over(handovers, stream(&after).await).await;
-        before[0].close(CloseCode::Done);
+        go_over(flow.handovers, stream(&paths.after).await).await;
+        paths.before[0].close(CloseCode::Done);
         let bytes = bulk(BULK_BYTES);
+        let (near, far) = (&mut flow.near, &mut flow.far);
         let answer = async {
             far.write_all(&bytes).await.unwrap();
             far.shutdown().await.unwrap();
@@ -288,7 +296,7 @@ async fn a_session_of_which_one_half_has_ended_goes_over() {
         let (_, read) = timeout(LIMIT, both).await.expect("the answer comes");
         read.unwrap();
         assert!(answered == bytes, "other bytes came");
-        assert_eq!(ended(ends).await, [None, None], "{from:?} to {to:?}");
+        assert_eq!(ended(flow.ends).await, [None, None], "{way:?}");
     }
 }
 
@@ -296,19 +304,14 @@ async fn a_session_of_which_one_half_has_ended_goes_over() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_whose_connection_dies_while_it_goes_over_is_whole_or_breaks() {
     let bytes = bulk(BULK_BYTES);
-    for [from, to] in ways() {
-        let mut nodes = Nodes::start();
-        let (before, after) = (nodes.connect(from).await, nodes.connect(to).await);
-        let Flow {
-            mut near,
-            mut far,
-            handovers: [near_handover, far_handover],
-            ends,
-        } = Flow::start(&before).await;
+    for way in ways() {
+        let (paths, flow) = begin(way).await;
+        let (mut near, mut far) = (flow.near, flow.far);
+        let [near_handover, far_handover] = flow.handovers;
         near_handover.expect_stream();
         far_handover.expect_stream();
         exchange(&mut near, &mut far, b"begun").await;
-        let [near_pipe, far_pipe] = stream(&after).await;
+        let [near_pipe, far_pipe] = stream(&paths.after).await;
         let send = async {
             if near.write_all(&bytes).await.is_ok() {
                 let _ = near.shutdown().await;
@@ -320,88 +323,141 @@ async fn a_session_whose_connection_dies_while_it_goes_over_is_whole_or_breaks()
             let near_crossing = near_handover.give(near_pipe, place());
             let far_crossing = far_handover.give(far_pipe, place());
             let _crossing = tokio::join!(near_crossing, far_crossing);
-            before[0].close(CloseCode::Done);
+            paths.before[0].close(CloseCode::Done);
         };
         let all = async { tokio::join!(send, receive, give) };
         let (_, read, _) = timeout(LIMIT, all).await.expect("no end hangs");
         drop((near, far));
-        let [_, far_stop] = ended(ends).await;
-        assert!(bytes.starts_with(&came), "{from:?} to {to:?}");
+        let [_, far_stop] = ended(flow.ends).await;
+        assert!(bytes.starts_with(&came), "{way:?}");
         if far_stop.is_none() {
             read.unwrap();
-            assert!(came == bytes, "{from:?} to {to:?}: it ended too early");
+            assert!(came == bytes, "{way:?}: it ended too early");
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_end_that_goes_over_though_nobody_agreed_breaks_the_flow() {
-    let mut nodes = Nodes::start();
-    let kind = CarrierKind::Quic;
-    let (before, after) = (nodes.connect(kind).await, nodes.connect(kind).await);
-    let Flow {
-        near: _near,
-        far: _far,
-        handovers: [near_handover, far_handover],
-        ends,
-    } = Flow::start(&before).await;
-    let [near_pipe, _far_pipe] = stream(&after).await;
+    let (paths, flow) = begin([CarrierKind::Quic; 2]).await;
+    let [near_handover, far_handover] = flow.handovers;
+    let [near_pipe, _far_pipe] = stream(&paths.after).await;
     let crossing = near_handover.give(near_pipe, place()).await;
-    let [_, far_stop] = ended(ends).await;
+    let [_, far_stop] = ended(flow.ends).await;
     let breach = PipeError::Malformed("sealed frame");
     assert_eq!(far_stop, Some(CopyStop::Near(breach)));
-    // It had gone over when it learned.
-    assert!(crossing.done().await);
+    // It may have learned before it was there.
+    let done = timeout(LIMIT, crossing.done()).await;
+    done.expect("nobody waits for it any more");
     drop(far_handover);
+}
+
+/// Of a flow whose stream before was waited for too long.
+fn late() -> Option<CopyStop> {
+    let late = "the stream before does not end, though the rest comes on another";
+    Some(CopyStop::Near(PipeError::Broken(late.to_owned())))
 }
 
 /// What comes on the other stream would fill the connection's window as long as nobody reads it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_before_that_does_not_end_in_time_breaks_the_flow() {
-    for [from, to] in ways() {
-        let mut nodes = Nodes::start();
-        let (before, after) = (nodes.connect(from).await, nodes.connect(to).await);
-        let Flow {
-            near: _near,
-            far: _far,
-            handovers: [near_handover, mut far_handover],
-            ends: [near_end, far_end],
-        } = Flow::start(&before).await;
+    for way in ways() {
+        let (paths, flow) = begin(way).await;
+        let [near_handover, mut far_handover] = flow.handovers;
+        let [near_end, far_end] = flow.ends;
         near_handover.expect_stream();
         far_handover.expect_stream();
-        far_handover.patience = Duration::from_millis(50);
-        let [_near_pipe, far_pipe] = stream(&after).await;
+        far_handover.patience.quiet = Duration::from_millis(50);
+        let [_near_pipe, far_pipe] = stream(&paths.after).await;
         let places = Arc::new(Semaphore::new(1));
         let crossing = far_handover.give(far_pipe, place_of(&places)).await;
         // The near end was never told: its MOVE does not come.
         let far_end = timeout(LIMIT, far_end).await.expect("the flow ends");
-        let far_stop = far_end.unwrap().stop;
-        let late = "the stream before does not end, though the rest comes on another";
-        let broken = CopyStop::Near(PipeError::Broken(late.to_owned()));
-        assert_eq!(far_stop, Some(broken), "{from:?} to {to:?}");
+        assert_eq!(far_end.unwrap().stop, late(), "{way:?}");
         let done = timeout(LIMIT, crossing.done()).await;
         done.expect("nobody waits for it any more");
-        assert_eq!(places.available_permits(), 1, "{from:?} to {to:?}");
+        assert_eq!(places.available_permits(), 1, "{way:?}");
         drop(near_handover);
         let near_end = timeout(LIMIT, near_end).await.expect("the flow ends");
-        assert!(near_end.unwrap().stop.is_some(), "{from:?} to {to:?}");
+        assert!(near_end.unwrap().stop.is_some(), "{way:?}");
     }
+}
+
+/// A flow of which `bytes` wait in both directions, before a relay that lets [`SLOW`] pass.
+async fn begin_slow(paths: &Paths, bytes: &[u8]) -> Flow {
+    let [near, arrived] = stream(&paths.before).await;
+    let [leaving, far] = stream(&paths.before).await;
+    let mut flow = Flow::between([near, far]);
+    // One of them fits into a stream, so that it waits for nobody.
+    let (near, far) = (&mut flow.near, &mut flow.far);
+    let both = async { tokio::join!(near.write_all(bytes), far.write_all(bytes)) };
+    let (near, far) = timeout(LIMIT, both).await.expect("there is room");
+    near.and(far).unwrap();
+    tokio::spawn(async move {
+        let limits = CopyLimits {
+            bandwidth_bytes_per_s: Some(SLOW),
+            ..CopyLimits::default()
+        };
+        copy(arrived, leaving, &limits, &FlowBytes::default()).await
+    });
+    flow
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_before_that_is_slow_is_waited_for_while_it_brings_something() {
+    let bytes = bulk(BULK_BYTES);
+    let paths = Paths::start([CarrierKind::Quic; 2]).await;
+    let mut flow = begin_slow(&paths, &bytes).await;
+    let quiet = Duration::from_secs(2);
+    for handover in &mut flow.handovers {
+        handover.patience.quiet = quiet;
+    }
+    let read = async |end: &mut MemoryEnd| {
+        let mut read = vec![0; bytes.len()];
+        end.read_exact(&mut read).await.unwrap();
+        assert!(read == bytes, "other bytes came");
+    };
+    let start = Instant::now();
+    let crossed = go_over(flow.handovers, stream(&paths.after).await);
+    let (near, far) = (&mut flow.near, &mut flow.far);
+    let all = async { tokio::join!(crossed, read(near), read(far)) };
+    timeout(LIMIT, all).await.expect("all comes");
+    assert!(start.elapsed() > quiet, "it was not slow");
+    paths.before[0].close(CloseCode::Done);
+    exchange(&mut flow.near, &mut flow.far, b"still there").await;
+    flow.near.shutdown().await.unwrap();
+    flow.far.shutdown().await.unwrap();
+    assert_eq!(ended(flow.ends).await, [None, None]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_before_that_goes_on_bringing_something_is_not_waited_for_without_end() {
+    let paths = Paths::start([CarrierKind::Quic; 2]).await;
+    let flow = begin_slow(&paths, &bulk(BULK_BYTES)).await;
+    let [near_handover, mut far_handover] = flow.handovers;
+    far_handover.patience.in_all = Duration::from_millis(300);
+    let mut far = flow.far;
+    let read = tokio::spawn(async move { far.read_to_end(&mut Vec::new()).await });
+    let [near_pipe, far_pipe] = stream(&paths.after).await;
+    near_handover.expect_stream();
+    far_handover.expect_stream();
+    let near = near_handover.give(near_pipe, place());
+    let far = far_handover.give(far_pipe, place());
+    let _crossing = tokio::join!(near, far);
+    let [_near_end, far_end] = flow.ends;
+    let far_end = timeout(LIMIT, far_end).await.expect("the flow ends");
+    assert_eq!(far_end.unwrap().stop, late());
+    let read = timeout(LIMIT, read).await.expect("the program is told");
+    assert!(read.unwrap().is_ok_and(|came| came < BULK_BYTES));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_keeps_its_place_until_both_directions_have_gone_over() {
-    let mut nodes = Nodes::start();
-    let kind = CarrierKind::Quic;
-    let (before, after) = (nodes.connect(kind).await, nodes.connect(kind).await);
-    let Flow {
-        near: _near,
-        far: _far,
-        handovers: [near_handover, far_handover],
-        ends: _ends,
-    } = Flow::start(&before).await;
+    let (paths, flow) = begin([CarrierKind::Quic; 2]).await;
+    let [near_handover, far_handover] = flow.handovers;
     near_handover.expect_stream();
     far_handover.expect_stream();
-    let [near_pipe, far_pipe] = stream(&after).await;
+    let [near_pipe, far_pipe] = stream(&paths.after).await;
     let places = Arc::new(Semaphore::new(1));
     let near = near_handover.give(near_pipe, place_of(&places)).await;
     assert_eq!(places.available_permits(), 0, "the far end has not begun");
@@ -419,13 +475,18 @@ async fn a_connection_has_places_for_few_sessions_at_once() {
     assert!(own.iter().all(Option::is_some));
     let third = timeout(Duration::ZERO, link.own_crossing()).await;
     assert!(third.is_err(), "it waits");
-    let others: Vec<_> = (0..4).map(|_| link.other_crossing()).collect();
-    assert!(others.iter().all(Option::is_some));
+    let other = link.other_crossing();
+    assert!(other.is_some(), "the other end finds one");
     assert!(link.clone().other_crossing().is_none());
-    drop((own, others));
+    drop((own, other));
+    let others = [(); 3].map(|()| link.other_crossing());
+    assert!(others.iter().all(Option::is_some));
+    assert!(link.other_crossing().is_none());
+    let own = timeout(Duration::ZERO, link.own_crossing()).await;
+    assert!(own.is_err(), "it waits");
+    drop(others);
     let own = timeout(LIMIT, link.own_crossing()).await;
     assert!(own.expect("a place is free").is_some());
-    assert!(link.other_crossing().is_some());
 }
 
 /// Two UDP sockets that are connected to each other.
@@ -439,10 +500,9 @@ async fn sockets() -> [UdpSocket; 2] {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flow_of_datagrams_goes_over_too() {
-    for [from, to] in ways() {
-        let mut nodes = Nodes::start();
-        let (before, after) = (nodes.connect(from).await, nodes.connect(to).await);
-        let [near_stream, far_stream] = stream(&before).await;
+    for way in ways() {
+        let paths = Paths::start(way).await;
+        let [near_stream, far_stream] = stream(&paths.before).await;
         let [near_session, far_session] = sessions();
         let counters = Arc::default();
         let side = |pipe: Pipe, session: Session| {
@@ -470,13 +530,13 @@ async fn a_flow_of_datagrams_goes_over_too() {
         };
         let all = async {
             talk().await;
-            go_over([near_handover, far_handover], stream(&after).await).await;
-            before[0].close(CloseCode::Done);
+            go_over([near_handover, far_handover], stream(&paths.after).await).await;
+            paths.before[0].close(CloseCode::Done);
             talk().await;
         };
         tokio::select! {
             done = timeout(LIMIT, all) => done.expect("datagrams move"),
-            ends = flows => panic!("{from:?} to {to:?}: {ends:?}"),
+            ends = flows => panic!("{way:?}: {ends:?}"),
         }
     }
 }
