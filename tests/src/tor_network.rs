@@ -144,7 +144,7 @@ impl TorNetwork {
     /// When its folder cannot be made.
     pub fn node(&self, name: &str, more: &str) -> Result<Setup> {
         let setup = Setup::new(name)?.in_namespace(&self.host);
-        Ok(setup.entrances().config(&self.config(more)).config(TOR_LOG))
+        Ok(setup.entrances().config(TOR_LOG).config(&self.config(more)))
     }
 
     /// Another host, with a wire to the relays and a way to nothing else; the site is behind exits

@@ -62,6 +62,8 @@ pub(crate) struct Memory {
     pub(crate) last_message: u64,
     /// What it was not told yet.
     pub(crate) notes: Vec<(u64, Note)>,
+    /// The last of them when the store was read; none: 0.
+    pub(crate) last_note: u64,
     /// What its rows have, keys and values.
     pub(crate) kept_bytes: u64,
     /// What its blobs count for, with what is kept free for those that come.
@@ -200,7 +202,8 @@ impl Memory {
         }
         for (number, row) in rows::all(snapshot, &home.key(Space::Note, &[]))? {
             if let (Ok(number), Some(note)) = (number.try_into(), decode::<Note>(&row)) {
-                self.notes.push((u64::from_be_bytes(number), note));
+                self.last_note = u64::from_be_bytes(number);
+                self.notes.push((self.last_note, note));
             }
         }
         for (id, _) in rows::all(snapshot, &home.key(Space::Socket, &[]))? {

@@ -338,8 +338,12 @@ impl Actor {
                 let note = Arc::new(note);
                 self.handle(Event::Note { number, note }, 0).await;
             }
-            // It was told when the store was read again.
-            Task::Note(..) => {}
+            Task::EarlyNote(epoch, number, note) if self.is_news(epoch, number) => {
+                let note = Arc::new(note);
+                self.handle(Event::Note { number, note }, 0).await;
+            }
+            // It was told before, or when the store was read again.
+            Task::Note(..) | Task::EarlyNote(..) => {}
             Task::Answer { id, answer } => self.take_answer(id, answer),
             Task::Fetched(id) => self.take_fetched(id).await,
             Task::Visit(visitor) => self.receive(visitor).await,
@@ -380,6 +384,12 @@ impl Actor {
             // Where it cannot be read, it is read again before anything else.
             None => matches!(self.store.snapshot().get(&key), Ok(Some(_))),
         }
+    }
+
+    /// Whether a note that may not be durable yet was not told. Rows are durable in the order of their
+    /// numbers: where the store was read with a later one, it was read with this one.
+    fn is_news(&self, epoch: u64, number: u64) -> bool {
+        epoch == self.epoch && number > self.memory.last_note
     }
 
     /// A question has one answer: the first that comes.

@@ -23,6 +23,7 @@ use crate::{
     message::{
         Fate, HaltReason, Identity, Note, OutDone, OutHead, OutKey, OutRow, Place, decode, encode,
     },
+    principal::Task,
     rows::{self, Home, Space},
     store::{Snapshot, StoreError, Writes},
 };
@@ -426,15 +427,12 @@ impl Office {
         };
         out.in_flight += 1;
         let home = out.owner.home;
-        // Nothing waits for room in the window, and nobody to be told.
-        let is_patient = notes.is_empty()
-            && match &commit {
-                SenderCommit::Acked { position, .. } => {
-                    out.place(position.seq) + 1 == out.head.next
-                }
-                SenderCommit::Mark(_) => out.machine.is_below_mark(),
-                SenderCommit::Expired { .. } | SenderCommit::Halted(_) => false,
-            };
+        // Nothing waits for room in the window; who is told of it writes, and both are durable at once.
+        let is_patient = match &commit {
+            SenderCommit::Acked { position, .. } => out.place(position.seq) + 1 == out.head.next,
+            SenderCommit::Mark(_) => out.machine.is_below_mark(),
+            SenderCommit::Expired { .. } | SenderCommit::Halted(_) => false,
+        };
         let mut writes = out.handle_commit(&commit, &self.store.snapshot());
         let done = home.key(Space::Done, &out.head.number.to_be_bytes());
         writes.put(done, Some(encode(&out.done)));
@@ -453,16 +451,15 @@ impl Office {
             machine_id: out.machine_id,
             commit,
         };
-        let mail = self.mail.clone();
+        let (mail, told) = (self.mail.clone(), notes.clone());
+        let noted = Input::Noted(owner.clone(), told);
         let release = move |durable: Result<(), crate::store::Lost>| {
             if durable.is_err() {
                 return mail.tell(Input::Lost);
             }
             mail.tell(committed);
             mail.tell(acknowledged);
-            if !notes.is_empty() {
-                mail.tell(Input::Noted(owner, notes));
-            }
+            mail.tell(noted);
         };
         if is_patient {
             self.store
@@ -470,6 +467,10 @@ impl Office {
         } else {
             self.store
                 .append(home.writer(), self.epoch, writes, release);
+        }
+        // Behind its row: the event that it is told by waits for no commit but its own.
+        for (number, note) in notes {
+            self.hand_over(&owner, Task::EarlyNote(self.epoch, number, note));
         }
     }
 

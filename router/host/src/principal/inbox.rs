@@ -42,6 +42,9 @@ pub(crate) enum Task {
     Message(Arc<Incoming>),
     /// Something is to be told, and has a row of this number.
     Note(u64, Note),
+    /// The same, of this epoch, before its row is durable: what comes of it is durable behind that row or
+    /// lost with it.
+    EarlyNote(u64, u64, Note),
     /// What came of a question.
     Answer {
         id: u64,
