@@ -5,6 +5,7 @@
 //! writer that did not finish aborts it: an end that nobody meant never looks like a good one. A UDP
 //! flow has a [`DatagramPipe`] in its place, with the same verbs.
 
+mod allowance;
 mod cells;
 mod copy;
 mod datagrams;

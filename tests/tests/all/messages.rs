@@ -4,7 +4,10 @@
 
 use std::{
     fs,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -20,6 +23,9 @@ use wormholes_proto::{
     },
 };
 use wormholes_tests::{HostNetwork, PluginHost, soak_rounds, until};
+
+/// Enough that one more commit for each shows.
+const MESSAGES: u32 = 50;
 
 async fn ledger(network: &Arc<HostNetwork>) -> PluginHost {
     PluginHost::new(network, "plugins/ledger").await.unwrap()
@@ -85,6 +91,34 @@ async fn amounts_come_once_and_in_order_though_flows_break_and_hosts_end() {
     assert_eq!(balance(&a_book) + balance(&b_book), 0);
     let asked = a.ask("ask", json!({ "node": b.hex() })).await;
     assert_eq!(asked.unwrap(), by_a, "the other node's own answer");
+}
+
+/// What is sent, what comes of it, and what is told of that: each is durable before the next one begins, and
+/// the acknowledgement with the last of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_is_reported_costs_three_commits() {
+    let (net, commits) = (Arc::default(), Arc::new(AtomicU32::new(0)));
+    let mut ends = Vec::new();
+    for _ in 0..2 {
+        let mut host = PluginHost::new(&net, "tests/meter").await.unwrap();
+        host.close().await.unwrap();
+        let seen = Arc::clone(&commits);
+        let observer = move |_: &_| {
+            seen.fetch_add(1, Relaxed);
+        };
+        host.open(Some(Box::new(observer))).await.unwrap();
+        ends.push(host);
+    }
+    let tell = json!({ "node": ends[1].id().as_bytes().to_vec() });
+    // The first one begins a channel, too.
+    ends[0].ask("tell", tell.clone()).await.unwrap();
+    let before = commits.load(Relaxed);
+    for _ in 0..MESSAGES {
+        ends[0].ask("tell", tell.clone()).await.unwrap();
+    }
+    let each = f64::from(commits.load(Relaxed) - before) / f64::from(MESSAGES);
+    // Where a machine is so busy that an event does not begin within 100 ms, some cost one more.
+    assert!((2.9..3.5).contains(&each), "{each} commits");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,7 +16,12 @@ use bytes::Bytes;
 use tokio::time::timeout;
 use wormholes_rules::Jitter;
 
-use super::{Pace, Pipe, PipeError, PipeReader, PipeWriter, Sink, Source, broken};
+use super::{
+    Pace, Pipe, PipeError, PipeReader, PipeWriter, Sink, Source,
+    allowance::Allowance,
+    broken,
+    pace::{PACED_BYTES, first_piece},
+};
 
 /// Longer than a program that lives leaves its bytes lying; meanwhile they fill a window that other
 /// streams share.
@@ -151,10 +156,6 @@ pub(super) struct Shared<'a> {
     pub(super) allowance: Allowance,
     pub(super) bytes: &'a FlowBytes,
 }
-
-/// Bytes that may still move; taken before they do, so that both directions keep to it together.
-#[derive(Debug)]
-pub(super) struct Allowance(AtomicU64);
 
 /// One of the two directions.
 pub(super) struct Way<'a, R, W> {
@@ -334,28 +335,41 @@ impl<'a> Shared<'a> {
             }
             let whole = total_bytes(&chunks);
             self.cut_to_allowance(&mut chunks);
-            let bytes = total_bytes(&chunks);
-            let held = self.hold_back(bytes, way.jitter);
-            let held = way.into.go_over_during(held).await;
-            held.map_err(way.write_failed)?;
-            if let Some(witness) = &self.limits.witness {
-                chunks.iter().for_each(|chunk| witness.saw("relay", chunk));
+            let is_cut = total_bytes(&chunks) < whole;
+            while !chunks.is_empty() {
+                let piece = first_piece(&mut chunks, self.limits.piece_bytes());
+                self.pass_on(&mut way, piece).await?;
             }
-            let written = if way.from.shares_room() {
-                let unread = self.limits.unread;
-                timeout(unread, way.into.write_chunks(&mut chunks))
-                    .await
-                    .map_err(|_| CopyStop::Unread)?
-            } else {
-                way.into.write_chunks(&mut chunks).await
-            };
-            written.map_err(way.write_failed)?;
-            (way.moved)(self.bytes, bytes);
-            if bytes < whole {
+            if is_cut {
                 return Err(CopyStop::MaxBytes);
             }
         }
         way.into.finish().await.map_err(way.write_failed)
+    }
+
+    async fn pass_on(
+        &self,
+        way: &mut Way<'_, PipeReader, PipeWriter>,
+        mut piece: Vec<Bytes>,
+    ) -> Result<(), CopyStop> {
+        let bytes = total_bytes(&piece);
+        let held = self.hold_back(bytes, way.jitter);
+        let held = way.into.go_over_during(held).await;
+        held.map_err(way.write_failed)?;
+        if let Some(witness) = &self.limits.witness {
+            piece.iter().for_each(|chunk| witness.saw("relay", chunk));
+        }
+        let written = if way.from.shares_room() {
+            let unread = self.limits.unread;
+            timeout(unread, way.into.write_chunks(&mut piece))
+                .await
+                .map_err(|_| CopyStop::Unread)?
+        } else {
+            way.into.write_chunks(&mut piece).await
+        };
+        written.map_err(way.write_failed)?;
+        (way.moved)(self.bytes, bytes);
+        Ok(())
     }
 
     /// Moves what comes next without looking at it; `false` when it is better copied, or the end.
@@ -405,20 +419,6 @@ impl<'a> Shared<'a> {
     }
 }
 
-impl Allowance {
-    pub(super) fn new(limits: &CopyLimits, moved: &FlowBytes) -> Self {
-        Self(limits.left_after(moved).into())
-    }
-
-    /// How many of `bytes` may move.
-    pub(super) fn take(&self, bytes: u64) -> u64 {
-        let take = |left: u64| Some(left.saturating_sub(bytes));
-        match self.0.fetch_update(Relaxed, Relaxed, take) {
-            Ok(left) | Err(left) => left.min(bytes),
-        }
-    }
-}
-
 fn total_bytes(chunks: &[Bytes]) -> u64 {
     chunks.iter().map(|chunk| chunk.len() as u64).sum()
 }
@@ -432,6 +432,14 @@ impl CopyLimits {
             && self.paces.is_empty()
             && self.jitter.is_none()
             && self.witness.is_none()
+    }
+
+    /// How many bytes of what came at once wait their turn together.
+    fn piece_bytes(&self) -> usize {
+        match self.bandwidth_bytes_per_s.is_some() || !self.paces.is_empty() {
+            true => PACED_BYTES,
+            false => usize::MAX,
+        }
     }
 
     /// How many bytes may move after those that did.

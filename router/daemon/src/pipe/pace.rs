@@ -5,11 +5,32 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use tokio::time::Instant;
 
 /// What may pass at once before the limit is felt, as time: long enough that timers, which wake
 /// to the millisecond, do not slow it down.
 const BURST: Duration = Duration::from_millis(50);
+
+/// What waits its turn at once. A whole window comes at once where somebody waited for long: at a slow limit
+/// it would hold up the other direction, and whoever takes silence for an end, for minutes.
+pub(super) const PACED_BYTES: usize = 64 << 10;
+
+/// Takes the first of `chunks`, `most` bytes of them.
+pub(super) fn first_piece(chunks: &mut Vec<Bytes>, most: usize) -> Vec<Bytes> {
+    let (mut piece, mut left, mut whole) = (Vec::new(), most, 0);
+    for chunk in chunks.iter_mut() {
+        let taken = chunk.split_to(chunk.len().min(left));
+        left -= taken.len();
+        piece.push(taken);
+        if !chunk.is_empty() {
+            break;
+        }
+        whole += 1;
+    }
+    chunks.drain(..whole);
+    piece
+}
 
 /// A limit of bytes a second.
 #[derive(Debug)]
@@ -54,6 +75,27 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pieces_are_all_that_came_in_its_order() {
+        let text = |chunks: &[Bytes]| chunks.iter().map(|chunk| chunk.len()).collect::<Vec<_>>();
+        let all = || {
+            vec![
+                Bytes::from_static(b"abc"),
+                Bytes::new(),
+                Bytes::from_static(b"defgh"),
+            ]
+        };
+        let mut chunks = all();
+        let pieces = [4, 2, 9].map(|most| first_piece(&mut chunks, most));
+        assert_eq!(
+            pieces.each_ref().map(|piece| text(piece)),
+            [vec![3, 0, 1], vec![2], vec![2]]
+        );
+        assert_eq!(pieces.concat().concat(), b"abcdefgh");
+        assert!(chunks.is_empty());
+        assert_eq!(first_piece(&mut all(), usize::MAX), all());
+    }
 
     #[tokio::test]
     async fn two_flows_share_one_limit() {
