@@ -178,6 +178,7 @@ impl Scene {
 
 /// A flow that is full in both directions.
 struct Busy {
+    there: Arc<AtomicU64>,
     back: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     task: JoinHandle<Result<(), String>>,
@@ -185,8 +186,9 @@ struct Busy {
 
 impl Busy {
     fn start(stream: TcpStream) -> Self {
-        let (back, stop) = (Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
-        let (came, stopped) = (Arc::clone(&back), Arc::clone(&stop));
+        let (there, back) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
+        let stop = Arc::<AtomicBool>::default();
+        let (left, came, stopped) = (Arc::clone(&there), Arc::clone(&back), Arc::clone(&stop));
         let (mut reader, mut writer) = stream.into_split();
         let send = async move {
             let mut sent = Context::new(&SHA256);
@@ -197,6 +199,7 @@ impl Busy {
                 let piece = number.to_be_bytes().repeat(PIECE_BYTES / 8);
                 sent.update(&piece);
                 writer.write_all(&piece).await?;
+                left.fetch_add(piece.len() as u64, Relaxed);
             }
             writer.shutdown().await?;
             Ok::<_, std::io::Error>(sent.finish())
@@ -221,12 +224,18 @@ impl Busy {
                 false => Err("it ended in order with other bytes".to_owned()),
             }
         });
-        Self { back, stop, task }
+        Self {
+            there,
+            back,
+            stop,
+            task,
+        }
     }
 
+    /// Waits until all that has left by now came back, and more.
     async fn until_more(&self) {
-        let least = self.back.load(Relaxed) + 4 * PIECE_BYTES as u64;
-        let more = async || (self.back.load(Relaxed) >= least).then_some(());
+        let all = self.there.load(Relaxed);
+        let more = async || (self.back.load(Relaxed) > all).then_some(());
         until("more bytes to come back", more).await.unwrap();
     }
 

@@ -121,14 +121,6 @@ impl QuicWriter {
         }
     }
 
-    /// Ends when the other end has all of a stream that is finished, or will never have it.
-    pub(super) fn taken(&self) -> impl Future<Output = ()> + Send + use<> {
-        let stopped = self.stream.stopped();
-        async move {
-            let _ = stopped.await;
-        }
-    }
-
     pub(super) fn finish(&mut self) -> Result<(), PipeError> {
         self.finished = true;
         self.stream.finish().map_err(|_| PipeError::Reset)

@@ -20,9 +20,6 @@ use leaving::Leaving;
 
 /// Who says that the rest comes on another stream has agreed on one before: it is here, or all but.
 const OTHER_STREAM: Duration = Duration::from_secs(10);
-/// For so long a direction lets its tail have the way to the relay for itself, where that is thin. Longer
-/// might pass for idleness, which some flows may not show for more than 20 s.
-const TAIL: Duration = Duration::from_secs(15);
 
 pub(super) struct SealedReader {
     stream: StreamReader,
@@ -222,8 +219,6 @@ impl SealedWriter {
             let late = "the stream before takes no word that the rest comes on another";
             PipeError::Broken(late.to_owned())
         })??;
-        // The other end reads nothing of the other stream before; what is late, or lost, is for it to see.
-        let _ = timeout(TAIL, self.stream.taken()).await;
         self.stream = offer.stream;
         self.leaving.follow(self.stream.left());
         offer.arrival.tell();

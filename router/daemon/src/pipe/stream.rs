@@ -98,13 +98,4 @@ impl StreamWriter {
             Self::Framed(framed) => framed.left().boxed(),
         }
     }
-
-    /// Ends when the other end has all of a stream that is finished, or will never have it; over TCP,
-    /// where nobody tells, at once.
-    pub(super) fn taken(&self) -> BoxFuture<'static, ()> {
-        match self {
-            Self::Quic(quic) => quic.taken().boxed(),
-            Self::Framed(_) => std::future::ready(()).boxed(),
-        }
-    }
 }
