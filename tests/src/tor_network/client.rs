@@ -163,16 +163,15 @@ impl TorClient {
             .await?;
         // 250 EXTENDED NUMBER
         let number = said.split_whitespace().nth(2).context("no circuit")?;
-        let (built, failed) = (
-            format!("650 CIRC {number} BUILT "),
-            format!("650 CIRC {number} FAILED "),
-        );
+        let built = format!("650 CIRC {number} BUILT ");
+        let ended = ["FAILED", "CLOSED"].map(|how| format!("650 CIRC {number} {how} "));
         loop {
             let line = control.next().await?;
             if line.starts_with(&built) {
                 return Ok(started.elapsed());
             }
-            anyhow::ensure!(!line.starts_with(&failed), "{line}");
+            let has_ended = ended.iter().any(|how| line.starts_with(how));
+            anyhow::ensure!(!has_ended, "{line}");
         }
     }
 }

@@ -29,6 +29,7 @@ mod reference;
 mod rival;
 mod route;
 mod row;
+mod table;
 mod task;
 mod tor;
 mod turns;
@@ -37,16 +38,10 @@ use std::{env, process::ExitCode};
 
 use anyhow::{Result, bail};
 use data_encoding::HEXLOWER;
-use serde_json::json;
 use tikv_jemallocator::Jemalloc;
 use wormholes_tests::raise_file_limit;
 
-use crate::{
-    ground::Ground,
-    reference::FarEnd,
-    row::{HEADING, Row},
-    task::Task,
-};
+use crate::{ground::Ground, reference::FarEnd, table::Table, task::Task};
 
 /// As the daemon allocates: hosts of plugins run in this process.
 #[global_allocator]
@@ -93,32 +88,15 @@ async fn router(options: &[&str]) -> Result<ExitCode> {
         bail!("no row's name holds {only:?}");
     }
     let mut ground = Ground::new().await?;
-    let (mut rows, mut failed) = (Vec::new(), Vec::new());
-    eprintln!("{HEADING}");
+    let mut table = Table::new(only);
     for task in tasks {
         match task.measure(&mut ground).await {
-            Ok(measured) => {
-                for row in measured.into_iter().filter(|row| row.name().contains(only)) {
-                    eprintln!("{}", row.line());
-                    rows.push(row);
-                }
-            }
+            Ok(measured) => table.add(measured),
             // The others can be measured all the same.
-            Err(error) => {
-                eprintln!("error: {error:#}");
-                failed.push(json!({ "rows": task.rows(), "error": format!("{error:#}") }));
-            }
+            Err(error) => table.fail(&task.rows(), &error),
         }
     }
-    if json {
-        println!("{}", json!({ "rows": rows, "failed": failed }));
-    }
-    let ok = failed.is_empty() && rows.iter().all(Row::ok);
-    Ok(if ok {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(table.end(json))
 }
 
 /// Whether one JSON object is wanted, and which rows.
@@ -135,29 +113,18 @@ fn parsed<'a>(options: &[&'a str]) -> Result<(bool, &'a str)> {
 /// The rows of plugins; as those of the router.
 async fn plugins(options: &[&str]) -> Result<ExitCode> {
     let (json, only) = parsed(options)?;
-    show(&plugins::measure(only).await?, json)
+    let mut table = Table::new(only);
+    plugins::measure(only, &mut table).await?;
+    Ok(table.end(json))
 }
 
 /// The rows of Tor; as those of the router.
 async fn tor(options: &[&str]) -> Result<ExitCode> {
     let (json, only) = parsed(options)?;
     raise_file_limit(OPEN_FILES)?;
-    show(&tor::measure(only).await?, json)
-}
-
-fn show(rows: &[Row], json: bool) -> Result<ExitCode> {
-    eprintln!("{HEADING}");
-    for row in rows {
-        eprintln!("{}", row.line());
-    }
-    if json {
-        println!("{}", json!({ "rows": rows, "failed": [] }));
-    }
-    Ok(if rows.iter().all(Row::ok) {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    let mut table = Table::new(only);
+    tor::measure(only, &mut table).await?;
+    Ok(table.end(json))
 }
 
 /// Says where it listens, and takes the load until it is killed.

@@ -19,7 +19,7 @@ use serde_json::json;
 use tempfile::TempDir;
 use wormholes_tests::{HostNetwork, PluginHost, anonymous_bytes, until, until_within};
 
-use crate::{network::as_shipped, process::start_this_giving_back, row::Row};
+use crate::{network::as_shipped, process::start_this_giving_back, row::Row, table::Table};
 
 pub(crate) const EVENT: &str = "plugin event: one read, one write, one message";
 pub(crate) const DURABLE_EVENTS: &str = "durable events a second, 1,024 in flight";
@@ -62,31 +62,31 @@ const RESTED: Duration = Duration::from_secs(25);
 const LOADS: usize = 50;
 const SYNCS: usize = 200;
 
-/// The rows whose names hold `only`, in order, and the disk's own.
-pub(crate) async fn measure(only: &str) -> Result<Vec<Row>> {
+/// Measures the rows whose names hold `only`, in order.
+pub(crate) async fn measure(only: &str, table: &mut Table<'_>) -> Result<()> {
     let wanted = |names: &[&str]| names.iter().any(|name| name.contains(only));
     ensure!(wanted(&ROWS), "no row's name holds {only:?}");
     let disk = disk()?;
-    let mut rows = vec![Row::alone(DISK, disk.as_secs_f64() * 1e3, "ms")?];
+    table.show(Row::alone(DISK, disk.as_secs_f64() * 1e3, "ms")?);
     if wanted(&[EVENT]) {
-        rows.push(event().await?);
+        table.add([event().await?]);
     }
     if wanted(&[DURABLE_EVENTS]) {
-        rows.push(durable_events(disk).await?);
+        table.add([durable_events(disk).await?]);
     }
     if wanted(&[MESSAGE]) {
-        rows.push(message(disk).await?);
+        table.add([message(disk).await?]);
     }
     if wanted(&[DECISION]) {
-        rows.push(decision().await?);
+        table.add([decision().await?]);
     }
     if wanted(&[LOAD]) {
-        rows.push(load().await?);
+        table.add([load().await?]);
     }
     if wanted(&[IDLE, RESTING]) {
-        rows.extend(idle().await?);
+        table.add(idle().await?);
     }
-    Ok(rows)
+    Ok(())
 }
 
 /// What a file of the disk takes to be made durable.

@@ -117,6 +117,3 @@ fn figure(value: f64) -> String {
     };
     format!("{value:.decimals$}")
 }
-
-/// The heading over [`Row::line`].
-pub(crate) const HEADING: &str = "| row | value | against | ratio | floor |\n|---|---|---|---|---|";

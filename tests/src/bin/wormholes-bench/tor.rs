@@ -15,6 +15,7 @@ use crate::{
     process::start_this_on,
     route::{Route, Tunnel},
     row::Row,
+    table::Table,
     turns::{TIME, in_turns, median, versus},
 };
 
@@ -57,18 +58,17 @@ struct TorGround {
 }
 
 /// Measures the rows whose names hold `only`.
-pub(crate) async fn measure(only: &str) -> Result<Vec<Row>> {
+pub(crate) async fn measure(only: &str, table: &mut Table<'_>) -> Result<()> {
     let is_wanted = |rows: &[&str]| rows.iter().any(|row| row.contains(only));
     if !is_wanted(&ROWS) {
         bail!("no row's name holds {only:?}");
     }
     let tor = TorGround::start().await?;
-    let mut rows = Vec::new();
     if is_wanted(&[BULK, BULK_BESIDE_C]) {
-        rows.extend(tor.bulk().await?);
+        table.add(tor.bulk().await?);
     }
     if is_wanted(&[FIRST_BYTE, FIRST_BYTE_BESIDE_C]) {
-        rows.extend(tor.first_bytes().await?);
+        table.add(tor.first_bytes().await?);
     }
     let mut ground = Ground::new().await?;
     for (row, carrier) in [
@@ -76,14 +76,13 @@ pub(crate) async fn measure(only: &str) -> Result<Vec<Row>> {
         (ONION_TCP, CarrierKind::Tcp),
     ] {
         if is_wanted(&[row]) {
-            rows.push(tor.onion_bulk(&mut ground, row, carrier).await?);
+            table.add([tor.onion_bulk(&mut ground, row, carrier).await?]);
         }
     }
     if is_wanted(&[BUILD]) {
-        rows.push(tor.onion_build(&mut ground).await?);
+        table.add([tor.onion_build(&mut ground).await?]);
     }
-    rows.retain(|row| row.name().contains(only));
-    Ok(rows)
+    Ok(())
 }
 
 impl TorGround {
